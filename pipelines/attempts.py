@@ -1,0 +1,88 @@
+"""Run folders: which one a killed run goes on in, and when a new one begins.
+
+STORE/_runs/STEP-HASH/N/run.json names the MLflow run, its owner and whether it is finished. The same line finds the
+same HASH; the last attempt is resumed if it is not finished and its owner is gone, else attempt N + 1 begins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from uml_core.config import Experiment
+from uml_core.store import open_filesystem
+
+RUN_FILE = "run.json"
+
+
+@dataclass
+class Attempt:
+    """One run folder. `run_id` is None until `begin`."""
+
+    storage_path: str  # what Ray takes as storage_path
+    name: str
+    run_id: str | None
+    _fs: pafs.FileSystem
+    _directory: str
+
+    def begin(self, run_id: str) -> None:
+        """Claim the folder for an MLflow run."""
+        self.run_id = run_id
+        self._write(finished=False)
+
+    def finish(self) -> None:
+        """Mark the run as finished: the same line starts a new one."""
+        self._write(finished=True)
+
+    def _write(self, *, finished: bool) -> None:
+        self._fs.create_dir(self._directory, recursive=True)
+        record = {"run_id": self.run_id, "finished": finished, **_owner()}
+        with self._fs.open_output_stream(f"{self._directory}/{RUN_FILE}") as stream:
+            stream.write(json.dumps(record).encode())
+
+
+def open_attempt(experiment: Experiment, step: str = "train", key: str | None = None) -> Attempt:
+    """Return the attempt to go on with, or a fresh one; `key` (default: the config's hash) names the folder."""
+    filesystem, root = open_filesystem(experiment.store)
+    folder = f"_runs/{step}-{key or experiment.config_hash}"
+    number, last = 0, None
+    while (record := _read(filesystem, f"{root}/{folder}/{number + 1}/{RUN_FILE}")) is not None:
+        number, last = number + 1, record
+    if last is not None and not last["finished"] and not _owner_lives(last):
+        run_id = last["run_id"]
+    else:
+        number, run_id = number + 1, None
+    attempt = Attempt(f"{experiment.store}/{folder}", str(number), run_id, filesystem, f"{root}/{folder}/{number}")
+    if run_id is not None:
+        attempt.begin(run_id)  # the new owner
+    return attempt
+
+
+def _read(filesystem: pafs.FileSystem, path: str) -> dict[str, Any] | None:
+    if filesystem.get_file_info(path).type != pafs.FileType.File:
+        return None
+    with filesystem.open_input_stream(path) as stream:
+        record: dict[str, Any] = json.loads(stream.read())
+    return record
+
+
+def _owner() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid()}
+
+
+def _owner_lives(record: dict[str, Any]) -> bool:
+    """Return whether another living process of this host holds the attempt; other hosts' runs count as gone."""
+    if record["host"] != socket.gethostname() or record["pid"] == os.getpid():
+        return False
+    try:
+        os.kill(record["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,96 @@
+"""What runs on each Ray Train worker. A module of its own, so that a worker imports neither MLflow nor encoders.
+
+In: an experiment and the fingerprints of its corpora. Out: reports of metrics with checkpoints, by wall time.
+A worker reads its corpora from the store once and indexes into them; `uml_core.training` has the step itself.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import Checkpoint
+
+from uml_core.config import Experiment, parse_experiment
+from uml_core.corpora.training_data import build_training_data
+from uml_core.errors import InputError
+from uml_core.results import evaluation_points
+from uml_core.runs import MetricPoint
+from uml_core.store import CorpusStore, CorpusTable
+from uml_core.training import Evaluation, TrainingRun
+
+STATE_FILE = "state.pt"
+
+
+def load_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> dict[str, CorpusTable]:
+    """Read every corpus of an experiment from the store."""
+    return {corpus: CorpusStore(experiment.store, corpus, fingerprints[corpus]).load() for corpus in experiment.corpora}
+
+
+def load_state(directory: Path) -> dict[str, Any]:
+    """Read the training state from a checkpoint's folder."""
+    state: dict[str, Any] = torch.load(directory / STATE_FILE, map_location="cpu", weights_only=True)
+    return state
+
+
+def train_loop_per_worker(config: dict[str, Any]) -> None:
+    """Train on one worker: read the store, iterate the run's evaluations, report by wall time."""
+    experiment = parse_experiment(config["experiment"])
+    context = ray.train.get_context()
+    world_size = context.get_world_size()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    try:
+        run = TrainingRun(
+            experiment,
+            build_training_data(experiment, load_tables(experiment, config["fingerprints"])),
+            device=str(ray.train.torch.get_device()),
+            rank=context.get_world_rank(),
+            world_size=world_size,
+        )
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is not None:
+            with checkpoint.as_directory() as directory:
+                run.load_state_dict(load_state(Path(directory)))
+        _report_evaluations(run, experiment.train.report_every_s, world_size)
+    except InputError as error:
+        # Retrying would end the same way: hand the message to the driver instead of failing the worker.
+        ray.train.report({"input_error": str(error)})
+
+
+def _report_evaluations(run: TrainingRun, every_s: float, world_size: int) -> None:
+    """Collect metrics and report them with a checkpoint every so often, the same times on all ranks."""
+    points: list[MetricPoint] = []
+    last_report = time.monotonic()
+    for evaluation in run.evaluations():
+        points += evaluation_points(run, evaluation)
+        due = time.monotonic() - last_report >= every_s
+        if run.progress.finished or _rank_zero_says(due, world_size):
+            _report(run, points, evaluation)
+            points = []
+            last_report = time.monotonic()
+
+
+def _rank_zero_says(value: bool, world_size: int) -> bool:
+    """Return rank 0's value on every rank: their clocks differ, and a report is a barrier."""
+    if world_size == 1:
+        return value
+    flag = torch.tensor([int(value)], device=ray.train.torch.get_device())
+    torch.distributed.broadcast(flag, src=0)
+    return bool(flag.item())
+
+
+def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation) -> None:
+    metrics = {"points": points, "step": evaluation.step, "val_accuracy": evaluation.val_accuracy}
+    if ray.train.get_context().get_world_rank() != 0:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        torch.save(run.state_dict(), Path(directory) / STATE_FILE)
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))

@@ -1,0 +1,62 @@
+"""Pydantic's validation errors as one line a user can act on: setting, what was given, what is allowed."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ValidationError
+
+from uml_core.errors import listing, nearest
+
+
+def describe_validation_error(error: ValidationError, root: type[BaseModel]) -> str:
+    """Return one line for the first problem, and how many further ones there are."""
+    details = error.errors()
+    first = details[0]
+    path = [str(part) for part in first["loc"] if part != "[key]"]
+    setting = ".".join(path)
+    given = repr(first.get("input"))
+    given = given if len(given) <= 60 else given[:57] + "..."
+    kind = first["type"]
+    if kind == "extra_forbidden":
+        allowed = _fields_at(root, path[:-1])
+        line = f"unknown key '{setting}'{nearest(path[-1], allowed)}; allowed here: {listing(allowed, limit=20)}"
+    elif kind == "missing":
+        line = f"key '{setting}' is missing; add it to the experiment file (see examples/)"
+    elif kind == "value_error":
+        line = str(first["ctx"]["error"]) if "ctx" in first else first["msg"]
+        line = line if line.startswith((setting, "mixing", "target", "model", "corpora")) else f"{setting}: {line}"
+    elif kind == "literal_error":
+        choices = first["ctx"]["expected"]
+        options = [option.strip(" '") for option in choices.replace(" or ", ",").split(",")]
+        line = f"{setting} is {given}; allowed: {choices}{nearest(str(first.get('input')), options)}"
+    elif first["loc"] and first["loc"][-1] == "[key]":
+        line = f"'{path[-1]}' is not a usable name; use letters, digits, '-' and '_', starting with a letter or digit"
+    else:
+        line = f"{setting} is {given}; {first['msg'][0].lower()}{first['msg'][1:]}"
+    more = len({detail["loc"] for detail in details}) - 1
+    return line + (f" (and {more} more {'problem' if more == 1 else 'problems'})" if more else "")
+
+
+def _fields_at(root: type[BaseModel], path: list[str]) -> list[str]:
+    """Return the field names of the section a path leads to."""
+    current: object = root
+    for part in path:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            current = _section(current.model_fields[part].annotation) if part in current.model_fields else None
+        elif typing.get_origin(current) is Mapping:
+            current = _section(typing.get_args(current)[1])
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+
+
+def _section(annotation: object) -> object:
+    """Strip `X | None` and the like down to the model or mapping inside."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        inner = [arg for arg in typing.get_args(annotation) if arg is not type(None)]
+        return inner[0] if inner else None
+    if typing.get_origin(annotation) is not None and typing.get_origin(annotation) is not annotation:
+        origin = typing.get_origin(annotation)
+        return annotation if origin is not None and issubclass(origin, Mapping) else origin
+    return annotation

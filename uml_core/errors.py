@@ -1,0 +1,27 @@
+"""The one exception that means "the user can mend this", and the nearest-name hint its messages carry.
+
+A step that ends with `InputError` exits with status 2 and prints the message as one line, without a traceback.
+Everything else is a fault of ours or of the cluster: status 1, with a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave: the message says what was given, what is allowed and how to mend it."""
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """Return " (did you mean 'X'?)" for the allowed name closest to `given`, or "" if none is close."""
+    matches = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
+    return f" (did you mean '{matches[0]}'?)" if matches else ""
+
+
+def listing(names: Iterable[str], *, limit: int = 8) -> str:
+    """Join names for a one-line message: at most `limit`, then how many more."""
+    all_names = list(names)
+    shown = ", ".join(all_names[:limit])
+    return shown if len(all_names) <= limit else f"{shown} and {len(all_names) - limit} more"

@@ -1,0 +1,122 @@
+"""How corpora are mixed: pure functions of (seed, step), the same on every rank and after every resume.
+
+In: batch size, ratios, corpus sizes, seed. Out: for any step, which rows of which corpus are in it.
+A fractional ratio is exact over time: after s steps a corpus has given floor(s × batch_size × ratio) samples.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from uml_core.config import Experiment
+
+MAX_DENOMINATOR = 10_000  # ratios are read as fractions with at most this denominator: 0.1 is 1/10, not its float
+
+
+def samples_before(step: int, *, batch_size: int, ratio: float) -> int:
+    """Return how many samples of a corpus the steps before `step` hold, by integer arithmetic."""
+    share = Fraction(ratio).limit_denominator(MAX_DENOMINATOR)
+    return step * batch_size * share.numerator // share.denominator
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One step: which corpora take part, in groups of one optimiser update each."""
+
+    groups: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class MixingPlan:
+    """The mixing of an experiment, reduced to the corpora that take part at all (weight and ratio above 0)."""
+
+    target: str
+    loss_weight: dict[str, float]
+    batch_ratio: dict[str, float]
+    batch_size: int
+    alternate: bool
+    warm_start_corpus: str | None
+    warm_start_steps: int
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> MixingPlan:
+        """Build the plan of an experiment."""
+        active = [
+            name for name in experiment.corpora if experiment.loss_weight(name) > 0 and experiment.batch_ratio(name) > 0
+        ]
+        warm_start = experiment.mixing.warm_start
+        return cls(
+            target=experiment.target,
+            loss_weight={name: experiment.loss_weight(name) for name in active},
+            batch_ratio={name: experiment.batch_ratio(name) for name in active},
+            batch_size=experiment.train.batch_size,
+            alternate=experiment.mixing.schedule == "alternate",
+            warm_start_corpus=warm_start.corpus if warm_start.corpus in active else None,
+            warm_start_steps=warm_start.steps if warm_start.corpus in active else 0,
+        )
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """The corpora that take part, in the experiment's order."""
+        return tuple(self.loss_weight)
+
+    def step(self, step: int) -> StepPlan:
+        """Return who takes part in a step: the warm-start corpus alone, all jointly, or each in turn."""
+        if step < self.warm_start_steps and self.warm_start_corpus is not None:
+            return StepPlan(((self.warm_start_corpus,),))
+        if self.alternate:
+            return StepPlan(tuple((name,) for name in self.corpora))
+        return StepPlan((self.corpora,))
+
+    def sample_range(self, corpus: str, step: int) -> tuple[int, int]:
+        """Return [start, stop) of a corpus's endless sample stream that a step takes.
+
+        A corpus's stream does not advance while another corpus warms up alone.
+        """
+        ratio = self.batch_ratio[corpus]
+        before = self._joint_steps_before(corpus, step)
+        after = self._joint_steps_before(corpus, step + 1)
+        return (
+            samples_before(before, batch_size=self.batch_size, ratio=ratio),
+            samples_before(after, batch_size=self.batch_size, ratio=ratio),
+        )
+
+    def _joint_steps_before(self, corpus: str, step: int) -> int:
+        return step if corpus == self.warm_start_corpus else max(0, step - self.warm_start_steps)
+
+
+class SampleStream:
+    """The endless shuffled stream of a corpus's rows: every epoch a new permutation of all rows, seeded by its name."""
+
+    def __init__(self, corpus: str, num_rows: int, seed: int) -> None:
+        self._key = (seed % 2**32, zlib.crc32(corpus.encode()))
+        self._num_rows = num_rows
+        self._epoch = -1
+        self._order: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+    def rows(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Return the row numbers at positions [start, stop) of the stream."""
+        pieces = []
+        while start < stop:
+            epoch, offset = divmod(start, self._num_rows)
+            take = min(stop - start, self._num_rows - offset)
+            pieces.append(self._permutation(epoch)[offset : offset + take])
+            start += take
+        return pieces[0] if len(pieces) == 1 else np.concatenate([self._order[:0], *pieces])
+
+    def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
+        if epoch != self._epoch:
+            self._order = np.random.default_rng([*self._key, epoch]).permutation(self._num_rows)
+            self._epoch = epoch
+        return self._order
+
+
+def rank_slice(rows: npt.NDArray[np.int64], rank: int, world_size: int) -> npt.NDArray[np.int64]:
+    """Return one rank's share of a global batch: contiguous, and the shares of all ranks make up the batch."""
+    start, stop = len(rows) * rank // world_size, len(rows) * (rank + 1) // world_size
+    return rows[start:stop]

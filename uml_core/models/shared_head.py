@@ -1,0 +1,110 @@
+"""Supervised UML: one bias-free head shared by all corpora (arXiv 2510.08492, supervised formulation).
+
+    logits_k = s_k · W_head (W_k e_k)     W_k only where the corpus's width differs from the shared one
+
+Shape legend: B batch, D embedding width, H shared width, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from uml_core.config import Experiment
+from uml_core.corpora.training_data import LabelledRows, TrainingData
+
+
+class SharedHeadModel(nn.Module):
+    """Per-corpus projection and scale around one shared head. All maps are bias-free, so the target's path folds."""
+
+    def __init__(
+        self, dims: Mapping[str, int], *, shared_width: int, num_classes: int, learnable_scale: bool, scale: float
+    ) -> None:
+        super().__init__()
+        self.shared_width = shared_width
+        self.projections = nn.ModuleDict(
+            {
+                corpus: nn.Identity() if dim == shared_width else nn.Linear(dim, shared_width, bias=False)
+                for corpus, dim in dims.items()
+            }
+        )
+        self.scales = nn.ParameterDict(
+            {corpus: nn.Parameter(torch.tensor(float(scale)), requires_grad=learnable_scale) for corpus in dims}
+        )
+        self.head = nn.Linear(shared_width, num_classes, bias=False)
+
+    def forward(self, batches: Mapping[str, Float[Tensor, "_ _"]]) -> dict[str, Float[Tensor, "_ C"]]:
+        """Return the logits (B, C) of each corpus's embeddings (B, D)."""
+        return {corpus: self.logits(corpus, embedding_BD) for corpus, embedding_BD in batches.items()}
+
+    def logits(self, corpus: str, embedding_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Return s · W_head (W e) for one corpus."""
+        logits_BC: Tensor = self.head(self.projections[corpus](embedding_BD)) * self.scales[corpus]
+        return logits_BC
+
+
+def build_model(experiment: Experiment, data: TrainingData) -> SharedHeadModel:
+    """Build the model of an experiment, initialised by its seed.
+
+    Every tensor is drawn from its own stream (seed, name): arms that differ in one part start equal in all others.
+    """
+    dims = {corpus: rows.dim for corpus, rows in data.train.items()}
+    init_corpus = head_init_corpus(experiment)
+    model = SharedHeadModel(
+        dims,
+        shared_width=experiment.model.shared_width or dims[init_corpus],
+        num_classes=len(data.classes),
+        learnable_scale=experiment.model.learnable_scale,
+        scale=experiment.model.scale_init,
+    )
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            generator = torch.Generator().manual_seed(experiment.seed * 2**32 + zlib.crc32(name.encode()))
+            bound = 1 / math.sqrt(parameter.shape[1])  # nn.Linear's own range
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    zero_shot = experiment.model.head_init == "zero_shot" and init_corpus != experiment.target
+    if zero_shot and dims[init_corpus] == model.shared_width:
+        prototypes_CH = class_prototypes(data.train[init_corpus], len(data.classes), experiment.model.normalize)
+        has_prototype_C = prototypes_CH.norm(dim=1) > 0
+        with torch.no_grad():
+            model.head.weight[has_prototype_C] = prototypes_CH[has_prototype_C]
+    return model
+
+
+def head_init_corpus(experiment: Experiment) -> str:
+    """Return the corpus whose class means start the head, and whose width is the shared one.
+
+    It is model.init_corpus, else the first auxiliary text corpus, else the first auxiliary corpus, else the target;
+    corpora kept as unrelated controls come last.
+    """
+    if experiment.model.init_corpus is not None:
+        return experiment.model.init_corpus
+    related = [name for name in experiment.auxiliaries if experiment.corpora[name].control != "unrelated"]
+    text = [name for name in related if experiment.corpora[name].modality == "text"]
+    return (text or related or [*experiment.auxiliaries, experiment.target])[0]
+
+
+def class_prototypes(rows: LabelledRows, num_classes: int, normalize: bool) -> Float[Tensor, "C D"]:
+    """Return each class's mean embedding scaled to unit length (C, D); zeros for a class without rows."""
+    embeddings = torch.from_numpy(rows.gathered())
+    if normalize:
+        embeddings = nn.functional.normalize(embeddings, dim=-1)
+    sums_CD = torch.zeros(num_classes, rows.dim).index_add_(0, torch.from_numpy(rows.labels), embeddings)
+    counts_C1 = torch.from_numpy(np.bincount(rows.labels, minlength=num_classes)).clamp(min=1).unsqueeze(1)
+    return nn.functional.normalize(sums_CD / counts_C1, dim=-1)
+
+
+def folded_target_head(model: SharedHeadModel, target: str) -> Float[Tensor, "C D"]:
+    """Return the target's whole path as one matrix (C, D): s · W_head · W_target."""
+    projection = model.projections[target]
+    with torch.no_grad():
+        head_CH = model.head.weight
+        weight_CD = head_CH @ projection.weight if isinstance(projection, nn.Linear) else head_CH
+        folded: Tensor = (weight_CD * model.scales[target]).contiguous()
+    return folded

@@ -1,0 +1,106 @@
+"""What a finished run amounts to, under the names MLflow knows it by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from uml_core.runs import MetricPoint
+from uml_core.training import Evaluation, TrainingRun, evaluate_rows
+
+
+@dataclass
+class RunOutcome:
+    """Key results of one training run; accuracies in [0, 1], test None where the target has no test split."""
+
+    run_id: str
+    val_accuracy: float
+    test_accuracy: float | None
+    shift_accuracy: dict[str, float]
+    best_step: int
+    steps: int
+    steps_per_s: float
+    train_s: float
+    samples_per_s: float
+    target_samples: int
+    observed_ratio: dict[str, float]
+    trained_parameters: int
+    losses: dict[str, float] = field(default_factory=dict)
+    model_uri: str = ""
+
+    def points(self) -> list[MetricPoint]:
+        """Return the outcome as MLflow metrics."""
+        values: dict[str, float | None] = {
+            "val/accuracy": self.val_accuracy,
+            "test/accuracy": self.test_accuracy,
+            **{f"shift/{split}/accuracy": accuracy for split, accuracy in self.shift_accuracy.items()},
+            **{f"train/loss/{corpus}": loss for corpus, loss in self.losses.items()},
+            **{f"mixing/observed_ratio/{corpus}": ratio for corpus, ratio in self.observed_ratio.items()},
+            "mixing/target_samples": self.target_samples,
+            "perf/samples_per_s": self.samples_per_s,
+            "perf/train_s": self.train_s,
+            "model/trained_parameters": self.trained_parameters,
+        }
+        return [MetricPoint(name, float(value), self.steps) for name, value in values.items() if value is not None]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {name: value for name, value in vars(self).items() if name != "losses"}
+
+
+def measure_outcome(run: TrainingRun, run_id: str = "", *, with_test: bool = True) -> RunOutcome:
+    """Load the best weights of a finished run and measure what is asked; test only after selection."""
+    model = run.load_best()
+    assert run.best is not None
+    data, normalize, progress = run.data, run.experiment.model.normalize, run.progress
+    test = data.test if with_test else None
+    shifted = data.shifted if with_test else {}
+    return RunOutcome(
+        run_id=run_id,
+        val_accuracy=run.best.val_accuracy,
+        test_accuracy=None if test is None else evaluate_rows(model, data.target, test, normalize=normalize),
+        shift_accuracy={
+            split: evaluate_rows(model, data.target, rows, normalize=normalize) for split, rows in shifted.items()
+        },
+        best_step=run.best.step,
+        steps=progress.step,
+        steps_per_s=progress.step / progress.train_s if progress.train_s else 0.0,
+        train_s=progress.train_s,
+        samples_per_s=sum(progress.samples.values()) / progress.train_s if progress.train_s else 0.0,
+        target_samples=progress.samples[data.target],
+        observed_ratio={corpus: run.observed_ratio(corpus) for corpus in data.train if corpus != data.target},
+        trained_parameters=trained_parameters(run),
+    )
+
+
+def trained_parameters(run: TrainingRun) -> int:
+    """Return the number of parameters on the target's path: what a matched baseline must have as well."""
+    used = [run.model.projections[run.data.target], run.model.head]
+    return sum(parameter.numel() for module in used for parameter in module.parameters())
+
+
+def evaluation_points(run: TrainingRun, evaluation: Evaluation) -> list[MetricPoint]:
+    """Return one evaluation as MLflow metrics."""
+    values = {
+        "val/accuracy": evaluation.val_accuracy,
+        "val/nll": evaluation.val_nll,
+        **{f"train/loss/{corpus}": loss for corpus, loss in evaluation.losses.items()},
+        **{f"mixing/observed_ratio/{name}": run.observed_ratio(name) for name in run.experiment.auxiliaries},
+        "perf/samples_per_s": evaluation.samples_per_s,
+        "perf/data_wait_s": evaluation.data_wait_s,
+    }
+    return [MetricPoint(name, value, evaluation.step) for name, value in values.items()]
+
+
+def save_weights(model: nn.Module, directory: Path) -> Path:
+    """Write a model's weights as model.safetensors; returns the file."""
+    file = directory / "model.safetensors"
+    weights: Mapping[str, torch.Tensor] = model.state_dict()
+    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, file)
+    return file

@@ -1,0 +1,44 @@
+"""What is tracked, as plain data: a run, and one value of a metric. No MLflow here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One MLflow run as plain data, as the report and the comparisons read it."""
+
+    run_id: str
+    name: str
+    status: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]  # the last value of each
+    tags: Mapping[str, str]
+    start_time_ms: int = 0
+    end_time_ms: int = 0
+
+    @property
+    def kind(self) -> str:
+        """unimodal, uml, sweep or trial."""
+        return self.tags.get("uml.kind", "")
+
+    @property
+    def arm(self) -> str:
+        """The arm's name in a sweep, else ""."""
+        return self.tags.get("uml.arm", "")
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """The sweep's run, for a trial."""
+        return self.tags.get("mlflow.parentRunId")
+
+
+@dataclass(frozen=True)
+class MetricPoint:
+    """One value of one metric at one optimiser step."""
+
+    name: str
+    value: float
+    step: int = 0

