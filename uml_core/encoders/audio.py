@@ -1,0 +1,243 @@
+"""Audio encoders: log-mel statistics, which need no weights, and the Moonshine speech encoder from a pip package.
+
+In: the bytes of a sound file (wav, flac, ogg, mp3, ...). Out: one embedding a clip. Both encoders run on the CPU and
+encode one clip at a time, never padded to its batch, so a clip has the same embedding whatever else is in its batch.
+
+Shape legend: S samples, F frames, M mel bands, D embedding width.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import io
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import soundfile
+import soxr
+import torch
+from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+
+from uml_core.encoders.base import Decoded, Encoder, Raw, RowError
+from uml_core.encoders.image import file_digest
+from uml_core.errors import InputError
+
+SAMPLE_RATE = 16_000  # Hz, of both encoders
+MIN_SECONDS = 0.01  # a shorter clip says nothing
+SOURCE_RATES = range(1_000, 768_001)  # Hz; a header beyond is damaged
+RESAMPLING = "HQ"  # soxr's high quality: 20 bits, linear phase
+
+# Log-mel: 25 ms frames every 10 ms, the usual front end of speech and sound classifiers.
+FRAME, HOP, FFT = 400, 160, 512  # samples
+MEL_BANDS, LOWEST_HZ = 64, 60.0
+MEL_FLOOR = 1e-10  # power under which a band counts as silent: -100 dB
+
+MOONSHINE_PACKAGE = "moonshine-voice==0.0.65"  # later wheels carry no weights
+MOONSHINE_FILE = "encoder_model.ort"
+# The shortest input with one output frame: ((((S - 127) // 64 + 1 - 7) // 3 + 1) - 3) // 2 + 1 = 1, as its graph says.
+MOONSHINE_MIN_SAMPLES = 895
+
+
+def decode_audio(raw: bytes, *, sample_rate: int, max_seconds: float, min_samples: int = 0) -> npt.NDArray[np.float32]:
+    """Decode a sound file to one channel (S,) at `sample_rate`; full scale is 1.
+
+    Rules, in this order: only the first `max_seconds` are read; channels are averaged; another sample rate is
+    resampled by soxr in high quality; zeros are appended only if there are fewer than `min_samples`, the shortest input
+    of the encoder. Nothing is normalised: a louder clip has larger samples. A wav or mp3 that was cut off gives what is
+    left of it (their headers need not tell the length); a flac or ogg that was cut off is refused.
+
+    Args:
+        raw: the content of a file that libsndfile reads: wav, flac, ogg (Vorbis or Opus), mp3, aiff and more.
+        sample_rate: wanted, in Hz.
+        max_seconds: what is kept from the start of a longer clip.
+        min_samples: at `sample_rate`.
+
+    Raises:
+        RowError: unreadable bytes, no samples, less than 10 ms, NaN or infinite samples, or digital silence.
+    """
+    limit_s = max(max_seconds, MIN_SECONDS)
+    source_SC, rate = _read_samples(raw, limit_s)
+    seconds = len(source_SC) / rate
+    if not len(source_SC):
+        raise RowError("audio of zero length")
+    if seconds < MIN_SECONDS:
+        raise RowError(f"audio of {seconds * 1000:.1f} ms; at least {MIN_SECONDS * 1000:.0f} ms are needed")
+    mono_S = source_SC.mean(axis=1, dtype=np.float32)
+    if not mono_S.any():
+        raise RowError("silent audio: every sample is zero once its channels are averaged")
+    if rate != sample_rate and np.isfinite(mono_S).all():
+        mono_S = soxr.resample(mono_S, rate, sample_rate, quality=RESAMPLING)
+    if not np.isfinite(mono_S).all():
+        raise RowError("audio with NaN, infinite or immense samples")
+    kept_S = mono_S[: round(limit_s * sample_rate)]
+    padded_S: npt.NDArray[np.float32] = np.pad(kept_S, (0, max(0, min_samples - len(kept_S))))
+    return padded_S
+
+
+def _read_samples(raw: bytes, max_seconds: float) -> tuple[npt.NDArray[np.float32], int]:
+    """Return the samples of the first `max_seconds` (S, channels) and the file's own sample rate."""
+    try:
+        with soundfile.SoundFile(io.BytesIO(raw)) as file:
+            rate = int(file.samplerate)
+            if rate not in SOURCE_RATES:
+                raise RowError(f"sample rate of {rate} Hz; {SOURCE_RATES[0]} to {SOURCE_RATES[-1]} Hz are read")
+            wanted = min(int(file.frames), round(max_seconds * rate))
+            return file.read(wanted, dtype="float32", always_2d=True), rate
+    except soundfile.LibsndfileError as error:
+        # libsndfile says "does not exist" of an mp3 whose content it cannot make out.
+        known = "does not exist" not in error.error_string
+        reason = error.error_string.removeprefix("Error : ").strip().rstrip(".") if known else "damaged or cut off"
+        raise RowError(f"not a sound file that can be read: {reason}") from None
+
+
+class _ClipEncoder(Encoder):
+    """What both encoders share: 16 kHz mono clips, encoded one by one."""
+
+    modality = "audio"
+    min_samples: int
+
+    def decode(self, raw: Raw) -> Decoded:
+        """Return the clip as float32 (S,) at 16 kHz, cut to max_seconds (rules: `decode_audio`)."""
+        assert isinstance(raw, bytes)
+        return decode_audio(
+            raw, sample_rate=SAMPLE_RATE, max_seconds=self.config.max_seconds, min_samples=self.min_samples
+        )
+
+    def encode(self, rows: Sequence[Decoded]) -> npt.NDArray[np.float32]:
+        """Encode B clips (S,) of any lengths into (B, D), each by itself."""
+        embeddings = np.empty((len(rows), self.dim), dtype=np.float32)
+        for index, row in enumerate(rows):
+            embeddings[index] = self._encode_clip(np.asarray(row, dtype=np.float32))
+        return embeddings
+
+    @abstractmethod
+    def _encode_clip(self, clip_S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Encode one clip (S,) into (D,)."""
+
+    def _decoding(self) -> dict[str, Any]:
+        return {
+            "sample_rate": SAMPLE_RATE,
+            "max_seconds": self.config.max_seconds,
+            "min_samples": self.min_samples,
+            "resampling": f"soxr {RESAMPLING}",
+        }
+
+
+class LogMelStatistics(_ClipEncoder):
+    """Mean and standard deviation over time of a 64-band log-mel spectrogram: 128 wide, no weights.
+
+    Mel scale of O'Shaughnessy as in HTK: 2595 log10(1 + f / 700); triangular filters from 60 Hz to 8 kHz; natural
+    logarithm of the power. It hears timbre, pitch and loudness, hardly words: enough for sound effects and voices.
+    """
+
+    min_samples = FRAME
+
+    @property
+    def dim(self) -> int:
+        """A mean and a standard deviation for each band."""
+        return 2 * MEL_BANDS
+
+    def identity(self) -> dict[str, Any]:
+        """Return name, decoding rules and the settings of the spectrogram."""
+        return {
+            "source": self.config.source,
+            "name": self.config.name,
+            "weights": None,
+            "decoding": self._decoding(),
+            "spectrogram": {"frame": FRAME, "hop": HOP, "fft": FFT, "bands": MEL_BANDS, "lowest_hz": LOWEST_HZ},
+            "pooling": "mean and standard deviation over frames",
+        }
+
+    def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
+        """Nothing to load: it runs on the CPU in float64 wherever the others run."""
+
+    def _encode_clip(self, clip_S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        log_power_MF = spectrogram(
+            clip_S,
+            window_function(FRAME, "hann"),
+            frame_length=FRAME,
+            hop_length=HOP,
+            fft_length=FFT,
+            power=2.0,
+            center=False,
+            mel_filters=self._filters,
+            mel_floor=MEL_FLOOR,
+            log_mel="log",
+        )
+        statistics: npt.NDArray[np.float32] = np.concatenate([log_power_MF.mean(axis=1), log_power_MF.std(axis=1)])
+        return statistics
+
+    @functools.cached_property
+    def _filters(self) -> Any:
+        return mel_filter_bank(
+            FFT // 2 + 1, MEL_BANDS, LOWEST_HZ, SAMPLE_RATE / 2, SAMPLE_RATE, norm=None, mel_scale="htk"
+        )
+
+
+class MoonshineEncoder(_ClipEncoder):
+    """The encoder of Moonshine tiny, an English speech recogniser: 288 wide, the mean over its frames (41 a second).
+
+    Its weights (MIT licence) come in the pip package moonshine-voice, which is not in requirements.txt; only the file
+    is used, none of the package's code. They are quantised to 8 bits with one scale a batch, and its first layers
+    normalise over time: clips of one batch would change one another, so each is encoded by itself.
+    """
+
+    min_samples = MOONSHINE_MIN_SAMPLES
+
+    @property
+    def dim(self) -> int:
+        """The model's hidden width."""
+        return 288
+
+    def identity(self) -> dict[str, Any]:
+        """Return name, digest of the weights, decoding rules and pooling. Raises InputError without the package."""
+        return {
+            "source": self.config.source,
+            "name": self.config.name,
+            "weights": file_digest(self._weights_file()),
+            "decoding": self._decoding(),
+            "pooling": "mean",
+        }
+
+    def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
+        """Open the weights with onnxruntime, on as many threads as torch may use; always on the CPU, in int8."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors only
+        self._session = onnxruntime.InferenceSession(
+            str(self._weights_file()), options, providers=["CPUExecutionProvider"]
+        )
+
+    def _encode_clip(self, clip_S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        inputs = {"input_values": clip_S[None], "attention_mask": np.ones((1, len(clip_S)), dtype=np.int64)}
+        (hidden_1FD,) = self._session.run(["last_hidden_state"], inputs)
+        embedding_D: npt.NDArray[np.float32] = hidden_1FD[0].mean(axis=0)
+        return embedding_D
+
+    def _weights_file(self) -> Path:
+        if self.config.weights is not None:
+            place = Path(self.config.weights)
+            file = place / MOONSHINE_FILE if place.is_dir() else place
+            if not file.is_file():
+                raise InputError(
+                    f"encoders.audio.weights is {place}; give {MOONSHINE_FILE} of Moonshine tiny, or its folder"
+                )
+            return file
+        # Found, not imported: the package's own code wants a sound card's library.
+        spec = importlib.util.find_spec("moonshine_voice")
+        folders = [] if spec is None else list(spec.submodule_search_locations or [])
+        for folder in folders:
+            file = Path(folder) / "assets" / "tiny-en" / MOONSHINE_FILE
+            if file.is_file():
+                return file
+        given = "is not installed" if not folders else "is installed without weights"
+        raise InputError(
+            f"encoders.audio.name is 'moonshine_tiny', but the package moonshine-voice {given}; "
+            f"run pip install {MOONSHINE_PACKAGE}, or set encoders.audio.name=logmel"
+        )

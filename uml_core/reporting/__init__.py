@@ -1,0 +1,1 @@
+"""From an MLflow experiment's runs to a verdict, figures and one HTML page."""

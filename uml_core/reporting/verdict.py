@@ -1,0 +1,195 @@
+"""The verdict: does the unpaired data help, by how much, and is it what the data says that helps?
+
+In: a sweep. Out: a sentence its own numbers support. A gain must stand above the matched baseline, above a plain linear
+probe, and above the same procedure with the auxiliary labels shuffled, all paired over seeds and corrected for testing
+several claims. What a control does as well is no gain (PAPER.md section 7).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from uml_core.evaluation.statistics import PairedDifference, holm, paired_difference
+from uml_core.reporting.collect import CONTROLS, ArmResults, Condition, SweepResults, collect_sweep
+from uml_core.runs import RunRecord
+
+Kind = Literal["gain", "no_gain", "harm", "undecided"]
+MIN_SEEDS = 3
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One comparison: an arm against another, with the p value corrected over the condition's claims."""
+
+    arm: str
+    against: str
+    difference: PairedDifference
+    adjusted_p: float
+
+    @property
+    def holds_above(self) -> bool:
+        """Whether the arm is reliably better."""
+        return self.difference.mean > 0 and self.adjusted_p < SIGNIFICANCE
+
+    @property
+    def holds_below(self) -> bool:
+        """Whether the arm is reliably worse."""
+        return self.difference.mean < 0 and self.adjusted_p < SIGNIFICANCE
+
+
+@dataclass(frozen=True)
+class ConditionVerdict:
+    """The verdict under one condition, with the claims it rests on."""
+
+    condition: Condition
+    kind: Kind
+    text: str
+    claims: tuple[Claim, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict of a sweep: one line over all conditions, and one for each."""
+
+    kind: Kind
+    text: str
+    conditions: tuple[ConditionVerdict, ...] = ()
+
+
+def sweep_verdict(records: Sequence[RunRecord], parent_run_id: str) -> Verdict:
+    """Return the verdict of the sweep with that parent run."""
+    parent = next(record for record in records if record.run_id == parent_run_id)
+    return verdict_of(collect_sweep(records, parent))
+
+
+def verdict_of(sweep: SweepResults) -> Verdict:
+    """Return the verdict of a sweep."""
+    parts = tuple(_condition_verdict(sweep, condition) for condition in sweep.conditions)
+    if not parts:
+        return Verdict("undecided", f"Undecided: sweep {sweep.space} has no finished trials.")
+    if len(parts) == 1:
+        return Verdict(parts[0].kind, parts[0].text, parts)
+    kinds = {part.kind for part in parts}
+    order: tuple[Kind, ...] = ("harm", "gain", "no_gain", "undecided")
+    kind = next(option for option in order if option in kinds)
+    return Verdict(kind, " ".join(part.text for part in parts), parts)
+
+
+def _condition_verdict(sweep: SweepResults, condition: Condition) -> ConditionVerdict:
+    headline, baseline = sweep.arm(sweep.headline, condition), sweep.arm(sweep.baseline, condition)
+    where = condition.words
+    if headline is None or baseline is None:
+        missing = sweep.headline if headline is None else sweep.baseline
+        return ConditionVerdict(condition, "undecided", f"Undecided {where}: arm {missing} has no measured trials.")
+    claims = _claims(sweep, condition, headline)
+    main = claims[0]
+    if main.difference.count < MIN_SEEDS:
+        seeds = f"{main.difference.count} seed{'' if main.difference.count == 1 else 's'}"
+        text = (
+            f"Undecided {where}: {seeds} cannot decide ({_points(main.difference.mean)} points measured); "
+            f"run at least {MIN_SEEDS} (tune.seeds={MIN_SEEDS})."
+        )
+        return ConditionVerdict(condition, "undecided", text, claims)
+    if sweep.space != CONTROLS:
+        return ConditionVerdict(condition, "undecided", _without_controls(sweep, condition, main), claims)
+    kind, text = _decide(sweep, condition, claims)
+    return ConditionVerdict(condition, kind, text, claims)
+
+
+def _claims(sweep: SweepResults, condition: Condition, headline: ArmResults) -> tuple[Claim, ...]:
+    """Compare the headline arm with the baseline (first), the linear probe and its matched controls."""
+    suffix = "_init" if sweep.headline.endswith("_init") else ""
+    against = [sweep.baseline, "linear_probe", f"shuffled{suffix}", f"noise{suffix}", f"unrelated{suffix}"]
+    differences: dict[str, PairedDifference] = {}
+    for name in against:
+        arm = sweep.arm(name, condition)
+        if arm is not None and set(arm.test) & set(headline.test):
+            differences[name] = paired_difference(headline.test, arm.test)
+    adjusted = holm({name: difference.p_value for name, difference in differences.items()})
+    return tuple(Claim(sweep.headline, name, difference, adjusted[name]) for name, difference in differences.items())
+
+
+def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]) -> tuple[Kind, str]:
+    by_arm = {claim.against: claim for claim in claims}
+    main = claims[0]
+    corpora, verb_s = _corpora(sweep)
+    where, measured = condition.words, _measured(main.difference)
+    shuffled = next((claim for name, claim in by_arm.items() if name.startswith("shuffled")), None)
+    probe = by_arm.get("linear_probe")
+    if main.holds_below:
+        return "harm", (
+            f"Warning, harm {where}: {corpora} lower{verb_s} {sweep.target}' test accuracy by "
+            f"{measured.replace('-', '', 1)}; leave {'it' if verb_s else 'them'} out, or lower mixing.loss_weight."
+        )
+    if not main.holds_above:
+        return "no_gain", f"No gain {where}: {corpora} make{verb_s} no reliable difference ({measured})."
+    if shuffled is None:
+        return "undecided", f"Undecided {where}: {measured} over {main.against}, but no shuffled control was run."
+    doubts = [claim for claim in claims[1:] if not claim.holds_above]
+    beyond = [claim for claim in doubts if claim is not probe]
+    if beyond:
+        names = " and ".join(f"{claim.against} ({_points(claim.difference.mean)} points)" for claim in beyond)
+        return "no_gain", (
+            f"No gain {where} beyond the controls: {main.arm} is above {main.against} by {measured}, "
+            f"but not reliably above {names}: what {corpora} say{verb_s} is not what helps."
+        )
+    if probe is not None and not probe.holds_above:
+        return "no_gain", (
+            f"No gain {where} over a plain linear probe: {main.arm} is above {main.against} by {measured}, but the "
+            f"linear probe without projection does as well ({_points(probe.difference.mean)} points)."
+        )
+    return "gain", (
+        f"Gain {where}: {corpora} raise{verb_s} {sweep.target}' test accuracy by {measured}, beyond the shuffled "
+        f"control ({_points(shuffled.difference.mean)} points above it).{_sources(sweep, condition)}"
+    )
+
+
+def _sources(sweep: SweepResults, condition: Condition) -> str:
+    """Say how much of a gain is the initialisation and how much is training on the auxiliary data."""
+    if not sweep.headline.endswith("_init"):
+        return ""
+    headline, baseline = sweep.arm(sweep.headline, condition), sweep.arm(sweep.baseline, condition)
+    initialised = sweep.arm(f"{sweep.baseline}_init", condition)
+    if headline is None or baseline is None or initialised is None:
+        return ""
+    start = paired_difference(initialised.test, baseline.test)
+    training = paired_difference(headline.test, initialised.test)
+    return f" Of it, initialising the head gives {_with_doubt(start)} and co-training {_with_doubt(training)}."
+
+
+def _with_doubt(difference: PairedDifference) -> str:
+    reliable = difference.above_zero or difference.below_zero
+    return f"{_points(difference.mean)} ± {100 * difference.std:.1f}" + ("" if reliable else " (not reliable)")
+
+
+def _without_controls(sweep: SweepResults, condition: Condition, main: Claim) -> str:
+    return (
+        f"Undecided {condition.words}: in sweep {sweep.space}, {main.arm} differs from {main.against} by "
+        f"{_measured(main.difference)}, with unequal search budgets and no controls; "
+        "run tune --space controls to decide."
+    )
+
+
+def _corpora(sweep: SweepResults) -> tuple[str, str]:
+    """Return the auxiliary corpora in words, and "s" for the verb if there is one (names are taken as plural)."""
+    names = sweep.auxiliaries
+    joined = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "the auxiliary data"
+    return f"corpus {joined}" if len(names) == 1 else joined, "s" if len(names) <= 1 else ""
+
+
+def _measured(difference: PairedDifference) -> str:
+    """Return mean ± std with interval and seeds, in percent points."""
+    if math.isnan(difference.low):
+        return f"{_points(difference.mean)} points, one seed"
+    return (
+        f"{_points(difference.mean)} ± {100 * difference.std:.1f} points, 95 % interval "
+        f"{_points(difference.low)} to {_points(difference.high)}, {difference.count} seeds"
+    )
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}"
