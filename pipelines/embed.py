@@ -11,6 +11,7 @@ run goes on where it stopped, and a finished one does nothing and does not start
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
@@ -52,9 +53,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(experiment: Experiment) -> Summary:
     """Embed what is not embedded yet; returns rows, rejected rows and rows/s of each corpus."""
-    results: dict[str, Any] = {}
-    for corpus in experiment.corpora:
-        results[corpus] = embed_corpus(experiment, corpus)
+    with contextlib.ExitStack() as session:  # Ray starts with the first corpus that needs it, and stops after the last
+        results = {corpus: embed_corpus(experiment, corpus, session) for corpus in experiment.corpora}
     lines = [f"{'corpus':<16}{'rows':>9}{'rejected':>10}{'rows/s':>9}  "]
     for corpus, facts in results.items():
         state = "up to date" if facts["up_to_date"] else f"{facts['wall_s']:.1f} s"
@@ -81,7 +81,7 @@ def corpus_fingerprints(experiment: Experiment) -> dict[str, str]:
     return {corpus: corpus_fingerprint(experiment, corpus) for corpus in experiment.corpora}
 
 
-def embed_corpus(experiment: Experiment, corpus: str) -> dict[str, Any]:
+def embed_corpus(experiment: Experiment, corpus: str, session: contextlib.ExitStack) -> dict[str, Any]:
     """Embed one corpus; returns the summary's facts. Raises InputError past embed.max_rejected."""
     store = corpus_store(experiment, corpus)
     if experiment.encoder_of(corpus) is None:
@@ -94,6 +94,8 @@ def embed_corpus(experiment: Experiment, corpus: str) -> dict[str, Any]:
     started = time.perf_counter()
     missing = [part for part in parts if not store.part_exists(part.key)]
     encoder = build_encoder(experiment.encoder_of(corpus), experiment.corpora[corpus].modality)
+    if missing:
+        session.enter_context(ray_session())
     stages = _encode_parts(experiment, corpus, encoder, missing) if missing else StageSeconds()
     wall_s = time.perf_counter() - started
     encoded_rows = sum(len(part.rows) for part in missing)
@@ -159,38 +161,37 @@ def embedding_precision(experiment: Experiment) -> str:
 
 def _encode_parts(experiment: Experiment, corpus: str, encoder: Encoder, parts: Sequence[Part]) -> StageSeconds:
     """Stream parts through decode tasks and encode actors; returns the seconds of each stage."""
-    with ray_session():
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        gpus_per_actor = 1 if num_gpus() else 0
-        rows = [{"part": pickle.dumps(part)} for part in parts]
-        dataset = (
-            # One block a part: a part is the unit of work, of writing and of resuming.
-            ray.data.from_items(rows, override_num_blocks=len(rows))
-            .map_batches(decode_part, batch_size=1, num_cpus=0.5, fn_kwargs={"encoder": encoder})
-            .map_batches(
-                EncodePart,
-                batch_size=1,
-                # Half a CPU each, so that decoding runs beside encoding even on a single core.
-                num_cpus=0.5,
-                num_gpus=gpus_per_actor,
-                compute=ray.data.ActorPoolStrategy(size=min(experiment.embed.actors, len(parts))),
-                fn_constructor_kwargs={
-                    "encoder": encoder,
-                    "store": (experiment.store, corpus, corpus_fingerprint(experiment, corpus)),
-                    "settings": experiment.embed,
-                    "precision": embedding_precision(experiment),
-                    "device": "cuda" if gpus_per_actor else "cpu",
-                },
-            )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    gpus_per_actor = 1 if num_gpus() else 0
+    rows = [{"part": pickle.dumps(part)} for part in parts]
+    dataset = (
+        # One block a part: a part is the unit of work, of writing and of resuming.
+        ray.data.from_items(rows, override_num_blocks=len(rows))
+        .map_batches(decode_part, batch_size=1, num_cpus=0.5, fn_kwargs={"encoder": encoder})
+        .map_batches(
+            EncodePart,
+            batch_size=1,
+            # Half a CPU each, so that decoding runs beside encoding even on a single core.
+            num_cpus=0.5,
+            num_gpus=gpus_per_actor,
+            compute=ray.data.ActorPoolStrategy(size=min(experiment.embed.actors, len(parts))),
+            fn_constructor_kwargs={
+                "encoder": encoder,
+                "store": (experiment.store, corpus, corpus_fingerprint(experiment, corpus)),
+                "settings": experiment.embed,
+                "precision": embedding_precision(experiment),
+                "device": "cuda" if gpus_per_actor else "cpu",
+            },
         )
-        stages = StageSeconds()
-        total = sum(len(part.rows) for part in parts)
-        with tqdm(total=total, desc=f"embed {corpus}", unit="row", file=sys.stderr) as bar:
-            for row in dataset.iter_rows():
-                bar.update(int(row["rows"]))
-                stages = StageSeconds(
-                    stages.decode + row["decode_s"], stages.encode + row["encode_s"], stages.write + row["write_s"]
-                )
+    )
+    stages = StageSeconds()
+    total = sum(len(part.rows) for part in parts)
+    with tqdm(total=total, desc=f"embed {corpus}", unit="row", file=sys.stderr) as bar:
+        for row in dataset.iter_rows():
+            bar.update(int(row["rows"]))
+            stages = StageSeconds(
+                stages.decode + row["decode_s"], stages.encode + row["encode_s"], stages.write + row["write_s"]
+            )
     return stages
 
 

@@ -13,9 +13,10 @@ from uml_core.errors import listing, nearest
 
 def describe_validation_error(error: ValidationError, root: type[BaseModel]) -> str:
     """Return one line for the first problem, and how many further ones there are."""
-    details = error.errors()
+    # An unknown key comes first: it is often the misspelling of one that is then missing.
+    details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
     first = details[0]
-    path = [str(part) for part in first["loc"] if part != "[key]"]
+    path = _setting_path(first["loc"])
     setting = ".".join(path)
     given = repr(first.get("input"))
     given = given if len(given) <= 60 else given[:57] + "..."
@@ -36,8 +37,16 @@ def describe_validation_error(error: ValidationError, root: type[BaseModel]) -> 
         line = f"'{path[-1]}' is not a usable name; use letters, digits, '-' and '_', starting with a letter or digit"
     else:
         line = f"{setting} is {given}; {first['msg'][0].lower()}{first['msg'][1:]}"
-    more = len({detail["loc"] for detail in details}) - 1
+    more = len({tuple(_setting_path(detail["loc"])) for detail in details}) - 1
     return line + (f" (and {more} more {'problem' if more == 1 else 'problems'})" if more else "")
+
+
+def _setting_path(location: tuple[int | str, ...]) -> list[str]:
+    """Return the dotted key's parts: pydantic also names the branch of a union it tried (bool, literal[...])."""
+    parts = [str(part) for part in location if part != "[key]"]
+    while len(parts) > 1 and (parts[-1] in ("bool", "int", "float", "str") or parts[-1].startswith("literal[")):
+        parts.pop()
+    return parts
 
 
 def _fields_at(root: type[BaseModel], path: list[str]) -> list[str]:

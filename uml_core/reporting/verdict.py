@@ -17,6 +17,7 @@ from uml_core.reporting.collect import CONTROLS, ArmResults, Condition, SweepRes
 from uml_core.runs import RunRecord
 
 Kind = Literal["gain", "no_gain", "harm", "undecided"]
+KIND_WORDS: dict[Kind, str] = {"harm": "warning, harm", "gain": "gain", "no_gain": "no gain", "undecided": "undecided"}
 MIN_SEEDS = 3
 SIGNIFICANCE = 0.05
 
@@ -74,9 +75,33 @@ def verdict_of(sweep: SweepResults) -> Verdict:
     if len(parts) == 1:
         return Verdict(parts[0].kind, parts[0].text, parts)
     kinds = {part.kind for part in parts}
-    order: tuple[Kind, ...] = ("harm", "gain", "no_gain", "undecided")
-    kind = next(option for option in order if option in kinds)
-    return Verdict(kind, " ".join(part.text for part in parts), parts)
+    kind = next(option for option in KIND_WORDS if option in kinds)
+    return Verdict(
+        kind, " ".join(part.text for part in parts) if kind == "undecided" else _summary(sweep, parts), parts
+    )
+
+
+def _summary(sweep: SweepResults, parts: Sequence[ConditionVerdict]) -> str:
+    """Return one sentence over several conditions, harm first; the conditions' own texts say why."""
+    groups = []
+    for kind, words in KIND_WORDS.items():
+        found = [f"{part.condition.words}{_in_brackets(part)}" for part in parts if part.kind == kind]
+        if found:
+            groups.append(f"{words} {' and '.join(filter(None, [', '.join(found[:-1]), found[-1]]))}")
+    sentence = "; ".join(groups)
+    corpora, verb_s = _corpora(sweep)
+    return (
+        f"{sentence[0].upper()}{sentence[1:]}: what {corpora} change{verb_s} in test accuracy on {sweep.target}, "
+        f"{sweep.headline} against {sweep.baseline}."
+    )
+
+
+def _in_brackets(part: ConditionVerdict) -> str:
+    if part.kind == "undecided" or not part.claims:
+        return ""
+    main = part.claims[0]
+    beyond = ", but not beyond the controls" if part.kind == "no_gain" and main.holds_above else ""
+    return f" ({_points(main.difference.mean)} ± {100 * main.difference.std:.1f} points{beyond})"
 
 
 def _condition_verdict(sweep: SweepResults, condition: Condition) -> ConditionVerdict:
@@ -85,6 +110,9 @@ def _condition_verdict(sweep: SweepResults, condition: Condition) -> ConditionVe
     if headline is None or baseline is None:
         missing = sweep.headline if headline is None else sweep.baseline
         return ConditionVerdict(condition, "undecided", f"Undecided {where}: arm {missing} has no measured trials.")
+    if not set(headline.test) & set(baseline.test):
+        text = f"Undecided {where}: arms {sweep.headline} and {sweep.baseline} have no seed in common."
+        return ConditionVerdict(condition, "undecided", text)
     claims = _claims(sweep, condition, headline)
     main = claims[0]
     if main.difference.count < MIN_SEEDS:
@@ -122,14 +150,16 @@ def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]
     probe = by_arm.get("linear_probe")
     if main.holds_below:
         return "harm", (
-            f"Warning, harm {where}: {corpora} lower{verb_s} {sweep.target}' test accuracy by "
-            f"{measured.replace('-', '', 1)}; leave {'it' if verb_s else 'them'} out, or lower mixing.loss_weight."
+            f"Warning, harm {where}: {corpora} lower{verb_s} test accuracy on {sweep.target} ({measured}); "
+            f"leave {'it' if verb_s else 'them'} out, or lower mixing.loss_weight."
         )
     if not main.holds_above:
         return "no_gain", f"No gain {where}: {corpora} make{verb_s} no reliable difference ({measured})."
-    if shuffled is None:
-        return "undecided", f"Undecided {where}: {measured} over {main.against}, but no shuffled control was run."
-    doubts = [claim for claim in claims[1:] if not claim.holds_above]
+    if shuffled is None or probe is None:
+        missing = "shuffled control" if shuffled is None else "linear probe"
+        return "undecided", f"Undecided {where}: {measured} over {main.against}, but no {missing} was measured."
+    thin = [claim.against for claim in claims[1:] if claim.difference.count < MIN_SEEDS]
+    doubts = [claim for claim in claims[1:] if not claim.holds_above and claim.against not in thin]
     beyond = [claim for claim in doubts if claim is not probe]
     if beyond:
         names = " and ".join(f"{claim.against} ({_points(claim.difference.mean)} points)" for claim in beyond)
@@ -137,13 +167,18 @@ def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]
             f"No gain {where} beyond the controls: {main.arm} is above {main.against} by {measured}, "
             f"but not reliably above {names}: what {corpora} say{verb_s} is not what helps."
         )
-    if probe is not None and not probe.holds_above:
+    if probe in doubts:
         return "no_gain", (
             f"No gain {where} over a plain linear probe: {main.arm} is above {main.against} by {measured}, but the "
             f"linear probe without projection does as well ({_points(probe.difference.mean)} points)."
         )
+    if thin:
+        return "undecided", (
+            f"Undecided {where}: {measured} over {main.against}, but fewer than {MIN_SEEDS} seeds were measured of "
+            f"control {' and '.join(thin)}."
+        )
     return "gain", (
-        f"Gain {where}: {corpora} raise{verb_s} {sweep.target}' test accuracy by {measured}, beyond the shuffled "
+        f"Gain {where}: {corpora} raise{verb_s} test accuracy on {sweep.target} by {measured}, beyond the shuffled "
         f"control ({_points(shuffled.difference.mean)} points above it).{_sources(sweep, condition)}"
     )
 
@@ -156,14 +191,16 @@ def _sources(sweep: SweepResults, condition: Condition) -> str:
     initialised = sweep.arm(f"{sweep.baseline}_init", condition)
     if headline is None or baseline is None or initialised is None:
         return ""
+    if not set(initialised.test) & set(baseline.test) & set(headline.test):
+        return ""
     start = paired_difference(initialised.test, baseline.test)
     training = paired_difference(headline.test, initialised.test)
     return f" Of it, initialising the head gives {_with_doubt(start)} and co-training {_with_doubt(training)}."
 
 
 def _with_doubt(difference: PairedDifference) -> str:
-    reliable = difference.above_zero or difference.below_zero
-    return f"{_points(difference.mean)} ± {100 * difference.std:.1f}" + ("" if reliable else " (not reliable)")
+    doubt = "" if difference.p_value < SIGNIFICANCE else " (not reliable)"
+    return f"{_points(difference.mean)} ± {100 * difference.std:.1f}{doubt}"
 
 
 def _without_controls(sweep: SweepResults, condition: Condition, main: Claim) -> str:
@@ -192,4 +229,5 @@ def _measured(difference: PairedDifference) -> str:
 
 
 def _points(value: float) -> str:
-    return f"{100 * value:+.1f}"
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text

@@ -1,0 +1,44 @@
+# Each target sets up .venv by itself, once. PYTHON=... picks another Python 3.11 or newer.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEV_READY := $(VENV)/.ready-dev
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
+
+.PHONY: demo test lint format benchmark clean
+
+demo: $(READY)  ## the whole pipeline on the default corpora
+	$(BIN)/python -m pipelines.demo
+
+test: lint  ## lint, then every test (GPU and network tests are off by default)
+	$(BIN)/python -m pytest
+
+lint: $(DEV_READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(DEV_READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(READY)  ## the figures of benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks.run
+
+clean:  ## remove the environment and everything the demo wrote
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@echo "creating $(VENV) with $(PYTHON)"
+	$(PYTHON) -m venv $(VENV)
+
+$(READY): requirements.txt | $(VENV)/bin/python
+	@echo "installing requirements.txt into $(VENV) (about 7 GB, once; a few minutes)"
+	$(PIP) -r requirements.txt
+	@touch $@
+
+$(DEV_READY): requirements-dev.txt requirements.txt | $(VENV)/bin/python
+	@echo "installing requirements-dev.txt into $(VENV) (about 7 GB, once; a few minutes)"
+	$(PIP) -r requirements-dev.txt
+	@touch $(READY) $@

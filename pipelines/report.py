@@ -1,0 +1,91 @@
+"""An MLflow experiment to one HTML page and figures, from MLflow alone.
+
+In: an experiment's runs. Out: DIR/index.html, which needs no other file, and DIR/figures/*.png and *.svg.
+
+    python -m pipelines.report examples/demo.yaml
+    python -m pipelines.report examples/demo.yaml --output report
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipelines.runtime import Summary, absolute_place, experiment_parser, step_main
+from uml_core.config import Experiment
+from uml_core.errors import InputError
+from uml_core.reporting.page import Report, build_report, without_credentials
+from uml_core.tracking import experiment_runs
+
+REPORTED_KINDS = ("sweep", "uml", "unimodal")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the report on an experiment."""
+    parser = experiment_parser("report", description="Write one HTML page and figures on an experiment's MLflow runs.")
+    parser.add_argument("--output", default=None, metavar="DIR", help="default: folder report beside the store")
+    return step_main(parser, lambda experiment, arguments: run(experiment, _output(arguments.output)), argv)
+
+
+def run(experiment: Experiment, output_dir: Path | None = None) -> Summary:
+    """Read the experiment's runs, write the page and its figures, and say the verdict.
+
+    Raises:
+        InputError: there is nothing to report on, or the output folder cannot be written.
+    """
+    directory = output_dir or default_output(experiment)
+    uri = experiment.tracking.uri
+    records = experiment_runs(uri, experiment.name)
+    if not any(record.kind in REPORTED_KINDS for record in records):
+        raise InputError(
+            f"experiment {experiment.name} has no runs to report on in MLflow at {without_credentials(uri)}; "
+            "run python -m pipelines.tune EXPERIMENT.yaml --space controls (or pipelines.train) first"
+        )
+    report = build_report(experiment.name, records, tracking_uri=uri)
+    try:
+        page = write_report(report, directory)
+    except OSError as error:
+        raise InputError(f"--output {directory} cannot be written ({error.strerror}); give another folder") from None
+    return Summary(
+        f"{report.verdict.text}\nreport: {page}",
+        {
+            "report": str(page),
+            "verdict": report.verdict.text,
+            "verdict_kind": report.verdict.kind,
+            "runs": len(records),
+            "figures": [str(directory / "figures" / f"{figure.name}.svg") for figure in report.figures],
+        },
+    )
+
+
+def write_report(report: Report, directory: Path) -> Path:
+    """Write figures, then the page in one rename; returns the page's path."""
+    figures = directory / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    for figure in report.figures:
+        (figures / f"{figure.name}.svg").write_bytes(figure.svg)
+        (figures / f"{figure.name}.png").write_bytes(figure.png)
+    page = directory / "index.html"
+    temporary = directory / f".index.html.{os.getpid()}"
+    temporary.write_text(report.html, encoding="utf-8")
+    temporary.replace(page)
+    return page
+
+
+def default_output(experiment: Experiment) -> Path:
+    """Return folder `report` beside the store. Raises InputError for a store that is not on this machine."""
+    if "://" in experiment.store:
+        raise InputError(f"store is {experiment.store}, which has no local folder beside it; give --output DIR")
+    return Path(experiment.store).parent / "report"
+
+
+def _output(given: str | None) -> Path | None:
+    if given is None:
+        return None
+    if "://" in given:
+        raise InputError(f"--output is {given}; give a local folder")
+    return Path(absolute_place(given))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,130 @@
+"""The experiment file: defaults, overrides, refusals in one line, hash and round trip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uml_core.config import flatten, load_experiment, parse_experiment, set_dotted
+from uml_core.errors import InputError
+
+MINIMAL = {
+    "name": "pets",
+    "store": "runs/pets/store",
+    "target": "photos",
+    "corpora": {
+        "photos": {"modality": "image", "format": "folder", "path": "data/photos"},
+        "captions": {"modality": "text", "format": "table", "path": "data/captions.jsonl"},
+    },
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def test_defaults_are_the_papers() -> None:
+    experiment = parse_experiment(MINIMAL)
+    assert (experiment.train.max_steps, experiment.train.eval_every, experiment.train.patience) == (12800, 100, 10)
+    assert (experiment.optim.lr, experiment.optim.warmup_steps, experiment.optim.warmup_lr) == (1e-3, 50, 1e-5)
+    assert experiment.loss_weight("captions") == experiment.batch_ratio("captions") == 1.0
+
+
+def test_overrides_are_read_as_yaml(file: Path) -> None:
+    experiment = load_experiment(file, ["mixing.batch_ratio.captions=2", "optim.lr=1e-4", "data.shots=null"])
+    assert experiment.batch_ratio("captions") == 2.0
+    assert experiment.optim.lr == 1e-4
+    assert experiment.data.shots is None
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("mixing.batch_ratio.caption=2", ["'caption'", "photos, captions", "did you mean 'captions'"]),
+        ("mixing.batch_ratio.captions=-1", ["mixing.batch_ratio.captions is -1", "greater than or equal to 0"]),
+        ("mixing.loss_weight.captions=-0.5", ["mixing.loss_weight.captions is -0.5"]),
+        ("mixing.loss_weight.photos=1", ["names the target 'photos'", "captions"]),
+        ("optm.lr=2", ["unknown key 'optm'", "did you mean 'optim'"]),
+        ("optim.lrr=2", ["unknown key 'optim.lrr'", "did you mean 'lr'"]),
+        ("optim.lr=fast", ["optim.lr is 'fast'", "number"]),
+        ("optim.lr=.nan", ["optim.lr is nan"]),
+        ("corpora.captions.modalty=text", ["unknown key 'corpora.captions.modalty'", "did you mean 'modality'"]),
+        ("model.head_init=zeroshot", ["model.head_init is 'zeroshot'", "did you mean 'zero_shot'"]),
+        ("train.max_steps=1.5", ["train.max_steps is 1.5", "integer"]),
+        ("train.use_gpu=maybe", ["train.use_gpu is 'maybe'", "auto"]),
+        ("target=fotos", ["target names corpus 'fotos'", "did you mean 'photos'"]),
+        ("corpora.b d.path=1", ["'b d' is not a usable name"]),
+        ("mixing.warm_start.steps=5", ["mixing.warm_start.corpus"]),
+        ("corpora.photos.control=noise", ["controls are for auxiliary corpora"]),
+        ("corpora.captions.modality=vector", ["format must be embeddings"]),
+        ("objective=self_supervised", ["objective is 'self_supervised'", "'supervised'"]),
+        ("no-equals-sign", ["not key=value"]),
+    ],
+)
+def test_mistakes_are_told_in_one_line(file: Path, override: str, parts: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        load_experiment(file, [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_unknown_key_is_named_before_what_is_missing(file: Path) -> None:
+    with pytest.raises(InputError, match=r"unknown key 'corpora.photos.encoder.nam'"):
+        load_experiment(file, ["corpora.photos.encoder.nam=x"])
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [("- a\n- b\n", "expected a mapping"), ("a: [1", "not a readable YAML"), ("", "key 'name' is missing")],
+)
+def test_unreadable_files(tmp_path: Path, content: str, part: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=part):
+        load_experiment(path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        load_experiment(tmp_path / "none.yaml")
+
+
+def test_yaml_round_trip_and_hash() -> None:
+    experiment = parse_experiment(MINIMAL)
+    again = parse_experiment(yaml.safe_load(experiment.to_yaml()))
+    assert again == experiment
+    assert again.config_hash == experiment.config_hash
+    assert experiment.override({"optim.lr": 2e-3}).config_hash != experiment.config_hash
+    assert experiment.optim.lr == 1e-3, "override returns a new experiment"
+
+
+def test_unimodal_twin_differs_in_weight_and_head_only() -> None:
+    experiment = parse_experiment(MINIMAL)
+    ours, twins = experiment.flattened(), experiment.unimodal_twin().flattened()
+    changed = {key for key in ours.keys() | twins.keys() if ours.get(key) != twins.get(key)}
+    assert changed == {"mixing.loss_weight.captions", "model.head_init"}
+
+
+@given(
+    st.dictionaries(
+        st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=3).map(".".join),
+        st.integers(),
+        max_size=5,
+    )
+)
+def test_flatten_undoes_set_dotted(values: dict[str, int]) -> None:
+    # Keys that run through another key's value cannot both be kept; leave them out.
+    kept = {key: value for key, value in values.items() if not any(other.startswith(f"{key}.") for other in values)}
+    tree: dict[str, object] = {}
+    for key, value in kept.items():
+        set_dotted(tree, key, value)
+    assert flatten(tree) == kept

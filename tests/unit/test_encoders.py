@@ -1,0 +1,197 @@
+"""Encoders: real weights from packages, small local checkpoints in place of hub models, real damaged files."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from transformers import BertConfig, BertModel, BertTokenizerFast, GPT2Config, GPT2Model
+
+from uml_core.config import EncoderConfig
+from uml_core.encoders import RowError, build_encoder, fingerprint
+from uml_core.encoders.image import open_picture
+from uml_core.encoders.text import pool
+from uml_core.errors import InputError
+
+PACKAGED = EncoderConfig(source="package", name="efficientnet_lite0")
+
+
+def encoded(picture: Image.Image, format: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def noise(mode: str = "RGB", size: tuple[int, int] = (50, 40)) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, size=(size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "CMYK", "RGBA", "LA"])
+def test_pictures_of_every_mode_become_rgb(mode: str) -> None:
+    format = "TIFF" if mode == "CMYK" else "PNG"
+    assert open_picture(encoded(noise(mode), format)).mode == "RGB"
+
+
+def test_transparency_lies_on_white_and_sixteen_bit_grey_keeps_its_shades() -> None:
+    assert open_picture(encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 0)))).getpixel((0, 0)) == (255, 255, 255)
+    grey = Image.fromarray(np.full((4, 4), 32768, dtype=np.uint16))
+    assert open_picture(encoded(grey)).getpixel((0, 0)) == (127, 127, 127)
+
+
+def test_exif_rotation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[274] = 6  # rotated by 90 degrees
+    assert open_picture(encoded(noise(), "JPEG", exif=exif)).size == (40, 50)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda content: content[: len(content) // 2], "damaged picture"),
+        (lambda content: b"plain text", "not a picture"),
+        (lambda content: content[:8], "not a picture"),
+    ],
+)
+def test_unreadable_pictures_say_why(damage: Callable[[bytes], bytes], reason: str) -> None:
+    with pytest.raises(RowError, match=reason):
+        open_picture(damage(encoded(noise())))
+
+
+@pytest.mark.parametrize("width", [8_000, 30_000])
+def test_a_decompression_bomb_is_refused_unread(width: int) -> None:
+    small = encoded(Image.new("1", (1, 1)))
+    header = small[12:16] + struct.pack(">II", width, width) + small[24:29]  # IHDR's type, size and the rest
+    bomb = small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:]
+    with pytest.raises(RowError, match="pixels"):
+        open_picture(bomb)
+
+
+def test_packaged_efficientnet_is_the_packages_model() -> None:
+    encoder = build_encoder(PACKAGED, "image")
+    decoded = encoder.decode(encoded(noise(size=(300, 260))))
+    assert isinstance(decoded, np.ndarray)
+    assert decoded.shape == (224, 224, 3)
+    encoder.load()
+    features = encoder.encode([decoded, decoded[::-1].copy()])
+    assert features.shape == (2, encoder.dim) == (2, 1280)
+    # The same pixels through timm's own model by hand: (x - 127) / 128, contiguous layout.
+    model = encoder._with_weights().eval()  # type: ignore[attr-defined]
+    pixels = (torch.from_numpy(decoded.copy()).permute(2, 0, 1).float() - 127) / 128
+    with torch.inference_mode():
+        expected = model(pixels.unsqueeze(0).contiguous())
+    assert np.allclose(features[0], expected.numpy(), atol=1e-3)
+    encoder.load(precision="bfloat16")
+    low = encoder.encode([decoded])[0]
+    cosine = (low @ features[0]) / np.linalg.norm(low) / np.linalg.norm(features[0])
+    assert cosine > 0.99, "noise is the hardest picture; real ones stay above .9999 (benchmarks/RESULTS.md)"
+
+
+def test_encoders_pickle_without_weights_and_keep_their_fingerprint() -> None:
+    encoder = build_encoder(PACKAGED, "image")
+    encoder.load()
+    content = pickle.dumps(encoder)
+    assert len(content) < 2000
+    again = pickle.loads(content)
+    settings = {"dtype": "float32", "precision": "float32"}
+    assert fingerprint(again, **settings) == fingerprint(encoder, **settings)
+    assert fingerprint(encoder, dtype="float16", precision="float32") != fingerprint(encoder, **settings)
+    lite = build_encoder(EncoderConfig(source="package", name="minilm_l6"), "text")
+    assert fingerprint(lite, **settings) != fingerprint(encoder, **settings)
+
+
+def test_minilm_ranks_sentences_by_meaning_whatever_their_batch() -> None:
+    encoder = build_encoder(EncoderConfig(source="package", name="minilm_l6"), "text")
+    encoder.load()
+    sentences = ["a small cat", "a kitten", "quarterly interest rates rose " * 10]
+    together = encoder.encode_all(sentences, batch_size=2)
+    alone = np.concatenate([encoder.encode([sentence]) for sentence in sentences])
+    assert together.shape == (3, encoder.dim) == (3, 384)
+    assert np.allclose(together, alone, atol=1e-5)
+    assert together[0] @ together[1] > together[0] @ together[2]
+    assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"), [("cls", [[1.0], [4.0]]), ("mean", [[1.5], [5.0]]), ("last", [[2.0], [6.0]])]
+)
+def test_pooling_by_hand(pooling: str, expected: list[list[float]]) -> None:
+    hidden = torch.tensor([[[1.0], [2.0], [99.0]], [[4.0], [5.0], [6.0]]])
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    assert pool(hidden, mask, pooling).tolist() == expected
+
+
+def write_tokenizer(directory: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog"]
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    BertTokenizerFast(vocab_file=str(directory / "vocab.txt")).save_pretrained(directory)
+
+
+@pytest.mark.parametrize(("family", "pooling"), [("bert", "cls"), ("gpt2", "mean")])
+def test_local_transformers_checkpoints(tmp_path: Path, family: str, pooling: str) -> None:
+    """The loading code of hub models, on small randomly initialised ones saved locally."""
+    torch.manual_seed(0)
+    if family == "bert":
+        config = BertConfig(
+            vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+        )
+        BertModel(config).save_pretrained(tmp_path)
+    else:
+        GPT2Model(GPT2Config(vocab_size=8, n_embd=16, n_layer=1, n_head=2)).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    encoder = build_encoder(EncoderConfig(source="transformers", name="some/model", weights=str(tmp_path)), "text")
+    assert encoder.dim == 16
+    assert encoder.identity()["pooling"] == pooling
+    encoder.load()
+    both, alone = encoder.encode(["a cat", "a dog a dog"]), encoder.encode(["a cat"])
+    assert np.allclose(both[0], alone[0], atol=1e-5), "padding does not change a row"
+
+
+def test_local_timm_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", pretrained=False)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    encoder = build_encoder(EncoderConfig(source="timm", name="test_resnet", weights=str(tmp_path)), "image")
+    encoder.load()
+    decoded = encoder.decode(encoded(noise()))
+    assert encoder.encode([decoded]).shape == (1, encoder.dim)
+    other = build_encoder(EncoderConfig(source="timm", name="test_resnet"), "image")
+    assert other.identity()["weights"] != encoder.identity()["weights"]
+
+
+def test_dim_is_known_without_weights() -> None:
+    config = EncoderConfig(source="timm", name="vit_small_patch14_dinov2.lvd142m", image_size=224)
+    encoder = build_encoder(config, "image")
+    assert encoder.dim == 384
+    assert encoder.identity()["preprocessing"]["mean"] == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize(
+    ("modality", "settings", "part"),
+    [
+        ("image", {"source": "timm", "name": "resnet5O"}, "did you mean 'resnet50'"),
+        ("image", {"source": "package", "name": "efficientnet"}, "did you mean 'efficientnet_lite0'"),
+        ("audio", {"source": "timm", "name": "x"}, "sources for audio are"),
+        ("text", {"source": "transformers", "name": "x", "weights": "/nowhere"}, "set encoders.text.weights"),
+        ("image", {"source": "timm", "name": "resnet18", "pooling": "last"}, "image encoders have auto, cls and mean"),
+        ("image", {"source": "timm", "name": "resnet18", "weights": "/nowhere"}, "encoders.image.weights is /nowhere"),
+    ],
+)
+def test_encoders_that_do_not_exist(modality: str, settings: dict[str, str], part: str) -> None:
+    def use() -> None:
+        encoder = build_encoder(EncoderConfig.model_validate(settings), modality)
+        encoder.identity()
+        encoder.load()
+
+    with pytest.raises(InputError, match=part):
+        use()

@@ -1,0 +1,82 @@
+"""Mixing: exact counts, pure functions of (seed, step), the same joined batch on any number of ranks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.test_config import MINIMAL
+from uml_core.config import parse_experiment
+from uml_core.mixing import MixingPlan, SampleStream, rank_slice, samples_before
+
+
+def plan_of(**settings: object) -> MixingPlan:
+    return MixingPlan.of(parse_experiment({**MINIMAL, **settings}))
+
+
+@given(st.integers(0, 10_000), st.integers(1, 64), st.fractions(0, 4, max_denominator=100))
+def test_fractional_ratios_are_exact_over_time(step: int, batch_size: int, ratio: Fraction) -> None:
+    count = samples_before(step, batch_size=batch_size, ratio=float(ratio))
+    assert count == step * batch_size * ratio.numerator // ratio.denominator
+
+
+@given(st.integers(1, 40), st.integers(0, 200), st.integers(0, 60), st.integers(0, 3))
+def test_every_epoch_holds_every_row_once(num_rows: int, start: int, length: int, seed: int) -> None:
+    stream = SampleStream("captions", num_rows, seed)
+    epochs = np.concatenate([stream.rows(index, index + 1) for index in range(start + length)] or [np.empty(0, int)])
+    for epoch in range(len(epochs) // num_rows):
+        assert sorted(epochs[epoch * num_rows : (epoch + 1) * num_rows]) == list(range(num_rows))
+    piece = SampleStream("captions", num_rows, seed).rows(start, start + length)
+    assert piece.tolist() == epochs[start:].tolist(), "a stream read from the middle is the same stream"
+
+
+def test_streams_of_corpora_and_seeds_differ() -> None:
+    first = SampleStream("a", 100, 0).rows(0, 100).tolist()
+    assert first != SampleStream("b", 100, 0).rows(0, 100).tolist()
+    assert first != SampleStream("a", 100, 1).rows(0, 100).tolist()
+    assert first != SampleStream("a", 100, 0).rows(100, 200).tolist()
+    assert SampleStream("a", 100, -1).rows(0, 3).shape == (3,)
+
+
+@given(st.integers(0, 50), st.integers(1, 8))
+def test_ranks_make_up_the_batch(num_rows: int, world_size: int) -> None:
+    rows = np.arange(num_rows)
+    shares = [rank_slice(rows, rank, world_size) for rank in range(world_size)]
+    assert np.concatenate(shares).tolist() == rows.tolist()
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_joint_and_alternate_hold_the_same_samples() -> None:
+    mixing = {"batch_ratio": {"captions": 0.25}}
+    for schedule, groups in (("joint", (("photos", "captions"),)), ("alternate", (("photos",), ("captions",)))):
+        plan = plan_of(mixing={**mixing, "schedule": schedule}, train={"batch_size": 6})
+        assert plan.step(3).groups == groups
+        counts: Counter[str] = Counter()
+        for step in range(100):
+            for group in plan.step(step).groups:
+                for corpus in group:
+                    start, stop = plan.sample_range(corpus, step)
+                    counts[corpus] += stop - start
+        assert counts == {"photos": 600, "captions": 150}
+
+
+@pytest.mark.parametrize("corpus", ["photos", "captions"])
+def test_warm_start_trains_one_corpus_alone_and_holds_the_others_back(corpus: str) -> None:
+    plan = plan_of(mixing={"warm_start": {"corpus": corpus, "steps": 3}}, train={"batch_size": 10})
+    other = "captions" if corpus == "photos" else "photos"
+    assert [plan.step(step).groups for step in range(3)] == [((corpus,),)] * 3
+    assert plan.step(3).groups == (("photos", "captions"),)
+    assert plan.sample_range(corpus, 3) == (30, 40)
+    assert plan.sample_range(other, 3) == (0, 10), "its stream starts when it joins"
+
+
+@pytest.mark.parametrize("setting", ["loss_weight", "batch_ratio"])
+def test_a_corpus_switched_off_takes_no_part(setting: str) -> None:
+    plan = plan_of(mixing={setting: {"captions": 0}, "warm_start": {"corpus": "captions", "steps": 5}})
+    assert plan.corpora == ("photos",)
+    assert plan.step(0).groups == (("photos",),)

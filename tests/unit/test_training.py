@@ -1,0 +1,214 @@
+"""The training step and loop: hand-computed losses, shared gradients, resuming, early stopping, matched arms."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.conftest import table
+from uml_core.config import Experiment, parse_experiment
+from uml_core.corpora.training_data import TrainingData, build_training_data
+from uml_core.errors import InputError
+from uml_core.losses import corpus_losses, weighted_sum
+from uml_core.models import build_model, folded_target_head
+from uml_core.models.shared_head import class_prototypes
+from uml_core.results import measure_outcome
+from uml_core.training import TrainingRun, evaluate_head, learning_rate
+
+RNG = np.random.default_rng(0)
+LATENT = RNG.normal(size=(4, 3))
+LABELS = [label for label in "abcd" for _ in range(12)]
+CODES = np.repeat(np.arange(4), 12)
+TABLES = {
+    "target": table(
+        LATENT[CODES] @ RNG.normal(size=(3, 10)) + 0.3 * RNG.normal(size=(48, 10)),
+        LABELS,
+        (["train"] * 6 + ["val"] * 2 + ["test"] * 4) * 4,
+    ),
+    "names": table(LATENT[CODES] @ RNG.normal(size=(3, 5)) + 0.3 * RNG.normal(size=(48, 5)), LABELS),
+}
+
+
+def experiment(**changes: Any) -> Experiment:
+    corpora = {name: {"modality": "vector", "format": "embeddings", "path": name} for name in TABLES}
+    train = {"max_steps": 60, "eval_every": 20, "batch_size": 8}
+    tree = {"name": "x", "store": "store", "target": "target", "corpora": corpora, "train": train}
+    return parse_experiment(tree).override(changes)
+
+
+def run_of(**changes: Any) -> TrainingRun:
+    settings = experiment(**changes)
+    return TrainingRun(settings, build_training_data(settings, TABLES))
+
+
+def finish(run: TrainingRun) -> TrainingRun:
+    for _ in run.evaluations():
+        pass
+    return run
+
+
+def test_losses_by_hand() -> None:
+    logits = {"x": torch.tensor([[0.0, 0.0], [math.log(3), 0.0]]), "y": torch.tensor([[0.0, math.log(4)]])}
+    labels = {"x": torch.tensor([0, 0]), "y": torch.tensor([0])}
+    losses = corpus_losses(logits, labels, {"x": 2, "y": 1})
+    assert losses["x"].item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+    assert losses["y"].item() == pytest.approx(math.log(5))
+    total = weighted_sum(losses, {"x": 1.0, "y": 0.5})
+    assert total.item() == pytest.approx(losses["x"].item() + 0.5 * math.log(5))
+
+
+def test_losses_of_ranks_average_to_the_joined_batch() -> None:
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    joined = corpus_losses({"x": logits}, {"x": labels}, {"x": 5})["x"]
+    shares = [
+        corpus_losses({"x": logits[part]}, {"x": labels[part]}, {"x": 5}, world_size=3)["x"]
+        for part in (slice(0, 2), slice(2, 5), slice(5, 5))
+    ]
+    assert torch.stack(shares).mean().item() == pytest.approx(joined.item())
+
+
+def test_the_head_gets_gradient_from_every_corpus() -> None:
+    settings = experiment()
+    data = build_training_data(settings, TABLES)
+    model = build_model(settings, data)
+    for corpus in ("target", "names"):
+        model.zero_grad()
+        embeddings = torch.from_numpy(data.train[corpus].gathered())
+        nn.functional.cross_entropy(
+            model.logits(corpus, embeddings), torch.from_numpy(data.train[corpus].labels)
+        ).backward()
+        assert model.head.weight.grad is not None
+        assert model.head.weight.grad.abs().sum() > 0
+
+
+def test_zero_shot_head_holds_unit_class_means_and_only_widths_that_differ_are_projected() -> None:
+    settings = experiment()
+    data = build_training_data(settings, TABLES)
+    model = build_model(settings, data)
+    rows = data.train["names"]
+    means = np.stack([rows.gathered()[rows.labels == code].mean(axis=0) for code in range(4)])
+    expected = means / np.linalg.norm(means, axis=1, keepdims=True)
+    assert np.allclose(model.head.weight.detach().numpy(), expected, atol=1e-6)
+    assert isinstance(model.projections["names"], nn.Identity)
+    assert model.projections["target"].weight.shape == (5, 10)
+    assert class_prototypes(rows, 6, False)[5].abs().sum() == 0
+
+
+def test_arms_start_equal_in_everything_they_share() -> None:
+    states = {}
+    for name, changes in {"text": {}, "random": {"model.head_init": "random"}, "twin": {}}.items():
+        settings = experiment(**changes)
+        settings = settings.unimodal_twin() if name == "twin" else settings
+        states[name] = build_model(settings, build_training_data(settings, TABLES)).state_dict()
+    for name in ("random", "twin"):
+        assert torch.equal(states[name]["projections.target.weight"], states["text"]["projections.target.weight"])
+    assert torch.equal(states["random"]["head.weight"], states["twin"]["head.weight"])
+    assert not torch.equal(states["random"]["head.weight"], states["text"]["head.weight"])
+
+
+def test_twin_sees_the_same_number_of_target_samples_and_parameters() -> None:
+    settings = experiment()
+    data = build_training_data(settings, TABLES)
+    ours = measure_outcome(finish(TrainingRun(settings, data)))
+    twin = measure_outcome(finish(TrainingRun(settings.unimodal_twin(), data)))
+    assert ours.target_samples == twin.target_samples == 60 * 8
+    assert ours.trained_parameters == twin.trained_parameters == 5 * 10 + 4 * 5
+    assert (ours.observed_ratio, twin.observed_ratio) == ({"names": 1.0}, {"names": 0.0})
+
+
+def test_a_zero_weight_corpus_leaves_no_trace() -> None:
+    alone = finish(run_of(**{"mixing.loss_weight.names": 0.0}))
+    ratio = finish(run_of(**{"mixing.batch_ratio.names": 0.0}))
+    assert torch.equal(alone.model.head.weight, ratio.model.head.weight)
+
+
+@pytest.mark.parametrize("schedule", ["joint", "alternate"])
+def test_training_learns_and_resuming_changes_nothing(schedule: str) -> None:
+    changes = {"mixing.schedule": schedule, "mixing.batch_ratio.names": 0.3, "optim.lr": 0.03}
+    whole = finish(run_of(**changes))
+    first = run_of(**changes)
+    next(first.evaluations())
+    state = first.state_dict()
+    second = run_of(**changes)
+    second.load_state_dict(state)
+    finish(second)
+    assert second.progress.step == whole.progress.step == 60
+    assert second.progress.samples == whole.progress.samples
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
+    assert whole.best is not None
+    assert second.best is not None
+    assert whole.best.val_accuracy == second.best.val_accuracy > 0.5
+
+
+def test_best_model_is_what_is_measured() -> None:
+    run = finish(run_of())
+    assert run.best is not None
+    outcome = measure_outcome(run)
+    embeddings, labels = torch.from_numpy(run.data.val.gathered()), torch.from_numpy(run.data.val.labels)
+    accuracy, nll = evaluate_head(run.model, "target", embeddings, labels)
+    assert (accuracy, nll) == pytest.approx((run.best.val_accuracy, run.best.val_nll))
+    assert outcome.val_accuracy == run.best.val_accuracy
+    assert outcome.test_accuracy is not None
+
+
+def test_patience_ends_a_run_that_no_longer_improves() -> None:
+    run = finish(run_of(**{"train.patience": 2, "train.max_steps": 4000, "optim.lr": 0.05}))
+    assert run.progress.step < 4000
+    assert run.best is not None
+    assert run.best.step == run.progress.step - 2 * 20
+
+
+def test_zero_steps_evaluates_the_untrained_model() -> None:
+    run = run_of(**{"train.max_steps": 0})
+    evaluations = list(run.evaluations())
+    assert [evaluation.step for evaluation in evaluations] == [0]
+    assert measure_outcome(run).steps == 0
+
+
+def test_training_mode_is_restored_after_evaluation() -> None:
+    run = run_of()
+    next(run.evaluations())
+    assert run.model.training
+
+
+def test_diverging_loss_stops_before_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of()
+    with torch.no_grad():
+        run.model.scales["names"].fill_(math.nan)
+    before = run.model.head.weight.detach().clone()
+    with pytest.raises(InputError, match="loss of names is not finite at step 0"):
+        finish(run)
+    assert torch.equal(run.model.head.weight, before)
+
+
+def test_learning_rate_schedule() -> None:
+    settings = experiment(**{"train.max_steps": 150, "optim.warmup_steps": 50})
+    rates = [learning_rate(step, settings) for step in (0, 25, 50, 100, 150)]
+    assert rates == pytest.approx([1e-5, (1e-5 + 1e-3) / 2, 1e-3, 5e-4, 0])
+    constant = settings.override({"optim.schedule": "constant"})
+    assert learning_rate(149, constant) == 1e-3
+
+
+def test_folded_head_gives_the_models_logits() -> None:
+    run = finish(run_of())
+    embeddings = torch.from_numpy(run.data.val.gathered())
+    folded = folded_target_head(run.model, "target")
+    with torch.no_grad():
+        assert torch.allclose(embeddings @ folded.T, run.model.logits("target", embeddings), atol=1e-5)
+
+
+def test_normalised_embeddings_have_unit_length() -> None:
+    data: TrainingData = run_of().data
+    scaled = dict(TABLES)
+    scaled["target"] = table(TABLES["target"].embeddings * 7, LABELS, (["train"] * 6 + ["val"] * 2 + ["test"] * 4) * 4)
+    settings = experiment(**{"model.normalize": True})
+    first = finish(TrainingRun(settings, build_training_data(settings, TABLES)))
+    second = finish(TrainingRun(settings, build_training_data(settings, scaled)))
+    assert torch.allclose(first.model.head.weight, second.model.head.weight, atol=1e-3)
+    assert data.target == "target"

@@ -1,0 +1,123 @@
+"""Splits, few-shot subsets, controls and what is dropped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import table
+from uml_core.config import Experiment, parse_experiment
+from uml_core.corpora.subsets import split_off, take_shots
+from uml_core.corpora.training_data import TrainingData, build_training_data
+from uml_core.errors import InputError
+from uml_core.store import CorpusTable
+
+LABELS = [label for label in "abc" for _ in range(10)]
+TARGET = table(np.arange(60).reshape(30, 2), LABELS)
+NAMES = table(np.arange(36).reshape(12, 3), [*"aabbccddd", "a", None, "c"])
+
+
+def experiment(**changes: Any) -> Experiment:
+    corpora = {name: {"modality": "vector", "format": "embeddings", "path": name} for name in ("target", "names")}
+    tree = {"name": "x", "store": "store", "target": "target", "corpora": corpora}
+    return parse_experiment(tree).override(changes)
+
+
+def build(changes: dict[str, Any] | None = None, **tables: CorpusTable) -> TrainingData:
+    return build_training_data(experiment(**(changes or {})), {"target": TARGET, "names": NAMES, **tables})
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 8), st.integers(0, 5))
+def test_shots_are_stratified_and_nested(codes: list[int], shots: int, seed: int) -> None:
+    labels = np.array(codes)
+    rows = np.arange(len(labels))
+    small, large = (take_shots(labels, rows, shots=count, seed=seed) for count in (shots, 2 * shots))
+    assert set(small) <= set(large)
+    for code in np.unique(labels):
+        assert (labels[small] == code).sum() == min(shots, (labels == code).sum())
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.floats(0, 0.9), st.integers(0, 5))
+def test_split_off_keeps_every_class_and_loses_no_row(codes: list[int], fraction: float, seed: int) -> None:
+    labels = np.array(codes)
+    kept, taken = split_off(labels, np.arange(len(labels)), fraction=fraction, seed=seed)
+    assert sorted([*kept, *taken]) == list(range(len(labels)))
+    assert set(labels[kept]) == set(labels)
+    if fraction == 0:
+        assert not len(taken)
+
+
+def test_validation_is_split_off_train_and_shots_limit_both() -> None:
+    data = build()
+    assert (len(data.train["target"]), len(data.val)) == (24, 6)
+    assert data.test is None
+    data = build({"data.shots": 1, "data.test_fraction": 0.3})
+    assert (len(data.train["target"]), len(data.val), len(data.test or [])) == (3, 3, 9)
+    data = build({"data.shots": 6, "data.val_fraction": 0.4})
+    assert (len(data.train["target"]), len(data.val)) == (18, 12), "validation has min(4, shots) per class"
+
+
+def test_splits_do_not_overlap_and_seed_moves_them() -> None:
+    data = build({"data.test_fraction": 0.3})
+    assert data.test is not None
+    rows = [*data.train["target"].rows, *data.val.rows, *data.test.rows]
+    assert sorted(rows) == list(range(30))
+    other = build({"data.test_fraction": 0.3, "data.split_seed": 1})
+    assert other.val.rows.tolist() != data.val.rows.tolist()
+
+
+def test_foreign_classes_are_dropped_and_counted() -> None:
+    data = build()
+    assert len(data.train["names"]) == 8
+    assert data.dropped == {"names": {"d": 3, "": 1}}
+    assert any("4 rows of classes the target lacks" in line for line in data.warnings())
+
+
+def test_no_ids_reach_training() -> None:
+    data = build()
+    assert not any("id" in name for name in vars(data.train["names"]))
+    assert data.train["names"].gathered().tolist()[0] == [0.0, 1.0, 2.0]
+
+
+def test_shuffled_labels_keep_rows_and_class_counts() -> None:
+    plain, shuffled = build(), build({"corpora.names.control": "shuffled_labels"})
+    assert shuffled.train["names"].rows.tolist() == plain.train["names"].rows.tolist()
+    assert sorted(shuffled.train["names"].labels) == sorted(plain.train["names"].labels)
+    assert shuffled.train["names"].labels.tolist() != plain.train["names"].labels.tolist()
+
+
+def test_noise_keeps_labels_and_scale() -> None:
+    many = table(np.random.default_rng(0).normal(3, 2, size=(600, 4)), [*"abc"] * 200)
+    noise = build({"corpora.names.control": "noise"}, names=many).train["names"]
+    assert noise.labels.tolist() == build(names=many).train["names"].labels.tolist()
+    assert noise.gathered().mean() == pytest.approx(3, abs=0.2)
+    assert noise.gathered().std() == pytest.approx(2, abs=0.2)
+    assert not np.allclose(noise.gathered(), many.embeddings)
+
+
+def test_unrelated_hands_whole_foreign_classes_to_target_classes() -> None:
+    foreign = table(np.zeros((8, 3)), [*"wwxxyyzz"])
+    rows = build({"corpora.names.control": "unrelated"}, names=foreign).train["names"]
+    pairs = {
+        (foreign.label_names[foreign.label_codes[row]], code) for row, code in zip(rows.rows, rows.labels, strict=True)
+    }
+    assert len(pairs) == 4, "a foreign class goes to one target class as a whole"
+    assert {code for _, code in pairs} == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("tables", "part"),
+    [
+        ({"target": table(np.zeros((4, 2)), [*"aabb"], ["test"] * 4)}, "no labelled train rows"),
+        ({"target": table(np.zeros((3, 2)), [*"aab"], ["train", "train", "test"])}, "without any train row: b"),
+        ({"target": table(np.zeros((2, 2)), [*"ab"])}, "no validation rows"),
+        ({"names": table(np.zeros((2, 3)), [*"yz"])}, "shares no class with the target"),
+    ],
+)
+def test_data_that_cannot_be_trained_on(tables: dict[str, CorpusTable], part: str) -> None:
+    with pytest.raises(InputError, match=part):
+        build(**tables)

@@ -1,0 +1,183 @@
+"""The verdict says what a sweep's numbers support, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from tests.unit.sweep_records import GAIN, parent_record, record, sweep_records, trial, values
+from uml_core.reporting.collect import collect_sweep
+from uml_core.reporting.verdict import Verdict, sweep_verdict, verdict_of
+from uml_core.runs import RunRecord
+
+
+def verdict(records: Sequence[RunRecord]) -> Verdict:
+    return verdict_of(collect_sweep(records, records[0]))
+
+
+def verdict_for(arms: Mapping[str, float], **options: object) -> Verdict:
+    return verdict(sweep_records(arms, **options))  # type: ignore[arg-type]
+
+
+def test_gain_beyond_every_control() -> None:
+    found = verdict_for(GAIN)
+    assert found.kind == "gain"
+    assert found.text.startswith("Gain with all training data: corpus names raises test accuracy on pictures by +")
+    assert "beyond the shuffled control" in found.text
+    assert "co-training" in found.text
+    against = [claim.against for claim in found.conditions[0].claims]
+    assert against == ["unimodal", "linear_probe", "shuffled_init", "noise_init"]
+
+
+def test_the_run_id_finds_the_same_verdict() -> None:
+    records = sweep_records(GAIN)
+    assert sweep_verdict(list(reversed(records)), records[0].run_id) == verdict(records)
+
+
+@pytest.mark.parametrize("control", ["shuffled_init", "noise_init", "unrelated_init"])
+def test_what_a_control_does_as_well_is_no_gain(control: str) -> None:
+    found = verdict_for({**GAIN, control: GAIN["uml_init"]})
+    assert found.kind == "no_gain"
+    assert found.text.startswith("No gain with all training data beyond the controls")
+    assert control in found.text
+
+
+def test_what_the_linear_probe_does_as_well_is_no_gain() -> None:
+    found = verdict_for({**GAIN, "linear_probe": GAIN["uml_init"]})
+    assert found.kind == "no_gain"
+    assert "over a plain linear probe" in found.text
+
+
+def test_no_difference_is_no_gain() -> None:
+    found = verdict_for({**GAIN, "uml_init": GAIN["unimodal"]})
+    assert found.kind == "no_gain"
+    assert "no reliable difference" in found.text
+
+
+def test_harm_is_told_with_signs_that_agree() -> None:
+    found = verdict_for({**GAIN, "uml_init": 0.5})
+    assert found.kind == "harm"
+    assert found.text.startswith("Warning, harm with all training data: corpus names lowers test accuracy on pictures")
+    assert "leave it out" in found.text
+
+
+def test_two_auxiliary_corpora_take_a_plural_verb() -> None:
+    parent = parent_record(uml_corpora="pictures,names,sounds")
+    found = verdict_for(GAIN, parent=parent)
+    assert "names and sounds raise test accuracy" in found.text
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_too_few_seeds_are_undecided(seeds: int) -> None:
+    found = verdict_for(GAIN, seeds=seeds)
+    assert found.kind == "undecided"
+    assert f"{seeds} seed{'' if seeds == 1 else 's'} cannot decide" in found.text
+    assert "tune.seeds=3" in found.text
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("uml_init", "arm uml_init has no measured trials"),
+        ("unimodal", "arm unimodal has no measured trials"),
+        ("shuffled_init", "no shuffled control was measured"),
+        ("linear_probe", "no linear probe was measured"),
+    ],
+)
+def test_missing_arms_are_undecided(missing: str, words: str) -> None:
+    found = verdict_for({arm: mean for arm, mean in GAIN.items() if arm != missing})
+    assert found.kind == "undecided"
+    assert words in found.text
+
+
+def test_a_control_with_too_few_seeds_supports_no_gain() -> None:
+    records = sweep_records({arm: mean for arm, mean in GAIN.items() if arm != "shuffled_init"})
+    records.append(trial(records[0], "shuffled_init", 0, 0.61))
+    records += [trial(records[0], "shuffled_init", seed, None, error="out of memory") for seed in range(1, 5)]
+    found = verdict(records)
+    assert found.kind == "undecided"
+    assert "fewer than 3 seeds were measured of control shuffled_init" in found.text
+
+
+def test_arms_without_a_seed_in_common_are_undecided() -> None:
+    parent = parent_record()
+    records = [parent]
+    records += [trial(parent, "unimodal", seed, 0.6) for seed in range(3)]
+    records += [trial(parent, arm, seed, 0.7) for arm in ("uml_init", "linear_probe") for seed in range(3, 6)]
+    found = verdict(records)
+    assert found.kind == "undecided"
+    assert "no seed in common" in found.text
+
+
+def test_a_sweep_without_trials_is_undecided() -> None:
+    assert verdict([parent_record()]).kind == "undecided"
+    unselected = parent_record()
+    found = verdict([unselected, trial(unselected, "uml_init", 0, 0.7, selected=False)])
+    assert found.kind == "undecided"
+
+
+def test_lambda_zero_that_does_as_well_is_no_gain_by_cotraining() -> None:
+    """Where the initialised head without co-training does the same, the text must not credit co-training."""
+    parent = parent_record()
+    records = [parent]
+    for seed in range(5):
+        measured = values(GAIN, seed)
+        measured["unimodal_init"] = measured["uml_init"]
+        records += [trial(parent, arm, seed, test) for arm, test in measured.items()]
+    found = verdict(records)
+    assert found.text.endswith("and co-training 0.0 ± 0.0 (not reliable).")
+
+
+def test_lambda_zero_that_does_as_well_with_a_random_head_is_no_gain() -> None:
+    parent = parent_record(headline="uml")
+    records = [parent]
+    for seed in range(5):
+        measured = values(GAIN, seed)
+        measured["unimodal"] = measured["uml"]
+        records += [trial(parent, arm, seed, test) for arm, test in measured.items()]
+    found = verdict(records)
+    assert found.kind == "no_gain"
+    assert "0.0 ± 0.0 points" in found.text
+
+
+def test_a_random_head_is_held_against_its_own_controls() -> None:
+    found = verdict_for({**GAIN, "shuffled": GAIN["uml"]}, parent=parent_record(headline="uml"))
+    assert found.kind == "no_gain"
+    assert "shuffled (" in found.text
+
+
+def test_two_conditions_share_one_sentence_that_starts_with_the_harm() -> None:
+    parent = parent_record()
+    few = sweep_records(GAIN, parent=parent, shots=(1,))
+    all_data = sweep_records({**GAIN, "uml_init": 0.5}, parent=parent, shots=(None,))
+    found = verdict([*few, *all_data[1:]])
+    assert found.kind == "harm"
+    assert [part.kind for part in found.conditions] == ["gain", "harm"]
+    assert found.text.startswith("Warning, harm with all training data (-")
+    assert "; gain at 1 shot (+" in found.text
+    assert found.text.count(".") == found.text.count(" points") * 2 + 1  # one sentence: the other dots are decimals
+
+
+def test_conditions_stand_in_the_order_of_shots() -> None:
+    found = verdict_for(GAIN, shots=(None, 16, 2))
+    assert [part.condition.shots for part in found.conditions] == [2, 16, None]
+    assert found.text.startswith("Gain at 2 shots (+")
+    assert "and with all training data (+" in found.text
+
+
+def test_mixing_ratio_never_claims_a_gain() -> None:
+    parent = parent_record("mixing_ratio", headline="uml")
+    found = verdict_for({"unimodal": 0.5, "uml": 0.9}, parent=parent)
+    assert found.kind == "undecided"
+    assert "unequal search budgets" in found.text
+    assert "--space controls" in found.text
+    both = verdict_for({"unimodal": 0.5, "uml": 0.9}, parent=parent, shots=(1, None))
+    assert both.kind == "undecided"
+
+
+def test_other_runs_of_the_experiment_do_not_count() -> None:
+    records = sweep_records(GAIN)
+    other = sweep_records({**GAIN, "uml_init": 0.1})
+    plain = record("uml", metrics={"test/accuracy": 0.1})
+    assert verdict([*records, *other, plain]) == verdict(records)

@@ -1,0 +1,302 @@
+"""Figures of a sweep, as matplotlib Figures: no pyplot, no global state, one style, colours told apart by everyone.
+
+In: `SweepResults`. Out: a `Figure`, or None where the sweep has nothing to draw. Accuracies are drawn in percent.
+Colours are Okabe and Ito's, told apart under every kind of colour blindness; markers differ as well.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from uml_core.evaluation.statistics import paired_difference
+from uml_core.reporting.collect import ArmResults, Condition, SweepResults
+from uml_core.reporting.mixtures import MixtureGrid, mixture_grids
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    *("#000000", "#E69F00", "#56B4E9", "#009E73"),
+    *("#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
+)
+CONTROL_ARMS = ("shuffled", "noise", "unrelated")
+SPLIT_COLOURS = (VERMILION, GREEN, PURPLE, ORANGE, SKY, BLUE)
+SPLIT_MARKERS = ("s", "^", "D", "v", "P", "X")
+WIDTH_IN = 5.2  # a phone shows it at three quarters, with letters still legible
+STYLE: dict[str, Any] = {
+    "font.size": 10,
+    "font.family": "DejaVu Sans",
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "text.parse_math": False,  # a "$" in a corpus's name is a letter
+    "svg.hashsalt": "uml",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an arm is drawn."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+def accuracy_per_arm(sweep: SweepResults) -> Figure | None:
+    """Draw test accuracy per arm: a dot per seed, mean and 95 % interval; one panel per condition."""
+    panels = [(condition, arms) for condition in sweep.conditions if (arms := _measured(sweep, condition))]
+    if not panels:
+        return None
+    heights = [len(arms) for _, arms in panels]
+    with _style():
+        figure, axes = _panels([0.3 * height + 0.75 for height in heights], share_x=True)
+        for axis, (condition, arms) in zip(axes, panels, strict=True):
+            for row, arm in enumerate(arms):
+                look = look_of(sweep, arm.arm)
+                _dots(axis, row, list(arm.test.values()), look)
+            _name_rows(axis, [arm.arm for arm in arms], title=_title(condition))
+        _percent_axis(axes, [value for _, arms in panels for arm in arms for value in arm.test.values()])
+        axes[-1].set_xlabel("test accuracy (%)")
+    return figure
+
+
+def accuracy_against_shots(sweep: SweepResults) -> Figure | None:
+    """Draw mean test accuracy against shots per class, with 95 % intervals; None for a single condition."""
+    conditions = [condition for condition in sweep.conditions if _measured(sweep, condition)]
+    if len(conditions) < 2:
+        return None
+    names = [name for name in sweep.arm_names() if any(sweep.arm(name, condition) for condition in conditions)]
+    with _style():
+        figure, axes = _panels([3.4 + 0.12 * len(names)])
+        axis = axes[0]
+        for index, name in enumerate(names):
+            shift = 0.3 * (index / max(1, len(names) - 1) - 0.5)
+            _shots_line(axis, sweep, name, conditions, shift=shift)
+        axis.set_xticks(range(len(conditions)), ["all" if c.shots is None else str(c.shots) for c in conditions])
+        axis.set_xlim(-0.4, len(conditions) - 0.6)
+        axis.set_xlabel("training samples per class of the target (shots)")
+        axis.set_ylabel("test accuracy (%)")
+        axis.set_ylim(max(0.0, axis.get_ylim()[0]), min(100.0, axis.get_ylim()[1]))
+        figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def mixing_heat_map(sweep: SweepResults) -> Figure | None:
+    """Draw mean validation accuracy over loss weight × batch ratio of the headline arm; the best cell is framed."""
+    grids = mixture_grids(sweep)
+    if not grids:
+        return None
+    with _style(**{"axes.grid": False}):
+        figure, axes = _panels([0.5 * len(grid.loss_weights) + 1.1 for grid in grids])
+        for axis, grid in zip(axes, grids, strict=True):
+            _heat_map(axis, grid)
+        axes[-1].set_xlabel("batch ratio (auxiliary samples per target sample)")
+    return figure
+
+
+def shifted_accuracy(sweep: SweepResults) -> Figure | None:
+    """Draw test accuracy against every shifted test set, per arm; one panel per condition. None without shifts."""
+    splits = shift_splits(sweep)
+    panels = [(condition, _measured(sweep, condition)) for condition in sweep.conditions]
+    panels = [(condition, arms) for condition, arms in panels if any(arm.shift for arm in arms)]
+    if not splits or not panels:
+        return None
+    with _style():
+        figure, axes = _panels([0.3 * len(arms) + 0.75 for _, arms in panels], share_x=True)
+        for axis, (condition, arms) in zip(axes, panels, strict=True):
+            for row, arm in enumerate(arms):
+                _dumbbell(axis, row, arm, splits)
+            _name_rows(axis, [arm.arm for arm in arms], title=_title(condition))
+        _percent_axis(axes, [])
+        axes[-1].set_xlabel("mean accuracy over seeds (%)")
+        handles, labels = axes[0].get_legend_handles_labels()
+        unique = dict(zip(labels, handles, strict=True))
+        figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def svg_of(figure: Figure) -> bytes:
+    """Return a figure as an SVG whose letters are outlines: it looks the same everywhere."""
+    return _saved(figure, "svg")
+
+
+def png_of(figure: Figure) -> bytes:
+    """Return a figure as a PNG of 200 dots per inch."""
+    return _saved(figure, "png")
+
+
+def shift_splits(sweep: SweepResults) -> list[str]:
+    """Return the names of the shifted test sets a sweep has measured."""
+    return sorted({split for arm in sweep.arms.values() for split in arm.shift})
+
+
+def look_of(sweep: SweepResults, arm: str) -> Look:
+    """Return colour, marker and line by what an arm is for: baseline, headline, control, or one beside them."""
+    line = "--" if arm.endswith("_init") else "-"
+    if arm == sweep.baseline:
+        return Look(BLACK, "s", "-")
+    if arm == sweep.headline:
+        return Look(BLUE, "o", "-")
+    for control, marker, colour in zip(CONTROL_ARMS, ("^", "v", "D"), (VERMILION, ORANGE, PURPLE), strict=True):
+        if arm.startswith(control):
+            return Look(colour, marker, line)
+    if arm.startswith("uml"):
+        return Look(SKY, "o", line)
+    return Look(GREEN if arm == "linear_probe" else "#767676", "P" if arm == "linear_probe" else "s", line)
+
+
+@contextmanager
+def _style(**settings: Any) -> Iterator[None]:
+    merged: Any = {**STYLE, **settings}
+    with mpl.rc_context(merged):
+        yield
+
+
+def _panels(heights_in: Sequence[float], *, share_x: bool = False) -> tuple[Figure, list[Axes]]:
+    """Return a figure with panels of these heights, one below the other: a phone scrolls, it does not widen."""
+    figure = Figure(figsize=(WIDTH_IN, sum(heights_in) + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(heights_in), 1, squeeze=False, sharex=share_x, height_ratios=list(heights_in))
+    return figure, list(grid[:, 0])
+
+
+def _measured(sweep: SweepResults, condition: Condition) -> list[ArmResults]:
+    return [arm for name in sweep.arm_names() if (arm := sweep.arm(name, condition)) is not None]
+
+
+def _dots(axis: Axes, row: int, values: Sequence[float], look: Look) -> None:
+    """Draw seeds as dots and, above them, the 95 % interval of their mean as a line, the mean as a bar across."""
+    mean, low, high = _interval(values)
+    if len(values) > 1:
+        above = row - 0.16
+        axis.plot([low, high], [above, above], color=look.colour, linewidth=1.6, zorder=2)
+        axis.plot([mean], [above], marker="|", color=look.colour, markersize=9, markeredgewidth=2.6, zorder=3)
+    axis.plot(
+        [100 * value for value in values],
+        [row + 0.16 if len(values) > 1 else row] * len(values),
+        linestyle="none",
+        marker=look.marker,
+        color=look.colour,
+        markersize=5.5,
+        alpha=0.75,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        zorder=4,
+    )
+
+
+def _shots_line(axis: Axes, sweep: SweepResults, name: str, conditions: Sequence[Condition], *, shift: float) -> None:
+    points = [(place, arm) for place, condition in enumerate(conditions) if (arm := sweep.arm(name, condition))]
+    intervals = [_interval(list(arm.test.values())) for _, arm in points]
+    means = [mean for mean, _, _ in intervals]
+    errors = [[mean - low for mean, low, _ in intervals], [high - mean for mean, _, high in intervals]]
+    look, main = look_of(sweep, name), name in (sweep.baseline, sweep.headline)
+    axis.errorbar(
+        [place + shift for place, _ in points],
+        means,
+        yerr=errors,
+        label=_label(name),
+        color=look.colour,
+        marker=look.marker,
+        linestyle=look.line,
+        linewidth=2.2 if main else 1.2,
+        markersize=6 if main else 4.5,
+        elinewidth=1.2 if main else 0.8,
+        zorder=4 if main else 3,
+    )
+
+
+def _dumbbell(axis: Axes, row: int, arm: ArmResults, splits: Sequence[str]) -> None:
+    test = 100 * float(np.mean(list(arm.test.values())))
+    marks = [(test, "test", "o", BLACK)]
+    for index, split in enumerate(splits):
+        if arm.shift.get(split):
+            mean = 100 * float(np.mean(list(arm.shift[split].values())))
+            style = index % len(SPLIT_COLOURS)
+            marks.append((mean, split, SPLIT_MARKERS[style], SPLIT_COLOURS[style]))
+    places = [mark[0] for mark in marks]
+    axis.plot([min(places), max(places)], [row, row], color="#aaaaaa", linewidth=1.5, zorder=2)
+    for place, label, marker, colour in marks:
+        axis.plot([place], [row], label=_label(label), marker=marker, color=colour, linestyle="none", zorder=3)
+
+
+def _heat_map(axis: Axes, grid: MixtureGrid) -> None:
+    values = 100 * grid.accuracy
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    axis.imshow(np.ma.masked_invalid(values), cmap="cividis", vmin=low, vmax=high, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        bright = high > low and (value - low) / (high - low) > 0.5
+        text = "–" if math.isnan(value) else f"{value:.1f}"
+        dark_text = bright or math.isnan(value)
+        axis.text(column, row, text, ha="center", va="center", color="black" if dark_text else "white")
+    row, column = grid.best
+    axis.add_patch(
+        Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, fill=False, edgecolor=VERMILION, linewidth=3, zorder=5)
+    )
+    axis.set_xticks(range(len(grid.batch_ratios)), [f"{ratio:g}" for ratio in grid.batch_ratios])
+    axis.set_yticks(range(len(grid.loss_weights)), [f"{weight:g}" for weight in grid.loss_weights])
+    axis.set_ylabel("loss weight λ")
+    axis.set_title(f"{_title(grid.condition)}: validation accuracy (%), best framed")
+    axis.tick_params(length=0)
+
+
+def _name_rows(axis: Axes, names: Sequence[str], *, title: str) -> None:
+    axis.set_yticks(range(len(names)), [_label(name) for name in names])
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.grid(visible=False, axis="y")
+    axis.set_title(title)
+    axis.tick_params(labelbottom=True)
+
+
+def _percent_axis(axes: Sequence[Axes], values: Sequence[float]) -> None:
+    """Fit the shared axis to the seeds rather than to a wild interval of two, and stay within 0 to 100."""
+    low, high = axes[0].get_xlim()
+    if values:
+        margin = max(3.0, 100 * (max(values) - min(values)))
+        low, high = max(low, 100 * min(values) - margin), min(high, 100 * max(values) + margin)
+    axes[0].set_xlim(max(-1.0, low), min(101.0, high))
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return mean and 95 % interval in percent; one value is its own interval."""
+    seeds = dict(enumerate(values))
+    found = paired_difference(seeds, dict.fromkeys(seeds, 0.0))
+    ends = (found.mean, found.mean) if math.isnan(found.low) else (found.low, found.high)
+    return 100 * found.mean, 100 * ends[0], 100 * ends[1]
+
+
+def _title(condition: Condition) -> str:
+    return condition.words[0].upper() + condition.words[1:]
+
+
+def _label(name: str, *, limit: int = 24) -> str:
+    """Return a name fit for a figure: one line, printable, not too long."""
+    printable = "".join(letter if letter.isprintable() else "?" for letter in name).strip() or "(no name)"
+    printable = printable.lstrip("_") or printable  # matplotlib leaves labels with a leading _ out of legends
+    return printable if len(printable) <= limit else printable[: limit - 1] + "…"
+
+
+def _saved(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    metadata: Mapping[str, None] = {"Date": None} if kind == "svg" else {}
+    with _style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in a script it lacks
+        figure.savefig(buffer, format=kind, dpi=200, metadata=dict(metadata))
+    return buffer.getvalue()
