@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -59,12 +60,7 @@ def test_round_trip_and_schema(tmp_path: Path) -> None:
     assert table.embeddings.dtype == np.float32
     assert [table.label_names[code] for code in table.label_codes] == ["a", "b", "a", "b", "a"]
     assert (manifest["rows"], manifest["rejected_rows"]) == (5, 0)
-    assert manifest["rows_per_class"] == {"train": {"a": 3, "b": 2}}
-    schema = pq.read_schema(tmp_path / "names" / ("f" * 12) / f"part-{keys[0]}.parquet")
-    assert (
-        str(schema.field("embedding").type).startswith("fixed_size_list<")
-        and schema.field("embedding").type.list_size == 2
-    )
+    assert schema.field("embedding").type == pa.list_(pa.float32(), 2)
     assert schema.names == ["id", "label", "split", "embedding"]
 
 
@@ -103,9 +99,9 @@ def test_only_the_manifests_parts_are_data(tmp_path: Path) -> None:
 
 def test_unfinished_store_is_not_read_and_other_encoders_are_named(tmp_path: Path) -> None:
     fill(store(tmp_path))
-    with pytest.raises(InputError, match="run python -m pipelines.embed"):
+    with pytest.raises(InputError, match=r"run python -m pipelines.embed"):
         store(tmp_path).load()
-    with pytest.raises(InputError, match="embedded by another encoder or setting .found ffffffffffff"):
+    with pytest.raises(InputError, match=r"embedded by another encoder or setting .found ffffffffffff"):
         store(tmp_path, "0" * 12).load()
 
 
