@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,6 @@ from typing import Any
 import torch
 from ray import tune
 from tqdm import tqdm
-from uml_core.reporting.verdict import sweep_verdict
 
 from pipelines.attempts import Attempt, open_attempt
 from pipelines.runtime import Summary, experiment_parser, num_cpus, ray_session, step_main
@@ -32,6 +32,7 @@ from tune_spaces import Space, TrialSpec, load_space, trials_of
 from uml_core.config import Experiment, hash_of, parse_experiment
 from uml_core.corpora.training_data import build_training_data
 from uml_core.errors import InputError, listing
+from uml_core.reporting.verdict import sweep_verdict
 from uml_core.results import RunOutcome, measure_outcome
 from uml_core.runs import MetricPoint
 from uml_core.store import CorpusTable
@@ -115,6 +116,9 @@ def _run_missing(
     missing = {spec.key: spec.experiment.model_dump(mode="json") for spec in specs if folder.read(spec.key) is None}
     if not missing:
         return
+    os.environ.setdefault(
+        "RAY_AIR_NEW_OUTPUT", "0"
+    )  # our own bar and summary; Tune's table is printed even at verbose=0
     with ray_session(), tqdm(total=len(specs), initial=len(specs) - len(missing), unit="trial", file=sys.stderr) as bar:
         trainable = tune.with_parameters(_trainable, tables=dict(tables), experiments=missing, folder_uri=folder.uri)
         tuner = tune.Tuner(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ class RunOutcome:
     target_samples: int
     observed_ratio: dict[str, float]
     trained_parameters: int
-    losses: dict[str, float] = field(default_factory=dict)
     model_uri: str = ""
 
     def points(self) -> list[MetricPoint]:
@@ -40,18 +39,18 @@ class RunOutcome:
             "val/accuracy": self.val_accuracy,
             "test/accuracy": self.test_accuracy,
             **{f"shift/{split}/accuracy": accuracy for split, accuracy in self.shift_accuracy.items()},
-            **{f"train/loss/{corpus}": loss for corpus, loss in self.losses.items()},
             **{f"mixing/observed_ratio/{corpus}": ratio for corpus, ratio in self.observed_ratio.items()},
             "mixing/target_samples": self.target_samples,
             "perf/samples_per_s": self.samples_per_s,
             "perf/train_s": self.train_s,
+            "perf/steps": self.steps,
             "model/trained_parameters": self.trained_parameters,
         }
         return [MetricPoint(name, float(value), self.steps) for name, value in values.items() if value is not None]
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {name: value for name, value in vars(self).items() if name != "losses"}
+        return dict(vars(self))
 
 
 def measure_outcome(run: TrainingRun, run_id: str = "", *, with_test: bool = True) -> RunOutcome:
@@ -92,6 +91,7 @@ def evaluation_points(run: TrainingRun, evaluation: Evaluation) -> list[MetricPo
         "val/nll": evaluation.val_nll,
         **{f"train/loss/{corpus}": loss for corpus, loss in evaluation.losses.items()},
         **{f"mixing/observed_ratio/{name}": run.observed_ratio(name) for name in run.experiment.auxiliaries},
+        "mixing/target_samples": run.progress.samples[run.data.target],
         "perf/samples_per_s": evaluation.samples_per_s,
         "perf/data_wait_s": evaluation.data_wait_s,
     }

@@ -60,6 +60,7 @@ def test_round_trip_and_schema(tmp_path: Path) -> None:
     assert table.embeddings.dtype == np.float32
     assert [table.label_names[code] for code in table.label_codes] == ["a", "b", "a", "b", "a"]
     assert (manifest["rows"], manifest["rejected_rows"]) == (5, 0)
+    schema = pq.read_schema(tmp_path / "names" / ("f" * 12) / f"part-{keys[0]}.parquet")
     assert schema.field("embedding").type == pa.list_(pa.float32(), 2)
     assert schema.names == ["id", "label", "split", "embedding"]
 

@@ -1,0 +1,157 @@
+"""Sweeps: paired seeds, equal budgets, nested runs, test measured once for the selected, resuming, failing trials."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import embed, report, tune
+from pipelines.trial_results import TrialResult
+from tests.conftest import vector_tree, write_vector_corpora
+from tune_spaces import load_space, trials_of
+from uml_core.config import Experiment, parse_experiment
+from uml_core.errors import InputError
+from uml_core.runs import RunRecord
+from uml_core.tracking import experiment_runs
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+SPACE = '''
+"""Does the learning rate matter?"""
+from tune_spaces import Arm, Space
+def build(experiment):
+    arms = (Arm("unimodal", {"mixing.loss_weight": {"names": 0.0}}), Arm("uml"))
+    return Space("lr?", arms, "unimodal", "uml", (0, 1), grid={"optim.lr": LR})
+'''
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    directory = tmp_path_factory.mktemp("tune")
+    write_vector_corpora(directory)
+    experiment = parse_experiment(vector_tree(directory, data={"shots": 2}))
+    embed.run(experiment)
+    return experiment
+
+
+def nested(experiment: Experiment, parent_id: str) -> list[RunRecord]:
+    return [
+        record
+        for record in experiment_runs(experiment.tracking.uri, experiment.name)
+        if record.parent_run_id == parent_id
+    ]
+
+
+def write_space(directory: Path, lr: str) -> str:
+    file = directory / "space.py"
+    file.write_text(SPACE.replace("LR", lr), encoding="utf-8")
+    return str(file)
+
+
+def test_controls_are_paired_nested_and_reported(experiment: Experiment, tmp_path: Path) -> None:
+    sweep = experiment.override({"tune.lr": [1e-3, 1e-2], "name": "controls-sweep"})
+    results = tune.run(sweep, "controls").results
+    trials = nested(sweep, results["run_id"])
+    assert results["trials"] == len(trials) == 10 * 2 * 3
+    seeds_of_arms = {
+        arm: {trial.params["seed"] for trial in trials if trial.arm == arm} for arm in {t.arm for t in trials}
+    }
+    assert all(seeds == {"0", "1", "2"} for seeds in seeds_of_arms.values())
+    assert set(Counter(trial.arm for trial in trials).values()) == {6}, "equal search budgets"
+    selected = [trial for trial in trials if trial.tags["uml.selected"] == "true"]
+    assert set(Counter((trial.arm, trial.params["seed"]) for trial in selected).values()) == {1}
+    assert {"test/accuracy" in trial.metrics for trial in selected} == {True}
+    assert {"test/accuracy" in trial.metrics for trial in trials if trial not in selected} == {False}
+    for trial in selected:
+        rivals = [other for other in trials if (other.arm, other.params["seed"]) == (trial.arm, trial.params["seed"])]
+        assert trial.metrics["val/accuracy"] == max(other.metrics["val/accuracy"] for other in rivals)
+    steps = {trial.metrics["mixing/target_samples"] for trial in trials if trial.arm != "zero_shot"}
+    assert steps == {40 * 8}, "every arm sees the same number of target samples"
+    parent = next(run for run in experiment_runs(sweep.tracking.uri, sweep.name) if run.run_id == results["run_id"])
+    assert (parent.kind, parent.status) == ("sweep", "FINISHED")
+    assert parent.tags["uml.verdict"] == results["verdict"]
+    page = report.run(sweep, tmp_path / "report").results
+    assert page["verdict"] == results["verdict"]
+    assert results["verdict"] in Path(page["report"]).read_text(encoding="utf-8").replace("&#39;", "'")
+
+
+def test_a_killed_sweep_goes_on_without_repeating_or_doubling(experiment: Experiment, tmp_path: Path) -> None:
+    space_file = write_space(tmp_path, "(1e-3, 1e-2)")
+    sweep = experiment.override({"name": "resumed"})
+    calls = {"left": 3}
+    original = tune.TrialLog.add
+
+    def dies_at_the_third(self: tune.TrialLog, key: str, result: TrialResult) -> None:
+        calls["left"] -= 1
+        if calls["left"] == 0:
+            raise KeyboardInterrupt
+        original(self, key, result)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tune.TrialLog, "add", dies_at_the_third)
+        with pytest.raises(BaseException):  # noqa: B017,PT011 - Tune wraps what its callback raises
+            tune.run(sweep, space_file)
+    parent_id = next(run.run_id for run in experiment_runs(sweep.tracking.uri, sweep.name) if run.kind == "sweep")
+    logged_before = {run.tags["uml.trial"]: run.run_id for run in nested(sweep, parent_id)}
+    assert len(logged_before) == 2
+    results = tune.run(sweep, space_file, resume=True).results
+    assert results["run_id"] == parent_id
+    trials = nested(sweep, parent_id)
+    assert len(trials) == len({trial.tags["uml.trial"] for trial in trials}) == 8
+    assert logged_before.items() <= {trial.tags["uml.trial"]: trial.run_id for trial in trials}.items()
+    with pytest.raises(InputError, match="no unfinished sweep"):
+        tune.run(sweep, space_file, resume=True)
+
+
+def test_a_failed_trial_is_recorded_and_does_not_end_the_sweep(experiment: Experiment, tmp_path: Path) -> None:
+    broken = experiment.override({"name": "failing", "tune.max_failed": 0.6, "optim.warmup_steps": 0})
+    results = tune.run(broken, write_space(tmp_path, "(1e-3, 1e38)")).results
+    failed = [trial for trial in nested(broken, results["run_id"]) if trial.status == "FAILED"]
+    assert results["failed"] == len(failed) > 0
+    assert all("not finite" in trial.tags["uml.error"] for trial in failed)
+    with pytest.raises(InputError, match=r"trials failed .tune.max_failed is 10%"):
+        tune.run(broken.override({"tune.max_failed": 0.1}), write_space(tmp_path, "(1e-3, 1e38)"))
+
+
+@pytest.mark.parametrize(
+    ("space", "trials", "part"),
+    [
+        ("control", None, "did you mean 'controls'"),
+        ("nowhere.py", None, "--space is nowhere.py"),
+        ("controls", 5, "needs at least 30"),
+        ("()", None, "the space is empty"),
+        ("('fast',)", None, "optim.lr is 'fast'"),
+        ("(1e-3, 1e-3)", None, "the same trial twice"),
+    ],
+)
+def test_spaces_that_are_refused(
+    experiment: Experiment, tmp_path: Path, space: str, trials: int | None, part: str
+) -> None:
+    name = write_space(tmp_path, space) if space.startswith("(") else space
+    before = len(experiment_runs(experiment.tracking.uri, "controls-sweep"))
+    with pytest.raises(InputError, match=part):
+        tune.run(experiment.override({"name": "controls-sweep"}), name, max_trials=trials)
+    assert len(experiment_runs(experiment.tracking.uri, "controls-sweep")) == before, "nothing half-started"
+
+
+def test_a_space_that_names_a_corpus_that_does_not_exist(experiment: Experiment, tmp_path: Path) -> None:
+    file = tmp_path / "space.py"
+    file.write_text(SPACE.replace("LR", "(1e-3,)").replace('"names"', '"nmes"'), encoding="utf-8")
+    with pytest.raises(InputError, match=r"names corpus 'nmes'.*did you mean 'names'"):
+        tune.run(experiment, str(file))
+
+
+def test_mixing_ratio_needs_an_auxiliary(experiment: Experiment) -> None:
+    corpora: dict[str, Any] = {"target": experiment.corpora["target"].model_dump(mode="json")}
+    with pytest.raises(InputError, match="has no auxiliary corpus"):
+        load_space("mixing_ratio", experiment.override({"corpora": corpora}))
+
+
+def test_trials_thins_the_grid_equally(experiment: Experiment) -> None:
+    wide = experiment.override({"tune.lr": [1e-4, 1e-3, 1e-2]})
+    specs = trials_of(load_space("controls", wide), wide, max_trials=60)
+    assert len(specs) == 60
+    assert set(Counter((spec.arm, spec.experiment.seed) for spec in specs).values()) == {2}
