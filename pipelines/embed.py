@@ -16,8 +16,9 @@ import os
 import pickle
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,13 +37,30 @@ from uml_core.store import CorpusStore, Part, RejectedRow, plan_parts
 Batch = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class StageSeconds:
-    """Where the time went, summed over parts: reading and decoding, encoding, writing."""
+@dataclass
+class StageTimes:
+    """Where the time went: seconds of each stage summed over parts, and the rate once the encoder is loaded."""
 
-    decode: float = 0.0
-    encode: float = 0.0
-    write: float = 0.0
+    started_at: float
+    stage_s: Counter[str] = field(default_factory=Counter)
+    finished: list[tuple[float, int]] = field(default_factory=list)  # when a part was done, and its rows
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take in what EncodePart says of a part."""
+        self.stage_s.update({name: float(row[f"{name}_s"]) for name in ("decode", "encode", "write")})
+        self.finished.append((float(row["finished_at"]), int(row["rows"])))
+
+    def facts(self) -> dict[str, Any]:
+        """Return the manifest's entries. The steady rate leaves out everything up to the first finished part."""
+        ordered = sorted(self.finished)
+        later_rows = sum(rows for _, rows in ordered[1:])
+        steady_s = ordered[-1][0] - ordered[0][0] if later_rows else 0.0
+        first_part_s = ordered[0][0] - self.started_at if ordered else 0.0
+        stage_s = {"until_first_part": first_part_s, **self.stage_s}
+        return {
+            "stage_s": {name: round(seconds, 3) for name, seconds in stage_s.items()},
+            "steady_rows_per_s": round(later_rows / steady_s, 2) if steady_s else None,
+        }
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,7 +114,7 @@ def embed_corpus(experiment: Experiment, corpus: str, session: contextlib.ExitSt
     encoder = build_encoder(experiment.encoder_of(corpus), experiment.corpora[corpus].modality)
     if missing:
         session.enter_context(ray_session())
-    stages = _encode_parts(experiment, corpus, encoder, missing) if missing else StageSeconds()
+    times = _encode_parts(experiment, corpus, encoder, missing) if missing else StageTimes(time.time())
     wall_s = time.perf_counter() - started
     encoded_rows = sum(len(part.rows) for part in missing)
     facts = {
@@ -106,7 +124,7 @@ def embed_corpus(experiment: Experiment, corpus: str, session: contextlib.ExitSt
         "precision": embedding_precision(experiment),
         "wall_s": round(wall_s, 3),
         "rows_per_s": round(encoded_rows / wall_s, 2),
-        "stage_s": {name: round(seconds, 3) for name, seconds in vars(stages).items()},
+        **times.facts(),
     }
     return _finish(experiment, corpus, store, keys, facts)
 
@@ -129,6 +147,7 @@ def _adopt_ready(experiment: Experiment, corpus: str, store: CorpusStore) -> dic
         "wall_s": round(wall_s, 3),
         "rows_per_s": round(len(ready.rows) / wall_s, 2),
         "stage_s": {},
+        "steady_rows_per_s": None,
     }
     return _finish(experiment, corpus, store, [key], facts)
 
@@ -150,7 +169,17 @@ def _finish(
 
 
 def _facts(manifest: Mapping[str, Any], *, up_to_date: bool) -> dict[str, Any]:
-    names = ("fingerprint", "dim", "rows", "rejected_rows", "rows_per_split", "rows_per_s", "wall_s", "stage_s")
+    names = (
+        "fingerprint",
+        "dim",
+        "rows",
+        "rejected_rows",
+        "rows_per_split",
+        "rows_per_s",
+        "steady_rows_per_s",
+        "wall_s",
+        "stage_s",
+    )
     return {**{name: manifest[name] for name in names}, "up_to_date": up_to_date}
 
 
@@ -159,8 +188,9 @@ def embedding_precision(experiment: Experiment) -> str:
     return resolve_precision(experiment.embed.precision, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _encode_parts(experiment: Experiment, corpus: str, encoder: Encoder, parts: Sequence[Part]) -> StageSeconds:
-    """Stream parts through decode tasks and encode actors; returns the seconds of each stage."""
+def _encode_parts(experiment: Experiment, corpus: str, encoder: Encoder, parts: Sequence[Part]) -> StageTimes:
+    """Stream parts through decode tasks and encode actors; returns where the time went."""
+    times = StageTimes(time.time())
     ray.data.DataContext.get_current().enable_progress_bars = False
     gpus_per_actor = 1 if num_gpus() else 0
     rows = [{"part": pickle.dumps(part)} for part in parts]
@@ -184,15 +214,12 @@ def _encode_parts(experiment: Experiment, corpus: str, encoder: Encoder, parts: 
             },
         )
     )
-    stages = StageSeconds()
     total = sum(len(part.rows) for part in parts)
     with tqdm(total=total, desc=f"embed {corpus}", unit="row", file=sys.stderr) as bar:
         for row in dataset.iter_rows():
             bar.update(int(row["rows"]))
-            stages = StageSeconds(
-                stages.decode + row["decode_s"], stages.encode + row["encode_s"], stages.write + row["write_s"]
-            )
-    return stages
+            times.add(row)
+    return times
 
 
 def decode_part(batch: Batch, encoder: Encoder) -> Batch:
@@ -240,6 +267,7 @@ class EncodePart:
             "decode_s": batch["decode_s"],
             "encode_s": np.array([encoded - started]),
             "write_s": np.array([written - encoded]),
+            "finished_at": np.array([time.time()]),
         }
 
 

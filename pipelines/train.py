@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
@@ -145,6 +146,7 @@ def _fit(experiment: Experiment, attempt: Attempt, run_id: str) -> dict[str, Any
         train_loop_config={
             "experiment": experiment.model_dump(mode="json"),
             "fingerprints": corpus_fingerprints(experiment),
+            "started_at": psutil.Process().create_time(),
         },
         scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=use_gpu),
         run_config=RunConfig(

@@ -58,19 +58,25 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         if checkpoint is not None:
             with checkpoint.as_directory() as directory:
                 run.load_state_dict(load_state(Path(directory)))
-        _report_evaluations(run, experiment.train.report_every_s, world_size)
+        _report_evaluations(run, world_size, config["started_at"])
     except InputError as error:
         # Retrying would end the same way: hand the message to the driver instead of failing the worker.
         ray.train.report({"input_error": str(error)})
 
 
-def _report_evaluations(run: TrainingRun, every_s: float, world_size: int) -> None:
+def _report_evaluations(run: TrainingRun, world_size: int, started_at: float) -> None:
     """Collect metrics and report them with a checkpoint every so often, the same times on all ranks."""
     points: list[MetricPoint] = []
+    first = run.progress.step == 0
     last_report = time.monotonic()
     for evaluation in run.evaluations():
+        if first:
+            # Reached one evaluation after the first step, so that the loop itself need not look at the clock.
+            seconds = time.time() - started_at - run.progress.train_s
+            points.append(MetricPoint("perf/time_to_first_step_s", seconds, evaluation.step))
+            first = False
         points += evaluation_points(run, evaluation)
-        due = time.monotonic() - last_report >= every_s
+        due = time.monotonic() - last_report >= run.experiment.train.report_every_s
         if run.progress.finished or _rank_zero_says(due, world_size):
             _report(run, points, evaluation)
             points = []

@@ -25,10 +25,8 @@ from uml_core.evaluation.statistics import paired_difference
 from uml_core.reporting.collect import ArmResults, Condition, SweepResults
 from uml_core.reporting.mixtures import MixtureGrid, mixture_grids
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
-    *("#000000", "#E69F00", "#56B4E9", "#009E73"),
-    *("#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
-)
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#767676"
 CONTROL_ARMS = ("shuffled", "noise", "unrelated")
 SPLIT_COLOURS = (VERMILION, GREEN, PURPLE, ORANGE, SKY, BLUE)
 SPLIT_MARKERS = ("s", "^", "D", "v", "P", "X")
@@ -159,7 +157,12 @@ def look_of(sweep: SweepResults, arm: str) -> Look:
             return Look(colour, marker, line)
     if arm.startswith("uml"):
         return Look(SKY, "o", line)
-    return Look(GREEN if arm == "linear_probe" else "#767676", "P" if arm == "linear_probe" else "s", line)
+    if arm == "linear_probe":
+        return Look(GREEN, "P", "-")
+    if arm.startswith("unimodal") or arm == "zero_shot":
+        return Look(GREY, "s" if arm != "zero_shot" else "X", line)
+    place = sweep.arm_names().index(arm)  # an arm of a user's own space
+    return Look(SPLIT_COLOURS[place % 6], SPLIT_MARKERS[place % 6], (":", "-.")[place // 6 % 2])
 
 
 @contextmanager

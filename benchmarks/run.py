@@ -1,0 +1,43 @@
+"""All figures of RESULTS.md in one run: training, embedding and sweeping, each against its bare loop.
+
+    python -m benchmarks.run                 # about 6 minutes on 2 cores
+    python -m benchmarks.run --only train sweep
+
+Prints one table; a ratio is ours divided by bare (above 1: ours is faster). Absolute figures vary with the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import embed_throughput, sweep_throughput, train_throughput
+from benchmarks.figures import Figure, machine
+
+BENCHMARKS: dict[str, Callable[[Path], list[Figure]]] = {
+    "train": train_throughput.measure,
+    "embed": embed_throughput.measure,
+    "sweep": sweep_throughput.measure,
+}
+
+
+def main() -> None:
+    """Run the chosen benchmarks and print their figures as a Markdown table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS))
+    arguments = parser.parse_args()
+    figures: list[Figure] = []
+    for name in arguments.only:
+        with tempfile.TemporaryDirectory() as directory:
+            figures += BENCHMARKS[name](Path(directory))
+    print(f"\n{machine()}\n\n| figure | ours | bare | ratio |\n|---|--:|--:|--:|")
+    for figure in figures:
+        print(figure.row())
+    print(json.dumps({figure.name: figure.ours for figure in figures}))
+
+
+if __name__ == "__main__":
+    main()

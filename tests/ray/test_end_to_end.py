@@ -1,0 +1,85 @@
+"""The whole thread on real files: embed, train, tune, evaluate, predict, report; and the known answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import embed, evaluate, predict, report, train, tune
+from tests.conftest import CLASSES, draw, picture_tree, write_picture_corpora
+from uml_core.config import load_experiment, parse_experiment
+from uml_core.corpora.known_answer import write_known_answer
+from uml_core.tracking import find_run
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def test_the_whole_thread_on_pictures_and_sentences(tmp_path: Path) -> None:
+    write_picture_corpora(tmp_path)
+    tree = picture_tree(tmp_path)
+    experiment = parse_experiment({**tree, "train": {**tree["train"], "max_steps": 100}, "optim": {"lr": 0.01}})
+    embed.run(experiment)
+    trained = train.run(experiment).results
+    assert trained["test_accuracy"] > 0.6, "circles, squares and stripes are easy"
+
+    evaluated = evaluate.run(experiment, trained["run_id"]).results
+    assert evaluated["test/accuracy"] == pytest.approx(trained["test_accuracy"])
+    assert evaluated["shift/dark/accuracy"] == pytest.approx(trained["shift_accuracy"]["dark"])
+    record = find_run(experiment.tracking, trained["run_id"])
+    assert record.metrics["probe/linear/test_accuracy"] == pytest.approx(evaluated["probe/linear/test_accuracy"])
+    recalls = [record.metrics[f"test/class_accuracy/{label}"] for label in CLASSES]
+    assert np.mean(recalls) == pytest.approx(evaluated["test/balanced_accuracy"])
+
+    new = tmp_path / "new"
+    (new / "deep").mkdir(parents=True)
+    rng = np.random.default_rng(7)
+    for label in CLASSES:
+        draw(label, rng).save(new / "deep" / f"{label}.png")
+    (new / "broken.jpg").write_bytes(b"no picture")
+    output = tmp_path / "out" / "predictions.parquet"
+    uri = experiment.tracking.uri
+    results = predict.run(f"runs:/{trained['run_id']}/model", str(new), str(output), uri).results
+    assert (results["rows"], results["rejected_rows"]) == (3, 1)
+    predictions = pq.read_table(output).to_pydict()
+    assert list(predictions) == ["id", "prediction", "probability"]
+    assert predictions["id"] == [f"deep/{label}.png" for label in sorted(CLASSES)]
+    assert set(predictions["prediction"]) <= set(CLASSES)
+    rejected = pq.read_table(output.with_name("predictions.rejected.parquet")).to_pylist()
+    assert rejected == [{"id": "broken.jpg", "reason": "not a picture in a known format"}]
+
+    # The same model through MLflow's own loading, as `mlflow models serve` does it: raw file bytes in.
+    mlflow.set_tracking_uri(uri)
+    served = mlflow.pyfunc.load_model(trained["model_uri"])
+    contents = [(new / row).read_bytes() for row in predictions["id"]]
+    frame = served.predict(pd.DataFrame({"content": contents}))
+    assert frame["prediction"].tolist() == predictions["prediction"]
+    assert frame["probability"].tolist() == pytest.approx(predictions["probability"], abs=1e-4)
+
+    swept = tune.run(experiment.override({"data.shots": 2, "tune.seeds": 2}), "mixing_ratio").results
+    assert swept["trials"] == 2 * (1 + 9)
+    page = report.run(experiment, tmp_path / "report").results
+    assert page["verdict_kind"] == "undecided", "two seeds and unequal budgets decide nothing"
+    assert Path(page["report"]).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("shared", "kind"), [(True, "gain"), (False, "harm")])
+def test_the_pipeline_finds_the_known_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written = write_known_answer(tmp_path / "synthetic", shared=shared)
+    tracking = [f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", f"tracking.artifacts={tmp_path}/artifacts"]
+    experiment = load_experiment(written.experiment, tracking)
+    embed.run(experiment)
+    results = tune.run(experiment, "controls").results
+    assert results["verdict_kind"] == kind, json.dumps(results)
+    if shared:
+        assert "beyond the shuffled control" in results["verdict"]
+    else:
+        assert results["verdict"].startswith("Warning, harm")

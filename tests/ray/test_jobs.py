@@ -1,0 +1,93 @@
+"""`ray job submit` for real: a head with token authentication, embed and train as jobs from an uploaded copy."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import picture_tree, write_picture_corpora
+from uml_core.config import parse_experiment
+
+ROOT = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Start a head of its own (ports, token, temporary folder) and stop its processes, by id, afterwards."""
+    directory = tmp_path_factory.mktemp("head")
+    dashboard = free_port()
+    token = directory / "auth_token"
+    token.write_text("0" * 64, encoding="utf-8")
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_ADDRESS": f"http://127.0.0.1:{dashboard}",
+    }
+    started = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
+    head = subprocess.Popen(
+        [RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}", f"--dashboard-port={dashboard}",
+         "--ray-client-server-port=0", f"--temp-dir=/tmp/uml-{os.getpid()}"],
+        env=started, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_for_head(environment)
+        yield environment
+    finally:
+        os.killpg(head.pid, 15)
+        head.wait(30)
+
+
+def wait_for_head(environment: dict[str, str]) -> None:
+    for _ in range(60):
+        listing = subprocess.run([RAY, "job", "list"], env=environment, capture_output=True, text=True, check=False)
+        if listing.returncode == 0:
+            return
+    pytest.fail(f"the head did not come up: {listing.stderr[-2000:]}")
+
+
+def submit(environment: dict[str, str], root: Path | None, *line: str) -> subprocess.CompletedProcess[str]:
+    runtime = {"env_vars": {"UML_ROOT": str(root)}} if root else {}
+    command = [RAY, "job", "submit", "--working-dir", str(ROOT), "--runtime-env-json", json.dumps(runtime), "--"]
+    return subprocess.run([*command, *line], env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_embed_and_train_as_jobs(cluster: dict[str, str], tmp_path: Path) -> None:
+    write_picture_corpora(tmp_path)
+    tree = picture_tree(tmp_path)
+    tree |= {"store": "store", "tracking": {"uri": "sqlite:///mlflow.db", "artifacts": "artifacts"}}
+    file = tmp_path / "experiment.yaml"
+    file.write_text(parse_experiment(tree).to_yaml(), encoding="utf-8")
+    for step in ("embed", "train"):
+        job = submit(cluster, tmp_path, sys.executable, "-m", f"pipelines.{step}", str(file))
+        assert job.returncode == 0, job.stdout[-3000:] + job.stderr[-3000:]
+    assert (tmp_path / "mlflow.db").exists()
+    assert list((tmp_path / "store" / "pictures").glob("*/manifest.json"))
+    assert "val " in job.stdout
+    assert "test " in job.stdout
+
+    refused = submit(cluster, None, sys.executable, "-m", "pipelines.train", str(file))
+    assert refused.returncode != 0
+    assert "which is a temporary copy; give an absolute place" in refused.stdout + refused.stderr
+
+
+def test_a_shell_without_the_token_is_refused(cluster: dict[str, str], tmp_path: Path) -> None:
+    wrong = tmp_path / "auth_token"
+    wrong.write_text("1" * 64, encoding="utf-8")
+    stranger = {**cluster, "RAY_AUTH_TOKEN_PATH": str(wrong)}
+    listing = subprocess.run([RAY, "job", "list"], env=stranger, capture_output=True, text=True, check=False)
+    assert listing.returncode != 0
