@@ -60,8 +60,9 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
                 run.load_state_dict(load_state(Path(directory)))
         _report_evaluations(run, world_size, config["started_at"])
     except InputError as error:
-        # Retrying would end the same way: hand the message to the driver instead of failing the worker.
-        ray.train.report({"input_error": str(error)})
+        # Retrying would end the same way: hand the message to the driver instead of failing the worker. With a
+        # checkpoint, because Train keeps the metrics of a report only if it has one.
+        _report_checkpoint({"input_error": str(error)}, {})
 
 
 def _report_evaluations(run: TrainingRun, world_size: int, started_at: float) -> None:
@@ -94,9 +95,14 @@ def _rank_zero_says(value: bool, world_size: int) -> bool:
 
 def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation) -> None:
     metrics = {"points": points, "step": evaluation.step, "val_accuracy": evaluation.val_accuracy}
+    _report_checkpoint(metrics, run.state_dict())
+
+
+def _report_checkpoint(metrics: dict[str, Any], state: dict[str, Any]) -> None:
+    """Report from this rank; rank 0 adds the checkpoint."""
     if ray.train.get_context().get_world_rank() != 0:
         ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory() as directory:
-        torch.save(run.state_dict(), Path(directory) / STATE_FILE)
+        torch.save(state, Path(directory) / STATE_FILE)
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))

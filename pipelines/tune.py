@@ -148,6 +148,10 @@ class TrialCallback(tune.Callback):
     def __init__(self, log: TrialLog, folder: SweepFolder, bar: tqdm) -> None:
         self._log, self._folder, self._bar = log, folder, bar
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave nothing for Tune to store beside the sweep: our folder is what a sweep resumes from."""
+        return {}
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Log the trial's result from the sweep's folder."""
         key = trial.config["key"]

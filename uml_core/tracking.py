@@ -37,6 +37,7 @@ from uml_core.serving import TargetPredictor
 MAX_METRICS = 1000  # MLflow's limits for one log_batch call
 MAX_PARAMS = 100
 MODEL_NAME = "model"
+TRACKING_SCHEMES = {"sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks"}
 # What serving a logged model needs; the versions are those installed when it was logged.
 SERVING_PACKAGES = (
     *("mlflow", "torch", "torchvision", "timm", "transformers", "safetensors", "numpy", "pillow", "pydantic"),
@@ -256,6 +257,10 @@ def _check_reachable(tracking: TrackingConfig) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"tracking.uri {shown} cannot be written: {error.strerror}") from None
+    elif tracking.uri.partition("://")[0].partition("+")[0] not in TRACKING_SCHEMES and "://" in tracking.uri:
+        raise InputError(
+            f"tracking.uri is {shown}, which cannot be used; schemes are {listing(sorted(TRACKING_SCHEMES))}"
+        )
     elif "://" not in tracking.uri and tracking.uri != "databricks":
         raise InputError(f"tracking.uri is {shown}; MLflow 3 writes no plain folders, use sqlite:///runs/mlflow.db")
 

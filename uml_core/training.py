@@ -81,11 +81,20 @@ def train_step(
     with autocast or contextlib.nullcontext():
         losses = corpus_losses(model(batch.embeddings), batch.labels, batch.global_counts, world_size)
         total = weighted_sum(losses, plan.loss_weight)
-    if not math.isfinite(total.item()):
+    if not math.isfinite(_over_ranks(total, world_size)):
         raise NonFiniteLossError({corpus: loss.item() for corpus, loss in losses.items()})
     total.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return {corpus: loss.detach() for corpus, loss in losses.items()}
+
+
+def _over_ranks(loss: Tensor, world_size: int) -> float:
+    """Return the loss summed over ranks: all of them stop together where one of them diverges."""
+    if world_size == 1:
+        return loss.item()
+    joined = loss.detach().clone()
+    torch.distributed.all_reduce(joined)
+    return joined.item()
 
 
 class NonFiniteLossError(InputError):

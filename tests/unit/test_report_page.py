@@ -21,7 +21,7 @@ from uml_core.reporting import figures
 from uml_core.reporting.collect import SweepResults, collect_sweep
 from uml_core.reporting.mixtures import mixture_grids
 from uml_core.reporting.page import Report, build_report, seconds, without_credentials
-from uml_core.reporting.tables import arm_rows, failed_trials, shift_rows
+from uml_core.reporting.tables import arm_notes, arm_rows, failed_trials, shift_rows
 from uml_core.runs import RunRecord
 
 URI = "sqlite:////somewhere/mlflow.db"
@@ -275,6 +275,13 @@ def test_arm_rows_are_corrected_over_the_whole_table() -> None:
     assert smallest.difference is not None
     assert smallest.adjusted_p == pytest.approx(min(1.0, len(tested) * smallest.difference.p_value))
     assert [row.role for row in rows[: len(GAIN)]].count("baseline") == 1
+
+
+def test_arms_are_explained_by_their_space() -> None:
+    assert "random head" in arm_notes(collected(sweep_records(GAIN)))["unimodal"]
+    assert "as in the experiment file" in arm_notes(collected(mixing_records()))["unimodal"]  # its head may be text's
+    own = collected(sweep_records({"unimodal": 0.5}, parent=parent_record("my_space")))
+    assert arm_notes(own) == {"unimodal": "an arm of this sweep's own space."}
 
 
 def test_shift_rows_compare_on_the_same_set() -> None:

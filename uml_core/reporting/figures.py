@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -130,14 +130,14 @@ def shifted_accuracy(sweep: SweepResults) -> Figure | None:
     return figure
 
 
-def svg_of(figure: Figure) -> bytes:
-    """Return a figure as an SVG whose letters are outlines: it looks the same everywhere."""
-    return _saved(figure, "svg")
-
-
-def png_of(figure: Figure) -> bytes:
-    """Return a figure as a PNG of 200 dots per inch."""
-    return _saved(figure, "png")
+def bytes_of(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
+    """Return a figure's file: an SVG whose letters are outlines, or a PNG of 200 dots per inch."""
+    buffer = io.BytesIO()
+    metadata: Mapping[str, None] = {"Date": None} if kind == "svg" else {}
+    with _style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in a script it lacks
+        figure.savefig(buffer, format=kind, dpi=200, metadata=dict(metadata))
+    return buffer.getvalue()
 
 
 def shift_splits(sweep: SweepResults) -> list[str]:
@@ -294,12 +294,3 @@ def _label(name: str, *, limit: int = 24) -> str:
     printable = "".join(letter if letter.isprintable() else "?" for letter in name).strip() or "(no name)"
     printable = printable.lstrip("_") or printable  # matplotlib leaves labels with a leading _ out of legends
     return printable if len(printable) <= limit else printable[: limit - 1] + "…"
-
-
-def _saved(figure: Figure, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    metadata: Mapping[str, None] = {"Date": None} if kind == "svg" else {}
-    with _style(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in a script it lacks
-        figure.savefig(buffer, format=kind, dpi=200, metadata=dict(metadata))
-    return buffer.getvalue()

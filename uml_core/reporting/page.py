@@ -23,7 +23,7 @@ from uml_core.reporting import figures
 from uml_core.reporting.collect import CONTROLS, MIXING_RATIO, SweepResults, latest_sweeps, training_runs
 from uml_core.reporting.mixtures import mixture_grids
 from uml_core.reporting.tables import (
-    ARM_NOTES,
+    arm_notes,
     arm_rows,
     cost_rows,
     failed_trials,
@@ -69,8 +69,7 @@ class SweepSection:
     @property
     def arms(self) -> dict[str, str]:
         """Every arm with a sentence on what it is."""
-        own = "an arm of this sweep's own space."
-        return {name: ARM_NOTES.get(name, own) for name in self.sweep.arm_names()}
+        return arm_notes(self.sweep)
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ def _figures(sweep: SweepResults) -> Iterator[ReportFigure]:
 
 
 def _drawn(name: str, figure: Figure, caption: str, alternative: str) -> ReportFigure:
-    return ReportFigure(name, caption, alternative, figures.svg_of(figure), figures.png_of(figure))
+    return ReportFigure(name, caption, alternative, figures.bytes_of(figure, "svg"), figures.bytes_of(figure, "png"))
 
 
 def _alternative(name: str, sweep: SweepResults) -> str:

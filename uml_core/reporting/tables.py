@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from uml_core.evaluation.statistics import PairedDifference, Spread, holm, paired_difference, spread
-from uml_core.reporting.collect import ArmResults, Condition, SweepResults
+from uml_core.reporting.collect import CONTROLS, MIXING_RATIO, ArmResults, Condition, SweepResults
 from uml_core.reporting.mixtures import selected_mixtures
 from uml_core.runs import RunRecord
 
-ARM_NOTES = {
+CONTROLS_NOTES = {
     "linear_probe": "the target alone without projection: a plain linear probe on its embeddings.",
     "unimodal": "the matched baseline: same model, steps and target batches with the projection kept, a random head, "
     "and auxiliary loss weight λ = 0.",
@@ -30,6 +30,12 @@ ARM_NOTES = {
     "unrelated_init": "as uml_init, with an auxiliary corpus about something else.",
     "zero_shot": "the head as the auxiliary corpus's class means initialise it, not trained at all.",
 }
+# mixing_ratio leaves the head as the experiment file has it, so its arms are not those of the same name above.
+MIXING_RATIO_NOTES = {
+    "unimodal": "auxiliary loss weight λ = 0, all else as in the experiment file.",
+    "uml": "λ > 0, searched over a grid of loss weights and batch ratios, all else as in the experiment file.",
+}
+ARM_NOTES = {CONTROLS: CONTROLS_NOTES, MIXING_RATIO: MIXING_RATIO_NOTES}
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,12 @@ class FailedTrials:
     arm: str
     reason: str
     count: int
+
+
+def arm_notes(sweep: SweepResults) -> dict[str, str]:
+    """Return every arm of a sweep with a sentence on what it is."""
+    notes = ARM_NOTES.get(sweep.space, {})
+    return {name: notes.get(name, "an arm of this sweep's own space.") for name in sweep.arm_names()}
 
 
 def arm_rows(sweep: SweepResults) -> list[ArmRow]:
