@@ -27,6 +27,7 @@ from uml_core.store import CorpusStore, CorpusTable
 from uml_core.training import Evaluation, TrainingRun
 
 STATE_FILE = "state.pt"
+LARGE_BATCH = 512  # samples per worker from which several threads pay
 
 
 def load_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> dict[str, CorpusTable]:
@@ -45,7 +46,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     experiment = parse_experiment(config["experiment"])
     context = ray.train.get_context()
     world_size = context.get_world_size()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    torch.set_num_threads(_num_threads(experiment, context.get_local_world_size()))
     try:
         run = TrainingRun(
             experiment,
@@ -63,6 +64,13 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         # Retrying would end the same way: hand the message to the driver instead of failing the worker. With a
         # checkpoint, because Train keeps the metrics of a report only if it has one.
         _report_checkpoint({"input_error": str(error)}, {})
+
+
+def _num_threads(experiment: Experiment, local_workers: int) -> int:
+    """Return the worker's threads: one for small batches, whose products are too small to share (measured)."""
+    if experiment.train.batch_size // experiment.train.workers < LARGE_BATCH:
+        return 1
+    return max(1, (os.cpu_count() or 1) // local_workers)
 
 
 def _report_evaluations(run: TrainingRun, world_size: int, started_at: float) -> None:

@@ -47,7 +47,7 @@ class ResidentFeed:
         self._device = device
         rows = {corpus: data.train[corpus] for corpus in plan.corpora}
         self._streams = {corpus: SampleStream(corpus, len(rows[corpus]), seed) for corpus in rows}
-        self._rows = {corpus: as_tensor(rows[corpus].rows).to(device) for corpus in rows}
+        self._rows = {corpus: rows[corpus].rows for corpus in rows}
         self._labels = {corpus: as_tensor(rows[corpus].labels).to(device) for corpus in rows}
         self._tables = {corpus: as_tensor(rows[corpus].embeddings).to(device) for corpus in rows}
 
@@ -59,9 +59,9 @@ class ResidentFeed:
             if start == stop:
                 continue
             positions = rank_slice(self._streams[corpus].rows(start, stop), self._rank, self._world_size)
-            index = torch.from_numpy(positions).to(self._device)
-            embeddings[corpus] = self._tables[corpus][self._rows[corpus][index]]
-            labels[corpus] = self._labels[corpus][index]
+            rows = torch.from_numpy(self._rows[corpus][positions]).to(self._device)
+            embeddings[corpus] = self._tables[corpus].index_select(0, rows)
+            labels[corpus] = self._labels[corpus].index_select(0, torch.from_numpy(positions).to(self._device))
             counts[corpus] = stop - start
         return Batch(embeddings, labels, counts)
 

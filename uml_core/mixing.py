@@ -18,10 +18,14 @@ from uml_core.config import Experiment
 MAX_DENOMINATOR = 10_000  # ratios are read as fractions with at most this denominator: 0.1 is 1/10, not its float
 
 
-def samples_before(step: int, *, batch_size: int, ratio: float) -> int:
+def as_fraction(ratio: float) -> Fraction:
+    """Return the fraction a ratio stands for."""
+    return Fraction(ratio).limit_denominator(MAX_DENOMINATOR)
+
+
+def samples_before(step: int, *, batch_size: int, ratio: Fraction) -> int:
     """Return how many samples of a corpus the steps before `step` hold, by integer arithmetic."""
-    share = Fraction(ratio).limit_denominator(MAX_DENOMINATOR)
-    return step * batch_size * share.numerator // share.denominator
+    return step * batch_size * ratio.numerator // ratio.denominator
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class MixingPlan:
 
     target: str
     loss_weight: dict[str, float]
-    batch_ratio: dict[str, float]
+    batch_ratio: dict[str, Fraction]
     batch_size: int
     alternate: bool
     warm_start_corpus: str | None
@@ -53,7 +57,7 @@ class MixingPlan:
         return cls(
             target=experiment.target,
             loss_weight={name: experiment.loss_weight(name) for name in active},
-            batch_ratio={name: experiment.batch_ratio(name) for name in active},
+            batch_ratio={name: as_fraction(experiment.batch_ratio(name)) for name in active},
             batch_size=experiment.train.batch_size,
             alternate=experiment.mixing.schedule == "alternate",
             warm_start_corpus=warm_start.corpus if warm_start.corpus in active else None,

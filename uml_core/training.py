@@ -244,7 +244,7 @@ class TrainingRun:
             return self.model
         # A step that leaves a corpus out leaves its projection without gradient.
         varying = len(self.data.train) > len(self._plan.corpora) or self._plan.alternate or self._plan.warm_start_steps
-        fractional = any(ratio != int(ratio) for ratio in self._plan.batch_ratio.values())
+        fractional = any(ratio.denominator > 1 for ratio in self._plan.batch_ratio.values())
         return DistributedDataParallel(self.model, find_unused_parameters=bool(varying) or fractional)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any] | None:

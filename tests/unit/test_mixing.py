@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.unit.test_config import MINIMAL
 from uml_core.config import parse_experiment
-from uml_core.mixing import MixingPlan, SampleStream, rank_slice, samples_before
+from uml_core.mixing import MixingPlan, SampleStream, as_fraction, rank_slice, samples_before
 
 
 def plan_of(**settings: object) -> MixingPlan:
@@ -21,7 +21,7 @@ def plan_of(**settings: object) -> MixingPlan:
 
 @given(st.integers(0, 10_000), st.integers(1, 64), st.fractions(0, 4, max_denominator=100))
 def test_fractional_ratios_are_exact_over_time(step: int, batch_size: int, ratio: Fraction) -> None:
-    count = samples_before(step, batch_size=batch_size, ratio=float(ratio))
+    count = samples_before(step, batch_size=batch_size, ratio=as_fraction(float(ratio)))
     assert count == step * batch_size * ratio.numerator // ratio.denominator
 
 
