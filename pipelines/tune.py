@@ -181,8 +181,12 @@ class TrialLog:
     def catch_up(self, folder: SweepFolder) -> None:
         """Find the trials a killed sweep logged already, and log those it finished but did not log."""
         for record in experiment_runs(self._experiment.tracking.uri, self._experiment.name):
-            if record.parent_run_id == self._parent and record.status != "RUNNING":
-                self._run_ids[record.tags["uml.trial"]] = record.run_id
+            if record.parent_run_id == self._parent:
+                # One that is still "running" was being logged when the sweep was killed: it is logged again.
+                if record.status == "RUNNING":
+                    MLflowTracker(self._experiment.tracking, record.run_id).discard()
+                else:
+                    self._run_ids[record.tags["uml.trial"]] = record.run_id
         for key in self._specs:
             result = folder.read(key)
             if result is not None and key not in self._run_ids:

@@ -87,6 +87,10 @@ class MLflowTracker:
             )
         return str(info.model_uri)
 
+    def discard(self) -> None:
+        """Delete the run (MLflow keeps deleted runs out of every list)."""
+        self._client.delete_run(self.run_id)
+
     def finish(self, status: str = "FINISHED") -> None:
         """End the run."""
         self._client.set_terminated(self.run_id, status)

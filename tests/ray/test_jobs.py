@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -38,26 +39,29 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_ADDRESS": f"http://127.0.0.1:{dashboard}",
     }
+    log = directory / "head.log"
     started = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
     head = subprocess.Popen(
         [RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}", f"--dashboard-port={dashboard}",
-         "--ray-client-server-port=0", f"--temp-dir=/tmp/uml-{os.getpid()}"],
-        env=started, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+         f"--ray-client-server-port={free_port()}", f"--temp-dir=/tmp/uml-{os.getpid()}"],
+        env=started, start_new_session=True, stdout=log.open("wb"), stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
-        wait_for_head(environment)
+        wait_for_head(environment, head, log)
         yield environment
     finally:
-        os.killpg(head.pid, 15)
-        head.wait(30)
+        os.killpg(head.pid, signal.SIGKILL)  # the head and all it started: a session of its own, nothing else
+        head.wait()
 
 
-def wait_for_head(environment: dict[str, str]) -> None:
+def wait_for_head(environment: dict[str, str], head: subprocess.Popen[bytes], log: Path) -> None:
     for _ in range(60):
+        if head.poll() is not None:
+            break
         listing = subprocess.run([RAY, "job", "list"], env=environment, capture_output=True, text=True, check=False)
         if listing.returncode == 0:
             return
-    pytest.fail(f"the head did not come up: {listing.stderr[-2000:]}")
+    pytest.fail(f"the head did not come up: {log.read_text()[-2000:]}")
 
 
 def submit(environment: dict[str, str], root: Path | None, *line: str) -> subprocess.CompletedProcess[str]:
