@@ -95,7 +95,12 @@ def absolute_places(experiment: Experiment) -> Experiment:
         "store": experiment.store,
         "tracking.uri": tracking.uri,
         "tracking.artifacts": tracking.artifacts,
-        **{f"corpora.{name}.path": corpus.path for name, corpus in experiment.corpora.items()},
+        **{
+            f"corpora.{name}.{key}": place
+            for name, corpus in experiment.corpora.items()
+            for key, place in (("path", corpus.path), ("root", corpus.root))
+            if place is not None
+        },
     }
     absolute = {key: absolute_place(value) for key, value in places.items()}
     for key in ("store", "tracking.uri", "tracking.artifacts"):

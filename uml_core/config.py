@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from uml_core.config_errors import describe_validation_error
+from uml_core.corpora.template_sets import PLACEHOLDER, TEMPLATE_SETS
 from uml_core.errors import InputError, listing, nearest
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -31,7 +32,7 @@ PositiveCount = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 Modality = Literal["image", "text", "audio", "vector"]
-CorpusFormat = Literal["folder", "table", "descriptors", "embeddings"]
+CorpusFormat = Literal["folder", "table", "descriptors", "templates", "webdataset", "embeddings"]
 CorpusControl = Literal["none", "shuffled_labels", "noise", "unrelated"]
 
 
@@ -65,7 +66,12 @@ class CorpusConfig(Settings):
 
     modality: Modality
     format: CorpusFormat
-    path: str
+    path: str | None = None  # local path or URI; table, webdataset and embeddings take a folder or pattern of files too
+    root: str | None = None  # format table: the folder its column path starts in; None: the table's own
+    split: Annotated[str, Field(min_length=1)] = "train"  # of rows that name none
+    templates: tuple[str, ...] = ()  # format templates: sentences in which {class} stands for the class
+    template_set: str | None = None  # format templates: published ones by name; None: "a photo of a {class}."
+    names: Mapping[str, str] = Field(default_factory=dict)  # format templates: readable names; others: "_" becomes " "
     encoder: EncoderConfig | None = None
     # A control replaces what the corpus says and keeps everything else equal (PAPER.md section 7):
     # shuffled_labels permutes the labels over rows; noise replaces embeddings by Gaussian noise of the same mean and
@@ -73,11 +79,33 @@ class CorpusConfig(Settings):
     control: CorpusControl = "none"
 
     @model_validator(mode="after")
-    def _vectors_are_ready_embeddings(self) -> Self:
+    def _format_fits(self) -> Self:
         if self.modality == "vector" and self.format != "embeddings":
             raise ValueError(f"modality vector has no raw input, so format must be embeddings, not {self.format}")
-        if self.format == "descriptors" and self.modality != "text":
-            raise ValueError(f"format descriptors holds sentences, so modality must be text, not {self.modality}")
+        if self.format in ("descriptors", "templates") and self.modality != "text":
+            raise ValueError(f"format {self.format} holds sentences, so modality must be text, not {self.modality}")
+        if self.path is None and self.format != "templates":
+            raise ValueError(f"key 'path' is missing; format {self.format} needs the place of the corpus")
+        if self.path is not None and self.format == "templates":
+            raise ValueError("path is set on format templates, which reads no file; remove it")
+        belongs = {"root": "table", "templates": "templates", "template_set": "templates", "names": "templates"}
+        for setting, format_ in belongs.items():
+            if getattr(self, setting) and self.format != format_:
+                raise ValueError(f"{setting} is set on format {self.format}; it belongs to format {format_}")
+        return self
+
+    @model_validator(mode="after")
+    def _templates_can_be_filled(self) -> Self:
+        if self.templates and self.template_set:
+            raise ValueError("templates and template_set are both set; give one of them")
+        if self.template_set is not None and self.template_set not in TEMPLATE_SETS:
+            raise ValueError(
+                f"template_set is '{self.template_set}'; allowed: {listing(TEMPLATE_SETS, limit=20)}"
+                f"{nearest(self.template_set, TEMPLATE_SETS)}"
+            )
+        for template in self.templates:
+            if PLACEHOLDER not in template:
+                raise ValueError(f"templates has '{template}'; every template needs {PLACEHOLDER} for the class")
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,7 @@ def test_descriptors_keep_every_sentence(tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize(
     ("records", "part"),
     [
-        ([{"text": "x", "label": 1}, {"text": "y", "label": "1"}], "labels of mixed types: 1 .int., '1' .str."),
         ([{"caption": "x"}], "needs a column text or path"),
-        ([{"text": "x", "id": 7}, {"text": "y", "id": "7"}], "repeated ids .7."),
         (["just a string"], "line 1 holds a str"),
         ([], "is empty"),
     ],
@@ -97,11 +96,27 @@ def test_tables_that_are_refused(tmp_path: Path, records: list[Any], part: str) 
         list_rows("names", corpus(path))
 
 
-def test_broken_json_names_its_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('{"text": ', "line 3 is not JSON: Expecting value"),
+        ("[1]", "line 3 holds a list, not an object"),
+        ('{"text": "y", "label": 1}', "label 1 is an int, labels before it are strings: labels of mixed types"),
+        ('{"text": "y", "label": ["a"]}', "label is a list; expected a string or a number"),
+        ('{"text": "y", "id": "7"}', "id '7' occurs again"),
+        ('{"text": "\\ud800"}', "text is not valid Unicode (UTF-8)"),
+        (b'{"text": "\xff"}', "line 3 is not valid UTF-8 (byte 10)"),
+    ],
+)
+def test_one_bad_line_is_one_faulty_row(tmp_path: Path, line: str | bytes, fault: str) -> None:
     path = tmp_path / "names.jsonl"
-    path.write_text('{"text": "x"}\n{"text": \n', encoding="utf-8")
-    with pytest.raises(InputError, match=r"line 2 is not JSON"):
-        list_rows("names", corpus(path))
+    bad = line if isinstance(line, bytes) else line.encode()
+    path.write_bytes(b'{"text": "x", "id": 7, "label": "a"}\n\n' + bad + b'\n{"text": "z", "label": "b"}')
+    first, faulty, last = list_rows("names", corpus(path))
+    assert (first.fault, last.fault, last.text, last.id) == (None, None, "z", "row-2")
+    assert faulty.fault == fault
+    with pytest.raises(RowError, match=re.escape(fault)):
+        faulty.read()
 
 
 @pytest.mark.parametrize(
@@ -122,7 +137,7 @@ def test_paths_that_are_refused(tmp_path: Path, name: str, format: str, modality
     (tmp_path / "empty").mkdir()
     for folder in ("deep/a/b/c", "texts/cat"):
         (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "file.txt").write_text("x")
+        (tmp_path / folder / ("file.png" if folder.startswith("deep") else "file.txt")).write_text("x")
     (tmp_path / "file.xyz").write_text("x")
     (tmp_path / "bad.json").write_text('{"cat": "purrs"}')
     (tmp_path / "table.jsonl").write_text('{"text": "x"}')

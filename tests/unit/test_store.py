@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_parts_hold_every_row_once(count: int, part_rows: int) -> None:
 @pytest.mark.parametrize("change", [{"label": "z"}, {"split": "val"}, {"text": "y"}, {"stamp": "9"}, {"id": "n"}])
 def test_a_parts_key_follows_its_rows(change: dict[str, str]) -> None:
     first = rows(3)
-    changed = [*first[:2], Row(**{**vars(first[2]), **change})]
+    changed = [*first[:2], replace(first[2], **change)]
     before, after = plan_parts(first, 2), plan_parts(changed, 2)
     assert before[0].key == after[0].key
     assert before[1].key != after[1].key

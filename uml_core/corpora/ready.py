@@ -36,7 +36,7 @@ def ready_identity(name: str, corpus: CorpusConfig) -> dict[str, object]:
     """Return what names the store folder of ready embeddings: the files' sizes and times stand for their content."""
     files = _parquet_files(name, corpus)
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return {"source": "embeddings", "name": Path(corpus.path).name, "content": hash_of(stamps)}
+    return {"source": "embeddings", "name": Path(corpus.path or "").name, "content": hash_of(stamps)}
 
 
 def read_ready_embeddings(name: str, corpus: CorpusConfig) -> ReadyEmbeddings:
@@ -74,7 +74,7 @@ def _fault(vector: npt.NDArray[np.float32], dim: int) -> str | None:
 
 
 def _parquet_files(name: str, corpus: CorpusConfig) -> list[Path]:
-    path = Path(corpus.path)
+    path = Path(corpus.path or "")
     files = sorted(path.glob("**/*.parquet")) if path.is_dir() else [path] if path.is_file() else []
     if not files:
         raise InputError(

@@ -1,0 +1,113 @@
+"""The bytes a row points at: a whole file, a range of bytes of a tar shard, or one cell of a Parquet file.
+
+In: a path or URI and the member of the file. Out: bytes, or `RowError` with a reason a person understands.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from uml_core.corpora.places import PLACE_ERRORS, one_line, open_bytes
+from uml_core.encoders.base import RowError
+
+CELLS_AT_ONCE = 32  # cells of a Parquet column decoded together
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """A member of an uncompressed tar shard: `size` bytes from `offset`."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of a Parquet file: `row` counts within the row group."""
+
+    row_group: int
+    row: int
+    column: str
+
+
+Member = ByteRange | Cell
+
+
+def read_content(path: str, member: Member | None) -> bytes:
+    """Return the bytes of a file or of its member. Raises RowError: missing, unreadable, cut short or empty."""
+    try:
+        if isinstance(member, Cell):
+            return _cell_bytes(_cells().value(path, member), member)
+        with open_bytes(path) as file:
+            if member is not None:
+                file.seek(member.offset)
+            content = file.read() if member is None else file.read(member.size)
+    except PLACE_ERRORS as error:
+        if isinstance(error, RowError):
+            raise
+        raise RowError(f"cannot be opened: {one_line(error)}") from None
+    if member is not None and len(content) < member.size:
+        raise RowError(f"the file ends after {len(content)} of its {member.size} bytes")
+    if not content:
+        raise RowError("empty file (0 bytes)")
+    return content
+
+
+def _cell_bytes(value: object, cell: Cell) -> bytes:
+    """Return a cell's bytes: binary, or the struct {bytes, path} that image columns of Hugging Face data sets hold."""
+    if isinstance(value, dict):
+        value = value.get("bytes")
+    if not isinstance(value, bytes) or not value:
+        raise RowError(f"column {cell.column} holds no bytes")
+    return value
+
+
+class _CellCursor:
+    """Reads the cells of one Parquet column in their order, decoding a few at a time; going back starts anew."""
+
+    def __init__(self) -> None:
+        self._place: tuple[str, int, str] | None = None
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        self._batch: pa.Array = pa.array([])
+        self._start = 0
+
+    def value(self, path: str, cell: Cell) -> Any:
+        place = (path, cell.row_group, cell.column)
+        if place != self._place or cell.row < self._start:
+            self._open(path, cell)
+            self._place = place
+        while cell.row >= self._start + len(self._batch):
+            self._start += len(self._batch)
+            try:
+                self._batch = next(self._batches).column(0)
+            except StopIteration:
+                self._place = None
+                raise RowError(f"row group {cell.row_group} has no row {cell.row}: the file has changed") from None
+            except BaseException:
+                self._place = None
+                raise
+        return self._batch[cell.row - self._start].as_py()
+
+    def _open(self, path: str, cell: Cell) -> None:
+        self._place, self._start, self._batch = None, 0, pa.array([])
+        file = pq.ParquetFile(open_bytes(path))
+        self._batches = file.iter_batches(
+            batch_size=CELLS_AT_ONCE, row_groups=[cell.row_group], columns=[cell.column], use_threads=False
+        )
+
+
+_local = threading.local()
+
+
+def _cells() -> _CellCursor:
+    """Return this thread's cursor: a worker reads its rows in their order, so each cell is decoded once."""
+    if not hasattr(_local, "cells"):
+        _local.cells = _CellCursor()
+    cursor: _CellCursor = _local.cells
+    return cursor

@@ -1,0 +1,234 @@
+"""Where corpora lie: local folders, and URIs that pyarrow or fsspec opens (s3://, gs://, abfs://, hdfs://, file://).
+
+A local place is handled with the operating system's own calls, a URI through a pyarrow filesystem that is made once a
+process. Paths of files stay whole strings (path or URI), so a row can be read on any machine by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import posixpath
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal, cast
+from urllib.parse import quote, unquote, urlsplit
+
+import fsspec
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from uml_core.errors import InputError
+
+# What pyarrow and fsspec raise for a place that is missing, forbidden, unreachable or unknown.
+PLACE_ERRORS = (OSError, pa.ArrowException, ValueError, ImportError)
+
+
+# other: a pipe, a socket; broken: gone, or a link to nothing; outside: a link that leaves the corpus folder
+EntryKind = Literal["file", "folder", "linked folder", "other", "broken", "outside file", "outside folder"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a folder: `place` opens it; `stamp` is size and time of a file."""
+
+    name: str
+    place: str
+    kind: EntryKind
+    stamp: str = ""
+
+
+def is_uri(place: str) -> bool:
+    """Return whether a place is a URI of a remote filesystem; file:// counts as local."""
+    return "://" in place and not place.startswith("file://")
+
+
+def local_path(place: str) -> str:
+    """Return the path of a local place, also of a file:// URI."""
+    return unquote(urlsplit(place).path) if place.startswith("file://") else place
+
+
+def join(folder: str, relative: str) -> str:
+    """Return the place of a relative path in a folder; a URI keeps its query."""
+    if not is_uri(folder):
+        return os.path.join(local_path(folder), relative)  # noqa: PTH118 - a row's path is a string, a million times
+    base, _, query = folder.partition("?")
+    return f"{base.rstrip('/')}/{quote(relative)}" + (f"?{query}" if query else "")
+
+
+def parent(place: str) -> str:
+    """Return the folder a file lies in."""
+    if not is_uri(place):
+        return str(Path(local_path(place)).parent)
+    base, _, query = place.partition("?")
+    return base.rpartition("/")[0] + (f"?{query}" if query else "")
+
+
+def base_name(place: str) -> str:
+    """Return the last component of a place."""
+    return unquote(place.partition("?")[0].rstrip("/").rpartition("/")[2]) if is_uri(place) else Path(place).name
+
+
+def remote(place: str) -> tuple[pafs.FileSystem, str]:
+    """Return the filesystem of a URI, one a process, and the path within it."""
+    parts = urlsplit(place.replace("#", "%23"))
+    filesystem, root = _filesystem(parts.scheme, parts.netloc, parts.query)
+    return filesystem, (root + unquote(parts.path)).rstrip("/")
+
+
+@functools.lru_cache(maxsize=64)
+def _filesystem(scheme: str, netloc: str, query: str) -> tuple[pafs.FileSystem, str]:
+    uri = f"{scheme}://{netloc}/root" + (f"?{query}" if query else "")
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(uri)
+    except pa.ArrowInvalid:
+        if scheme not in fsspec.available_protocols():
+            raise
+        other, path = fsspec.core.url_to_fs(uri)
+        filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(other))
+    return filesystem, path.removesuffix("/root")
+
+
+def kind_of(place: str, setting: str) -> str:
+    """Return file, folder or missing. Raises InputError, with the setting's name, for a place that cannot be opened."""
+    try:
+        if is_uri(place):
+            filesystem, path = remote(place)
+            kinds = {pafs.FileType.File: "file", pafs.FileType.Directory: "folder"}
+            return kinds.get(filesystem.get_file_info(path).type, "missing")
+        mode = os.stat(local_path(place)).st_mode  # noqa: PTH116
+    except FileNotFoundError:
+        return "missing"
+    except PLACE_ERRORS as error:
+        raise InputError(f"{setting} is {place}, which cannot be opened: {one_line(error)}") from None
+    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "missing"
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message without line breaks, and without Python's errno and path where there are any."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:300] or type(error).__name__
+
+
+def stamp_of(place: str) -> str:
+    """Return size and time of a file, or "missing"."""
+    with contextlib.suppress(*PLACE_ERRORS):
+        if not is_uri(place):
+            return status_stamp(os.stat(local_path(place)))  # noqa: PTH116
+        filesystem, path = remote(place)
+        return _info_stamp(filesystem.get_file_info(path))
+    return "missing"
+
+
+def stamps_of(places: list[str]) -> list[str]:
+    """Return the stamps of remote files, asked for side by side."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(max_workers=32) as pool:
+        return list(pool.map(stamp_of, places))
+
+
+def status_stamp(status: os.stat_result) -> str:
+    """Return the stamp of a local file."""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _info_stamp(info: pafs.FileInfo) -> str:
+    return "missing" if info.type != pafs.FileType.File else f"{info.size}-{info.mtime_ns or 0}"
+
+
+def list_folder(folder: str, root: str) -> Iterator[Entry]:
+    """Return a folder's entries in the order of their names, hidden ones left out; only the names are held at once.
+
+    Args:
+        folder: place of the folder.
+        root: the corpus folder, which links must not leave.
+
+    Raises:
+        OSError or pyarrow's errors: the folder cannot be listed.
+    """
+    if not is_uri(folder):
+        path, real_root = local_path(folder), real_folder(local_path(root))
+        names = sorted(name for name in os.listdir(path) if not name.startswith("."))  # noqa: PTH208
+        return (_local_entry(name, os.path.join(path, name), real_root) for name in names)  # noqa: PTH118
+    filesystem, path = remote(folder)
+    infos = filesystem.get_file_info(pafs.FileSelector(path))
+    infos = sorted((info for info in infos if not info.base_name.startswith(".")), key=lambda info: info.base_name)
+    return (_remote_entry(info, join(folder, info.base_name)) for info in infos)
+
+
+def _local_entry(name: str, path: str, real_root: str) -> Entry:
+    try:
+        status = os.lstat(path)
+        is_link = stat.S_ISLNK(status.st_mode)
+        status = os.stat(path) if is_link else status  # noqa: PTH116
+    except OSError:
+        return Entry(name, path, "broken")
+    if is_link and not is_within(os.path.realpath(path), real_root):
+        return Entry(name, path, "outside folder" if stat.S_ISDIR(status.st_mode) else "outside file")
+    if stat.S_ISDIR(status.st_mode):
+        return Entry(name, path, "linked folder" if is_link else "folder")
+    return (
+        Entry(name, path, "file", status_stamp(status)) if stat.S_ISREG(status.st_mode) else Entry(name, path, "other")
+    )
+
+
+def _remote_entry(info: pafs.FileInfo, place: str) -> Entry:
+    is_folder = info.type == pafs.FileType.Directory
+    return (
+        Entry(info.base_name, place, "folder") if is_folder else Entry(info.base_name, place, "file", _info_stamp(info))
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def real_folder(folder: str) -> str:
+    """Return a local folder with every link on its way followed."""
+    return os.path.realpath(folder)
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Return whether a resolved path is a folder or lies in it."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def resolve(root: str, relative: str) -> tuple[str, str | None]:
+    """Return the place of a file named in a table, and why it may not be read (None: it may).
+
+    A path is relative to `root`; whether given with `..`, absolute or through a link, it must stay in it.
+    """
+    if is_uri(root):
+        return join(root, relative), _remote_escape(root, relative)
+    folder = local_path(root)
+    path = os.path.normpath(os.path.join(folder, relative))  # noqa: PTH118
+    if not is_within(path, os.path.normpath(folder)):
+        return path, f"path {relative} leads outside the corpus folder {folder}"
+    try:
+        link = stat.S_ISLNK(os.lstat(path).st_mode)
+        real = os.path.realpath(path) if link else real_folder(os.path.dirname(path))  # noqa: PTH120
+    except OSError:
+        return path, None  # missing: said when it is read
+    except ValueError:
+        return path, f"path {relative!r} is no file name"
+    return path, None if is_within(real, real_folder(folder)) else "link leads outside the corpus folder"
+
+
+def _remote_escape(root: str, relative: str) -> str | None:
+    leaves = posixpath.normpath(relative).split("/")[0] in ("..", "") or "://" in relative
+    return f"path {relative} leads outside the corpus folder {root}" if leaves else None
+
+
+def open_bytes(place: str) -> IO[bytes]:
+    """Open a file for reading with seek; never waits for a pipe. Raises OSError or pyarrow's errors."""
+    if is_uri(place):
+        filesystem, path = remote(place)
+        return cast(IO[bytes], io.BufferedReader(filesystem.open_input_file(path)))
+    # O_NONBLOCK: opening a named pipe returns at once instead of waiting for a writer.
+    descriptor = os.open(local_path(place), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("not a regular file")
+    return os.fdopen(descriptor, "rb")

@@ -1,0 +1,154 @@
+"""Format folder: PATH/SPLIT/CLASS/FILE or PATH/CLASS/FILE, walked one folder at a time.
+
+The first file of a known ending says which of the two it is; a file at another depth becomes a row with a fault.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from uml_core.corpora.places import PLACE_ERRORS, Entry, EntryKind, list_folder, one_line
+from uml_core.corpora.readers.base import SUFFIXES, CorpusSource
+from uml_core.corpora.rows import Row, canonical_split
+from uml_core.errors import InputError, listing
+
+logger = logging.getLogger(__name__)
+
+# Why an entry cannot be a row; None: it can.
+FAULTS: Mapping[EntryKind, str | None] = {
+    "file": None,
+    "other": "not a regular file",
+    "broken": "link leads nowhere",
+    "linked folder": "link to a folder below the class folders",
+    "outside file": "link leads outside the corpus folder",
+    "outside folder": "link leads outside the corpus folder",
+}
+LAYOUT = "expected every file as SPLIT/CLASS/FILE, or every file as CLASS/FILE"
+MAX_NAMED = 8  # folders named in a warning
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An entry with its path relative to the corpus folder; `fault` where it cannot be followed."""
+
+    relative: str
+    entry: Entry
+    fault: str | None = None
+
+
+@dataclass
+class Census:
+    """What was passed over while walking: files of other endings, and folders without a usable file."""
+
+    modality: str
+    other_endings: Counter[str] = field(default_factory=Counter)
+    barren: list[str] = field(default_factory=list)
+    num_barren: int = 0
+
+    def note_barren(self, relative: str) -> None:
+        """Note a folder that holds neither folders nor files of a known ending."""
+        self.num_barren += 1
+        if len(self.barren) < MAX_NAMED:
+            self.barren.append(relative)
+
+    def warn(self, name: str) -> None:
+        """Log what a user would want to know of."""
+        known = listing(sorted(SUFFIXES[self.modality]), limit=12)
+        if self.num_barren:
+            more = f" and {self.num_barren - len(self.barren)} more" if self.num_barren > len(self.barren) else ""
+            logger.warning("corpora.%s: no %s file in %s%s", name, self.modality, ", ".join(self.barren), more)
+        if self.other_endings:
+            shown = listing(f"{ending or 'none'} ({count})" for ending, count in self.other_endings.most_common(9))
+            logger.warning("corpora.%s: files of other endings are left out: %s; known: %s", name, shown, known)
+
+
+def read_folder(source: CorpusSource) -> Iterator[Row]:
+    """Yield a row a file of the modality; all train where there are no splits.
+
+    Raises:
+        InputError: the path is a file, or holds no file of the modality in a class folder.
+    """
+    corpus = source.corpus
+    if source.kind() == "file":
+        raise InputError(f"{source.setting} is {source.place}, a file; format folder needs a folder of classes")
+    census = Census(corpus.modality)
+    depth: int | None = None
+    first_odd: str | None = None
+    for found in walk(source.place, census):
+        parts = found.relative.split("/")
+        fault = found.fault
+        if fault is None and depth is None and len(parts) in (2, 3):
+            depth = len(parts)
+        if fault is None and len(parts) != depth:
+            first_odd = first_odd or found.relative
+            fault = f"lies at another depth than the other files; {LAYOUT}"
+        split = parts[0] if len(parts) == 3 else corpus.split
+        label = parts[-2] if len(parts) in (2, 3) and len(parts) == depth else None
+        yield Row(
+            found.relative,
+            label,
+            canonical_split(split),
+            path=found.entry.place,
+            stamp=found.entry.stamp,
+            fault=fault,
+            is_text=corpus.modality == "text",
+        )
+    if depth is None and first_odd is not None:
+        raise InputError(f"{source.setting} {source.place} holds {first_odd}; {LAYOUT}")
+    if depth is None and census.other_endings:
+        raise InputError(no_file(f"{source.setting} {source.place}", corpus.modality))
+    census.warn(source.name)
+
+
+def no_file(place: str, modality: str) -> str:
+    """Return the message for a place without any file of a modality."""
+    return f"{place} holds no {modality} file; known endings are {listing(sorted(SUFFIXES[modality]), limit=12)}"
+
+
+@dataclass
+class _Level:
+    """A folder on the way down."""
+
+    relative: str
+    entries: Iterator[Entry]
+    is_barren: bool = True  # so far: no folder and no file of a known ending
+
+
+def walk(root: str, census: Census) -> Iterator[Found]:
+    """Yield the files of a modality under a folder, each folder in the order of its names.
+
+    Links are followed where they stay inside, but a linked folder only as a split or class, so that a circle of links
+    ends. What cannot be followed is yielded with a fault. Memory holds the names of the folders on the way down.
+
+    Raises:
+        InputError: the folder itself cannot be listed.
+    """
+    try:
+        levels = [_Level("", list_folder(root, root))]
+    except PLACE_ERRORS as error:
+        raise InputError(f"{root} cannot be listed: {one_line(error)}") from None
+    while levels:
+        level = levels[-1]
+        entry = next(level.entries, None)
+        if entry is None:
+            levels.pop()
+            if level.is_barren and level.relative:
+                census.note_barren(level.relative)
+            continue
+        relative = f"{level.relative}/{entry.name}" if level.relative else entry.name
+        ending = PurePosixPath(entry.name).suffix.lower()
+        if not entry.kind.endswith("folder") and ending not in SUFFIXES[census.modality]:
+            census.other_endings[ending[:12]] += 1
+            continue
+        level.is_barren = False
+        if entry.kind == "folder" or (entry.kind == "linked folder" and len(levels) <= 2):
+            try:
+                levels.append(_Level(relative, list_folder(entry.place, root)))
+            except PLACE_ERRORS as error:
+                yield Found(relative, entry, f"folder cannot be listed: {one_line(error)}")
+        else:
+            yield Found(relative, entry, FAULTS[entry.kind])

@@ -1,0 +1,83 @@
+"""Formats that are sentences alone: descriptors (a JSON file of them) and templates (made from the class names)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from uml_core.corpora.places import PLACE_ERRORS, one_line, open_bytes
+from uml_core.corpora.readers.base import CorpusSource
+from uml_core.corpora.rows import Row, canonical_split, escaped
+from uml_core.corpora.template_sets import TEMPLATE_SETS, filled, readable
+from uml_core.errors import InputError, listing, nearest
+
+SHAPES = "expected {class: [sentences]} or {class: {template: [sentences]}}"
+
+
+def read_descriptors(source: CorpusSource) -> Iterator[Row]:
+    """Yield a row a sentence of {class: [sentence, ...]} or {class: {template: [sentence, ...]}}.
+
+    The file is read at once: it grows with the classes, not with the corpora.
+
+    Raises:
+        InputError: it is not JSON of one of the two shapes, or names a class or template twice.
+    """
+    place = f"{source.setting} {source.place}"
+    if source.kind() == "folder":
+        raise InputError(f"{source.setting} is {source.place}, a folder; format descriptors needs a JSON file")
+    tree = _read_json(place, source.place)
+    if not isinstance(tree, dict):
+        raise InputError(f"{place} holds a {type(tree).__name__}; {SHAPES}")
+    split = canonical_split(source.corpus.split)
+    for label, value in tree.items():
+        groups = value if isinstance(value, dict) else {"": value}
+        for template, sentences in groups.items():
+            if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
+                raise InputError(f"{place} has no list of sentences for class '{escaped(label)}'; {SHAPES}")
+            prefix = f"{label}/{template}" if template else label
+            for index, text in enumerate(sentences):
+                yield Row(f"{prefix}/{index}", label, split, text=text)
+
+
+def read_templates(source: CorpusSource) -> Iterator[Row]:
+    """Yield a row for every class of the target and every template of the corpus.
+
+    Raises:
+        InputError: `names` names a class that the target lacks.
+    """
+    assert source.classes is not None, "format templates needs the target's classes"
+    corpus = source.corpus
+    classes = tuple(source.classes())
+    unknown = sorted(set(corpus.names) - set(classes))
+    if unknown:
+        raise InputError(
+            f"corpora.{source.name}.names has class '{unknown[0]}', which the target lacks"
+            f"{nearest(unknown[0], classes)}; its classes are {listing(classes)}"
+        )
+    templates = corpus.templates or TEMPLATE_SETS[corpus.template_set or "single"]
+    split = canonical_split(corpus.split)
+    for label in classes:
+        name = corpus.names.get(label, readable(label))
+        for index, template in enumerate(templates):
+            yield Row(f"{label}/{index}", label, split, text=filled(template, name))
+
+
+def _read_json(place: str, path: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        tree = dict(pairs)
+        if len(tree) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"{place} names '{escaped(twice)}' twice; join the two lists")
+        return tree
+
+    try:
+        with open_bytes(path) as file:
+            return json.loads(file.read().decode("utf-8-sig"), object_pairs_hook=unique)
+    except InputError:
+        raise
+    except RecursionError:
+        raise InputError(f"{place} is nested too deeply; {SHAPES}") from None
+    except PLACE_ERRORS as error:
+        raise InputError(f"{place} is not JSON: {one_line(error)}") from None

@@ -1,0 +1,120 @@
+"""Format table: .jsonl, .csv or .parquet with the content in a column text, path or (Parquet) the bytes themselves.
+
+A path is relative to the setting `root`, or to the table's folder, and must stay inside it. Bytes stay in the table:
+their rows name row group and row, and a worker reads them from there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from uml_core.corpora.content import Cell
+from uml_core.corpora.places import base_name, is_uri, kind_of, one_line, parent, resolve, stamp_of, stamps_of
+from uml_core.corpora.readers.base import CorpusSource, RecordNames, scalar
+from uml_core.corpora.readers.patterns import files_of
+from uml_core.corpora.readers.table_files import BYTE_COLUMNS, TABLE_SUFFIXES, Record, Table, open_table
+from uml_core.corpora.rows import Row
+from uml_core.errors import InputError, listing
+
+# Hugging Face data sets name their files SPLIT-00000-of-00003.parquet.
+SPLIT_IN_NAME = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
+ROWS_AT_ONCE = 1024  # remote files whose stamps are asked for side by side
+
+
+@dataclass(frozen=True)
+class _TableRows:
+    """What turns the records of one table into rows."""
+
+    source: CorpusSource
+    place: str
+    table: Table
+    names: RecordNames
+    content: str  # text, path or the byte column's name
+    stamp: str  # of the table
+
+    @property
+    def root(self) -> str:
+        return self.source.corpus.root or parent(self.place)
+
+    def row(self, index: int, record: Record) -> Row:
+        """Return the row of a record; a path's stamp is left out."""
+        if record.fault is not None:
+            return self.names.faulty(index, record.fault)
+        named = self.names.of(index, record.values)
+        row = Row(named.id, named.label, named.split, fault=named.fault)
+        if self.content not in ("text", "path"):
+            group, position = record.position
+            return replace(row, path=self.place, member=Cell(group, position, self.content), stamp=self.stamp)
+        value, fault = scalar(self.content, record.values.get(self.content))
+        if self.content == "text":
+            return replace(row, text=value, fault=row.fault or fault)
+        if value is None:
+            return replace(row, fault=row.fault or fault or "no path")
+        path, outside = resolve(self.root, value)
+        return replace(row, path=path, fault=row.fault or outside, is_text=self.source.corpus.modality == "text")
+
+
+def read_table(source: CorpusSource) -> Iterator[Row]:
+    """Yield the rows of a table, or of a folder or pattern of tables.
+
+    Raises:
+        InputError: no table is found, it lacks a content column, or it cannot be read to its end.
+    """
+    corpus = source.corpus
+    if corpus.root is not None and kind_of(corpus.root, f"corpora.{source.name}.root") != "folder":
+        raise InputError(f"corpora.{source.name}.root is {corpus.root}, which is no folder; paths start there")
+    files = files_of(source.place, TABLE_SUFFIXES, source.setting)
+    names = RecordNames(corpus.split)
+    for place in files:
+        table = open_table(source.setting, place)
+        names.prefix = f"{base_name(place)}/" if len(files) > 1 else ""
+        names.label_names = table.label_names
+        split = SPLIT_IN_NAME.fullmatch(base_name(place))
+        names.default_split = split.group(1) if split and "split" not in table.columns else corpus.split
+        if not table.columns:
+            continue
+        yield from _rows(_TableRows(source, place, table, names, _content(source, place, table), stamp_of(place)))
+
+
+def _rows(rows: _TableRows) -> Iterator[Row]:
+    numbered = enumerate(rows.table.records)
+    stream = (rows.row(index, record) for index, record in numbered)
+    try:
+        if rows.content != "path":
+            yield from stream
+        elif is_uri(rows.root):
+            while batch := list(itertools.islice(stream, ROWS_AT_ONCE)):
+                stamps = stamps_of([row.path or "" for row in batch if row.fault is None])
+                waiting = iter(stamps)
+                yield from (row if row.fault else replace(row, stamp=next(waiting)) for row in batch)
+        else:
+            yield from (
+                row if row.fault or row.path is None else replace(row, stamp=stamp_of(row.path)) for row in stream
+            )
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{rows.source.setting} {rows.place} cannot be read to its end: {one_line(error)}") from None
+
+
+def _content(source: CorpusSource, place: str, table: Table) -> str:
+    """Return the column that holds the content."""
+    modality, columns = source.corpus.modality, table.columns
+    if modality != "text" and table.byte_column is not None:
+        return table.byte_column
+    if "path" in columns:
+        return "path"
+    if "text" not in columns:
+        raise InputError(
+            f"{source.setting} {place} has columns {listing(columns)}; a table needs a column text or path"
+            f", or in Parquet bytes in {listing(BYTE_COLUMNS)}"
+        )
+    if modality != "text":
+        raise InputError(
+            f"corpora.{source.name} is of modality {modality}, so its table {place} needs a column path"
+            f", or in Parquet bytes in {listing(BYTE_COLUMNS)}"
+        )
+    return "text"

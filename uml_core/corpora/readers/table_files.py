@@ -1,0 +1,204 @@
+"""Tables as streams of records: .jsonl line by line, .csv row by row, .parquet batch by batch.
+
+In: a path or URI. Out: a `Table` with its columns and an iterator of `Record`. A line that cannot be read is a record
+with a fault, and the lines after it are read.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from uml_core.corpora.places import PLACE_ERRORS, base_name, one_line, open_bytes
+from uml_core.errors import InputError, listing, nearest
+
+TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
+NAME_COLUMNS = ("id", "label", "split")
+BYTE_COLUMNS = ("bytes", "content", "image", "audio")
+PEEKED = 1000  # lines of a .jsonl file that say which columns there are
+BATCH_ROWS = 1024
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line or row: its values, or why it cannot be read; `position` counts rows of a Parquet row group."""
+
+    values: Mapping[str, Any]
+    fault: str | None = None
+    position: tuple[int, int] = (0, 0)  # row group, row
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that is read as it is iterated."""
+
+    columns: Sequence[str]
+    records: Iterator[Record]
+    byte_column: str | None = None  # a Parquet column with the content itself
+    label_names: Sequence[str] = ()  # names of integer labels, from the metadata of Hugging Face data sets
+
+
+def open_table(setting: str, place: str) -> Table:
+    """Open a table by its ending.
+
+    Raises:
+        InputError: the ending is unknown, or the file as a whole is not what its ending says.
+    """
+    suffix = PurePosixPath(base_name(place)).suffix.lower()
+    opener = _OPENERS.get(suffix)
+    if opener is None:
+        raise InputError(
+            f"{setting} is {place}; a table ends in {listing(TABLE_SUFFIXES)}{nearest(suffix, TABLE_SUFFIXES)}"
+        )
+    try:
+        return opener(setting, place)
+    except (OSError, pa.ArrowException) as error:
+        kind = "Parquet" if suffix == ".parquet" else "text"
+        raise InputError(f"{setting} {place} is not readable as {kind}: {one_line(error)}") from None
+
+
+def _open_jsonl(setting: str, place: str) -> Table:
+    records = _json_records(place)
+    _refuse_utf16(setting, place)
+    first = list(itertools.islice(records, PEEKED))
+    columns = sorted(set().union(*(record.values.keys() for record in first)))
+    if first and not columns:
+        raise InputError(f"{setting} {place} {first[0].fault or 'line 1 is an object without keys'}")
+    return Table(columns, itertools.chain(first, records))
+
+
+def _json_records(place: str) -> Iterator[Record]:
+    with open_bytes(place) as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.strip():
+                yield _json_record(number, line)
+
+
+def _json_record(number: int, line: bytes) -> Record:
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return Record({}, f"line {number} is not valid UTF-8 (byte {error.start})")
+    except (ValueError, RecursionError) as error:
+        return Record({}, f"line {number} is not JSON: {getattr(error, 'msg', None) or one_line(error)}")
+    if not isinstance(value, dict):
+        return Record({}, f"line {number} holds a {type(value).__name__}, not an object")
+    return Record(value)
+
+
+def _open_csv(setting: str, place: str) -> Table:
+    _refuse_utf16(setting, place)
+    # Bytes that are no UTF-8 come through as half surrogates, so one bad line does not end the file.
+    file = io.TextIOWrapper(open_bytes(place), encoding="utf-8-sig", errors="surrogateescape", newline="")
+    reader = csv.reader(file)
+    try:
+        header = [column.strip() for column in next(reader, [])]
+    except csv.Error as error:
+        raise InputError(f"{setting} {place} line 1 is not CSV: {error}") from None
+    repeated = sorted({column for column in header if header.count(column) > 1})
+    if repeated:
+        raise InputError(f"{setting} {place} has column {listing(repeated)} twice; name each column once")
+    return Table(header, _csv_records(header, reader, file))
+
+
+def _csv_records(header: Sequence[str], reader: Any, file: io.TextIOWrapper) -> Iterator[Record]:
+    with file:
+        while True:
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield Record({}, f"line {reader.line_num} is not CSV: {error}")
+                continue
+            if not values:
+                continue
+            if len(values) != len(header):
+                yield Record({}, f"line {reader.line_num} has {len(values)} fields, the header {len(header)}")
+            elif any("\udc80" <= sign <= "\udcff" for value in values if not value.isascii() for sign in value):
+                yield Record({}, f"line {reader.line_num} is not valid UTF-8")
+            else:
+                yield Record(dict(zip(header, values, strict=True)))
+
+
+def _open_parquet(setting: str, place: str) -> Table:
+    file = pq.ParquetFile(open_bytes(place))
+    schema = file.schema_arrow
+    byte_columns = [name for name in BYTE_COLUMNS if name in schema.names and _holds_bytes(schema.field(name).type)]
+    wanted = [name for name in (*NAME_COLUMNS, "text", "path") if name in schema.names]
+    return Table(
+        schema.names,
+        _parquet_records(file, wanted),
+        byte_columns[0] if byte_columns else None,
+        _class_names(schema.metadata or {}),
+    )
+
+
+def _parquet_records(file: pq.ParquetFile, columns: list[str]) -> Iterator[Record]:
+    """Yield the records without the content columns; a damaged row group is one record with a fault."""
+    for group in range(file.num_row_groups):
+        row = 0
+        try:
+            if not columns:
+                for row in range(file.metadata.row_group(group).num_rows):
+                    yield Record({}, position=(group, row))
+                continue
+            for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False):
+                for record in _pylist(batch):
+                    yield Record(record.values, record.fault, (group, row))
+                    row += 1
+        except PLACE_ERRORS as error:
+            yield Record({}, f"row group {group} cannot be read from row {row} on: {one_line(error)}")
+
+
+def _pylist(batch: pa.RecordBatch) -> Iterator[Record]:
+    try:
+        yield from [Record(values) for values in batch.to_pylist()]
+    except UnicodeDecodeError:
+        for index in range(batch.num_rows):
+            try:
+                yield Record(batch.slice(index, 1).to_pylist()[0])
+            except UnicodeDecodeError:
+                yield Record({}, "a string of the row is not valid UTF-8")
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type))
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(test(kind) for test in tests)
+
+
+def _class_names(metadata: Mapping[bytes, bytes]) -> Sequence[str]:
+    """Return the names of the classes that integer labels stand for, from Hugging Face's schema metadata."""
+    try:
+        label = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]
+        names = label["names"] if label["_type"] == "ClassLabel" else []
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return ()
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
+
+
+def _refuse_utf16(setting: str, place: str) -> None:
+    with open_bytes(place) as file:
+        if file.read(2) in UTF16_MARKS:
+            raise InputError(f"{setting} {place} is UTF-16 text; save it as UTF-8")
+
+
+_OPENERS: Mapping[str, Callable[[str, str], Table]] = {
+    ".jsonl": _open_jsonl,
+    ".csv": _open_csv,
+    ".parquet": _open_parquet,
+}
