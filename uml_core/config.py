@@ -120,11 +120,11 @@ class EncodersConfig(Settings):
 class EmbedConfig(Settings):
     """How corpora are embedded. `part_rows` is the unit of resuming: rows embedded and renamed into place at once."""
 
-    batch_size: PositiveCount = 32
-    part_rows: PositiveCount = 256
+    batch_size: Literal["auto"] | PositiveCount = "auto"  # rows a forward pass; auto: what is fast and fits into memory
+    part_rows: PositiveCount = 256  # for millions of rows take some thousands: fewer files
     actors: PositiveCount = 1
     dtype: Literal["float32", "float16"] = "float32"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
     max_rejected: Fraction01 = 0.05  # share of unreadable rows past which the step fails
 
 

@@ -1,20 +1,23 @@
-"""The embedding store: STORE/CORPUS/FINGERPRINT/part-KEY.parquet with manifest.json and rejected.parquet.
+"""The embedding store: STORE/CORPUS/FINGERPRINT/part-*.parquet with manifest.json and rejected.parquet.
 
 In: rows and their embeddings, a part at a time. Out: numpy arrays for training. Any pyarrow filesystem will do.
 
-A part's key is a hash of its rows (ids, labels, splits, file stamps), so a part that exists is done. A part is written
-under a temporary name and renamed; its rejected rows travel in its own metadata, so a row is never in two places and
-never in none. Only the parts that the manifest lists are data: leftovers of killed runs are not read.
+Every file is written under a temporary name and renamed. A part knows the keys of its rows (`uml_core.parts`), so what
+is done is read off the parts themselves, whoever wrote them and whenever they were killed. The manifest makes parts
+visible to readers; `settle` and `publish` leave exactly the parts on disk that it lists, each row in one of them.
 
 Shape legend: N rows, D embedding width.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,32 +28,31 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from uml_core.config import hash_of
+from uml_core.corpora.hashes import Hashes, HashSet64
+from uml_core.corpora.places import PLACE_ERRORS, is_uri, local_path, one_line, remote
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError, listing
+from uml_core.locks import exclusive
+from uml_core.parts import (
+    PREFIX,
+    ClassCounts,
+    PartFooter,
+    RejectedRow,
+    Values,
+    dropped_ids,
+    part_table,
+    read_footer,
+    table_name,
+    without_keys,
+)
+from uml_core.planning import contains, digest_of
+from uml_core.spool import RowSpool
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 REJECTED = "rejected.parquet"
-REJECTED_KEY = b"uml.rejected"
-
-
-@dataclass(frozen=True)
-class Part:
-    """The rows that are embedded and written together, and the key that names their file."""
-
-    key: str
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
-class RejectedRow:
-    """A row that could not be read, and why."""
-
-    id: str
-    label: str | None
-    split: str
-    reason: str
+TEMPORARY = "tmp-"
+FOOTERS_AT_ONCE = 32  # threads: on object storage a footer is a round trip
 
 
 @dataclass(frozen=True)
@@ -65,21 +67,16 @@ class CorpusTable:
 
 
 @dataclass(frozen=True)
-class RejectedRows:
-    """The unreadable rows among all rows of some parts."""
+class Settled:
+    """The parts that hold every listed row once, and the ids of stored rows that the corpus no longer lists."""
 
-    rows: tuple[RejectedRow, ...]
-    total_rows: int
+    parts: tuple[PartFooter, ...]
+    stale_ids: tuple[str, ...]
 
-
-def plan_parts(rows: Sequence[Row], part_rows: int) -> list[Part]:
-    """Cut rows into parts of `part_rows`; a part's key changes when any of its rows changes."""
-    parts = []
-    for start in range(0, len(rows), part_rows):
-        chunk = tuple(rows[start : start + part_rows])
-        content = [(row.id, row.label, row.split, row.text, row.path, row.stamp) for row in chunk]
-        parts.append(Part(hash_of(content), chunk))
-    return parts
+    @property
+    def keys(self) -> Hashes:
+        """The keys of all rows in the parts."""
+        return np.concatenate([np.empty(0, dtype=np.uint64), *(part.keys for part in self.parts)])
 
 
 class CorpusStore:
@@ -91,63 +88,80 @@ class CorpusStore:
         self._fs, self._corpus_dir = filesystem, f"{root}/{corpus}"
         self.directory = f"{self._corpus_dir}/{fingerprint}"
 
-    def part_exists(self, key: str) -> bool:
-        """Return whether a part is already written."""
-        return bool(self._fs.get_file_info(self._part_path(key)).type == pafs.FileType.File)
+    @contextlib.contextmanager
+    def writing(self, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Be the only writer of this folder; what killed writers left half-written is removed first."""
+        with exclusive(self._fs, f"{self._corpus_dir}/.{self.fingerprint}.lock", on_wait):
+            self._drop_temporaries()
+            try:
+                yield
+            finally:
+                self._drop_temporaries()
 
-    def write_part(
-        self, key: str, rows: Sequence[Row], embeddings: npt.NDArray[Any], rejected: Sequence[RejectedRow]
-    ) -> None:
-        """Write one part: rows with their embeddings (N, D), and the rejected rows in the file's metadata."""
-        assert len(rows) == len(embeddings), (len(rows), len(embeddings))
-        table = pa.table(
-            {
-                "id": pa.array([row.id for row in rows], pa.string()),
-                "label": pa.array([row.label for row in rows], pa.string()),
-                "split": pa.array([row.split for row in rows], pa.string()),
-                "embedding": _fixed_size_list(embeddings),
-            }
-        )
-        rejected_json = json.dumps([asdict(row) for row in rejected])
-        self._write_parquet(table.replace_schema_metadata({REJECTED_KEY: rejected_json}), self._part_path(key))
+    def spool(self) -> RowSpool:
+        """Return where rows to be embedded wait, readable by every worker; it goes with `writing`."""
+        return RowSpool(self._fs, f"{self.directory}/{TEMPORARY}rows-{uuid.uuid4().hex}")
 
-    def finalise(self, keys: Sequence[str], facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Write rejected.parquet and then the manifest, which makes the parts visible; drop parts of older plans."""
-        splits: Counter[str] = Counter()
-        classes: dict[str, Counter[str]] = {}
-        for key in keys:
-            table = self._read_parquet(self._part_path(key), ["label", "split"])
-            for label, split in zip(table["label"].to_pylist(), table["split"].to_pylist(), strict=True):
-                splits[split] += 1
-                classes.setdefault(split, Counter())[label or ""] += 1
-        rejected = [asdict(row) for row in self.rejected_in(keys).rows]
+    def write_part(self, rows: Sequence[Row], values: Values, rejected: Sequence[tuple[Row, str]], *, dim: int) -> str:
+        """Write one part (shapes: `uml_core.parts.part_table`) in one rename; returns its file name."""
+        return self._write_table(part_table(rows, values, rejected, dim=dim))
+
+    def footers(self) -> list[PartFooter]:
+        """Return what every part on disk says of itself; parts of an older schema and damaged files count as absent."""
+        names = sorted(info.base_name for info in self._entries() if info.base_name.startswith(PREFIX))
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+            return [footer for footer in pool.map(self._footer, names) if footer is not None]
+
+    def settle(self, footers: Sequence[PartFooter], listed: Hashes) -> Settled:
+        """Rewrite parts so that together they hold each listed row once, and no other row; nothing is encoded again.
+
+        Args:
+            footers: the parts on disk.
+            listed: the keys of the corpus's rows, sorted.
+        """
+        seen = HashSet64()
+        parts: list[PartFooter] = []
+        stale: list[str] = []
+        for footer in footers:
+            gone = ~contains(listed, footer.keys)
+            dropped = gone | seen.add(footer.keys)
+            if not dropped.any():
+                parts.append(footer)
+                continue
+            table = self._read_parquet(f"{self.directory}/{footer.name}")
+            stale += dropped_ids(table, footer, gone)
+            if not dropped.all():
+                name = self._write_table(without_keys(table, footer, dropped))
+                rewritten = self._footer(name)
+                assert rewritten is not None
+                parts.append(rewritten)
+        return Settled(tuple(parts), tuple(stale))
+
+    def publish(self, parts: Sequence[PartFooter], facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Write rejected.parquet and then the manifest, which makes the parts visible; delete all other parts."""
+        counts = _sum_counts(parts)
+        rejected = [asdict(row) for part in parts for row in part.rejected]
         schema = pa.schema([(name, pa.string()) for name in ("id", "label", "split", "reason")])
-        self._write_parquet(pa.Table.from_pylist(rejected, schema=schema), f"{self.directory}/{REJECTED}")
+        self._write_parquet(pa.Table.from_pylist(rejected, schema=schema), REJECTED)
+        keys = Settled(tuple(parts), ()).keys
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "corpus": self.corpus,
             "fingerprint": self.fingerprint,
             **facts,
-            "rows": sum(splits.values()),
-            "rows_per_split": dict(sorted(splits.items())),
-            "rows_per_class": {split: dict(sorted(counts.items())) for split, counts in sorted(classes.items())},
+            "rows": sum(part.num_rows for part in parts),
+            "rows_per_split": {split: sum(classes.values()) for split, classes in counts.items()},
+            "rows_per_class": counts,
             "rejected_rows": len(rejected),
-            "parts": list(keys),
+            "rows_digest": digest_of(keys),
+            "parts": [part.name for part in parts],
         }
-        self._write_bytes(json.dumps(manifest, indent=1, ensure_ascii=False).encode(), f"{self.directory}/{MANIFEST}")
-        self._drop_leftovers(set(keys))
+        self._write_bytes(json.dumps(manifest, indent=1, ensure_ascii=False).encode(), MANIFEST)
+        keep = set(manifest["parts"])
+        for info in self._entries():
+            if info.base_name.startswith(PREFIX) and info.base_name not in keep:
+                self._delete(info)
         return manifest
-
-    def rejected_in(self, keys: Sequence[str]) -> RejectedRows:
-        """Return the unreadable rows of some written parts, from the parts' own metadata."""
-        rows: list[RejectedRow] = []
-        total = 0
-        for key in keys:
-            metadata = pq.read_metadata(self._part_path(key), filesystem=self._fs)
-            rejected = json.loads(metadata.metadata[REJECTED_KEY])
-            rows += [RejectedRow(**record) for record in rejected]
-            total += metadata.num_rows + len(rejected)
-        return RejectedRows(tuple(rows), total)
 
     def read_manifest(self) -> dict[str, Any] | None:
         """Return the manifest, or None where the corpus has not been embedded to the end."""
@@ -158,6 +172,11 @@ class CorpusStore:
             manifest: dict[str, Any] = json.loads(stream.read())
         return manifest
 
+    def holds_exactly(self, manifest: Mapping[str, Any], listed: Hashes) -> bool:
+        """Return whether the manifest is about just the listed rows, and just its parts are on disk."""
+        on_disk = {info.base_name for info in self._entries() if info.base_name.startswith(PREFIX)}
+        return manifest.get("rows_digest") == digest_of(listed) and on_disk == set(manifest["parts"])
+
     def rejected_rows(self) -> list[RejectedRow]:
         """Return the rows that could not be read."""
         table = self._read_parquet(f"{self.directory}/{REJECTED}", ["id", "label", "split", "reason"])
@@ -167,13 +186,21 @@ class CorpusStore:
         """Read every part of the manifest into arrays, each part once.
 
         Raises:
-            InputError: the corpus is not embedded by this encoder (other fingerprints are named), or holds NaN.
+            InputError: the corpus is not embedded by this encoder (other fingerprints are named), holds sequences of
+                tokens, or holds NaN.
         """
         manifest = self.read_manifest()
         if manifest is None:
             raise InputError(self._missing_message())
+        if manifest.get("tokens"):
+            raise InputError(
+                f"corpus '{self.corpus}' is embedded as sequences of tokens, and objective supervised needs one "
+                "embedding a row; set pooling of its encoder to auto, mean or cls and embed again"
+            )
         columns = ["label", "split", "embedding"]
-        table = pa.concat_tables([self._read_parquet(self._part_path(key), columns) for key in manifest["parts"]])
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+            paths = [f"{self.directory}/{name}" for name in manifest["parts"]]
+            table = pa.concat_tables(pool.map(self._read_parquet, paths, itertools.repeat(columns)))
         embeddings = _to_matrix(table["embedding"], manifest["dim"])
         if not np.isfinite(embeddings).all():
             bad = int((~np.isfinite(embeddings).all(axis=1)).sum())
@@ -187,51 +214,75 @@ class CorpusStore:
     def _missing_message(self) -> str:
         selector = pafs.FileSelector(self._corpus_dir, allow_not_found=True)
         others = [info.base_name for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.Directory]
+        others = [name for name in others if name != self.fingerprint]
         found = f"; it was embedded by another encoder or setting (found {listing(others)})" if others else ""
         return (
             f"store {self.uri} has no finished embeddings of corpus '{self.corpus}' with fingerprint {self.fingerprint}"
             f"{found}; run python -m pipelines.embed with this experiment file first"
         )
 
-    def _part_path(self, key: str) -> str:
-        return f"{self.directory}/part-{key}.parquet"
+    def _entries(self) -> list[pafs.FileInfo]:
+        entries: list[pafs.FileInfo] = self._fs.get_file_info(pafs.FileSelector(self.directory, allow_not_found=True))
+        return entries
 
-    def _drop_leftovers(self, keys: set[str]) -> None:
-        keep = {f"part-{key}.parquet" for key in keys} | {MANIFEST, REJECTED}
-        for info in self._fs.get_file_info(pafs.FileSelector(self.directory)):
-            # Another run's temporary file may still be in use; only whole parts of older plans go.
-            if info.base_name not in keep and info.base_name.startswith("part-"):
+    def _drop_temporaries(self) -> None:
+        for info in self._entries():
+            if info.base_name.startswith(TEMPORARY):
+                self._delete(info)
+
+    def _footer(self, name: str) -> PartFooter | None:
+        try:
+            metadata = pq.read_schema(f"{self.directory}/{name}", filesystem=self._fs).metadata
+        except pa.ArrowInvalid:  # damaged on disk: as good as absent, and `publish` deletes it
+            return None
+        return read_footer(name, metadata)
+
+    def _delete(self, info: pafs.FileInfo) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if info.type == pafs.FileType.Directory:
+                self._fs.delete_dir(info.path)
+            else:
                 self._fs.delete_file(info.path)
 
-    def _read_parquet(self, path: str, columns: list[str]) -> pa.Table:
+    def _read_parquet(self, path: str, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(path, columns=columns, filesystem=self._fs, partitioning=None)
 
-    def _write_parquet(self, table: pa.Table, path: str) -> None:
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        self._write_bytes(sink.getvalue().to_pybytes(), path)
+    def _write_table(self, table: pa.Table) -> str:
+        name = table_name(table)
+        self._write_parquet(table, name)
+        return name
 
-    def _write_bytes(self, content: bytes, path: str) -> None:
-        self._fs.create_dir(str(Path(path).parent), recursive=True)
-        temporary = f"{Path(path).parent}/tmp-{uuid.uuid4().hex}"
+    def _write_parquet(self, table: pa.Table, name: str) -> None:
+        sink = pa.BufferOutputStream()
+        # Embeddings hardly compress: the fastest level, and no dictionary of floats.
+        pq.write_table(table, sink, compression="zstd", compression_level=1, use_dictionary=["label", "split"])
+        self._write_bytes(sink.getvalue(), name)
+
+    def _write_bytes(self, content: bytes | pa.Buffer, name: str) -> None:
+        self._fs.create_dir(self.directory, recursive=True)
+        temporary = f"{self.directory}/{TEMPORARY}{uuid.uuid4().hex}"
         with self._fs.open_output_stream(temporary) as stream:
             stream.write(content)
-        self._fs.move(temporary, path)
+        self._fs.move(temporary, f"{self.directory}/{name}")
 
 
 def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """Return the pyarrow filesystem and root path of a directory or URI. Raises InputError for an unknown scheme."""
-    if "://" not in uri:
-        return pafs.LocalFileSystem(), str(Path(uri).resolve())
+    if not is_uri(uri):
+        return pafs.LocalFileSystem(), str(Path(local_path(uri)).resolve())
     try:
-        filesystem, path = pafs.FileSystem.from_uri(uri)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"store is {uri}; not a directory or URI that pyarrow opens: {error}") from None
-    return filesystem, path.rstrip("/")
+        return remote(uri)
+    except PLACE_ERRORS as error:
+        raise InputError(f"store is {uri}; not a directory or URI that pyarrow opens: {one_line(error)}") from None
 
 
-def _fixed_size_list(embeddings: npt.NDArray[Any]) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1])
+def _sum_counts(parts: Sequence[PartFooter]) -> ClassCounts:
+    """Return rows per split and class over all parts, sorted."""
+    counts: dict[str, Counter[str]] = {}
+    for part in parts:
+        for split, classes in part.rows_per_class.items():
+            counts.setdefault(split, Counter()).update(classes)
+    return {split: dict(sorted(classes.items())) for split, classes in sorted(counts.items())}
 
 
 def _to_matrix(column: pa.ChunkedArray, dim: int) -> npt.NDArray[np.float32]:

@@ -162,6 +162,33 @@ def start_run(
     return MLflowTracker(experiment.tracking, run.info.run_id)
 
 
+def log_embedding(experiment: Experiment, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Log what `embed` did as a run of kind embed: rows, rejects, rows/s and stage shares; returns the run's id.
+
+    Args:
+        experiment: the embedded experiment.
+        results: for each corpus that was worked on, the facts of its manifest.
+    """
+    open_experiment(experiment.tracking, experiment.name)
+    fingerprints = ",".join(f"{corpus}={facts['fingerprint']}" for corpus, facts in results.items())
+    tracker = start_run(experiment, name="embed", kind="embed", tags={"uml.store_fingerprint": fingerprints})
+    names = ("rows", "rejected_rows", "rows_per_s", "steady_rows_per_s", "wall_s", "first_part_s", "encoded_rows")
+    points = [
+        MetricPoint(f"embed/{name}/{corpus}", float(facts[name]))
+        for corpus, facts in results.items()
+        for name in names
+        if facts.get(name) is not None
+    ]
+    points += [
+        MetricPoint(f"embed/share/{stage}/{corpus}", share)
+        for corpus, facts in results.items()
+        for stage, share in facts["stage_share"].items()
+    ]
+    tracker.log_metrics(points)
+    tracker.finish()
+    return tracker.run_id
+
+
 def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:
     """Return every run of an MLflow experiment, newest first.
 

@@ -1,20 +1,24 @@
-"""The store: parts, rejected rows, manifest, leftovers, fingerprints."""
+"""The store: parts, rejected rows, manifest, leftovers, one writer at a time, fingerprints."""
 
 from __future__ import annotations
 
+import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from uml_core import locks
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError
-from uml_core.store import CorpusStore, RejectedRow, open_filesystem, plan_parts
+from uml_core.parts import RejectedRow, keys_of, part_name
+from uml_core.store import CorpusStore, open_filesystem
 
 FACTS = {"encoder": {}, "dim": 2, "dtype": "float32", "wall_s": 1.0, "rows_per_s": 1.0, "stage_s": {}}
 
@@ -28,75 +32,121 @@ def store(directory: Path, fingerprint: str = "f" * 12) -> CorpusStore:
 
 
 def fill(target: CorpusStore, count: int = 5) -> list[str]:
-    parts = plan_parts(rows(count), 2)
-    for part in parts:
-        values = np.array([[float(row.id[3:]), 1.0] for row in part.rows], dtype=np.float32)
-        target.write_part(part.key, part.rows, values, [])
-    return [part.key for part in parts]
-
-
-@given(st.integers(0, 30), st.integers(1, 7))
-def test_parts_hold_every_row_once(count: int, part_rows: int) -> None:
-    parts = plan_parts(rows(count), part_rows)
-    assert [row for part in parts for row in part.rows] == rows(count)
-    assert len({part.key for part in parts}) == len(parts)
-    assert all(len(part.rows) <= part_rows for part in parts)
+    values = np.array([[float(index), 1.0] for index in range(count)], dtype=np.float32)
+    return [
+        target.write_part(rows(count)[start : start + 2], values[start : start + 2], [], dim=2)
+        for start in range(0, count, 2)
+    ]
 
 
 @pytest.mark.parametrize("change", [{"label": "z"}, {"split": "val"}, {"text": "y"}, {"stamp": "9"}, {"id": "n"}])
-def test_a_parts_key_follows_its_rows(change: dict[str, str]) -> None:
+def test_a_parts_name_follows_its_rows(change: dict[str, str]) -> None:
     first = rows(3)
     changed = [*first[:2], replace(first[2], **change)]
-    before, after = plan_parts(first, 2), plan_parts(changed, 2)
-    assert before[0].key == after[0].key
-    assert before[1].key != after[1].key
+    assert part_name(keys_of(first)) == part_name(keys_of(first[::-1]))
+    assert part_name(keys_of(first)) != part_name(keys_of(changed))
 
 
 def test_round_trip_and_schema(tmp_path: Path) -> None:
     names = store(tmp_path)
-    keys = fill(names)
-    manifest = names.finalise(keys, FACTS)
+    parts = fill(names)
+    manifest = names.publish(names.footers(), FACTS)
     table = names.load()
     assert sorted(table.embeddings[:, 0].tolist()) == [0.0, 1.0, 2.0, 3.0, 4.0]
     assert table.embeddings.dtype == np.float32
-    assert [table.label_names[code] for code in table.label_codes] == ["a", "b", "a", "b", "a"]
+    labels = {table.label_names[code] for code in table.label_codes[table.embeddings[:, 0] % 2 == 0]}
+    assert labels == {"a"}
     assert (manifest["rows"], manifest["rejected_rows"]) == (5, 0)
-    schema = pq.read_schema(tmp_path / "names" / ("f" * 12) / f"part-{keys[0]}.parquet")
+    assert manifest["rows_per_class"] == {"train": {"a": 3, "b": 2}}
+    schema = pq.read_schema(tmp_path / "names" / ("f" * 12) / parts[0])
     assert schema.field("embedding").type == pa.list_(pa.float32(), 2)
     assert schema.names == ["id", "label", "split", "embedding"]
 
 
+def test_sequences_of_tokens_have_a_column_of_their_own(tmp_path: Path) -> None:
+    names = store(tmp_path)
+    sequences = [np.ones((3, 2), dtype=np.float16), np.zeros((0, 2), dtype=np.float16), np.full((1, 2), 7, np.float16)]
+    name = names.write_part(rows(3), sequences, [], dim=2)
+    table = pq.read_table(tmp_path / "names" / ("f" * 12) / name)
+    assert table.schema.field("tokens").type == pa.list_(pa.list_(pa.float16(), 2))
+    assert [len(tokens) for tokens in table["tokens"].to_pylist()] == [3, 0, 1]
+    assert table["tokens"].to_pylist()[2] == [[7.0, 7.0]]
+    names.write_part([], [], [(rows(1, start=9)[0], "damaged")], dim=2)
+    names.publish(names.footers(), {**FACTS, "tokens": True})
+    with pytest.raises(InputError, match="sequences of tokens"):
+        names.load()
+
+
 def test_rejected_rows_are_kept_with_their_reason(tmp_path: Path) -> None:
     names = store(tmp_path)
-    part = plan_parts(rows(3), 4)[0]
-    bad = RejectedRow("id-2", "a", "train", "empty text")
-    names.write_part(part.key, part.rows[:2], np.ones((2, 2), dtype=np.float16), [bad])
-    assert names.rejected_in([part.key]).total_rows == 3
-    assert names.finalise([part.key], FACTS)["rejected_rows"] == 1
-    assert names.rejected_rows() == [bad]
+    names.write_part(rows(2), np.ones((2, 2), dtype=np.float16), [(rows(3)[2], "empty text")], dim=2)
+    manifest = names.publish(names.footers(), FACTS)
+    assert (manifest["rows"], manifest["rejected_rows"]) == (2, 1)
+    assert names.rejected_rows() == [RejectedRow("id-2", "a", "train", "empty text")]
     assert len(names.load().embeddings) == 2
 
 
 def test_a_part_may_be_all_rejected(tmp_path: Path) -> None:
     names = store(tmp_path)
-    first, second = plan_parts(rows(4), 2)
-    names.write_part(first.key, first.rows, np.ones((2, 2), dtype=np.float32), [])
-    bad = [RejectedRow(row.id, row.label, row.split, "damaged") for row in second.rows]
-    names.write_part(second.key, [], np.empty((0, 2), dtype=np.float32), bad)
-    names.finalise([first.key, second.key], FACTS)
+    names.write_part(rows(2), np.ones((2, 2), dtype=np.float32), [], dim=2)
+    names.write_part([], np.empty((0, 2), np.float32), [(row, "damaged") for row in rows(2, start=2)], dim=2)
+    names.publish(names.footers(), FACTS)
     assert len(names.load().embeddings) == 2
     assert len(names.rejected_rows()) == 2
 
 
 def test_only_the_manifests_parts_are_data(tmp_path: Path) -> None:
     names = store(tmp_path)
-    keys = fill(names)
+    parts = fill(names)
+    folder = tmp_path / "names" / ("f" * 12)
+    names.publish([footer for footer in names.footers() if footer.name != parts[2]], FACTS)
+    assert len(names.load().embeddings) == 4
+    assert not (folder / parts[2]).exists(), "parts that the manifest leaves out go"
+
+
+def test_a_writer_removes_what_killed_ones_left_half_written(tmp_path: Path) -> None:
+    names = store(tmp_path)
+    fill(names)
     folder = tmp_path / "names" / ("f" * 12)
     (folder / "tmp-killed").write_bytes(b"half a file")
-    names.finalise(keys[:2], FACTS)
-    assert len(names.load().embeddings) == 4
-    assert not (folder / f"part-{keys[2]}.parquet").exists(), "parts of older plans go"
-    assert (folder / "tmp-killed").exists(), "another run may still be writing it"
+    (folder / "tmp-rows-killed").mkdir()
+    with names.writing(pytest.fail):
+        assert not list(folder.glob("tmp-*"))
+        spool = names.spool()
+        assert [spool.read(name) for name in spool.write(iter([rows(2), rows(1)]))] == [rows(2), rows(1)]
+    assert not list(folder.glob("tmp-*"))
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    waiting, order = threading.Event(), []
+
+    def second() -> None:
+        with store(tmp_path).writing(waiting.set):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with store(tmp_path).writing(pytest.fail):
+        thread.start()
+        assert waiting.wait(10)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+
+
+def test_a_lease_on_object_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any filesystem that is not local takes the lease; here a local folder behind a wrapper stands for it."""
+    for name, seconds in {"RENEW_S": 0.05, "EXPIRE_S": 0.4, "SETTLE_S": 0.02, "POLL_S": 0.02}.items():
+        monkeypatch.setattr(locks, name, seconds)
+    remote = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
+    waited: list[str] = []
+    with locks.exclusive(remote, "names/.lock", lambda: waited.append("first")):
+        time.sleep(0.5)  # longer than it lasts without being renewed
+        assert json.loads((tmp_path / "names" / ".lock").read_text())["renewed_at"] > time.time() - 0.4
+    assert not (tmp_path / "names" / ".lock").exists()
+    (tmp_path / "names" / ".lock").write_text(json.dumps({"owner": "killed", "renewed_at": time.time()}))
+    with locks.exclusive(remote, "names/.lock", lambda: waited.append("second")):
+        pass
+    assert waited == ["second"], "a killed holder's lease runs out"
 
 
 def test_unfinished_store_is_not_read_and_other_encoders_are_named(tmp_path: Path) -> None:
@@ -109,9 +159,8 @@ def test_unfinished_store_is_not_read_and_other_encoders_are_named(tmp_path: Pat
 
 def test_nan_embeddings_are_refused(tmp_path: Path) -> None:
     names = store(tmp_path)
-    part = plan_parts(rows(2), 2)[0]
-    names.write_part(part.key, part.rows, np.array([[1, np.nan], [1, 1]], dtype=np.float32), [])
-    names.finalise([part.key], FACTS)
+    names.write_part(rows(2), np.array([[1, np.nan], [1, 1]], dtype=np.float32), [], dim=2)
+    names.publish(names.footers(), FACTS)
     with pytest.raises(InputError, match="1 embeddings with NaN"):
         names.load()
 

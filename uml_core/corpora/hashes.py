@@ -40,6 +40,10 @@ class HashSet64:
     def __len__(self) -> int:
         return sum(len(run) for run in self._runs)
 
+    def members(self) -> Hashes:
+        """Return all members (N,), sorted."""
+        return np.sort(np.concatenate([np.empty(0, dtype=np.uint64), *self._runs]))
+
     def add(self, batch: Hashes) -> npt.NDArray[np.bool_]:
         """Add a batch (N,); returns which of them (N,) were there before, in the set or earlier in the batch."""
         distinct, first = np.unique(batch, return_index=True)
