@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from uml_core.corpora.places import PLACE_ERRORS, one_line, open_bytes
+from uml_core.corpora.places import PLACE_ERRORS, one_line, open_bytes, open_parquet
 from uml_core.encoders.base import RowError
 
 CELLS_AT_ONCE = 32  # cells of a Parquet column decoded together
@@ -96,7 +95,7 @@ class _CellCursor:
 
     def _open(self, path: str, cell: Cell) -> None:
         self._place, self._start, self._batch = None, 0, pa.array([])
-        file = pq.ParquetFile(open_bytes(path))
+        file = open_parquet(path)
         self._batches = file.iter_batches(
             batch_size=CELLS_AT_ONCE, row_groups=[cell.row_group], columns=[cell.column], use_threads=False
         )

@@ -13,6 +13,7 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, cast
@@ -21,6 +22,7 @@ from urllib.parse import quote, unquote, urlsplit
 import fsspec
 import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from uml_core.errors import InputError
 
@@ -126,8 +128,6 @@ def stamp_of(place: str) -> str:
 
 def stamps_of(places: list[str]) -> list[str]:
     """Return the stamps of remote files, asked for side by side."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(max_workers=32) as pool:
         return list(pool.map(stamp_of, places))
 
@@ -232,3 +232,14 @@ def open_bytes(place: str) -> IO[bytes]:
         os.close(descriptor)
         raise OSError("not a regular file")
     return os.fdopen(descriptor, "rb")
+
+
+def open_parquet(place: str) -> pq.ParquetFile:
+    """Open a Parquet file. Raises OSError or pyarrow's errors."""
+    if is_uri(place):
+        filesystem, path = remote(place)
+    else:
+        filesystem, path = pafs.LocalFileSystem(), local_path(place)
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+            raise OSError("not a regular file")
+    return pq.ParquetFile(filesystem.open_input_file(path))

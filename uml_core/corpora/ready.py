@@ -1,7 +1,8 @@
-"""Ready embeddings: Parquet files the user computed, validated and adopted into the store without encoding.
+"""Ready embeddings: files the user computed, validated and adopted into the store without encoding.
 
-In: a file or folder of Parquet with columns embedding (list of floats, one width), and optionally id, label, split.
-Out: `ReadyEmbeddings`; rows with NaN or infinity, or of another width, are set apart with their reason.
+In: Parquet with columns embedding (list of floats, one width), and optionally id, label, split; or .npy with metadata
+beside it (see `ready_files`); a file, a folder or a pattern of files. Out: `ReadyEmbeddings` in chunks; rows with NaN
+or infinity, of another width or with a repeated id are set apart with their reason.
 
 Shape legend: N rows, D embedding width.
 """
@@ -9,18 +10,24 @@ Shape legend: N rows, D embedding width.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from uml_core.config import CorpusConfig, hash_of
-from uml_core.corpora.rows import Row, canonical_split
-from uml_core.errors import InputError, listing
+from uml_core.corpora.places import base_name, stamp_of
+from uml_core.corpora.readers.base import CorpusSource, RecordNames
+from uml_core.corpora.readers.patterns import files_of, relative_names
+from uml_core.corpora.readers.stream import RowChecks
+from uml_core.corpora.ready_files import Chunk, chunks_of, metadata_of
+from uml_core.corpora.rows import Row
+from uml_core.errors import InputError
 from uml_core.store import RejectedRow
+
+CHUNK_ROWS = 8192
+SUFFIXES = (".parquet", ".npy")
 
 
 @dataclass(frozen=True)
@@ -34,82 +41,100 @@ class ReadyEmbeddings:
 
 def ready_identity(name: str, corpus: CorpusConfig) -> dict[str, object]:
     """Return what names the store folder of ready embeddings: the files' sizes and times stand for their content."""
-    files = _parquet_files(name, corpus)
-    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return {"source": "embeddings", "name": Path(corpus.path or "").name, "content": hash_of(stamps)}
+    source = CorpusSource(name, corpus)
+    stamps = []
+    for file in _files(source):
+        metadata = metadata_of(file, source.setting)
+        stamps += [(base_name(place), stamp_of(place)) for place in (file, metadata) if place is not None]
+    return {"source": "embeddings", "name": base_name(source.place), "content": hash_of([*stamps, corpus.split])}
 
 
 def read_ready_embeddings(name: str, corpus: CorpusConfig) -> ReadyEmbeddings:
-    """Read and validate ready embeddings.
+    """Return all of a small corpus at once. Raises what `stream_ready_embeddings` raises."""
+    chunks = list(stream_ready_embeddings(name, corpus))
+    return ReadyEmbeddings(
+        tuple(row for chunk in chunks for row in chunk.rows),
+        np.concatenate([chunk.embeddings for chunk in chunks]),
+        tuple(row for chunk in chunks for row in chunk.rejected),
+    )
+
+
+def stream_ready_embeddings(
+    name: str, corpus: CorpusConfig, *, chunk_rows: int = CHUNK_ROWS
+) -> Iterator[ReadyEmbeddings]:
+    """Yield validated rows with their embeddings, some thousand at a time; every chunk has the width `ready_width`.
 
     Raises:
-        InputError: no file, no embedding column, an embedding column that is not a list of numbers, or no rows.
+        InputError: while iterating; no file, a file that is neither Parquet with a column embedding nor an array of
+            numbers, metadata of another length, no rows, or no usable row.
     """
-    tables = [_read_table(name, file) for file in _parquet_files(name, corpus)]
-    table = pa.concat_tables(tables, promote_options="permissive")
-    if table.num_rows == 0:
-        raise InputError(f"corpora.{name} is empty: no rows in {corpus.path}")
-    vectors = [np.asarray(value, dtype=np.float32) for value in table["embedding"].to_pylist()]
-    widths = Counter(vector.size for vector in vectors if vector.ndim == 1)
-    dim = widths.most_common(1)[0][0]
-    rows, kept, rejected = [], [], []
-    for row, vector in zip(_rows(table), vectors, strict=True):
-        reason = _fault(vector, dim)
-        if reason is None:
-            rows.append(row)
-            kept.append(vector)
-        else:
-            rejected.append(RejectedRow(row.id, row.label, row.split, reason))
-    if not kept:
-        raise InputError(f"corpora.{name}.path {corpus.path} has no usable embedding: {rejected[0].reason}")
-    return ReadyEmbeddings(tuple(rows), np.stack(kept), tuple(rejected))
+    source = CorpusSource(name, corpus)
+    files = _files(source)
+    dim = ready_width(name, corpus, chunk_rows=chunk_rows)
+    names, checks = RecordNames(corpus.split), RowChecks()
+    found = False
+    for file, relative in zip(files, relative_names(files), strict=True):
+        names.prefix = f"{relative}/" if len(files) > 1 else ""
+        position = 0
+        for chunk in chunks_of(source.setting, file, chunk_rows):
+            adopted = _adopt(chunk, dim, position, names, checks)
+            position += len(chunk.records)
+            found = found or bool(adopted.rows)
+            first_reason = adopted.rejected[0].reason if adopted.rejected else ""
+            yield adopted
+    if not found:
+        raise InputError(f"{source.setting} {source.place} has no usable embedding: {first_reason}")
 
 
-def _fault(vector: npt.NDArray[np.float32], dim: int) -> str | None:
-    if vector.ndim != 1 or vector.size == 0:
+def ready_width(name: str, corpus: CorpusConfig, *, chunk_rows: int = CHUNK_ROWS) -> int:
+    """Return the width D of a corpus's embeddings: the commonest one of the first chunk that has any.
+
+    Raises:
+        InputError: there are no rows, or none has an embedding.
+    """
+    source = CorpusSource(name, corpus)
+    rows = 0
+    for file in _files(source):
+        for chunk in chunks_of(source.setting, file, chunk_rows):
+            rows += len(chunk.records)
+            widths = Counter(chunk.widths[chunk.widths > 0].tolist())
+            if widths:
+                return int(widths.most_common(1)[0][0])
+    if not rows:
+        raise InputError(f"corpora.{name} is empty: no rows in {source.place}")
+    raise InputError(f"{source.setting} {source.place} has no usable embedding: no embedding")
+
+
+def _adopt(chunk: Chunk, dim: int, position: int, names: RecordNames, checks: RowChecks) -> ReadyEmbeddings:
+    """Validate one chunk; `position` counts the file's rows before it."""
+    fits = chunk.widths == dim
+    matrix = chunk.values[np.repeat(fits, chunk.widths)].reshape(-1, dim)
+    finite = np.zeros(len(fits), dtype=np.bool_)
+    finite[fits] = np.isfinite(matrix).all(axis=1)
+    rows = []
+    for index, record in enumerate(chunk.records):
+        named = names.of(position + index, record.values)
+        fault = record.fault or named.fault or _fault(int(chunk.widths[index]), dim, is_finite=bool(finite[index]))
+        rows.append(Row(named.id, named.label, named.split, fault=fault))
+    rows = checks.of(rows)
+    usable = np.array([row.fault is None for row in rows], dtype=np.bool_)
+    return ReadyEmbeddings(
+        tuple(row for row in rows if row.fault is None),
+        matrix[usable[fits]],
+        tuple(RejectedRow(row.id, row.label, row.split, row.fault) for row in rows if row.fault is not None),
+    )
+
+
+def _fault(width: int, dim: int, *, is_finite: bool) -> str | None:
+    if width == 0:
         return "no embedding"
-    if vector.size != dim:
-        return f"embedding of width {vector.size}, the others have {dim}"
-    return None if np.isfinite(vector).all() else "embedding holds NaN or infinity"
+    if width != dim:
+        return f"embedding of width {width}, the others have {dim}"
+    return None if is_finite else "embedding holds NaN or infinity"
 
 
-def _parquet_files(name: str, corpus: CorpusConfig) -> list[Path]:
-    path = Path(corpus.path or "")
-    files = sorted(path.glob("**/*.parquet")) if path.is_dir() else [path] if path.is_file() else []
-    if not files:
-        raise InputError(
-            f"corpora.{name}.path is {corpus.path}; format embeddings needs a Parquet file or a folder of them"
-        )
-    return files
-
-
-def _read_table(name: str, file: Path) -> pa.Table:
-    try:
-        table = pq.read_table(file, partitioning=None)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"corpora.{name}.path {file} is not readable as Parquet: {error}") from None
-    if "embedding" not in table.column_names:
-        raise InputError(
-            f"corpora.{name}.path {file} has columns {listing(table.column_names)}; "
-            "format embeddings needs a column embedding (and label, split, id where there are any)"
-        )
-    value_type = getattr(table.schema.field("embedding").type, "value_type", pa.null())
-    if not (pa.types.is_floating(value_type) or pa.types.is_integer(value_type)):
-        raise InputError(f"corpora.{name}.path {file}: column embedding is not a list of numbers")
-    return table
-
-
-def _rows(table: pa.Table) -> list[Row]:
-    def column(name: str) -> list[object]:
-        return list(table[name].to_pylist()) if name in table.column_names else [None] * table.num_rows
-
-    ids, labels, splits = column("id"), column("label"), column("split")
-    width = len(str(table.num_rows))
-    return [
-        Row(
-            id=str(row_id) if row_id is not None else f"row-{index:0{width}d}",
-            label=None if label is None else str(label),
-            split=canonical_split(str(split)) if split is not None else "train",
-        )
-        for index, (row_id, label, split) in enumerate(zip(ids, labels, splits, strict=True))
-    ]
+def _files(source: CorpusSource) -> list[str]:
+    """Return the files of embeddings; Parquet beside an array of the same name holds its metadata."""
+    files = files_of(source.place, SUFFIXES, source.setting)
+    arrays = {file.rpartition(".")[0] for file in files if base_name(file).lower().endswith(".npy")}
+    return [file for file in files if base_name(file).lower().endswith(".npy") or file.rpartition(".")[0] not in arrays]

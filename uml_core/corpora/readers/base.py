@@ -78,9 +78,13 @@ class RecordNames:
         return Named(
             id=row_id or self.positional(index),
             label=label,
-            split=canonical_split(split or self.default_split),
+            split=self.split_of(split),
             fault=id_fault or label_fault or split_fault,
         )
+
+    def split_of(self, name: str | None) -> str:
+        """Return the split a name stands for; None is the default."""
+        return canonical_split(name or self.default_split)
 
     def positional(self, index: int) -> str:
         """Return the id of a row that names none."""
@@ -88,7 +92,7 @@ class RecordNames:
 
     def faulty(self, index: int, fault: str) -> Row:
         """Return the row that stands for a record that cannot be read at all."""
-        return Row(self.positional(index), None, canonical_split(self.default_split), fault=fault)
+        return Row(self.positional(index), None, self.split_of(None), fault=fault)
 
     def _label(self, value: object) -> tuple[str | None, str | None]:
         label, fault = scalar("label", value)

@@ -5,19 +5,33 @@ from __future__ import annotations
 import fnmatch
 import glob
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 
-from uml_core.corpora.places import PLACE_ERRORS, base_name, is_uri, kind_of, list_folder, local_path, one_line, parent
+from uml_core.corpora.places import (
+    PLACE_ERRORS,
+    Entry,
+    base_name,
+    is_uri,
+    kind_of,
+    list_folder,
+    local_path,
+    one_line,
+    parent,
+)
 from uml_core.errors import InputError, listing
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 MAX_EXPANDED = 1_000_000
+FILE_KINDS = ("file", "outside file")
 
 
 def files_of(place: str, endings: Sequence[str], setting: str) -> list[str]:
     """Return the files that a path, a folder or a pattern stands for: patterns in their order, the rest by name.
+
+    A folder stands for the files with one of the endings in it, at any depth.
 
     Raises:
         InputError: nothing is found, a file of a brace pattern is missing, or the pattern cannot be read.
@@ -26,8 +40,7 @@ def files_of(place: str, endings: Sequence[str], setting: str) -> list[str]:
     if kind == "file":
         return [place]
     if kind == "folder":
-        found = _in_folder(place, "*", setting)
-        files = [file for file in found if base_name(file).lower().endswith(tuple(endings))]
+        files = [file for file in _below(place, setting) if base_name(file).lower().endswith(tuple(endings))]
         if not files:
             raise InputError(f"{setting} is {place}, a folder without any file that ends in {listing(endings)}")
         return files
@@ -35,8 +48,8 @@ def files_of(place: str, endings: Sequence[str], setting: str) -> list[str]:
     for pattern in expand_braces(place, setting):
         matches = _matches(pattern, setting)
         if not matches:
-            named = "" if pattern == place else f" names {pattern}"
-            raise InputError(f"{setting} is {place},{named or ' which'} does not exist".replace(",  ", ", "))
+            missing = "" if pattern == place else f": there is no {pattern}"
+            raise InputError(f"{setting} is {place}, which does not exist{missing}; give the path of the corpus")
         files += matches
     return files
 
@@ -79,13 +92,33 @@ def _matches(pattern: str, setting: str) -> list[str]:
     return _in_folder(folder, name, setting) if any(sign in name for sign in "*?[") else []
 
 
+def relative_names(files: Sequence[str]) -> list[str]:
+    """Return each file's name from the folder that all of them lie in: what tells them apart."""
+    paths = [os.path.normpath(file.partition("://")[2].partition("?")[0] if is_uri(file) else file) for file in files]
+    common = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
+    return [path[len(common) :].lstrip("/") for path in paths]
+
+
 def _in_folder(folder: str, pattern: str, setting: str) -> list[str]:
-    return [place for name, place in _listed(folder, setting) if fnmatch.fnmatchcase(name, pattern)]
+    entries = _listed(folder, setting)
+    return [entry.place for entry in entries if entry.kind in FILE_KINDS and fnmatch.fnmatchcase(entry.name, pattern)]
 
 
-def _listed(folder: str, setting: str) -> Iterator[tuple[str, str]]:
+def _below(root: str, setting: str) -> Iterator[str]:
+    """Yield the files below a folder; linked files are taken (download caches are made of them), linked folders not."""
+    levels = [_listed(root, setting)]
+    while levels:
+        entry = next(levels[-1], None)
+        if entry is None:
+            levels.pop()
+        elif entry.kind in FILE_KINDS:
+            yield entry.place
+        elif entry.kind == "folder":
+            levels.append(_listed(entry.place, setting))
+
+
+def _listed(folder: str, setting: str) -> Iterator[Entry]:
     try:
-        entries = list_folder(folder, folder)
+        return list_folder(folder, folder)
     except PLACE_ERRORS as error:
         raise InputError(f"{setting}: {folder} cannot be listed: {one_line(error)}") from None
-    return ((entry.name, entry.place) for entry in entries if entry.kind in ("file", "outside file"))

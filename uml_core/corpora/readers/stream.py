@@ -18,6 +18,7 @@ from uml_core.corpora.readers.base import CorpusSource, Reader
 from uml_core.corpora.readers.folder import read_folder
 from uml_core.corpora.readers.sentences import read_descriptors, read_templates
 from uml_core.corpora.readers.table import read_table
+from uml_core.corpora.readers.webdataset import read_webdataset
 from uml_core.corpora.rows import Row, escaped, is_storable
 from uml_core.errors import InputError
 
@@ -28,6 +29,7 @@ READERS: Mapping[str, Reader] = {
     "table": read_table,
     "descriptors": read_descriptors,
     "templates": read_templates,
+    "webdataset": read_webdataset,
 }
 
 
@@ -61,15 +63,27 @@ def list_rows(name: str, corpus: CorpusConfig, *, classes: Callable[[], Sequence
 
 def checked(rows: Iterable[Row]) -> Iterator[Row]:
     """Yield the rows, with a fault on each that repeats an id or cannot be stored as UTF-8."""
-    ids = HashSet64()
+    checks = RowChecks()
     stream = iter(rows)
-    while batch := [_storable(row) for row in itertools.islice(stream, ROWS_AT_ONCE)]:
-        usable = [row.id for row in batch if row.fault is None]
-        repeated = iter(ids.add(hashes_of(usable)).tolist())
-        for row in batch:
-            if row.fault is None and next(repeated):
-                row = replace(row, fault=f"id '{row.id}' occurs again")
-            yield row
+    while batch := list(itertools.islice(stream, ROWS_AT_ONCE)):
+        yield from checks.of(batch)
+
+
+class RowChecks:
+    """The checks all rows of a corpus go through, a batch at a time; it remembers 8 bytes of every id."""
+
+    def __init__(self) -> None:
+        self._ids = HashSet64()
+
+    def of(self, batch: Iterable[Row]) -> list[Row]:
+        """Return the rows, with a fault on each that repeats an earlier id or cannot be stored as UTF-8."""
+        rows = [_storable(row) for row in batch]
+        usable = [index for index, row in enumerate(rows) if row.fault is None]
+        repeated = self._ids.add(hashes_of(rows[index].id for index in usable))
+        for index, again in zip(usable, repeated.tolist(), strict=True):
+            if again:
+                rows[index] = replace(rows[index], fault=f"id '{rows[index].id}' occurs again")
+        return rows
 
 
 def _storable(row: Row) -> Row:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from uml_core.corpora.content import Cell
 from uml_core.corpora.places import base_name, is_uri, kind_of, one_line, parent, resolve, stamp_of, stamps_of
 from uml_core.corpora.readers.base import CorpusSource, RecordNames, scalar
-from uml_core.corpora.readers.patterns import files_of
+from uml_core.corpora.readers.patterns import files_of, relative_names
 from uml_core.corpora.readers.table_files import BYTE_COLUMNS, TABLE_SUFFIXES, Record, Table, open_table
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError, listing
@@ -70,9 +70,9 @@ def read_table(source: CorpusSource) -> Iterator[Row]:
         raise InputError(f"corpora.{source.name}.root is {corpus.root}, which is no folder; paths start there")
     files = files_of(source.place, TABLE_SUFFIXES, source.setting)
     names = RecordNames(corpus.split)
-    for place in files:
+    for place, name in zip(files, relative_names(files), strict=True):
         table = open_table(source.setting, place)
-        names.prefix = f"{base_name(place)}/" if len(files) > 1 else ""
+        names.prefix = f"{name}/" if len(files) > 1 else ""
         names.label_names = table.label_names
         split = SPLIT_IN_NAME.fullmatch(base_name(place))
         names.default_split = split.group(1) if split and "split" not in table.columns else corpus.split

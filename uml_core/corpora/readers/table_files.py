@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uml_core.corpora.places import PLACE_ERRORS, base_name, one_line, open_bytes
+from uml_core.corpora.places import PLACE_ERRORS, base_name, one_line, open_bytes, open_parquet
 from uml_core.errors import InputError, listing, nearest
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -100,21 +100,26 @@ def _json_record(number: int, line: bytes) -> Record:
 
 def _open_csv(setting: str, place: str) -> Table:
     _refuse_utf16(setting, place)
-    # Bytes that are no UTF-8 come through as half surrogates, so one bad line does not end the file.
-    file = io.TextIOWrapper(open_bytes(place), encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(file)
-    try:
-        header = [column.strip() for column in next(reader, [])]
-    except csv.Error as error:
-        raise InputError(f"{setting} {place} line 1 is not CSV: {error}") from None
+    with _csv_text(place) as file:
+        try:
+            header = [column.strip() for column in next(csv.reader(file), [])]
+        except csv.Error as error:
+            raise InputError(f"{setting} {place} line 1 is not CSV: {error}") from None
     repeated = sorted({column for column in header if header.count(column) > 1})
     if repeated:
         raise InputError(f"{setting} {place} has column {listing(repeated)} twice; name each column once")
-    return Table(header, _csv_records(header, reader, file))
+    return Table(header, _csv_records(header, place))
 
 
-def _csv_records(header: Sequence[str], reader: Any, file: io.TextIOWrapper) -> Iterator[Record]:
-    with file:
+def _csv_text(place: str) -> io.TextIOWrapper:
+    """Open a CSV file; bytes that are no UTF-8 come as half surrogates, so that one bad line does not end the file."""
+    return io.TextIOWrapper(open_bytes(place), encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _csv_records(header: Sequence[str], place: str) -> Iterator[Record]:
+    with _csv_text(place) as file:
+        reader = csv.reader(file)
+        next(reader, None)  # the header
         while True:
             try:
                 values = next(reader)
@@ -123,18 +128,20 @@ def _csv_records(header: Sequence[str], reader: Any, file: io.TextIOWrapper) -> 
             except csv.Error as error:
                 yield Record({}, f"line {reader.line_num} is not CSV: {error}")
                 continue
-            if not values:
-                continue
-            if len(values) != len(header):
-                yield Record({}, f"line {reader.line_num} has {len(values)} fields, the header {len(header)}")
-            elif any("\udc80" <= sign <= "\udcff" for value in values if not value.isascii() for sign in value):
-                yield Record({}, f"line {reader.line_num} is not valid UTF-8")
-            else:
-                yield Record(dict(zip(header, values, strict=True)))
+            if values:
+                yield _csv_record(header, values, reader.line_num)
+
+
+def _csv_record(header: Sequence[str], values: list[str], line: int) -> Record:
+    if len(values) != len(header):
+        return Record({}, f"line {line} has {len(values)} fields, the header {len(header)}")
+    if any("\udc80" <= sign <= "\udcff" for value in values if not value.isascii() for sign in value):
+        return Record({}, f"line {line} is not valid UTF-8")
+    return Record(dict(zip(header, values, strict=True)))
 
 
 def _open_parquet(setting: str, place: str) -> Table:
-    file = pq.ParquetFile(open_bytes(place))
+    file = open_parquet(place)
     schema = file.schema_arrow
     byte_columns = [name for name in BYTE_COLUMNS if name in schema.names and _holds_bytes(schema.field(name).type)]
     wanted = [name for name in (*NAME_COLUMNS, "text", "path") if name in schema.names]
@@ -156,14 +163,18 @@ def _parquet_records(file: pq.ParquetFile, columns: list[str]) -> Iterator[Recor
                     yield Record({}, position=(group, row))
                 continue
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False):
-                for record in _pylist(batch):
+                for record in records_of(batch):
                     yield Record(record.values, record.fault, (group, row))
                     row += 1
         except PLACE_ERRORS as error:
             yield Record({}, f"row group {group} cannot be read from row {row} on: {one_line(error)}")
 
 
-def _pylist(batch: pa.RecordBatch) -> Iterator[Record]:
+def records_of(batch: pa.RecordBatch) -> Iterator[Record]:
+    """Yield a batch's rows as records; one whose strings are no UTF-8 has a fault."""
+    if not batch.num_columns:
+        yield from [Record({})] * batch.num_rows
+        return
     try:
         yield from [Record(values) for values in batch.to_pylist()]
     except UnicodeDecodeError:
