@@ -43,15 +43,16 @@ class Settings(BaseModel):
 
 
 class EncoderConfig(Settings):
-    """Which frozen encoder turns raw rows into embeddings; everything here enters the store's fingerprint."""
+    """Which frozen encoder turns raw rows into embeddings; everything but `compile` enters the store's fingerprint."""
 
-    source: Literal["package", "timm", "transformers"]
-    name: str
-    pooling: Literal["auto", "mean", "cls", "last"] = "auto"
+    source: Literal["package", "timm", "transformers", "module"]
+    name: str  # module: "package.module:factory", your own encoder (uml_core/encoders/base.py)
+    pooling: Literal["auto", "mean", "cls", "last", "tokens"] = "auto"  # tokens: a sequence a row, for self_supervised
     weights: str | None = None  # a local directory or file, for machines without a model hub
     image_size: PositiveCount | None = None  # None: the model's own
     max_length: PositiveCount = 256  # text: tokens kept
     max_seconds: Positive = 10.0  # audio: longer clips are cut
+    compile: bool = False  # torch.compile: a minute at the start, for long runs on a GPU
 
 
 class TrackingConfig(Settings):

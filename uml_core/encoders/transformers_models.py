@@ -1,0 +1,175 @@
+"""The one table of Hugging Face model types: which class loads each, and how it is pooled by default.
+
+A model's type is `model_type` in its config.json. Whatever is not here can be used through `source: module`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import transformers
+from transformers import AutoConfig
+
+from uml_core.config import EncoderConfig
+from uml_core.encoders.weights import first_line, from_hub
+from uml_core.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class ModelType:
+    """How one model type is loaded and read.
+
+    `pooling` is what `pooling: auto` means: cls, mean, pooled (the model's own pooled output) or projection (its
+    projection into the space it shares with another modality, at unit length).
+    """
+
+    loader: str  # a class of transformers
+    pooling: str
+    prefix_tokens: int = 0  # images: tokens before the patches (CLS, distillation), registers apart
+    part: str | None = None  # the part of a two-tower config that is this modality's
+
+
+_CLS = ModelType("AutoModel", "cls")
+_MEAN = ModelType("AutoModel", "mean")
+_CLIP_IMAGE = ModelType("CLIPVisionModelWithProjection", "projection", prefix_tokens=1, part="vision_config")
+_SIGLIP_IMAGE = ModelType("SiglipVisionModel", "projection", part="vision_config")
+_CLIP_TEXT = ModelType("CLIPTextModelWithProjection", "projection", part="text_config")
+_CLAP_AUDIO = ModelType("ClapAudioModelWithProjection", "projection", part="audio_config")
+
+# BERT-like models have a first token that is trained to stand for the sentence; of decoders the mean over all
+# tokens is taken (PAPER.md section 2).
+_TEXT_CLS = (
+    *("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet"),
+    *("roberta", "xlm-roberta"),
+)
+_TEXT_MEAN = (
+    *("bloom", "cohere", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "gpt_neox", "gptj", "granite"),
+    *("llama", "mistral", "mixtral", "olmo", "olmo2", "opt", "phi", "phi3", "qwen2", "qwen3", "smollm3", "stablelm"),
+    "starcoder2",
+)
+
+MODEL_TYPES: Mapping[str, Mapping[str, ModelType]] = {
+    "image": {
+        "vit": ModelType("ViTModel", "cls", prefix_tokens=1),
+        "deit": ModelType("DeiTModel", "cls", prefix_tokens=2),
+        "dinov2": ModelType("Dinov2Model", "cls", prefix_tokens=1),
+        "dinov2_with_registers": ModelType("Dinov2WithRegistersModel", "cls", prefix_tokens=1),
+        "dinov3_vit": ModelType("DINOv3ViTModel", "cls", prefix_tokens=1),
+        "clip": _CLIP_IMAGE,
+        "clip_vision_model": _CLIP_IMAGE,
+        "siglip": _SIGLIP_IMAGE,
+        "siglip_vision_model": _SIGLIP_IMAGE,
+        "convnext": ModelType("ConvNextModel", "pooled"),
+        "convnextv2": ModelType("ConvNextV2Model", "pooled"),
+        "resnet": ModelType("ResNetModel", "pooled"),
+        "swin": ModelType("SwinModel", "pooled"),
+    },
+    "text": {
+        **dict.fromkeys(_TEXT_CLS, _CLS),
+        **dict.fromkeys(_TEXT_MEAN, _MEAN),
+        "t5": ModelType("T5EncoderModel", "mean"),
+        "mt5": ModelType("MT5EncoderModel", "mean"),
+        "clip": _CLIP_TEXT,
+        "clip_text_model": _CLIP_TEXT,
+    },
+    "audio": {
+        "audio-spectrogram-transformer": ModelType("ASTModel", "pooled", prefix_tokens=2),
+        "wav2vec2": _MEAN,
+        "hubert": _MEAN,
+        "wavlm": _MEAN,
+        "data2vec-audio": _MEAN,
+        "whisper": ModelType("WhisperModel", "mean"),
+        "clap": _CLAP_AUDIO,
+        "clap_audio_model": _CLAP_AUDIO,
+    },
+}
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model before its weights are loaded: where it is, its type, and the config of the part that is used."""
+
+    location: str
+    modality: str
+    kind: ModelType
+    config: Any
+
+    @property
+    def model_type(self) -> str:
+        """The type in the table above."""
+        return str(self.config.model_type)
+
+    @property
+    def revision(self) -> str | None:
+        """The commit on the hub, where the config came from there."""
+        return getattr(self.config, "_commit_hash", None)
+
+    def width(self, pooling: str) -> int:
+        """Width D of an embedding, or of a token, as the config says."""
+        config = self.config
+        if pooling == "projection" and hasattr(config, "projection_dim"):
+            return int(config.projection_dim)
+        if hasattr(config, "patch_embeds_hidden_size"):  # CLAP: doubled at each of its stages after the first
+            return int(config.patch_embeds_hidden_size * 2 ** (len(config.depths) - 1))
+        if getattr(config, "add_adapter", False):  # wav2vec2 and its kin
+            return int(config.output_hidden_size)
+        sizes = getattr(config, "hidden_sizes", None)  # convolutional models: one a stage
+        return int(sizes[-1] if sizes else config.hidden_size)
+
+    def load(self, dtype: Any) -> Any:
+        """Load the weights. Raises InputError if any the encoder uses are missing: they would be random."""
+        loader = getattr(transformers, self.kind.loader)
+        model, report = from_hub(
+            loader, self.location, modality=self.modality, config=self.config, dtype=dtype, output_loading_info=True
+        )
+        missing = sorted(key for key in report["missing_keys"] if not self._is_unused(key))
+        damaged = sorted(map(str, report["mismatched_keys"])) + list(report["error_msgs"])
+        if missing or damaged:
+            first = first_line(ValueError((damaged or missing)[0]))
+            raise InputError(
+                f"encoders.{self.modality} '{self.location}' lacks {len(missing) or len(damaged)} of the weights its "
+                f"config asks for, first {first}; give a directory with the weights of this very model"
+            )
+        return model
+
+    def _is_unused(self, key: str) -> bool:
+        # A pooling layer that only pretraining or another task used, and the mask embedding of speech pretraining.
+        return ("pooler" in key and self.kind.pooling != "pooled") or "masked_spec_embed" in key
+
+
+@functools.lru_cache(maxsize=32)
+def hub_model(location: str, modality: str) -> HubModel:
+    """Return what config.json says of a model. Raises InputError if it is not there, or of no supported type."""
+    config = from_hub(AutoConfig, location, modality=modality)
+    types = MODEL_TYPES[modality]
+    kind = types.get(config.model_type)
+    if kind is None:
+        raise InputError(
+            f"encoders.{modality} '{location}' is of type '{config.model_type}'; source transformers has, for "
+            f"{modality}: {', '.join(sorted(types))}{nearest(config.model_type, types)}; or write one (source: module)"
+        )
+    part = getattr(config, kind.part, None) if kind.part else None
+    if part is not None:
+        if hasattr(config, "projection_dim"):
+            part.projection_dim = config.projection_dim
+        part._commit_hash = getattr(config, "_commit_hash", None)
+    return HubModel(location, modality, kind, config if part is None else part)
+
+
+def place_of(config: EncoderConfig) -> str:
+    """Return the local directory if one is given, else the name on the hub."""
+    return config.weights or config.name
+
+
+def resolve_pooling(config: EncoderConfig, kind: ModelType, *, modality: str, allowed: tuple[str, ...]) -> str:
+    """Return what is pooled how: the type's own for auto. Raises InputError for a pooling the model cannot do."""
+    pooling = kind.pooling if config.pooling == "auto" else str(config.pooling)
+    if config.pooling != "auto" and pooling not in allowed:
+        raise InputError(
+            f"encoders.{modality}.pooling is '{config.pooling}'; '{config.name}' has auto ({kind.pooling}), "
+            f"{', '.join(allowed)}"
+        )
+    return pooling
