@@ -1,6 +1,6 @@
 """All figures of RESULTS.md in one run: training, embedding and sweeping, each against its bare loop.
 
-    python -m benchmarks.run                 # about 6 minutes on 2 cores
+    python -m benchmarks.run                 # about 15 minutes on 2 cores
     python -m benchmarks.run --only train sweep
 
 Prints one table; a ratio is ours divided by bare (above 1: ours is faster). Absolute figures vary with the machine.
@@ -14,12 +14,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import embed_throughput, sweep_throughput, train_throughput
+from benchmarks import embed_scale, embed_throughput, sweep_throughput, train_throughput
 from benchmarks.figures import Figure, machine
 
 BENCHMARKS: dict[str, Callable[[Path], list[Figure]]] = {
     "train": train_throughput.measure,
     "embed": embed_throughput.measure,
+    "embed_scale": embed_scale.measure,
     "sweep": sweep_throughput.measure,
 }
 

@@ -5,9 +5,9 @@ and an MLflow run with rows/s and the share of time in each stage.
 
     python -m pipelines.embed examples/demo.yaml
 
-The driver lists a corpus as a stream, compares it with the keys of the rows in the store, and spools what is missing in
-parts. Ray Data streams the parts through two stages (`pipelines.embed_stages`): decode tasks on any CPU, and actors that
-hold the encoder. A part is written in one rename, so a killed run, started again, embeds only what is missing.
+The driver lists a corpus as a stream, compares it with the keys of the rows in the store, and spools what is missing
+in parts. Ray Data streams the parts through two stages (`pipelines.embed_stages`): decode tasks on any CPU, and actors
+that hold the encoder. A part is written in one rename, so a killed run, started again, embeds only what is missing.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import torch
 from tqdm import tqdm
 
 from pipelines.embed_progress import STAGES, EmbedProgress
-from pipelines.embed_stages import EncodePart, decode_part
-from pipelines.runtime import Summary, experiment_parser, num_gpus, ray_session, step_main
+from pipelines.embed_stages import DECODE_CPUS, ENCODE_CPUS, EncodePart, decode_part, decode_workers
+from pipelines.runtime import Summary, experiment_parser, num_cpus, num_gpus, ray_session, step_main
 from uml_core.config import Experiment, hash_of
 from uml_core.corpora.readers import stream_rows
 from uml_core.corpora.ready import ready_identity, stream_ready_embeddings
@@ -184,7 +184,8 @@ def _adopt_ready(experiment: Experiment, corpus: str, store: CorpusStore) -> dic
         for chunk in tqdm(stream_ready_embeddings(corpus, config), desc=f"adopt {corpus}", delay=2, file=sys.stderr):
             started, dim = time.perf_counter(), int(chunk.embeddings.shape[1])
             values = chunk.embeddings.astype(experiment.embed.dtype)
-            names.add(store.write_part(chunk.rows, values, chunk.rejected, dim=dim))
+            rejected = [(row, row.fault or "") for row in chunk.rejected]
+            names.add(store.write_part(chunk.rows, values, rejected, dim=dim))
             progress.stage_s["write"] += time.perf_counter() - started
             progress.finished.append((time.time(), len(chunk.rows) + len(chunk.rejected)))
             progress.rejected += len(chunk.rejected)
@@ -237,23 +238,30 @@ def _encode_parts(
     """Stream spooled parts through decode tasks and encode actors."""
     ray.data.DataContext.get_current().enable_progress_bars = False
     gpus_per_actor = 1 if num_gpus() else 0
+    device = "cuda" if gpus_per_actor else "cpu"
+    actors = min(experiment.embed.actors, len(names))
     dataset = (
         # One block a part: a part is the unit of work, of writing and of resuming.
         ray.data.from_items([{"part": name} for name in names], override_num_blocks=len(names))
-        .map_batches(decode_part, batch_size=1, num_cpus=0.5, fn_kwargs={"encoder": encoder, "spool": spool})
+        .map_batches(
+            decode_part,
+            batch_size=1,
+            num_cpus=DECODE_CPUS,
+            compute=ray.data.TaskPoolStrategy(size=decode_workers(num_cpus(), actors=actors, device=device)),
+            fn_kwargs={"encoder": encoder, "spool": spool},
+        )
         .map_batches(
             EncodePart,
             batch_size=1,
-            # Half a CPU each, so that decoding runs beside encoding even on a single core.
-            num_cpus=0.5,
+            num_cpus=ENCODE_CPUS,
             num_gpus=gpus_per_actor,
-            compute=ray.data.ActorPoolStrategy(size=min(experiment.embed.actors, len(names))),
+            compute=ray.data.ActorPoolStrategy(size=actors),
             fn_constructor_kwargs={
                 "encoder": encoder,
                 "store": (experiment.store, corpus, corpus_fingerprint(experiment, corpus)),
                 "settings": experiment.embed,
                 "precision": embedding_precision(experiment),
-                "device": "cuda" if gpus_per_actor else "cpu",
+                "device": device,
             },
         )
     )

@@ -28,6 +28,9 @@ from uml_core.spool import RowSpool
 from uml_core.store import CorpusStore
 
 Batch = dict[str, np.ndarray]
+# CPUs of a stage's worker, unequal on purpose: Ray Data would fuse equal ones into one actor, and decoding would stop
+# while it encodes. Their sum is under one, so that both run on a single core.
+DECODE_CPUS, ENCODE_CPUS = 0.25, 0.5
 REMEMBERED_BYTES = 128 * 2**20  # of embeddings, in an encode actor
 
 
@@ -65,8 +68,12 @@ def decode_rows(rows: Sequence[Row], encoder: Encoder) -> DecodedPart:
 
 def decode_part(batch: Batch, encoder: Encoder, spool: RowSpool) -> Batch:
     """Decode one spooled part (a Ray Data batch of one row)."""
-    part = decode_rows(spool.read(str(batch["part"][0])), encoder)
-    return {"decoded": _payload(part)}
+    return packed(decode_rows(spool.read(str(batch["part"][0])), encoder))
+
+
+def packed(part: DecodedPart) -> Batch:
+    """Return a decoded part as a Ray Data batch of one row."""
+    return {"decoded": np.array([pickle.dumps(part, protocol=pickle.HIGHEST_PROTOCOL)], dtype=object)}
 
 
 def unpacked(batch: Batch) -> DecodedPart:
@@ -75,12 +82,13 @@ def unpacked(batch: Batch) -> DecodedPart:
     return part
 
 
-def _payload(part: DecodedPart) -> np.ndarray:
-    return np.array([pickle.dumps(part, protocol=pickle.HIGHEST_PROTOCOL)], dtype=object)
-
-
 def _digest(raw: Raw) -> bytes:
     return hashlib.blake2b(raw.encode() if isinstance(raw, str) else raw, digest_size=16).digest()
+
+
+def decode_workers(num_cpus: int, *, actors: int, device: str) -> int:
+    """Return how many decode tasks run at once: beside encoders on the CPU a few, beside GPUs all other cores."""
+    return max(1, num_cpus // 4 if device == "cpu" else num_cpus - actors)
 
 
 def set_encoder_threads(*, actors: int, device: str) -> None:
@@ -132,7 +140,8 @@ class EncodePart:
         decoded = [part.decoded[position] for position in positions]
         if self._batch_size is None:
             self._batch_size = choose_batch_size(self._encoder, decoded, device=self._device)
-        values = self._encoder.encode_all(decoded, self._batch_size)
+        encode = self._encoder.encode_all_tokens if self._encoder.yields_tokens else self._encoder.encode_all
+        values = encode(decoded, self._batch_size)
         finite = is_finite(values)
         found = dict(zip(new, values, strict=True))
         overflowed = {digest for digest, good in zip(new, finite.tolist(), strict=True) if not good}

@@ -25,17 +25,27 @@ import pyarrow.parquet as pq
 import ray
 from tqdm import tqdm
 
-from pipelines.embed import Batch, decode_part, set_encoder_threads
-from pipelines.runtime import Summary, absolute_place, guarded, num_gpus, ray_session
+from pipelines.embed_stages import (
+    DECODE_CPUS,
+    ENCODE_CPUS,
+    Batch,
+    decode_rows,
+    decode_workers,
+    packed,
+    set_encoder_threads,
+    unpacked,
+)
+from pipelines.runtime import Summary, absolute_place, guarded, num_cpus, num_gpus, ray_session
 from uml_core.config import CorpusConfig, TrackingConfig
 from uml_core.corpora.inputs import list_inputs
-from uml_core.corpora.ready import read_ready_embeddings
+from uml_core.corpora.ready import stream_ready_embeddings
+from uml_core.corpora.rows import Row
+from uml_core.encoders import Encoder
 from uml_core.errors import InputError
 from uml_core.serving import TargetPredictor
-from uml_core.store import Part, RejectedRow, plan_parts
 from uml_core.tracking import load_predictor
 
-PART_ROWS = 256
+PART_ROWS, BATCH_SIZE = 256, 32
 SCHEMA = pa.schema([("id", pa.string()), ("prediction", pa.string()), ("probability", pa.float64())])
 
 
@@ -63,7 +73,7 @@ def run(model_uri: str, input_path: str, output_path: str, tracking_uri: str) ->
     output = Path(output_path).resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    rejected: list[RejectedRow] = []
+    rejected: list[tuple[Row, str]] = []
     num_rows = 0
     try:
         with pq.ParquetWriter(temporary, SCHEMA) as writer:
@@ -77,48 +87,64 @@ def run(model_uri: str, input_path: str, output_path: str, tracking_uri: str) ->
     rejected_file = output.with_name(f"{output.stem}.rejected.parquet")
     rejected_file.unlink(missing_ok=True)
     if rejected:
-        pq.write_table(pa.Table.from_pylist([{"id": row.id, "reason": row.reason} for row in rejected]), rejected_file)
+        pq.write_table(
+            pa.Table.from_pylist([{"id": row.id, "reason": reason} for row, reason in rejected]), rejected_file
+        )
     text = f"{num_rows} predictions in {output}"
     if rejected:
-        text += f"\n{len(rejected)} unreadable inputs in {rejected_file}, first {rejected[0].id}: {rejected[0].reason}"
+        text += f"\n{len(rejected)} unreadable inputs in {rejected_file}, first {rejected[0][0].id}: {rejected[0][1]}"
     return Summary(text, {"output": str(output), "rows": num_rows, "rejected_rows": len(rejected)})
 
 
-def _predictions(predictor: TargetPredictor, path: Path) -> Iterator[tuple[pa.Table, list[RejectedRow]]]:
-    """Yield predictions and unreadable rows, in the order of the inputs."""
+def _predictions(predictor: TargetPredictor, path: Path) -> Iterator[tuple[pa.Table, list[tuple[Row, str]]]]:
+    """Yield predictions and unreadable rows with their reasons, in the order of the inputs."""
     if predictor.modality == "vector":
-        ready = read_ready_embeddings("input", CorpusConfig(modality="vector", format="embeddings", path=str(path)))
-        result = predictor.classify(ready.embeddings)
-        yield _table([row.id for row in ready.rows], result.classes, result.probabilities), list(ready.rejected)
+        config = CorpusConfig(modality="vector", format="embeddings", path=str(path))
+        for chunk in stream_ready_embeddings("input", config):
+            result = predictor.classify(chunk.embeddings)
+            rejected = [(row, row.fault or "") for row in chunk.rejected]
+            yield _table([row.id for row in chunk.rows], result.classes, result.probabilities), rejected
         return
-    parts = plan_parts(list_inputs(path, predictor.modality), PART_ROWS)
-    with ray_session(), tqdm(total=sum(len(part.rows) for part in parts), unit="row", file=sys.stderr) as bar:
-        for batch in _classified(predictor, parts):
+    rows = list_inputs(path, predictor.modality)
+    with ray_session(), tqdm(total=len(rows), unit="row", file=sys.stderr) as bar:
+        for batch in _classified(predictor, rows):
             ids, classes, probabilities, rejected = pickle.loads(batch["payload"])
             bar.update(len(ids) + len(rejected))
             yield _table(ids, classes, probabilities), rejected
 
 
-def _classified(predictor: TargetPredictor, parts: Sequence[Part]) -> Iterator[dict[str, bytes]]:
-    """Stream parts through the decode tasks of embed and through one actor that encodes and classifies."""
+def _classified(predictor: TargetPredictor, rows: Sequence[Row]) -> Iterator[dict[str, bytes]]:
+    """Stream the inputs in parts through decode tasks and through one actor that encodes and classifies."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     gpus = 1 if num_gpus() else 0
-    rows = [{"part": pickle.dumps(part)} for part in parts]
+    device = "cuda" if gpus else "cpu"
+    parts = [{"part": pickle.dumps(rows[start : start + PART_ROWS])} for start in range(0, len(rows), PART_ROWS)]
     dataset = (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map_batches(decode_part, batch_size=1, num_cpus=0.5, fn_kwargs={"encoder": predictor.build_encoder()})
+        ray.data.from_items(parts, override_num_blocks=len(parts))
+        .map_batches(
+            decode_inputs,
+            batch_size=1,
+            num_cpus=DECODE_CPUS,
+            compute=ray.data.TaskPoolStrategy(size=decode_workers(num_cpus(), actors=1, device=device)),
+            fn_kwargs={"encoder": predictor.build_encoder()},
+        )
         .map_batches(
             ClassifyPart,
             batch_size=1,
-            num_cpus=0.5,
+            num_cpus=ENCODE_CPUS,
             num_gpus=gpus,
             compute=ray.data.ActorPoolStrategy(size=1),
-            fn_constructor_kwargs={"predictor": predictor, "device": "cuda" if gpus else "cpu"},
+            fn_constructor_kwargs={"predictor": predictor, "device": device},
         )
     )
     yield from dataset.iter_rows()
+
+
+def decode_inputs(batch: Batch, encoder: Encoder) -> Batch:
+    """Decode one part of the inputs (a Ray Data batch of one row)."""
+    return packed(decode_rows(pickle.loads(batch["part"][0]), encoder))
 
 
 class ClassifyPart:
@@ -133,9 +159,9 @@ class ClassifyPart:
 
     def __call__(self, batch: Batch) -> Batch:
         """Return ids, classes, probabilities and rejected rows of one part."""
-        _, kept, decoded, rejected = pickle.loads(batch["payload"][0])
-        result = self._predictor.classify(self._encoder.encode_all(decoded, batch_size=32))
-        payload = pickle.dumps(([row.id for row in kept], result.classes, result.probabilities, rejected))
+        part = unpacked(batch)
+        result = self._predictor.classify(self._encoder.encode_all(part.decoded, BATCH_SIZE))
+        payload = pickle.dumps(([row.id for row in part.rows], result.classes, result.probabilities, part.rejected))
         return {"payload": np.array([payload], dtype=object)}
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,6 +18,7 @@ from pipelines.embed import corpus_store
 from tests.conftest import draw, picture_tree, write_picture_corpora
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
+from uml_core.tracking import experiment_runs
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -28,8 +32,15 @@ def experiment(tmp_path: Path) -> Experiment:
 def stored_ids(experiment: Experiment, corpus: str) -> Counter[str]:
     folder = Path(corpus_store(experiment, corpus).directory)
     parts = json.loads((folder / "manifest.json").read_text())["parts"]
-    ids = [row for key in parts for row in pq.read_table(folder / f"part-{key}.parquet")["id"].to_pylist()]
+    assert sorted(parts) == sorted(file.name for file in folder.glob("part-*"))
+    ids = [row for name in parts for row in pq.read_table(folder / name)["id"].to_pylist()]
     return Counter(ids + pq.read_table(folder / "rejected.parquet")["id"].to_pylist())
+
+
+def embedding_of(experiment: Experiment, corpus: str) -> dict[str, np.ndarray]:
+    folder = Path(corpus_store(experiment, corpus).directory)
+    table = pa.concat_tables(pq.read_table(file) for file in folder.glob("part-*"))
+    return dict(zip(table["id"].to_pylist(), np.array(table["embedding"].to_pylist()), strict=True))
 
 
 def times(experiment: Experiment, corpus: str) -> dict[str, int]:
@@ -55,7 +66,7 @@ def test_every_row_once_then_nothing_then_only_what_is_missing(experiment: Exper
 
     # As after a kill: no manifest, one part missing, one half-written temporary file.
     folder = Path(corpus_store(experiment, "pictures").directory)
-    vectors = corpus_store(experiment, "pictures").load().embeddings
+    vectors = embedding_of(experiment, "pictures")
     (folder / "manifest.json").unlink()
     lost = sorted(before)[0]
     (folder / lost).unlink()
@@ -64,13 +75,62 @@ def test_every_row_once_then_nothing_then_only_what_is_missing(experiment: Exper
     after = times(experiment, "pictures")
     assert {name for name in before if before[name] != after[name]} == {lost}
     assert stored_ids(experiment, "pictures") == Counter(expected)
-    assert np.allclose(corpus_store(experiment, "pictures").load().embeddings, vectors, atol=1e-5)
+    same = embedding_of(experiment, "pictures")
+    assert same.keys() == vectors.keys()
+    assert all(np.allclose(same[name], vectors[name], atol=1e-5) for name in vectors)
 
-    # A changed file is embedded again, and its old vector is gone.
+    # A changed file is embedded again and its old vector is gone; a new one alone is added; a removed one goes.
     draw("stripes", np.random.default_rng(9)).save(pictures / "val" / "square" / "0.png")
+    draw("circle", np.random.default_rng(8)).save(pictures / "train" / "circle" / "aa.png")
+    (pictures / "dark" / "circle" / "0.png").unlink()
+    facts = embed.run(experiment).results["corpora"]["pictures"]
+    assert (facts["new"], facts["changed"], facts["removed"], facts["encoded_rows"]) == (1, 1, 1, 2)
+    now = {file.relative_to(pictures).as_posix() for file in pictures.rglob("*.png")}
+    assert stored_ids(experiment, "pictures") == Counter(now)
+    after = embedding_of(experiment, "pictures")
+    assert {name for name in after if name in vectors and not np.array_equal(after[name], same[name])} == {
+        "val/square/0.png"
+    }
+
+
+def test_identical_inputs_are_encoded_once(experiment: Experiment, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    original = pictures / "train" / "circle" / "0.png"
+    for index in range(10):  # over several parts of 8 rows
+        shutil.copy(original, pictures / "train" / "stripes" / f"copy-{index}.png")
+    facts = embed.run(experiment).results["corpora"]["pictures"]
+    assert (facts["rows"], facts["encoded_rows"], facts["repeated_inputs"]) == (43, 33, 10)
+    vectors = embedding_of(experiment, "pictures")
+    for index in range(10):
+        assert np.array_equal(vectors[f"train/stripes/copy-{index}.png"], vectors["train/circle/0.png"])
+
+
+def test_what_embed_did_is_in_the_manifest_and_in_mlflow(experiment: Experiment) -> None:
+    summary = embed.run(experiment)
+    manifest = corpus_store(experiment, "pictures").read_manifest()
+    assert manifest is not None
+    assert sum(manifest["stage_share"].values()) == pytest.approx(1, abs=1e-3)
+    assert manifest["stage_s"]["encode"] > 0
+    assert re.search(r"pictures +33 +0 +\d+ +\d+ % +\d+ % +\d+ % +\d+ %  [\d.]+ s, 33 new", summary.text)
+    (run,) = experiment_runs(experiment.tracking.uri, experiment.name)
+    assert run.kind == "embed"
+    assert run.metrics["embed/rows_per_s/pictures"] == manifest["rows_per_s"]
+    assert run.metrics["embed/share/encode/names"] > 0
     embed.run(experiment)
-    assert stored_ids(experiment, "pictures") == Counter(expected)
-    assert not np.allclose(corpus_store(experiment, "pictures").load().embeddings, vectors, atol=1e-5)
+    assert len(experiment_runs(experiment.tracking.uri, experiment.name)) == 1, "nothing done, nothing logged"
+
+
+def test_tokens_are_stored_as_sequences(experiment: Experiment) -> None:
+    tokens = experiment.override({"encoders.text.pooling": "tokens", "embed.dtype": "float16"})
+    embed.run(tokens)
+    store = corpus_store(tokens, "names")
+    manifest = store.read_manifest()
+    assert manifest is not None
+    table = pq.read_table(Path(store.directory) / manifest["parts"][0])
+    assert table.schema.field("tokens").type == pa.list_(pa.list_(pa.float16(), manifest["dim"]))
+    assert min(len(sequence) for sequence in table["tokens"].to_pylist()) >= 3
+    with pytest.raises(InputError, match="sequences of tokens"):
+        store.load()
 
 
 def test_actors_and_batches_do_not_change_the_vectors(experiment: Experiment, tmp_path: Path) -> None:
@@ -78,9 +138,9 @@ def test_actors_and_batches_do_not_change_the_vectors(experiment: Experiment, tm
     other = experiment.override({"store": str(tmp_path / "other"), "embed.actors": 2, "embed.batch_size": 3})
     embed.run(other)
     for corpus in experiment.corpora:
-        first, second = corpus_store(experiment, corpus).load(), corpus_store(other, corpus).load()
-        assert np.allclose(first.embeddings, second.embeddings, atol=1e-4)
-        assert first.label_codes.tolist() == second.label_codes.tolist()
+        first, second = embedding_of(experiment, corpus), embedding_of(other, corpus)
+        assert first.keys() == second.keys()
+        assert all(np.allclose(first[name], second[name], atol=1e-4) for name in first)
 
 
 def test_half_precision_is_another_store(experiment: Experiment) -> None:

@@ -1,4 +1,4 @@
-"""What is missing of a corpus, and exactly once: a corpus that changes, and a writer that dies at any file operation."""
+"""What is missing of a corpus, and exactly once: a corpus that changes, a writer that dies at any file operation."""
 
 from __future__ import annotations
 

@@ -24,7 +24,6 @@ from uml_core.corpora.readers.stream import RowChecks
 from uml_core.corpora.ready_files import Chunk, chunks_of, metadata_of
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError
-from uml_core.store import RejectedRow
 
 CHUNK_ROWS = 8192
 SUFFIXES = (".parquet", ".npy")
@@ -36,7 +35,7 @@ class ReadyEmbeddings:
 
     rows: tuple[Row, ...]
     embeddings: npt.NDArray[np.float32]
-    rejected: tuple[RejectedRow, ...]
+    rejected: tuple[Row, ...]  # each with its fault
 
 
 def ready_identity(name: str, corpus: CorpusConfig) -> dict[str, object]:
@@ -80,7 +79,7 @@ def stream_ready_embeddings(
             adopted = _adopt(chunk, dim, position, names, checks)
             position += len(chunk.records)
             found = found or bool(adopted.rows)
-            first_reason = adopted.rejected[0].reason if adopted.rejected else ""
+            first_reason = adopted.rejected[0].fault if adopted.rejected else ""
             yield adopted
     if not found:
         raise InputError(f"{source.setting} {source.place} has no usable embedding: {first_reason}")
@@ -121,7 +120,7 @@ def _adopt(chunk: Chunk, dim: int, position: int, names: RecordNames, checks: Ro
     return ReadyEmbeddings(
         tuple(row for row in rows if row.fault is None),
         matrix[usable[fits]],
-        tuple(RejectedRow(row.id, row.label, row.split, row.fault) for row in rows if row.fault is not None),
+        tuple(row for row in rows if row.fault is not None),
     )
 
 
