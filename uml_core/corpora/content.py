@@ -38,11 +38,15 @@ class Cell:
 Member = ByteRange | Cell
 
 
-def read_content(path: str, member: Member | None) -> bytes:
-    """Return the bytes of a file or of its member. Raises RowError: missing, unreadable, cut short or empty."""
+def read_content(path: str, member: Member | None, stamp: str = "") -> bytes:
+    """Return the bytes of a file or of its member; the stamp tells a Parquet file from a newer one in its place.
+
+    Raises:
+        RowError: missing, unreadable, cut short or empty.
+    """
     try:
         if isinstance(member, Cell):
-            return _cell_bytes(_cells().value(path, member), member)
+            return _cell_bytes(_cells().value(path, member, stamp), member)
         with open_bytes(path) as file:
             if member is not None:
                 file.seek(member.offset)
@@ -71,13 +75,13 @@ class _CellCursor:
     """Reads the cells of one Parquet column in their order, decoding a few at a time; going back starts anew."""
 
     def __init__(self) -> None:
-        self._place: tuple[str, int, str] | None = None
+        self._place: tuple[str, str, int, str] | None = None
         self._batches: Iterator[pa.RecordBatch] = iter(())
         self._batch: pa.Array = pa.array([])
         self._start = 0
 
-    def value(self, path: str, cell: Cell) -> Any:
-        place = (path, cell.row_group, cell.column)
+    def value(self, path: str, cell: Cell, stamp: str) -> Any:
+        place = (path, stamp, cell.row_group, cell.column)
         if place != self._place or cell.row < self._start:
             self._open(path, cell)
             self._place = place

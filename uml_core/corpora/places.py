@@ -6,7 +6,6 @@ process. Paths of files stay whole strings (path or URI), so a row can be read o
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import os
@@ -117,13 +116,14 @@ def one_line(error: BaseException) -> str:
 
 
 def stamp_of(place: str) -> str:
-    """Return size and time of a file, or "missing"."""
-    with contextlib.suppress(*PLACE_ERRORS):
-        if not is_uri(place):
-            return status_stamp(os.stat(local_path(place)))  # noqa: PTH116
+    """Return size and time of a file, or "missing". Raises OSError for a remote place that cannot be reached."""
+    if is_uri(place):
         filesystem, path = remote(place)
         return _info_stamp(filesystem.get_file_info(path))
-    return "missing"
+    try:
+        return status_stamp(os.stat(local_path(place)))  # noqa: PTH116
+    except OSError:
+        return "missing"
 
 
 def stamps_of(places: list[str]) -> list[str]:

@@ -41,7 +41,7 @@ class Row:
             raise RowError(self.fault)
         if self.path is None:
             return _sentence(self.text or "")
-        content = read_content(self.path, self.member)
+        content = read_content(self.path, self.member, self.stamp)
         return _sentence(_decoded(content)) if self.is_text else content
 
 

@@ -131,10 +131,10 @@ def _members(file: _Shard) -> Iterator[tarfile.TarInfo]:
             archive.members.clear()  # type: ignore[attr-defined]  # else the archive remembers every header
             if member.size < 0:
                 raise _DamagedShardError(f"{member.name} has a negative size")
+            if member.isreg() and not member.issparse():
+                yield member  # also one that is cut short: its name says that the sample before it is whole
             if member.offset_data + member.size > file.size:
                 raise _DamagedShardError(f"the file ends at byte {file.size}, within {member.name}")
-            if member.isreg() and not member.issparse():
-                yield member
         _check_end(file, archive.offset)
     except tarfile.TarError as error:
         raise _DamagedShardError(one_line(error)) from None
