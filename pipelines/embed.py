@@ -23,7 +23,7 @@ import ray
 import torch
 from tqdm import tqdm
 
-from pipelines.embed_progress import STAGES, EmbedProgress
+from pipelines.embed_progress import STAGES, EmbedProgress, too_many_rejected
 from pipelines.embed_stages import DECODE_CPUS, ENCODE_CPUS, EncodePart, decode_part, decode_workers
 from pipelines.runtime import Summary, experiment_parser, num_cpus, num_gpus, ray_session, step_main
 from uml_core.config import Experiment, hash_of
@@ -147,7 +147,9 @@ def _embed_missing(
     stored = np.sort(Settled(tuple(before), ()).keys)
     listing, spool = Listing(), store.spool()
     names = spool.write(listing.missing_parts(rows(), stored, experiment.embed.part_rows))
-    progress = EmbedProgress(experiment.embed.max_rejected * len(listing.keys), corpus)
+    progress = EmbedProgress(corpus, len(listing.keys), experiment.embed.max_rejected)
+    if listing.first_fault is not None and listing.num_faults > progress.max_rejected * progress.total:
+        progress.refuse(listing.num_faults, f"{listing.first_fault.id}: {listing.first_fault.fault}")
     encoder = build_encoder(experiment.encoder_of(corpus), experiment.corpora[corpus].modality)
     if names:
         session.enter_context(ray_session())
@@ -179,7 +181,7 @@ def _adopt_ready(experiment: Experiment, corpus: str, store: CorpusStore) -> dic
         return _facts(manifest, up_to_date=True)
     config = experiment.corpora[corpus]
     with store.writing(lambda: _say_waiting(corpus, store)):
-        progress = EmbedProgress(float("inf"), corpus)
+        progress = EmbedProgress(corpus, 0, experiment.embed.max_rejected)
         dim, names = 0, set()
         for chunk in tqdm(stream_ready_embeddings(corpus, config), desc=f"adopt {corpus}", delay=2, file=sys.stderr):
             started, dim = time.perf_counter(), int(chunk.embeddings.shape[1])
@@ -206,14 +208,9 @@ def _check_rejected(experiment: Experiment, corpus: str, parts: Sequence[PartFoo
     """Refuse a corpus with too many unreadable rows; its parts stay, so that a raised limit costs nothing."""
     rejected = [row for part in parts for row in part.rejected]
     total = sum(len(part.keys) for part in parts)
-    share = len(rejected) / total
-    if share > experiment.embed.max_rejected or len(rejected) == total:
-        first = rejected[0]
-        raise InputError(
-            f"corpora.{corpus}: {len(rejected)} of {total} rows cannot be read ({share:.1%}; embed.max_rejected "
-            f"is {experiment.embed.max_rejected:.0%}); first {first.id}: {first.reason}; "
-            "mend them, or raise the limit"
-        )
+    if len(rejected) > experiment.embed.max_rejected * total or len(rejected) == total:
+        first = f"{rejected[0].id}: {rejected[0].reason}"
+        raise InputError(too_many_rejected(corpus, len(rejected), total, experiment.embed.max_rejected, first=first))
 
 
 def _facts(manifest: Mapping[str, Any], *, up_to_date: bool) -> dict[str, Any]:

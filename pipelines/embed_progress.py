@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from uml_core.errors import InputError
 
@@ -17,8 +17,9 @@ STAGES = ("read", "decode", "encode", "write")
 class EmbedProgress:
     """What the parts of this run amount to so far: rows, rejects, and where the seconds went."""
 
-    max_rejects: float
-    corpus: str = ""
+    corpus: str
+    total: int  # rows of the corpus
+    max_rejected: float  # share of them
     started_at: float = field(default_factory=time.time)
     rejected: int = 0
     encoded: int = 0
@@ -33,11 +34,12 @@ class EmbedProgress:
         self.encoded += int(part["encoded"])
         self.batch_size = int(part["batch_size"])
         self.rejected += int(part["rejected"])
-        if self.rejected > self.max_rejects:
-            raise InputError(
-                f"corpora.{self.corpus}: {self.rejected} rows cannot be read already, past embed.max_rejected, so the "
-                f"step stops; last {part['first_reject']}; mend them, or raise the limit (what is done is kept)"
-            )
+        if self.rejected > self.max_rejected * self.total:
+            self.refuse(self.rejected, str(part["first_reject"]))
+
+    def refuse(self, rejected: int, first: str) -> NoReturn:
+        """End the step before it reads rows for nothing."""
+        raise InputError(too_many_rejected(self.corpus, rejected, self.total, self.max_rejected, first=first))
 
     def facts(self) -> dict[str, Any]:
         """Return the manifest's entries. The steady rate leaves out everything up to the first finished part."""
@@ -57,6 +59,14 @@ class EmbedProgress:
             "repeated_inputs": rows - self.rejected - self.encoded,
             "batch_size": self.batch_size,
         }
+
+
+def too_many_rejected(corpus: str, rejected: int, total: int, limit: float, *, first: str) -> str:
+    """Return the line that refuses a corpus."""
+    return (
+        f"corpora.{corpus}: {rejected} of {total} rows cannot be read ({rejected / total:.1%}; embed.max_rejected is "
+        f"{limit:.0%}); first {first}; mend them, or raise the limit (what is embedded stays)"
+    )
 
 
 def shares(stage_s: Mapping[str, float]) -> dict[str, float]:

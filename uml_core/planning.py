@@ -26,6 +26,8 @@ class Listing:
     def __init__(self) -> None:
         self._keys = HashSet64()
         self._missing_ids = HashSet64()
+        self.num_faults = 0  # missing rows that cannot be used, known without reading them
+        self.first_fault: Row | None = None
 
     @property
     def keys(self) -> Hashes:
@@ -64,6 +66,9 @@ class Listing:
         part = tuple(pending[:count])
         del pending[:count]
         self._missing_ids.add(hashes_of(row.id for row in part))
+        faulty = [row for row in part if row.fault is not None]
+        self.num_faults += len(faulty)
+        self.first_fault = self.first_fault or next(iter(faulty), None)
         return part
 
 

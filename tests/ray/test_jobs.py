@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from jsonschema import ValidationError
+from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.conftest import picture_tree, write_picture_corpora
 from uml_core.config import parse_experiment
@@ -87,6 +90,13 @@ def test_embed_and_train_as_jobs(cluster: dict[str, str], tmp_path: Path) -> Non
     refused = submit(cluster, None, sys.executable, "-m", "pipelines.train", str(file))
     assert refused.returncode != 0
     assert "which is a temporary copy; give an absolute place" in refused.stdout + refused.stderr
+
+
+def test_cluster_yaml_fits_rays_schema() -> None:
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+    validate_config(prepare_config(config))
+    with pytest.raises(ValidationError, match="max_wrkers"):
+        validate_config(prepare_config({**config, "max_wrkers": 1}))
 
 
 def test_a_shell_without_the_token_is_refused(cluster: dict[str, str], tmp_path: Path) -> None:

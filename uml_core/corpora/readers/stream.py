@@ -74,6 +74,7 @@ class RowChecks:
 
     def __init__(self) -> None:
         self._ids = HashSet64()
+        self._checked = 0
 
     def of(self, batch: Iterable[Row]) -> list[Row]:
         """Return the rows, with a fault on each that repeats an earlier id or cannot be stored as UTF-8."""
@@ -82,7 +83,10 @@ class RowChecks:
         repeated = self._ids.add(hashes_of(rows[index].id for index in usable))
         for index, again in zip(usable, repeated.tolist(), strict=True):
             if again:
-                rows[index] = replace(rows[index], fault=f"id '{rows[index].id}' occurs again")
+                # With its position: the third row of an id is another row than the second.
+                fault = f"id '{rows[index].id}' occurs again (row {self._checked + index})"
+                rows[index] = replace(rows[index], fault=fault)
+        self._checked += len(rows)
         return rows
 
 
