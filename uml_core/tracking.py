@@ -6,6 +6,7 @@ SQLite file is enough on one machine and workers need no credentials. Names are 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -21,6 +22,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import requests
+from filelock import FileLock
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -127,13 +129,14 @@ def open_experiment(tracking: TrackingConfig, name: str) -> str:
     _check_reachable(tracking)
     remote = tracking.uri.startswith(("http://", "https://", "databricks"))
     try:
-        client = MlflowClient(tracking_uri=tracking.uri)
-        experiment = client.get_experiment_by_name(name)
-        if experiment is not None:
-            return str(experiment.experiment_id)
-        # A server stores artifacts itself; beside a database they go to the folder of the experiment file.
-        location = None if remote else _as_uri(f"{tracking.artifacts}/{name}")
-        return str(client.create_experiment(name, artifact_location=location))
+        with _alone_on(tracking.uri):
+            client = MlflowClient(tracking_uri=tracking.uri)
+            experiment = client.get_experiment_by_name(name)
+            if experiment is not None:
+                return str(experiment.experiment_id)
+            # A server stores artifacts itself; beside a database they go to the folder of the experiment file.
+            location = None if remote else _as_uri(f"{tracking.artifacts}/{name}")
+            return str(client.create_experiment(name, artifact_location=location))
     except MlflowException as error:
         first_line = str(error).strip().splitlines()[0]
         raise InputError(f"tracking.uri {_without_password(tracking.uri)} cannot be used: {first_line}") from None
@@ -294,6 +297,13 @@ def _check_reachable(tracking: TrackingConfig) -> None:
         )
     elif "://" not in tracking.uri and tracking.uri != "databricks":
         raise InputError(f"tracking.uri is {shown}; MLflow 3 writes no plain folders, use sqlite:///runs/mlflow.db")
+
+
+def _alone_on(uri: str) -> contextlib.AbstractContextManager[Any]:
+    """Return a lock on a SQLite file: its first two users would race to create its tables."""
+    if not uri.startswith("sqlite:///"):
+        return contextlib.nullcontext()
+    return FileLock(f"{uri.removeprefix('sqlite:///')}.lock")
 
 
 def _signature(predictor: TargetPredictor) -> ModelSignature:
