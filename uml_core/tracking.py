@@ -11,12 +11,14 @@ import logging
 import math
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # two small files do not need one
 
 import mlflow
 import numpy as np
@@ -78,7 +80,9 @@ class MLflowTracker:
         """Log the target model as an MLflow model that takes raw inputs; returns its URI."""
         predictor.save(directory)
         mlflow.set_tracking_uri(self._tracking.uri)
-        with mlflow.start_run(run_id=self.run_id):
+        with mlflow.start_run(run_id=self.run_id), warnings.catch_warnings():
+            # An example would have MLflow load the encoder and run it at every training; the signature says the same.
+            warnings.filterwarnings("ignore", message=".*An input example was not provided")
             info = mlflow.pyfunc.log_model(
                 name=MODEL_NAME,
                 python_model=MLflowTargetModel(),
@@ -341,5 +345,6 @@ def _without_password(uri: str) -> str:
 
 def _quieten() -> None:
     """MLflow tells about every database migration; that is not the user's business."""
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.utils.environment", "mlflow.models"):
+    ours = ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.utils.environment", "mlflow.models")
+    for name in (*ours, "mlflow.pyfunc"):
         logging.getLogger(name).setLevel(logging.ERROR)
