@@ -175,9 +175,24 @@ def _write(file: Path, content: bytes) -> None:
     file.write_bytes(content)
 
 
+def test_a_server_that_is_not_there_is_said_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    place = "s3://bucket/photos?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1"
+    corpus = CorpusConfig.model_validate({"modality": "image", "format": "folder", "path": place})
+    with pytest.raises(
+        InputError, match=r"corpora.x.path is s3://bucket/photos.*cannot be opened: .*NETWORK_CONNECTION"
+    ):
+        list_rows("x", corpus)
+
+
 @pytest.mark.parametrize("place", ["nope://bucket/x", "s3://", "memory://"])
 def test_places_that_cannot_be_opened(place: str) -> None:
-    with pytest.raises(InputError, match=f"corpora.x.path is {place}|holds no image file|is empty"):
+    with pytest.raises(InputError, match=f"corpora.x.path is {place}|corpora.x is empty"):
         list_rows("x", CorpusConfig.model_validate({"modality": "image", "format": "folder", "path": place}))
 
 

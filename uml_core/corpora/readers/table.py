@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from uml_core.corpora.content import Cell
 from uml_core.corpora.places import (
     PLACE_ERRORS,
+    ConfinedFolder,
     base_name,
     is_uri,
     kind_of,
     one_line,
     parent,
-    resolve,
     stamp_of,
     stamps_of,
 )
@@ -38,13 +38,13 @@ ROWS_AT_ONCE = 1024  # remote files whose stamps are asked for side by side
 class _TableRows:
     """What turns the records of one table into rows."""
 
-    source: CorpusSource
     place: str
     table: Table
     names: RecordNames
     content: str  # text, path or the byte column's name
     stamp: str  # of the table
-    root: str  # where paths start
+    root: ConfinedFolder  # where paths start
+    modality: str
 
     def row(self, index: int, record: Record) -> Row:
         """Return the row of a record; the stamp of a remote file is left out."""
@@ -60,12 +60,10 @@ class _TableRows:
             return Row(id_, label, split, text=value, fault=named.fault or fault)
         if value is None:
             return Row(id_, label, split, fault=named.fault or fault or "no path")
-        path, fault = resolve(self.root, value)
+        path, fault = self.root.resolve(value)
         fault = named.fault or fault
         stamp = "" if fault or is_uri(path) else stamp_of(path)
-        return Row(
-            id_, label, split, path=path, stamp=stamp, fault=fault, is_text=self.source.corpus.modality == "text"
-        )
+        return Row(id_, label, split, path=path, stamp=stamp, fault=fault, is_text=self.modality == "text")
 
 
 def read_table(source: CorpusSource) -> Iterator[Row]:
@@ -89,15 +87,12 @@ def read_table(source: CorpusSource) -> Iterator[Row]:
             continue
         content = _content(source, place, table)
         root = corpus.root or parent(place)
-        yield from _rows(_TableRows(source, place, table, names, content, stamp_of(place), root))
-
-
-def _rows(rows: _TableRows) -> Iterator[Row]:
-    stream = (rows.row(index, record) for index, record in enumerate(rows.table.records))
-    try:
-        yield from _with_remote_stamps(stream) if rows.content == "path" and is_uri(rows.root) else stream
-    except PLACE_ERRORS as error:
-        raise InputError(f"{rows.source.setting} {rows.place} cannot be read to its end: {one_line(error)}") from None
+        rows = _TableRows(place, table, names, content, stamp_of(place), ConfinedFolder(root), corpus.modality)
+        stream = (rows.row(index, record) for index, record in enumerate(table.records))
+        try:
+            yield from _with_remote_stamps(stream) if content == "path" and is_uri(root) else stream
+        except PLACE_ERRORS as error:
+            raise InputError(f"{source.setting} {place} cannot be read to its end: {one_line(error)}") from None
 
 
 def _with_remote_stamps(stream: Iterator[Row]) -> Iterator[Row]:
