@@ -11,7 +11,13 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: the message says what was given, what is allowed and how to mend it."""
+    """A mistake in what the user gave: the message says what was given, what is allowed and how to mend it.
+
+    It is always one line, also where a name in the user's files holds a line break.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:

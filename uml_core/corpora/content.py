@@ -25,6 +25,11 @@ class ByteRange:
     offset: int
     size: int
 
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """What tells it from the other members of a file."""
+        return (self.offset, self.size)
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -33,6 +38,11 @@ class Cell:
     row_group: int
     row: int
     column: str
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """What tells it from the other members of a file."""
+        return (self.row_group, self.row, self.column)
 
 
 Member = ByteRange | Cell

@@ -7,7 +7,6 @@ Two different ids share a hash with probability n² / 2⁶⁵: 0.03 % for a hund
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,9 +16,9 @@ Hashes = npt.NDArray[np.uint64]
 
 
 def hash64(*values: object) -> int:
-    """Return 64 bits of BLAKE2b over JSON values; the same on every machine and in every process."""
-    text = json.dumps(values)  # ASCII, so half a surrogate pair is text as well
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    """Return 64 bits of BLAKE2b over strings, numbers, None and tuples of them; the same on every machine."""
+    text = ascii(values)  # unambiguous, and ASCII for half a surrogate pair as well
+    return int.from_bytes(hashlib.blake2b(text.encode("ascii"), digest_size=8).digest(), "little")
 
 
 def hashes_of(values: Iterable[str]) -> Hashes:

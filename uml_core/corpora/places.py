@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import pickle
 import posixpath
 import stat
 from collections.abc import Iterator
@@ -27,7 +28,6 @@ from uml_core.errors import InputError
 
 # What pyarrow and fsspec raise for a place that is missing, forbidden, unreachable or unknown.
 PLACE_ERRORS = (OSError, pa.ArrowException, ValueError, ImportError)
-
 
 # other: a pipe, a socket; broken: gone, or a link to nothing; outside: a link that leaves the corpus folder
 EntryKind = Literal["file", "folder", "linked folder", "other", "broken", "outside file", "outside folder"]
@@ -91,6 +91,10 @@ def _filesystem(scheme: str, netloc: str, query: str) -> tuple[pafs.FileSystem, 
             raise
         other, path = fsspec.core.url_to_fs(uri)
         filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(other))
+    if scheme == "s3":
+        # One made from a URI tries a silent server 31 times (100 s a file). A copy made through pickle goes through the
+        # constructor, with its 3 attempts (10 s), and keeps region, address and credentials.
+        filesystem = pickle.loads(pickle.dumps(filesystem))
     return filesystem, path.removesuffix("/root")
 
 
@@ -152,7 +156,7 @@ def list_folder(folder: str, root: str) -> Iterator[Entry]:
         OSError or pyarrow's errors: the folder cannot be listed.
     """
     if not is_uri(folder):
-        path, real_root = local_path(folder), real_folder(local_path(root))
+        path, real_root = local_path(folder), os.path.realpath(local_path(root))
         names = sorted(name for name in os.listdir(path) if not name.startswith("."))  # noqa: PTH208
         return (_local_entry(name, os.path.join(path, name), real_root) for name in names)  # noqa: PTH118
     filesystem, path = remote(folder)
@@ -172,22 +176,15 @@ def _local_entry(name: str, path: str, real_root: str) -> Entry:
         return Entry(name, path, "outside folder" if stat.S_ISDIR(status.st_mode) else "outside file")
     if stat.S_ISDIR(status.st_mode):
         return Entry(name, path, "linked folder" if is_link else "folder")
-    return (
-        Entry(name, path, "file", status_stamp(status)) if stat.S_ISREG(status.st_mode) else Entry(name, path, "other")
-    )
+    if not stat.S_ISREG(status.st_mode):
+        return Entry(name, path, "other")
+    return Entry(name, path, "file", status_stamp(status))
 
 
 def _remote_entry(info: pafs.FileInfo, place: str) -> Entry:
-    is_folder = info.type == pafs.FileType.Directory
-    return (
-        Entry(info.base_name, place, "folder") if is_folder else Entry(info.base_name, place, "file", _info_stamp(info))
-    )
-
-
-@functools.lru_cache(maxsize=4096)
-def real_folder(folder: str) -> str:
-    """Return a local folder with every link on its way followed."""
-    return os.path.realpath(folder)
+    if info.type == pafs.FileType.Directory:
+        return Entry(info.base_name, place, "folder")
+    return Entry(info.base_name, place, "file", _info_stamp(info))
 
 
 def is_within(path: str, folder: str) -> bool:
@@ -195,30 +192,35 @@ def is_within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def resolve(root: str, relative: str) -> tuple[str, str | None]:
-    """Return the place of a file named in a table, and why it may not be read (None: it may).
+class ConfinedFolder:
+    """A folder that paths named in a table start in and must not leave: by `..`, absolute, or through a link."""
 
-    A path is relative to `root`; whether given with `..`, absolute or through a link, it must stay in it.
-    """
-    if is_uri(root):
-        return join(root, relative), _remote_escape(root, relative)
-    folder = local_path(root)
-    path = os.path.normpath(os.path.join(folder, relative))  # noqa: PTH118
-    if not is_within(path, os.path.normpath(folder)):
-        return path, f"path {relative} leads outside the corpus folder {folder}"
-    try:
-        link = stat.S_ISLNK(os.lstat(path).st_mode)
-        real = os.path.realpath(path) if link else real_folder(os.path.dirname(path))  # noqa: PTH120
-    except OSError:
-        return path, None  # missing: said when it is read
-    except ValueError:
-        return path, f"path {relative!r} is no file name"
-    return path, None if is_within(real, real_folder(folder)) else "link leads outside the corpus folder"
+    def __init__(self, root: str) -> None:
+        self._root = root if is_uri(root) else os.path.normpath(local_path(root))
+        self._real = functools.lru_cache(maxsize=4096)(os.path.realpath)  # many rows lie in few folders
 
+    def resolve(self, relative: str) -> tuple[str, str | None]:
+        """Return the place of a file, and why it may not be read (None: it may)."""
+        try:
+            return self._remote(relative) if is_uri(self._root) else self._local(relative)
+        except ValueError:  # NUL, or half a surrogate pair
+            return "", f"path {relative!r} is no file name"
 
-def _remote_escape(root: str, relative: str) -> str | None:
-    leaves = posixpath.normpath(relative).split("/")[0] in ("..", "") or "://" in relative
-    return f"path {relative} leads outside the corpus folder {root}" if leaves else None
+    def _local(self, relative: str) -> tuple[str, str | None]:
+        path = os.path.normpath(os.path.join(self._root, relative))  # noqa: PTH118
+        if not is_within(path, self._root):
+            return path, f"path {relative} leads outside the corpus folder {self._root}"
+        try:
+            is_link = stat.S_ISLNK(os.lstat(path).st_mode)
+        except OSError:
+            return path, None  # missing: said when it is read
+        real = os.path.realpath(path) if is_link else self._real(os.path.dirname(path))  # noqa: PTH120
+        return path, None if is_within(real, self._real(self._root)) else "link leads outside the corpus folder"
+
+    def _remote(self, relative: str) -> tuple[str, str | None]:
+        leaves = posixpath.normpath(relative).split("/")[0] in ("..", "") or "://" in relative
+        fault = f"path {relative} leads outside the corpus folder {self._root}" if leaves else None
+        return join(self._root, relative), fault
 
 
 def open_bytes(place: str) -> IO[bytes]:

@@ -46,7 +46,9 @@ def chunks_of(setting: str, place: str, chunk_rows: int) -> Iterator[Chunk]:
     """
     try:
         yield from (_npy_chunks if _is_npy(place) else _parquet_chunks)(f"{setting} {place}", place, chunk_rows)
-    except (OSError, pa.ArrowException) as error:
+    except InputError:
+        raise
+    except PLACE_ERRORS as error:
         kind = "an array" if _is_npy(place) else "Parquet"
         raise InputError(f"{setting} {place} is not readable as {kind}: {one_line(error)}") from None
 

@@ -6,7 +6,8 @@ bytes in a tar shard, or one cell of a Parquet file. A row that cannot be used c
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+import functools
+from dataclasses import dataclass
 
 from uml_core.corpora.content import Member, read_content
 from uml_core.corpora.hashes import hash64
@@ -32,7 +33,7 @@ class Row:
     @property
     def key(self) -> int:
         """64 bits over everything that decides the stored row; another content has another stamp and so another key."""
-        member = None if self.member is None else astuple(self.member)
+        member = None if self.member is None else self.member.parts
         return hash64(self.id, self.label, self.split, self.text, self.path, member, self.stamp, self.fault)
 
     def read(self) -> Raw:
@@ -45,6 +46,7 @@ class Row:
         return _sentence(_decoded(content)) if self.is_text else content
 
 
+@functools.lru_cache(maxsize=1024)
 def canonical_split(name: str) -> str:
     """Return train, val or test for the usual spellings; any other name is an extra (shifted) test split."""
     lowered = name.strip().lower()

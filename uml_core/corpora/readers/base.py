@@ -120,7 +120,9 @@ _TYPE_NAMES = {
 
 def scalar(column: str, value: object) -> tuple[str | None, str | None]:
     """Return a cell as text (None where it is empty) and why it is refused, if it is."""
-    if value is None or value == "":
+    if type(value) is str:
+        return value or None, None
+    if value is None:
         return None, None
     if isinstance(value, bytes):
         try:

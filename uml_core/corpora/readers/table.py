@@ -11,10 +11,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import pyarrow as pa
-
 from uml_core.corpora.content import Cell
-from uml_core.corpora.places import base_name, is_uri, kind_of, one_line, parent, resolve, stamp_of, stamps_of
+from uml_core.corpora.places import (
+    PLACE_ERRORS,
+    ConfinedFolder,
+    base_name,
+    is_uri,
+    kind_of,
+    one_line,
+    parent,
+    stamp_of,
+    stamps_of,
+)
 from uml_core.corpora.readers.base import CorpusSource, RecordNames, scalar
 from uml_core.corpora.readers.patterns import files_of, relative_names
 from uml_core.corpora.readers.table_files import BYTE_COLUMNS, TABLE_SUFFIXES, Record, Table, open_table
@@ -30,33 +38,32 @@ ROWS_AT_ONCE = 1024  # remote files whose stamps are asked for side by side
 class _TableRows:
     """What turns the records of one table into rows."""
 
-    source: CorpusSource
     place: str
     table: Table
     names: RecordNames
     content: str  # text, path or the byte column's name
     stamp: str  # of the table
-
-    @property
-    def root(self) -> str:
-        return self.source.corpus.root or parent(self.place)
+    root: ConfinedFolder  # where paths start
+    modality: str
 
     def row(self, index: int, record: Record) -> Row:
-        """Return the row of a record; a path's stamp is left out."""
+        """Return the row of a record; the stamp of a remote file is left out."""
         if record.fault is not None:
             return self.names.faulty(index, record.fault)
         named = self.names.of(index, record.values)
-        row = Row(named.id, named.label, named.split, fault=named.fault)
+        id_, label, split = named.id, named.label, named.split
         if self.content not in ("text", "path"):
-            group, position = record.position
-            return replace(row, path=self.place, member=Cell(group, position, self.content), stamp=self.stamp)
+            cell = Cell(*record.position, self.content)
+            return Row(id_, label, split, path=self.place, member=cell, stamp=self.stamp, fault=named.fault)
         value, fault = scalar(self.content, record.values.get(self.content))
         if self.content == "text":
-            return replace(row, text=value, fault=row.fault or fault)
+            return Row(id_, label, split, text=value, fault=named.fault or fault)
         if value is None:
-            return replace(row, fault=row.fault or fault or "no path")
-        path, outside = resolve(self.root, value)
-        return replace(row, path=path, fault=row.fault or outside, is_text=self.source.corpus.modality == "text")
+            return Row(id_, label, split, fault=named.fault or fault or "no path")
+        path, fault = self.root.resolve(value)
+        fault = named.fault or fault
+        stamp = "" if fault or is_uri(path) else stamp_of(path)
+        return Row(id_, label, split, path=path, stamp=stamp, fault=fault, is_text=self.modality == "text")
 
 
 def read_table(source: CorpusSource) -> Iterator[Row]:
@@ -78,26 +85,20 @@ def read_table(source: CorpusSource) -> Iterator[Row]:
         names.default_split = split.group(1) if split and "split" not in table.columns else corpus.split
         if not table.columns:
             continue
-        yield from _rows(_TableRows(source, place, table, names, _content(source, place, table), stamp_of(place)))
+        content = _content(source, place, table)
+        root = corpus.root or parent(place)
+        rows = _TableRows(place, table, names, content, stamp_of(place), ConfinedFolder(root), corpus.modality)
+        stream = (rows.row(index, record) for index, record in enumerate(table.records))
+        try:
+            yield from _with_remote_stamps(stream) if content == "path" and is_uri(root) else stream
+        except PLACE_ERRORS as error:
+            raise InputError(f"{source.setting} {place} cannot be read to its end: {one_line(error)}") from None
 
 
-def _rows(rows: _TableRows) -> Iterator[Row]:
-    numbered = enumerate(rows.table.records)
-    stream = (rows.row(index, record) for index, record in numbered)
-    try:
-        if rows.content != "path":
-            yield from stream
-        elif is_uri(rows.root):
-            while batch := list(itertools.islice(stream, ROWS_AT_ONCE)):
-                stamps = stamps_of([row.path or "" for row in batch if row.fault is None])
-                waiting = iter(stamps)
-                yield from (row if row.fault else replace(row, stamp=next(waiting)) for row in batch)
-        else:
-            yield from (
-                row if row.fault or row.path is None else replace(row, stamp=stamp_of(row.path)) for row in stream
-            )
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{rows.source.setting} {rows.place} cannot be read to its end: {one_line(error)}") from None
+def _with_remote_stamps(stream: Iterator[Row]) -> Iterator[Row]:
+    while batch := list(itertools.islice(stream, ROWS_AT_ONCE)):
+        stamps = iter(stamps_of([row.path for row in batch if row.path is not None and row.fault is None]))
+        yield from (row if row.path is None or row.fault else replace(row, stamp=next(stamps)) for row in batch)
 
 
 def _content(source: CorpusSource, place: str, table: Table) -> str:

@@ -62,7 +62,9 @@ def open_table(setting: str, place: str) -> Table:
         )
     try:
         return opener(setting, place)
-    except (OSError, pa.ArrowException) as error:
+    except InputError:
+        raise
+    except PLACE_ERRORS as error:
         kind = "Parquet" if suffix == ".parquet" else "text"
         raise InputError(f"{setting} {place} is not readable as {kind}: {one_line(error)}") from None
 
