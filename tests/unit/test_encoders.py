@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import timm
@@ -18,7 +19,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast, GPT2Config, G
 
 from uml_core.config import EncoderConfig
 from uml_core.encoders import RowError, build_encoder, fingerprint
-from uml_core.encoders.image import open_picture
+from uml_core.encoders.pictures import open_picture
 from uml_core.encoders.text import pool
 from uml_core.errors import InputError
 
@@ -85,7 +86,7 @@ def test_packaged_efficientnet_is_the_packages_model() -> None:
     features = encoder.encode([decoded, decoded[::-1].copy()])
     assert features.shape == (2, encoder.dim) == (2, 1280)
     # The same pixels through timm's own model by hand: (x - 127) / 128, contiguous layout.
-    model = encoder._with_weights().eval()  # type: ignore[attr-defined]
+    model = encoder._build_model(torch.float32).eval()  # type: ignore[attr-defined]
     pixels = (torch.from_numpy(decoded.copy()).permute(2, 0, 1).float() - 127) / 128
     with torch.inference_mode():
         expected = model(pixels.unsqueeze(0).contiguous())
@@ -112,7 +113,7 @@ def test_encoders_pickle_without_weights_and_keep_their_fingerprint() -> None:
 def test_minilm_ranks_sentences_by_meaning_whatever_their_batch() -> None:
     encoder = build_encoder(EncoderConfig(source="package", name="minilm_l6"), "text")
     encoder.load()
-    sentences = ["a small cat", "a kitten", "quarterly interest rates rose " * 10]
+    sentences = [encoder.decode(text) for text in ("a small cat", "a kitten", "quarterly interest rates rose " * 10)]
     together = encoder.encode_all(sentences, batch_size=2)
     alone = np.concatenate([encoder.encode([sentence]) for sentence in sentences])
     assert together.shape == (3, encoder.dim) == (3, 384)
@@ -153,7 +154,8 @@ def test_local_transformers_checkpoints(tmp_path: Path, family: str, pooling: st
     assert encoder.dim == 16
     assert encoder.identity()["pooling"] == pooling
     encoder.load()
-    both, alone = encoder.encode(["a cat", "a dog a dog"]), encoder.encode(["a cat"])
+    cat, dogs = encoder.decode("a cat"), encoder.decode("a dog a dog")
+    both, alone = encoder.encode([cat, dogs]), encoder.encode([cat])
     assert np.allclose(both[0], alone[0], atol=1e-5), "padding does not change a row"
 
 
@@ -169,11 +171,58 @@ def test_local_timm_weights(tmp_path: Path) -> None:
     assert other.identity()["weights"] != encoder.identity()["weights"]
 
 
-def test_dim_is_known_without_weights() -> None:
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.pth")
+    encoder = build_encoder(EncoderConfig(source="timm", name="test_vit", weights=str(tmp_path)), "image")
+    with pytest.raises(InputError, match=r"lacks .* weights of timm model 'test_vit'"):
+        encoder.load()
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [("test_vit", 100), ("test_vit4", 100), ("test_resnet", 25), ("swin_tiny_patch4_window7_224", 49)],
+)
+def test_timm_patch_tokens_are_the_models_own_without_its_prefix(tmp_path: Path, name: str, tokens: int) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name, pretrained=False, num_classes=0).eval()
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    config = EncoderConfig(source="timm", name=name, weights=str(tmp_path), pooling="tokens")
+    encoder = build_encoder(config, "image")
+    encoder.load()
+    decoded = [encoder.decode(encoded(noise())), encoder.decode(encoded(noise("L", (90, 70))))]
+    sequences = encoder.encode_all_tokens(decoded, batch_size=2)
+    assert [sequence.shape for sequence in sequences] == [(tokens, encoder.dim)] * 2
+    # timm's own way to the same features: all intermediate ones, prefix apart, as (B, D, H, W).
+    pixels = encoder._pixels(decoded)  # type: ignore[attr-defined]
+    with torch.inference_mode():
+        expected = model.forward_intermediates(pixels, indices=1, norm="vit" in name, intermediates_only=True)[0]
+        expected = model.norm(expected.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if "swin" in name else expected
+    np.testing.assert_allclose(np.stack(sequences), expected.flatten(2).transpose(1, 2).numpy(), atol=1e-4)
+
+
+def test_dim_and_size_are_known_without_weights() -> None:
     config = EncoderConfig(source="timm", name="vit_small_patch14_dinov2.lvd142m", image_size=224)
     encoder = build_encoder(config, "image")
     assert encoder.dim == 384
     assert encoder.identity()["preprocessing"]["mean"] == (0.485, 0.456, 0.406)
+    decoded = encoder.decode(encoded(noise()))
+    assert isinstance(decoded, np.ndarray)
+    assert decoded.shape == (224, 224, 3)  # its pretrained config says 518
+
+
+def test_fingerprints_stay_what_they_were() -> None:
+    """A changed fingerprint makes every user embed again: change one only where the numbers change."""
+    prints = {
+        name: fingerprint(
+            build_encoder(EncoderConfig(source="package", name=name), modality), dtype="float32", precision="float32"
+        )
+        for name, modality in (("efficientnet_lite0", "image"), ("minilm_l6", "text"), ("logmel", "audio"))
+    }
+    assert prints == {
+        "efficientnet_lite0": "628225e3ca01",
+        "minilm_l6": "0899c3871f1a",
+        "logmel": "49f933566899",
+    }
 
 
 @pytest.mark.parametrize(
@@ -183,6 +232,9 @@ def test_dim_is_known_without_weights() -> None:
         ("image", {"source": "package", "name": "efficientnet"}, "did you mean 'efficientnet_lite0'"),
         ("audio", {"source": "timm", "name": "x"}, "sources for audio are"),
         ("text", {"source": "transformers", "name": "x", "weights": "/nowhere"}, "set encoders.text.weights"),
+        ("text", {"source": "package", "name": "minilm_l6", "pooling": "cls"}, "minilm_l6 has auto, mean and tokens"),
+        ("audio", {"source": "package", "name": "logmel", "pooling": "cls"}, "logmel has auto, tokens"),
+        ("image", {"source": "timm", "name": "resnet18", "image_size": 64}, "does not take pooling=auto, image_size"),
         ("image", {"source": "timm", "name": "resnet18", "pooling": "last"}, "image encoders have auto, cls and mean"),
         ("image", {"source": "timm", "name": "resnet18", "weights": "/nowhere"}, "encoders.image.weights is /nowhere"),
     ],
@@ -193,5 +245,26 @@ def test_encoders_that_do_not_exist(modality: str, settings: dict[str, str], par
         encoder.identity()
         encoder.load()
 
-    with pytest.raises(InputError, match=part):
+    with pytest.raises(InputError, match=part) as error:
         use()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("modality", "source", "name"),
+    [
+        ("image", "timm", "resnet18.a1_in1k"),
+        ("image", "transformers", "facebook/dinov2-small"),
+        ("text", "transformers", "openlm-research/open_llama_3b_v2"),
+        ("audio", "transformers", "openai/whisper-tiny"),
+    ],
+)
+def test_models_that_are_not_there_offline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, modality: str, source: str, name: str
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match=f"'{name}'.* not in the local hub cache {tmp_path}.*set encoders") as error:
+        build_encoder(EncoderConfig.model_validate({"source": source, "name": name}), modality).load()
+    assert "\n" not in str(error.value)
+    assert f"encoders.{modality}.weights=" in str(error.value)

@@ -16,8 +16,8 @@ PATCHES = {"image_size": SIDE, "patch_size": 8}
 SPEECH = {
     **VIT,
     "conv_dim": (16, 16),
-    "conv_kernel": (10, 8),
-    "conv_stride": (5, 8),
+    "conv_kernel": (20, 16),
+    "conv_stride": (10, 16),
     "num_feat_extract_layers": 2,
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 4,

@@ -63,6 +63,8 @@ def decode_audio(raw: bytes, *, sample_rate: int, max_seconds: float, min_sample
         RowError: unreadable bytes, no samples, less than 10 ms, NaN or infinite samples, or digital silence.
     """
     limit_s = max(max_seconds, MIN_SECONDS)
+    if not raw:
+        raise RowError("empty file (0 bytes)")
     source_SC, rate = _read_samples(raw, limit_s)
     seconds = len(source_SC) / rate
     if not len(source_SC):

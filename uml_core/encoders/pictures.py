@@ -30,11 +30,13 @@ def open_picture(raw: bytes) -> Image.Image:
         picture = ImageOps.exif_transpose(picture)
     except RowError:
         raise
+    except Image.DecompressionBombError:  # Pillow's own limit, which it checks before it says how large the picture is
+        raise RowError(f"picture of far too many pixels; at most {MAX_PIXELS} pixels are read") from None
     except UnidentifiedImageError:
         raise RowError("empty file (0 bytes)" if not raw else "not a picture in a known format") from None
     # What Pillow's plug-ins raise of a damaged header or body, found by damaging files at random.
     except (
-        *(OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error),
+        *(OSError, SyntaxError, ValueError, struct.error),
         *(IndexError, KeyError, TypeError, AttributeError, EOFError, OverflowError, ZeroDivisionError),
     ) as error:
         raise RowError(f"damaged picture: {error}") from None

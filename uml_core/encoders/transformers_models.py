@@ -14,7 +14,7 @@ import transformers
 from transformers import AutoConfig
 
 from uml_core.config import EncoderConfig
-from uml_core.encoders.weights import first_line, from_hub
+from uml_core.encoders.weights import from_hub
 from uml_core.errors import InputError, nearest
 
 
@@ -122,16 +122,14 @@ class HubModel:
     def load(self, dtype: Any) -> Any:
         """Load the weights. Raises InputError if any the encoder uses are missing: they would be random."""
         loader = getattr(transformers, self.kind.loader)
-        model, report = from_hub(
-            loader, self.location, modality=self.modality, config=self.config, dtype=dtype, output_loading_info=True
-        )
-        missing = sorted(key for key in report["missing_keys"] if not self._is_unused(key))
-        damaged = sorted(map(str, report["mismatched_keys"])) + list(report["error_msgs"])
-        if missing or damaged:
-            first = first_line(ValueError((damaged or missing)[0]))
+        options = {"config": self.config, "dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, report = from_hub(loader, self.location, modality=self.modality, **options)
+        random = {key for key in report["missing_keys"] if not self._is_unused(key)}
+        random |= {str(key[0]) for key in report["mismatched_keys"]}
+        if random:
             raise InputError(
-                f"encoders.{self.modality} '{self.location}' lacks {len(missing) or len(damaged)} of the weights its "
-                f"config asks for, first {first}; give a directory with the weights of this very model"
+                f"encoders.{self.modality} '{self.location}' lacks {len(random)} of the weights its config asks for, "
+                f"first {min(random)}; give a directory with the weights of this very model"
             )
         return model
 
