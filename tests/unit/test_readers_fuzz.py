@@ -25,7 +25,7 @@ from uml_core.corpora.ready import stream_ready_embeddings
 from uml_core.encoders import RowError
 from uml_core.errors import InputError
 
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 BYTES = st.binary(max_size=300)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
