@@ -210,6 +210,21 @@ def test_dim_and_size_are_known_without_weights() -> None:
     assert decoded.shape == (224, 224, 3)  # its pretrained config says 518
 
 
+@pytest.mark.parametrize("pooling", ["auto", "tokens"])
+def test_compiling_is_set_up_on_loading_and_leaves_the_fingerprint(tmp_path: Path, pooling: str) -> None:
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.pth")
+    settings = {"source": "timm", "name": "test_resnet", "weights": str(tmp_path), "pooling": pooling}
+    plain, compiled = (
+        build_encoder(EncoderConfig.model_validate({**settings, "compile": value}), "image") for value in (False, True)
+    )
+    for encoder in (plain, compiled):
+        encoder.load()
+    # Only the first batch compiles, which takes a minute: what is asked here is that it would.
+    assert hasattr(compiled._model, "_torchdynamo_orig_callable") or hasattr(compiled._model, "_orig_mod")  # type: ignore[attr-defined]
+    assert not hasattr(plain._model, "_orig_mod")  # type: ignore[attr-defined]
+    assert compiled.identity() == plain.identity()
+
+
 def test_fingerprints_stay_what_they_were() -> None:
     """A changed fingerprint makes every user embed again: change one only where the numbers change."""
     prints = {

@@ -30,6 +30,7 @@ class PixelEncoder(TorchEncoder):
     """What image encoders share: uint8 pictures of one size become normalised pixels on the device."""
 
     modality = "image"
+    cpu_batch_size = 8
 
     @property
     def _mean_and_std(self) -> tuple[Any, Any]:
@@ -96,13 +97,19 @@ class TimmEncoder(PixelEncoder):
             picture = transform(picture)
         return np.asarray(picture, dtype=np.uint8)
 
+    def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
+        """Load the weights, in channels-last layout."""
+        super().load(device=device, precision=precision)
+        if self.yields_tokens:
+            features = getattr(self._model, "_orig_mod", self._model).forward_features
+            self._model = torch.compile(features, dynamic=True) if self.config.compile else features
+
     @torch.inference_mode()
     def encode(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
         """Encode B pictures (H, W, 3) into (B, D), or into B arrays of patch tokens (T, D)."""
-        pixels_B3HW = self._pixels(rows)
+        features = self._model(self._pixels(rows))
         if not self.yields_tokens:
-            return to_numpy(self._model(pixels_B3HW))
-        features = self._model.forward_features(pixels_B3HW)
+            return to_numpy(features)
         if features.ndim == 4:  # convolutional models: (B, D, H, W), Swin and its kin: (B, H, W, D)
             channels_last = getattr(self._skeleton, "output_fmt", "NCHW") == "NHWC"
             tokens_BTD = features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)

@@ -101,6 +101,8 @@ def hub_reachable() -> bool:
 def _explain(error: Exception, location: str, *, modality: str, is_directory: bool) -> str:
     setting = f"encoders.{modality}"
     reason = first_line(error)
+    if "sentencepiece" in str(error) or "tiktoken" in str(error):  # transformers names the one, either reads the file
+        return f"{setting} '{location}' has a sentencepiece tokenizer (tokenizer.model); run pip install sentencepiece"
     if isinstance(error, ImportError):
         return f"{setting} '{location}' needs a package that is not installed: {reason}"
     if is_directory:
