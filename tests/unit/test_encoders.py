@@ -176,6 +176,11 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     encoder = build_encoder(EncoderConfig(source="timm", name="test_vit", weights=str(tmp_path)), "image")
     with pytest.raises(InputError, match=r"lacks .* weights of timm model 'test_vit'"):
         encoder.load()
+    content = (tmp_path / "weights.pth").read_bytes()
+    (tmp_path / "weights.pth").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="does not hold weights of timm model 'test_vit'") as error:
+        encoder.load()
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from torch import Tensor
 from uml_core.config import EncoderConfig
 from uml_core.encoders.base import Decoded, Embeddings, Raw, TokenSequences, TorchEncoder
 from uml_core.encoders.pictures import open_picture
-from uml_core.encoders.weights import file_digest, first_line, hub_reachable, local_weights
+from uml_core.encoders.weights import UNREADABLE, file_digest, first_line, hub_reachable, local_weights
 from uml_core.errors import InputError, nearest
 
 POOLINGS = {"auto": None, "tokens": None, "cls": "token", "mean": "avg"}  # timm's names; None: the model's own
@@ -143,12 +143,7 @@ class TimmEncoder(PixelEncoder):
         if self.config.weights is not None:
             model: torch.nn.Module = create_timm_model(self.timm_name, self.config, pretrained=False)
             file = local_weights(self.config.weights, setting="encoders.image.weights")
-            missing = timm.models.load_checkpoint(model, str(file), strict=False).missing_keys
-            if missing:
-                raise InputError(
-                    f"encoders.image.weights {file} lacks {len(missing)} weights of timm model '{self.config.name}', "
-                    f"first {missing[0]}; give the weights of this very model"
-                )
+            _load_checkpoint(model, file, name=self.config.name)
             return model
         reason = "the hub cannot be reached"
         if self._is_cached() or hub_reachable():
@@ -196,6 +191,21 @@ def create_timm_model(timm_name: str, config: EncoderConfig, *, pretrained: bool
             f"encoders.image '{config.name}' does not take pooling={config.pooling}, image_size={config.image_size}: "
             f"{first_line(error)}"
         ) from None
+
+
+def _load_checkpoint(model: torch.nn.Module, file: Path, *, name: str) -> None:
+    """Fill a timm model from a file. Raises InputError if any weight is missing: it would stay random."""
+    try:
+        missing = timm.models.load_checkpoint(model, str(file), strict=False).missing_keys
+    except UNREADABLE as error:
+        raise InputError(
+            f"encoders.image.weights {file} does not hold weights of timm model '{name}': {first_line(error)}"
+        ) from None
+    if missing:
+        raise InputError(
+            f"encoders.image.weights {file} lacks {len(missing)} weights of timm model '{name}', first {missing[0]}; "
+            "give the weights of this very model"
+        )
 
 
 @functools.lru_cache(maxsize=32)
