@@ -177,7 +177,7 @@ def create_timm_model(timm_name: str, config: EncoderConfig, *, pretrained: bool
     """Build a timm model without its classifier. Raises InputError for a size or pooling it does not have."""
     if config.pooling not in POOLINGS:
         raise InputError(
-            f"encoders.image.pooling is '{config.pooling}'; image encoders have auto, cls and mean, and tokens"
+            f"encoders.image.pooling is '{config.pooling}'; image encoders have auto, cls, mean and tokens"
         )
     options: dict[str, Any] = {"num_classes": 0}
     if config.image_size is not None:
