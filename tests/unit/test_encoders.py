@@ -176,6 +176,11 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     encoder = build_encoder(EncoderConfig(source="timm", name="test_vit", weights=str(tmp_path)), "image")
     with pytest.raises(InputError, match=r"lacks .* weights of timm model 'test_vit'"):
         encoder.load()
+    content = (tmp_path / "weights.pth").read_bytes()
+    (tmp_path / "weights.pth").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="does not hold weights of timm model 'test_vit'") as error:
+        encoder.load()
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +215,21 @@ def test_dim_and_size_are_known_without_weights() -> None:
     assert decoded.shape == (224, 224, 3)  # its pretrained config says 518
 
 
+@pytest.mark.parametrize("pooling", ["auto", "tokens"])
+def test_compiling_is_set_up_on_loading_and_leaves_the_fingerprint(tmp_path: Path, pooling: str) -> None:
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.pth")
+    settings = {"source": "timm", "name": "test_resnet", "weights": str(tmp_path), "pooling": pooling}
+    plain, compiled = (
+        build_encoder(EncoderConfig.model_validate({**settings, "compile": value}), "image") for value in (False, True)
+    )
+    for encoder in (plain, compiled):
+        encoder.load()
+    # Only the first batch compiles, which takes a minute: what is asked here is that it would.
+    assert hasattr(compiled._model, "_torchdynamo_orig_callable") or hasattr(compiled._model, "_orig_mod")  # type: ignore[attr-defined]
+    assert not hasattr(plain._model, "_orig_mod")  # type: ignore[attr-defined]
+    assert compiled.identity() == plain.identity()
+
+
 def test_fingerprints_stay_what_they_were() -> None:
     """A changed fingerprint makes every user embed again: change one only where the numbers change."""
     prints = {
@@ -235,7 +255,7 @@ def test_fingerprints_stay_what_they_were() -> None:
         ("text", {"source": "package", "name": "minilm_l6", "pooling": "cls"}, "minilm_l6 has auto, mean and tokens"),
         ("audio", {"source": "package", "name": "logmel", "pooling": "cls"}, "logmel has auto, tokens"),
         ("image", {"source": "timm", "name": "resnet18", "image_size": 64}, "does not take pooling=auto, image_size"),
-        ("image", {"source": "timm", "name": "resnet18", "pooling": "last"}, "image encoders have auto, cls and mean"),
+        ("image", {"source": "timm", "name": "resnet18", "pooling": "last"}, "image encoders have auto, cls, mean and tokens"),
         ("image", {"source": "timm", "name": "resnet18", "weights": "/nowhere"}, "encoders.image.weights is /nowhere"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 from collections.abc import Callable
@@ -202,6 +203,25 @@ def test_missing_weights_are_refused_instead_of_drawn_at_random(tmp_path: Path) 
     with pytest.raises(InputError, match="weights") as error:
         encoder(tmp_path, "image")
     assert "\n" not in str(error.value)
+
+
+def test_weights_that_were_cut_off_are_told(tmp_path: Path) -> None:
+    save_vision(tmp_path, "vit")
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="does not hold a whole model") as error:
+        encoder(tmp_path, "image")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sentencepiece") is not None, reason="it is installed")
+def test_a_tokenizer_that_needs_a_package_names_it(tmp_path: Path) -> None:
+    hf.LlamaConfig().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}), encoding="utf-8")
+    (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
+    config = EncoderConfig(source="transformers", name="some/model", weights=str(tmp_path))
+    with pytest.raises(InputError, match="pip install sentencepiece"):
+        build_encoder(config, "text").decode("a cat")
 
 
 def test_a_directory_without_its_preprocessor_says_what_is_missing(tmp_path: Path) -> None:

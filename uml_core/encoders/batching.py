@@ -51,8 +51,8 @@ def choose_batch_size(
     """Return a batch size for `encoder.encode_all` whose batches stay under a memory limit; `encoder` is loaded.
 
     Starts at what is fast on the device and halves until a batch of copies of the costliest row, run for the purpose,
-    takes no more than the limit beyond the weights. On a CPU batches stay small on purpose: once the weights are used
-    by some hundred tokens or a dozen pictures at a time, a larger batch only spills the caches (RESULTS.md).
+    takes no more than the limit beyond the weights. On a CPU that start is small on purpose: 8 pictures, or 16 times 32
+    tokens, keep the cores busy, and larger batches only spill the caches (measured: RESULTS.md).
 
     Args:
         encoder: loaded on `device`.

@@ -20,7 +20,7 @@ from torch import Tensor
 from uml_core.config import EncoderConfig
 from uml_core.encoders.base import Decoded, Embeddings, Raw, TokenSequences, TorchEncoder
 from uml_core.encoders.pictures import open_picture
-from uml_core.encoders.weights import file_digest, first_line, hub_reachable, local_weights
+from uml_core.encoders.weights import UNREADABLE, file_digest, first_line, hub_reachable, local_weights
 from uml_core.errors import InputError, nearest
 
 POOLINGS = {"auto": None, "tokens": None, "cls": "token", "mean": "avg"}  # timm's names; None: the model's own
@@ -30,6 +30,7 @@ class PixelEncoder(TorchEncoder):
     """What image encoders share: uint8 pictures of one size become normalised pixels on the device."""
 
     modality = "image"
+    cpu_batch_size = 8
 
     @property
     def _mean_and_std(self) -> tuple[Any, Any]:
@@ -96,13 +97,19 @@ class TimmEncoder(PixelEncoder):
             picture = transform(picture)
         return np.asarray(picture, dtype=np.uint8)
 
+    def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
+        """Load the weights, in channels-last layout."""
+        super().load(device=device, precision=precision)
+        if self.yields_tokens:
+            features = getattr(self._model, "_orig_mod", self._model).forward_features
+            self._model = torch.compile(features, dynamic=True) if self.config.compile else features
+
     @torch.inference_mode()
     def encode(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
         """Encode B pictures (H, W, 3) into (B, D), or into B arrays of patch tokens (T, D)."""
-        pixels_B3HW = self._pixels(rows)
+        features = self._model(self._pixels(rows))
         if not self.yields_tokens:
-            return to_numpy(self._model(pixels_B3HW))
-        features = self._model.forward_features(pixels_B3HW)
+            return to_numpy(features)
         if features.ndim == 4:  # convolutional models: (B, D, H, W), Swin and its kin: (B, H, W, D)
             channels_last = getattr(self._skeleton, "output_fmt", "NCHW") == "NHWC"
             tokens_BTD = features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
@@ -136,12 +143,7 @@ class TimmEncoder(PixelEncoder):
         if self.config.weights is not None:
             model: torch.nn.Module = create_timm_model(self.timm_name, self.config, pretrained=False)
             file = local_weights(self.config.weights, setting="encoders.image.weights")
-            missing = timm.models.load_checkpoint(model, str(file), strict=False).missing_keys
-            if missing:
-                raise InputError(
-                    f"encoders.image.weights {file} lacks {len(missing)} weights of timm model '{self.config.name}', "
-                    f"first {missing[0]}; give the weights of this very model"
-                )
+            _load_checkpoint(model, file, name=self.config.name)
             return model
         reason = "the hub cannot be reached"
         if self._is_cached() or hub_reachable():
@@ -175,7 +177,7 @@ def create_timm_model(timm_name: str, config: EncoderConfig, *, pretrained: bool
     """Build a timm model without its classifier. Raises InputError for a size or pooling it does not have."""
     if config.pooling not in POOLINGS:
         raise InputError(
-            f"encoders.image.pooling is '{config.pooling}'; image encoders have auto, cls and mean, and tokens"
+            f"encoders.image.pooling is '{config.pooling}'; image encoders have auto, cls, mean and tokens"
         )
     options: dict[str, Any] = {"num_classes": 0}
     if config.image_size is not None:
@@ -189,6 +191,21 @@ def create_timm_model(timm_name: str, config: EncoderConfig, *, pretrained: bool
             f"encoders.image '{config.name}' does not take pooling={config.pooling}, image_size={config.image_size}: "
             f"{first_line(error)}"
         ) from None
+
+
+def _load_checkpoint(model: torch.nn.Module, file: Path, *, name: str) -> None:
+    """Fill a timm model from a file. Raises InputError if any weight is missing: it would stay random."""
+    try:
+        missing = timm.models.load_checkpoint(model, str(file), strict=False).missing_keys
+    except UNREADABLE as error:
+        raise InputError(
+            f"encoders.image.weights {file} does not hold weights of timm model '{name}': {first_line(error)}"
+        ) from None
+    if missing:
+        raise InputError(
+            f"encoders.image.weights {file} lacks {len(missing)} weights of timm model '{name}', first {missing[0]}; "
+            "give the weights of this very model"
+        )
 
 
 @functools.lru_cache(maxsize=32)

@@ -8,15 +8,19 @@ import inspect
 import urllib.error
 import urllib.request
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import huggingface_hub
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from uml_core.errors import InputError
 
 PATTERNS = ("*.safetensors", "*.bin", "*.pth", "*.pt")
 HUB_TIMEOUT_S = 5.0
+# What the libraries raise of files that are missing, cut off, of another model, or need another package.
+UNREADABLE = (OSError, ValueError, ImportError, KeyError, RuntimeError, EOFError, UnpicklingError, SafetensorError)
 
 
 def local_weights(path: str, *, setting: str) -> Path:
@@ -76,12 +80,12 @@ def from_hub(factory: Any, location: str, *, modality: str, **options: Any) -> A
     is_directory = Path(location).is_dir()
     try:
         return factory.from_pretrained(location, local_files_only=True, **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except UNREADABLE as error:
         if isinstance(error, ImportError) or is_directory or not hub_reachable():
             raise InputError(_explain(error, location, modality=modality, is_directory=is_directory)) from None
     try:
         return factory.from_pretrained(location, **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except UNREADABLE as error:
         raise InputError(_explain(error, location, modality=modality, is_directory=is_directory)) from None
 
 
@@ -101,6 +105,8 @@ def hub_reachable() -> bool:
 def _explain(error: Exception, location: str, *, modality: str, is_directory: bool) -> str:
     setting = f"encoders.{modality}"
     reason = first_line(error)
+    if "sentencepiece" in str(error) or "tiktoken" in str(error):  # transformers names the one, either reads the file
+        return f"{setting} '{location}' has a sentencepiece tokenizer (tokenizer.model); run pip install sentencepiece"
     if isinstance(error, ImportError):
         return f"{setting} '{location}' needs a package that is not installed: {reason}"
     if is_directory:
