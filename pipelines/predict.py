@@ -77,7 +77,7 @@ def run(model_uri: str, input_path: str, output_path: str, tracking_uri: str) ->
     num_rows = 0
     try:
         with pq.ParquetWriter(temporary, SCHEMA) as writer:
-            for table, bad in _predictions(predictor, Path(input_path)):
+            for table, bad in _predictions(predictor, input_path):
                 writer.write_table(table)
                 rejected += bad
                 num_rows += table.num_rows
@@ -96,10 +96,10 @@ def run(model_uri: str, input_path: str, output_path: str, tracking_uri: str) ->
     return Summary(text, {"output": str(output), "rows": num_rows, "rejected_rows": len(rejected)})
 
 
-def _predictions(predictor: TargetPredictor, path: Path) -> Iterator[tuple[pa.Table, list[tuple[Row, str]]]]:
+def _predictions(predictor: TargetPredictor, path: str) -> Iterator[tuple[pa.Table, list[tuple[Row, str]]]]:
     """Yield predictions and unreadable rows with their reasons, in the order of the inputs."""
     if predictor.modality == "vector":
-        config = CorpusConfig(modality="vector", format="embeddings", path=str(path))
+        config = CorpusConfig(modality="vector", format="embeddings", path=path)
         for chunk in stream_ready_embeddings("input", config):
             result = predictor.classify(chunk.embeddings)
             rejected = [(row, row.fault or "") for row in chunk.rejected]

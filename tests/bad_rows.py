@@ -136,7 +136,7 @@ BAD_ROWS: Mapping[str, Mapping[str, BadRow]] = {
         "accents.txt": BadRow(lambda: "une corneille affamée 🐦".encode()),
         "very_long.txt": BadRow(lambda: b"word " * 200_000),
         "no_spaces.txt": BadRow(lambda: b"x" * 100_000),
-        "not_utf8.txt": BadRow(lambda: b"Une corneille affam\xe9e", "not UTF-8: byte 0xe9 at position 19"),
+        "not_utf8.txt": BadRow(lambda: b"Une corneille affam\xe9e", "not UTF-8"),
         "blank.txt": BadRow(lambda: b" \n\t ", "empty text"),
         "zero_bytes.txt": BadRow(lambda: b"", "empty"),
     },

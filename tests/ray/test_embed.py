@@ -15,6 +15,7 @@ import pytest
 
 from pipelines import embed
 from pipelines.embed import corpus_store
+from tests.bad_rows import write_bad_rows
 from tests.conftest import draw, picture_tree, write_picture_corpora
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
@@ -118,6 +119,22 @@ def test_what_embed_did_is_in_the_manifest_and_in_mlflow(experiment: Experiment)
     assert run.metrics["embed/share/encode/names"] > 0
     embed.run(experiment)
     assert len(experiment_runs(experiment.tracking.uri, experiment.name)) == 1, "nothing done, nothing logged"
+
+
+def test_odd_and_damaged_rows_of_every_modality(tmp_path: Path) -> None:
+    """Each is embedded, or rejected with a reason a person understands, and none stops the others."""
+    expected = {modality: write_bad_rows(tmp_path / modality, modality) for modality in ("image", "audio", "text")}
+    corpora = {name: {"modality": name, "format": "folder", "path": str(tmp_path / name)} for name in expected}
+    tree = {**picture_tree(tmp_path), "target": "image", "corpora": corpora, "embed": {"max_rejected": 0.9}}
+    experiment = parse_experiment(tree)
+    embed.run(experiment)
+    for modality, reasons in expected.items():
+        rejected = {row.id: row.reason for row in corpus_store(experiment, modality).rejected_rows()}
+        assert rejected.keys() == {name for name, reason in reasons.items() if reason is not None}
+        assert all((reasons[name] or "") in reason for name, reason in rejected.items()), rejected
+        vectors = embedding_of(experiment, modality)
+        assert vectors.keys() == reasons.keys() - rejected.keys()
+        assert all(np.isfinite(vector).all() for vector in vectors.values())
 
 
 def test_tokens_are_stored_as_sequences(experiment: Experiment) -> None:

@@ -255,7 +255,7 @@ def test_fingerprints_stay_what_they_were() -> None:
         ("text", {"source": "package", "name": "minilm_l6", "pooling": "cls"}, "minilm_l6 has auto, mean and tokens"),
         ("audio", {"source": "package", "name": "logmel", "pooling": "cls"}, "logmel has auto, tokens"),
         ("image", {"source": "timm", "name": "resnet18", "image_size": 64}, "does not take pooling=auto, image_size"),
-        ("image", {"source": "timm", "name": "resnet18", "pooling": "last"}, "image encoders have auto, cls, mean and tokens"),
+        ("image", {"source": "timm", "name": "resnet18", "pooling": "last"}, "have auto, cls, mean and tokens"),
         ("image", {"source": "timm", "name": "resnet18", "weights": "/nowhere"}, "encoders.image.weights is /nowhere"),
     ],
 )
