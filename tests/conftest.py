@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from uml_core.config import Experiment, parse_experiment
+from uml_core.corpora.places import filesystem_of
 from uml_core.store import CorpusTable
 
 CLASSES = ("circle", "square", "stripes")
@@ -126,3 +129,24 @@ def picture_tree(directory: Path) -> dict[str, Any]:
         "embed": {"part_rows": 8},
         "train": {"max_steps": 40, "eval_every": 20, "batch_size": 8},
     }
+
+
+@pytest.fixture
+def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty bucket of a local server that speaks S3; its address stands in the environment, as a user gives it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
+    }.items():
+        monkeypatch.setenv(name, value)
+    filesystem_of.cache_clear()  # of an earlier server's address
+    filesystem, _ = pafs.FileSystem.from_uri("s3://uml-tests?allow_bucket_creation=true")
+    filesystem.create_dir("uml-tests")
+    yield "s3://uml-tests"
+    server.stop()
+    filesystem_of.cache_clear()

@@ -13,7 +13,6 @@ from typing import Any
 import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
@@ -126,28 +125,16 @@ def memory(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A corpus in a bucket of a local server; its address stands in the environment, as a user would give it."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
-    }.items():
-        monkeypatch.setenv(name, value)
-    filesystem, _ = pafs.FileSystem.from_uri("s3://uml-readers?allow_bucket_creation=true")
-    filesystem.create_dir("uml-readers")
+def s3(s3_bucket: str) -> str:
+    """A corpus in a bucket of a local server."""
+    filesystem, path = remote(s3_bucket)
 
     def put(name: str, content: bytes) -> None:
-        with filesystem.open_output_stream(f"uml-readers/{name}") as stream:
+        with filesystem.open_output_stream(f"{path}/{name}") as stream:
             stream.write(content)
 
     fill(put)
-    yield "s3://uml-readers"
-    server.stop()
+    return s3_bucket
 
 
 def test_every_format_from_memory(memory: str) -> None:

@@ -18,7 +18,8 @@ from uml_core import locks
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError
 from uml_core.parts import RejectedRow, keys_of, part_name
-from uml_core.store import CorpusStore, open_filesystem
+from uml_core.planning import Listing
+from uml_core.store import CorpusStore, Settled, open_filesystem
 
 FACTS = {"encoder": {}, "dim": 2, "dtype": "float32", "wall_s": 1.0, "rows_per_s": 1.0, "stage_s": {}}
 
@@ -147,6 +148,24 @@ def test_a_lease_on_object_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with locks.exclusive(remote, "names/.lock", lambda: waited.append("second")):
         pass
     assert waited == ["second"], "a killed holder's lease runs out"
+
+
+def test_a_store_on_s3(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "SETTLE_S", 0.05)
+    names = CorpusStore(f"{s3_bucket}/store", "names", "f" * 12)
+    assert names.read_manifest() is None
+    for total in (5, 3):
+        with names.writing(pytest.fail):
+            spool, listing = names.spool(), Listing()
+            stored = np.sort(Settled(tuple(names.footers()), ()).keys)
+            for part in spool.write(listing.missing_parts(rows(total), stored, 2)):
+                new = spool.read(part)
+                names.write_part(new, np.ones((len(new), 2), dtype=np.float32), [], dim=2)
+            manifest = names.publish(names.settle(names.footers(), listing.keys).parts, FACTS)
+        assert manifest["rows"] == len(names.load().embeddings) == total
+        assert names.holds_exactly(manifest, listing.keys)
+    with pytest.raises(InputError, match=r"found ffffffffffff"):
+        CorpusStore(f"{s3_bucket}/store", "names", "0" * 12).load()
 
 
 def test_unfinished_store_is_not_read_and_other_encoders_are_named(tmp_path: Path) -> None:

@@ -77,12 +77,13 @@ def base_name(place: str) -> str:
 def remote(place: str) -> tuple[pafs.FileSystem, str]:
     """Return the filesystem of a URI, one a process, and the path within it."""
     parts = urlsplit(place.replace("#", "%23"))
-    filesystem, root = _filesystem(parts.scheme, parts.netloc, parts.query)
+    filesystem, root = filesystem_of(parts.scheme, parts.netloc, parts.query)
     return filesystem, (root + unquote(parts.path)).rstrip("/")
 
 
 @functools.lru_cache(maxsize=64)
-def _filesystem(scheme: str, netloc: str, query: str) -> tuple[pafs.FileSystem, str]:
+def filesystem_of(scheme: str, netloc: str, query: str) -> tuple[pafs.FileSystem, str]:
+    """Return the filesystem of a URI's parts, one a process, and what its paths start with."""
     uri = f"{scheme}://{netloc}/root" + (f"?{query}" if query else "")
     try:
         filesystem, path = pafs.FileSystem.from_uri(uri)
