@@ -7,7 +7,6 @@ In: the runs of one MLflow experiment as `RunRecord`s. Out: a `Report`, whose fi
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -17,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.figure import Figure
 
 from uml_core.reporting import figures
 from uml_core.reporting.collect import CONTROLS, MIXING_RATIO, SweepResults, latest_sweeps, training_runs
+from uml_core.reporting.drawing import DrawnFigure, drawn
 from uml_core.reporting.mixtures import mixture_grids
 from uml_core.reporting.tables import (
     arm_notes,
@@ -40,28 +39,12 @@ DECIDING_COMMAND = "python -m pipelines.tune EXPERIMENT.yaml --space controls"
 
 
 @dataclass(frozen=True)
-class ReportFigure:
-    """One drawn figure: file name without ending, what it shows in words, and its two files' bytes."""
-
-    name: str
-    caption: str
-    alternative: str
-    svg: bytes
-    png: bytes
-
-    @property
-    def data_uri(self) -> str:
-        """The SVG for an img element; as an image it can run no script and shares no ids with other figures."""
-        return f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode()}"
-
-
-@dataclass(frozen=True)
 class SweepSection:
     """One sweep on the page."""
 
     sweep: SweepResults
     verdict: Verdict
-    figures: tuple[ReportFigure, ...]
+    figures: tuple[DrawnFigure, ...]
     rows: list[Any]
     shifts: list[Any]
     mixtures: list[Any]
@@ -78,7 +61,7 @@ class Report:
 
     html: str
     verdict: Verdict
-    figures: tuple[ReportFigure, ...]
+    figures: tuple[DrawnFigure, ...]
 
 
 def build_report(name: str, records: Sequence[RunRecord], *, tracking_uri: str) -> Report:
@@ -142,7 +125,7 @@ def _section(sweep: SweepResults) -> SweepSection:
     return SweepSection(sweep, verdict_of(sweep), drawn, arm_rows(sweep), shift_rows(sweep), mixtures)
 
 
-def _figures(sweep: SweepResults) -> Iterator[ReportFigure]:
+def _figures(sweep: SweepResults) -> Iterator[DrawnFigure]:
     space = re.sub(r"[^A-Za-z0-9_-]+", "-", sweep.space).strip("-")[:60] or "sweep"
     target = sweep.target or "the target"
     drawings = (
@@ -175,11 +158,7 @@ def _figures(sweep: SweepResults) -> Iterator[ReportFigure]:
     for name, draw, caption in drawings:
         figure = draw(sweep)
         if figure is not None:
-            yield _drawn(f"{space}_{name}", figure, caption, _alternative(name, sweep))
-
-
-def _drawn(name: str, figure: Figure, caption: str, alternative: str) -> ReportFigure:
-    return ReportFigure(name, caption, alternative, figures.bytes_of(figure, "svg"), figures.bytes_of(figure, "png"))
+            yield drawn(f"{space}_{name}", figure, caption=caption, alternative=_alternative(name, sweep))
 
 
 def _alternative(name: str, sweep: SweepResults) -> str:
