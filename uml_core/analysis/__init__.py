@@ -1,0 +1,1 @@
+"""Analyses that explain a gain: margins, gradients, multimodal neurons, exchange rate, alignment."""
