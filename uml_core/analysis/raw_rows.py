@@ -14,8 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from uml_core.config import Experiment
+from uml_core.corpora.readers import list_rows
 from uml_core.corpora.rows import Row
 from uml_core.encoders.base import RowError
+from uml_core.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +52,21 @@ class RawRows:
         if self.modality != "text" or any(text is None for text in texts):
             return None
         return np.array([len((text or "").split()) for text in texts], dtype=np.float64)
+
+
+def words_per_row(experiment: Experiment) -> dict[str, float]:
+    """Return the mean words of a row of each auxiliary text corpus that can still be read."""
+    found = {}
+    for corpus in experiment.auxiliaries:
+        config = experiment.corpora[corpus]
+        if config.modality == "text" and config.format != "embeddings":
+            try:
+                words = mean_words(list_rows(corpus, config))
+            except InputError:
+                continue  # embedded once, and gone since
+            if words is not None:
+                found[corpus] = words
+    return found
 
 
 def mean_words(rows: Sequence[Row]) -> float | None:

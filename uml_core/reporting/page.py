@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from uml_core.reporting import figures
 from uml_core.reporting.collect import CONTROLS, MIXING_RATIO, SweepResults, latest_sweeps, training_runs
 from uml_core.reporting.drawing import DrawnFigure, drawn
+from uml_core.reporting.exchange import ExchangeSection, exchange_section
 from uml_core.reporting.mixtures import mixture_grids
 from uml_core.reporting.tables import (
     arm_notes,
@@ -48,6 +49,7 @@ class SweepSection:
     rows: list[Any]
     shifts: list[Any]
     mixtures: list[Any]
+    exchange: ExchangeSection | None
 
     @property
     def arms(self) -> dict[str, str]:
@@ -120,9 +122,10 @@ def _without_sweeps(plain: Sequence[RunRecord]) -> Verdict:
 
 
 def _section(sweep: SweepResults) -> SweepSection:
-    drawn = tuple(_figures(sweep))
+    exchange = exchange_section(sweep)
+    drawings = (*_figures(sweep), *([exchange.figure] if exchange is not None else []))
     mixtures = mixture_rows(sweep) if mixture_grids(sweep) else []
-    return SweepSection(sweep, verdict_of(sweep), drawn, arm_rows(sweep), shift_rows(sweep), mixtures)
+    return SweepSection(sweep, verdict_of(sweep), drawings, arm_rows(sweep), shift_rows(sweep), mixtures, exchange)
 
 
 def _figures(sweep: SweepResults) -> Iterator[DrawnFigure]:
@@ -199,6 +202,7 @@ def _environment() -> Environment:
         date=date,
         spread=spread_text,
         unbroken=unbroken,
+        amount=amount,
     )
     return environment
 
@@ -221,6 +225,11 @@ def p_value(value: float) -> str:
     if math.isnan(value):
         return "–"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def amount(value: float) -> str:
+    """Return a number of rows or words in three digits; a dash where there is none, ∞ where none is enough."""
+    return "–" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:,.3g}".replace("-", "−")
 
 
 def seconds(value: float) -> str:
