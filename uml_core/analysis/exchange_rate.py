@@ -12,11 +12,12 @@ beside it. It is smooth, unlike an isotonic regression, whose steps have no slop
 log counts because few-shot curves are nearly so; and γ lets auxiliary rows be worth less the more target rows there
 are. Both count rows per class.
 
-Shape legend: N trials, X target amounts, Y auxiliary amounts, S seeds.
+Shape legend: N trials, S seeds, R resamples.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -24,9 +25,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import lsq_linear
 
+from uml_core.evaluation.statistics import PairedDifference, holm, paired_difference
+
 Floats = npt.NDArray[np.float64]
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
+SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,17 @@ class ExchangeData:
     @property
     def is_grid(self) -> bool:
         """Whether both amounts vary, apart from one another: without that there is no plane."""
-        design = np.stack([self.target_rows, self.auxiliary_rows, np.ones(len(self.seeds))], axis=1)
-        return len(design) > 0 and bool(np.linalg.matrix_rank(design) == 3)
+        return len(self.seeds) > 0 and bool(np.linalg.matrix_rank(self.plane_design) == 3)
 
-    def of_seeds(self, seeds: npt.NDArray[np.int64]) -> ExchangeData:
-        """Return the trials of some seeds; a seed that is named twice counts twice."""
-        rows = np.concatenate([np.flatnonzero(self.seeds == seed) for seed in seeds])
-        return ExchangeData(self.target_rows[rows], self.auxiliary_rows[rows], self.accuracy[rows], self.seeds[rows])
+    def by_seed(self, target_rows: float, auxiliary_rows: float) -> dict[int, float]:
+        """Return the accuracies at one point of the grid."""
+        here = (self.target_rows == target_rows) & (self.auxiliary_rows == auxiliary_rows)
+        return {int(seed): float(value) for seed, value in zip(self.seeds[here], self.accuracy[here], strict=True)}
+
+    @property
+    def plane_design(self) -> Floats:
+        """The plane's regressors (N, 3): both amounts and a constant."""
+        return np.stack([self.target_rows, self.auxiliary_rows, np.ones(len(self.seeds))], axis=1)
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,16 @@ class LocalRate:
 
 
 @dataclass(frozen=True)
+class Fall:
+    """A step along the auxiliary amounts after which accuracy is reliably lower: neither fit can follow it."""
+
+    target_rows: float
+    fewer: float
+    more: float
+    change: float  # mean over seeds, negative
+
+
+@dataclass(frozen=True)
 class ExchangeRate:
     """What the grid says. `low` and `high` bound the plane's rate; infinite: no number of auxiliary rows will do."""
 
@@ -108,6 +126,7 @@ class ExchangeRate:
     low: float
     high: float
     local: tuple[LocalRate, ...]
+    falls: tuple[Fall, ...]  # the largest first
     num_seeds: int
     auxiliary_span: float  # auxiliary rows per class between the ends of the grid
 
@@ -129,24 +148,17 @@ def exchange_rate(data: ExchangeData, *, seed: int = 0) -> ExchangeRate:
     if not data.is_grid:
         raise ValueError("both amounts must vary, apart from one another, to fit a plane")
     plane, surface = fit_plane(data), fit_surface(data)
-    seeds = np.unique(data.seeds)
-    low, high = math.nan, math.nan
-    if len(seeds) > 1:
-        rng = np.random.default_rng(seed)
-        drawn = (rng.choice(seeds, size=len(seeds)) for _ in range(NUM_RESAMPLES))
-        rates = [fit_plane(resample).rate for names in drawn if (resample := data.of_seeds(names)).is_grid]
-        ends = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
-        # An order statistic, not a mean of two: rates may be infinite.
-        low, high = (float(value) for value in np.quantile(rates, ends, method="inverted_cdf"))
+    num_seeds = len(np.unique(data.seeds))
+    low, high = _rate_interval(data, seed) if num_seeds > 1 else (math.nan, math.nan)
     largest = float(data.auxiliary_rows.max())
     local = tuple(_local_rate(surface, point, largest) for point in _cell_means(data))
-    return ExchangeRate(plane, surface, low, high, local, len(seeds), largest - float(data.auxiliary_rows.min()))
+    falls = reliable_falls(data)
+    return ExchangeRate(plane, surface, low, high, local, falls, num_seeds, largest - float(data.auxiliary_rows.min()))
 
 
 def fit_plane(data: ExchangeData) -> Plane:
     """Return the least-squares plane."""
-    design = np.stack([data.target_rows, data.auxiliary_rows, np.ones(len(data.seeds))], axis=1)
-    (a, b, c), *_ = np.linalg.lstsq(design, data.accuracy, rcond=None)
+    (a, b, c), *_ = np.linalg.lstsq(data.plane_design, data.accuracy, rcond=None)
     cells = _cell_means(data)
     return Plane(float(a), float(b), float(c), _r_squared(cells[:, 2], a * cells[:, 0] + b * cells[:, 1] + c))
 
@@ -178,6 +190,45 @@ def fit_surface(data: ExchangeData) -> Surface:
     surface = Surface((float(c), float(alpha), float(beta), float(gamma)), math.nan)
     cells = _cell_means(data)
     return Surface(surface.coefficients, _r_squared(cells[:, 2], surface.accuracy(cells[:, 0], cells[:, 1])))
+
+
+def reliable_falls(data: ExchangeData) -> tuple[Fall, ...]:
+    """Return the steps to the next larger auxiliary amount that lower accuracy, paired by seed, Holm's p < 0.05."""
+    steps: dict[str, tuple[float, float, float, PairedDifference]] = {}
+    for target in np.unique(data.target_rows):
+        amounts = np.unique(data.auxiliary_rows[data.target_rows == target])
+        for fewer, more in itertools.pairwise(amounts):
+            before, after = data.by_seed(target, fewer), data.by_seed(target, more)
+            if set(before) & set(after):
+                steps[f"{target}:{fewer}"] = (target, fewer, more, paired_difference(after, before))
+    adjusted = holm({name: difference.p_value for name, (*_, difference) in steps.items()})
+    falls = [
+        Fall(float(target), float(fewer), float(more), difference.mean)
+        for name, (target, fewer, more, difference) in steps.items()
+        if difference.mean < 0 and adjusted[name] < SIGNIFICANCE
+    ]
+    return tuple(sorted(falls, key=lambda fall: fall.change))
+
+
+def _rate_interval(data: ExchangeData, seed: int) -> tuple[float, float]:
+    """Return the ends of the percentile interval of the plane's rate over resampled seeds.
+
+    A resample only weighs the seeds anew, so each seed's normal equations are set up once.
+    """
+    design_N3 = data.plane_design
+    own = [data.seeds == name for name in np.unique(data.seeds)]
+    gram_S33 = np.stack([design_N3[rows].T @ design_N3[rows] for rows in own])
+    moment_S3 = np.stack([design_N3[rows].T @ data.accuracy[rows] for rows in own])
+    times_RS = np.random.default_rng(seed).multinomial(len(own), np.full(len(own), 1 / len(own)), size=NUM_RESAMPLES)
+    gram_R33 = np.einsum("rs,sij->rij", times_RS, gram_S33)
+    usable_R = np.linalg.matrix_rank(gram_R33) == 3
+    slopes_R3 = np.linalg.solve(gram_R33[usable_R], (times_RS @ moment_S3)[usable_R, :, None])[..., 0]
+    positive_R = slopes_R3[:, 1] > 0
+    rates_R = np.divide(slopes_R3[:, 0], slopes_R3[:, 1], out=np.full(len(slopes_R3), np.inf), where=positive_R)
+    ends = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+    # An order statistic, not a mean of two: rates may be infinite.
+    low, high = np.quantile(rates_R, ends, method="inverted_cdf")
+    return float(low), float(high)
 
 
 def _local_rate(surface: Surface, point: Floats, largest: float) -> LocalRate:

@@ -182,8 +182,17 @@ def _lines(sweep: SweepResults, rate: ExchangeRate, mean_words: float) -> tuple[
         lines.append("The interval has no upper end: some resamples of the seeds show no effect of auxiliary rows.")
     lines.append(
         f"Fit: the plane explains {_share(plane.r_squared)} of the variance of the grid's means, the monotone surface "
-        f"{_share(rate.surface.r_squared)}; read the local rates where the plane's share is low."
+        f"{_share(rate.surface.r_squared)}; read the local rates where the plane's share is low. The interval covers "
+        "chance over seeds, not a fit that is wrong."
     )
+    if rate.falls:
+        worst = rate.falls[0]
+        lines.append(
+            f"More is not always better: at {_amount(worst.target_rows)} rows of {sweep.target} per class, going from "
+            f"{_amount(worst.fewer)} to {_amount(worst.more)} rows of {corpora} changes test accuracy by "
+            f"{100 * worst.change:+.1f} points; {len(rate.falls)} of the grid's steps fall reliably. Both fits rise "
+            "everywhere and smooth over such steps."
+        )
     if 1 < rate.num_seeds < MIN_SEEDS:
         lines.append(f"With {seeds} the interval is too narrow; run at least {MIN_SEEDS} (tune.seeds={MIN_SEEDS}).")
     return tuple(lines)
