@@ -117,6 +117,16 @@ def test_true_pairs_are_used_and_compared_within_labels() -> None:
     assert "r within class-0" in result.tables["neurons_names_shared.csv"].splitlines()[0]
 
 
+def test_many_pairs_are_sampled_and_said_so(monkeypatch: pytest.MonkeyPatch, run: TrainedRun) -> None:
+    monkeypatch.setattr("uml_core.analysis.explain_neurons.MAX_PAIRS", 20)
+    rows = np.arange(100)
+    many = TrainedRun(run.experiment, run.model, run.data, pairs={"target": rows, "names": rows[::-1]})
+    chosen = pair_rows(many, "names")
+    assert chosen.words == "true pairs drawn by lot from 100"
+    assert len(chosen.target) == 20
+    assert (chosen.target.rows + chosen.other.rows == 99).all(), "partners stay together"
+
+
 def test_too_few_pairs_are_said_so() -> None:
     rows = np.arange(5)
     result = explain_neurons(trained(pairs={"target": rows, "names": rows}))

@@ -78,11 +78,11 @@ def explain_prototypes(run: TrainedRun) -> AnalysisResult:
         metrics[f"analysis/prototypes/{corpus}/nearest_share"] = float(nearest_C.mean())
         if len(others):
             metrics[f"analysis/prototypes/{corpus}/other_cosine"] = float(others.mean())
+        rest = f", with other classes {others.mean():.3f}" if len(others) else ""
         note = "" if run.takes_part(corpus) else " (takes no part in this run's steps)"
         line = (
-            f"prototypes of {corpus}{note}: a head row's cosine with its own class mean is {own_C.mean():.3f}, with "
-            f"other classes {others.mean() if len(others) else float('nan'):.3f}; nearest is its own for "
-            f"{nearest_C.mean():.1%} of {len(own_C)} classes"
+            f"prototypes of {corpus}{note}: a head row's cosine with its own class mean is {own_C.mean():.3f}{rest}; "
+            f"nearest is its own for {nearest_C.mean():.1%} of {len(own_C)} classes"
         )
         summary.append(line)
         figure = prototype_heat_map(cosines_CC, run.data.classes, corpus=corpus)
@@ -116,18 +116,19 @@ def explain_decision_plane(run: TrainedRun) -> AnalysisResult:
     names = (run.data.classes[first], run.data.classes[second])
     is_held_out_N = np.arange(len(labels_N)) < len(held_out)
     rows = PlaneRows(labels_N[chosen_N], is_held_out_N[chosen_N], names, (first, second))
-    on_right_side = (plane.across > 0) == (rows.labels == first)
-    right = float(on_right_side[rows.held_out].mean()) if rows.held_out.any() else float("nan")
+    right_N = ((plane.across > 0) == (rows.labels == first))[rows.held_out]
+    share = f"{right_N.mean():.1%} of their {len(right_N)}" if len(right_N) else "none of their 0"
     line = (
-        f"decision plane of {names[0]} and {names[1]} ({why}): {right:.1%} of their {int(rows.held_out.sum())} "
-        f"{run.held_out_words} rows lie on the right side; the plane shows {plane.shown_variance:.0%} of their variance"
+        f"decision plane of {names[0]} and {names[1]} ({why}): {share} {run.held_out_words} rows lie on the right "
+        f"side; the plane shows {plane.shown_variance:.0%} of their variance"
     )
     caption = (
         f"{names[0]} against {names[1]} ({why}) in the plane of their head rows' difference and the first principal "
         f"direction orthogonal to it, which holds {plane.shown_variance:.0%} of these rows' variance."
     )
     figure = drawn("decision_plane", plane_scatter(plane, rows), caption=caption, alternative=line)
-    return AnalysisResult({"analysis/decision_plane/right_side_share": right}, (figure,), summary=(line,))
+    metrics = {"analysis/decision_plane/right_side_share": float(right_N.mean())} if len(right_N) else {}
+    return AnalysisResult(metrics, (figure,), summary=(line,))
 
 
 def _prototype_cosines(run: TrainedRun, corpus: str) -> Floats:

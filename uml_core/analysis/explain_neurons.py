@@ -36,6 +36,7 @@ from uml_core.models import SharedHeadModel, build_model
 from uml_core.reporting.drawing import DrawnFigure, drawn
 
 NUM_TOP_UNITS, NUM_INPUTS = 4, 4
+MAX_PAIRS = 1000  # more true pairs than this are sampled: every shuffle reads them all
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,14 @@ class PairRows:
     target: LabelledRows
     other: LabelledRows
     by_class: bool
+    given: int = 0  # true pairs before sampling
 
     @property
     def words(self) -> str:
         """For a sentence."""
-        return "class-mean pairs (no true pairs were given)" if self.by_class else "true pairs"
+        if self.by_class:
+            return "class-mean pairs (no true pairs were given)"
+        return "true pairs" + (f" drawn by lot from {self.given}" if self.given > len(self.target) else "")
 
 
 def shared_layer(model: SharedHeadModel, run: TrainedRun, corpus: str, rows: LabelledRows) -> Floats:
@@ -103,7 +107,11 @@ def pair_rows(run: TrainedRun, corpus: str) -> PairRows:
     target = run.data.target
     if run.pairs is None or corpus not in run.pairs:
         return PairRows(run.held_out, run.data.train[corpus], by_class=True)
-    return PairRows(_table_rows(run, target), _table_rows(run, corpus), by_class=False)
+    given = len(run.pairs[target])
+    order = np.random.default_rng(run.experiment.seed).permutation(given)
+    chosen = np.sort(order[:MAX_PAIRS])
+    target_rows, other_rows = (_table_rows(run, name, run.pairs[name][chosen]) for name in (target, corpus))
+    return PairRows(target_rows, other_rows, by_class=False, given=given)
 
 
 def paired_activations(
@@ -143,17 +151,15 @@ def unit_table(found: UnitCorrelations, classes: tuple[str, ...]) -> str:
     return buffer.getvalue()
 
 
-def _table_rows(run: TrainedRun, corpus: str) -> LabelledRows:
-    """Return a corpus's rows of the user's pairs; a row outside the run's splits has class −1."""
-    assert run.pairs is not None
+def _table_rows(run: TrainedRun, corpus: str, chosen: Codes) -> LabelledRows:
+    """Return rows of a corpus's table; one outside the run's splits has class −1."""
     everything = run.data.train[corpus]
     labels = np.full(len(everything.embeddings), -1, dtype=np.int64)
-    known = [everything, *run.data.shifted.values()]
+    known = [everything]
     if corpus == run.data.target:
-        known += [rows for rows in (run.data.val, run.data.test) if rows is not None]
+        known += [*run.data.shifted.values(), run.data.val, *([run.data.test] if run.data.test is not None else [])]
     for rows in known:
         labels[rows.rows] = rows.labels
-    chosen = run.pairs[corpus]
     return LabelledRows(everything.embeddings, chosen, labels[chosen])
 
 

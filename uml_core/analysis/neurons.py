@@ -14,6 +14,7 @@ Shape legend: N pairs, U units, K covariates, L labels.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 MIN_PAIRS = 8  # 8! = 40,320 orders: enough for the permutations below
 MIN_PAIRS_PER_LABEL = 5
-NUM_PERMUTATIONS = 9999  # the smallest p is 1/10,000: Holm over 500 units can still reach 0.05
+MIN_PERMUTATIONS = 9999
 CLEARLY_NULL = 50  # a unit that this many shuffles match is settled (Besag and Clifford's sequential p)
 NUM_MAXIMA = 200
 SIGNIFICANCE = 0.05
@@ -73,18 +74,20 @@ class UnitCorrelations:
 
 
 def unit_correlations(
-    pairs: PairedActivations, *, num_permutations: int = NUM_PERMUTATIONS, seed: int = 0
+    pairs: PairedActivations, *, num_permutations: int | None = None, seed: int = 0
 ) -> UnitCorrelations:
     """Return each unit's correlation over pairs, with confounds removed, tested by shuffling the pairs.
 
     Freedman and Lane's permutation of residuals: both sides are regressed on the covariates, one side's residuals are
     shuffled over pairs and regressed again. With covariates it is exact asymptotically, without any it is exact.
 
-    Raises:
-        ValueError: fewer than one permutation.
+    Args:
+        pairs: activations of the same units on both sides.
+        num_permutations: None for as many as Holm's correction over all units needs to be able to find anything.
+        seed: draws the shuffles.
     """
-    if num_permutations < 1:
-        raise ValueError(f"num_permutations is {num_permutations}; expected at least 1")
+    if num_permutations is None:
+        num_permutations = max(MIN_PERMUTATIONS, math.ceil(pairs.first.shape[1] / SIGNIFICANCE))
     basis_NK = _covariate_basis(pairs)
     first_NU, second_NU = _residuals(pairs.first, basis_NK), _residuals(pairs.second, basis_NK)
     partial_U = _cosine(first_NU, second_NU)
