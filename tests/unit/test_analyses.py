@@ -97,6 +97,7 @@ def test_class_mean_pairs_are_said_to_be_no_true_pairs(results: dict[str, Analys
     assert all("over 10 class-mean pairs (no true pairs were given)" in line for line in result.summary)
     assert result.metrics["analysis/neurons/names/shared/units"] == 6
     assert result.metrics["analysis/neurons/names/shared/max_partial_r"] > 0.8
+    assert result.metrics["analysis/neurons/names/shared/untrained_max_partial_r"] > 0
     rows = list(csv.DictReader(io.StringIO(result.tables["neurons_names_shared.csv"])))
     assert len(rows) == 6
     assert [float(row["partial_r"]) for row in rows] == sorted((float(row["partial_r"]) for row in rows), reverse=True)

@@ -33,6 +33,8 @@ def test_planted_units_are_found_and_noise_is_not() -> None:
     assert found.r[[3, 40]] == pytest.approx([0.8, 0.8], abs=0.12)
     assert found.p_value[3] == pytest.approx(1e-4), "no shuffle of 9,999 reaches it"
     assert np.quantile(found.null_maxima, 0.95) < found.partial_r[3]
+    between = float(found.partial_r[[3, 40]].mean())
+    assert found.beyond(np.array([[0.1, between]])).tolist() == [found.found[0]], "an untrained unit sets the bar"
 
 
 def test_noise_alone_gives_nothing_and_uniform_p_values() -> None:

@@ -8,7 +8,7 @@ True pairs are for evaluation only and come from the user. Without them, class m
 held-out rows of a class against the corpus's rows of it. That measures agreement about classes, not about single
 inputs, which the summary says.
 
-Shape legend: N pairs, U units, H shared width, C classes.
+Shape legend: N pairs, U units, M untrained networks, H shared width, C classes.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from uml_core.models import SharedHeadModel, build_model
 from uml_core.reporting.drawing import DrawnFigure, drawn
 
 NUM_TOP_UNITS, NUM_INPUTS = 4, 4
+NUM_UNTRAINED = 20  # a single untrained network's largest r moves by a tenth from seed to seed
 MAX_PAIRS = 1000  # more true pairs than this are sampled: every shuffle reads them all
 
 
@@ -79,7 +80,7 @@ def explain_neurons(run: TrainedRun) -> AnalysisResult:
     tables: dict[str, str] = {}
     figures: list[DrawnFigure] = []
     summary: list[str] = []
-    untrained = build_model(run.experiment, run.data)
+    untrained = untrained_models(run)
     for corpus in run.experiment.auxiliaries:
         rows = pair_rows(run, corpus)
         for layer in LAYERS:
@@ -88,18 +89,23 @@ def explain_neurons(run: TrainedRun) -> AnalysisResult:
                 summary.append(f"neurons, {corpus}: fewer than {MIN_PAIRS} {rows.words}, so no unit can be tested")
                 break
             found = unit_correlations(pairs, seed=run.experiment.seed)
-            baseline = paired_activations(run, untrained, layer, corpus, rows)
-            assert baseline is not None, "the same pairs through another model"
-            baseline_U = partial_correlations(baseline)
-            metrics.update(_metrics(f"analysis/neurons/{corpus}/{layer}", found, baseline_U))
+            baselines = [paired_activations(run, model, layer, corpus, rows) for model in untrained]
+            baseline_MU = np.stack([partial_correlations(other) for other in baselines if other is not None])
+            metrics.update(_metrics(f"analysis/neurons/{corpus}/{layer}", found, baseline_MU))
             tables[f"neurons_{corpus}_{layer}.csv"] = unit_table(found, run.data.classes)
-            line = _line(corpus, layer, rows, found, baseline_U)
+            line = _line(corpus, layer, rows, found, baseline_MU)
             summary.append(line)
-            histogram = correlation_histogram(found, baseline_U, pairs=rows.words)
+            histogram = correlation_histogram(found, baseline_MU, pairs=rows.words)
             figures.append(drawn(f"neurons_{corpus}_{layer}", histogram, caption=line, alternative=line))
             if layer == "shared":
                 figures.append(_picture(run, corpus, rows, found))
     return AnalysisResult(metrics, tuple(figures), tables, tuple(summary))
+
+
+def untrained_models(run: TrainedRun) -> list[SharedHeadModel]:
+    """Return the run's model as it was initialised, and as further seeds would have initialised it."""
+    seeds = [run.experiment.seed + index for index in range(NUM_UNTRAINED)]
+    return [build_model(run.experiment.override({"seed": seed}), run.data) for seed in seeds]
 
 
 def pair_rows(run: TrainedRun, corpus: str) -> PairRows:
@@ -167,25 +173,28 @@ def _words(run: TrainedRun, corpus: str, rows: LabelledRows) -> Floats | None:
     return run.raw[corpus].words(rows.rows) if corpus in run.raw else None
 
 
-def _metrics(prefix: str, found: UnitCorrelations, baseline_U: Floats) -> dict[str, float]:
+def _metrics(prefix: str, found: UnitCorrelations, baseline_MU: Floats) -> dict[str, float]:
     within = [float(r_U.max()) for r_U in found.per_label.values()]
     return {
         f"{prefix}/units": float(len(found.r)),
         f"{prefix}/pairs": float(found.num_pairs),
         f"{prefix}/max_r": float(found.r.max()),
         f"{prefix}/max_partial_r": float(found.partial_r.max()),
-        f"{prefix}/untrained_max_partial_r": float(baseline_U.max()),
+        f"{prefix}/untrained_max_partial_r": float(baseline_MU.max()),
         f"{prefix}/found_bh": float(len(found.found)),
         f"{prefix}/found_holm": float((found.holm_p < SIGNIFICANCE).sum()),
+        f"{prefix}/found_beyond_untrained": float(len(found.beyond(baseline_MU))),
         **({f"{prefix}/max_r_within_label": max(within)} if within else {}),
     }
 
 
-def _line(corpus: str, layer: str, rows: PairRows, found: UnitCorrelations, baseline_U: Floats) -> str:
+def _line(corpus: str, layer: str, rows: PairRows, found: UnitCorrelations, baseline_MU: Floats) -> str:
     return (
-        f"neurons, {corpus}, {layer} layer: {len(found.found)} of {len(found.r)} units respond alike at a false "
-        f"discovery rate of 5 %, {int((found.holm_p < SIGNIFICANCE).sum())} after Holm, over {found.num_pairs} "
-        f"{rows.words}; largest r without confounds {found.partial_r.max():.2f}, untrained {baseline_U.max():.2f}"
+        f"neurons, {corpus}, {layer} layer: {len(found.beyond(baseline_MU))} of {len(found.r)} units respond alike "
+        f"beyond any unit of {len(baseline_MU)} untrained networks (r without confounds up to "
+        f"{found.partial_r.max():.2f}, untrained up to {baseline_MU.max():.2f}), over {found.num_pairs} {rows.words}; "
+        f"beyond chance alone {len(found.found)} (false discovery rate 5 %), "
+        f"{int((found.holm_p < SIGNIFICANCE).sum())} after Holm"
     )
 
 

@@ -1,6 +1,6 @@
 """Figures of multimodal neurons: how units correlate, and the inputs that excite the top ones.
 
-Shape legend: U units.
+Shape legend: U units, M untrained networks.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ class ExcitingInputs:
     second: Sequence[tuple[object, str]]
 
 
-def correlation_histogram(found: UnitCorrelations, baseline_U: Floats, *, pairs: str) -> Figure:
-    """Draw the units' partial correlations beside an untrained network's, with what chance reaches."""
+def correlation_histogram(found: UnitCorrelations, baseline_MU: Floats, *, pairs: str) -> Figure:
+    """Draw the units' partial correlations beside those of untrained networks, with what chance reaches."""
     with style():
         figure, (axis,) = stacked_axes([2.8])
-        low = min(-0.05, float(min(found.partial_r.min(), baseline_U.min())))
+        low = min(-0.05, float(min(found.partial_r.min(), baseline_MU.min())))
         edges = np.linspace(low, 1.0, 41)
         axis.hist(found.partial_r, bins=list(edges), color=BLUE, alpha=0.8, label="trained")
-        axis.hist(baseline_U, bins=list(edges), histtype="step", color=BLACK, linewidth=1.5, label="untrained network")
-        axis.axvline(float(baseline_U.max()), color=GREY, linestyle="--", linewidth=1.5, label="untrained maximum")
+        untrained = {"histtype": "step", "color": BLACK, "linewidth": 1.5, "label": "untrained, mean of networks"}
+        weights = np.full(baseline_MU.size, 1 / len(baseline_MU))
+        axis.hist(baseline_MU.ravel(), bins=list(edges), weights=weights, **untrained)
+        axis.axvline(float(baseline_MU.max()), color=GREY, linestyle="--", linewidth=1.5, label="untrained maximum")
         chance = float(np.quantile(found.null_maxima, 0.95))
         axis.axvline(chance, color=VERMILION, linestyle=":", linewidth=2, label="95 % of shuffles stay below")
         axis.set_xlim(low, 1.0)

@@ -6,8 +6,9 @@ for evaluation only: nothing here is ever seen by training.
 
 Three ways to be fooled, and what is done about them. Many units: of 384 noise units some correlate; so p values come
 from shuffled pairs and are corrected for all units. A confound: long sentences and busy pictures excite everything; so
-the partial correlation given each row's mean activation (and its length) is what is tested. The architecture: an
-untrained network's largest r is the baseline to beat.
+the partial correlation given each row's mean activation (and its length) is what is tested. The inputs:
+where modalities agree about classes at all, even a random projection's units do, reliably; so a unit must also beat the
+largest r of untrained networks.
 
 Shape legend: N pairs, U units, K covariates, L labels.
 """
@@ -71,6 +72,11 @@ class UnitCorrelations:
         units = np.flatnonzero(self.q_value < SIGNIFICANCE)
         ordered: Codes = units[np.argsort(-self.partial_r[units], kind="stable")]
         return ordered
+
+    def beyond(self, untrained_r: Floats) -> Codes:
+        """Return the found units that also beat every partial correlation of untrained networks (any shape)."""
+        chosen: Codes = self.found[self.partial_r[self.found] > untrained_r.max()]
+        return chosen
 
 
 def unit_correlations(
