@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import davies_bouldin_score
 
 from tests.conftest import draw, table
-from uml_core.analysis.explain_neurons import explain_neurons, pair_rows, paired_activations
+from uml_core.analysis.explain_neurons import explain_neurons, pair_rows, paired_activations, untrained_models
 from uml_core.analysis.pairs import read_pairs
 from uml_core.analysis.raw_rows import RawRows, mean_words, words_per_row
 from uml_core.analysis.result import AnalysisResult
@@ -97,10 +97,16 @@ def test_class_mean_pairs_are_said_to_be_no_true_pairs(results: dict[str, Analys
     assert all("over 10 class-mean pairs (no true pairs were given)" in line for line in result.summary)
     assert result.metrics["analysis/neurons/names/shared/units"] == 6
     assert result.metrics["analysis/neurons/names/shared/max_partial_r"] > 0.8
-    assert result.metrics["analysis/neurons/names/shared/untrained_max_partial_r"] > 0
+    assert 0 < result.metrics["analysis/neurons/names/shared/untrained_max_partial_r"] < 1
+
     rows = list(csv.DictReader(io.StringIO(result.tables["neurons_names_shared.csv"])))
     assert len(rows) == 6
     assert [float(row["partial_r"]) for row in rows] == sorted((float(row["partial_r"]) for row in rows), reverse=True)
+
+
+def test_untrained_networks_differ(run: TrainedRun) -> None:
+    weights = [model.projections["target"].weight for model in untrained_models(run)]  # type: ignore[union-attr]
+    assert len({weight.sum().item() for weight in weights}) == len(weights) == 20
 
 
 def test_true_pairs_are_used_and_compared_within_labels() -> None:

@@ -32,9 +32,8 @@ def correlation_histogram(found: UnitCorrelations, baseline_MU: Floats, *, pairs
         low = min(-0.05, float(min(found.partial_r.min(), baseline_MU.min())))
         edges = np.linspace(low, 1.0, 41)
         axis.hist(found.partial_r, bins=list(edges), color=BLUE, alpha=0.8, label="trained")
-        untrained = {"histtype": "step", "color": BLACK, "linewidth": 1.5, "label": "untrained, mean of networks"}
-        weights = np.full(baseline_MU.size, 1 / len(baseline_MU))
-        axis.hist(baseline_MU.ravel(), bins=list(edges), weights=weights, **untrained)
+        counts = np.histogram(baseline_MU, bins=edges)[0] / len(baseline_MU)
+        axis.stairs(counts, edges, color=BLACK, linewidth=1.5, label=f"mean of {len(baseline_MU)} untrained")
         axis.axvline(float(baseline_MU.max()), color=GREY, linestyle="--", linewidth=1.5, label="untrained maximum")
         chance = float(np.quantile(found.null_maxima, 0.95))
         axis.axvline(chance, color=VERMILION, linestyle=":", linewidth=2, label="95 % of shuffles stay below")
