@@ -1,1 +1,1 @@
-"""Analyses that explain a gain: margins, gradients, multimodal neurons, exchange rate, alignment."""
+"""Analyses of embeddings and trained models: what two corpora have in common, and what a shared model made of it."""

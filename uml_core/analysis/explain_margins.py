@@ -18,7 +18,7 @@ from uml_core.analysis.margins import (
 from uml_core.analysis.result import AnalysisResult
 from uml_core.analysis.shared_space import Floats, TrainedRun, class_means
 from uml_core.errors import InputError
-from uml_core.reporting.drawing import DrawnFigure, drawn
+from uml_core.reporting.drawing import ReportFigure, drawn
 
 PREFIX = "analysis/margins"
 
@@ -64,7 +64,7 @@ def explain_margins(run: TrainedRun) -> AnalysisResult:
 def explain_prototypes(run: TrainedRun) -> AnalysisResult:
     """Compare the head's rows with every auxiliary corpus's class means in the shared space."""
     metrics: dict[str, float] = {}
-    figures: list[DrawnFigure] = []
+    figures: list[ReportFigure] = []
     summary = []
     for corpus in run.experiment.auxiliaries:
         cosines_CC = _prototype_cosines(run, corpus)

@@ -33,7 +33,7 @@ from uml_core.analysis.result import AnalysisResult
 from uml_core.analysis.shared_space import Codes, Floats, TrainedRun, class_means
 from uml_core.corpora.training_data import LabelledRows
 from uml_core.models import SharedHeadModel, build_model
-from uml_core.reporting.drawing import DrawnFigure, drawn
+from uml_core.reporting.drawing import ReportFigure, drawn
 
 NUM_TOP_UNITS, NUM_INPUTS = 4, 4
 NUM_UNTRAINED = 20  # a single untrained network's largest r moves by a tenth from seed to seed
@@ -78,7 +78,7 @@ def explain_neurons(run: TrainedRun) -> AnalysisResult:
     """Test every unit of every shared layer between the target and each auxiliary corpus."""
     metrics: dict[str, float] = {}
     tables: dict[str, str] = {}
-    figures: list[DrawnFigure] = []
+    figures: list[ReportFigure] = []
     summary: list[str] = []
     untrained = untrained_models(run)
     for corpus in run.experiment.auxiliaries:
@@ -198,7 +198,7 @@ def _line(corpus: str, layer: str, rows: PairRows, found: UnitCorrelations, base
     )
 
 
-def _picture(run: TrainedRun, corpus: str, rows: PairRows, found: UnitCorrelations) -> DrawnFigure:
+def _picture(run: TrainedRun, corpus: str, rows: PairRows, found: UnitCorrelations) -> ReportFigure:
     """Draw the units of the largest partial correlation with what excites them most on either side."""
     target = run.data.target
     first_NU = LAYERS["shared"](run.model, run, target, rows.target)

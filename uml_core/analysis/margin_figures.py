@@ -13,7 +13,17 @@ from matplotlib.figure import Figure
 
 from uml_core.analysis.margins import DecisionPlane, Margins
 from uml_core.analysis.shared_space import Codes, Floats
-from uml_core.reporting.drawing import BLACK, BLUE, ORANGE, VERMILION, WIDTH_IN, canvas, printable, stacked_axes, style
+from uml_core.reporting.drawing import (
+    BLACK,
+    BLUE,
+    ORANGE,
+    VERMILION,
+    WIDTH_IN,
+    canvas,
+    house_style,
+    printable,
+    stacked_panels,
+)
 
 MAX_NAMED_CLASSES = 45  # more names than this are no longer legible beside a heat map
 
@@ -31,8 +41,8 @@ class PlaneRows:
 def margin_histogram(margins: Margins, *, split: str) -> Figure:
     """Draw the distribution of the functional margin: left of 0 is wrong."""
     values_N = margins.functional
-    with style():
-        figure, (axis,) = stacked_axes([2.8])
+    with house_style():
+        figure, (axis,) = stacked_panels([2.8])
         width = float(np.ptp(values_N)) / min(40, max(8, len(values_N) // 8)) or 1.0
         # An edge lies at 0, so that no bar holds right and wrong rows together.
         edges = width * np.arange(np.floor(values_N.min() / width), np.ceil(values_N.max() / width) + 1)
@@ -52,7 +62,7 @@ def prototype_heat_map(cosines_CC: Floats, classes: Sequence[str], *, corpus: st
     """Draw the cosine of head rows (down) with class-mean auxiliary embeddings (across)."""
     count = len(classes)
     named = count <= MAX_NAMED_CLASSES
-    with style(**{"axes.grid": False}):
+    with house_style(**{"axes.grid": False}):
         figure = canvas(WIDTH_IN * 0.95)
         axis = figure.subplots()
         image = axis.imshow(np.ma.masked_invalid(cosines_CC), cmap="cividis")
@@ -70,8 +80,8 @@ def prototype_heat_map(cosines_CC: Floats, classes: Sequence[str], *, corpus: st
 
 def plane_scatter(plane: DecisionPlane, rows: PlaneRows) -> Figure:
     """Draw rows of two classes and the boundary between them; hollow marks are train rows."""
-    with style():
-        figure, (axis,) = stacked_axes([3.6])
+    with house_style():
+        figure, (axis,) = stacked_panels([3.6])
         looks = zip(rows.codes, rows.names, (BLUE, ORANGE), ("o", "s"), strict=True)
         for code, name, colour, marker in looks:
             for held_out, words in ((True, "held out"), (False, "train")):

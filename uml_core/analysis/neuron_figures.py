@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from uml_core.analysis.neurons import Floats, UnitCorrelations
-from uml_core.reporting.drawing import BLACK, BLUE, GREY, VERMILION, canvas, printable, stacked_axes, style
+from uml_core.reporting.drawing import BLACK, BLUE, GREY, VERMILION, canvas, house_style, printable, stacked_panels
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class ExcitingInputs:
 
 def correlation_histogram(found: UnitCorrelations, baseline_MU: Floats, *, pairs: str) -> Figure:
     """Draw the units' partial correlations beside those of untrained networks, with what chance reaches."""
-    with style():
-        figure, (axis,) = stacked_axes([2.8])
+    with house_style():
+        figure, (axis,) = stacked_panels([2.8])
         low = min(-0.05, float(min(found.partial_r.min(), baseline_MU.min())))
         edges = np.linspace(low, 1.0, 41)
         axis.hist(found.partial_r, bins=list(edges), color=BLUE, alpha=0.8, label="trained")
@@ -46,7 +46,7 @@ def correlation_histogram(found: UnitCorrelations, baseline_MU: Floats, *, pairs
 
 def top_units(units: Sequence[ExcitingInputs], *, names: tuple[str, str]) -> Figure:
     """Draw one band a unit: what excites it in the first modality on the left, in the second on the right."""
-    with style(**{"axes.grid": False}):
+    with house_style(**{"axes.grid": False}):
         figure = canvas(1.35 * len(units) + 0.3)
         bands = figure.subfigures(len(units), 1, squeeze=False)[:, 0]
         for band, unit in zip(bands, units, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from uml_core.reporting.drawing import DrawnFigure
+from uml_core.reporting.drawing import ReportFigure
 
 
 @dataclass(frozen=True)
@@ -12,6 +12,6 @@ class AnalysisResult:
     """Metrics by their MLflow names (analysis/...), figures, CSV tables by file name, and lines of summary."""
 
     metrics: dict[str, float] = field(default_factory=dict)
-    figures: tuple[DrawnFigure, ...] = ()
+    figures: tuple[ReportFigure, ...] = ()
     tables: dict[str, str] = field(default_factory=dict)
     summary: tuple[str, ...] = ()

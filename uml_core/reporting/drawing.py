@@ -40,7 +40,7 @@ STYLE: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class DrawnFigure:
+class ReportFigure:
     """One drawn figure: file name without ending, what it shows in words, and its two files' bytes."""
 
     name: str
@@ -55,20 +55,20 @@ class DrawnFigure:
         return f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode()}"
 
 
-def drawn(name: str, figure: Figure, *, caption: str, alternative: str) -> DrawnFigure:
-    """Return a figure with its two files."""
-    return DrawnFigure(name, caption, alternative, bytes_of(figure, "svg"), bytes_of(figure, "png"))
+def drawn(name: str, figure: Figure, caption: str, alternative: str) -> ReportFigure:
+    """Return a figure with its two files; `alternative` says in words what it shows."""
+    return ReportFigure(name, caption, alternative, bytes_of(figure, "svg"), bytes_of(figure, "png"))
 
 
 @contextmanager
-def style(**settings: Any) -> Iterator[None]:
+def house_style(**settings: Any) -> Iterator[None]:
     """Draw in the house's style, with further matplotlib settings where a figure needs them."""
     merged: Any = {**STYLE, **settings}
     with mpl.rc_context(merged):
         yield
 
 
-def stacked_axes(heights_in: Sequence[float], *, share_x: bool = False) -> tuple[Figure, list[Axes]]:
+def stacked_panels(heights_in: Sequence[float], *, share_x: bool = False) -> tuple[Figure, list[Axes]]:
     """Return a figure with panels of these heights, one below the other: a phone scrolls, it does not widen."""
     figure = canvas(sum(heights_in) + 0.5)
     grid = figure.subplots(len(heights_in), 1, squeeze=False, sharex=share_x, height_ratios=list(heights_in))
@@ -86,7 +86,7 @@ def bytes_of(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
     """Return a figure's file: an SVG whose letters are outlines, or a PNG of 200 dots per inch."""
     buffer = io.BytesIO()
     metadata: Mapping[str, None] = {"Date": None} if kind == "svg" else {}
-    with style(), warnings.catch_warnings():
+    with house_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in a script it lacks
         figure.savefig(buffer, format=kind, dpi=200, metadata=dict(metadata))
     return buffer.getvalue()

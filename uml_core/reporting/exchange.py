@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from uml_core.analysis.exchange_rate import ExchangeData, ExchangeRate, exchange_rate
 from uml_core.reporting.collect import EXCHANGE_RATE, SweepResults, collect_sweep
-from uml_core.reporting.drawing import BLACK, DrawnFigure, drawn, printable, stacked_axes, style
+from uml_core.reporting.drawing import BLACK, ReportFigure, drawn, house_style, printable, stacked_panels
 from uml_core.runs import RunRecord
 
 MIN_SEEDS = 5  # with fewer the bootstrap has too few resamples to be trusted
@@ -40,7 +40,7 @@ class ExchangeSection:
     lines: tuple[str, ...]
     rows: tuple[ExchangeRow, ...]
     rate: ExchangeRate
-    figure: DrawnFigure
+    figure: ReportFigure
     metrics: dict[str, float]
 
     @property
@@ -124,8 +124,8 @@ def iso_accuracy(data: ExchangeData, rate: ExchangeRate, *, names: tuple[str, st
     fine_across, fine_up = (np.linspace(ends.min(), ends.max(), 80) for ends in (across, up))
     grid_across, grid_up = np.meshgrid(fine_across, fine_up)
     fitted = 100 * rate.surface.accuracy(2**grid_up - 1, 2**grid_across - 1)
-    with style():
-        figure, (axis,) = stacked_axes([3.6])
+    with house_style():
+        figure, (axis,) = stacked_panels([3.6])
         if np.ptp(fitted) > 0:
             lines = axis.contour(grid_across, grid_up, fitted, levels=7, cmap="cividis", linewidths=1.8)
             axis.clabel(lines, fmt="%g %%", fontsize=8)

@@ -25,9 +25,9 @@ from uml_core.reporting.drawing import (
     PURPLE,
     SKY,
     VERMILION,
+    house_style,
     printable,
-    stacked_axes,
-    style,
+    stacked_panels,
 )
 from uml_core.reporting.mixtures import MixtureGrid, mixture_grids
 
@@ -51,8 +51,8 @@ def accuracy_per_arm(sweep: SweepResults) -> Figure | None:
     if not panels:
         return None
     heights = [len(arms) for _, arms in panels]
-    with style():
-        figure, axes = stacked_axes([0.3 * height + 0.75 for height in heights], share_x=True)
+    with house_style():
+        figure, axes = stacked_panels([0.3 * height + 0.75 for height in heights], share_x=True)
         for axis, (condition, arms) in zip(axes, panels, strict=True):
             for row, arm in enumerate(arms):
                 look = look_of(sweep, arm.arm)
@@ -69,8 +69,8 @@ def accuracy_against_shots(sweep: SweepResults) -> Figure | None:
     if len(conditions) < 2:
         return None
     names = [name for name in sweep.arm_names() if any(sweep.arm(name, condition) for condition in conditions)]
-    with style():
-        figure, axes = stacked_axes([3.4 + 0.12 * len(names)])
+    with house_style():
+        figure, axes = stacked_panels([3.4 + 0.12 * len(names)])
         axis = axes[0]
         for index, name in enumerate(names):
             shift = 0.3 * (index / max(1, len(names) - 1) - 0.5)
@@ -89,8 +89,8 @@ def mixing_heat_map(sweep: SweepResults) -> Figure | None:
     grids = mixture_grids(sweep)
     if not grids:
         return None
-    with style(**{"axes.grid": False}):
-        figure, axes = stacked_axes([0.5 * len(grid.loss_weights) + 1.1 for grid in grids])
+    with house_style(**{"axes.grid": False}):
+        figure, axes = stacked_panels([0.5 * len(grid.loss_weights) + 1.1 for grid in grids])
         for axis, grid in zip(axes, grids, strict=True):
             _heat_map(axis, grid)
         axes[-1].set_xlabel("batch ratio (auxiliary samples per target sample)")
@@ -104,8 +104,8 @@ def shifted_accuracy(sweep: SweepResults) -> Figure | None:
     panels = [(condition, arms) for condition, arms in panels if any(arm.shift for arm in arms)]
     if not splits or not panels:
         return None
-    with style():
-        figure, axes = stacked_axes([0.3 * len(arms) + 0.75 for _, arms in panels], share_x=True)
+    with house_style():
+        figure, axes = stacked_panels([0.3 * len(arms) + 0.75 for _, arms in panels], share_x=True)
         for axis, (condition, arms) in zip(axes, panels, strict=True):
             for row, arm in enumerate(arms):
                 _dumbbell(axis, row, arm, splits)

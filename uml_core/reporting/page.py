@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from uml_core.reporting import figures
 from uml_core.reporting.collect import CONTROLS, MIXING_RATIO, SweepResults, latest_sweeps, training_runs
-from uml_core.reporting.drawing import DrawnFigure, drawn
+from uml_core.reporting.drawing import ReportFigure, drawn
 from uml_core.reporting.exchange import ExchangeSection, exchange_section
 from uml_core.reporting.mixtures import mixture_grids
 from uml_core.reporting.tables import (
@@ -45,7 +45,7 @@ class SweepSection:
 
     sweep: SweepResults
     verdict: Verdict
-    figures: tuple[DrawnFigure, ...]
+    figures: tuple[ReportFigure, ...]
     rows: list[Any]
     shifts: list[Any]
     mixtures: list[Any]
@@ -63,7 +63,7 @@ class Report:
 
     html: str
     verdict: Verdict
-    figures: tuple[DrawnFigure, ...]
+    figures: tuple[ReportFigure, ...]
 
 
 def build_report(name: str, records: Sequence[RunRecord], *, tracking_uri: str) -> Report:
@@ -128,7 +128,7 @@ def _section(sweep: SweepResults) -> SweepSection:
     return SweepSection(sweep, verdict_of(sweep), drawings, arm_rows(sweep), shift_rows(sweep), mixtures, exchange)
 
 
-def _figures(sweep: SweepResults) -> Iterator[DrawnFigure]:
+def _figures(sweep: SweepResults) -> Iterator[ReportFigure]:
     space = re.sub(r"[^A-Za-z0-9_-]+", "-", sweep.space).strip("-")[:60] or "sweep"
     target = sweep.target or "the target"
     drawings = (
