@@ -19,7 +19,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from pipelines.embed import corpus_store
-from pipelines.runtime import Summary, experiment_parser, step_main
+from pipelines.runtime import Summary, absolute_place, experiment_parser, step_main
 from pipelines.train import store_tables
 from uml_core.analysis.pairs import read_pairs
 from uml_core.analysis.raw_rows import RawRows
@@ -159,7 +159,8 @@ def _request(arguments: argparse.Namespace) -> AnalysisRequest:
     for flag, analysis in (("pairs", "neurons"), ("classes", "decision_plane")):
         if getattr(arguments, flag) is not None and analysis not in names:
             raise InputError(f"--{flag} is for analysis {analysis}, which is not asked for; add --analyses {analysis}")
-    return AnalysisRequest(names, arguments.pairs, tuple(arguments.classes) if arguments.classes else None)
+    pairs_file = None if arguments.pairs is None else absolute_place(arguments.pairs)
+    return AnalysisRequest(names, pairs_file, tuple(arguments.classes) if arguments.classes else None)
 
 
 def _shown(name: str, value: float) -> str:
