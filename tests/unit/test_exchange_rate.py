@@ -117,13 +117,13 @@ def test_amounts_that_move_together_are_no_grid() -> None:
         exchange_rate(data)
 
 
-def sweep(slope: float, auxiliary_slope: float, *, words: float | None = 3.0, seeds: int = 5) -> list[RunRecord]:
+def sweep(slope: float, auxiliary_slope: float, *, words: float | None = 3.0, noise: float = 0.002) -> list[RunRecord]:
     """A sweep of space exchange_rate as MLflow has it: 10 classes; one selected and one lost trial in each cell."""
     parent = parent_record("exchange_rate", headline="auxiliary_16", uml_corpora="pictures,names,other")
     params = {"corpora.other.control": "unrelated"}
     parent = record("sweep", tags=parent.tags, params=params, metrics={"data/mean_words/names": words} if words else {})
     runs = [parent]
-    data = grid(slope, auxiliary_slope, noise=0.002, seeds=seeds)
+    data = grid(slope, auxiliary_slope, noise=noise, seeds=5)
     for x, y, accuracy, seed in zip(data.target_rows, data.auxiliary_rows, data.accuracy, data.seeds, strict=True):
         arm = f"auxiliary_{y:.0f}" if y else "unimodal"
         weights = {"mixing.loss_weight.names": 1.0 if y else 0.0, "mixing.loss_weight.other": 0.0}
@@ -155,6 +155,18 @@ def test_report_tells_rate_flag_and_figure() -> None:
     assert "exchange_rate_iso_accuracy" in [figure.name for figure in report.figures]
     assert "at most 16 rows per class of every auxiliary corpus" in report.html
     assert "unequal search budgets" not in report.html
+
+
+@pytest.mark.parametrize(
+    ("auxiliary_slope", "words"),
+    [(0.0002, "No reliable exchange rate: one more row of pictures"), (-0.002, "No exchange rate: over the grid")],
+)
+def test_what_chance_may_explain_is_no_rate(auxiliary_slope: float, words: str) -> None:
+    records = sweep(0.02, auxiliary_slope, noise=0.03)
+    section = exchange_section(collect_sweep(records, records[0]))
+    assert section is not None
+    assert section.lines[0].startswith(words)
+    assert section.as_json()["rate_high"] is None
 
 
 def test_a_sweep_without_a_grid_has_no_section() -> None:

@@ -160,26 +160,27 @@ def _lines(sweep: SweepResults, rate: ExchangeRate, mean_words: float) -> tuple[
     corpora = " and ".join(sweep.auxiliaries) or "the auxiliary data"
     plane = rate.plane
     seeds = f"{rate.num_seeds} seed{'' if rate.num_seeds == 1 else 's'}"
+    words = "" if math.isnan(mean_words) else f", or {_amount(plane.rate * mean_words)} words"
+    worth = f"{_amount(plane.rate)} rows of {corpora}{words}"
     if math.isinf(plane.rate):
         first = (
             f"No exchange rate: over the grid, more rows of {corpora} do not raise test accuracy on {sweep.target} "
             f"({100 * plane.auxiliary_slope:+.2f} points per row a class, {seeds}{_at_least(rate)})."
         )
+    elif math.isinf(rate.high):
+        first = (
+            f"No reliable exchange rate: one more row of {sweep.target} per class would be worth {worth}, but some "
+            f"resamples of the {seeds} show no effect of auxiliary rows at all{_at_least(rate)}."
+        )
     else:
         interval = "" if math.isnan(rate.low) else f", 95 % interval {_amount(rate.low)} to {_amount(rate.high)}"
-        words = "" if math.isnan(mean_words) else f", or {_amount(plane.rate * mean_words)} words"
-        first = (
-            f"Exchange rate: one more row of {sweep.target} per class is worth {_amount(plane.rate)} rows of {corpora}"
-            f"{words} ({seeds}{interval})."
-        )
+        first = f"Exchange rate: one more row of {sweep.target} per class is worth {worth} ({seeds}{interval})."
     lines = [first]
     if rate.out_of_grid and not math.isinf(plane.rate):
         lines.append(
             f"Out of the grid: that is more than the {_amount(rate.auxiliary_span)} rows per class the grid spans, so "
             "it is extrapolated, not measured."
         )
-    elif math.isinf(rate.high) and not math.isinf(plane.rate):
-        lines.append("The interval has no upper end: some resamples of the seeds show no effect of auxiliary rows.")
     lines.append(
         f"Fit: the plane explains {_share(plane.r_squared)} of the variance of the grid's means, the monotone surface "
         f"{_share(rate.surface.r_squared)}; read the local rates where the plane's share is low. The interval covers "
@@ -221,7 +222,7 @@ def _at_least(rate: ExchangeRate) -> str:
 
 
 def _amount(value: float) -> str:
-    return "no upper end" if math.isinf(value) else f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
 def _share(value: float) -> str:
