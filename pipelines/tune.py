@@ -29,9 +29,11 @@ from pipelines.runtime import Summary, experiment_parser, num_cpus, ray_session,
 from pipelines.train import provenance_tags, store_tables
 from pipelines.trial_results import SweepFolder, TrialResult, run_trial
 from tune_spaces import Space, TrialSpec, load_space, trials_of
+from uml_core.analysis.raw_rows import words_per_row
 from uml_core.config import Experiment, hash_of, parse_experiment
 from uml_core.corpora.training_data import build_training_data
 from uml_core.errors import InputError, listing
+from uml_core.reporting.exchange import exchange_of_sweep
 from uml_core.reporting.verdict import sweep_verdict
 from uml_core.results import RunOutcome, measure_outcome
 from uml_core.runs import MetricPoint
@@ -101,6 +103,8 @@ def _open_sweep(experiment: Experiment, space: Space, space_name: str, attempt: 
     }
     parent = start_run(experiment, name=space_name, kind="sweep", tags=tags)
     parent.log_text(experiment.to_yaml(), "experiment.yaml")
+    words = words_per_row(experiment)  # the report reads MLflow alone
+    parent.log_metrics([MetricPoint(f"data/mean_words/{corpus}", count) for corpus, count in words.items()])
     attempt.begin(parent.run_id)
     return parent
 
@@ -255,8 +259,9 @@ def _finish(
     """Close the sweep and say what it shows."""
     num_trials, num_failed = counts
     records = experiment_runs(experiment.tracking.uri, experiment.name)
-    verdict = sweep_verdict(records, parent.run_id)
-    parent.log_metrics([MetricPoint("perf/wall_s", wall_s), MetricPoint("sweep/trials", num_trials)])
+    verdict, exchange = sweep_verdict(records, parent.run_id), exchange_of_sweep(records, parent.run_id)
+    findings = [] if exchange is None else [MetricPoint(*item) for item in exchange.metrics.items()]
+    parent.log_metrics([MetricPoint("perf/wall_s", wall_s), MetricPoint("sweep/trials", num_trials), *findings])
     parent.set_tags({"uml.verdict": verdict.text, "uml.verdict_kind": verdict.kind})
     parent.finish()
     attempt.finish()
@@ -264,6 +269,8 @@ def _finish(
         f"{space_name}: {num_trials} trials, {num_failed} failed, {wall_s:.1f} s "
         f"({3600 * num_trials / wall_s:.0f} trials/hour); MLflow run {parent.run_id}\n{verdict.text}"
     )
+    if exchange is not None:
+        text = "\n".join([text, *exchange.lines])
     results = {
         "run_id": parent.run_id,
         "space": space_name,
@@ -272,6 +279,7 @@ def _finish(
         "wall_s": round(wall_s, 2),
         "verdict": verdict.text,
         "verdict_kind": verdict.kind,
+        **({} if exchange is None else {"exchange_rate": exchange.as_json()}),
     }
     return Summary(text, results)
 

@@ -65,6 +65,7 @@ def _target_only(experiment: Experiment) -> dict[str, Any]:
         "mixing.loss_weight": {},
         "mixing.batch_ratio": {},
         "mixing.warm_start": {},
+        "data.auxiliary_shots": {},
         "model.init_corpus": None,
         "model.shared_width": None,
         "model.head_init": "random",

@@ -160,9 +160,10 @@ class MixingConfig(Settings):
 
 
 class DataConfig(Settings):
-    """Splits and few-shot subsets of the target, all drawn by `split_seed`."""
+    """Splits and few-shot subsets, all drawn by `split_seed`; subsets are nested."""
 
     shots: PositiveCount | None = None  # train samples per class; validation gets min(4, shots); None is all
+    auxiliary_shots: Mapping[str, PositiveCount] = Field(default_factory=dict)  # rows per class; not named: all
     split_seed: int = 0
     val_fraction: Fraction01 = 0.2  # taken off train where the target has no val split
     test_fraction: Fraction01 = 0.0  # taken off train where the target has no test split; 0 takes none
@@ -189,6 +190,7 @@ class TrainConfig(Settings):
     workers: PositiveCount = 1
     use_gpu: Literal["auto"] | bool = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on a GPU, float32 on a CPU
+    gradient_cosine: bool = False  # at every evaluation, the angle between corpora's gradients on the shared head
     report_every_s: Positive = 10.0  # metrics and checkpoints are reported by wall time: a report may block for 2 s
     twin: bool = False  # also train the matched unimodal baseline and print the difference
 
@@ -198,6 +200,7 @@ class TuneConfig(Settings):
 
     seeds: PositiveCount = 3  # paired: seed s draws the same few-shot subset and target batches in every arm
     shots: tuple[PositiveCount, ...] = ()  # conditions compared apart; empty: data.shots alone
+    auxiliary_shots: tuple[Count, ...] = ()  # space exchange_rate: rows per class (0: none); empty: the space's own
     lr: tuple[Positive, ...] = ()  # searched in every arm, selected on validation; empty: optim.lr alone
     max_failed: Fraction01 = 0.2  # share of failed trials past which the sweep fails
 
@@ -230,6 +233,7 @@ class Experiment(Settings):
             "mixing.warm_start.corpus": [self.mixing.warm_start.corpus],
             "mixing.loss_weight": list(self.mixing.loss_weight),
             "mixing.batch_ratio": list(self.mixing.batch_ratio),
+            "data.auxiliary_shots": list(self.data.auxiliary_shots),
         }
         for setting, names in references.items():
             for name in names:
@@ -243,6 +247,11 @@ class Experiment(Settings):
                     f"mixing.{setting} names the target '{self.target}', whose weight and ratio are always 1; "
                     f"name auxiliary corpora only ({listing(self.auxiliaries) or 'there are none'})"
                 )
+        if self.target in self.data.auxiliary_shots:
+            raise ValueError(
+                f"data.auxiliary_shots names the target '{self.target}', whose rows per class are data.shots; "
+                f"name auxiliary corpora only ({listing(self.auxiliaries) or 'there are none'})"
+            )
         if self.corpora[self.target].control != "none":
             raise ValueError(f"corpora.{self.target}.control is set on the target; controls are for auxiliary corpora")
         if self.mixing.warm_start.steps and self.mixing.warm_start.corpus is None:

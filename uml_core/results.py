@@ -31,6 +31,8 @@ class RunOutcome:
     target_samples: int
     observed_ratio: dict[str, float]
     trained_parameters: int
+    train_rows: dict[str, int]  # of each corpus, after shots
+    classes: int
     model_uri: str = ""
 
     def points(self) -> list[MetricPoint]:
@@ -41,6 +43,8 @@ class RunOutcome:
             **{f"shift/{split}/accuracy": accuracy for split, accuracy in self.shift_accuracy.items()},
             **{f"mixing/observed_ratio/{corpus}": ratio for corpus, ratio in self.observed_ratio.items()},
             "mixing/target_samples": self.target_samples,
+            **{f"data/train_rows/{corpus}": rows for corpus, rows in self.train_rows.items()},
+            "data/classes": self.classes,
             "perf/samples_per_s": self.samples_per_s,
             "perf/train_s": self.train_s,
             "perf/steps": self.steps,
@@ -75,6 +79,8 @@ def measure_outcome(run: TrainingRun, run_id: str = "", *, with_test: bool = Tru
         target_samples=progress.samples[data.target],
         observed_ratio={corpus: run.observed_ratio(corpus) for corpus in data.train if corpus != data.target},
         trained_parameters=trained_parameters(run),
+        train_rows={corpus: len(rows) for corpus, rows in data.train.items()},
+        classes=len(data.classes),
     )
 
 
@@ -90,6 +96,7 @@ def evaluation_points(run: TrainingRun, evaluation: Evaluation) -> list[MetricPo
         "val/accuracy": evaluation.val_accuracy,
         "val/nll": evaluation.val_nll,
         **{f"train/loss/{corpus}": loss for corpus, loss in evaluation.losses.items()},
+        **{f"analysis/gradient_cosine/{name}": cosine for name, cosine in evaluation.gradient_cosine.items()},
         **{f"mixing/observed_ratio/{name}": run.observed_ratio(name) for name in run.experiment.auxiliaries},
         "mixing/target_samples": run.progress.samples[run.data.target],
         "perf/samples_per_s": evaluation.samples_per_s,

@@ -211,6 +211,14 @@ class CorpusStore:
         split_names, split_codes = _codes(table["split"])
         return CorpusTable(embeddings, label_codes, label_names, split_codes, split_names)
 
+    def load_ids(self) -> tuple[str, ...]:
+        """Read every row's id, in the order of `load`: for looking at rows, never for training."""
+        manifest = self.read_manifest()
+        if manifest is None:
+            raise InputError(self._missing_message())
+        parts = [self._read_parquet(self._part_path(key), ["id"]) for key in manifest["parts"]]
+        return tuple(pa.concat_tables(parts)["id"].to_pylist())
+
     def _missing_message(self) -> str:
         selector = pafs.FileSelector(self._corpus_dir, allow_not_found=True)
         others = [info.base_name for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.Directory]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from uml_core.analysis.gradients import gradient_cosines
 from uml_core.config import Experiment, OptimConfig
 from uml_core.corpora.training_data import LabelledRows, TrainingData
 from uml_core.errors import InputError
@@ -39,6 +40,7 @@ class Evaluation:
     losses: dict[str, float]  # mean training loss of each corpus since the last evaluation
     samples_per_s: float
     data_wait_s: float  # seconds spent assembling batches so far
+    gradient_cosine: dict[str, float] = field(default_factory=dict)  # target against corpus; train.gradient_cosine
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,13 @@ class TrainingRun:
             self.best = BestModel(progress.step, accuracy, nll, weights)
         progress.bad_evaluations = 0 if better else progress.bad_evaluations + 1
         samples_per_s = sum(progress.samples.values()) / progress.train_s if progress.train_s > 0 else 0.0
-        return Evaluation(progress.step, accuracy, nll, losses, samples_per_s, progress.data_wait_s)
+        cosines = self._gradient_cosines() if self.experiment.train.gradient_cosine else {}
+        return Evaluation(progress.step, accuracy, nll, losses, samples_per_s, progress.data_wait_s, cosines)
+
+    def _gradient_cosines(self) -> dict[str, float]:
+        """Compare the corpora's gradients on the batch that comes next, which these weights have not seen."""
+        batch = self._batch(self._progress.step, self._plan.corpora)
+        return gradient_cosines(self.model, batch, self.data.target, world_size=self._world_size)
 
     def _distributed_model(self) -> nn.Module:
         if self._world_size == 1:

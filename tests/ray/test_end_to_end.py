@@ -15,7 +15,7 @@ from pipelines import embed, evaluate, predict, report, train, tune
 from tests.conftest import CLASSES, draw, picture_tree, write_picture_corpora
 from uml_core.config import load_experiment, parse_experiment
 from uml_core.corpora.known_answer import write_known_answer
-from uml_core.tracking import find_run
+from uml_core.tracking import download, find_run
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -35,6 +35,14 @@ def test_the_whole_thread_on_pictures_and_sentences(tmp_path: Path) -> None:
     assert record.metrics["probe/linear/test_accuracy"] == pytest.approx(evaluated["probe/linear/test_accuracy"])
     recalls = [record.metrics[f"test/class_accuracy/{label}"] for label in CLASSES]
     assert np.mean(recalls) == pytest.approx(evaluated["test/balanced_accuracy"])
+
+    explained = evaluate.run(experiment, trained["run_id"], analyses=evaluate.AnalysisRequest(("margins", "neurons")))
+    assert explained.results["analysis/margins/positive_share"] == pytest.approx(trained["test_accuracy"])
+    assert "fewer than 8 class-mean pairs" in explained.text, "three classes cannot be tested, and the step says so"
+    logged = find_run(experiment.tracking, trained["run_id"]).metrics
+    assert logged["analysis/margins/silhouette"] == pytest.approx(explained.results["analysis/margins/silhouette"])
+    figures = download(experiment.tracking.uri, f"runs:/{trained['run_id']}/analysis", tmp_path / "fetched")
+    assert {"margins.svg", "margins.png", "margins.txt"} <= {file.name for file in figures.iterdir()}
 
     new = tmp_path / "new"
     (new / "deep").mkdir(parents=True)

@@ -78,6 +78,7 @@ class TestOnOneCluster:
 
     def test_two_workers_equal_one_on_the_joined_batch(self, experiment: Experiment, tmp_path: Path) -> None:
         changes = {"train.batch_size": 7, "mixing.batch_ratio.names": 0.4, "train.max_steps": 30, "seed": 5}
+        changes |= {"train.gradient_cosine": True}
         one = train.run(experiment.override(changes)).results
         two = train.run(experiment.override({**changes, "train.workers": 2})).results
         first = weights_of(experiment, one["run_id"], tmp_path / "one")
@@ -85,6 +86,11 @@ class TestOnOneCluster:
         assert two["observed_ratio"] == one["observed_ratio"] == {"names": pytest.approx(84 / 210)}
         for name, value in first.items():
             assert torch.allclose(value, second[name], atol=1e-5), name
+        cosines = [
+            find_run(experiment.tracking, run["run_id"]).metrics["analysis/gradient_cosine/names"] for run in (one, two)
+        ]
+        assert cosines[0] == pytest.approx(cosines[1], abs=1e-4)
+        assert 0 < abs(cosines[0]) <= 1
 
     def test_divergence_is_told_and_the_run_failed(self, experiment: Experiment) -> None:
         with pytest.raises(InputError, match=r"is not finite at step \d+; lower optim.lr"):

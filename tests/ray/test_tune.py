@@ -88,6 +88,39 @@ def test_controls_are_paired_nested_and_reported(experiment: Experiment, tmp_pat
 
 
 @in_one_cluster
+def test_exchange_rate_over_two_axes_is_measured_logged_and_reported(experiment: Experiment, tmp_path: Path) -> None:
+    amounts = {"tune.shots": [1, 4], "tune.auxiliary_shots": [4, 0], "tune.seeds": 2}
+    sweep = experiment.override({"name": "exchange-sweep", **amounts})
+    results = tune.run(sweep, "exchange_rate").results
+    trials = nested(sweep, results["run_id"])
+    assert results["trials"] == len(trials) == 2 * 2 * 2
+    cells = {(trial.arm, trial.params["data.shots"], trial.metrics["data/train_rows/target"]) for trial in trials}
+    assert cells == {(arm, str(n), 6 * n) for arm in ("unimodal", "auxiliary_4") for n in (1, 4)}
+    rows = {trial.arm: trial.metrics["data/train_rows/names"] for trial in trials}
+    assert rows == {"auxiliary_4": 6 * 4, "unimodal": 6 * 10}
+    weights = {(trial.arm, trial.params["mixing.loss_weight.names"]) for trial in trials}
+    assert weights == {("unimodal", "0.0"), ("auxiliary_4", "1.0")}
+    measured = results["exchange_rate"]
+    parent = next(run for run in experiment_runs(sweep.tracking.uri, sweep.name) if run.run_id == results["run_id"])
+    assert parent.metrics["analysis/exchange_rate/target_slope"] == pytest.approx(measured["target_slope"])
+    many, few = (
+        [trial.metrics["test/accuracy"] for trial in trials if trial.params["data.shots"] == shots]
+        for shots in ("4", "1")
+    )
+    assert measured["target_slope"] == pytest.approx((sum(many) - sum(few)) / 4 / 3), "the slope of a balanced grid"
+    page = Path(report.run(sweep, tmp_path / "report").results["report"])
+    assert "<h3>Exchange rate</h3>" in page.read_text(encoding="utf-8")
+    assert (page.parent / "figures" / "exchange_rate_iso_accuracy.svg").is_file()
+
+
+@pytest.mark.parametrize("setting", ["tune.shots", "tune.auxiliary_shots"])
+def test_exchange_rate_needs_two_amounts_of_each(experiment: Experiment, setting: str) -> None:
+    with pytest.raises(InputError, match=rf"{setting} is \[4, 4\]; space exchange_rate needs at least two"):
+        load_space("exchange_rate", experiment.override({setting: [4, 4]}))
+    assert len(load_space("exchange_rate", experiment).arms) > 2, "the space has amounts of its own"
+
+
+@in_one_cluster
 def test_a_failed_trial_is_recorded_and_does_not_end_the_sweep(experiment: Experiment, tmp_path: Path) -> None:
     broken = experiment.override({"name": "failing", "tune.max_failed": 0.6, "optim.warmup_steps": 0})
     results = tune.run(broken, write_space(tmp_path, "(1e-3, 1e38)")).results

@@ -111,6 +111,12 @@ def test_arms_start_equal_in_everything_they_share() -> None:
     assert not torch.equal(states["random"]["head.weight"], states["text"]["head.weight"])
 
 
+def test_seeds_start_apart() -> None:
+    first, second = (run_of(seed=seed, **{"model.head_init": "random"}).model.state_dict() for seed in (0, 1))
+    for name in ("head.weight", "projections.target.weight"):
+        assert not torch.equal(first[name], second[name]), name
+
+
 def test_twin_sees_the_same_number_of_target_samples_and_parameters() -> None:
     settings = experiment()
     data = build_training_data(settings, TABLES)

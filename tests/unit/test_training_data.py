@@ -77,6 +77,42 @@ def test_foreign_classes_are_dropped_and_counted() -> None:
     assert any("4 rows of classes the target lacks" in line for line in data.warnings())
 
 
+def test_auxiliary_shots_are_nested_stratified_and_the_corpus_own() -> None:
+    plain = build().train["names"]
+    sizes = {}
+    kept: set[int] = set()
+    for shots in (1, 2, 3, 9):
+        rows = build({"data.auxiliary_shots.names": shots}).train["names"]
+        sizes[shots] = np.bincount(rows.labels).tolist()
+        assert kept <= set(rows.rows)
+        assert (
+            dict(zip(rows.rows, rows.labels, strict=True)).items()
+            <= dict(zip(plain.rows, plain.labels, strict=True)).items()
+        )
+        kept = set(rows.rows)
+    assert sizes == {1: [1, 1, 1], 2: [2, 2, 2], 3: [3, 2, 3], 9: [3, 2, 3]}
+    many = table(np.zeros((300, 3)), [*"abc"] * 100)
+    picked = {
+        seed: build({"data.auxiliary_shots.names": 5, "data.split_seed": seed}, names=many).train["names"].rows.tolist()
+        for seed in (0, 1)
+    }
+    assert picked[0] != picked[1]
+    # A corpus in the target's own order must not give the partners of the target's shots.
+    twin = build({"data.auxiliary_shots.names": 4, "data.shots": 4, "data.val_fraction": 0.1}, names=TARGET)
+    assert twin.train["names"].rows.tolist() != twin.train["target"].rows.tolist()
+
+
+def test_controls_keep_the_rows_of_auxiliary_shots() -> None:
+    shots = {"data.auxiliary_shots.names": 2}
+    plain = build(shots).train["names"]
+    shuffled = build({**shots, "corpora.names.control": "shuffled_labels"}).train["names"]
+    assert shuffled.rows.tolist() == plain.rows.tolist()
+    assert len(build({**shots, "corpora.names.control": "noise"}).train["names"]) == len(plain) == 6
+    foreign = table(np.zeros((40, 3)), [*"wwwwxxxxyyyyzzzz"] + [*"uuuuvvvv"] * 3)
+    unrelated = build({**shots, "corpora.names.control": "unrelated"}, names=foreign).train["names"]
+    assert np.bincount(unrelated.labels).max() == 2
+
+
 def test_no_ids_reach_training() -> None:
     data = build()
     assert not any("id" in name for name in vars(data.train["names"]))

@@ -1,4 +1,4 @@
-"""Splits and few-shot subsets of the target: stratified, seeded, nested (the 4-shot set contains the 2-shot set).
+"""Splits and few-shot subsets: stratified, seeded, nested (the 4-shot set contains the 2-shot set).
 
 Shape legend: N rows.
 """

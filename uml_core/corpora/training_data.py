@@ -9,6 +9,7 @@ Shape legend: N rows, D embedding width, C classes.
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -132,7 +133,7 @@ def _target_splits(experiment: Experiment, table: CorpusTable, labels: npt.NDArr
 def _auxiliary_rows(
     experiment: Experiment, corpus: str, table: CorpusTable, classes: tuple[str, ...]
 ) -> tuple[LabelledRows, dict[str, int]]:
-    """Return the train rows of an auxiliary corpus under its control, and the dropped rows per foreign class."""
+    """Return the train rows of an auxiliary corpus (at most its shots a class) under its control, and dropped rows."""
     control = experiment.corpora[corpus].control
     rng = np.random.default_rng([experiment.data.split_seed % 2**32, len(corpus), *corpus.encode()])
     codes = _relabelled(table, classes, rng) if control == "unrelated" else _class_codes(table, classes)
@@ -144,6 +145,11 @@ def _auxiliary_rows(
             f"corpora.{corpus} shares no class with the target: it has {listing(table.label_names) or 'no labels'}, "
             f"the target has {listing(classes)}; use the same class names, or remove the corpus"
         )
+    shots = experiment.data.auxiliary_shots.get(corpus)
+    if shots is not None:
+        # The corpus's name enters the seed: two files in the same order must not give each other's partners.
+        seed = experiment.data.split_seed + zlib.crc32(corpus.encode())
+        rows = take_shots(codes, rows, shots=shots, seed=seed)
     foreign = table.label_codes[in_train & (codes < 0)]
     dropped = {
         (table.label_names[code] if code >= 0 else ""): int(count)

@@ -65,7 +65,9 @@ def build_model(experiment: Experiment, data: TrainingData) -> SharedHeadModel:
     )
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
-            generator = torch.Generator().manual_seed(experiment.seed * 2**32 + zlib.crc32(name.encode()))
+            # torch's CPU generator reads 32 bits of a seed: seed and name are hashed into them.
+            stream = np.random.SeedSequence([experiment.seed % 2**32, zlib.crc32(name.encode())])
+            generator = torch.Generator().manual_seed(int(stream.generate_state(1)[0]))
             bound = 1 / math.sqrt(parameter.shape[1])  # nn.Linear's own range
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
     zero_shot = experiment.model.head_init == "zero_shot" and init_corpus != experiment.target

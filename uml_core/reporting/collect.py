@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from uml_core.runs import RunRecord
 
-CONTROLS, MIXING_RATIO = "controls", "mixing_ratio"
+CONTROLS, MIXING_RATIO, EXCHANGE_RATE = "controls", "mixing_ratio", "exchange_rate"
 
 
 @dataclass(frozen=True)

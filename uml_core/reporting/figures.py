@@ -1,51 +1,39 @@
-"""Figures of a sweep, as matplotlib Figures: no pyplot, no global state, one style, colours told apart by everyone.
+"""Figures of a sweep, as matplotlib Figures in the style of `uml_core.reporting.drawing`.
 
 In: `SweepResults`. Out: a `Figure`, or None where the sweep has nothing to draw. Accuracies are drawn in percent.
-Colours are Okabe and Ito's, told apart under every kind of colour blindness; markers differ as well.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from uml_core.evaluation.statistics import paired_difference
 from uml_core.reporting.collect import ArmResults, Condition, SweepResults
+from uml_core.reporting.drawing import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    house_style,
+    printable,
+    stacked_panels,
+)
 from uml_core.reporting.mixtures import MixtureGrid, mixture_grids
 
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#767676"
 CONTROL_ARMS = ("shuffled", "noise", "unrelated")
 SPLIT_COLOURS = (VERMILION, GREEN, PURPLE, ORANGE, SKY, BLUE)
 SPLIT_MARKERS = ("s", "^", "D", "v", "P", "X")
-WIDTH_IN = 5.2  # a phone shows it at three quarters, with letters still legible
-STYLE: dict[str, Any] = {
-    "font.size": 10,
-    "font.family": "DejaVu Sans",
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "text.parse_math": False,  # a "$" in a corpus's name is a letter
-    "svg.hashsalt": "uml",
-}
 
 
 @dataclass(frozen=True)
@@ -63,8 +51,8 @@ def accuracy_per_arm(sweep: SweepResults) -> Figure | None:
     if not panels:
         return None
     heights = [len(arms) for _, arms in panels]
-    with _style():
-        figure, axes = _panels([0.3 * height + 0.75 for height in heights], share_x=True)
+    with house_style():
+        figure, axes = stacked_panels([0.3 * height + 0.75 for height in heights], share_x=True)
         for axis, (condition, arms) in zip(axes, panels, strict=True):
             for row, arm in enumerate(arms):
                 look = look_of(sweep, arm.arm)
@@ -81,8 +69,8 @@ def accuracy_against_shots(sweep: SweepResults) -> Figure | None:
     if len(conditions) < 2:
         return None
     names = [name for name in sweep.arm_names() if any(sweep.arm(name, condition) for condition in conditions)]
-    with _style():
-        figure, axes = _panels([3.4 + 0.12 * len(names)])
+    with house_style():
+        figure, axes = stacked_panels([3.4 + 0.12 * len(names)])
         axis = axes[0]
         for index, name in enumerate(names):
             shift = 0.3 * (index / max(1, len(names) - 1) - 0.5)
@@ -101,8 +89,8 @@ def mixing_heat_map(sweep: SweepResults) -> Figure | None:
     grids = mixture_grids(sweep)
     if not grids:
         return None
-    with _style(**{"axes.grid": False}):
-        figure, axes = _panels([0.5 * len(grid.loss_weights) + 1.1 for grid in grids])
+    with house_style(**{"axes.grid": False}):
+        figure, axes = stacked_panels([0.5 * len(grid.loss_weights) + 1.1 for grid in grids])
         for axis, grid in zip(axes, grids, strict=True):
             _heat_map(axis, grid)
         axes[-1].set_xlabel("batch ratio (auxiliary samples per target sample)")
@@ -116,8 +104,8 @@ def shifted_accuracy(sweep: SweepResults) -> Figure | None:
     panels = [(condition, arms) for condition, arms in panels if any(arm.shift for arm in arms)]
     if not splits or not panels:
         return None
-    with _style():
-        figure, axes = _panels([0.3 * len(arms) + 0.75 for _, arms in panels], share_x=True)
+    with house_style():
+        figure, axes = stacked_panels([0.3 * len(arms) + 0.75 for _, arms in panels], share_x=True)
         for axis, (condition, arms) in zip(axes, panels, strict=True):
             for row, arm in enumerate(arms):
                 _dumbbell(axis, row, arm, splits)
@@ -128,16 +116,6 @@ def shifted_accuracy(sweep: SweepResults) -> Figure | None:
         unique = dict(zip(labels, handles, strict=True))
         figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3)
     return figure
-
-
-def bytes_of(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
-    """Return a figure's file: an SVG whose letters are outlines, or a PNG of 200 dots per inch."""
-    buffer = io.BytesIO()
-    metadata: Mapping[str, None] = {"Date": None} if kind == "svg" else {}
-    with _style(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in a script it lacks
-        figure.savefig(buffer, format=kind, dpi=200, metadata=dict(metadata))
-    return buffer.getvalue()
 
 
 def shift_splits(sweep: SweepResults) -> list[str]:
@@ -163,21 +141,6 @@ def look_of(sweep: SweepResults, arm: str) -> Look:
         return Look(GREY, "s" if arm != "zero_shot" else "X", line)
     place = sweep.arm_names().index(arm)  # an arm of a user's own space
     return Look(SPLIT_COLOURS[place % 6], SPLIT_MARKERS[place % 6], (":", "-.")[place // 6 % 2])
-
-
-@contextmanager
-def _style(**settings: Any) -> Iterator[None]:
-    merged: Any = {**STYLE, **settings}
-    with mpl.rc_context(merged):
-        yield
-
-
-def _panels(heights_in: Sequence[float], *, share_x: bool = False) -> tuple[Figure, list[Axes]]:
-    """Return a figure with panels of these heights, one below the other: a phone scrolls, it does not widen."""
-    figure = Figure(figsize=(WIDTH_IN, sum(heights_in) + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(len(heights_in), 1, squeeze=False, sharex=share_x, height_ratios=list(heights_in))
-    return figure, list(grid[:, 0])
 
 
 def _measured(sweep: SweepResults, condition: Condition) -> list[ArmResults]:
@@ -215,7 +178,7 @@ def _shots_line(axis: Axes, sweep: SweepResults, name: str, conditions: Sequence
         [place + shift for place, _ in points],
         means,
         yerr=errors,
-        label=_label(name),
+        label=printable(name),
         color=look.colour,
         marker=look.marker,
         linestyle=look.line,
@@ -237,7 +200,7 @@ def _dumbbell(axis: Axes, row: int, arm: ArmResults, splits: Sequence[str]) -> N
     places = [mark[0] for mark in marks]
     axis.plot([min(places), max(places)], [row, row], color="#aaaaaa", linewidth=1.5, zorder=2)
     for place, label, marker, colour in marks:
-        axis.plot([place], [row], label=_label(label), marker=marker, color=colour, linestyle="none", zorder=3)
+        axis.plot([place], [row], label=printable(label), marker=marker, color=colour, linestyle="none", zorder=3)
 
 
 def _heat_map(axis: Axes, grid: MixtureGrid) -> None:
@@ -261,7 +224,7 @@ def _heat_map(axis: Axes, grid: MixtureGrid) -> None:
 
 
 def _name_rows(axis: Axes, names: Sequence[str], *, title: str) -> None:
-    axis.set_yticks(range(len(names)), [_label(name) for name in names])
+    axis.set_yticks(range(len(names)), [printable(name) for name in names])
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.grid(visible=False, axis="y")
     axis.set_title(title)
@@ -287,10 +250,3 @@ def _interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 def _title(condition: Condition) -> str:
     return condition.words[0].upper() + condition.words[1:]
-
-
-def _label(name: str, *, limit: int = 24) -> str:
-    """Return a name fit for a figure: one line, printable, not too long."""
-    printable = "".join(letter if letter.isprintable() else "?" for letter in name).strip() or "(no name)"
-    printable = printable.lstrip("_") or printable  # matplotlib leaves labels with a leading _ out of legends
-    return printable if len(printable) <= limit else printable[: limit - 1] + "…"

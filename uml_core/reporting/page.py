@@ -7,7 +7,6 @@ In: the runs of one MLflow experiment as `RunRecord`s. Out: a `Report`, whose fi
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -17,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.figure import Figure
 
 from uml_core.reporting import figures
 from uml_core.reporting.collect import CONTROLS, MIXING_RATIO, SweepResults, latest_sweeps, training_runs
+from uml_core.reporting.drawing import ReportFigure, drawn
+from uml_core.reporting.exchange import ExchangeSection, exchange_section
 from uml_core.reporting.mixtures import mixture_grids
 from uml_core.reporting.tables import (
     arm_notes,
@@ -40,22 +40,6 @@ DECIDING_COMMAND = "python -m pipelines.tune EXPERIMENT.yaml --space controls"
 
 
 @dataclass(frozen=True)
-class ReportFigure:
-    """One drawn figure: file name without ending, what it shows in words, and its two files' bytes."""
-
-    name: str
-    caption: str
-    alternative: str
-    svg: bytes
-    png: bytes
-
-    @property
-    def data_uri(self) -> str:
-        """The SVG for an img element; as an image it can run no script and shares no ids with other figures."""
-        return f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode()}"
-
-
-@dataclass(frozen=True)
 class SweepSection:
     """One sweep on the page."""
 
@@ -65,6 +49,7 @@ class SweepSection:
     rows: list[Any]
     shifts: list[Any]
     mixtures: list[Any]
+    exchange: ExchangeSection | None
 
     @property
     def arms(self) -> dict[str, str]:
@@ -137,9 +122,10 @@ def _without_sweeps(plain: Sequence[RunRecord]) -> Verdict:
 
 
 def _section(sweep: SweepResults) -> SweepSection:
-    drawn = tuple(_figures(sweep))
+    exchange = exchange_section(sweep)
+    drawings = (*_figures(sweep), *([exchange.figure] if exchange is not None else []))
     mixtures = mixture_rows(sweep) if mixture_grids(sweep) else []
-    return SweepSection(sweep, verdict_of(sweep), drawn, arm_rows(sweep), shift_rows(sweep), mixtures)
+    return SweepSection(sweep, verdict_of(sweep), drawings, arm_rows(sweep), shift_rows(sweep), mixtures, exchange)
 
 
 def _figures(sweep: SweepResults) -> Iterator[ReportFigure]:
@@ -175,11 +161,7 @@ def _figures(sweep: SweepResults) -> Iterator[ReportFigure]:
     for name, draw, caption in drawings:
         figure = draw(sweep)
         if figure is not None:
-            yield _drawn(f"{space}_{name}", figure, caption, _alternative(name, sweep))
-
-
-def _drawn(name: str, figure: Figure, caption: str, alternative: str) -> ReportFigure:
-    return ReportFigure(name, caption, alternative, figures.bytes_of(figure, "svg"), figures.bytes_of(figure, "png"))
+            yield drawn(f"{space}_{name}", figure, caption=caption, alternative=_alternative(name, sweep))
 
 
 def _alternative(name: str, sweep: SweepResults) -> str:
@@ -220,6 +202,7 @@ def _environment() -> Environment:
         date=date,
         spread=spread_text,
         unbroken=unbroken,
+        amount=amount,
     )
     return environment
 
@@ -242,6 +225,11 @@ def p_value(value: float) -> str:
     if math.isnan(value):
         return "–"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def amount(value: float) -> str:
+    """Return a number of rows or words in three digits; a dash where there is none, ∞ where none is enough."""
+    return "–" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:,.3g}".replace("-", "−")
 
 
 def seconds(value: float) -> str:

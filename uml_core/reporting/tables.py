@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from uml_core.evaluation.statistics import PairedDifference, Spread, holm, paired_difference, spread
-from uml_core.reporting.collect import CONTROLS, MIXING_RATIO, ArmResults, Condition, SweepResults
+from uml_core.reporting.collect import CONTROLS, EXCHANGE_RATE, MIXING_RATIO, ArmResults, Condition, SweepResults
 from uml_core.reporting.mixtures import selected_mixtures
 from uml_core.runs import RunRecord
 
@@ -35,7 +35,12 @@ MIXING_RATIO_NOTES = {
     "unimodal": "auxiliary loss weight λ = 0, all else as in the experiment file.",
     "uml": "λ > 0, searched over a grid of loss weights and batch ratios, all else as in the experiment file.",
 }
-ARM_NOTES = {CONTROLS: CONTROLS_NOTES, MIXING_RATIO: MIXING_RATIO_NOTES}
+EXCHANGE_RATE_NOTES = {"unimodal": "no auxiliary rows: λ = 0 and a random head, the projection kept."}
+ARM_NOTES = {
+    CONTROLS: CONTROLS_NOTES,
+    MIXING_RATIO: MIXING_RATIO_NOTES,
+    EXCHANGE_RATE: EXCHANGE_RATE_NOTES,
+}
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,10 @@ class FailedTrials:
 
 def arm_notes(sweep: SweepResults) -> dict[str, str]:
     """Return every arm of a sweep with a sentence on what it is."""
-    notes = ARM_NOTES.get(sweep.space, {})
+    notes = dict(ARM_NOTES.get(sweep.space, {}))
+    if sweep.space == EXCHANGE_RATE:
+        amounts = {name: name.removeprefix("auxiliary_") for name in sweep.arm_names() if name != "unimodal"}
+        notes |= {name: f"at most {rows} rows per class of every auxiliary corpus." for name, rows in amounts.items()}
     return {name: notes.get(name, "an arm of this sweep's own space.") for name in sweep.arm_names()}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from uml_core.evaluation.statistics import PairedDifference, holm, paired_difference
-from uml_core.reporting.collect import CONTROLS, ArmResults, Condition, SweepResults, collect_sweep
+from uml_core.reporting.collect import CONTROLS, MIXING_RATIO, ArmResults, Condition, SweepResults, collect_sweep
 from uml_core.runs import RunRecord
 
 Kind = Literal["gain", "no_gain", "harm", "undecided"]
@@ -204,9 +204,10 @@ def _with_doubt(difference: PairedDifference) -> str:
 
 
 def _without_controls(sweep: SweepResults, condition: Condition, main: Claim) -> str:
+    budgets = "unequal search budgets and " if sweep.space == MIXING_RATIO else ""
     return (
         f"Undecided {condition.words}: in sweep {sweep.space}, {main.arm} differs from {main.against} by "
-        f"{_measured(main.difference)}, with unequal search budgets and no controls; "
+        f"{_measured(main.difference)}, with {budgets}no controls; "
         "run tune --space controls to decide."
     )
 

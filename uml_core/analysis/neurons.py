@@ -1,0 +1,208 @@
+"""Multimodal neurons: units that respond alike to the two sides of a pair, and are no artefact (PAPER.md section 6).
+
+In: activations (N, U) of the same units on N true pairs, one array a modality: of a shared head, or of any layer of a
+shared trunk. Out: per unit Pearson r, r without the confounds, a permutation p value and its corrections. Pairs are
+for evaluation only: nothing here is ever seen by training.
+
+Three ways to be fooled, and what is done about them. Many units: of 384 noise units some correlate; so p values come
+from shuffled pairs and are corrected for all units. A confound: long sentences and busy pictures excite everything; so
+the partial correlation given each row's mean activation (and its length) is what is tested. The inputs:
+where modalities agree about classes at all, even a random projection's units do, reliably; so a unit must also beat the
+largest r of untrained networks.
+
+Shape legend: N pairs, U units, K covariates, L labels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from uml_core.evaluation.statistics import holm
+
+Floats = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.int64]
+MIN_PAIRS = 8  # 8! = 40,320 orders: enough for the permutations below
+MIN_PAIRS_PER_LABEL = 5
+MIN_PERMUTATIONS = 9999
+CLEARLY_NULL = 50  # a unit that this many shuffles match is settled (Besag and Clifford's sequential p)
+NUM_MAXIMA = 200
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class PairedActivations:
+    """Activations (N, U) of the same units on both sides of N pairs, with labels (N,) and lengths (N,) where known."""
+
+    first: Floats
+    second: Floats
+    labels: Codes | None = None
+    first_length: Floats | None = None
+    second_length: Floats | None = None
+
+    def __post_init__(self) -> None:
+        if self.first.shape != self.second.shape:
+            raise ValueError(
+                f"activations are of shapes {self.first.shape} and {self.second.shape}; give the same pairs and units"
+            )
+        if len(self.first) < MIN_PAIRS:
+            raise ValueError(f"{len(self.first)} pairs are too few for a permutation test; give at least {MIN_PAIRS}")
+
+
+@dataclass(frozen=True)
+class UnitCorrelations:
+    """What is known of each unit (U,). `p_value` is one-sided (responds alike), of the partial correlation."""
+
+    r: Floats
+    partial_r: Floats
+    p_value: Floats
+    q_value: Floats  # Benjamini-Hochberg: the share of false finds among units below it
+    holm_p: Floats  # Holm: the chance of any false find
+    per_label: dict[int, Floats]  # label -> r (U,) over its pairs, where there are MIN_PAIRS_PER_LABEL
+    null_maxima: Floats  # the largest partial r over units in each of 200 shuffles
+    num_pairs: int
+
+    @property
+    def found(self) -> Codes:
+        """Units whose q value is below 0.05, the largest partial correlation first."""
+        units = np.flatnonzero(self.q_value < SIGNIFICANCE)
+        ordered: Codes = units[np.argsort(-self.partial_r[units], kind="stable")]
+        return ordered
+
+    def beyond(self, untrained_r: Floats) -> Codes:
+        """Return the found units that also beat every partial correlation of untrained networks (any shape)."""
+        chosen: Codes = self.found[self.partial_r[self.found] > untrained_r.max()]
+        return chosen
+
+
+def unit_correlations(
+    pairs: PairedActivations, *, num_permutations: int | None = None, seed: int = 0
+) -> UnitCorrelations:
+    """Return each unit's correlation over pairs, with confounds removed, tested by shuffling the pairs.
+
+    Freedman and Lane's permutation of residuals: both sides are regressed on the covariates, one side's residuals are
+    shuffled over pairs and regressed again. With covariates it is exact asymptotically, without any it is exact.
+
+    Args:
+        pairs: activations of the same units on both sides.
+        num_permutations: None for as many as Holm's correction over all units needs to be able to find anything.
+        seed: draws the shuffles.
+    """
+    if num_permutations is None:
+        num_permutations = max(MIN_PERMUTATIONS, math.ceil(pairs.first.shape[1] / SIGNIFICANCE))
+    basis_NK = _covariate_basis(pairs)
+    first_NU, second_NU = _residuals(pairs.first, basis_NK), _residuals(pairs.second, basis_NK)
+    partial_U = _cosine(first_NU, second_NU)
+    residuals = _Residuals(first_NU, second_NU, basis_NK)
+    p_U = _permutation_p(residuals, partial_U, num_permutations, np.random.default_rng([seed, 0]))
+    maxima_rng = np.random.default_rng([seed, 1])
+    holm_by_unit = holm({str(unit): float(p) for unit, p in enumerate(p_U)})
+    return UnitCorrelations(
+        r=pearson(pairs.first, pairs.second),
+        partial_r=partial_U,
+        p_value=p_U,
+        q_value=stats.false_discovery_control(p_U, method="bh"),
+        holm_p=np.array([holm_by_unit[str(unit)] for unit in range(len(p_U))]),
+        per_label=_per_label(pairs),
+        null_maxima=np.array([residuals.shuffled(maxima_rng).max() for _ in range(NUM_MAXIMA)]),
+        num_pairs=len(pairs.first),
+    )
+
+
+def pearson(first_NU: Floats, second_NU: Floats) -> Floats:
+    """Return each unit's Pearson r over pairs (U,); 0 for a unit that does not vary."""
+    return _cosine(first_NU - first_NU.mean(axis=0), second_NU - second_NU.mean(axis=0))
+
+
+def partial_correlations(pairs: PairedActivations) -> Floats:
+    """Return each unit's partial correlation (U,) given mean activations and lengths, without any test."""
+    basis_NK = _covariate_basis(pairs)
+    return _cosine(_residuals(pairs.first, basis_NK), _residuals(pairs.second, basis_NK))
+
+
+@dataclass(frozen=True)
+class _Residuals:
+    """Both sides (N, U) without the covariates, whose orthonormal basis is (N, K)."""
+
+    first: Floats
+    second: Floats
+    basis: Floats
+
+    def shuffled(self, rng: np.random.Generator) -> Floats:
+        """Return each unit's partial correlation (U,) with one side's residuals shuffled over pairs.
+
+        The first side is orthogonal to the covariates Q, so regressing the shuffled side y again changes no product
+        with it, only y's length: ‖y‖² − ‖Qᵀy‖².
+        """
+        order = rng.permutation(len(self.second))
+        products_U = np.einsum("nu,nu->u", self.first, self.second[order])
+        explained_U = ((self.basis[np.argsort(order)].T @ self.second) ** 2).sum(axis=0)
+        squares_U = (self.second**2).sum(axis=0)
+        lengths_U = np.linalg.norm(self.first, axis=0) * np.sqrt(np.maximum(squares_U - explained_U, 0.0))
+        return _ratio(products_U, lengths_U)
+
+    def of(self, units: npt.NDArray[np.bool_]) -> _Residuals:
+        """Return the residuals of some units."""
+        return _Residuals(self.first[:, units], self.second[:, units], self.basis)
+
+
+def _permutation_p(
+    residuals: _Residuals, observed_U: Floats, num_permutations: int, rng: np.random.Generator
+) -> Floats:
+    """Return one-sided p values (U,): (1 + shuffles that match) / (1 + shuffles); settled units leave early."""
+    p_U = np.empty(observed_U.shape)
+    units, matched = np.arange(len(observed_U)), np.zeros(len(observed_U), dtype=np.int64)
+    for count in range(1, num_permutations + 1):
+        matched += residuals.shuffled(rng) >= observed_U[units]
+        settled = matched >= CLEARLY_NULL
+        if settled.any():
+            p_U[units[settled]] = CLEARLY_NULL / count
+            units, matched, residuals = units[~settled], matched[~settled], residuals.of(~settled)
+        if not len(units):
+            return p_U
+    p_U[units] = (1 + matched) / (1 + num_permutations)
+    return p_U
+
+
+def _covariate_basis(pairs: PairedActivations) -> Floats:
+    """Return an orthonormal basis (N, K) of the constant, both sides' mean activations, and lengths where known."""
+    columns = [np.ones(len(pairs.first)), pairs.first.mean(axis=1), pairs.second.mean(axis=1)]
+    columns += [length for length in (pairs.first_length, pairs.second_length) if length is not None]
+    # The mean of one or two units is the units themselves: there is then nothing left to explain.
+    if pairs.first.shape[1] < 3:
+        columns = [columns[0], *columns[3:]]
+    scaled_NK = np.stack([column / (np.linalg.norm(column) or 1.0) for column in columns], axis=1)
+    left_NK, sizes_K, _ = np.linalg.svd(scaled_NK, full_matrices=False)
+    basis_NK: Floats = left_NK[:, sizes_K > 1e-10 * sizes_K[0]]
+    return basis_NK
+
+
+def _residuals(values_NU: Floats, basis_NK: Floats) -> Floats:
+    residuals_NU: Floats = values_NU - basis_NK @ (basis_NK.T @ values_NU)
+    return residuals_NU
+
+
+def _cosine(first_NU: Floats, second_NU: Floats) -> Floats:
+    """Return the cosine of matching columns (U,)."""
+    products_U = np.einsum("nu,nu->u", first_NU, second_NU)
+    return _ratio(products_U, np.linalg.norm(first_NU, axis=0) * np.linalg.norm(second_NU, axis=0))
+
+
+def _ratio(products_U: Floats, lengths_U: Floats) -> Floats:
+    """Return products over lengths, 0 where a length is zero up to rounding."""
+    scale = float(lengths_U.max(initial=0.0))
+    return np.divide(products_U, lengths_U, out=np.zeros_like(products_U), where=lengths_U > 1e-12 * scale)
+
+
+def _per_label(pairs: PairedActivations) -> dict[int, Floats]:
+    if pairs.labels is None:
+        return {}
+    labels, counts = np.unique(pairs.labels, return_counts=True)
+    return {
+        int(label): pearson(pairs.first[pairs.labels == label], pairs.second[pairs.labels == label])
+        for label in labels[counts >= MIN_PAIRS_PER_LABEL]
+    }
