@@ -27,7 +27,7 @@ from pipelines.embed_progress import STAGES, EmbedProgress, too_many_rejected
 from pipelines.embed_stages import DECODE_CPUS, ENCODE_CPUS, EncodePart, decode_part, decode_workers
 from pipelines.runtime import Summary, experiment_parser, num_cpus, num_gpus, ray_session, step_main
 from uml_core.config import Experiment, hash_of
-from uml_core.corpora.readers import stream_rows
+from uml_core.corpora.readers import rows_of
 from uml_core.corpora.ready import ready_identity, stream_ready_embeddings
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Encoder, build_encoder, fingerprint, resolve_precision
@@ -110,15 +110,10 @@ def embed_corpus(experiment: Experiment, corpus: str, session: contextlib.ExitSt
 
 
 def _rows_of(experiment: Experiment, corpus: str) -> Callable[[], Iterator[Row]]:
-    """Return what lists a corpus, with progress where that takes long; templates ask for the target's classes."""
-
-    def target_classes() -> list[str]:
-        target = experiment.target
-        rows = stream_rows(target, experiment.corpora[target])
-        return sorted({row.label for row in rows if row.label is not None and row.split == "train"})
+    """Return what lists a corpus, with progress where that takes long."""
 
     def rows() -> Iterator[Row]:
-        listed = stream_rows(corpus, experiment.corpora[corpus], classes=target_classes)
+        listed = rows_of(experiment, corpus)
         return iter(tqdm(listed, desc=f"list {corpus}", unit="row", delay=2, leave=False, file=sys.stderr))
 
     return rows

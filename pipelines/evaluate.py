@@ -27,7 +27,7 @@ from uml_core.analysis.result import AnalysisResult
 from uml_core.analysis.shared_space import TrainedRun
 from uml_core.analysis.suite import ANALYSES, chosen_analyses, explain
 from uml_core.config import Experiment, load_experiment
-from uml_core.corpora.readers import list_rows
+from uml_core.corpora.readers import rows_of
 from uml_core.corpora.training_data import build_training_data
 from uml_core.errors import InputError, listing
 from uml_core.evaluation.suite import evaluate
@@ -115,7 +115,7 @@ def raw_rows(experiment: Experiment, corpus: str) -> RawRows:
     """Return a corpus's ids, with raw rows where the corpus can still be read."""
     config = experiment.corpora[corpus]
     try:
-        rows = [] if config.format == "embeddings" else list_rows(corpus, config)
+        rows = [] if config.format == "embeddings" else list(rows_of(experiment, corpus))
     except InputError:
         rows = []  # the store outlives its corpora: ids are shown instead
     return RawRows(config.modality, corpus_store(experiment, corpus).load_ids(), {row.id: row for row in rows})

@@ -33,6 +33,7 @@ from uml_core.analysis.raw_rows import words_per_row
 from uml_core.config import Experiment, hash_of, parse_experiment
 from uml_core.corpora.training_data import build_training_data
 from uml_core.errors import InputError, listing
+from uml_core.reporting.collect import EXCHANGE_RATE
 from uml_core.reporting.exchange import exchange_of_sweep
 from uml_core.reporting.verdict import sweep_verdict
 from uml_core.results import RunOutcome, measure_outcome
@@ -103,8 +104,9 @@ def _open_sweep(experiment: Experiment, space: Space, space_name: str, attempt: 
     }
     parent = start_run(experiment, name=space_name, kind="sweep", tags=tags)
     parent.log_text(experiment.to_yaml(), "experiment.yaml")
-    words = words_per_row(experiment)  # the report reads MLflow alone
-    parent.log_metrics([MetricPoint(f"data/mean_words/{corpus}", count) for corpus, count in words.items()])
+    if space_name == EXCHANGE_RATE:
+        words = words_per_row(experiment)  # the report reads MLflow alone
+        parent.log_metrics([MetricPoint(f"data/mean_words/{corpus}", count) for corpus, count in words.items()])
     attempt.begin(parent.run_id)
     return parent
 

@@ -197,10 +197,7 @@ class CorpusStore:
                 f"corpus '{self.corpus}' is embedded as sequences of tokens, and objective supervised needs one "
                 "embedding a row; set pooling of its encoder to auto, mean or cls and embed again"
             )
-        columns = ["label", "split", "embedding"]
-        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-            paths = [f"{self.directory}/{name}" for name in manifest["parts"]]
-            table = pa.concat_tables(pool.map(self._read_parquet, paths, itertools.repeat(columns)))
+        table = self._read_parts(manifest, ["label", "split", "embedding"])
         embeddings = _to_matrix(table["embedding"], manifest["dim"])
         if not np.isfinite(embeddings).all():
             bad = int((~np.isfinite(embeddings).all(axis=1)).sum())
@@ -216,8 +213,12 @@ class CorpusStore:
         manifest = self.read_manifest()
         if manifest is None:
             raise InputError(self._missing_message())
-        parts = [self._read_parquet(self._part_path(key), ["id"]) for key in manifest["parts"]]
-        return tuple(pa.concat_tables(parts)["id"].to_pylist())
+        return tuple(self._read_parts(manifest, ["id"])["id"].to_pylist())
+
+    def _read_parts(self, manifest: Mapping[str, Any], columns: list[str]) -> pa.Table:
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+            paths = [f"{self.directory}/{name}" for name in manifest["parts"]]
+            return pa.concat_tables(pool.map(self._read_parquet, paths, itertools.repeat(columns)))
 
     def _missing_message(self) -> str:
         selector = pafs.FileSelector(self._corpus_dir, allow_not_found=True)

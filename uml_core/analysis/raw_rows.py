@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from uml_core.config import Experiment
-from uml_core.corpora.readers import list_rows
+from uml_core.corpora.readers import rows_of
 from uml_core.corpora.rows import Row
 from uml_core.encoders.base import RowError
 from uml_core.errors import InputError
@@ -61,7 +61,7 @@ def words_per_row(experiment: Experiment) -> dict[str, float]:
         config = experiment.corpora[corpus]
         if config.modality == "text" and config.format != "embeddings":
             try:
-                words = mean_words(list_rows(corpus, config))
+                words = mean_words(rows_of(experiment, corpus))
             except InputError:
                 continue  # embedded once, and gone since
             if words is not None:
@@ -69,7 +69,7 @@ def words_per_row(experiment: Experiment) -> dict[str, float]:
     return found
 
 
-def mean_words(rows: Sequence[Row]) -> float | None:
+def mean_words(rows: Iterable[Row]) -> float | None:
     """Return the mean number of words of the sentences among some rows; None where there are none.
 
     Words are what white space separates: a script without spaces counts a sentence as one word.

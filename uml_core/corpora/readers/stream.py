@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from uml_core.config import CorpusConfig
+from uml_core.config import CorpusConfig, Experiment
 from uml_core.corpora.hashes import HashSet64, hashes_of
 from uml_core.corpora.readers.base import CorpusSource, Reader
 from uml_core.corpora.readers.folder import read_folder
@@ -54,6 +54,16 @@ def stream_rows(
         yield row
     if not found:
         raise InputError(f"corpora.{name} is empty: no rows found in {corpus.path} (format {corpus.format})")
+
+
+def rows_of(experiment: Experiment, corpus: str) -> Iterator[Row]:
+    """Yield the rows of a corpus of an experiment; templates are filled with the target's classes."""
+
+    def target_classes() -> list[str]:
+        rows = stream_rows(experiment.target, experiment.corpora[experiment.target])
+        return sorted({row.label for row in rows if row.label is not None and row.split == "train"})
+
+    return stream_rows(corpus, experiment.corpora[corpus], classes=target_classes)
 
 
 def list_rows(name: str, corpus: CorpusConfig, *, classes: Callable[[], Sequence[str]] | None = None) -> list[Row]:
