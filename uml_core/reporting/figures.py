@@ -63,8 +63,8 @@ def accuracy_per_arm(sweep: SweepResults) -> Figure | None:
     if not panels:
         return None
     heights = [len(arms) for _, arms in panels]
-    with _style():
-        figure, axes = _panels([0.3 * height + 0.75 for height in heights], share_x=True)
+    with house_style():
+        figure, axes = stacked_panels([0.3 * height + 0.75 for height in heights], share_x=True)
         for axis, (condition, arms) in zip(axes, panels, strict=True):
             for row, arm in enumerate(arms):
                 look = look_of(sweep, arm.arm)
@@ -81,8 +81,8 @@ def accuracy_against_shots(sweep: SweepResults) -> Figure | None:
     if len(conditions) < 2:
         return None
     names = [name for name in sweep.arm_names() if any(sweep.arm(name, condition) for condition in conditions)]
-    with _style():
-        figure, axes = _panels([3.4 + 0.12 * len(names)])
+    with house_style():
+        figure, axes = stacked_panels([3.4 + 0.12 * len(names)])
         axis = axes[0]
         for index, name in enumerate(names):
             shift = 0.3 * (index / max(1, len(names) - 1) - 0.5)
@@ -101,8 +101,8 @@ def mixing_heat_map(sweep: SweepResults) -> Figure | None:
     grids = mixture_grids(sweep)
     if not grids:
         return None
-    with _style(**{"axes.grid": False}):
-        figure, axes = _panels([0.5 * len(grid.loss_weights) + 1.1 for grid in grids])
+    with house_style(**{"axes.grid": False}):
+        figure, axes = stacked_panels([0.5 * len(grid.loss_weights) + 1.1 for grid in grids])
         for axis, grid in zip(axes, grids, strict=True):
             _heat_map(axis, grid)
         axes[-1].set_xlabel("batch ratio (auxiliary samples per target sample)")
@@ -116,8 +116,8 @@ def shifted_accuracy(sweep: SweepResults) -> Figure | None:
     panels = [(condition, arms) for condition, arms in panels if any(arm.shift for arm in arms)]
     if not splits or not panels:
         return None
-    with _style():
-        figure, axes = _panels([0.3 * len(arms) + 0.75 for _, arms in panels], share_x=True)
+    with house_style():
+        figure, axes = stacked_panels([0.3 * len(arms) + 0.75 for _, arms in panels], share_x=True)
         for axis, (condition, arms) in zip(axes, panels, strict=True):
             for row, arm in enumerate(arms):
                 _dumbbell(axis, row, arm, splits)
@@ -134,7 +134,7 @@ def bytes_of(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
     """Return a figure's file: an SVG whose letters are outlines, or a PNG of 200 dots per inch."""
     buffer = io.BytesIO()
     metadata: Mapping[str, None] = {"Date": None} if kind == "svg" else {}
-    with _style(), warnings.catch_warnings():
+    with house_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in a script it lacks
         figure.savefig(buffer, format=kind, dpi=200, metadata=dict(metadata))
     return buffer.getvalue()
@@ -166,13 +166,14 @@ def look_of(sweep: SweepResults, arm: str) -> Look:
 
 
 @contextmanager
-def _style(**settings: Any) -> Iterator[None]:
+def house_style(**settings: Any) -> Iterator[None]:
+    """Draw in the house's style within this block; settings override it."""
     merged: Any = {**STYLE, **settings}
     with mpl.rc_context(merged):
         yield
 
 
-def _panels(heights_in: Sequence[float], *, share_x: bool = False) -> tuple[Figure, list[Axes]]:
+def stacked_panels(heights_in: Sequence[float], *, share_x: bool = False) -> tuple[Figure, list[Axes]]:
     """Return a figure with panels of these heights, one below the other: a phone scrolls, it does not widen."""
     figure = Figure(figsize=(WIDTH_IN, sum(heights_in) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -53,6 +53,18 @@ class ReportFigure:
     def data_uri(self) -> str:
         """The SVG for an img element; as an image it can run no script and shares no ids with other figures."""
         return f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode()}"
+
+
+class Page(Protocol):
+    """What `pipelines.report.write_report` writes: a page and its figures."""
+
+    @property
+    def html(self) -> str:
+        """The whole page, figures inside it."""
+
+    @property
+    def figures(self) -> tuple[ReportFigure, ...]:
+        """The figures once more, to be written as files."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,7 @@ def build_report(name: str, records: Sequence[RunRecord], *, tracking_uri: str) 
     sweeps = [section.sweep for section in sections]
     failures = failed_trials(sweeps)
     html = (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             name=name,
@@ -137,9 +149,9 @@ def _without_sweeps(plain: Sequence[RunRecord]) -> Verdict:
 
 
 def _section(sweep: SweepResults) -> SweepSection:
-    drawn = tuple(_figures(sweep))
+    shown = tuple(_figures(sweep))
     mixtures = mixture_rows(sweep) if mixture_grids(sweep) else []
-    return SweepSection(sweep, verdict_of(sweep), drawn, arm_rows(sweep), shift_rows(sweep), mixtures)
+    return SweepSection(sweep, verdict_of(sweep), shown, arm_rows(sweep), shift_rows(sweep), mixtures)
 
 
 def _figures(sweep: SweepResults) -> Iterator[ReportFigure]:
@@ -175,10 +187,11 @@ def _figures(sweep: SweepResults) -> Iterator[ReportFigure]:
     for name, draw, caption in drawings:
         figure = draw(sweep)
         if figure is not None:
-            yield _drawn(f"{space}_{name}", figure, caption, _alternative(name, sweep))
+            yield drawn(f"{space}_{name}", figure, caption, _alternative(name, sweep))
 
 
-def _drawn(name: str, figure: Figure, caption: str, alternative: str) -> ReportFigure:
+def drawn(name: str, figure: Figure, caption: str, alternative: str) -> ReportFigure:
+    """Return a figure with its two files; `alternative` says in words what it shows."""
     return ReportFigure(name, caption, alternative, figures.bytes_of(figure, "svg"), figures.bytes_of(figure, "png"))
 
 
@@ -204,15 +217,16 @@ def _alternative(name: str, sweep: SweepResults) -> str:
     return f"{kind}. Means: {'; '.join(parts)}."
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Return the templates' environment: escaped, strict about names, with the filters that write numbers."""
+    templates = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    templates.filters.update(
         percent=percent,
         points=points,
         p_value=p_value,
@@ -221,7 +235,7 @@ def _environment() -> Environment:
         spread=spread_text,
         unbroken=unbroken,
     )
-    return environment
+    return templates
 
 
 def percent(fraction: float | None) -> str:
