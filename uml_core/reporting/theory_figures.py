@@ -41,7 +41,7 @@ SEED_LOOKS = (Look(BLUE, "o", ""), Look(VERMILION, "^", ""), Look(GREEN, "s", ""
 
 
 def schur_against_block(results: TheoryResults) -> Figure:
-    """Draw the simulated total variance over the predicted one, for the paper's formula and for the Schur complement."""
+    """Draw the simulated total variance over the predicted one: the paper's formula, and the Schur complement."""
     with house_style():
         figure, (axis,) = stacked_panels([3.8])
         measured = [case.empirical for case in results.cases]
@@ -64,6 +64,7 @@ def schur_against_block(results: TheoryResults) -> Figure:
             )
         axis.axhline(1.0, color=BLACK, linewidth=1, zorder=1)
         axis.set_xscale("log")
+        _plain(axis, x=True, y=False)
         axis.set_xlabel("predicted total variance of θc (trace of the covariance)")
         axis.set_ylabel("simulated / predicted (ratio)")
         axis.set_title("Leaving nuisance parameters out promises too much")

@@ -48,12 +48,12 @@ class RankRow:
 def build_theory_page(results: TheoryResults, *, wall_s: float, num_cpus: int) -> TheoryPage:
     """Return the page on a run's results; `wall_s` and `num_cpus` say what it took."""
     figures = _figures(results)
-    words = f"{statements_sentence(results)} {simulation_sentence(results)} {study_sentence(results)}"
+    sentences = (statements_sentence(results), simulation_sentence(results), study_sentence(results))
     templates = environment()
     templates.filters.update(number=number, statistic=statistic, signed=signed, change=change)
     html = templates.get_template("theory.html.j2").render(
         results=results,
-        sentences=(statements_sentence(results), simulation_sentence(results), study_sentence(results)),
+        sentences=sentences,
         figures={figure.name: figure for figure in figures},
         sections=[(finding, _survey_of(results, finding)) for finding in results.findings],
         rank_rows=rank_rows(results.cases),
@@ -62,7 +62,7 @@ def build_theory_page(results: TheoryResults, *, wall_s: float, num_cpus: int) -
         wall_s=wall_s,
         num_cpus=num_cpus,
     )
-    return TheoryPage(html, words, figures)
+    return TheoryPage(html, "\n".join(sentences), figures)
 
 
 def statements_sentence(results: TheoryResults) -> str:
@@ -84,8 +84,8 @@ def simulation_sentence(results: TheoryResults) -> str:
     verb = "agree" if found.agrees else "DISAGREE"
     return (
         f"Simulated covariances {verb} with the corrected closed forms: over {found.entries:,} entries of "
-        f"{len(results.cases)} models the largest deviation is {found.largest_z:.1f} standard errors, where chance allows "
-        f"{found.limit:.1f}."
+        f"{len(results.cases)} models the largest deviation is {found.largest_z:.1f} standard errors, where chance "
+        f"allows {found.limit:.1f}."
     )
 
 
@@ -105,11 +105,12 @@ def exchange_sentence(results: TheoryResults) -> str:
     """Say what the exchange rates come to for N samples."""
     gains = [result.x_only / result.half_and_half for result in results.exchange]
     rates = [rate for result in results.exchange for rate in result.by_direction]
+    traces = [result.by_trace for result in results.exchange]
     return (
-        f"Along a shared dimension one sample of Y replaces {min(rates):,.0f} to {max(rates):,.0f} of X; by trace it would "
-        f"be {min(r.by_trace for r in results.exchange):.1f} to {max(r.by_trace for r in results.exchange):.1f}, for the "
-        f"trace is ruled by the dimension that X sees well. With {NUM_SAMPLES:,} samples, half of them Y, the total "
-        f"variance of θc is {min(gains):,.0f} to {max(gains):,.0f} times smaller than with X alone."
+        f"Along a shared dimension one sample of Y replaces {min(rates):,.0f} to {max(rates):,.0f} of X; by trace it "
+        f"would be {min(traces):.1f} to {max(traces):.1f}, for the trace is ruled by the dimension that X sees well. "
+        f"With {NUM_SAMPLES:,} samples, half of them Y, the total variance of θc is {min(gains):,.0f} to "
+        f"{max(gains):,.0f} times smaller than with X alone."
     )
 
 
@@ -166,14 +167,14 @@ def _survey_of(results: TheoryResults, finding: Finding) -> Survey:
 
 
 def _figures(results: TheoryResults) -> tuple[ReportFigure, ...]:
-    agreement = results.agreement
+    agreement, noisiest = results.agreement, results.noise_sweep[-1]
     means = {arm.arm.name: arm for arm in results.arms}
     return (
         drawn(
             "schur_against_block",
             theory_figures.schur_against_block(results),
-            "A mark is a model. Total variance of the weighted estimate in simulation, over what either formula predicts. "
-            "On the line, the formula is right; above it, it promises too much.",
+            "A mark is a model: total variance of the weighted estimate in simulation, over what either formula "
+            "predicts. On the line, the formula is right; above it, it promises too much.",
             "Scatter plot. Simulated over predicted total variance: Schur complement "
             f"{_span([c.empirical / c.predicted for c in results.cases])}, shared block "
             f"{_span([c.empirical / c.paper for c in results.cases])}; {agreement.entries} entries tested.",
@@ -181,11 +182,11 @@ def _figures(results: TheoryResults) -> tuple[ReportFigure, ...]:
         drawn(
             "noise_ratio",
             theory_figures.noise_ratio(results),
-            "Lines are closed forms, marks are simulated. Unweighted, the joint estimate is worse than X alone as soon as "
-            "σy² > 3 σx².",
+            "Lines are closed forms, marks are simulated. Unweighted, the joint estimate is worse than X alone as soon "
+            "as σy² > 3 σx².",
             "Line chart of variance against noise ratio. At the largest ratio: X alone "
-            f"{number(results.noise_sweep[-1].x_alone[0])}, unweighted {number(results.noise_sweep[-1].unweighted[0])}, "
-            f"weighted {number(results.noise_sweep[-1].weighted[0])}.",
+            f"{number(noisiest.x_alone[0])}, unweighted {number(noisiest.unweighted[0])}, weighted "
+            f"{number(noisiest.weighted[0])}.",
         ),
         drawn(
             "exchange_rates",
@@ -197,15 +198,15 @@ def _figures(results: TheoryResults) -> tuple[ReportFigure, ...]:
         drawn(
             "autoencoder_curves",
             theory_figures.autoencoder_curves(results),
-            "Validation error on X while training, mean over seeds. Lines across are closed forms: where the best linear "
-            "autoencoder of the same bottleneck ends.",
+            "Validation error on X while training, mean over seeds. Lines across are closed forms: where the best "
+            "linear autoencoder of the same bottleneck ends.",
             f"Line chart of validation error. At the end: {_means(means, late=True)}.",
         ),
         drawn(
             "autoencoder_arms",
             theory_figures.autoencoder_arms(results),
             "The same early and at the end. A mark is a seed, the bar their mean.",
-            f"Dot plot of validation error. Early: {_means(means, late=False)}. At the end: {_means(means, late=True)}.",
+            f"Dot plot of validation error. Early: {_means(means, late=False)}. Late: {_means(means, late=True)}.",
         ),
     )
 

@@ -16,6 +16,7 @@ from scipy.linalg import eigh
 
 from uml_core.theory.information import total_information
 from uml_core.theory.subspaces import (
+    SAME,
     TOLERANCE,
     Floats,
     as_direction,
@@ -63,14 +64,9 @@ def is_strict_reduction(
     matrix_x, matrix_y, vector = _pair(information_x, information_y, direction)
     if not in_range(matrix_x, vector, tolerance=tolerance):
         return in_range(total_information(matrix_x, matrix_y), vector, tolerance=tolerance)
-    solution = pseudo_inverse(matrix_x, tolerance=tolerance) @ vector
-    kernel = spectrum(matrix_x, tolerance=tolerance).kernel_basis
-    seen = matrix_y @ solution  # what Y sees of one w; the others differ from it by the kernel of X
-    free = matrix_y @ kernel
-    if free.size:
-        seen = seen - free @ np.linalg.lstsq(free, seen, rcond=math.sqrt(tolerance))[0]
-    scale = np.linalg.norm(matrix_y) * np.linalg.norm(solution)
-    return bool(np.linalg.norm(seen) > math.sqrt(tolerance) * scale)
+    least_seen = _least_seen(matrix_x, matrix_y, vector, tolerance)
+    scale = np.linalg.norm(matrix_y) * np.linalg.norm(least_seen)
+    return bool(np.linalg.norm(matrix_y @ least_seen) > tolerance * scale)
 
 
 def outperforming_direction(
@@ -97,7 +93,7 @@ def outperforming_direction(
         return None
     within_y = parts.range_basis.T @ matrix_y @ parts.range_basis
     rates, vectors = eigh(within_y, np.diag(parts.values))
-    if rates[-1] <= 1 + math.sqrt(tolerance):
+    if rates[-1] <= 1 + SAME:
         return None
     return unit(parts.range_basis @ (parts.values * vectors[:, -1]))
 
@@ -117,8 +113,9 @@ def exchange_rate(
         direction: v (C,); None compares traces, tr(I_Y) / tr(I_X), which averages over all directions.
 
     Along v the rate is uᵀI_Y u / uᵀI_X u with u = I_X† v: the ratio of the slopes with which the variance of vᵀθc falls
-    when Y, or X, is added to many samples of X. Along a common eigenvector it is b/a (Corollary 1). It is `inf` where X
-    is blind (v outside range(I_X)) and Y is not, 0 where Y adds nothing, and NaN where both are blind.
+    when Y, or X, joins many samples of X. (Where I_X has a kernel, u is the solution of I_X u = v that Y sees least.)
+    Along a common eigenvector it is b/a (Corollary 1). It is `inf` where X is blind (v outside range(I_X)) and Y is
+    not, 0 where Y adds nothing, and NaN where both are blind.
     """
     matrix_x, matrix_y = _informations(information_x, information_y)
     if direction is None:
@@ -128,21 +125,21 @@ def exchange_rate(
         return math.inf if in_range(matrix_x + matrix_y, vector, tolerance=tolerance) else math.nan
     if not is_strict_reduction(matrix_x, matrix_y, vector, tolerance=tolerance):
         return 0.0
-    return _ratio(*slopes(matrix_x, matrix_y, vector, tolerance=tolerance))
+    least_seen = _least_seen(matrix_x, matrix_y, vector, tolerance)
+    return _ratio(float(least_seen @ matrix_y @ least_seen), float(least_seen @ matrix_x @ least_seen))
 
 
-def slopes(matrix_x: Floats, matrix_y: Floats, vector: Floats, *, tolerance: float = TOLERANCE) -> tuple[float, float]:
-    """Return −d/dt vᵀ(I_X + t I)†v at t = 0 for I = I_Y and for I = I_X; v must lie in range(I_X).
+def _least_seen(matrix_x: Floats, matrix_y: Floats, vector: Floats, tolerance: float) -> Floats:
+    """Return, of all w with I_X w = v, the one that Y sees least; v must lie in range(I_X).
 
-    vᵀ(I_X + t I_Y)†v = max_u 2 uᵀv − uᵀ(I_X + t I_Y) u, so the slope is uᵀI_Y u at the maximiser that Y leaves free:
-    among all u with I_X u = v, the one that Y sees least.
+    They differ by the kernel of I_X. vᵀ(I_X + t I_Y)†v = max_w 2 wᵀv − wᵀ(I_X + t I_Y) w, so that the variance falls
+    with slope wᵀI_Y w at t = 0, and falls at all only where this is not 0.
     """
     solution = pseudo_inverse(matrix_x, tolerance=tolerance) @ vector
     kernel = spectrum(matrix_x, tolerance=tolerance).kernel_basis
-    inner = kernel.T @ matrix_y @ kernel
-    shift = kernel @ (pseudo_inverse(inner, tolerance=tolerance) @ (kernel.T @ matrix_y @ solution))
-    least_seen = solution - shift
-    return float(least_seen @ matrix_y @ least_seen), float(solution @ matrix_x @ solution)
+    of_kernel = pseudo_inverse(kernel.T @ matrix_y @ kernel, tolerance=tolerance, scale=float(np.linalg.norm(matrix_y)))
+    least_seen: Floats = solution - kernel @ (of_kernel @ (kernel.T @ matrix_y @ solution))
+    return least_seen
 
 
 def _ratio(of_y: float, of_x: float) -> float:

@@ -164,7 +164,8 @@ def _direction(rng: np.random.Generator, matrix: Floats) -> Floats:
         choices.append(parts.range_basis @ rng.standard_normal(parts.rank))
     if parts.rank < dim:
         choices.append(parts.kernel_basis @ rng.standard_normal(dim - parts.rank))
-    return choices[int(rng.integers(len(choices)))]
+    chosen: Floats = choices[int(rng.integers(len(choices)))]
+    return chosen
 
 
 def _modality(rng: np.random.Generator, shared: int, *, num_samples: int, noise_std: float) -> Modality:

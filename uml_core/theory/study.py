@@ -123,10 +123,8 @@ def plan(request: Request) -> list[Task]:
         for seed in request.seeds
     ]
     tasks += [
-        Task(
-            "Monte Carlo", _cases, (tuple(cases[start : start + CASES_PER_TASK]), request.trials), request.trials / 1e4
-        )
-        for start in range(0, len(cases), CASES_PER_TASK)
+        Task("Monte Carlo", _cases, (tuple(some), request.trials), cost=request.trials / 1e4)
+        for some in _batches(cases, CASES_PER_TASK)
     ]
     tasks += [Task(f"survey {name}", _survey, (name, request.seed), 1.0) for name in DRAWS]
     tasks.append(Task("noise sweep", _noise_sweep, (request.trials, request.seed), 0.5))
@@ -171,10 +169,7 @@ def _summary(arm: Arm, curves: list[Curve], request: Request) -> ArmSummary:
     early, last = min(EARLY_STEP, request.num_steps), request.num_steps
     own = [curve for curve in curves if curve.arm == arm.name]
     baseline = [curve for curve in curves if curve.arm == ARMS[0].name]
-    late, before = (
-        _mean_at(own, last),
-        _mean_at(own, max(s for s in own[0].steps if s <= max(0.75 * last, own[0].steps[0]))),
-    )
+    before = max((step for step in own[0].steps if step <= 0.75 * last), default=last)
 
     def difference(step: int) -> PairedDifference:
         return paired_difference(
@@ -188,9 +183,13 @@ def _summary(arm: Arm, curves: list[Curve], request: Request) -> ArmSummary:
         spread([min(curve.validation_error) for curve in own]),
         difference(early),
         difference(last),
-        late / before - 1,
+        _mean_at(own, last) / _mean_at(own, before) - 1,
         sum(curve.steps_per_s for curve in own) / len(own),
     )
+
+
+def _batches(items: list[Kind], size: int) -> list[list[Kind]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _mean_at(curves: list[Curve], step: int) -> float:

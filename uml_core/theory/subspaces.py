@@ -68,28 +68,29 @@ def as_direction(direction: npt.ArrayLike, dim: int) -> Floats:
     return vector
 
 
-def spectrum(matrix_DD: Floats, *, tolerance: float = TOLERANCE) -> Spectrum:
-    """Return range and kernel of a symmetric positive semi-definite matrix as orthonormal bases."""
+def spectrum(matrix_DD: Floats, *, tolerance: float = TOLERANCE, scale: float | None = None) -> Spectrum:
+    """Return range and kernel of a symmetric positive semi-definite matrix as orthonormal bases.
+
+    `scale` stands in for the largest eigenvalue where the matrix may be nothing but the rounding of larger ones.
+    """
     values, vectors = np.linalg.eigh(matrix_DD)
-    kept = values > tolerance * max(float(values.max(initial=0.0)), 0.0)
+    largest = max(float(values.max(initial=0.0)), 0.0) if scale is None else scale
+    kept = values > tolerance * largest
     return Spectrum(values[kept], vectors[:, kept], vectors[:, ~kept])
 
 
-def pseudo_inverse(matrix_DD: Floats, *, tolerance: float = TOLERANCE) -> Floats:
-    """Return M†: the inverse on the range, zero on the kernel."""
-    parts = spectrum(matrix_DD, tolerance=tolerance)
+def pseudo_inverse(matrix_DD: Floats, *, tolerance: float = TOLERANCE, scale: float | None = None) -> Floats:
+    """Return M†: the inverse on the range, zero on the kernel; `scale` as for `spectrum`."""
+    parts = spectrum(matrix_DD, tolerance=tolerance, scale=scale)
     inverse: Floats = (parts.range_basis / parts.values) @ parts.range_basis.T
     return inverse
 
 
 def in_range(matrix_DD: Floats, vector_D: Floats, *, tolerance: float = TOLERANCE) -> bool:
-    """Return whether a vector lies in the range: what sticks out is at most √tolerance of its length.
-
-    The square root, because a vector that was computed from the matrix carries the error of one eigendecomposition.
-    """
+    """Return whether a vector lies in the range: what sticks out is at most tolerance times its length."""
     basis = spectrum(matrix_DD, tolerance=tolerance).range_basis
     outside = vector_D - basis @ (basis.T @ vector_D)
-    return bool(np.linalg.norm(outside) <= np.sqrt(tolerance) * np.linalg.norm(vector_D))
+    return bool(np.linalg.norm(outside) <= tolerance * np.linalg.norm(vector_D))
 
 
 def range_contains(larger_DD: Floats, smaller_DD: Floats, *, tolerance: float = TOLERANCE) -> bool:

@@ -3,8 +3,8 @@
 Those about designs and estimators (Theorem 1, joint least squares, K modalities) are in `model_theorems`.
 
 Each returns a `TheoremCheck`: are the paper's hypotheses met, is its conclusion true here, is the corrected form. The
-corrected form is never taken from the formula it is about: finite variances are told from infinite ones by a vanishing
-ridge, strict reductions by comparing the variances with what the algebra says of them.
+corrected form is not taken from the formula it is about: a variance is finite where M w = v can be solved, and strict
+reductions are what the algebra says compared with the variances themselves.
 
 Shape legend: C shared parameters.
 """
@@ -22,6 +22,7 @@ from uml_core.theory.information import total_information
 from uml_core.theory.statements import TheoremCheck
 from uml_core.theory.subspaces import (
     SAME,
+    TOLERANCE,
     Floats,
     as_direction,
     as_information,
@@ -42,13 +43,13 @@ def check_theorem_2(
     hypotheses = {"v ∈ range(M_X), or vᵀM_Y v > 0": seen or _positive(matrix_y, vector)}
     alone, joint = directional_variance(matrix_x, vector), directional_variance(matrix_x + matrix_y, vector)
     not_larger = joint <= alone * (1 + SAME)
-    bounded = _bounded(matrix_x + matrix_y, vector)
-    conclusion = not_larger if seen else bounded
+    solvable = _solvable(matrix_x + matrix_y, vector)
+    conclusion = not_larger if seen else solvable
     return TheoremCheck(
         statements.THEOREM_2,
         hypotheses,
         conclusion if all(hypotheses.values()) else None,
-        not_larger and bounded == math.isfinite(joint),
+        not_larger and solvable == math.isfinite(joint),
         {"variance along v, X": alone, "variance along v, X and Y": joint},
         f"The variance along v goes from {_number(alone)} to {_number(joint)}.",
     )
@@ -83,12 +84,12 @@ def check_corollary_2(
     a = _eigenvalue(matrix_x, vector)
     hypotheses = {"M_X v = 0": a is not None and abs(a) <= SAME, "vᵀM_Y v > 0": _positive(matrix_y, vector)}
     joint = directional_variance(matrix_x + matrix_y, vector)
-    bounded = _bounded(matrix_x + matrix_y, vector)
+    solvable = _solvable(matrix_x + matrix_y, vector)
     return TheoremCheck(
         statements.COROLLARY_2,
         hypotheses,
-        bounded if all(hypotheses.values()) else None,
-        bounded == math.isfinite(joint),
+        solvable if all(hypotheses.values()) else None,
+        solvable == math.isfinite(joint),
         {"variance along v, X": directional_variance(matrix_x, vector), "variance along v, X and Y": joint},
         f"With Y the variance along v is {_number(joint)}.",
     )
@@ -157,7 +158,7 @@ def check_theorem_3(information_x: npt.ArrayLike, information_y: npt.ArrayLike, 
         more_x = directional_variance((1 + num_samples) * matrix_x, direction)
         with_y = directional_variance(joint, direction)
         unseen_by_x = bool(np.linalg.norm(matrix_x @ direction) <= SAME * np.linalg.norm(matrix_x))
-        unseen_by_x = unseen_by_x and _bounded(joint, direction)
+        unseen_by_x = unseen_by_x and _solvable(joint, direction)
     beats = with_y < more_x
     return TheoremCheck(
         statements.THEOREM_3,
@@ -190,14 +191,10 @@ def _eigenvalue(matrix: Floats, vector: Floats) -> float | None:
     return value if np.linalg.norm(matrix @ vector - value * vector) <= SAME * scale else None
 
 
-def _bounded(matrix: Floats, vector: Floats) -> bool:
-    """Return whether vᵀ(M + δI)⁻¹v stays bounded as δ falls a hundredfold: finite variance, without pseudo-inverses."""
-    scale = float(np.abs(matrix).max(initial=0.0))
-    if scale == 0:
-        return False
-    ridge = scale * np.eye(len(matrix))
-    wide, narrow = (vector @ np.linalg.solve(matrix + delta * ridge, vector) for delta in (1e-7, 1e-9))
-    return bool(narrow < 10 * wide)
+def _solvable(matrix: Floats, vector: Floats) -> bool:
+    """Return whether some w has M w = v, by least squares: then wᵀ(the observations' score) estimates vᵀθ unbiased."""
+    solution = np.linalg.lstsq(matrix, vector, rcond=TOLERANCE)[0]
+    return bool(np.linalg.norm(matrix @ solution - vector) <= SAME * np.linalg.norm(vector))
 
 
 def _number(value: float) -> str:
