@@ -153,7 +153,7 @@ def train_arm(arm: Arm, seed: int, num_steps: int = NUM_STEPS) -> Curve:
     validation = world.sample_x(NUM_VALIDATION, generator, attenuated=False)
     tables = {"x": x_NM}
     if arm.second:
-        tables["y"] = _second_corpus(arm.second, world.sample_y(NUM_SAMPLES - len(x_NM), generator), generator)
+        tables["y"] = second_corpus(arm.second, world.sample_y(NUM_SAMPLES - len(x_NM), generator), generator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SharedAutoencoder(tuple(tables))
@@ -215,7 +215,7 @@ def _error(model: SharedAutoencoder, validation_NM: Tensor) -> float:
     return float(functional.mse_loss(model({"x": validation_NM})["x"], validation_NM))
 
 
-def _second_corpus(kind: str, y_NM: Tensor, generator: torch.Generator) -> Tensor:
+def second_corpus(kind: str, y_NM: Tensor, generator: torch.Generator) -> Tensor:
     """Return Y itself, Y with every coordinate shuffled on its own, or noise of Y's mean and variance."""
     if kind == "real":
         return y_NM

@@ -45,11 +45,12 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True)
 class Request:
-    """What to run: Monte-Carlo trials a case, the first seed, and steps of each autoencoder."""
+    """What to run: Monte-Carlo trials a case, the first seed, steps of each autoencoder, random cases a statement."""
 
     trials: int = NUM_TRIALS
     seed: int = 0
     num_steps: int = NUM_STEPS
+    survey_cases: int = SURVEY_CASES
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -126,7 +127,7 @@ def plan(request: Request) -> list[Task]:
         Task("Monte Carlo", _cases, (tuple(some), request.trials), cost=request.trials / 1e4)
         for some in _batches(cases, CASES_PER_TASK)
     ]
-    tasks += [Task(f"survey {name}", _survey, (name, request.seed), 1.0) for name in DRAWS]
+    tasks += [Task(f"survey {name}", _survey, (name, request.seed, request.survey_cases), 1.0) for name in DRAWS]
     tasks.append(Task("noise sweep", _noise_sweep, (request.trials, request.seed), 0.5))
     tasks.append(Task("exchange rate", _closed_forms, (request.seeds,), 0.1))
     return sorted(tasks, key=lambda task: -task.cost)
@@ -212,8 +213,8 @@ def _cases(cases: tuple[Any, ...], trials: int) -> list[CaseResult]:
     return [run_case(case, trials) for case in cases]
 
 
-def _survey(name: str, seed: int) -> list[Survey]:
-    return [survey(name, seed=seed, count=SURVEY_CASES)]
+def _survey(name: str, seed: int, count: int) -> list[Survey]:
+    return [survey(name, seed=seed, count=count)]
 
 
 def _noise_sweep(trials: int, seed: int) -> list[NoiseSweepPoint]:
