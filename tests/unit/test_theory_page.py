@@ -8,11 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
-from markupsafe import escape
 
 from pipelines import theory
 from tests.unit.test_bad_input import refused
-from uml_core.reporting.theory_page import TheoryPage, build_theory_page, change, number
+from uml_core.reporting.theory_page import TheoryPage, build_theory_page, change, letters, number
 from uml_core.theory.statements import STATEMENTS
 from uml_core.theory.study import Request, TheoryResults, as_json, collect, plan
 
@@ -48,8 +47,8 @@ def test_arms_are_compared_with_x_by_seed(results: TheoryResults) -> None:
 def test_the_page_holds_every_statement_in_both_forms_and_every_figure(page: TheoryPage) -> None:
     for statement in STATEMENTS:
         assert f"<h3>{statement.name}</h3>" in page.html
-        assert str(escape(statement.paper)) in page.html
-        assert str(escape(statement.corrected)) in page.html
+        assert str(letters(statement.paper)) in page.html
+        assert str(letters(statement.corrected)) in page.html
     assert len(page.figures) == 5
     assert page.html.count("data:image/svg+xml;base64,") == 5
     assert page.html.count("Counter-example.") == 6
@@ -81,6 +80,8 @@ def test_results_are_plain_json(results: TheoryResults) -> None:
 
 def test_numbers_for_people() -> None:
     assert [number(value) for value in (25.0025, 1e-16, math.inf, math.nan, -1.0)] == ["25", "0", "infinite", "–", "−1"]
+    assert [number(value) for value in (9.90099e-5, 1234567.0, 2 / 3)] == ["0.00009901", "1235000", "0.6667"]
+    assert letters("vᵀM_Y v < (I_X)cc") == "vᵀM<sub>Y</sub> v &lt; (I<sub>X</sub>)cc"
     assert [change(value) for value in (-0.2512, 0.0001, 0.05)] == ["−25.1 %", "0.0 %", "+5.0 %"]
 
 

@@ -8,10 +8,12 @@ In: `TheoryResults`. Out: a `TheoryPage`, whose first sentence says how many sta
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup, escape
 
 from uml_core.evaluation.statistics import Spread
 from uml_core.reporting import theory_figures
@@ -21,6 +23,7 @@ from uml_core.theory.examples import Finding, Survey
 from uml_core.theory.monte_carlo import CaseResult
 from uml_core.theory.study import ArmSummary, TheoryResults
 
+SUBSCRIPT = re.compile(r"(?<=\w)_(\w)")
 NUMBER_WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -50,7 +53,7 @@ def build_theory_page(results: TheoryResults, *, wall_s: float, num_cpus: int) -
     figures = _figures(results)
     sentences = (statements_sentence(results), simulation_sentence(results), study_sentence(results))
     templates = environment()
-    templates.filters.update(number=number, statistic=statistic, signed=signed, change=change)
+    templates.filters.update(letters=letters, number=number, statistic=statistic, signed=signed, change=change)
     html = templates.get_template("theory.html.j2").render(
         results=results,
         sentences=sentences,
@@ -93,6 +96,8 @@ def study_sentence(results: TheoryResults) -> str:
     """Say what X+Y does for X in the Gaussian study, early and at the end, and what a Y without structure does."""
     arms = {arm.arm.name: arm for arm in results.arms}
     base, joint, permuted = arms["X"], arms["X+Y"], arms["X+permuted Y"]
+    if results.request.num_steps <= results.early_step:
+        return f"The Gaussian study ran for {results.request.num_steps:,} steps only, too few to say anything."
     return (
         f"In the Gaussian study X+Y changes the error on X by {change(joint.early.mean / base.early.mean - 1)} at step "
         f"{results.early_step:,} and by {change(joint.late.mean / base.late.mean - 1)} at step "
@@ -132,13 +137,22 @@ def rank_rows(cases: Sequence[CaseResult]) -> list[RankRow]:
     ]
 
 
+def letters(text: str) -> Markup:
+    """Return mathematics in words as HTML: what follows an underscore is a subscript."""
+    return Markup(SUBSCRIPT.sub(r"<sub>\1</sub>", str(escape(text))))
+
+
 def number(value: float | None) -> str:
     """Return a number with four digits; "infinite" and a dash for what is none."""
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
         return "infinite"
-    text = f"{0.0 if abs(value) < 1e-12 else value:.4g}"
+    plain = 0.0 if abs(value) < 1e-12 else value
+    if 1e-6 <= abs(plain) < 1e7:
+        text = np.format_float_positional(plain, precision=4, fractional=False, trim="-")
+    else:
+        text = f"{plain:.4g}"
     return text.replace("-", "−")
 
 

@@ -77,14 +77,14 @@ def _about_models() -> Iterator[Finding]:
     )
     yield Finding(
         statements.JOINT_LEAST_SQUARES,
-        Example("one X and one Y of one number, σx = σy = 0.1", check_joint_least_squares(clean, clean)),
-        Example("one X and one Y of one number, σx = 0.1, σy = 10", check_joint_least_squares(clean, noisy)),
+        Example("One X and one Y of one number, σx = σy = 0.1", check_joint_least_squares(clean, clean)),
+        Example("One X and one Y of one number, σx = 0.1, σy = 10", check_joint_least_squares(clean, noisy)),
     )
     correlated = np.array([[1.0, 0.9], [0.9, 1.0]])
     yield Finding(
         statements.K_MODALITIES,
-        Example("three modalities of one number, independent noise", check_k_modalities([one] * 3, np.eye(3))),
-        Example("two modalities of one number, noise correlated by 0.9", check_k_modalities([one] * 2, correlated)),
+        Example("Three modalities of one number, independent noise", check_k_modalities([one] * 3, np.eye(3))),
+        Example("Two modalities of one number, noise correlated by 0.9", check_k_modalities([one] * 2, correlated)),
     )
 
 

@@ -51,7 +51,7 @@ def check_theorem_2(
         conclusion if all(hypotheses.values()) else None,
         not_larger and solvable == math.isfinite(joint),
         {"variance along v, X": alone, "variance along v, X and Y": joint},
-        f"The variance along v goes from {_number(alone)} to {_number(joint)}.",
+        f"The variance along v {_goes(alone, joint)}.",
     )
 
 
@@ -72,7 +72,7 @@ def check_corollary_1(
         holds if met else None,
         holds or not met,
         {"variance along v, X": alone, "variance along v, X and Y": joint, "a / (a + b)": expected},
-        f"The variance along v goes from {_number(alone)} to {_number(joint)}; a / (a + b) is {_number(expected)}.",
+        f"The variance along v {_goes(alone, joint)}; a / (a + b) is {_number(expected)}.",
     )
 
 
@@ -115,8 +115,7 @@ def check_corollary_3(
             "variance along v, X and Y": joint,
             "vᵀM_Y v": float(vector @ matrix_y @ vector),
         },
-        f"The variance along v goes from {_number(alone)} to {_number(joint)}; the algebra says "
-        f"{'strictly less' if strict else 'no change'}.",
+        f"The variance along v {_goes(alone, joint)}; the corrected form says it {'falls' if strict else 'stays'}.",
     )
 
 
@@ -166,7 +165,7 @@ def check_theorem_3(information_x: npt.ArrayLike, information_y: npt.ArrayLike, 
         beats if met else None,
         (beats and unseen_by_x) if met else (beats == (direction is not None)),
         {f"variance along v, {num_samples} more X": more_x, f"variance along v, {num_samples} Y": with_y},
-        f"Along v, {num_samples} more of X leave variance {_number(more_x)}, {num_samples} of Y {_number(with_y)}.",
+        f"With m = {num_samples} more of X the variance along v is {_number(more_x)}, with m of Y {_number(with_y)}.",
     )
 
 
@@ -195,6 +194,12 @@ def _solvable(matrix: Floats, vector: Floats) -> bool:
     """Return whether some w has M w = v, by least squares: then wᵀ(the observations' score) estimates vᵀθ unbiased."""
     solution = np.linalg.lstsq(matrix, vector, rcond=TOLERANCE)[0]
     return bool(np.linalg.norm(matrix @ solution - vector) <= SAME * np.linalg.norm(vector))
+
+
+def _goes(before: float, after: float) -> str:
+    same = before == after or math.isclose(before, after, rel_tol=SAME)
+    stays = "stays infinite" if math.isinf(before) else f"stays at {_number(before)}"
+    return stays if same else f"goes from {_number(before)} to {_number(after)}"
 
 
 def _number(value: float) -> str:
