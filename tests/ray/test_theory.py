@@ -22,7 +22,7 @@ def test_the_step_writes_what_the_tasks_find(
     for key in ("cases", "surveys", "noise_sweep", "exchange", "floors", "findings"):
         assert written[key] == alone[key]
     assert [curve["arm"] for curve in written["curves"]] == [curve["arm"] for curve in alone["curves"]]
-    assert (tmp_path / "theory" / "index.html").read_text(encoding="utf-8").startswith("\n<!doctype html>")
+    assert (tmp_path / "theory" / "index.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert len(list((tmp_path / "theory" / "figures").iterdir())) == 10
     assert guarded(lambda: summary) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])

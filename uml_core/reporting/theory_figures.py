@@ -179,7 +179,7 @@ def autoencoder_arms(results: TheoryResults) -> Figure:
                 values = [curve.at(step) for curve in results.curves if curve.arm == arm.arm.name]
                 _seed_marks(axis, row, values, look)
             axis.set_yticks(range(len(results.arms)), [arm.arm.name for arm in results.arms])
-            axis.invert_yaxis()
+            axis.set_ylim(len(results.arms) - 0.5, -0.5)
             axis.grid(axis="y", visible=False)
             axis.set_title(f"After {step:,} steps")
             axis.tick_params(labelbottom=True)

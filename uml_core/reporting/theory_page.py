@@ -163,7 +163,8 @@ def statistic(error: Spread) -> str:
 
 def signed(value: float) -> str:
     """Return a difference of errors with its sign."""
-    return "–" if math.isnan(value) else f"{value:+.2f}".replace("-", "−")
+    text = f"{value:+.2f}".replace("-", "−")
+    return "–" if math.isnan(value) else "0.00" if text in ("+0.00", "−0.00") else text
 
 
 def change(fraction: float) -> str:
