@@ -14,7 +14,7 @@ from pathlib import Path
 from pipelines.runtime import Summary, absolute_place, experiment_parser, step_main
 from uml_core.config import Experiment
 from uml_core.errors import InputError
-from uml_core.reporting.page import Report, build_report, without_credentials
+from uml_core.reporting.page import Page, build_report, without_credentials
 from uml_core.tracking import experiment_runs
 
 REPORTED_KINDS = ("sweep", "uml", "unimodal")
@@ -58,7 +58,7 @@ def run(experiment: Experiment, output_dir: Path | None = None) -> Summary:
     )
 
 
-def write_report(report: Report, directory: Path) -> Path:
+def write_report(report: Page, directory: Path) -> Path:
     """Write figures, then the page in one rename; returns the page's path."""
     figures = directory / "figures"
     figures.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -37,6 +37,18 @@ TEMPLATES = Path(__file__).parent / "templates"
 MAX_TRAINING_RUNS, MAX_FAILURES = 20, 30
 KIND_WORDS = {"gain": "gain", "no_gain": "no gain", "harm": "harm", "undecided": "undecided"}
 DECIDING_COMMAND = "python -m pipelines.tune EXPERIMENT.yaml --space controls"
+
+
+class Page(Protocol):
+    """What `pipelines.report.write_report` writes: a page and its figures."""
+
+    @property
+    def html(self) -> str:
+        """The whole page, figures inside it."""
+
+    @property
+    def figures(self) -> tuple[ReportFigure, ...]:
+        """The figures once more, to be written as files."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,7 @@ def build_report(name: str, records: Sequence[RunRecord], *, tracking_uri: str) 
     sweeps = [section.sweep for section in sections]
     failures = failed_trials(sweeps)
     html = (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             name=name,
@@ -186,15 +198,16 @@ def _alternative(name: str, sweep: SweepResults) -> str:
     return f"{kind}. Means: {'; '.join(parts)}."
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Return the templates' environment: escaped, strict about names, with the filters that write numbers."""
+    templates = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    templates.filters.update(
         percent=percent,
         points=points,
         p_value=p_value,
@@ -204,7 +217,7 @@ def _environment() -> Environment:
         unbroken=unbroken,
         amount=amount,
     )
-    return environment
+    return templates
 
 
 def percent(fraction: float | None) -> str:
