@@ -250,7 +250,7 @@ def _principal_whitening(
     values, vectors_DD = values[::-1], vectors_DD[:, ::-1]
     positive = values > max(values[0], 0.0) * len(values) * np.finfo(np.float64).eps
     if not positive.any():
-        return vectors_DD[:, :0]
+        return np.empty((len(values), 0))
     share = np.cumsum(values[positive]) / values[positive].sum()
     kept = min(int(np.searchsorted(share, variance - 1e-12)) + 1, int(positive.sum()), max_dim or len(values))
     whitening: npt.NDArray[np.float64] = vectors_DD[:, :kept] / np.sqrt(values[:kept])
