@@ -37,7 +37,7 @@ from uml_core.corpora.training_data import build_training_data
 from uml_core.evaluation.statistics import PairedDifference
 
 SEEDS = 8
-RESAMPLES = 2000
+RESAMPLES = 1000
 WORDS = ("likely", "unclear", "unlikely")
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")

@@ -94,10 +94,11 @@ def _text(
     experiment: Experiment, found: list[Relevance], pairs: dict[tuple[str, str], float | None], num_draws: int
 ) -> str:
     shots = "all shots" if experiment.data.shots is None else f"{experiment.data.shots} shots a class"
+    drawn = "1 draw" if num_draws == 1 else f"{num_draws} draws"
     one = found[0]
     width = max(len("corpus"), *(len(each.corpus) for each in found))
     lines = [
-        f"{experiment.target}: {one.num_classes} classes, {shots}, {num_draws} draws; "
+        f"{experiment.target}: {one.num_classes} classes, {shots}, {drawn}; "
         f"the target alone {100 * one.gain.baseline:.1f} % on validation (ridge regression)",
         f"{'corpus':<{width}}  classes  predicted gain (95 %)  permuted      p    CKA    map   k-NN   nats  verdict",
     ]
