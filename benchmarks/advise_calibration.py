@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT.yaml", help="embedded experiments")
     parser.add_argument("--output", type=Path, default=Path("runs/advise-calibration"), metavar="DIR")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # the models are small: more threads are slower
     arguments.output.mkdir(parents=True, exist_ok=True)
     cases = all_cases([absolute_places(load_experiment(file)) for file in arguments.experiments])
     measured = measure_gains(cases, arguments.output / "gains.jsonl", num_seeds=SEEDS)

@@ -8,6 +8,7 @@ and as noise.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from sklearn.preprocessing import scale
 from pipelines.train import store_tables
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.known_answer import write_known_answer
-from uml_core.corpora.openmoji_catalog import _codes_by_subgroup, emoji_names
+from uml_core.corpora.openmoji_catalog import emoji_names, read_catalog
 from uml_core.corpora.readers import list_rows
 from uml_core.corpora.ready import ReadyEmbeddings, read_ready_embeddings
 from uml_core.store import CorpusTable
@@ -128,7 +129,8 @@ def openmoji_language_cases(experiment: Experiment, tables: dict[str, CorpusTabl
     """Yield the pictures with the names in one language alone, and the names of one language with English ones."""
     texts = [str(row.text).casefold() for row in list_rows("names", experiment.corpora["names"])]
     assert len(texts) == len(tables["names"].embeddings), "names.jsonl and the store differ"
-    codes = [code for group in _codes_by_subgroup().values() for code in group]
+    # No subgroup is so large as to be a class, so no picture is drawn to find families.
+    codes = [code for group in read_catalog(sys.maxsize).others.values() for code in group]
     in_language = {}
     for language in SUB_LANGUAGES:
         names = {name.casefold() for code in codes for name in emoji_names(code, [language])}

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from benchmarks.advise_cases import Case
@@ -43,7 +42,6 @@ class MeasuredCase:
 
 def measure_gains(cases: Sequence[Case], file: Path, *, num_seeds: int) -> list[MeasuredCase]:
     """Train every case that the file lacks and return all of them."""
-    torch.set_num_threads(1)
     known = read_gains(file)
     baselines: dict[tuple[str, ...], dict[str, dict[int, float]]] = {}
     measured = []

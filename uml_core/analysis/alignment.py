@@ -43,20 +43,16 @@ class KernelSums:
     rows_x: npt.NDArray[np.float64]
     rows_y: npt.NDArray[np.float64]
 
-    def biased_cka(self) -> float:
-        """Return CKA of whole kernels, by HSIC_0 = tr(KHLH) (Kornblith et al. 2019, equation 3)."""
-        return _ratio(
-            _biased_hsic(self.xy, self.rows_x, self.rows_y),
-            _biased_hsic(self.xx, self.rows_x, self.rows_x),
-            _biased_hsic(self.yy, self.rows_y, self.rows_y),
-        )
+    def hsic(self, *, unbiased: bool) -> tuple[float, float, float]:
+        """Return HSIC of (x, y), (x, x), (y, y); the unbiased one takes kernels without their diagonals.
 
-    def unbiased_hsic(self) -> tuple[float, float, float]:
-        """Return HSIC_1 (Song et al. 2012, equation 5) of (x, y), (x, x), (y, y); kernels without their diagonals."""
+        Source: tr(KHLH), Kornblith et al. 2019; HSIC_1, Song et al. 2012, equation 5.
+        """
+        estimate = _unbiased_hsic if unbiased else _biased_hsic
         return (
-            _unbiased_hsic(self.xy, self.rows_x, self.rows_y),
-            _unbiased_hsic(self.xx, self.rows_x, self.rows_x),
-            _unbiased_hsic(self.yy, self.rows_y, self.rows_y),
+            estimate(self.xy, self.rows_x, self.rows_y),
+            estimate(self.xx, self.rows_x, self.rows_x),
+            estimate(self.yy, self.rows_y, self.rows_y),
         )
 
 
@@ -77,7 +73,7 @@ def cka(x_ND: Floats, y_NE: Floats, *, kernel: Kernel = "linear", unbiased: bool
         sums = _rbf_sums(x_ND, y_NE, widths, diagonal=not unbiased)
     else:
         sums = _linear_sums(x_ND, y_NE, diagonal=not unbiased)
-    return _ratio(*sums.unbiased_hsic()) if unbiased else sums.biased_cka()
+    return _ratio(*sums.hsic(unbiased=unbiased))
 
 
 def minibatch_cka(
@@ -100,7 +96,7 @@ def minibatch_cka(
     for start in range(0, len(order) - batch_rows + 1, batch_rows):
         x_BD, y_BE = (side[order[start : start + batch_rows]] for side in (x_ND, y_NE))
         sums = _rbf_sums(x_BD, y_BE, widths, diagonal=False) if widths else _linear_sums(x_BD, y_BE, diagonal=False)
-        totals += sums.unbiased_hsic()
+        totals += sums.hsic(unbiased=True)
     return _ratio(*totals)
 
 
