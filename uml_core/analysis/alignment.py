@@ -255,8 +255,7 @@ def _principal_whitening(
 
 def _in_rows(left_NK: npt.NDArray[np.int64], right_NK: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Return where an entry of a row of `left` is somewhere in the same row of `right` (N, K)."""
-    columns = [(left_NK[:, [index]] == right_NK).any(axis=1) for index in range(left_NK.shape[1])]
-    shared_NK: npt.NDArray[np.bool_] = np.stack(columns, axis=1)
+    shared_NK: npt.NDArray[np.bool_] = (left_NK[:, :, None] == right_NK[:, None, :]).any(axis=2)
     return shared_NK
 
 
