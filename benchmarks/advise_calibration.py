@@ -6,8 +6,8 @@ The experiment files must be embedded; without any, only the built-in cases run.
 this process, one thread: about 12 s a case, kept in DIR/gains.jsonl, so that a second call only scores again. Prints
 Markdown tables for RESULTS.md and draws DIR/calibration.png. A "gain" is a paired 95 % interval above 0.
 
-Nothing in the prediction is fitted to these cases, so there is nothing to leave out; the intervals resample whole
-targets, because cases of one target depend on each other.
+No number in the prediction is fitted to these cases, but it was chosen among the measures of the first table with part
+of them in sight. The intervals resample whole targets, because cases of one target depend on each other.
 """
 
 from __future__ import annotations
