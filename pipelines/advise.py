@@ -96,7 +96,8 @@ def _same_rows(one: TrainingData, other: TrainingData) -> bool:
 def _text(
     experiment: Experiment, found: list[Relevance], pairs: dict[tuple[str, str], float | None], num_draws: int
 ) -> str:
-    shots = "all shots" if experiment.data.shots is None else f"{experiment.data.shots} shots a class"
+    count = experiment.data.shots
+    shots = "all shots" if count is None else f"{count} {'shot' if count == 1 else 'shots'} a class"
     drawn = "1 draw" if num_draws == 1 else f"{num_draws} draws"
     one = found[0]
     width = max(len("corpus"), *(len(each.corpus) for each in found))
@@ -111,6 +112,10 @@ def _text(
     lines.append(
         "A prediction, not a measurement: python -m pipelines.tune EXPERIMENT.yaml --space controls measures the gain."
     )
+    if experiment.model.head_init == "random":
+        lines.append(
+            "model.head_init is random: the predicted gain is that of zero_shot, started from the corpus of each row."
+        )
     if not all(each.same_width for each in found):
         lines.append(
             "Experimental where widths differ: on real data such corpora gained too seldom to check it (RESULTS.md)."

@@ -34,7 +34,9 @@ def test_known_answers_are_told_apart(capsys: pytest.CaptureFixture[str], tmp_pa
         file = write_known_answer(tmp_path / str(shared), shared=shared, num_classes=30).experiment
         assert embed.main([str(file)]) == 0
         assert advise.main([str(file), "--draws", "4"]) == 0
-        results = json.loads(capsys.readouterr().out.splitlines()[-1])
+        out = capsys.readouterr().out
+        assert "model.head_init is random" in out, "what the file trains is not what is predicted"
+        results = json.loads(out.splitlines()[-1])
         verdicts[shared] = results["corpora"]["auxiliary"]
     assert verdicts[True]["verdict"] == "likely"
     assert verdicts[True]["gain"]["mean"] > 0.1
