@@ -101,6 +101,8 @@ def quality(scored: Sequence[Scored], measure: Callable[[Relevance], float]) -> 
     scores = np.array([measure(each.found) for each in scored])
     gains = np.array([each.gain.mean for each in scored])
     positive = np.array([each.gain.above_zero for each in scored])
+    if len(set(positive.tolist())) < 2:  # all gained or none did: nothing to rank
+        return dict.fromkeys(("rho", "rho_low", "rho_high", "auc", "auc_low", "auc_high"), math.nan)
     groups = np.array([each.group for each in scored])
     rng = np.random.default_rng(0)
     names = np.unique(groups)
@@ -153,7 +155,10 @@ def verdict_table(scored: Sequence[Scored]) -> list[str]:
     aucs = []
     for dataset in sorted({each.case.dataset for each in scored}):
         rest = [each for each in scored if each.case.dataset != dataset]
-        auc = roc_auc_score([each.gain.above_zero for each in rest], [each.found.gain.mean for each in rest])
+        gained = [each.gain.above_zero for each in rest]
+        if len(set(gained)) < 2:
+            continue
+        auc = roc_auc_score(gained, [each.found.gain.mean for each in rest])
         aucs.append(f"{dataset} {auc:.2f}")
     return [*lines, "", f"AUC of the predicted gain without one dataset: {', '.join(aucs)}."]
 
