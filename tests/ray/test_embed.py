@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +30,11 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 def experiment(tmp_path: Path) -> Experiment:
     write_picture_corpora(tmp_path)
     return parse_experiment(picture_tree(tmp_path))
+
+
+def embed_only(experiment: Experiment, corpus: str) -> dict[str, Any]:
+    with contextlib.ExitStack() as session:
+        return embed.embed_corpus(experiment, corpus, session)
 
 
 def stored_ids(experiment: Experiment, corpus: str) -> Counter[str]:
@@ -72,7 +79,7 @@ def test_every_row_once_then_nothing_then_only_what_is_missing(experiment: Exper
     lost = sorted(before)[0]
     (folder / lost).unlink()
     (folder / "tmp-half").write_bytes(b"PAR1")
-    embed.run(experiment)
+    embed_only(experiment, "pictures")
     after = times(experiment, "pictures")
     assert {name for name in before if before[name] != after[name]} == {lost}
     assert stored_ids(experiment, "pictures") == Counter(expected)
@@ -84,7 +91,7 @@ def test_every_row_once_then_nothing_then_only_what_is_missing(experiment: Exper
     draw("stripes", np.random.default_rng(9)).save(pictures / "val" / "square" / "0.png")
     draw("circle", np.random.default_rng(8)).save(pictures / "train" / "circle" / "aa.png")
     (pictures / "dark" / "circle" / "0.png").unlink()
-    facts = embed.run(experiment).results["corpora"]["pictures"]
+    facts = embed_only(experiment, "pictures")
     assert (facts["new"], facts["changed"], facts["removed"], facts["encoded_rows"]) == (1, 1, 1, 2)
     now = {file.relative_to(pictures).as_posix() for file in pictures.rglob("*.png")}
     assert stored_ids(experiment, "pictures") == Counter(now)
@@ -99,7 +106,7 @@ def test_identical_inputs_are_encoded_once(experiment: Experiment, tmp_path: Pat
     original = pictures / "train" / "circle" / "0.png"
     for index in range(10):  # over several parts of 8 rows
         shutil.copy(original, pictures / "train" / "stripes" / f"copy-{index}.png")
-    facts = embed.run(experiment).results["corpora"]["pictures"]
+    facts = embed_only(experiment, "pictures")
     assert (facts["rows"], facts["encoded_rows"], facts["repeated_inputs"]) == (43, 33, 10)
     vectors = embedding_of(experiment, "pictures")
     for index in range(10):
@@ -139,7 +146,7 @@ def test_odd_and_damaged_rows_of_every_modality(tmp_path: Path) -> None:
 
 def test_tokens_are_stored_as_sequences(experiment: Experiment) -> None:
     tokens = experiment.override({"encoders.text.pooling": "tokens", "embed.dtype": "float16"})
-    embed.run(tokens)
+    embed_only(tokens, "names")
     store = corpus_store(tokens, "names")
     manifest = store.read_manifest()
     assert manifest is not None
@@ -162,7 +169,7 @@ def test_actors_and_batches_do_not_change_the_vectors(experiment: Experiment, tm
 
 def test_half_precision_is_another_store(experiment: Experiment) -> None:
     half = experiment.override({"embed.dtype": "float16"})
-    embed.run(half)
+    embed_only(half, "names")
     assert corpus_store(half, "names").load().embeddings.dtype == np.float32
     with pytest.raises(InputError, match="embedded by another encoder or setting"):
         corpus_store(experiment, "names").load()

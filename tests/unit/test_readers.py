@@ -103,7 +103,7 @@ def test_tables_that_are_refused(tmp_path: Path, records: list[Any], part: str) 
         ("[1]", "line 3 holds a list, not an object"),
         ('{"text": "y", "label": 1}', "label 1 is an int, labels before it are strings: labels of mixed types"),
         ('{"text": "y", "label": ["a"]}', "label is a list; expected a string or a number"),
-        ('{"text": "y", "id": "7"}', "id '7' occurs again"),
+        ('{"text": "y", "id": "7"}', "id '7' occurs again (row 1)"),
         ('{"text": "\\ud800"}', "text is not valid Unicode (UTF-8)"),
         (b'{"text": "\xff"}', "line 3 is not valid UTF-8 (byte 10)"),
     ],
@@ -164,7 +164,7 @@ def test_ready_embeddings(tmp_path: Path) -> None:
     ready = read_ready_embeddings("names", corpus(path, "embeddings", "vector"))
     assert ready.embeddings.tolist() == [[1, 2], [3, 4], [1, 2]]
     assert [row.label for row in ready.rows] == ["a", "b", None]
-    assert [row.reason for row in ready.rejected] == ["embedding holds NaN or infinity"]
+    assert [row.fault for row in ready.rejected] == ["embedding holds NaN or infinity"]
 
 
 @pytest.mark.parametrize(

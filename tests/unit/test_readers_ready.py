@@ -108,7 +108,7 @@ def test_rows_that_cannot_be_used_are_set_apart(tmp_path: Path) -> None:
     ready = read_ready_embeddings("x", corpus(tmp_path / "e.parquet"))
     assert ready.embeddings.tolist() == [[1, 2], [5, 6], [7, 8]]
     assert [row.id for row in ready.rows] == ["a", "g", "h"]
-    assert {row.id: row.reason for row in ready.rejected} == {
+    assert {row.id: row.fault for row in ready.rejected} == {
         "b": "no embedding",
         "c": "no embedding",
         "d": "embedding of width 3, the others have 2",
@@ -154,7 +154,7 @@ def test_fixed_width_lists(tmp_path: Path) -> None:
     pq.write_table(pa.table({"embedding": column}), tmp_path / "e.parquet")
     ready = read_ready_embeddings("x", corpus(tmp_path / "e.parquet"))
     assert ready.embeddings.tolist() == [[1, 2], [3, 4]]
-    assert [(row.id, row.reason) for row in ready.rejected] == [("row-1", "embedding holds NaN or infinity")]
+    assert [(row.id, row.fault) for row in ready.rejected] == [("row-1", "embedding holds NaN or infinity")]
 
 
 def test_identity_follows_array_and_metadata(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_one_label_type_a_corpus_and_one_row_an_id(tmp_path: Path) -> None:
     assert [row.fault for row in found] == [
         None,
         "label 3 is an int, labels before it are strings: labels of mixed types",
-        "id 'a.tar/1' occurs again",
+        "id 'a.tar/1' occurs again (row 2)",
     ]
 
 
