@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from benchmarks.figures import Figure, peak_memory
 from pipelines.embed import corpus_store
 from uml_core.config import Experiment, parse_experiment
 
-FEW, MANY, PART_ROWS = 1_000, 10_000, 64
+FEW, MANY, PART_ROWS = 400, 4_000, 64
 
 
 def write_pictures(folder: Path, count: int) -> None:
@@ -65,9 +66,11 @@ def finish(process: subprocess.Popen[str]) -> dict[str, float]:
     return facts
 
 
-def measure(directory: Path) -> list[Figure]:
+def measure(directory: Path) -> Iterator[Figure]:
     """Measure memory, resuming and actors."""
-    return [*_memory(directory), *_resume(directory), *_actors(directory)]
+    yield from _memory(directory)
+    yield from _resume(directory)
+    yield from _actors(directory)
 
 
 def _memory(directory: Path) -> list[Figure]:
@@ -106,6 +109,6 @@ def _resume(directory: Path) -> list[Figure]:
 def _actors(directory: Path) -> list[Figure]:
     rates = {}
     for actors in (1, 2):
-        write_experiment(directory, MANY // 4, store=f"actors-{actors}", actors=actors)
+        write_experiment(directory, MANY // 2, store=f"actors-{actors}", actors=actors)
         rates[actors] = finish(start(directory, f"actors-{actors}"))["steady_rows_per_s"]
     return [Figure("embed: rows/s with 2 actors against 1, on the same cores", rates[2], rates[1])]

@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks import embed_scale, embed_throughput, sweep_throughput, train_throughput
 from benchmarks.figures import Figure, machine
 
-BENCHMARKS: dict[str, Callable[[Path], list[Figure]]] = {
+BENCHMARKS: dict[str, Callable[[Path], Iterable[Figure]]] = {
     "train": train_throughput.measure,
     "embed": embed_throughput.measure,
     "embed_scale": embed_scale.measure,
@@ -31,12 +31,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS))
     arguments = parser.parse_args()
     figures: list[Figure] = []
+    print(f"\n{machine()}\n\n| figure | ours | bare | ratio |\n|---|--:|--:|--:|", flush=True)
     for name in arguments.only:
         with tempfile.TemporaryDirectory() as directory:
-            figures += BENCHMARKS[name](Path(directory))
-    print(f"\n{machine()}\n\n| figure | ours | bare | ratio |\n|---|--:|--:|--:|")
-    for figure in figures:
-        print(figure.row())
+            for figure in BENCHMARKS[name](Path(directory)):
+                print(figure.row(), flush=True)
+                figures.append(figure)
     print(json.dumps({figure.name: figure.ours for figure in figures}))
 
 

@@ -6,8 +6,8 @@ and an MLflow run with rows/s and the share of time in each stage.
     python -m pipelines.embed examples/demo.yaml
 
 The driver lists a corpus as a stream, compares it with the keys of the rows in the store, and spools what is missing
-in parts. Ray Data streams the parts through two stages (`pipelines.embed_stages`): decode tasks on any CPU, and actors
-that hold the encoder. A part is written in one rename, so a killed run, started again, embeds only what is missing.
+in parts. Ray Data streams the parts to actors that hold the encoder (`pipelines.embed_stages`). A part is written in
+one rename, so a killed run, started again, embeds only what is missing.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import torch
 from tqdm import tqdm
 
 from pipelines.embed_progress import STAGES, EmbedProgress, too_many_rejected
-from pipelines.embed_stages import DECODE_CPUS, ENCODE_CPUS, EncodePart, decode_part, decode_workers
-from pipelines.runtime import Summary, experiment_parser, num_cpus, num_gpus, ray_session, step_main
+from pipelines.embed_stages import EncodePart, Workers, stream_parts
+from pipelines.embedding_cache import EmbeddingCache
+from pipelines.runtime import Summary, experiment_parser, ray_session, step_main
 from uml_core.config import Experiment, hash_of
 from uml_core.corpora.readers import rows_of
 from uml_core.corpora.ready import ready_identity, stream_ready_embeddings
@@ -148,7 +149,9 @@ def _embed_missing(
     encoder = build_encoder(experiment.encoder_of(corpus), experiment.corpora[corpus].modality)
     if names:
         session.enter_context(ray_session())
-        _encode_parts(experiment, corpus, encoder, spool, names, progress=progress, total=listing.num_missing)
+        with tqdm(total=listing.num_missing, desc=f"embed {corpus}", unit="row", file=sys.stderr) as bar:
+            for rows_done in _encode_parts(experiment, encoder, spool, names, progress):
+                bar.update(rows_done)
     settled = store.settle(store.footers() if names else before, listing.keys)
     lost = len(listing.keys) - len(settled.keys)
     if lost:
@@ -219,48 +222,23 @@ def _facts(manifest: Mapping[str, Any], *, up_to_date: bool) -> dict[str, Any]:
 
 def _encode_parts(
     experiment: Experiment,
-    corpus: str,
     encoder: Encoder,
     spool: RowSpool,
     names: Sequence[str],
-    *,
     progress: EmbedProgress,
-    total: int,
-) -> None:
-    """Stream spooled parts through decode tasks and encode actors."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    gpus_per_actor = 1 if num_gpus() else 0
-    device = "cuda" if gpus_per_actor else "cpu"
-    actors = min(experiment.embed.actors, len(names))
-    dataset = (
-        # One block a part: a part is the unit of work, of writing and of resuming.
-        ray.data.from_items([{"part": name} for name in names], override_num_blocks=len(names))
-        .map_batches(
-            decode_part,
-            batch_size=1,
-            num_cpus=DECODE_CPUS,
-            compute=ray.data.TaskPoolStrategy(size=decode_workers(num_cpus(), actors=actors, device=device)),
-            fn_kwargs={"encoder": encoder, "spool": spool},
-        )
-        .map_batches(
-            EncodePart,
-            batch_size=1,
-            num_cpus=ENCODE_CPUS,
-            num_gpus=gpus_per_actor,
-            compute=ray.data.ActorPoolStrategy(size=actors),
-            fn_constructor_kwargs={
-                "encoder": encoder,
-                "store": (experiment.store, corpus, corpus_fingerprint(experiment, corpus)),
-                "settings": experiment.embed,
-                "precision": embedding_precision(experiment),
-                "device": device,
-            },
-        )
-    )
-    with tqdm(total=total, desc=f"embed {corpus}", unit="row", file=sys.stderr) as bar:
-        for part in dataset.iter_rows():
-            bar.update(int(part["rows"]))
-            progress.add(part)
+) -> Iterator[int]:
+    """Stream spooled parts through the workers; yields the rows of each part that is written."""
+    arguments = {
+        "store": (experiment.store, progress.corpus, corpus_fingerprint(experiment, progress.corpus)),
+        "settings": experiment.embed,
+        "precision": embedding_precision(experiment),
+        # No CPU of its own; started anew and empty if it is killed.
+        "cache": ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(EmbeddingCache).remote(),
+    }
+    workers = Workers.of(experiment.embed, num_parts=len(names))
+    for part in stream_parts(names, EncodePart, workers, encoder=encoder, read=spool.read, arguments=arguments):
+        progress.add(part)
+        yield int(part["rows"])
 
 
 if __name__ == "__main__":

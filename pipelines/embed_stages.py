@@ -1,8 +1,8 @@
-"""What runs on the workers of `embed` and `predict`: decode tasks on any CPU, and the actor that holds the encoder.
+"""How parts stream through `embed` and `predict` to the actors that hold the encoder.
 
-In: the name of a spooled part. `decode_part` reads and decodes its rows; `EncodePart` encodes them and writes the part.
-Out: what became of the part, and where its seconds went. Identical inputs are encoded once: an actor remembers the
-embeddings of what it has seen, the newest of them up to a limit.
+In: parts, each the name of a spooled one or its rows. Out: what the actor makes of each. On a CPU an actor reads and
+decodes its own parts, on one thread an actor: nothing is copied between processes, and no thread waits for another.
+Beside GPUs, decode tasks on the other cores keep the actors fed.
 """
 
 from __future__ import annotations
@@ -11,27 +11,29 @@ import hashlib
 import os
 import pickle
 import time
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 
+from pipelines.embedding_cache import Claimed
+from pipelines.runtime import num_cpus, num_gpus
 from uml_core.config import EmbedConfig
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Decoded, Encoder, Raw, RowError
-from uml_core.encoders.base import is_finite
 from uml_core.encoders.batching import choose_batch_size
-from uml_core.spool import RowSpool
 from uml_core.store import CorpusStore
 
 Batch = dict[str, np.ndarray]
+ReadPart = Callable[[Any], Sequence[Row]]
 # CPUs of a stage's worker, unequal on purpose: Ray Data would fuse equal ones into one actor, and decoding would stop
-# while it encodes. Their sum is under one, so that both run on a single core.
+# while it encodes. Small, so that as many actors as cores leave room for Ray's own tasks.
 DECODE_CPUS, ENCODE_CPUS = 0.25, 0.5
-REMEMBERED_BYTES = 128 * 2**20  # of embeddings, in an encode actor
+CORES_PER_ACTOR = 4  # on machines with more cores than this; weights are held once an actor
+POLL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,14 @@ def decode_rows(rows: Sequence[Row], encoder: Encoder) -> DecodedPart:
     return DecodedPart(part.rows, part.decoded, part.digests, part.rejected, read_s, decode_s)
 
 
-def decode_part(batch: Batch, encoder: Encoder, spool: RowSpool) -> Batch:
-    """Decode one spooled part (a Ray Data batch of one row)."""
-    return packed(decode_rows(spool.read(str(batch["part"][0])), encoder))
+def decode_part(batch: Batch, encoder: Encoder, read: ReadPart) -> Batch:
+    """Decode one part (a Ray Data batch of one row)."""
+    return packed(decode_rows(read(batch["part"][0]), encoder))
+
+
+def part_of(batch: Batch, encoder: Encoder, read: ReadPart) -> DecodedPart:
+    """Return the decoded part an actor was handed: from a decode task, or to be read and decoded here."""
+    return unpacked(batch) if "decoded" in batch else decode_rows(read(batch["part"][0]), encoder)
 
 
 def packed(part: DecodedPart) -> Batch:
@@ -86,33 +93,91 @@ def _digest(raw: Raw) -> bytes:
     return hashlib.blake2b(raw.encode() if isinstance(raw, str) else raw, digest_size=16).digest()
 
 
-def decode_workers(num_cpus: int, *, actors: int, device: str) -> int:
-    """Return how many decode tasks run at once: beside encoders on the CPU a few, beside GPUs all other cores."""
-    return max(1, num_cpus // 4 if device == "cpu" else num_cpus - actors)
+@dataclass(frozen=True)
+class Workers:
+    """How many actors encode, how many tasks decode beside them (0: the actors do), on which device."""
+
+    actors: int
+    decoders: int
+    device: str
+
+    @classmethod
+    def of(cls, settings: EmbedConfig, *, num_parts: int) -> Workers:
+        """Return what the settings say of this cluster; Ray is running."""
+        cpus, gpus = num_cpus(), num_gpus()
+        own = gpus or (cpus if cpus <= CORES_PER_ACTOR else cpus // CORES_PER_ACTOR)
+        actors = min(own if settings.actors == "auto" else settings.actors, num_parts)
+        beside = max(1, cpus - actors) if gpus else 0
+        return cls(
+            actors, beside if settings.decoders == "auto" else settings.decoders, device="cuda" if gpus else "cpu"
+        )
 
 
-def set_encoder_threads(*, actors: int, device: str) -> None:
+def stream_parts(
+    parts: Sequence[Any], actor: type, workers: Workers, *, encoder: Encoder, read: ReadPart, arguments: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Stream parts through Ray Data to the actors; yields what they return.
+
+    Args:
+        parts: what `read` turns into rows; one block each, the unit of work, of writing and of resuming.
+        actor: a class whose instances take a batch of one part.
+        workers: how many of each.
+        encoder: without weights; it decodes, and goes to the actor's constructor.
+        read: returns the rows of a part.
+        arguments: further ones for the actor's constructor.
+    """
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    dataset = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
+    if workers.decoders:
+        dataset = dataset.map_batches(
+            decode_part,
+            batch_size=1,
+            num_cpus=DECODE_CPUS,
+            compute=ray.data.TaskPoolStrategy(size=workers.decoders),
+            fn_kwargs={"encoder": encoder, "read": read},
+        )
+    yield from dataset.map_batches(
+        actor,
+        batch_size=1,
+        num_cpus=ENCODE_CPUS,
+        num_gpus=1 if workers.device == "cuda" else 0,
+        compute=ray.data.ActorPoolStrategy(size=workers.actors),
+        fn_constructor_kwargs={"encoder": encoder, "read": read, "workers": workers, **arguments},
+    ).iter_rows()
+
+
+def set_encoder_threads(workers: Workers) -> None:
     """Share this machine's cores among the encode actors: Ray gives a process one OpenMP thread by default."""
-    if device == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // actors))
+    if workers.device == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers.actors))
 
 
 class EncodePart:
     """An actor that holds the encoder; it encodes one part at a time and writes it into the store."""
 
     def __init__(
-        self, encoder: Encoder, store: tuple[str, str, str], settings: EmbedConfig, precision: str, device: str
+        self,
+        encoder: Encoder,
+        read: ReadPart,
+        workers: Workers,
+        *,
+        store: tuple[str, str, str],
+        settings: EmbedConfig,
+        precision: str,
+        cache: Any,
     ) -> None:
-        set_encoder_threads(actors=settings.actors, device=device)
-        self._encoder, self._settings, self._device = encoder, settings, device
+        set_encoder_threads(workers)
+        self._encoder, self._read, self._settings, self._device = encoder, read, settings, workers.device
         self._store = CorpusStore(*store)
-        self._encoder.load(device=device, precision=precision)
+        self._encoder.load(device=workers.device, precision=precision)
         self._batch_size = None if settings.batch_size == "auto" else settings.batch_size
-        self._remembered = RememberedEmbeddings(REMEMBERED_BYTES)
+        self._cache = cache
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            self._cache.release.remote()
 
     def __call__(self, batch: Batch) -> Batch:
-        """Encode and write one decoded part; returns its counts, its first reject's reason and its seconds."""
-        part = unpacked(batch)
+        """Encode and write one part; returns its counts, its first reject's reason and its seconds."""
+        part = part_of(batch, self._encoder, self._read)
         started = time.perf_counter()
         rows, values, encoded_rows = self._encode(part)
         encoded = time.perf_counter()
@@ -135,51 +200,40 @@ class EncodePart:
 
     def _encode(self, part: DecodedPart) -> tuple[list[Row], Any, int]:
         """Return the rows that have embeddings, their embeddings in the dtype to store, and how many were encoded."""
-        new = {digest: row for row, digest in enumerate(part.digests) if digest not in self._remembered}
-        positions = list(new.values())
-        decoded = [part.decoded[position] for position in positions]
-        if self._batch_size is None:
-            self._batch_size = choose_batch_size(self._encoder, decoded, device=self._device)
-        encode = self._encoder.encode_all_tokens if self._encoder.yields_tokens else self._encoder.encode_all
-        values = encode(decoded, self._batch_size)
-        finite = is_finite(values)
-        found = dict(zip(new, values, strict=True))
-        overflowed = {digest for digest, good in zip(new, finite.tolist(), strict=True) if not good}
-        # Before new ones push old ones out: what this part repeats from earlier parts.
-        found |= {digest: self._remembered[digest] for digest in set(part.digests) - found.keys()}
-        self._remembered.update({digest: found[digest] for digest in new if digest not in overflowed})
-        rows = [row for row, digest in zip(part.rows, part.digests, strict=True) if digest not in overflowed]
-        kept = [found[digest] for digest in part.digests if digest not in overflowed]
+        decoded = dict(zip(part.digests, part.decoded, strict=True))
+        found: dict[bytes, np.ndarray] = {}
+        num_encoded, waiting = 0, list(decoded)
+        while waiting:
+            claimed: Claimed = ray.get(self._cache.claim.remote(waiting))
+            new = self._encode_new({digest: decoded[digest] for digest in claimed.own})
+            num_encoded += len(new)
+            found |= claimed.known | new
+            waiting = claimed.others
+            if waiting and not new:
+                time.sleep(POLL_S)  # another actor is encoding them
+        rows, kept = [], []
         for row, digest in zip(part.rows, part.digests, strict=True):
-            if digest in overflowed:
+            if np.isfinite(found[digest]).all():
+                rows.append(row)
+                kept.append(found[digest])
+            else:
                 part.rejected.append((row, "its embedding holds NaN or infinity in this precision"))
-        return rows, self._stored(kept), len(positions)
+        return rows, self._stored(kept), num_encoded
+
+    def _encode_new(self, decoded: dict[bytes, Decoded]) -> dict[bytes, np.ndarray]:
+        """Encode what nobody has yet, and share it."""
+        if not decoded:
+            return {}
+        inputs = list(decoded.values())
+        if self._batch_size is None:
+            self._batch_size = choose_batch_size(self._encoder, inputs, device=self._device)
+        encode = self._encoder.encode_all_tokens if self._encoder.yields_tokens else self._encoder.encode_all
+        new: dict[bytes, np.ndarray] = dict(zip(decoded, encode(inputs, self._batch_size), strict=True))
+        self._cache.add.remote(new)
+        return new
 
     def _stored(self, values: list[np.ndarray]) -> Any:
         dtype = self._settings.dtype
         if self._encoder.yields_tokens:
             return [tokens_TD.astype(dtype) for tokens_TD in values]
         return np.stack(values).astype(dtype) if values else np.empty((0, self._encoder.dim), dtype=dtype)
-
-
-class RememberedEmbeddings:
-    """Embeddings by the digest of their input, the oldest dropped past a limit in bytes."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit, self._bytes = limit_bytes, 0
-        self._values: OrderedDict[bytes, np.ndarray] = OrderedDict()
-
-    def __contains__(self, digest: bytes) -> bool:
-        return digest in self._values
-
-    def __getitem__(self, digest: bytes) -> np.ndarray:
-        return self._values[digest]
-
-    def update(self, values: Mapping[bytes, np.ndarray]) -> None:
-        """Add embeddings; each is copied, so that it does not keep its whole batch in memory."""
-        for digest, value in values.items():
-            self._values[digest] = value.copy()
-            self._bytes += value.nbytes
-        while self._bytes > self._limit and self._values:
-            _, oldest = self._values.popitem(last=False)
-            self._bytes -= oldest.nbytes

@@ -25,18 +25,9 @@ import pyarrow.parquet as pq
 import ray
 from tqdm import tqdm
 
-from pipelines.embed_stages import (
-    DECODE_CPUS,
-    ENCODE_CPUS,
-    Batch,
-    decode_rows,
-    decode_workers,
-    packed,
-    set_encoder_threads,
-    unpacked,
-)
-from pipelines.runtime import Summary, absolute_place, guarded, num_cpus, num_gpus, ray_session
-from uml_core.config import CorpusConfig, TrackingConfig
+from pipelines.embed_stages import Batch, ReadPart, Workers, part_of, set_encoder_threads, stream_parts
+from pipelines.runtime import Summary, absolute_place, guarded, ray_session
+from uml_core.config import CorpusConfig, EmbedConfig, TrackingConfig
 from uml_core.corpora.inputs import list_inputs
 from uml_core.corpora.ready import stream_ready_embeddings
 from uml_core.corpora.rows import Row
@@ -106,60 +97,31 @@ def _predictions(predictor: TargetPredictor, path: str) -> Iterator[tuple[pa.Tab
             yield _table([row.id for row in chunk.rows], result.classes, result.probabilities), rejected
         return
     rows = list_inputs(path, predictor.modality)
+    parts = [pickle.dumps(rows[start : start + PART_ROWS]) for start in range(0, len(rows), PART_ROWS)]
+    encoder = predictor.build_encoder()
+    assert encoder is not None
     with ray_session(), tqdm(total=len(rows), unit="row", file=sys.stderr) as bar:
-        for batch in _classified(predictor, rows):
+        ray.data.DataContext.get_current().execution_options.preserve_order = True
+        workers, arguments = Workers.of(EmbedConfig(), num_parts=len(parts)), {"predictor": predictor}
+        for batch in stream_parts(
+            parts, ClassifyPart, workers, encoder=encoder, read=pickle.loads, arguments=arguments
+        ):
             ids, classes, probabilities, rejected = pickle.loads(batch["payload"])
             bar.update(len(ids) + len(rejected))
             yield _table(ids, classes, probabilities), rejected
 
 
-def _classified(predictor: TargetPredictor, rows: Sequence[Row]) -> Iterator[dict[str, bytes]]:
-    """Stream the inputs in parts through decode tasks and through one actor that encodes and classifies."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
-    gpus = 1 if num_gpus() else 0
-    device = "cuda" if gpus else "cpu"
-    parts = [{"part": pickle.dumps(rows[start : start + PART_ROWS])} for start in range(0, len(rows), PART_ROWS)]
-    dataset = (
-        ray.data.from_items(parts, override_num_blocks=len(parts))
-        .map_batches(
-            decode_inputs,
-            batch_size=1,
-            num_cpus=DECODE_CPUS,
-            compute=ray.data.TaskPoolStrategy(size=decode_workers(num_cpus(), actors=1, device=device)),
-            fn_kwargs={"encoder": predictor.build_encoder()},
-        )
-        .map_batches(
-            ClassifyPart,
-            batch_size=1,
-            num_cpus=ENCODE_CPUS,
-            num_gpus=gpus,
-            compute=ray.data.ActorPoolStrategy(size=1),
-            fn_constructor_kwargs={"predictor": predictor, "device": device},
-        )
-    )
-    yield from dataset.iter_rows()
-
-
-def decode_inputs(batch: Batch, encoder: Encoder) -> Batch:
-    """Decode one part of the inputs (a Ray Data batch of one row)."""
-    return packed(decode_rows(pickle.loads(batch["part"][0]), encoder))
-
-
 class ClassifyPart:
-    """An actor that holds encoder and head; it encodes and classifies one decoded part at a time."""
+    """An actor that holds encoder and head; it encodes and classifies one part at a time."""
 
-    def __init__(self, predictor: TargetPredictor, device: str) -> None:
-        set_encoder_threads(actors=1, device=device)
-        encoder = predictor.build_encoder()
-        assert encoder is not None
-        encoder.load(device=device, precision=predictor.precision)
-        self._predictor, self._encoder = predictor, encoder
+    def __init__(self, encoder: Encoder, read: ReadPart, workers: Workers, *, predictor: TargetPredictor) -> None:
+        set_encoder_threads(workers)
+        encoder.load(device=workers.device, precision=predictor.precision)
+        self._predictor, self._encoder, self._read = predictor, encoder, read
 
     def __call__(self, batch: Batch) -> Batch:
         """Return ids, classes, probabilities and rejected rows of one part."""
-        part = unpacked(batch)
+        part = part_of(batch, self._encoder, self._read)
         result = self._predictor.classify(self._encoder.encode_all(part.decoded, BATCH_SIZE))
         payload = pickle.dumps(([row.id for row in part.rows], result.classes, result.probabilities, part.rejected))
         return {"payload": np.array([payload], dtype=object)}

@@ -123,7 +123,10 @@ class EmbedConfig(Settings):
 
     batch_size: Literal["auto"] | PositiveCount = "auto"  # rows a forward pass; auto: what is fast and fits into memory
     part_rows: PositiveCount = 256  # for millions of rows take some thousands: fewer files
-    actors: PositiveCount = 1
+    actors: Literal["auto"] | PositiveCount = "auto"  # hold the encoder; auto: one a GPU, else one a core (up to 4)
+    decoders: Literal["auto"] | Count = (
+        "auto"  # tasks that decode beside the actors; auto: other cores beside GPUs, else 0
+    )
     dtype: Literal["float32", "float16"] = "float32"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
     max_rejected: Fraction01 = 0.05  # share of unreadable rows past which the step fails

@@ -157,9 +157,11 @@ def test_tokens_are_stored_as_sequences(experiment: Experiment) -> None:
         store.load()
 
 
-def test_actors_and_batches_do_not_change_the_vectors(experiment: Experiment, tmp_path: Path) -> None:
+def test_actors_decoders_and_batches_do_not_change_the_vectors(experiment: Experiment, tmp_path: Path) -> None:
     embed.run(experiment)
-    other = experiment.override({"store": str(tmp_path / "other"), "embed.actors": 2, "embed.batch_size": 3})
+    other = experiment.override(
+        {"store": str(tmp_path / "other"), "embed.actors": 1, "embed.decoders": 1, "embed.batch_size": 3}
+    )
     embed.run(other)
     for corpus in experiment.corpora:
         first, second = embedding_of(experiment, corpus), embedding_of(other, corpus)

@@ -114,7 +114,7 @@ def test_rows_that_cannot_be_used_are_set_apart(tmp_path: Path) -> None:
         "d": "embedding of width 3, the others have 2",
         "e": "embedding holds NaN or infinity",
         "f": "embedding holds NaN or infinity",
-        "a": "id 'a' occurs again",
+        "a": "id 'a' occurs again (row 6)",
     }
 
 

@@ -9,7 +9,6 @@ from uml_core.encoders.base import (
     RowError,
     TokenSequences,
     fingerprint,
-    is_finite,
 )
 from uml_core.encoders.batching import choose_batch_size
 from uml_core.encoders.registry import build_encoder, resolve_precision
@@ -25,6 +24,5 @@ __all__ = [
     "build_encoder",
     "choose_batch_size",
     "fingerprint",
-    "is_finite",
     "resolve_precision",
 ]

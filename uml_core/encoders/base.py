@@ -186,11 +186,6 @@ class TorchEncoder(Encoder):
         self._model = torch.compile(model, dynamic=True) if self.config.compile else model
 
 
-def is_finite(encoded: Embeddings | TokenSequences) -> npt.NDArray[np.bool_]:
-    """Return for each of N rows whether all its values are finite: false where low precision overflowed."""
-    return np.array([bool(np.isfinite(row).all()) for row in encoded], dtype=bool)
-
-
 def fingerprint(encoder: Encoder, *, dtype: str, precision: str) -> str:
     """Return the store folder's name for an encoder: a hash of identity, storage dtype and arithmetic precision."""
     return hash_of({**encoder.identity(), "dim": encoder.dim, "dtype": dtype, "precision": precision})
