@@ -89,7 +89,7 @@ def experiment_of(directory: Path, case: Case, subset: Path, *, store: str) -> E
             "target": case.corpus,
             "corpora": {case.corpus: {"modality": modality, "format": form, "path": str(subset)}},
             "encoders": {modality: case.encoder},
-            "embed": {"precision": case.precision, "part_rows": 128 if modality == "image" else 512},
+            "embed": {"precision": case.precision, "part_rows": 32 if modality == "image" else 256},
         }
     )
 
