@@ -38,8 +38,8 @@ class PeakMemory:
 
 
 @contextlib.contextmanager
-def peak_memory(every_s: float = 0.2) -> Iterator[PeakMemory]:
-    """Sample the proportional memory (PSS) of this process and all its descendants while the block runs."""
+def peak_memory(every_s: float = 2.0) -> Iterator[PeakMemory]:
+    """Sample the proportional memory (PSS) of this process and its descendants; seldom, because sampling costs CPU."""
     peak, stop = PeakMemory(), threading.Event()
 
     def sample() -> None:
