@@ -12,6 +12,7 @@ import pytest
 from sklearn.metrics import davies_bouldin_score
 
 from tests.conftest import draw, table
+from uml_core.analysis.alignment import cka
 from uml_core.analysis.explain_neurons import explain_neurons, pair_rows, paired_activations, untrained_models
 from uml_core.analysis.pairs import read_pairs
 from uml_core.analysis.raw_rows import RawRows, mean_words, words_per_row
@@ -63,12 +64,17 @@ def test_every_analysis_gives_metrics_figures_and_words(run: TrainedRun, results
         assert result.summary, name
         assert all(metric.startswith("analysis/") and np.isfinite(value) for metric, value in result.metrics.items())
         assert all(figure.png.startswith(b"\x89PNG") and b"<svg" in figure.svg for figure in result.figures)
-        assert bool(result.figures) == (name != "gradients")
+        assert bool(result.figures) == (name not in ("gradients", "alignment"))
     margins, rows = results["margins"].metrics, run.held_out
     predicted = (run.embeddings("target", rows) @ run.head("target").T).argmax(axis=1)
     assert margins["analysis/margins/positive_share"] == pytest.approx(np.mean(predicted == rows.labels))
     encoded = davies_bouldin_score(rows.gathered().astype(float), rows.labels)
     assert margins["analysis/margins/davies_bouldin_before_projection"] == pytest.approx(encoded)
+    alignment = results["alignment"].metrics
+    sides, count = (run.held_out, run.data.train["names"]), len(run.data.classes)
+    means = [class_means(side.gathered().astype(float), side.labels, count) for side in sides]
+    assert alignment["analysis/alignment/names/encoded/cka"] == pytest.approx(cka(*means, unbiased=True))
+    assert f"{count} class means" in results["alignment"].summary[0]
     assert results["prototypes"].metrics["analysis/prototypes/names/nearest_share"] >= 0.7
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from uml_core.analysis.explain_alignment import explain_alignment
 from uml_core.analysis.explain_gradients import explain_gradients
 from uml_core.analysis.explain_margins import explain_decision_plane, explain_margins, explain_prototypes
 from uml_core.analysis.explain_neurons import explain_neurons
@@ -19,6 +20,7 @@ ANALYSES: dict[str, Callable[[TrainedRun], AnalysisResult]] = {
     "prototypes": explain_prototypes,
     "decision_plane": explain_decision_plane,
     "gradients": explain_gradients,
+    "alignment": explain_alignment,
     "neurons": explain_neurons,
 }
 ALL = "all"
