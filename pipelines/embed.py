@@ -34,7 +34,7 @@ from uml_core.corpora.rows import Row
 from uml_core.encoders import Encoder, build_encoder, fingerprint, resolve_precision
 from uml_core.errors import InputError
 from uml_core.parts import PartFooter
-from uml_core.planning import Listing
+from uml_core.planning import ROWS_AT_ONCE, Listing
 from uml_core.spool import RowSpool
 from uml_core.store import CorpusStore, Settled
 
@@ -122,8 +122,8 @@ def _rows_of(experiment: Experiment, corpus: str) -> Callable[[], Iterator[Row]]
 
 def _listed(rows: Iterator[Row]) -> Any:
     listing = Listing()
-    for _ in listing.missing_parts(rows, np.empty(0, dtype=np.uint64), part_rows=2**62):
-        pass
+    for _ in listing.missing_parts(rows, np.empty(0, dtype=np.uint64), part_rows=ROWS_AT_ONCE):
+        pass  # small parts, dropped as they come: only the keys are kept
     return listing.keys
 
 

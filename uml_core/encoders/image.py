@@ -6,6 +6,7 @@ Shape legend: B batch, H height, W width, T tokens, D embedding width.
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ class PixelEncoder(TorchEncoder):
     cpu_batch_size = 8
 
     @property
+    @abstractmethod
     def _mean_and_std(self) -> tuple[Any, Any]:
         """Mean and standard deviation of each channel, on the scale 0 to 255."""
-        raise NotImplementedError
 
     def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
         """Load the weights, in channels-last layout (4 times faster on a CPU)."""
