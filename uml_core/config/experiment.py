@@ -1,0 +1,169 @@
+"""One experiment, validated as a whole: its sections, the checks across them, reading it from a file.
+
+In: a YAML file and dotted `key=value` overrides. Out: one `Experiment`, validated as a whole, whose hash names every
+folder and run made from it. Nothing changes an `Experiment`; derived ones go through `Experiment.override`.
+
+    from uml_core.config import load_experiment
+    experiment = load_experiment("examples/demo.yaml", ["mixing.batch_ratio.names=2"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError, model_validator
+
+from uml_core.config.base import Name, Settings
+from uml_core.config.corpora import CorpusConfig, EmbedConfig, EncoderConfig, EncodersConfig, TrackingConfig
+from uml_core.config.dotted import flatten, hash_of, set_dotted
+from uml_core.config.errors import describe_validation_error
+from uml_core.config.training import DataConfig, MixingConfig, ModelConfig, OptimConfig, TrainConfig, TuneConfig
+from uml_core.errors import InputError, listing, nearest
+
+
+class Experiment(Settings):
+    """One experiment file, resolved and validated."""
+
+    name: Name
+    seed: int = 0
+    store: str
+    tracking: TrackingConfig = TrackingConfig()
+    target: str
+    corpora: Mapping[Name, CorpusConfig]
+    encoders: EncodersConfig = EncodersConfig()
+    objective: Literal["supervised"] = "supervised"
+    embed: EmbedConfig = EmbedConfig()
+    model: ModelConfig = ModelConfig()
+    mixing: MixingConfig = MixingConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    tune: TuneConfig = TuneConfig()
+
+    @model_validator(mode="after")
+    def _names_refer_to_corpora(self) -> Self:
+        known = list(self.corpora)
+        references: dict[str, list[str | None]] = {
+            "target": [self.target],
+            "model.init_corpus": [self.model.init_corpus],
+            "mixing.warm_start.corpus": [self.mixing.warm_start.corpus],
+            "mixing.loss_weight": list(self.mixing.loss_weight),
+            "mixing.batch_ratio": list(self.mixing.batch_ratio),
+            "data.auxiliary_shots": list(self.data.auxiliary_shots),
+        }
+        for setting, names in references.items():
+            for name in names:
+                if name is not None and name not in self.corpora:
+                    raise ValueError(
+                        f"{setting} names corpus '{name}'; corpora are {listing(known)}{nearest(name, known)}"
+                    )
+        for setting in ("loss_weight", "batch_ratio"):
+            if self.target in getattr(self.mixing, setting):
+                raise ValueError(
+                    f"mixing.{setting} names the target '{self.target}', whose weight and ratio are always 1; "
+                    f"name auxiliary corpora only ({listing(self.auxiliaries) or 'there are none'})"
+                )
+        if self.target in self.data.auxiliary_shots:
+            raise ValueError(
+                f"data.auxiliary_shots names the target '{self.target}', whose rows per class are data.shots; "
+                f"name auxiliary corpora only ({listing(self.auxiliaries) or 'there are none'})"
+            )
+        if self.corpora[self.target].control != "none":
+            raise ValueError(f"corpora.{self.target}.control is set on the target; controls are for auxiliary corpora")
+        if self.mixing.warm_start.steps and self.mixing.warm_start.corpus is None:
+            raise ValueError("mixing.warm_start.steps is set without mixing.warm_start.corpus; name the corpus")
+        return self
+
+    @property
+    def auxiliaries(self) -> tuple[str, ...]:
+        """Names of the corpora other than the target, in the file's order."""
+        return tuple(name for name in self.corpora if name != self.target)
+
+    @property
+    def config_hash(self) -> str:
+        """12 hex digits over every resolved setting: the one key of run folders and the tag `uml.config_hash`."""
+        return hash_of(self.model_dump(mode="json"))
+
+    def encoder_of(self, corpus: str) -> EncoderConfig | None:
+        """Return the corpus's encoder: its own, else its modality's; None for ready embeddings."""
+        config = self.corpora[corpus]
+        if config.format == "embeddings":
+            return None
+        modality_encoder: EncoderConfig = getattr(self.encoders, config.modality)
+        return config.encoder or modality_encoder
+
+    def loss_weight(self, corpus: str) -> float:
+        """Return the weight of a corpus in the summed loss (the paper's α or λ; the target's is 1)."""
+        return 1.0 if corpus == self.target else self.mixing.loss_weight.get(corpus, 1.0)
+
+    def batch_ratio(self, corpus: str) -> float:
+        """Return the samples of a corpus per target sample in a step (the target's is 1)."""
+        return 1.0 if corpus == self.target else self.mixing.batch_ratio.get(corpus, 1.0)
+
+    def override(self, values: Mapping[str, Any]) -> Experiment:
+        """Return a new experiment with dotted keys replaced, e.g. `{"optim.lr": 1e-4}`; validated as a whole.
+
+        Raises:
+            InputError: a key is unknown or a value is not allowed.
+        """
+        tree = self.model_dump(mode="json")
+        for key, value in values.items():
+            set_dotted(tree, key, value)
+        return parse_experiment(tree)
+
+    def unimodal_twin(self) -> Experiment:
+        """Return the matched baseline: same model shape, steps and target batches; λ = 0 and a random head."""
+        weights = {f"mixing.loss_weight.{name}": 0.0 for name in self.auxiliaries}
+        return self.override({**weights, "model.head_init": "random", "mixing.warm_start": {}, "train.twin": False})
+
+    def flattened(self) -> dict[str, Any]:
+        """Return every setting under its dotted key (MLflow's parameters)."""
+        return flatten(self.model_dump(mode="json"))
+
+    def to_yaml(self) -> str:
+        """Return the resolved experiment as YAML; loading it again gives an equal experiment."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def parse_experiment(tree: Mapping[str, Any]) -> Experiment:
+    """Validate a nested mapping. Raises InputError with one line naming the first wrong setting."""
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(describe_validation_error(error, Experiment)) from None
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file and apply `key=value` overrides (values are read as YAML).
+
+    Raises:
+        InputError: the file is missing, is not YAML, or a setting is unknown or not allowed.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"experiment file {file} does not exist; give the path of a YAML file (see examples/)")
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not a readable YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{file} holds a {type(tree).__name__}; expected a mapping of settings (see examples/)")
+    for item in overrides:
+        key, separator, text = item.partition("=")
+        if not separator or not key:
+            raise InputError(f"override '{item}' is not key=value; for example optim.lr=1e-4")
+        set_dotted(tree, key, _parse_value(item, text))
+    return parse_experiment({str(key): value for key, value in tree.items()})
+
+
+def _parse_value(item: str, text: str) -> Any:
+    # OmegaConf's loader, not yaml's: it reads 1e-4 as a number, and so does the file.
+    try:
+        return OmegaConf.to_container(OmegaConf.create(f"value: {text}" if text else "value: ''"))["value"]  # type: ignore[index,call-overload]
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"override '{item}' has an unreadable value: {' '.join(str(error).split())}") from None

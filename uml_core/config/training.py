@@ -1,0 +1,86 @@
+"""The sections on what is trained: model, mixing, data, optimisation, length and resources, sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from uml_core.config.base import Count, Fraction01, NonNegative, Positive, PositiveCount, Settings
+
+
+class ModelConfig(Settings):
+    """The shared-weight model: projections into one width, one head for all corpora."""
+
+    backbone: Literal["frozen"] = "frozen"
+    head_init: Literal["zero_shot", "random"] = "zero_shot"
+    init_corpus: str | None = None  # None: the first auxiliary text corpus, else the first auxiliary corpus
+    learnable_scale: bool = True
+    scale_init: Positive = 1.0
+    normalize: bool = False  # L2-normalise embeddings first (for CLIP encoders, with scale_init 100)
+    shared_width: PositiveCount | None = None  # None: the width of the corpus that initialises the head
+
+
+class WarmStartConfig(Settings):
+    """The first `steps` of max_steps train on `corpus` alone (the target or an auxiliary corpus)."""
+
+    corpus: str | None = None
+    steps: Count = 0
+
+
+class MixingConfig(Settings):
+    """How corpora are mixed. A corpus that is not named has weight 1 and ratio 1."""
+
+    loss_weight: Mapping[str, NonNegative] = Field(default_factory=dict)
+    batch_ratio: Mapping[str, NonNegative] = Field(default_factory=dict)
+    # joint: one update on the weighted sum; alternate: one update per corpus in turn. Either way a step holds one
+    # target batch, so the number of target samples seen does not depend on the schedule.
+    schedule: Literal["joint", "alternate"] = "joint"
+    warm_start: WarmStartConfig = WarmStartConfig()
+
+
+class DataConfig(Settings):
+    """Splits and few-shot subsets, all drawn by `split_seed`; subsets are nested."""
+
+    shots: PositiveCount | None = None  # train samples per class; validation gets min(4, shots); None is all
+    auxiliary_shots: Mapping[str, PositiveCount] = Field(default_factory=dict)  # rows per class; not named: all
+    split_seed: int = 0
+    val_fraction: Fraction01 = 0.2  # taken off train where the target has no val split
+    test_fraction: Fraction01 = 0.0  # taken off train where the target has no test split; 0 takes none
+
+
+class OptimConfig(Settings):
+    """AdamW with linear warm-up from `warmup_lr`, then cosine to zero (or constant)."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.01
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: Count = 50
+    warmup_lr: NonNegative = 1e-5
+
+
+class TrainConfig(Settings):
+    """Length, evaluation and resources of a training run. max_steps 0 evaluates the untrained model."""
+
+    max_steps: Count = 12800
+    batch_size: PositiveCount = 32  # target samples per step over all workers (the global batch size)
+    eval_every: PositiveCount = 100
+    patience: PositiveCount = 10  # evaluations without a better validation result before stopping
+    workers: PositiveCount = 1
+    use_gpu: Literal["auto"] | bool = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on a GPU, float32 on a CPU
+    gradient_cosine: bool = False  # at every evaluation, the angle between corpora's gradients on the shared head
+    report_every_s: Positive = 10.0  # metrics and checkpoints are reported by wall time: a report may block for 2 s
+    twin: bool = False  # also train the matched unimodal baseline and print the difference
+
+
+class TuneConfig(Settings):
+    """What every sweep has in common; spaces in tune_spaces/ say the rest."""
+
+    seeds: PositiveCount = 3  # paired: seed s draws the same few-shot subset and target batches in every arm
+    shots: tuple[PositiveCount, ...] = ()  # conditions compared apart; empty: data.shots alone
+    auxiliary_shots: tuple[Count, ...] = ()  # space exchange_rate: rows per class (0: none); empty: the space's own
+    lr: tuple[Positive, ...] = ()  # searched in every arm, selected on validation; empty: optim.lr alone
+    max_failed: Fraction01 = 0.2  # share of failed trials past which the sweep fails
