@@ -1,7 +1,8 @@
 """Resident feeding: every corpus read once into tensors, every batch an index into them.
 
 In: `TrainingData` and a `MixingPlan`. Out: for any step, this rank's share of each corpus's batch.
-A step's batch depends on (seed, step) alone, so resuming needs no reader state.
+A step's batch depends on (seed, step) alone, so resuming needs no reader state. Which rows come is looked up for many
+steps at a time; a step itself only slices and gathers.
 
 Shape legend: B batch, D embedding width.
 """
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor
 
 from uml_core.corpora.training_data import LabelledRows, TrainingData
-from uml_core.mixing import MixingPlan, SampleStream, rank_slice
+from uml_core.mixing import MixingPlan, SampleStream, rank_share
+
+BLOCK_SAMPLES = 8192  # of a corpus's stream, looked up at once
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,10 @@ class ResidentFeed:
         world_size: int = 1,
     ) -> None:
         self._plan, self._rank, self._world_size = plan, rank, world_size
-        self._device = device
-        rows = {corpus: data.train[corpus] for corpus in plan.corpora}
-        self._streams = {corpus: SampleStream(corpus, len(rows[corpus]), seed) for corpus in rows}
-        self._rows = {corpus: rows[corpus].rows for corpus in rows}
-        self._labels = {corpus: as_tensor(rows[corpus].labels).to(device) for corpus in rows}
-        self._tables = {corpus: as_tensor(rows[corpus].embeddings).to(device) for corpus in rows}
+        self._streams = {
+            corpus: _ResidentStream(data.train[corpus], SampleStream(corpus, len(data.train[corpus]), seed), device)
+            for corpus in plan.corpora
+        }
 
     def batch(self, step: int, corpora: Sequence[str]) -> Batch:
         """Return the batch of a step for some of its corpora; a fractional ratio may leave a corpus out of a step."""
@@ -58,12 +59,35 @@ class ResidentFeed:
             start, stop = self._plan.sample_range(corpus, step)
             if start == stop:
                 continue
-            positions = rank_slice(self._streams[corpus].rows(start, stop), self._rank, self._world_size)
-            rows = torch.from_numpy(self._rows[corpus][positions]).to(self._device)
-            embeddings[corpus] = self._tables[corpus].index_select(0, rows)
-            labels[corpus] = self._labels[corpus].index_select(0, torch.from_numpy(positions).to(self._device))
+            share = rank_share(stop - start, self._rank, self._world_size)
+            embeddings[corpus], labels[corpus] = self._streams[corpus].samples(start, stop, share)
             counts[corpus] = stop - start
         return Batch(embeddings, labels, counts)
+
+
+class _ResidentStream:
+    """One corpus's endless sample stream over a table that stays on the device."""
+
+    def __init__(self, rows: LabelledRows, stream: SampleStream, device: torch.device) -> None:
+        self._stream, self._device = stream, device
+        self._table_ND = as_tensor(rows.embeddings).to(device)
+        self._table_rows, self._labels = rows.rows, rows.labels
+        self._start = self._stop = 0
+        self._block_rows = self._block_labels = torch.empty(0, dtype=torch.int64)
+
+    def samples(self, start: int, stop: int, share: slice) -> tuple[Tensor, Tensor]:
+        """Return embeddings (B, D) and labels (B,) of a share of the samples at [start, stop) of the stream."""
+        if start < self._start or stop > self._stop:
+            self._load(start, max(stop, start + BLOCK_SAMPLES))
+        first = start - self._start
+        picked = slice(first + share.start, first + share.stop)
+        return self._table_ND.index_select(0, self._block_rows[picked]), self._block_labels[picked]
+
+    def _load(self, start: int, stop: int) -> None:
+        positions = self._stream.rows(start, stop)
+        self._block_rows = torch.from_numpy(self._table_rows[positions]).to(self._device)
+        self._block_labels = torch.from_numpy(self._labels[positions]).to(self._device)
+        self._start, self._stop = start, stop
 
 
 def as_tensor(array: npt.NDArray[np.generic]) -> Tensor:

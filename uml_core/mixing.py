@@ -120,7 +120,6 @@ class SampleStream:
         return self._order
 
 
-def rank_slice(rows: npt.NDArray[np.int64], rank: int, world_size: int) -> npt.NDArray[np.int64]:
+def rank_share(num_samples: int, rank: int, world_size: int) -> slice:
     """Return one rank's share of a global batch: contiguous, and the shares of all ranks make up the batch."""
-    start, stop = len(rows) * rank // world_size, len(rows) * (rank + 1) // world_size
-    return rows[start:stop]
+    return slice(num_samples * rank // world_size, num_samples * (rank + 1) // world_size)

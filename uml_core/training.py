@@ -8,26 +8,27 @@ Shape legend: B batch, C classes, D embedding width.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from uml_core.analysis.gradients import gradient_cosines
-from uml_core.config import Experiment, OptimConfig
+from uml_core.config import Experiment
 from uml_core.corpora.training_data import LabelledRows, TrainingData
 from uml_core.errors import InputError
 from uml_core.feed import Batch, ResidentFeed, gathered
-from uml_core.losses import corpus_losses, weighted_sum
+from uml_core.gradients import AutogradGradient, Gradient
 from uml_core.mixing import MixingPlan
 from uml_core.models import SharedHeadModel, build_model
+from uml_core.models.shared_head_gradient import SharedHeadGradient
+from uml_core.optimisation import build_optimizer, learning_rate, set_learning_rate
 
 
 @dataclass(frozen=True)
@@ -65,38 +66,17 @@ class Progress:
     finished: bool = False
 
 
-def train_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    plan: MixingPlan,
-    *,
-    world_size: int = 1,
-    autocast: contextlib.AbstractContextManager[Any] | None = None,
-) -> dict[str, Tensor]:
+def train_step(gradient: Gradient, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
     """Make one optimiser update on the weighted sum of the corpora's losses; returns each corpus's mean loss.
 
     Raises:
-        NonFiniteLossError: a loss is NaN or infinite; the update is not made.
+        NonFiniteLossError: a loss is NaN or infinite, on any rank; the update is not made on any.
     """
-    optimizer.zero_grad(set_to_none=True)
-    with autocast or contextlib.nullcontext():
-        losses = corpus_losses(model(batch.embeddings), batch.labels, batch.global_counts, world_size)
-        total = weighted_sum(losses, plan.loss_weight)
-    if not math.isfinite(_over_ranks(total, world_size)):
-        raise NonFiniteLossError({corpus: loss.item() for corpus, loss in losses.items()})
-    total.backward()  # type: ignore[no-untyped-call]
+    losses = gradient(batch)
+    if not all(map(math.isfinite, losses.values())):
+        raise NonFiniteLossError(losses)
     optimizer.step()
-    return {corpus: loss.detach() for corpus, loss in losses.items()}
-
-
-def _over_ranks(loss: Tensor, world_size: int) -> float:
-    """Return the loss summed over ranks: all of them stop together where one of them diverges."""
-    if world_size == 1:
-        return loss.item()
-    joined = loss.detach().clone()
-    torch.distributed.all_reduce(joined)
-    return joined.item()
+    return losses
 
 
 class NonFiniteLossError(InputError):
@@ -151,10 +131,10 @@ class TrainingRun:
         if settings.max_steps == 0 and not self._progress.finished:
             self._progress.finished = True
             yield self._evaluate(losses={})
-        model = self._distributed_model()
+        gradient = self._build_gradient()
         while not self._progress.finished:
             until = min(self._progress.step + settings.eval_every, settings.max_steps)
-            losses = self._train_until(until, model)
+            losses = self._train_until(until, gradient)
             evaluation = self._evaluate(losses)
             out_of_patience = self._progress.bad_evaluations >= settings.patience
             self._progress.finished = out_of_patience or self._progress.step >= settings.max_steps
@@ -191,13 +171,13 @@ class TrainingRun:
         self.model.load_state_dict(self.best.weights)
         return self.model
 
-    def _train_until(self, until: int, model: nn.Module) -> dict[str, float]:
+    def _train_until(self, until: int, gradient: Gradient) -> dict[str, float]:
         """Train up to a step; returns each corpus's mean loss on the way."""
         progress, wait_s = self._progress, 0.0
-        sums: dict[str, Tensor] = {}
+        sums: dict[str, float] = defaultdict(float)
         counts: Counter[str] = Counter()
         started = time.perf_counter()
-        model.train()
+        self.model.train()
         while progress.step < until:
             set_learning_rate(self._optimizer, learning_rate(progress.step, self.experiment))
             for group in self._plan.step(progress.step).groups:
@@ -206,20 +186,18 @@ class TrainingRun:
                 wait_s += time.perf_counter() - waiting
                 if not batch.embeddings:
                     continue
-                for corpus, loss in self._step(model, batch).items():
-                    sums[corpus] = sums[corpus] + loss if corpus in sums else loss
+                for corpus, loss in self._step(gradient, batch).items():
+                    sums[corpus] += loss
                     counts[corpus] += 1
-                progress.samples.update(batch.global_counts)
+                    progress.samples[corpus] += batch.global_counts[corpus]
             progress.step += 1
         progress.train_s += time.perf_counter() - started
         progress.data_wait_s += wait_s
-        return {corpus: float(total) / counts[corpus] for corpus, total in sums.items()}
+        return {corpus: total / counts[corpus] for corpus, total in sums.items()}
 
-    def _step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def _step(self, gradient: Gradient, batch: Batch) -> dict[str, float]:
         try:
-            return train_step(
-                model, self._optimizer, batch, self._plan, world_size=self._world_size, autocast=self._autocast()
-            )
+            return train_step(gradient, self._optimizer, batch)
         except NonFiniteLossError as error:
             raise NonFiniteLossError(error.losses, self._progress.step) from None
 
@@ -247,18 +225,14 @@ class TrainingRun:
         batch = self._batch(self._progress.step, self._plan.corpora)
         return gradient_cosines(self.model, batch, self.data.target, world_size=self._world_size)
 
-    def _distributed_model(self) -> nn.Module:
-        if self._world_size == 1:
-            return self.model
-        # A step that leaves a corpus out leaves its projection without gradient.
-        varying = len(self.data.train) > len(self._plan.corpora) or self._plan.alternate or self._plan.warm_start_steps
-        fractional = any(ratio.denominator > 1 for ratio in self._plan.batch_ratio.values())
-        return DistributedDataParallel(self.model, find_unused_parameters=bool(varying) or fractional)
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any] | None:
+    def _build_gradient(self) -> Gradient:
+        """Return the closed form in float32, autograd where products are cast to bfloat16."""
+        weights = self._plan.loss_weight
         precision = self.experiment.train.precision
-        wanted = precision == "bfloat16" or (precision == "auto" and self._device.type == "cuda")
-        return torch.autocast(self._device.type, dtype=torch.bfloat16) if wanted else None
+        if precision == "bfloat16" or (precision == "auto" and self._device.type == "cuda"):
+            autocast = partial(torch.autocast, self._device.type, dtype=torch.bfloat16)
+            return AutogradGradient(self.model, weights, world_size=self._world_size, autocast=autocast)
+        return SharedHeadGradient(self.model, weights, world_size=self._world_size)
 
 
 @torch.inference_mode()
@@ -280,28 +254,3 @@ def evaluate_rows(model: SharedHeadModel, corpus: str, rows: LabelledRows, *, no
     """Return the accuracy in [0, 1] on some rows of the target."""
     device = next(model.parameters()).device
     return evaluate_head(model, corpus, *gathered(rows, device), normalize=normalize)[0]
-
-
-def build_optimizer(model: nn.Module, settings: OptimConfig) -> torch.optim.Optimizer:
-    """Return AdamW; weight decay applies to matrices, not to the scales."""
-    matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim >= 2]
-    scalars = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": scalars, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, fused=True)
-
-
-def learning_rate(step: int, experiment: Experiment) -> float:
-    """Return a step's rate: linear from warmup_lr over warmup_steps, then cosine to 0 at max_steps (or constant)."""
-    optim, max_steps = experiment.optim, experiment.train.max_steps
-    if step < optim.warmup_steps:
-        return optim.warmup_lr + (optim.lr - optim.warmup_lr) * step / optim.warmup_steps
-    if optim.schedule == "constant":
-        return optim.lr
-    done = (step - optim.warmup_steps) / max(1, max_steps - optim.warmup_steps)
-    return optim.lr * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set every parameter group's learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.unit.test_config import MINIMAL
 from uml_core.config import parse_experiment
-from uml_core.mixing import MixingPlan, SampleStream, as_fraction, rank_slice, samples_before
+from uml_core.mixing import MixingPlan, SampleStream, as_fraction, rank_share, samples_before
 
 
 def plan_of(**settings: object) -> MixingPlan:
@@ -46,7 +46,7 @@ def test_streams_of_corpora_and_seeds_differ() -> None:
 @given(st.integers(0, 50), st.integers(1, 8))
 def test_ranks_make_up_the_batch(num_rows: int, world_size: int) -> None:
     rows = np.arange(num_rows)
-    shares = [rank_slice(rows, rank, world_size) for rank in range(world_size)]
+    shares = [rows[rank_share(len(rows), rank, world_size)] for rank in range(world_size)]
     assert np.concatenate(shares).tolist() == rows.tolist()
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 

@@ -17,8 +17,9 @@ from uml_core.errors import InputError
 from uml_core.losses import corpus_losses, weighted_sum
 from uml_core.models import build_model, folded_target_head
 from uml_core.models.shared_head import class_prototypes
+from uml_core.optimisation import learning_rate
 from uml_core.results import measure_outcome
-from uml_core.training import TrainingRun, evaluate_head, learning_rate
+from uml_core.training import TrainingRun, evaluate_head
 
 RNG = np.random.default_rng(0)
 LATENT = RNG.normal(size=(4, 3))

@@ -1,0 +1,95 @@
+"""The closed-form gradient is autograd's, for any mixture of corpora, widths and batch sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uml_core.feed import Batch
+from uml_core.gradients import AutogradGradient
+from uml_core.models import SharedHeadModel
+from uml_core.models.shared_head_gradient import SharedHeadGradient
+
+CLASSES, SHARED_WIDTH = 4, 5
+WIDTHS = {"photos": 7, "captions": 5, "sounds": 3}  # captions need no projection
+LOSS_WEIGHT = {"photos": 1.0, "captions": 0.3, "sounds": 2.0}
+
+
+def model_of(*, learnable_scale: bool, seed: int = 0) -> SharedHeadModel:
+    torch.manual_seed(seed)
+    model = SharedHeadModel(
+        WIDTHS, shared_width=SHARED_WIDTH, num_classes=CLASSES, learnable_scale=learnable_scale, scale=1.7
+    )
+    return model.double()
+
+
+def batch_of(sizes: dict[str, int], *, seed: int = 0) -> Batch:
+    """A batch of the given rows of each corpus; a corpus of 0 rows is left out, as the feed does."""
+    generator = torch.Generator().manual_seed(seed)
+    present = {corpus: count for corpus, count in sizes.items() if count}
+    return Batch(
+        {
+            name: torch.randn(count, WIDTHS[name], generator=generator, dtype=torch.float64)
+            for name, count in present.items()
+        },
+        {name: torch.randint(CLASSES, (count,), generator=generator) for name, count in present.items()},
+        present,
+    )
+
+
+def gradients_of(model: SharedHeadModel) -> dict[str, torch.Tensor | None]:
+    return {
+        name: None if parameter.grad is None else parameter.grad.clone() for name, parameter in model.named_parameters()
+    }
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    batches=st.lists(
+        st.fixed_dictionaries({name: st.integers(0, 6) for name in WIDTHS}).filter(lambda sizes: any(sizes.values())),
+        min_size=1,
+        max_size=4,
+    ),
+    learnable_scale=st.booleans(),
+)
+def test_the_closed_form_is_autograds_gradient(batches: list[dict[str, int]], learnable_scale: bool) -> None:
+    ours, reference = (model_of(learnable_scale=learnable_scale) for _ in range(2))
+    closed_form, autograd = SharedHeadGradient(ours, LOSS_WEIGHT), AutogradGradient(reference, LOSS_WEIGHT)
+    for seed, sizes in enumerate(batches):  # one after another: a corpus that is gone must not keep its gradient
+        batch = batch_of(sizes, seed=seed)
+        assert closed_form(batch) == pytest.approx(autograd(batch))
+        expected = gradients_of(reference)
+        for name, gradient in gradients_of(ours).items():
+            if expected[name] is None:
+                assert gradient is None, name
+            else:
+                # autograd's losses are taken in float32, whatever the model's dtype
+                torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_shares_of_ranks_add_up_to_the_joined_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rank's buffer before the sum: together they are the gradient and the losses of the whole batch."""
+    whole = batch_of({"photos": 5, "captions": 3, "sounds": 2})
+    shares = {"photos": [slice(0, 2), slice(2, 5)], "captions": [slice(0, 3), slice(3, 3)], "sounds": [slice(0, 1)] * 2}
+    shares["sounds"][1] = slice(1, 2)
+    buffers: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: buffers.append(flat.clone()))
+    for rank in range(2):
+        share = Batch(
+            {name: value[shares[name][rank]] for name, value in whole.embeddings.items()},
+            {name: value[shares[name][rank]] for name, value in whole.labels.items()},
+            whole.global_counts,
+        )
+        SharedHeadGradient(model_of(learnable_scale=True), LOSS_WEIGHT, world_size=2)(share)
+    SharedHeadGradient(model_of(learnable_scale=True), LOSS_WEIGHT, world_size=2)(whole)
+    torch.testing.assert_close(buffers[0] + buffers[1], buffers[2])
+
+
+def test_an_infinite_loss_is_the_guilty_corpuss_alone() -> None:
+    model = model_of(learnable_scale=True)
+    with torch.no_grad():
+        model.scales["sounds"].fill_(float("nan"))
+    losses = SharedHeadGradient(model, LOSS_WEIGHT)(batch_of({"photos": 2, "sounds": 2}))
+    assert [corpus for corpus, loss in losses.items() if loss != loss] == ["sounds"]
