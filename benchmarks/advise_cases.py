@@ -19,7 +19,7 @@ import yaml
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.preprocessing import scale
 
-from pipelines.train import store_tables
+from pipelines.stored import store_tables
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.known_answer import write_known_answer
 from uml_core.corpora.openmoji_catalog import emoji_names, read_catalog

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.figures import Figure, peak_memory
 from benchmarks.train_throughput import write_corpora
 from pipelines import embed, tune
-from pipelines.train import store_tables
+from pipelines.stored import store_tables
 from tune_spaces import load_space, trials_of
 from uml_core.config import Experiment
 from uml_core.corpora.training_data import build_training_data

@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from benchmarks.figures import Figure, peak_memory
-from pipelines import embed, train
+from pipelines import embed
+from pipelines.stored import store_tables
 from uml_core.config import Experiment, parse_experiment
 from uml_core.tracking import find_run
 
@@ -56,7 +57,7 @@ def write_corpora(directory: Path, *, rows: int = 20_000, seed: int = 0) -> Expe
 
 def bare_steps_per_s(experiment: Experiment) -> float:
     """Run a plain, well-written loop: resident tensors, sampled indices, fused AdamW, no evaluation."""
-    tables = train.store_tables(experiment)
+    tables = store_tables(experiment)
     names = ("target", "names")
     values = {name: torch.from_numpy(tables[name].embeddings) for name in names}
     labels = {name: torch.from_numpy(tables[name].label_codes) for name in names}

@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipelines.runtime import Summary, experiment_parser, step_main
-from pipelines.train import store_tables
+from pipelines.stored import store_tables
 from tune_spaces.space import related_auxiliaries
 from uml_core.analysis.relevance import Draw, Relevance, redundancy, relevance
 from uml_core.config import Experiment

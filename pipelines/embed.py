@@ -20,18 +20,18 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 from tqdm import tqdm
 
 from pipelines.embed_progress import STAGES, EmbedProgress, too_many_rejected
 from pipelines.embed_stages import EncodePart, Workers, stream_parts
 from pipelines.embedding_cache import EmbeddingCache
 from pipelines.runtime import Summary, experiment_parser, ray_session, step_main
-from uml_core.config import Experiment, hash_of
+from pipelines.stored import corpus_fingerprint, corpus_store, embedding_precision
+from uml_core.config import Experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.corpora.ready import ready_identity, stream_ready_embeddings
 from uml_core.corpora.rows import Row
-from uml_core.encoders import Encoder, build_encoder, fingerprint, resolve_precision
+from uml_core.encoders import Encoder, build_encoder
 from uml_core.errors import InputError
 from uml_core.parts import PartFooter
 from uml_core.planning import ROWS_AT_ONCE, Listing
@@ -71,30 +71,6 @@ def _track(experiment: Experiment, results: Mapping[str, Mapping[str, Any]]) -> 
     from uml_core.tracking import log_embedding  # heavy; a rerun that finds everything done imports none of it
 
     log_embedding(experiment, {corpus: facts for corpus, facts in results.items() if not facts["up_to_date"]})
-
-
-def corpus_store(experiment: Experiment, corpus: str) -> CorpusStore:
-    """Return the store folder of a corpus under the experiment's encoder and settings."""
-    return CorpusStore(experiment.store, corpus, corpus_fingerprint(experiment, corpus))
-
-
-def corpus_fingerprint(experiment: Experiment, corpus: str) -> str:
-    """Return the fingerprint of a corpus's embeddings: encoder, weights, preprocessing, dtype and precision."""
-    config = experiment.encoder_of(corpus)
-    if config is None:
-        return hash_of(ready_identity(corpus, experiment.corpora[corpus]))
-    encoder = build_encoder(config, experiment.corpora[corpus].modality)
-    return fingerprint(encoder, dtype=experiment.embed.dtype, precision=embedding_precision(experiment))
-
-
-def corpus_fingerprints(experiment: Experiment) -> dict[str, str]:
-    """Return the fingerprint of every corpus."""
-    return {corpus: corpus_fingerprint(experiment, corpus) for corpus in experiment.corpora}
-
-
-def embedding_precision(experiment: Experiment) -> str:
-    """Return the arithmetic the encoder runs in here."""
-    return resolve_precision(experiment.embed.precision, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def embed_corpus(experiment: Experiment, corpus: str, session: contextlib.ExitStack) -> dict[str, Any]:

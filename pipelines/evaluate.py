@@ -18,9 +18,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from pipelines.embed import corpus_store
 from pipelines.runtime import Summary, absolute_place, experiment_parser, step_main
-from pipelines.train import store_tables
+from pipelines.stored import corpus_store, store_tables
 from uml_core.analysis.pairs import read_pairs
 from uml_core.analysis.raw_rows import RawRows
 from uml_core.analysis.result import AnalysisResult

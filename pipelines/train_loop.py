@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,16 @@ import ray.train.torch
 import torch
 from ray.train import Checkpoint
 
+from pipelines.stored import load_tables
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.training_data import build_training_data
 from uml_core.errors import InputError
 from uml_core.results import evaluation_points
 from uml_core.runs import MetricPoint
-from uml_core.store import CorpusStore, CorpusTable
 from uml_core.training import Evaluation, TrainingRun
 
 STATE_FILE = "state.pt"
 LARGE_BATCH = 512  # samples per worker from which several threads pay
-
-
-def load_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> dict[str, CorpusTable]:
-    """Read every corpus of an experiment from the store."""
-    return {corpus: CorpusStore(experiment.store, corpus, fingerprints[corpus]).load() for corpus in experiment.corpora}
 
 
 def load_state(directory: Path) -> dict[str, Any]:

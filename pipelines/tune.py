@@ -20,17 +20,18 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from ray import tune
 from tqdm import tqdm
 
 from pipelines.attempts import Attempt, open_attempt
+from pipelines.provenance import provenance_tags
 from pipelines.runtime import Summary, experiment_parser, num_cpus, ray_session, step_main
-from pipelines.train import provenance_tags, store_tables
-from pipelines.trial_results import SweepFolder, TrialResult, run_trial
+from pipelines.stored import corpus_fingerprints, load_tables
+from pipelines.trial_loop import train_trial
+from pipelines.trial_results import SweepFolder, TrialResult
 from tune_spaces import Space, TrialSpec, load_space, trials_of
 from uml_core.analysis.raw_rows import words_per_row
-from uml_core.config import Experiment, hash_of, parse_experiment
+from uml_core.config import Experiment, hash_of
 from uml_core.corpora.training_data import build_training_data
 from uml_core.errors import InputError, listing
 from uml_core.reporting.collect import EXCHANGE_RATE
@@ -62,16 +63,17 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
     """Run a sweep to its end: train what is missing, select on validation, measure test once, say what it shows."""
     space = load_space(space_name, experiment)
     specs = trials_of(space, experiment, max_trials=max_trials)
-    tables = store_tables(experiment)
+    fingerprints = corpus_fingerprints(experiment)
+    tables = load_tables(experiment, fingerprints)
     _check_data(specs, tables)
     open_experiment(experiment.tracking, experiment.name)
     attempt = open_attempt(experiment, "tune", hash_of([experiment.config_hash, sorted(spec.key for spec in specs)]))
     if resume and attempt.run_id is None:
         raise InputError("--resume: no unfinished sweep of this experiment and space; run the line without --resume")
     started = time.perf_counter()
-    parent = _open_sweep(experiment, space, space_name, attempt)
+    parent = _open_sweep(experiment, space, space_name, attempt, provenance_tags(fingerprints))
     folder = SweepFolder(f"{attempt.storage_path}/{attempt.name}/trials")
-    log = TrialLog(experiment, parent.run_id, specs)
+    log = TrialLog(experiment, parent.run_id, specs, provenance_tags(fingerprints))
     log.catch_up(folder)
     _run_missing(experiment, specs, tables, folder, log)
     failed = [spec.key for spec in specs if (result := folder.read(spec.key)) is None or result.error]
@@ -92,7 +94,9 @@ def _check_data(specs: Sequence[TrialSpec], tables: Mapping[str, CorpusTable]) -
             build_training_data(spec.experiment, tables)
 
 
-def _open_sweep(experiment: Experiment, space: Space, space_name: str, attempt: Attempt) -> MLflowTracker:
+def _open_sweep(
+    experiment: Experiment, space: Space, space_name: str, attempt: Attempt, provenance: Mapping[str, str]
+) -> MLflowTracker:
     if attempt.run_id is not None:
         return MLflowTracker(experiment.tracking, attempt.run_id)
     tags = {
@@ -100,7 +104,7 @@ def _open_sweep(experiment: Experiment, space: Space, space_name: str, attempt: 
         "uml.question": space.question,
         "uml.baseline": space.baseline,
         "uml.headline": space.headline,
-        **provenance_tags(experiment),
+        **provenance,
     }
     parent = start_run(experiment, name=space_name, kind="sweep", tags=tags)
     parent.log_text(experiment.to_yaml(), "experiment.yaml")
@@ -126,7 +130,7 @@ def _run_missing(
         "RAY_AIR_NEW_OUTPUT", "0"
     )  # our own bar and summary; Tune's table is printed even at verbose=0
     with ray_session(), tqdm(total=len(specs), initial=len(specs) - len(missing), unit="trial", file=sys.stderr) as bar:
-        trainable = tune.with_parameters(_trainable, tables=dict(tables), experiments=missing, folder_uri=folder.uri)
+        trainable = tune.with_parameters(train_trial, tables=dict(tables), experiments=missing, folder_uri=folder.uri)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1}),
             param_space={"key": tune.grid_search(list(missing))},
@@ -136,16 +140,6 @@ def _run_missing(
             ),
         )
         tuner.fit()
-
-
-def _trainable(
-    config: dict[str, Any], *, tables: dict[str, CorpusTable], experiments: dict[str, Any], folder_uri: str
-) -> None:
-    """One trial, in a process of its own: train, write result and weights, report that it is done."""
-    torch.set_num_threads(1)
-    experiment = parse_experiment(experiments[config["key"]])
-    result = run_trial(experiment, tables, SweepFolder(folder_uri), config["key"])
-    tune.report({"val_accuracy": result.val_accuracy})
 
 
 class TrialCallback(tune.Callback):
@@ -178,11 +172,17 @@ class TrialCallback(tune.Callback):
 class TrialLog:
     """The sweep's nested MLflow runs, one a trial, each logged once."""
 
-    def __init__(self, experiment: Experiment, parent_run_id: str, specs: Sequence[TrialSpec]) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        parent_run_id: str,
+        specs: Sequence[TrialSpec],
+        provenance: Mapping[str, str],
+    ) -> None:
         self._experiment, self._parent = experiment, parent_run_id
         self._specs = {spec.key: spec for spec in specs}
         self._run_ids: dict[str, str] = {}
-        self._tags = {"uml.selected": "false", **provenance_tags(experiment)}
+        self._tags = {"uml.selected": "false", **provenance}
 
     def catch_up(self, folder: SweepFolder) -> None:
         """Find the trials a killed sweep logged already, and log those it finished but did not log."""

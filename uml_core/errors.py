@@ -20,6 +20,10 @@ class InputError(ValueError):
         super().__init__(" ".join(message.splitlines()))
 
 
+class RowError(ValueError):
+    """One row cannot be read; its message becomes the row's reason in rejected.parquet."""
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """Return " (did you mean 'X'?)" for the allowed name closest to `given`, or "" if none is close."""
     matches = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)

@@ -23,7 +23,6 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # two sm
 import mlflow
 import numpy as np
 import pandas as pd
-import requests
 from filelock import FileLock
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
@@ -37,11 +36,11 @@ from uml_core.config import Experiment, TrackingConfig
 from uml_core.errors import InputError, listing, nearest
 from uml_core.runs import MetricPoint, RunRecord
 from uml_core.serving import TargetPredictor
+from uml_core.tracking_uri import check_tracking, without_password
 
 MAX_METRICS = 1000  # MLflow's limits for one log_batch call
 MAX_PARAMS = 100
 MODEL_NAME = "model"
-TRACKING_SCHEMES = {"sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks"}
 # What serving a logged model needs; the versions are those installed when it was logged.
 SERVING_PACKAGES = (
     *("mlflow", "torch", "torchvision", "timm", "transformers", "safetensors", "numpy", "pillow", "pydantic"),
@@ -130,7 +129,7 @@ def open_experiment(tracking: TrackingConfig, name: str) -> str:
         InputError: the tracking URI cannot be reached or is of a kind MLflow no longer writes.
     """
     _quieten()
-    _check_reachable(tracking)
+    check_tracking(tracking)
     remote = tracking.uri.startswith(("http://", "https://", "databricks"))
     try:
         with _alone_on(tracking.uri):
@@ -143,7 +142,7 @@ def open_experiment(tracking: TrackingConfig, name: str) -> str:
             return str(client.create_experiment(name, artifact_location=location))
     except MlflowException as error:
         first_line = str(error).strip().splitlines()[0]
-        raise InputError(f"tracking.uri {_without_password(tracking.uri)} cannot be used: {first_line}") from None
+        raise InputError(f"tracking.uri {without_password(tracking.uri)} cannot be used: {first_line}") from None
 
 
 def start_run(
@@ -203,13 +202,13 @@ def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:
         InputError: the tracking URI cannot be reached, or has no experiment of that name.
     """
     _quieten()
-    _check_reachable(TrackingConfig(uri=tracking_uri))
+    check_tracking(TrackingConfig(uri=tracking_uri))
     client = MlflowClient(tracking_uri=tracking_uri)
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         names = [found.name for found in client.search_experiments()]
         raise InputError(
-            f"MLflow at {_without_password(tracking_uri)} has no experiment '{name}'{nearest(name, names)}; "
+            f"MLflow at {without_password(tracking_uri)} has no experiment '{name}'{nearest(name, names)}; "
             f"it has {listing(names) or 'none'}; run train or tune first, or set tracking.uri"
         )
     records: list[RunRecord] = []
@@ -227,12 +226,12 @@ def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:
 def find_run(tracking: TrackingConfig, run_id: str) -> RunRecord:
     """Return one run. Raises InputError if there is none of that id."""
     _quieten()
-    _check_reachable(tracking)
+    check_tracking(tracking)
     try:
         return _record(MlflowClient(tracking_uri=tracking.uri).get_run(run_id))
     except MlflowException:
         raise InputError(
-            f"--run is {run_id}, which MLflow at {_without_password(tracking.uri)} does not have; "
+            f"--run is {run_id}, which MLflow at {without_password(tracking.uri)} does not have; "
             "train prints the id of its run, and `mlflow ui` lists all"
         ) from None
 
@@ -244,7 +243,7 @@ def download(tracking_uri: str, uri: str, directory: Path) -> Path:
         InputError: nothing is found at the URI.
     """
     _quieten()
-    _check_reachable(TrackingConfig(uri=tracking_uri))
+    check_tracking(TrackingConfig(uri=tracking_uri))
     try:
         return Path(
             mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(directory), tracking_uri=tracking_uri)
@@ -252,7 +251,7 @@ def download(tracking_uri: str, uri: str, directory: Path) -> Path:
     except (MlflowException, OSError) as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{uri} cannot be fetched from MLflow at {_without_password(tracking_uri)}: {first_line}"
+            f"{uri} cannot be fetched from MLflow at {without_password(tracking_uri)}: {first_line}"
         ) from None
 
 
@@ -276,31 +275,6 @@ def _record(run: Any) -> RunRecord:
         start_time_ms=run.info.start_time or 0,
         end_time_ms=run.info.end_time or 0,
     )
-
-
-def _check_reachable(tracking: TrackingConfig) -> None:
-    """Fail at once where MLflow's own client would retry for minutes, and make the folder of a SQLite file."""
-    shown = _without_password(tracking.uri)
-    if tracking.uri.startswith(("http://", "https://")):
-        try:
-            requests.get(tracking.uri.rstrip("/") + "/health", timeout=10)
-        except requests.RequestException as error:
-            raise InputError(
-                f"tracking.uri {shown} cannot be reached ({type(error).__name__}); start the server "
-                "(mlflow server), or use sqlite:///runs/mlflow.db"
-            ) from None
-    elif tracking.uri.startswith("sqlite:///"):
-        folder = Path(tracking.uri.removeprefix("sqlite:///")).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"tracking.uri {shown} cannot be written: {error.strerror}") from None
-    elif tracking.uri.partition("://")[0].partition("+")[0] not in TRACKING_SCHEMES and "://" in tracking.uri:
-        raise InputError(
-            f"tracking.uri is {shown}, which cannot be used; schemes are {listing(sorted(TRACKING_SCHEMES))}"
-        )
-    elif "://" not in tracking.uri and tracking.uri != "databricks":
-        raise InputError(f"tracking.uri is {shown}; MLflow 3 writes no plain folders, use sqlite:///runs/mlflow.db")
 
 
 def _alone_on(uri: str) -> contextlib.AbstractContextManager[Any]:
@@ -335,12 +309,6 @@ def _version(package: str) -> str | None:
 
 def _as_uri(place: str) -> str:
     return place if "://" in place else Path(place).resolve().as_uri()
-
-
-def _without_password(uri: str) -> str:
-    """Return a URI fit to be shown: no user and password."""
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if separator and "@" in rest else uri
 
 
 def _quieten() -> None:

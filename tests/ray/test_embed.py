@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import embed
-from pipelines.embed import corpus_store
+from pipelines.stored import corpus_store
 from tests.bad_rows import write_bad_rows
 from tests.conftest import draw, picture_tree, write_picture_corpora
 from uml_core.config import Experiment, parse_experiment

@@ -16,7 +16,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.embed import corpus_store
+from pipelines.stored import corpus_store
 from tests.conftest import picture_tree, write_picture_corpora
 from uml_core.config import Experiment, parse_experiment
 

@@ -17,8 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from uml_core.config import Experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.corpora.rows import Row
-from uml_core.encoders.base import RowError
-from uml_core.errors import InputError
+from uml_core.errors import InputError, RowError
 
 logger = logging.getLogger(__name__)
 

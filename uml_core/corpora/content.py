@@ -13,7 +13,9 @@ from typing import Any
 import pyarrow as pa
 
 from uml_core.corpora.places import PLACE_ERRORS, one_line, open_bytes, open_parquet
-from uml_core.encoders.base import RowError
+from uml_core.errors import RowError
+
+Raw = bytes | str  # file content for images and audio, a sentence (or the bytes of a text file) for text
 
 CELLS_AT_ONCE = 32  # cells of a Parquet column decoded together
 

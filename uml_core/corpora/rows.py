@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from uml_core.corpora.content import Member, read_content
+from uml_core.corpora.content import Member, Raw, read_content
 from uml_core.corpora.hashes import hash64
-from uml_core.encoders.base import Raw, RowError
+from uml_core.errors import RowError
 
 SPLIT_ALIASES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 

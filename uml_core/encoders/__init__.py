@@ -1,17 +1,17 @@
 """Image, text and audio encoders behind one small protocol (`base.Encoder`) and one registry (`build_encoder`)."""
 
+from uml_core.corpora.content import Raw
 from uml_core.encoders.base import (
     Clip,
     Decoded,
     Embeddings,
     Encoder,
-    Raw,
-    RowError,
     TokenSequences,
     fingerprint,
 )
 from uml_core.encoders.batching import choose_batch_size
 from uml_core.encoders.registry import build_encoder, resolve_precision
+from uml_core.errors import RowError
 
 __all__ = [
     "Clip",

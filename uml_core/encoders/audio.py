@@ -25,9 +25,10 @@ import torch
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from uml_core.config import EncoderConfig
-from uml_core.encoders.base import Decoded, Embeddings, Encoder, Raw, RowError, TokenSequences
+from uml_core.corpora.content import Raw
+from uml_core.encoders.base import Decoded, Embeddings, Encoder, TokenSequences
 from uml_core.encoders.weights import file_digest
-from uml_core.errors import InputError, listing
+from uml_core.errors import InputError, RowError, listing
 
 SAMPLE_RATE = 16_000  # Hz, of both encoders
 MIN_SECONDS = 0.01  # a shorter clip says nothing

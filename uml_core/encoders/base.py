@@ -21,11 +21,10 @@ import numpy.typing as npt
 import torch
 
 from uml_core.config import EncoderConfig, hash_of
+from uml_core.corpora.content import Raw
 from uml_core.encoders.batching import plan_batches
 from uml_core.encoders.weights import source_digest
 from uml_core.errors import InputError
-
-Raw = bytes | str  # file content for images and audio, a sentence (or the bytes of a text file) for text
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,6 @@ Decoded = npt.NDArray[Any] | str | Clip
 Embeddings = npt.NDArray[np.float32]  # (N, D)
 TokenSequences = list[npt.NDArray[np.float32]]  # N of (T_b, D), without padding
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class RowError(ValueError):
-    """One row cannot be read; its message becomes the row's reason in rejected.parquet."""
 
 
 class Encoder(ABC):

@@ -19,7 +19,8 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor
 
 from uml_core.config import EncoderConfig
-from uml_core.encoders.base import Decoded, Embeddings, Raw, TokenSequences, TorchEncoder
+from uml_core.corpora.content import Raw
+from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, TorchEncoder
 from uml_core.encoders.pictures import open_picture
 from uml_core.encoders.weights import UNREADABLE, file_digest, first_line, hub_reachable, local_weights
 from uml_core.errors import InputError, nearest

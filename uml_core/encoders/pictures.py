@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from uml_core.encoders.base import RowError
+from uml_core.errors import RowError
 
 MAX_PIXELS = 50_000_000  # a larger picture is refused before it is decompressed
 MAX_ASPECT = 100  # long side over short side; resizing the short side to 224 would make a longer one immense

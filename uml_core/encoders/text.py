@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from uml_core.encoders.base import Decoded, Embeddings, Raw, RowError, TokenSequences, TorchEncoder
+from uml_core.corpora.content import Raw
+from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, TorchEncoder
 from uml_core.encoders.image import to_numpy
 from uml_core.encoders.transformers_models import HubModel, hub_model, place_of, resolve_pooling
 from uml_core.encoders.weights import from_hub, weights_revision
-from uml_core.errors import InputError
+from uml_core.errors import InputError, RowError
 
 # A text is cut to so many characters a token before it is tokenised: ordinary text has 3 to 6, and a book need not be
 # read for its first 256 tokens.

@@ -1,0 +1,65 @@
+"""What the steps after `embed` read: the store's folders of an experiment, and its tables. Light to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from uml_core.config import Experiment, hash_of
+from uml_core.corpora.ready import ready_identity
+from uml_core.corpora.training_data import TrainingData, build_training_data
+from uml_core.store import CorpusStore, CorpusTable
+
+
+@dataclass(frozen=True)
+class StoredData:
+    """What a training run reads, and the fingerprints of the corpora it comes from."""
+
+    fingerprints: Mapping[str, str]
+    data: TrainingData
+
+
+def read_training_data(experiment: Experiment) -> StoredData:
+    """Read an experiment's corpora from the store and select its rows. Raises InputError for the user's mistakes."""
+    fingerprints = corpus_fingerprints(experiment)
+    return StoredData(fingerprints, build_training_data(experiment, load_tables(experiment, fingerprints)))
+
+
+def corpus_store(experiment: Experiment, corpus: str) -> CorpusStore:
+    """Return the store folder of a corpus under the experiment's encoder and settings."""
+    return CorpusStore(experiment.store, corpus, corpus_fingerprint(experiment, corpus))
+
+
+def corpus_fingerprint(experiment: Experiment, corpus: str) -> str:
+    """Return the fingerprint of a corpus's embeddings: encoder, weights, preprocessing, dtype and precision."""
+    config = experiment.encoder_of(corpus)
+    if config is None:
+        return hash_of(ready_identity(corpus, experiment.corpora[corpus]))
+    from uml_core.encoders import build_encoder, fingerprint  # torch takes seconds; ready embeddings need none of it
+
+    encoder = build_encoder(config, experiment.corpora[corpus].modality)
+    return fingerprint(encoder, dtype=experiment.embed.dtype, precision=embedding_precision(experiment))
+
+
+def corpus_fingerprints(experiment: Experiment) -> dict[str, str]:
+    """Return the fingerprint of every corpus."""
+    return {corpus: corpus_fingerprint(experiment, corpus) for corpus in experiment.corpora}
+
+
+def embedding_precision(experiment: Experiment) -> str:
+    """Return the arithmetic the encoder runs in here."""
+    import torch
+
+    from uml_core.encoders import resolve_precision
+
+    return resolve_precision(experiment.embed.precision, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> dict[str, CorpusTable]:
+    """Read every corpus of an experiment from the store, by fingerprints found before."""
+    return {corpus: CorpusStore(experiment.store, corpus, fingerprints[corpus]).load() for corpus in experiment.corpora}
+
+
+def store_tables(experiment: Experiment) -> dict[str, CorpusTable]:
+    """Read every corpus of an experiment from the store."""
+    return load_tables(experiment, corpus_fingerprints(experiment))

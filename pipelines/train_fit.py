@@ -1,0 +1,102 @@
+"""One training run under Ray Train, from the attempt's folder to the logged outcome; heavy to import.
+
+Workers run `pipelines.train_loop.train_loop_per_worker`; Train's controller writes what they report to MLflow.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from pipelines.attempts import Attempt, open_attempt
+from pipelines.provenance import provenance_tags, run_kind
+from pipelines.runtime import num_gpus
+from pipelines.stored import StoredData, embedding_precision
+from pipelines.train_callback import MLflowCallback
+from pipelines.train_loop import load_state, train_loop_per_worker
+from uml_core.config import Experiment
+from uml_core.corpora.training_data import TrainingData
+from uml_core.errors import InputError
+from uml_core.results import RunOutcome, measure_outcome, save_weights
+from uml_core.serving import TargetPredictor
+from uml_core.tracking import MLflowTracker, open_experiment, start_run
+from uml_core.training import TrainingRun
+
+
+def train_once(experiment: Experiment, stored: StoredData) -> RunOutcome:
+    """Train one experiment to its end under Ray Train and log it; resumes where a killed run stopped."""
+    open_experiment(experiment.tracking, experiment.name)
+    attempt = open_attempt(experiment)
+    tracker = _open_run(experiment, attempt, stored)
+    try:
+        state = _fit(experiment, stored, attempt, tracker.run_id)
+        outcome = _log_outcome(experiment, stored.data, state, tracker)
+    except InputError:
+        tracker.finish("FAILED")
+        attempt.finish()
+        raise
+    tracker.finish()
+    attempt.finish()
+    return outcome
+
+
+def _open_run(experiment: Experiment, attempt: Attempt, stored: StoredData) -> MLflowTracker:
+    if attempt.run_id is not None:
+        return MLflowTracker(experiment.tracking, attempt.run_id)
+    kind = run_kind(experiment)
+    tracker = start_run(experiment, name=kind, kind=kind, tags=provenance_tags(stored.fingerprints))
+    tracker.log_text(experiment.to_yaml(), "experiment.yaml")
+    attempt.begin(tracker.run_id)
+    return tracker
+
+
+def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: str) -> dict[str, Any]:
+    """Run Ray Train; returns the state of the last checkpoint. Raises InputError for what a worker found wrong."""
+    settings = experiment.train
+    use_gpu = num_gpus() > 0 if settings.use_gpu == "auto" else settings.use_gpu
+    if use_gpu and num_gpus() < settings.workers:
+        raise InputError(
+            f"train.workers is {settings.workers} with train.use_gpu, but the cluster has {num_gpus()} GPUs; "
+            "lower train.workers or set train.use_gpu=false"
+        )
+    trainer = TorchTrainer(
+        train_loop_per_worker,
+        train_loop_config={
+            "experiment": experiment.model_dump(mode="json"),
+            "fingerprints": dict(stored.fingerprints),
+            "started_at": psutil.Process().create_time(),
+        },
+        scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=use_gpu),
+        run_config=RunConfig(
+            name=attempt.name,
+            storage_path=attempt.storage_path,
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            failure_config=FailureConfig(max_failures=3),
+            callbacks=[MLflowCallback(experiment.tracking, run_id)],
+        ),
+    )
+    result = trainer.fit()
+    if "input_error" in (result.metrics or {}):
+        raise InputError(result.metrics["input_error"])
+    with result.checkpoint.as_directory() as directory:
+        return load_state(Path(directory))
+
+
+def _log_outcome(
+    experiment: Experiment, data: TrainingData, state: dict[str, Any], tracker: MLflowTracker
+) -> RunOutcome:
+    """Measure test accuracy once, with the model that validated best, and log it with weights and target model."""
+    run = TrainingRun(experiment, data)
+    run.load_result(state)
+    outcome = measure_outcome(run, tracker.run_id)
+    tracker.log_metrics(outcome.points())
+    with tempfile.TemporaryDirectory() as directory:
+        tracker.log_artifact(save_weights(run.model, Path(directory)), "weights")
+        predictor = TargetPredictor.of(experiment, run.model, data.classes, precision=embedding_precision(experiment))
+        outcome.model_uri = tracker.log_predictor(predictor, Path(directory) / "predictor")
+    return outcome

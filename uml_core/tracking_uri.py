@@ -1,0 +1,47 @@
+"""Is the place of the runs usable? Told at once, and without importing MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import requests
+
+from uml_core.config import TrackingConfig
+from uml_core.errors import InputError, listing
+
+TRACKING_SCHEMES = {"sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks"}
+
+
+def check_tracking(tracking: TrackingConfig) -> None:
+    """Fail at once where MLflow's own client would retry for minutes, and make the folder of a SQLite file.
+
+    Raises:
+        InputError: the tracking URI cannot be reached or written, or is of a kind MLflow no longer writes.
+    """
+    shown = without_password(tracking.uri)
+    if tracking.uri.startswith(("http://", "https://")):
+        try:
+            requests.get(tracking.uri.rstrip("/") + "/health", timeout=10)
+        except requests.RequestException as error:
+            raise InputError(
+                f"tracking.uri {shown} cannot be reached ({type(error).__name__}); start the server "
+                "(mlflow server), or use sqlite:///runs/mlflow.db"
+            ) from None
+    elif tracking.uri.startswith("sqlite:///"):
+        folder = Path(tracking.uri.removeprefix("sqlite:///")).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"tracking.uri {shown} cannot be written: {error.strerror}") from None
+    elif tracking.uri.partition("://")[0].partition("+")[0] not in TRACKING_SCHEMES and "://" in tracking.uri:
+        raise InputError(
+            f"tracking.uri is {shown}, which cannot be used; schemes are {listing(sorted(TRACKING_SCHEMES))}"
+        )
+    elif "://" not in tracking.uri and tracking.uri != "databricks":
+        raise InputError(f"tracking.uri is {shown}; MLflow 3 writes no plain folders, use sqlite:///runs/mlflow.db")
+
+
+def without_password(uri: str) -> str:
+    """Return a URI fit to be shown: no user and password."""
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if separator and "@" in rest else uri
