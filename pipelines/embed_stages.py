@@ -8,6 +8,7 @@ Beside GPUs, decode tasks on the other cores keep the actors fed.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import pickle
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import ray
+import ray.data
 import torch
 
 from pipelines.embedding_cache import Claimed
@@ -126,7 +128,7 @@ def stream_parts(
         read: returns the rows of a part.
         arguments: further ones for the actor's constructor.
     """
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    _quieten_ray_data()
     dataset = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
     if workers.decoders:
         dataset = dataset.map_batches(
@@ -144,6 +146,13 @@ def stream_parts(
         compute=ray.data.ActorPoolStrategy(size=workers.actors),
         fn_constructor_kwargs={"encoder": encoder, "read": read, "workers": workers, **arguments},
     ).iter_rows()
+
+
+def _quieten_ray_data() -> None:
+    """Our bar and our table say what Ray Data's bars and announcements say; its warnings stay."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # here, because importing ray.data sets the level anew
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
 
 
 def set_encoder_threads(workers: Workers) -> None:

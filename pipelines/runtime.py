@@ -160,12 +160,13 @@ def ray_session(*, importing: Sequence[str] = ()) -> Iterator[None]:
 def _start_ray() -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # a report takes 0.1 s instead of 2 s
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    logging.getLogger("ray.data").setLevel(logging.WARNING)  # it announces every execution; our bars say the same
     address = os.environ.get("RAY_ADDRESS")
     if address:
         ray.init(address=address, logging_level=logging.WARNING)
     else:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process that no local node has use for
+        # A local cluster's token is nobody's business but ours.
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
 
 
