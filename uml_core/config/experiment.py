@@ -22,7 +22,15 @@ from uml_core.config.base import Name, Settings
 from uml_core.config.corpora import CorpusConfig, EmbedConfig, EncoderConfig, EncodersConfig, TrackingConfig
 from uml_core.config.dotted import flatten, hash_of, set_dotted
 from uml_core.config.errors import describe_validation_error
-from uml_core.config.training import DataConfig, MixingConfig, ModelConfig, OptimConfig, TrainConfig, TuneConfig
+from uml_core.config.training import (
+    DataConfig,
+    MixingConfig,
+    ModelConfig,
+    OptimConfig,
+    SequenceModelConfig,
+    TrainConfig,
+    TuneConfig,
+)
 from uml_core.errors import InputError, listing, nearest
 
 
@@ -36,9 +44,10 @@ class Experiment(Settings):
     target: str
     corpora: Mapping[Name, CorpusConfig]
     encoders: EncodersConfig = EncodersConfig()
-    objective: Literal["supervised"] = "supervised"
+    objective: Literal["supervised", "self_supervised"] = "supervised"
     embed: EmbedConfig = EmbedConfig()
     model: ModelConfig = ModelConfig()
+    sequence_model: SequenceModelConfig = SequenceModelConfig()
     mixing: MixingConfig = MixingConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
