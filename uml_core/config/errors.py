@@ -30,7 +30,7 @@ def describe_validation_error(error: ValidationError, root: type[BaseModel]) -> 
         line = str(first["ctx"]["error"]) if "ctx" in first else first["msg"]
         line = (
             line
-            if line.startswith((setting, "mixing", "target", "model", "sequence_model", "corpora", "data"))
+            if line.startswith((setting, "mixing", "target", "model", "sequence_model", "train", "corpora", "data"))
             else f"{setting}: {line}"
         )
     elif kind == "literal_error":

@@ -19,8 +19,10 @@ def generator_of(seed: int, *keys: int | str) -> torch.Generator:
 
 
 def initialise(model: nn.Module, seed: int) -> None:
-    """Draw every matrix in place from nn.Linear's own range, ±1/√(inputs), each from a stream of its own."""
+    """Draw every matrix in place from nn.Linear's own range, ±1/√(inputs), each from its own stream; biases are 0."""
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
             bound = 1 / math.sqrt(parameter.shape[1])
             nn.init.uniform_(parameter, -bound, bound, generator=generator_of(seed, name))
+        elif name.endswith(".bias"):
+            nn.init.zeros_(parameter)
