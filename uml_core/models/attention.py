@@ -48,7 +48,7 @@ class _PackedAttention(torch.autograd.Function):
             dropped_NTT = weights_NTT
             if dropout:
                 mask = keep_mask(tuple(weights_NTT.shape), dropout, generator=generator, device=weights_NTT.device)
-                dropped_NTT = weights_NTT * mask
+                dropped_NTT = mask.to(weights_NTT.dtype).mul_(weights_NTT)
             outputs.append(_rows(torch.bmm(dropped_NTT, value), block, num_heads))
             kept.append((query, key, value, weights_NTT, mask))
         ctx.packing, ctx.num_heads, ctx.kept = packing, num_heads, kept
@@ -69,8 +69,9 @@ class _PackedAttention(torch.autograd.Function):
             grad_weights_NTT = torch.bmm(grad_NTd, value.transpose(1, 2))
             dropped_NTT = weights_NTT
             if mask is not None:
-                grad_weights_NTT.mul_(mask)
-                dropped_NTT = weights_NTT * mask
+                keep_NTT = mask.to(weights_NTT.dtype)
+                grad_weights_NTT.mul_(keep_NTT)
+                dropped_NTT = keep_NTT.mul_(weights_NTT)
             grad_value = torch.bmm(dropped_NTT.transpose(1, 2), grad_NTd)
             grad_scores = torch._softmax_backward_data(grad_weights_NTT, weights_NTT, -1, weights_NTT.dtype)
             grad_scores.mul_(1 / math.sqrt(query.shape[-1]))

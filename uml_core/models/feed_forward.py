@@ -63,14 +63,15 @@ class _BlockedFeedForward(torch.autograd.Function):
         expand_IF = torch.cat([expand_FH.detach(), expand_bias_F.detach()[:, None]], dim=1).t().contiguous()
         contract_FH = contract_HF.detach().t().contiguous().mul_(1 / (1 - effective_dropout(dropout)))
         output_RH = torch.empty_like(values_RH)
-        scratch = values_RH.new_empty(_block_rows(expand_FH), len(expand_FH))
+        scratch = values_RH.new_empty(2, _block_rows(expand_FH), len(expand_FH))
         masks: list[Tensor | None] = []
         for rows in _blocks(len(values_RH), expand_FH):
-            hidden_nF = torch.mm(input_RI[rows], expand_IF, out=scratch[: rows.stop - rows.start]).relu_()
+            count = rows.stop - rows.start
+            hidden_nF = torch.mm(input_RI[rows], expand_IF, out=scratch[0, :count]).relu_()
             mask = None
             if dropout:
                 mask = keep_mask(tuple(hidden_nF.shape), dropout, generator=generator, device=hidden_nF.device)
-                hidden_nF.mul_(mask)
+                hidden_nF.mul_(scratch[1, :count].copy_(mask))  # a product of unlike types would allocate this copy
             masks.append(mask)
             torch.addmm(contract_bias_H.detach(), hidden_nF, contract_FH, out=output_RH[rows])
         ctx.save_for_backward(input_RI, expand_FH, expand_IF, contract_HF)
@@ -89,7 +90,7 @@ class _BlockedFeedForward(torch.autograd.Function):
             count = rows.stop - rows.start
             hidden_nF = torch.mm(input_RI[rows], expand_IF, out=scratch[0, :count]).relu_()
             if mask is not None:
-                hidden_nF.mul_(mask)
+                hidden_nF.mul_(scratch[1, :count].copy_(mask))
             grad_contract_HF.addmm_(grad_RH[rows].t(), hidden_nF)
             grad_hidden_nF = torch.mm(grad_RH[rows], scaled_HF, out=scratch[1, :count])
             # A unit that was negative or dropped is 0 now: both masks at once.
