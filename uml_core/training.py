@@ -28,7 +28,6 @@ from uml_core.gradients import Gradient, StepBatch
 from uml_core.mixing import MixingPlan
 from uml_core.objective import Objective, Place
 from uml_core.optimisation import build_optimizer, learning_rate, set_learning_rate
-from uml_core.self_supervised import SelfSupervisedObjective
 from uml_core.supervised import SupervisedObjective
 
 
@@ -220,5 +219,7 @@ class TrainingRun:
 def build_objective(experiment: Experiment, data: TrainingData | SequenceData, place: Place) -> Objective:
     """Return the objective that an experiment's data is for, with its model built and its data on the device."""
     if isinstance(data, SequenceData):
+        from uml_core.self_supervised import SelfSupervisedObjective  # scikit-learn takes a second
+
         return SelfSupervisedObjective(experiment, data, place)
     return SupervisedObjective(experiment, data, place)
