@@ -26,7 +26,7 @@ from torch.nn import functional
 from benchmarks.figures import Figure, machine
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.sequence_data import build_sequence_data
-from uml_core.mixing import MixingPlan
+from uml_core.optimisation import build_optimizer
 from uml_core.sequence_store import SequenceTable
 from uml_core.training import TrainingRun, train_step
 
@@ -61,14 +61,14 @@ def our_step() -> Callable[[], None]:
     """Return a step of `uml_core.training` on packed sequences."""
     settings = experiment()
     run = TrainingRun(settings, build_sequence_data(settings, tables()))
-    plan, optimizer = MixingPlan.of(settings), torch.optim.AdamW(run.model.parameters(), 1e-3, fused=True)
+    corpora, optimizer, gradient = tuple(WIDTHS), build_optimizer(run.model, settings.optim), run.objective.gradient()
     run.model.train()
     count = iter(range(10**9))
 
     def step() -> None:
-        batch = run.objective.batch(next(count), plan.corpora)
+        batch = run.objective.batch(next(count), corpora)
         assert batch is not None
-        train_step(run.model, optimizer, batch, plan)
+        train_step(gradient, optimizer, batch)
 
     return step
 
@@ -159,7 +159,7 @@ def seconds(step: Callable[[], None], num_steps: int) -> float:
 
 
 def measure() -> list[Figure]:
-    """Time the three in turn, several rounds: what else the machine does falls on all of them. The best rounds count."""
+    """Time the three in turn, several rounds: what else the machine does falls on all of them. The best counts."""
     torch.set_num_threads(1)
     steps = {"ours": our_step(), "research": research_step(), "rewrite": rewritten_step()}
     best = dict.fromkeys(steps, float("inf"))

@@ -43,5 +43,8 @@ class Objective(Protocol):
     def accuracies(self, rows: Mapping[str, Any]) -> dict[str, float]:
         """Return the accuracy on some sets of the target's rows, of the model as it is."""
 
+    def predictor(self, precision: str) -> Any:
+        """Return the target model as it is used, of the model as it is (`uml_core.serving.Predictor`)."""
+
     def target_path(self) -> list[nn.Module]:
         """Return the modules the target goes through: a matched baseline trains as many parameters."""

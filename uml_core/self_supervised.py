@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -24,6 +25,7 @@ class SelfSupervisedObjective:
     """Next-token or masked-token prediction over all corpora, one shared trunk."""
 
     def __init__(self, experiment: Experiment, data: SequenceData, place: Place) -> None:
+        self._experiment = experiment
         self._data, self._place, self._plan = data, place, MixingPlan.of(experiment)
         self._precision = experiment.train.precision
         self.model: SequenceModel = build_sequence_model(experiment, data).to(place.device)
@@ -62,6 +64,13 @@ class SelfSupervisedObjective:
             name: probe.score(sequence_features(self.model, self._data.target, part), part.labels)[0]
             for name, part in rows.items()
         }
+
+    def predictor(self, precision: str) -> Any:
+        """Return the target's input map, trunk and probe, with its encoder's settings."""
+        from uml_core.sequence_serving import SequencePredictor  # encoders take seconds; only a finished run needs them
+
+        probe = self.fit_probe()
+        return SequencePredictor.of(self._experiment, self.model, probe, self._data.classes, precision=precision)
 
     def target_path(self) -> list[nn.Module]:
         """Return the target's input and output maps and the trunk."""

@@ -8,6 +8,7 @@ Shape legend: N rows, C classes, D embedding width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ class SupervisedObjective:
     """Cross-entropy of every corpus through one head."""
 
     def __init__(self, experiment: Experiment, data: TrainingData, place: Place) -> None:
+        self._experiment, self._classes = experiment, data.classes
         self._plan, self._place = MixingPlan.of(experiment), place
         self._feed = ResidentFeed(
             data,
@@ -65,6 +67,12 @@ class SupervisedObjective:
             name: evaluate_rows(self.model, self._target, part, normalize=self._normalize)
             for name, part in rows.items()
         }
+
+    def predictor(self, precision: str) -> Any:
+        """Return the target's path folded into one matrix, with its encoder's settings."""
+        from uml_core.serving import TargetPredictor  # encoders take seconds, and only a finished run needs them
+
+        return TargetPredictor.of(self._experiment, self.model, self._classes, precision=precision)
 
     def target_path(self) -> list[nn.Module]:
         """Return the target's projection and the head."""

@@ -15,6 +15,7 @@ from uml_core.corpora.sequence_data import build_sequence_data, token_places, to
 from uml_core.errors import InputError
 from uml_core.evaluation.sequence_probe import LinearProbe, raw_features, sequence_features
 from uml_core.mixing import MixingPlan
+from uml_core.objective import Place
 from uml_core.results import measure_outcome
 from uml_core.sequence_feed import SequenceFeed
 from uml_core.sequence_tasks import hidden_tokens, masked_token, next_token, num_targets
@@ -158,11 +159,13 @@ def test_losses_of_ranks_average_to_the_joined_batch(task: str) -> None:
     settings = sequence_experiment(**{"sequence_model.task": task, "sequence_model.dropout": 0.0})
     data = build_sequence_data(settings, TABLES)
     model = TrainingRun(settings, data).model.eval()
-    plan = MixingPlan.of(settings)
-    joined = SequenceFeed(data, plan, model, seed=0, ranks=(0, 1)).batch(3, plan.corpora)
+    plan, cpu = MixingPlan.of(settings), torch.device("cpu")
+    joined = SequenceFeed(data, plan, model, seed=0, place=Place(cpu)).batch(3, plan.corpora)
     assert joined is not None
     expected = joined.losses(model, 1)
-    shares = [SequenceFeed(data, plan, model, seed=0, ranks=(rank, 8)).batch(3, plan.corpora) for rank in range(8)]
+    shares = [
+        SequenceFeed(data, plan, model, seed=0, place=Place(cpu, rank, 8)).batch(3, plan.corpora) for rank in range(8)
+    ]
     assert min(share.weight for share in shares if share is not None) == 0, "six sequences for eight ranks"
     losses = [share.losses(model, 8) for share in shares if share is not None]
     for corpus, loss in expected.items():

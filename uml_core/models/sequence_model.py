@@ -50,7 +50,7 @@ class SequenceModel(nn.Module):
 
     def __init__(self, spaces: Mapping[str, TokenSpace], config: SequenceModelConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.spaces = config, dict(spaces)
         self.causal = config.task == "next_token"
         self.inputs = nn.ModuleDict({corpus: _input_map(space, config.width) for corpus, space in spaces.items()})
         self.outputs = nn.ModuleDict(
