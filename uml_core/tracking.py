@@ -285,7 +285,7 @@ def _alone_on(uri: str) -> contextlib.AbstractContextManager[Any]:
 
 def _signature(predictor: Predictor) -> ModelSignature:
     kinds: dict[str, Any] = {"content": DataType.binary, "text": DataType.string, "embedding": Array(DataType.float)}
-    kinds["tokens"] = Array(Array(DataType.float))
+    kinds["tokens"] = Array(Array(DataType.double))
     column = predictor.input_column
     outputs: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.string, "prediction"),
