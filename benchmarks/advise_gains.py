@@ -19,7 +19,8 @@ from uml_core.config import Experiment
 from uml_core.corpora.training_data import build_training_data
 from uml_core.evaluation.statistics import PairedDifference, paired_difference
 from uml_core.store import CorpusTable
-from uml_core.training import TrainingRun, evaluate_rows
+from uml_core.supervised import evaluate_rows
+from uml_core.training import TrainingRun
 
 ARMS = {
     "unimodal": {"model.head_init": "random", "mixing.loss_weight": {"auxiliary": 0.0}},

@@ -65,6 +65,10 @@ def run(experiment: Experiment, num_draws: int = DRAWS) -> Summary:
 
 def _draws(experiment: Experiment, num_draws: int) -> list[Draw]:
     """Return the target alone under consecutive split seeds; one draw where the seed changes nothing."""
+    if experiment.objective != "supervised":
+        raise InputError(
+            "advise predicts gains of objective supervised; for self_supervised run tune --space self_supervised"
+        )
     tables = store_tables(experiment)
     first = experiment.data.split_seed
     draws: list[Draw] = []

@@ -26,10 +26,11 @@ from pipelines.embed_progress import STAGES, EmbedProgress, too_many_rejected
 from pipelines.embed_stages import EncodePart, Workers, stream_parts
 from pipelines.embedding_cache import EmbeddingCache
 from pipelines.runtime import Summary, experiment_parser, ray_session, step_main
-from pipelines.stored import corpus_fingerprint, corpus_store, embedding_precision
+from pipelines.stored import adopted_identity, corpus_fingerprint, corpus_store, embedding_precision
 from uml_core.config import Experiment
 from uml_core.corpora.readers import rows_of
-from uml_core.corpora.ready import ready_identity, stream_ready_embeddings
+from uml_core.corpora.ready import stream_ready_embeddings
+from uml_core.corpora.ready_sequences import stream_ready_sequences
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Encoder, build_encoder
 from uml_core.errors import InputError
@@ -139,6 +140,7 @@ def _embed_missing(
         "dim": encoder.dim,
         "dtype": experiment.embed.dtype,
         "tokens": encoder.yields_tokens,
+        "vocabulary": encoder.vocabulary,
         "precision": embedding_precision(experiment),
         **progress.facts(),
         "new": listing.num_missing - changed,
@@ -154,12 +156,14 @@ def _adopt_ready(experiment: Experiment, corpus: str, store: CorpusStore) -> dic
     if manifest is not None:
         return _facts(manifest, up_to_date=True)
     config = experiment.corpora[corpus]
+    stream = stream_ready_embeddings if config.format == "embeddings" else stream_ready_sequences
     with store.writing(lambda: _say_waiting(corpus, store)):
         progress = EmbedProgress(corpus, 0, experiment.embed.max_rejected)
-        dim, names = 0, set()
-        for chunk in tqdm(stream_ready_embeddings(corpus, config), desc=f"adopt {corpus}", delay=2, file=sys.stderr):
-            started, dim = time.perf_counter(), int(chunk.embeddings.shape[1])
-            values = chunk.embeddings.astype(experiment.embed.dtype)
+        dim, vocabulary, names = 0, None, set()
+        for chunk in tqdm(stream(corpus, config), desc=f"adopt {corpus}", delay=2, file=sys.stderr):
+            started, dim, vocabulary = time.perf_counter(), chunk.dim, chunk.vocabulary
+            # Whole numbers keep float32: float16 holds them up to 2,048 only.
+            values = chunk.values(experiment.embed.dtype if vocabulary is None else "float32")
             rejected = [(row, row.fault or "") for row in chunk.rejected]
             names.add(store.write_part(chunk.rows, values, rejected, dim=dim))
             progress.stage_s["write"] += time.perf_counter() - started
@@ -168,10 +172,11 @@ def _adopt_ready(experiment: Experiment, corpus: str, store: CorpusStore) -> dic
         parts = [footer for footer in store.footers() if footer.name in names]
         _check_rejected(experiment, corpus, parts)
         facts = {
-            "encoder": ready_identity(corpus, config),
+            "encoder": adopted_identity(corpus, config),
             "dim": dim,
-            "dtype": experiment.embed.dtype,
-            "tokens": False,
+            "dtype": experiment.embed.dtype if vocabulary is None else "float32",
+            "tokens": config.format != "embeddings",
+            "vocabulary": vocabulary,
             "precision": "given",
             **progress.facts(),
         }

@@ -19,7 +19,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from pipelines.runtime import Summary, absolute_place, experiment_parser, step_main
-from pipelines.stored import corpus_store, store_tables
+from pipelines.stored import build_data, corpus_store, store_tables
 from uml_core.analysis.pairs import read_pairs
 from uml_core.analysis.raw_rows import RawRows
 from uml_core.analysis.result import AnalysisResult
@@ -27,10 +27,12 @@ from uml_core.analysis.shared_space import TrainedRun
 from uml_core.analysis.suite import ANALYSES, chosen_analyses, explain
 from uml_core.config import Experiment, load_experiment
 from uml_core.corpora.readers import rows_of
-from uml_core.corpora.training_data import build_training_data
+from uml_core.corpora.sequence_data import SequenceData
 from uml_core.errors import InputError, listing
+from uml_core.evaluation.sequence_suite import evaluate_sequences
 from uml_core.evaluation.suite import evaluate
 from uml_core.models import build_model
+from uml_core.models.sequence_model import build_sequence_model
 from uml_core.runs import MetricPoint
 from uml_core.tracking import MLflowTracker, download, experiment_runs, find_run
 
@@ -69,7 +71,8 @@ def run(experiment: Experiment, run_id: str | None = None, *, analyses: Analysis
             f"--run {run_id} is a run of kind '{record.kind or 'unknown'}'; give one of a training run (uml, unimodal)"
         )
     trained_run = load_trained_run(experiment, run_id, analyses)
-    metrics = evaluate(trained_run.experiment, trained_run.model, trained_run.data)
+    measure = evaluate_sequences if isinstance(trained_run.data, SequenceData) else evaluate
+    metrics = measure(trained_run.experiment, trained_run.model, trained_run.data)
     step = int(record.metrics.get("perf/steps", 0))
     tracker = MLflowTracker(experiment.tracking, run_id)
     tracker.log_metrics([MetricPoint(*item, step) for item in metrics.items()])
@@ -94,8 +97,10 @@ def load_trained_run(experiment: Experiment, run_id: str, analyses: AnalysisRequ
         uri = experiment.tracking.uri
         trained = load_experiment(download(uri, f"runs:/{run_id}/experiment.yaml", directory))
         weights = load_file(download(uri, f"runs:/{run_id}/weights/model.safetensors", directory))
-    data = build_training_data(trained, store_tables(trained))
-    model = build_model(trained, data)
+    if trained.objective == "self_supervised" and analyses.names:
+        raise InputError("--analyses look at the shared head of objective supervised; this run is self_supervised")
+    data = build_data(trained, store_tables(trained))
+    model = build_sequence_model(trained, data) if isinstance(data, SequenceData) else build_model(trained, data)
     model.load_state_dict(weights)
     if not analyses.names:
         return TrainedRun(trained, model, data)

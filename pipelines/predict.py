@@ -27,13 +27,12 @@ from tqdm import tqdm
 
 from pipelines.embed_stages import Batch, ReadPart, Workers, part_of, set_encoder_threads, stream_parts
 from pipelines.runtime import Summary, absolute_place, guarded, ray_session
-from uml_core.config import CorpusConfig, EmbedConfig, TrackingConfig
+from uml_core.config import EmbedConfig, TrackingConfig
 from uml_core.corpora.inputs import list_inputs
-from uml_core.corpora.ready import stream_ready_embeddings
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Encoder
 from uml_core.errors import InputError
-from uml_core.serving import TargetPredictor
+from uml_core.serving import Predictor
 from uml_core.tracking import load_predictor
 
 PART_ROWS, BATCH_SIZE = 256, 32
@@ -87,19 +86,16 @@ def run(model_uri: str, input_path: str, output_path: str, tracking_uri: str) ->
     return Summary(text, {"output": str(output), "rows": num_rows, "rejected_rows": len(rejected)})
 
 
-def _predictions(predictor: TargetPredictor, path: str) -> Iterator[tuple[pa.Table, list[tuple[Row, str]]]]:
+def _predictions(predictor: Predictor, path: str) -> Iterator[tuple[pa.Table, list[tuple[Row, str]]]]:
     """Yield predictions and unreadable rows with their reasons, in the order of the inputs."""
-    if predictor.modality == "vector":
-        config = CorpusConfig(modality="vector", format="embeddings", path=path)
-        for chunk in stream_ready_embeddings("input", config):
-            result = predictor.classify(chunk.embeddings)
+    encoder = predictor.build_encoder()
+    if encoder is None:
+        for chunk, result in predictor.ready_inputs(path):
             rejected = [(row, row.fault or "") for row in chunk.rejected]
             yield _table([row.id for row in chunk.rows], result.classes, result.probabilities), rejected
         return
     rows = list_inputs(path, predictor.modality)
     parts = [pickle.dumps(rows[start : start + PART_ROWS]) for start in range(0, len(rows), PART_ROWS)]
-    encoder = predictor.build_encoder()
-    assert encoder is not None
     with ray_session(), tqdm(total=len(rows), unit="row", file=sys.stderr) as bar:
         ray.data.DataContext.get_current().execution_options.preserve_order = True
         workers, arguments = Workers.of(EmbedConfig(), num_parts=len(parts)), {"predictor": predictor}
@@ -114,7 +110,7 @@ def _predictions(predictor: TargetPredictor, path: str) -> Iterator[tuple[pa.Tab
 class ClassifyPart:
     """An actor that holds encoder and head; it encodes and classifies one part at a time."""
 
-    def __init__(self, encoder: Encoder, read: ReadPart, workers: Workers, *, predictor: TargetPredictor) -> None:
+    def __init__(self, encoder: Encoder, read: ReadPart, workers: Workers, *, predictor: Predictor) -> None:
         set_encoder_threads(workers)
         encoder.load(device=workers.device, precision=predictor.precision)
         self._predictor, self._encoder, self._read = predictor, encoder, read
@@ -122,7 +118,7 @@ class ClassifyPart:
     def __call__(self, batch: Batch) -> Batch:
         """Return ids, classes, probabilities and rejected rows of one part."""
         part = part_of(batch, self._encoder, self._read)
-        result = self._predictor.classify(self._encoder.encode_all(part.decoded, BATCH_SIZE))
+        result = self._predictor.classify_decoded(self._encoder, part.decoded, batch_size=BATCH_SIZE)
         payload = pickle.dumps(([row.id for row in part.rows], result.classes, result.probabilities, part.rejected))
         return {"payload": np.array([payload], dtype=object)}
 

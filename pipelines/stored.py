@@ -1,14 +1,23 @@
-"""What the steps after `embed` read: the store's folders of an experiment, and its tables. Light to import."""
+"""What the steps after `embed` read: the store's folders of an experiment, and its tables. Light to import.
+
+Objective supervised reads embeddings (`CorpusTable`), self_supervised sequences of tokens (`SequenceTable`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from uml_core.config import Experiment, hash_of
+from uml_core.config import CorpusConfig, Experiment, hash_of
 from uml_core.corpora.ready import ready_identity
+from uml_core.corpora.ready_sequences import sequence_identity
+from uml_core.corpora.sequence_data import SequenceData, build_sequence_data
 from uml_core.corpora.training_data import TrainingData, build_training_data
+from uml_core.sequence_store import SequenceTable, load_sequences
 from uml_core.store import CorpusStore, CorpusTable
+
+Tables = Mapping[str, CorpusTable] | Mapping[str, SequenceTable]
 
 
 @dataclass(frozen=True)
@@ -16,13 +25,20 @@ class StoredData:
     """What a training run reads, and the fingerprints of the corpora it comes from."""
 
     fingerprints: Mapping[str, str]
-    data: TrainingData
+    data: TrainingData | SequenceData
 
 
 def read_training_data(experiment: Experiment) -> StoredData:
     """Read an experiment's corpora from the store and select its rows. Raises InputError for the user's mistakes."""
     fingerprints = corpus_fingerprints(experiment)
-    return StoredData(fingerprints, build_training_data(experiment, load_tables(experiment, fingerprints)))
+    return StoredData(fingerprints, build_data(experiment, load_tables(experiment, fingerprints)))
+
+
+def build_data(experiment: Experiment, tables: Any) -> TrainingData | SequenceData:
+    """Select the rows that the experiment's objective trains on. Raises InputError for the user's mistakes."""
+    if experiment.objective == "self_supervised":
+        return build_sequence_data(experiment, tables)
+    return build_training_data(experiment, tables)
 
 
 def corpus_store(experiment: Experiment, corpus: str) -> CorpusStore:
@@ -34,11 +50,16 @@ def corpus_fingerprint(experiment: Experiment, corpus: str) -> str:
     """Return the fingerprint of a corpus's embeddings: encoder, weights, preprocessing, dtype and precision."""
     config = experiment.encoder_of(corpus)
     if config is None:
-        return hash_of(ready_identity(corpus, experiment.corpora[corpus]))
+        return hash_of(adopted_identity(corpus, experiment.corpora[corpus]))
     from uml_core.encoders import build_encoder, fingerprint  # torch takes seconds; ready embeddings need none of it
 
     encoder = build_encoder(config, experiment.corpora[corpus].modality)
     return fingerprint(encoder, dtype=experiment.embed.dtype, precision=embedding_precision(experiment))
+
+
+def adopted_identity(corpus: str, config: CorpusConfig) -> dict[str, object]:
+    """Return what names the store folder of ready embeddings or ready sequences."""
+    return (ready_identity if config.format == "embeddings" else sequence_identity)(corpus, config)
 
 
 def corpus_fingerprints(experiment: Experiment) -> dict[str, str]:
@@ -55,11 +76,14 @@ def embedding_precision(experiment: Experiment) -> str:
     return resolve_precision(experiment.embed.precision, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> dict[str, CorpusTable]:
+def load_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> Tables:
     """Read every corpus of an experiment from the store, by fingerprints found before."""
-    return {corpus: CorpusStore(experiment.store, corpus, fingerprints[corpus]).load() for corpus in experiment.corpora}
+    stores = {corpus: CorpusStore(experiment.store, corpus, fingerprints[corpus]) for corpus in experiment.corpora}
+    if experiment.objective == "self_supervised":
+        return {corpus: load_sequences(store) for corpus, store in stores.items()}
+    return {corpus: store.load() for corpus, store in stores.items()}
 
 
-def store_tables(experiment: Experiment) -> dict[str, CorpusTable]:
+def store_tables(experiment: Experiment) -> Tables:
     """Read every corpus of an experiment from the store."""
     return load_tables(experiment, corpus_fingerprints(experiment))

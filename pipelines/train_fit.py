@@ -20,10 +20,8 @@ from pipelines.stored import StoredData, embedding_precision
 from pipelines.train_callback import MLflowCallback
 from pipelines.train_loop import load_state, train_loop_per_worker
 from uml_core.config import Experiment
-from uml_core.corpora.training_data import TrainingData
 from uml_core.errors import InputError
 from uml_core.results import RunOutcome, measure_outcome, save_weights
-from uml_core.serving import TargetPredictor
 from uml_core.tracking import MLflowTracker, open_experiment, start_run
 from uml_core.training import TrainingRun
 
@@ -87,9 +85,7 @@ def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: s
         return load_state(Path(directory))
 
 
-def _log_outcome(
-    experiment: Experiment, data: TrainingData, state: dict[str, Any], tracker: MLflowTracker
-) -> RunOutcome:
+def _log_outcome(experiment: Experiment, data: Any, state: dict[str, Any], tracker: MLflowTracker) -> RunOutcome:
     """Measure test accuracy once, with the model that validated best, and log it with weights and target model."""
     run = TrainingRun(experiment, data)
     run.load_result(state)
@@ -97,6 +93,6 @@ def _log_outcome(
     tracker.log_metrics(outcome.points())
     with tempfile.TemporaryDirectory() as directory:
         tracker.log_artifact(save_weights(run.model, Path(directory)), "weights")
-        predictor = TargetPredictor.of(experiment, run.model, data.classes, precision=embedding_precision(experiment))
+        predictor = run.objective.predictor(embedding_precision(experiment))
         outcome.model_uri = tracker.log_predictor(predictor, Path(directory) / "predictor")
     return outcome

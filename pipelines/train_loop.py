@@ -17,9 +17,8 @@ import ray.train.torch
 import torch
 from ray.train import Checkpoint
 
-from pipelines.stored import load_tables
+from pipelines.stored import build_data, load_tables
 from uml_core.config import Experiment, parse_experiment
-from uml_core.corpora.training_data import build_training_data
 from uml_core.errors import InputError
 from uml_core.results import evaluation_points
 from uml_core.runs import MetricPoint
@@ -44,7 +43,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     try:
         run = TrainingRun(
             experiment,
-            build_training_data(experiment, load_tables(experiment, config["fingerprints"])),
+            build_data(experiment, load_tables(experiment, config["fingerprints"])),
             device=str(ray.train.torch.get_device()),
             rank=context.get_world_rank(),
             world_size=world_size,
@@ -62,7 +61,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
 
 def _num_threads(experiment: Experiment, local_workers: int) -> int:
     """Return the worker's threads: one for small batches, whose products are too small to share (measured)."""
-    if experiment.train.batch_size // experiment.train.workers < LARGE_BATCH:
+    if experiment.objective == "supervised" and experiment.train.batch_size // experiment.train.workers < LARGE_BATCH:
         return 1
     return max(1, (os.cpu_count() or 1) // local_workers)
 

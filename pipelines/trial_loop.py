@@ -7,14 +7,12 @@ from typing import Any
 import torch
 from ray import tune
 
+from pipelines.stored import Tables
 from pipelines.trial_results import SweepFolder, run_trial
 from uml_core.config import parse_experiment
-from uml_core.store import CorpusTable
 
 
-def train_trial(
-    config: dict[str, Any], *, tables: dict[str, CorpusTable], experiments: dict[str, Any], folder_uri: str
-) -> None:
+def train_trial(config: dict[str, Any], *, tables: Tables, experiments: dict[str, Any], folder_uri: str) -> None:
     """Run one trial: train, write result and weights into the sweep's folder, report that it is done."""
     torch.set_num_threads(1)
     experiment = parse_experiment(experiments[config["key"]])

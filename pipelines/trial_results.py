@@ -8,18 +8,17 @@ from __future__ import annotations
 import io
 import json
 import uuid
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow.fs as pafs
 import torch
 
+from pipelines.stored import Tables, build_data
 from uml_core.config import Experiment
-from uml_core.corpora.training_data import build_training_data
 from uml_core.errors import InputError
 from uml_core.results import evaluation_points, measure_outcome
-from uml_core.store import CorpusTable, open_filesystem
+from uml_core.store import open_filesystem
 from uml_core.training import TrainingRun
 
 
@@ -80,10 +79,10 @@ class SweepFolder:
         self._fs.move(temporary, f"{self._directory}/{name}")
 
 
-def run_trial(experiment: Experiment, tables: Mapping[str, CorpusTable], folder: SweepFolder, key: str) -> TrialResult:
+def run_trial(experiment: Experiment, tables: Tables, folder: SweepFolder, key: str) -> TrialResult:
     """Train one trial and leave its result in the folder; what the user did wrong becomes a failed result."""
     try:
-        run = TrainingRun(experiment, build_training_data(experiment, tables))
+        run = TrainingRun(experiment, build_data(experiment, tables))
         points = [point for evaluation in run.evaluations() for point in evaluation_points(run, evaluation)]
     except InputError as error:
         result = TrialResult.failed(str(error))

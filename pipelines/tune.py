@@ -26,20 +26,18 @@ from tqdm import tqdm
 from pipelines.attempts import Attempt, open_attempt
 from pipelines.provenance import provenance_tags
 from pipelines.runtime import Summary, experiment_parser, num_cpus, ray_session, step_main
-from pipelines.stored import corpus_fingerprints, load_tables
+from pipelines.stored import Tables, build_data, corpus_fingerprints, load_tables
 from pipelines.trial_loop import train_trial
 from pipelines.trial_results import SweepFolder, TrialResult
 from tune_spaces import Space, TrialSpec, load_space, trials_of
 from uml_core.analysis.raw_rows import words_per_row
 from uml_core.config import Experiment, hash_of
-from uml_core.corpora.training_data import build_training_data
 from uml_core.errors import InputError, listing
 from uml_core.reporting.collect import EXCHANGE_RATE
 from uml_core.reporting.exchange import exchange_of_sweep
 from uml_core.reporting.verdict import sweep_verdict
 from uml_core.results import RunOutcome, measure_outcome
 from uml_core.runs import MetricPoint
-from uml_core.store import CorpusTable
 from uml_core.tracking import MLflowTracker, experiment_runs, open_experiment, start_run
 from uml_core.training import TrainingRun
 
@@ -85,13 +83,13 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
     return _finish(experiment, parent, attempt, space_name, counts=(len(specs), len(failed)), wall_s=wall_s)
 
 
-def _check_data(specs: Sequence[TrialSpec], tables: Mapping[str, CorpusTable]) -> None:
+def _check_data(specs: Sequence[TrialSpec], tables: Tables) -> None:
     """Let the user's mistakes surface before anything starts: the first trial of every arm must find its data."""
     seen: set[str] = set()
     for spec in specs:
         if spec.arm not in seen:
             seen.add(spec.arm)
-            build_training_data(spec.experiment, tables)
+            build_data(spec.experiment, tables)
 
 
 def _open_sweep(
@@ -118,7 +116,7 @@ def _open_sweep(
 def _run_missing(
     experiment: Experiment,
     specs: Sequence[TrialSpec],
-    tables: Mapping[str, CorpusTable],
+    tables: Tables,
     folder: SweepFolder,
     log: TrialLog,
 ) -> None:
@@ -230,9 +228,9 @@ def select(specs: Sequence[TrialSpec], folder: SweepFolder) -> list[TrialSpec]:
     return [spec for _, spec in best.values()]
 
 
-def measure_selected(spec: TrialSpec, tables: Mapping[str, CorpusTable], folder: SweepFolder) -> RunOutcome:
+def measure_selected(spec: TrialSpec, tables: Tables, folder: SweepFolder) -> RunOutcome:
     """Measure test and shifted test accuracy of a selected trial from its stored weights."""
-    run = TrainingRun(spec.experiment, build_training_data(spec.experiment, tables))
+    run = TrainingRun(spec.experiment, build_data(spec.experiment, tables))
     run.load_result(folder.read_state(spec.key))
     return measure_outcome(run)
 

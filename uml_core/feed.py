@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uml_core.corpora.training_data import LabelledRows, TrainingData
+from uml_core.losses import corpus_losses
 from uml_core.mixing import MixingPlan, SampleStream, rank_share
 
 BLOCK_SAMPLES = 8192  # of a corpus's stream, looked up at once
@@ -31,6 +32,10 @@ class Batch:
     embeddings: dict[str, Tensor]
     labels: dict[str, Tensor]
     global_counts: dict[str, int]
+
+    def losses(self, model: nn.Module, world_size: int) -> dict[str, Tensor]:
+        """Return each corpus's cross-entropy, averaged over its global batch."""
+        return corpus_losses(model(self.embeddings), self.labels, self.global_counts, world_size)
 
 
 class ResidentFeed:

@@ -7,16 +7,30 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from uml_core.feed import Batch
-from uml_core.losses import corpus_losses, weighted_sum
+from uml_core.losses import weighted_sum
 
-Gradient = Callable[[Batch], dict[str, float]]  # each corpus's mean loss over the global batch, in nats
+Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+class StepBatch(Protocol):
+    """One update's batch on one rank."""
+
+    @property
+    def global_counts(self) -> dict[str, int]:
+        """Samples of each corpus over all ranks."""
+
+    def losses(self, model: nn.Module, world_size: int) -> dict[str, Tensor]:
+        """Return each corpus's loss over the joined batch; `model` may be the one that DDP wraps."""
+
+
+Gradient = Callable[[Any], dict[str, float]]  # of a batch: each corpus's mean loss over the global batch
 
 
 class AutogradGradient:
@@ -28,19 +42,19 @@ class AutogradGradient:
         loss_weight: Mapping[str, float],
         *,
         world_size: int = 1,
-        autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+        autocast: Autocast = contextlib.nullcontext,
     ) -> None:
         self._parameters = list(model.parameters())
         # A step may leave a corpus out, and its projection without gradient.
         self._model = DistributedDataParallel(model, find_unused_parameters=True) if world_size > 1 else model
         self._loss_weight, self._world_size, self._autocast = dict(loss_weight), world_size, autocast
 
-    def __call__(self, batch: Batch) -> dict[str, float]:
+    def __call__(self, batch: StepBatch) -> dict[str, float]:
         """Set the gradients; parameters that the batch does not reach get none."""
         for parameter in self._parameters:
             parameter.grad = None
         with self._autocast():
-            losses = corpus_losses(self._model(batch.embeddings), batch.labels, batch.global_counts, self._world_size)
+            losses = batch.losses(self._model, self._world_size)
             total = weighted_sum(losses, self._loss_weight)
         total.backward()  # type: ignore[no-untyped-call]
         losses_K = torch.stack(list(losses.values())).detach()
@@ -48,3 +62,10 @@ class AutogradGradient:
             torch.distributed.all_reduce(losses_K)
             losses_K /= self._world_size
         return dict(zip(losses, losses_K.tolist(), strict=True))
+
+
+def autocast_of(precision: str, device: torch.device) -> Autocast | None:
+    """Return the cast to bfloat16 where `train.precision` asks for it; auto does on a GPU."""
+    if precision == "bfloat16" or (precision == "auto" and device.type == "cuda"):
+        return partial(torch.autocast, device.type, dtype=torch.bfloat16)
+    return None

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from uml_core.runs import MetricPoint
-from uml_core.training import Evaluation, TrainingRun, evaluate_rows
+from uml_core.training import Evaluation, TrainingRun
 
 
 @dataclass
@@ -59,18 +59,16 @@ class RunOutcome:
 
 def measure_outcome(run: TrainingRun, run_id: str = "", *, with_test: bool = True) -> RunOutcome:
     """Load the best weights of a finished run and measure what is asked; test only after selection."""
-    model = run.load_best()
+    run.load_best()
     assert run.best is not None
-    data, normalize, progress = run.data, run.experiment.model.normalize, run.progress
-    test = data.test if with_test else None
-    shifted = data.shifted if with_test else {}
+    data, progress = run.data, run.progress
+    tested = {} if data.test is None or not with_test else {"test": data.test}
+    measured = run.objective.accuracies({**tested, **(data.shifted if with_test else {})})
     return RunOutcome(
         run_id=run_id,
         val_accuracy=run.best.val_accuracy,
-        test_accuracy=None if test is None else evaluate_rows(model, data.target, test, normalize=normalize),
-        shift_accuracy={
-            split: evaluate_rows(model, data.target, rows, normalize=normalize) for split, rows in shifted.items()
-        },
+        test_accuracy=measured.pop("test", None),
+        shift_accuracy=measured,
         best_step=run.best.step,
         steps=progress.step,
         steps_per_s=progress.step / progress.train_s if progress.train_s else 0.0,
@@ -86,8 +84,7 @@ def measure_outcome(run: TrainingRun, run_id: str = "", *, with_test: bool = Tru
 
 def trained_parameters(run: TrainingRun) -> int:
     """Return the number of parameters on the target's path: what a matched baseline must have as well."""
-    used = [run.model.projections[run.data.target], run.model.head]
-    return sum(parameter.numel() for module in used for parameter in module.parameters())
+    return sum(parameter.numel() for module in run.objective.target_path() for parameter in module.parameters())
 
 
 def evaluation_points(run: TrainingRun, evaluation: Evaluation) -> list[MetricPoint]:

@@ -9,9 +9,10 @@ Shape legend: B batch, D embedding width, C classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from uml_core.config import EncoderConfig, Experiment
+from uml_core.config import CorpusConfig, EncoderConfig, Experiment
+from uml_core.corpora.ready import ReadyEmbeddings, stream_ready_embeddings
+from uml_core.corpora.rows import Row
 from uml_core.encoders import Decoded, Encoder, Raw, build_encoder
 from uml_core.models import SharedHeadModel, folded_target_head
 
@@ -35,6 +38,31 @@ class Predictions:
     classes: list[str]
     probabilities: npt.NDArray[np.float64]
     logits: npt.NDArray[np.float32]
+
+
+class ReadyRows(Protocol):
+    """A chunk of ready inputs: the rows that were classified, and those that cannot be used."""
+
+    @property
+    def rows(self) -> tuple[Row, ...]: ...
+    @property
+    def rejected(self) -> tuple[Row, ...]: ...
+
+
+class Predictor(Protocol):
+    """A trained target model of either objective."""
+
+    @property
+    def modality(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def input_column(self) -> str: ...
+    def build_encoder(self) -> Encoder | None: ...
+    def classify_decoded(self, encoder: Encoder, rows: Sequence[Decoded], *, batch_size: int) -> Predictions: ...
+    def classify_ready(self, values: Sequence[Any]) -> Predictions: ...
+    def ready_inputs(self, path: str) -> Iterator[tuple[ReadyRows, Predictions]]: ...
+    def save(self, directory: Path) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -82,13 +110,27 @@ class TargetPredictor:
         top_B, code_B = probabilities_BC.max(dim=1)
         return Predictions([self.classes[code] for code in code_B.tolist()], top_B.numpy(), logits_BC.numpy())
 
+    def classify_decoded(self, encoder: Encoder, rows: Sequence[Decoded], *, batch_size: int) -> Predictions:
+        """Encode decoded rows and classify them."""
+        return self.classify(encoder.encode_all(rows, batch_size))
+
+    def classify_ready(self, values: Sequence[Any]) -> Predictions:
+        """Classify embeddings as they come in a column."""
+        return self.classify(np.asarray(values, dtype=np.float32))
+
+    def ready_inputs(self, path: str) -> Iterator[tuple[ReadyEmbeddings, Predictions]]:
+        """Yield the rows of a file of ready embeddings with their predictions."""
+        config = CorpusConfig(modality="vector", format="embeddings", path=path)
+        for chunk in stream_ready_embeddings("input", config):
+            yield chunk, self.classify(chunk.embeddings)
+
     def predict(self, raw: Sequence[Raw], *, batch_size: int = 32) -> Predictions:
         """Decode, encode and classify raw inputs on this process's CPU. Raises RowError for an unreadable input."""
         encoder = self.build_encoder()
         assert encoder is not None, "inputs are embeddings: call classify()"
         encoder.load(precision=self.precision)
         decoded: list[Decoded] = [encoder.decode(row) for row in raw]
-        return self.classify(encoder.encode_all(decoded, batch_size))
+        return self.classify_decoded(encoder, decoded, batch_size=batch_size)
 
     def save(self, directory: Path) -> None:
         """Write predictor.json and target_head.safetensors."""
@@ -116,3 +158,13 @@ class TargetPredictor:
             normalize=settings["normalize"],
             head=load_file(directory / HEAD_FILE)["head.weight"],
         )
+
+
+def load_predictor_folder(directory: Path) -> Predictor:
+    """Read what the `save` of either predictor wrote."""
+    settings = json.loads((directory / PREDICTOR_FILE).read_text(encoding="utf-8"))
+    if settings.get("objective") == "self_supervised":
+        from uml_core.sequence_serving import SequencePredictor
+
+        return SequencePredictor.load(directory)
+    return TargetPredictor.load(directory)

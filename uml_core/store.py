@@ -189,33 +189,31 @@ class CorpusStore:
             InputError: the corpus is not embedded by this encoder (other fingerprints are named), holds sequences of
                 tokens, or holds NaN.
         """
-        manifest = self.read_manifest()
-        if manifest is None:
-            raise InputError(self._missing_message())
+        manifest = self.finished_manifest()
         if manifest.get("tokens"):
             raise InputError(
                 f"corpus '{self.corpus}' is embedded as sequences of tokens, and objective supervised needs one "
                 "embedding a row; set pooling of its encoder to auto, mean or cls and embed again"
             )
-        table = self._read_parts(manifest, ["label", "split", "embedding"])
-        embeddings = _to_matrix(table["embedding"], manifest["dim"])
-        if not np.isfinite(embeddings).all():
-            bad = int((~np.isfinite(embeddings).all(axis=1)).sum())
-            raise InputError(
-                f"store {self.directory} holds {bad} embeddings with NaN or infinity; delete it and embed again"
-            )
-        label_names, label_codes = _codes(table["label"])
-        split_names, split_codes = _codes(table["split"])
+        table = self.read_columns(manifest, ["label", "split", "embedding"])
+        embeddings = finite_matrix(table["embedding"], manifest["dim"], self.directory)
+        label_names, label_codes = codes_of(table["label"])
+        split_names, split_codes = codes_of(table["split"])
         return CorpusTable(embeddings, label_codes, label_names, split_codes, split_names)
 
     def load_ids(self) -> tuple[str, ...]:
         """Read every row's id, in the order of `load`: for looking at rows, never for training."""
+        return tuple(self.read_columns(self.finished_manifest(), ["id"])["id"].to_pylist())
+
+    def finished_manifest(self) -> dict[str, Any]:
+        """Return the manifest. Raises InputError where the corpus is not embedded by this encoder."""
         manifest = self.read_manifest()
         if manifest is None:
             raise InputError(self._missing_message())
-        return tuple(self._read_parts(manifest, ["id"])["id"].to_pylist())
+        return manifest
 
-    def _read_parts(self, manifest: Mapping[str, Any], columns: list[str]) -> pa.Table:
+    def read_columns(self, manifest: Mapping[str, Any], columns: list[str]) -> pa.Table:
+        """Read some columns of every part of the manifest."""
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
             paths = [f"{self.directory}/{name}" for name in manifest["parts"]]
             return pa.concat_tables(pool.map(self._read_parquet, paths, itertools.repeat(columns)))
@@ -294,12 +292,17 @@ def _sum_counts(parts: Sequence[PartFooter]) -> ClassCounts:
     return {split: dict(sorted(classes.items())) for split, classes in sorted(counts.items())}
 
 
-def _to_matrix(column: pa.ChunkedArray, dim: int) -> npt.NDArray[np.float32]:
+def finite_matrix(column: pa.ChunkedArray, dim: int, directory: str) -> npt.NDArray[np.float32]:
+    """Return a column of vectors as (N, D) float32. Raises InputError where it holds NaN or infinity."""
     chunks = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim) for chunk in column.chunks]
-    return np.concatenate(chunks).astype(np.float32, copy=False)
+    matrix: npt.NDArray[np.float32] = np.concatenate(chunks).astype(np.float32, copy=False)
+    if not np.isfinite(matrix).all():
+        bad = int((~np.isfinite(matrix).all(axis=1)).sum())
+        raise InputError(f"store {directory} holds {bad} embeddings with NaN or infinity; delete it and embed again")
+    return matrix
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+def codes_of(column: pa.ChunkedArray) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
     """Return sorted names and each row's index into them (-1 for null)."""
     names = sorted(name for name in column.unique().to_pylist() if name is not None)
     position = {name: index for index, name in enumerate(names)}

@@ -21,7 +21,6 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # two small files do not need one
 
 import mlflow
-import numpy as np
 import pandas as pd
 from filelock import FileLock
 from mlflow.entities import Metric, Param, RunTag, ViewType
@@ -35,7 +34,7 @@ from mlflow.types.schema import Array
 from uml_core.config import Experiment, TrackingConfig
 from uml_core.errors import InputError, listing, nearest
 from uml_core.runs import MetricPoint, RunRecord
-from uml_core.serving import TargetPredictor
+from uml_core.serving import Predictor, load_predictor_folder
 from uml_core.tracking_uri import check_tracking, without_password
 
 MAX_METRICS = 1000  # MLflow's limits for one log_batch call
@@ -75,7 +74,7 @@ class MLflowTracker:
         """Write a text artifact."""
         self._client.log_text(self.run_id, text, name)
 
-    def log_predictor(self, predictor: TargetPredictor, directory: Path) -> str:
+    def log_predictor(self, predictor: Predictor, directory: Path) -> str:
         """Log the target model as an MLflow model that takes raw inputs; returns its URI."""
         predictor.save(directory)
         mlflow.set_tracking_uri(self._tracking.uri)
@@ -106,7 +105,7 @@ class MLflowTargetModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the head and the encoder's weights once."""
-        self._predictor = TargetPredictor.load(Path(context.artifacts["predictor"]))
+        self._predictor = load_predictor_folder(Path(context.artifacts["predictor"]))
         self._encoder = self._predictor.build_encoder()
         if self._encoder is not None:
             self._encoder.load(precision=self._predictor.precision)
@@ -115,10 +114,10 @@ class MLflowTargetModel(PythonModel):
         """Return columns prediction and probability, one row an input."""
         column = list(model_input[self._predictor.input_column])
         if self._encoder is None:
-            predictions = self._predictor.classify(np.asarray(column, dtype=np.float32))
+            predictions = self._predictor.classify_ready(column)
         else:
             decoded = [self._encoder.decode(row) for row in column]
-            predictions = self._predictor.classify(self._encoder.encode_all(decoded, batch_size=32))
+            predictions = self._predictor.classify_decoded(self._encoder, decoded, batch_size=32)
         return pd.DataFrame({"prediction": predictions.classes, "probability": predictions.probabilities})
 
 
@@ -255,13 +254,13 @@ def download(tracking_uri: str, uri: str, directory: Path) -> Path:
         ) from None
 
 
-def load_predictor(tracking_uri: str, model_uri: str, directory: Path) -> TargetPredictor:
+def load_predictor(tracking_uri: str, model_uri: str, directory: Path) -> Predictor:
     """Load the target model that a run logged. Raises InputError if the URI holds none."""
     folder = download(tracking_uri, model_uri, directory)
     found = sorted(folder.rglob("predictor.json"))
     if not found:
         raise InputError(f"{model_uri} holds no target model of this project (predictor.json is missing)")
-    return TargetPredictor.load(found[0].parent)
+    return load_predictor_folder(found[0].parent)
 
 
 def _record(run: Any) -> RunRecord:
@@ -284,8 +283,9 @@ def _alone_on(uri: str) -> contextlib.AbstractContextManager[Any]:
     return FileLock(f"{uri.removeprefix('sqlite:///')}.lock")
 
 
-def _signature(predictor: TargetPredictor) -> ModelSignature:
+def _signature(predictor: Predictor) -> ModelSignature:
     kinds: dict[str, Any] = {"content": DataType.binary, "text": DataType.string, "embedding": Array(DataType.float)}
+    kinds["tokens"] = Array(Array(DataType.double))
     column = predictor.input_column
     outputs: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.string, "prediction"),

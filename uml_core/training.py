@@ -13,22 +13,22 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from uml_core.analysis.gradients import gradient_cosines
 from uml_core.config import Experiment
-from uml_core.corpora.training_data import LabelledRows, TrainingData
+from uml_core.corpora.sequence_data import SequenceData
+from uml_core.corpora.training_data import TrainingData
 from uml_core.errors import InputError
-from uml_core.feed import Batch, ResidentFeed, gathered
-from uml_core.gradients import AutogradGradient, Gradient
+from uml_core.feed import Batch
+from uml_core.gradients import Gradient, StepBatch
 from uml_core.mixing import MixingPlan
-from uml_core.models import SharedHeadModel, build_model
-from uml_core.models.shared_head_gradient import SharedHeadGradient
+from uml_core.objective import Objective, Place
 from uml_core.optimisation import build_optimizer, learning_rate, set_learning_rate
+from uml_core.supervised import SupervisedObjective
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Progress:
     finished: bool = False
 
 
-def train_step(gradient: Gradient, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
+def train_step(gradient: Gradient, optimizer: torch.optim.Optimizer, batch: StepBatch) -> dict[str, float]:
     """Make one optimiser update on the weighted sum of the corpora's losses; returns each corpus's mean loss.
 
     Raises:
@@ -97,22 +97,18 @@ class TrainingRun:
     def __init__(
         self,
         experiment: Experiment,
-        data: TrainingData,
+        data: TrainingData | SequenceData,
         *,
         device: str = "cpu",
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.experiment, self.data = experiment, data
-        self._device, self._world_size = torch.device(device), world_size
+        self._world_size = world_size
         self._plan = MixingPlan.of(experiment)
-        self._feed = ResidentFeed(
-            data, self._plan, seed=experiment.seed, device=self._device, rank=rank, world_size=world_size
-        )
-        self.model: SharedHeadModel = build_model(experiment, data).to(self._device)
+        self.objective = build_objective(experiment, data, Place(torch.device(device), rank, world_size))
+        self.model: Any = self.objective.model
         self._optimizer = build_optimizer(self.model, experiment.optim)
-        self._normalize = experiment.model.normalize
-        self._val = gathered(data.val, self._device)
         self._progress = Progress()
         self.best: BestModel | None = None
 
@@ -131,7 +127,7 @@ class TrainingRun:
         if settings.max_steps == 0 and not self._progress.finished:
             self._progress.finished = True
             yield self._evaluate(losses={})
-        gradient = self._build_gradient()
+        gradient = self.objective.gradient()
         while not self._progress.finished:
             until = min(self._progress.step + settings.eval_every, settings.max_steps)
             losses = self._train_until(until, gradient)
@@ -165,7 +161,7 @@ class TrainingRun:
         self._progress = Progress(**{**state["progress"], "samples": Counter(state["progress"]["samples"])})
         self.best = None if state["best"] is None else BestModel(**state["best"])
 
-    def load_best(self) -> SharedHeadModel:
+    def load_best(self) -> Any:
         """Put the best weights into the model and return it."""
         assert self.best is not None, "no evaluation yet"
         self.model.load_state_dict(self.best.weights)
@@ -182,9 +178,9 @@ class TrainingRun:
             set_learning_rate(self._optimizer, learning_rate(progress.step, self.experiment))
             for group in self._plan.step(progress.step).groups:
                 waiting = time.perf_counter()
-                batch = self._batch(progress.step, group)
+                batch = self.objective.batch(progress.step, group)
                 wait_s += time.perf_counter() - waiting
-                if not batch.embeddings:
+                if batch is None:
                     continue
                 for corpus, loss in self._step(gradient, batch).items():
                     sums[corpus] += loss
@@ -195,22 +191,15 @@ class TrainingRun:
         progress.data_wait_s += wait_s
         return {corpus: total / counts[corpus] for corpus, total in sums.items()}
 
-    def _step(self, gradient: Gradient, batch: Batch) -> dict[str, float]:
+    def _step(self, gradient: Gradient, batch: StepBatch) -> dict[str, float]:
         try:
             return train_step(gradient, self._optimizer, batch)
         except NonFiniteLossError as error:
             raise NonFiniteLossError(error.losses, self._progress.step) from None
 
-    def _batch(self, step: int, corpora: tuple[str, ...]) -> Batch:
-        batch = self._feed.batch(step, corpora)
-        if not self._normalize:
-            return batch
-        normalised = {corpus: nn.functional.normalize(value, dim=-1) for corpus, value in batch.embeddings.items()}
-        return Batch(normalised, batch.labels, batch.global_counts)
-
     def _evaluate(self, losses: dict[str, float]) -> Evaluation:
         progress = self._progress
-        accuracy, nll = evaluate_head(self.model, self.data.target, *self._val, normalize=self._normalize)
+        accuracy, nll = self.objective.validate()
         better = self.best is None or (accuracy, -nll) > (self.best.val_accuracy, -self.best.val_nll)
         if better:
             weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
@@ -222,35 +211,15 @@ class TrainingRun:
 
     def _gradient_cosines(self) -> dict[str, float]:
         """Compare the corpora's gradients on the batch that comes next, which these weights have not seen."""
-        batch = self._batch(self._progress.step, self._plan.corpora)
+        batch = self.objective.batch(self._progress.step, self._plan.corpora)
+        assert isinstance(batch, Batch), "other objectives with train.gradient_cosine are refused with the experiment"
         return gradient_cosines(self.model, batch, self.data.target, world_size=self._world_size)
 
-    def _build_gradient(self) -> Gradient:
-        """Return the closed form in float32, autograd where products are cast to bfloat16."""
-        weights = self._plan.loss_weight
-        precision = self.experiment.train.precision
-        if precision == "bfloat16" or (precision == "auto" and self._device.type == "cuda"):
-            autocast = partial(torch.autocast, self._device.type, dtype=torch.bfloat16)
-            return AutogradGradient(self.model, weights, world_size=self._world_size, autocast=autocast)
-        return SharedHeadGradient(self.model, weights, world_size=self._world_size)
 
+def build_objective(experiment: Experiment, data: TrainingData | SequenceData, place: Place) -> Objective:
+    """Return the objective that an experiment's data is for, with its model built and its data on the device."""
+    if isinstance(data, SequenceData):
+        from uml_core.self_supervised import SelfSupervisedObjective  # scikit-learn takes a second
 
-@torch.inference_mode()
-def evaluate_head(
-    model: SharedHeadModel, corpus: str, embedding_ND: Tensor, labels_N: Tensor, *, normalize: bool = False
-) -> tuple[float, float]:
-    """Return accuracy in [0, 1] and mean NLL in nats of one corpus's rows; leaves the model's mode as it was."""
-    was_training = model.training
-    model.eval()
-    if normalize:
-        embedding_ND = nn.functional.normalize(embedding_ND, dim=-1)
-    logits_NC = model.logits(corpus, embedding_ND)
-    model.train(was_training)
-    accuracy = (logits_NC.argmax(dim=1) == labels_N).float().mean().item()
-    return accuracy, nn.functional.cross_entropy(logits_NC.float(), labels_N).item()
-
-
-def evaluate_rows(model: SharedHeadModel, corpus: str, rows: LabelledRows, *, normalize: bool) -> float:
-    """Return the accuracy in [0, 1] on some rows of the target."""
-    device = next(model.parameters()).device
-    return evaluate_head(model, corpus, *gathered(rows, device), normalize=normalize)[0]
+        return SelfSupervisedObjective(experiment, data, place)
+    return SupervisedObjective(experiment, data, place)

@@ -67,7 +67,7 @@ def test_overrides_are_read_as_yaml(file: Path) -> None:
         ("mixing.warm_start.steps=5", ["mixing.warm_start.corpus"]),
         ("corpora.photos.control=noise", ["controls are for auxiliary corpora"]),
         ("corpora.captions.modality=vector", ["format must be embeddings"]),
-        ("objective=self_supervised", ["objective is 'self_supervised'", "'supervised'"]),
+        ("objective=selfsupervised", ["objective is 'selfsupervised'", "did you mean 'self_supervised'"]),
         ("no-equals-sign", ["not key=value"]),
     ],
 )

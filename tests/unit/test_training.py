@@ -19,7 +19,8 @@ from uml_core.models import build_model, folded_target_head
 from uml_core.models.shared_head import class_prototypes
 from uml_core.optimisation import learning_rate
 from uml_core.results import measure_outcome
-from uml_core.training import TrainingRun, evaluate_head
+from uml_core.supervised import evaluate_head
+from uml_core.training import TrainingRun
 
 RNG = np.random.default_rng(0)
 LATENT = RNG.normal(size=(4, 3))

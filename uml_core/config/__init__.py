@@ -3,7 +3,15 @@
 from uml_core.config.corpora import CorpusConfig, EmbedConfig, EncoderConfig, EncodersConfig, TrackingConfig
 from uml_core.config.dotted import flatten, hash_of, set_dotted
 from uml_core.config.experiment import Experiment, load_experiment, parse_experiment
-from uml_core.config.training import DataConfig, MixingConfig, ModelConfig, OptimConfig, TrainConfig, TuneConfig
+from uml_core.config.training import (
+    DataConfig,
+    MixingConfig,
+    ModelConfig,
+    OptimConfig,
+    SequenceModelConfig,
+    TrainConfig,
+    TuneConfig,
+)
 
 __all__ = [
     "CorpusConfig",
@@ -15,6 +23,7 @@ __all__ = [
     "MixingConfig",
     "ModelConfig",
     "OptimConfig",
+    "SequenceModelConfig",
     "TrackingConfig",
     "TrainConfig",
     "TuneConfig",

@@ -11,9 +11,14 @@ from uml_core.config.base import Count, Fraction01, Positive, PositiveCount, Set
 from uml_core.corpora.template_sets import PLACEHOLDER, TEMPLATE_SETS
 from uml_core.errors import listing, nearest
 
-Modality = Literal["image", "text", "audio", "vector"]
-CorpusFormat = Literal["folder", "table", "descriptors", "templates", "webdataset", "embeddings"]
+Modality = Literal["image", "text", "audio", "vector", "sequence"]
+CorpusFormat = Literal[
+    "folder", "table", "descriptors", "templates", "webdataset", "embeddings", "tokens", "multibench"
+]
+READY_FORMATS = ("embeddings", "tokens", "multibench")  # adopted as they are: no encoder
 CorpusControl = Literal["none", "shuffled_labels", "noise", "unrelated"]
+MultiBenchDataset = Literal["mosi", "mosei", "mustard", "ur_funny", "mimic"]
+MultiBenchField = Literal["vision", "audio", "text", "static", "series"]
 
 
 class EncoderConfig(Settings):
@@ -47,6 +52,8 @@ class CorpusConfig(Settings):
     templates: tuple[str, ...] = ()  # format templates: sentences in which {class} stands for the class
     template_set: str | None = None  # format templates: published ones by name; None: "a photo of a {class}."
     names: Mapping[str, str] = Field(default_factory=dict)  # format templates: readable names; others: "_" becomes " "
+    dataset: MultiBenchDataset | None = None  # format multibench: which one the file is of, for its label rule
+    field: MultiBenchField | None = None  # format multibench: which of the file's arrays; mimic has static and series
     encoder: EncoderConfig | None = None
     # A control replaces what the corpus says and keeps everything else equal (PAPER.md section 7):
     # shuffled_labels permutes the labels over rows; noise replaces embeddings by Gaussian noise of the same mean and
@@ -57,6 +64,10 @@ class CorpusConfig(Settings):
     def _format_fits(self) -> Self:
         if self.modality == "vector" and self.format != "embeddings":
             raise ValueError(f"modality vector has no raw input, so format must be embeddings, not {self.format}")
+        if self.modality == "sequence" and self.format not in ("tokens", "multibench"):
+            raise ValueError(
+                f"modality sequence has no raw input, so format must be tokens or multibench, not {self.format}"
+            )
         if self.format in ("descriptors", "templates") and self.modality != "text":
             raise ValueError(f"format {self.format} holds sentences, so modality must be text, not {self.modality}")
         if self.path is None and self.format != "templates":
@@ -64,9 +75,24 @@ class CorpusConfig(Settings):
         if self.path is not None and self.format == "templates":
             raise ValueError("path is set on format templates, which reads no file; remove it")
         belongs = {"root": "table", "templates": "templates", "template_set": "templates", "names": "templates"}
+        belongs |= {"dataset": "multibench", "field": "multibench"}
         for setting, format_ in belongs.items():
             if getattr(self, setting) and self.format != format_:
                 raise ValueError(f"{setting} is set on format {self.format}; it belongs to format {format_}")
+        return self
+
+    @model_validator(mode="after")
+    def _multibench_is_whole(self) -> Self:
+        if self.format != "multibench":
+            return self
+        fields = ("static", "series") if self.dataset == "mimic" else ("vision", "audio", "text")
+        if self.dataset is None:
+            raise ValueError(
+                "dataset is missing; format multibench needs it for its label rule: mosi, mosei, mustard, ur_funny "
+                "or mimic"
+            )
+        if self.field not in fields:
+            raise ValueError(f"field is {self.field}; the arrays of {self.dataset} are {listing(fields)}")
         return self
 
     @model_validator(mode="after")

@@ -29,7 +29,9 @@ def describe_validation_error(error: ValidationError, root: type[BaseModel]) -> 
     elif kind == "value_error":
         line = str(first["ctx"]["error"]) if "ctx" in first else first["msg"]
         line = (
-            line if line.startswith((setting, "mixing", "target", "model", "corpora", "data")) else f"{setting}: {line}"
+            line
+            if line.startswith((setting, "mixing", "target", "model", "sequence_model", "train", "corpora", "data"))
+            else f"{setting}: {line}"
         )
     elif kind == "literal_error":
         choices = first["ctx"]["expected"]

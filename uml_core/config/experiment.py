@@ -19,10 +19,25 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError, model_validator
 
 from uml_core.config.base import Name, Settings
-from uml_core.config.corpora import CorpusConfig, EmbedConfig, EncoderConfig, EncodersConfig, TrackingConfig
+from uml_core.config.corpora import (
+    READY_FORMATS,
+    CorpusConfig,
+    EmbedConfig,
+    EncoderConfig,
+    EncodersConfig,
+    TrackingConfig,
+)
 from uml_core.config.dotted import flatten, hash_of, set_dotted
 from uml_core.config.errors import describe_validation_error
-from uml_core.config.training import DataConfig, MixingConfig, ModelConfig, OptimConfig, TrainConfig, TuneConfig
+from uml_core.config.training import (
+    DataConfig,
+    MixingConfig,
+    ModelConfig,
+    OptimConfig,
+    SequenceModelConfig,
+    TrainConfig,
+    TuneConfig,
+)
 from uml_core.errors import InputError, listing, nearest
 
 
@@ -36,9 +51,10 @@ class Experiment(Settings):
     target: str
     corpora: Mapping[Name, CorpusConfig]
     encoders: EncodersConfig = EncodersConfig()
-    objective: Literal["supervised"] = "supervised"
+    objective: Literal["supervised", "self_supervised"] = "supervised"
     embed: EmbedConfig = EmbedConfig()
     model: ModelConfig = ModelConfig()
+    sequence_model: SequenceModelConfig = SequenceModelConfig()
     mixing: MixingConfig = MixingConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
@@ -79,6 +95,24 @@ class Experiment(Settings):
             raise ValueError("mixing.warm_start.steps is set without mixing.warm_start.corpus; name the corpus")
         return self
 
+    @model_validator(mode="after")
+    def _settings_fit_the_objective(self) -> Self:
+        if self.objective == "supervised":
+            return self
+        if self.train.gradient_cosine:
+            raise ValueError("train.gradient_cosine compares gradients on the shared head; set objective=supervised")
+        if self.train.batch_size < self.train.workers:
+            raise ValueError(
+                f"train.batch_size is {self.train.batch_size} with train.workers {self.train.workers}; "
+                "every worker needs a sequence in a step"
+            )
+        if self.data.auxiliary_shots:
+            raise ValueError(
+                "data.auxiliary_shots counts rows per class, and objective self_supervised reads no auxiliary labels; "
+                "remove it"
+            )
+        return self
+
     @property
     def auxiliaries(self) -> tuple[str, ...]:
         """Names of the corpora other than the target, in the file's order."""
@@ -92,7 +126,7 @@ class Experiment(Settings):
     def encoder_of(self, corpus: str) -> EncoderConfig | None:
         """Return the corpus's encoder: its own, else its modality's; None for ready embeddings."""
         config = self.corpora[corpus]
-        if config.format == "embeddings":
+        if config.format in READY_FORMATS:
             return None
         modality_encoder: EncoderConfig = getattr(self.encoders, config.modality)
         return config.encoder or modality_encoder

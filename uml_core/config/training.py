@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from uml_core.config.base import Count, Fraction01, NonNegative, Positive, PositiveCount, Settings
 
@@ -20,6 +20,39 @@ class ModelConfig(Settings):
     scale_init: Positive = 1.0
     normalize: bool = False  # L2-normalise embeddings first (for CLIP encoders, with scale_init 100)
     shared_width: PositiveCount | None = None  # None: the width of the corpus that initialises the head
+
+
+class SequenceModelConfig(Settings):
+    """The model of objective self_supervised: projections of every corpus around one shared transformer.
+
+    `task` next_token predicts each token from those before it (causal attention); masked_token predicts hidden tokens
+    from all others (attention both ways). Sequences of one token are reconstructed.
+    """
+
+    width: PositiveCount = 40  # H, shared by all corpora
+    layers: PositiveCount = 5
+    heads: PositiveCount = 5
+    feedforward: PositiveCount = 2048
+    dropout: Annotated[float, Field(ge=0, le=0.9, allow_inf_nan=False)] = 0.1  # drawn with 8 bits: .1 is 26/256
+    positions: Literal["learnable", "sinusoidal", "rotary", "none"] = "learnable"
+    max_tokens: PositiveCount = 256  # longer sequences are cut
+    task: Literal["next_token", "masked_token"] = "next_token"
+    masked_share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.15  # task masked_token: tokens hidden
+    standardize: bool = True  # every feature to mean 0 and variance 1 over its corpus's train tokens
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(
+                f"sequence_model.width is {self.width} with sequence_model.heads {self.heads}; "
+                "the width must be a multiple of the heads"
+            )
+        if self.positions == "rotary" and (self.width // self.heads) % 2:
+            raise ValueError(
+                f"sequence_model.positions is rotary, and a head is {self.width // self.heads} wide; rotary positions "
+                "need an even width per head"
+            )
+        return self
 
 
 class WarmStartConfig(Settings):

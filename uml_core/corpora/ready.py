@@ -36,6 +36,16 @@ class ReadyEmbeddings:
     rows: tuple[Row, ...]
     embeddings: npt.NDArray[np.float32]
     rejected: tuple[Row, ...]  # each with its fault
+    vocabulary: None = None  # of token sequences only
+
+    @property
+    def dim(self) -> int:
+        """Embedding width D."""
+        return int(self.embeddings.shape[1])
+
+    def values(self, dtype: str) -> npt.NDArray[np.floating]:
+        """Return the embeddings in the dtype to store."""
+        return self.embeddings.astype(dtype)
 
 
 def ready_identity(name: str, corpus: CorpusConfig) -> dict[str, object]:

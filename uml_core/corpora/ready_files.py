@@ -89,7 +89,7 @@ def _npy_chunks(named: str, place: str, chunk_rows: int) -> Iterator[Chunk]:
     """Yield rows of an array, read as a stream: an array of any size, also from a URI, takes a chunk's memory."""
     with open_bytes(place) as file:
         (num_rows, dim), dtype = _npy_header(named, file)
-        names = _metadata(named, place, num_rows)
+        names = metadata_records(named, place, num_rows)
         for start in range(0, num_rows, chunk_rows):
             count = min(chunk_rows, num_rows - start)
             content = file.read(count * dim * dtype.itemsize)
@@ -118,7 +118,8 @@ def _npy_header(named: str, file: IO[bytes]) -> tuple[tuple[int, int], np.dtype[
     return (shape[0], shape[1]), dtype
 
 
-def _metadata(named: str, place: str, num_rows: int) -> Iterator[Record]:
+def metadata_records(named: str, place: str, num_rows: int) -> Iterator[Record]:
+    """Yield the records beside an array; where there are none, empty ones."""
     file = metadata_of(place, named)
     if file is None:
         return iter([Record({})] * num_rows)

@@ -12,6 +12,7 @@ import logging
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,33 @@ logger = logging.getLogger(__name__)
 
 MAX_VAL_SHOTS = 4  # few-shot validation has min(4, shots) samples per class (PAPER.md section 2)
 MAIN_SPLITS = ("train", "val", "test")
+
+
+class NamedRows(Protocol):
+    """What a table of embeddings and a table of sequences have in common: the label and split of every row (N,)."""
+
+    @property
+    def label_codes(self) -> npt.NDArray[np.int64]: ...  # -1 where there is no label
+    @property
+    def label_names(self) -> tuple[str, ...]: ...
+    @property
+    def split_codes(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def split_names(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class TargetRows:
+    """The target's classes, every row's class code (N,), and the labelled rows of each split.
+
+    `taken` are all rows that validation and test were given, those that few-shot validation leaves out among them.
+    """
+
+    classes: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    splits: dict[str, Rows]
+    shifted: dict[str, Rows]
+    taken: Rows
 
 
 @dataclass(frozen=True)
@@ -82,19 +110,8 @@ def build_training_data(experiment: Experiment, tables: Mapping[str, CorpusTable
             empty, or an auxiliary corpus shares no class with the target.
     """
     target = tables[experiment.target]
-    train_rows = _split_rows(target, "train")
-    if not len(train_rows):
-        found = listing(target.split_names)
-        raise InputError(f"corpora.{experiment.target} has no labelled train rows (splits found: {found})")
-    classes = tuple(sorted(target.label_names[code] for code in np.unique(target.label_codes[train_rows])))
-    labels = _class_codes(target, classes)
-    _check_classes_have_train_rows(experiment.target, target, labels)
-    splits = _target_splits(experiment, target, labels)
-    if not len(splits["val"]):
-        raise InputError(
-            f"corpora.{experiment.target} has no validation rows: its train split has one row per class; "
-            "add a val split, or more train rows"
-        )
+    found = target_rows(experiment, target)
+    classes, labels, splits = found.classes, found.labels, found.splits
 
     def labelled(selected: Rows) -> LabelledRows:
         return LabelledRows(target.embeddings, selected, labels[selected])
@@ -103,31 +120,59 @@ def build_training_data(experiment: Experiment, tables: Mapping[str, CorpusTable
     dropped: dict[str, dict[str, int]] = {}
     for corpus in experiment.auxiliaries:
         train[corpus], dropped[corpus] = _auxiliary_rows(experiment, corpus, tables[corpus], classes)
-    extra = [name for name in target.split_names if name not in MAIN_SPLITS]
-    shifted = {name: labelled(_rows_with_class(target, name, labels)) for name in extra}
     return TrainingData(
         classes=classes,
         target=experiment.target,
         train=train,
         val=labelled(splits["val"]),
         test=labelled(splits["test"]) if len(splits["test"]) else None,
-        shifted={name: rows for name, rows in shifted.items() if len(rows)},
+        shifted={name: labelled(rows) for name, rows in found.shifted.items()},
         dropped=dropped,
     )
 
 
-def _target_splits(experiment: Experiment, table: CorpusTable, labels: npt.NDArray[np.int64]) -> dict[str, Rows]:
-    """Return train, val and test rows: given splits first, then held-out fractions, then few-shot subsets."""
+def target_rows(experiment: Experiment, table: NamedRows) -> TargetRows:
+    """Return the target's classes and the labelled rows of each split.
+
+    Raises:
+        InputError: there are no labelled train rows, a class of val or test has no train row, or validation is empty.
+    """
+    train_rows = _split_rows(table, "train")
+    if not len(train_rows):
+        found = listing(table.split_names)
+        raise InputError(f"corpora.{experiment.target} has no labelled train rows (splits found: {found})")
+    classes = tuple(sorted(table.label_names[code] for code in np.unique(table.label_codes[train_rows])))
+    labels = _class_codes(table, classes)
+    _check_classes_have_train_rows(experiment.target, table, labels)
+    splits, taken = _target_splits(experiment, table, labels)
+    if not len(splits["val"]):
+        raise InputError(
+            f"corpora.{experiment.target} has no validation rows: its train split has one row per class; "
+            "add a val split, or more train rows"
+        )
+    extra = [name for name in table.split_names if name not in MAIN_SPLITS]
+    shifted = {name: _rows_with_class(table, name, labels) for name in extra}
+    return TargetRows(classes, labels, splits, {name: rows for name, rows in shifted.items() if len(rows)}, taken)
+
+
+def _target_splits(
+    experiment: Experiment, table: NamedRows, labels: npt.NDArray[np.int64]
+) -> tuple[dict[str, Rows], Rows]:
+    """Return train, val and test rows, and all that val and test were given before few-shot validation.
+
+    Given splits come first, then held-out fractions, then few-shot subsets.
+    """
     data, seed = experiment.data, experiment.data.split_seed
     rows = {name: _rows_with_class(table, name, labels) for name in MAIN_SPLITS}
     if not len(rows["test"]) and data.test_fraction > 0:
         rows["train"], rows["test"] = split_off(labels, rows["train"], fraction=data.test_fraction, seed=seed)
     if not len(rows["val"]):
         rows["train"], rows["val"] = split_off(labels, rows["train"], fraction=data.val_fraction, seed=seed)
+    taken = np.concatenate([rows["val"], rows["test"]])
     if data.shots is not None:
         rows["train"] = take_shots(labels, rows["train"], shots=data.shots, seed=seed)
         rows["val"] = take_shots(labels, rows["val"], shots=min(MAX_VAL_SHOTS, data.shots), seed=seed)
-    return rows
+    return rows, taken
 
 
 def _auxiliary_rows(
@@ -181,26 +226,26 @@ def _relabelled(table: CorpusTable, classes: tuple[str, ...], rng: np.random.Gen
     return np.where(table.label_codes >= 0, lot[table.label_codes], -1)
 
 
-def _class_codes(table: CorpusTable, classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
+def _class_codes(table: NamedRows, classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
     """Translate a table's label codes into the target's class codes (N,), -1 for classes it lacks."""
     position = {name: index for index, name in enumerate(classes)}
     translation = np.array([position.get(name, -1) for name in table.label_names] + [-1], dtype=np.int64)
     return translation[table.label_codes]  # code -1 (no label) picks the last entry
 
 
-def _split_rows(table: CorpusTable, split: str) -> Rows:
+def _split_rows(table: NamedRows, split: str) -> Rows:
     if split not in table.split_names:
         return np.empty(0, dtype=np.int64)
     in_split = table.split_codes == table.split_names.index(split)
     return np.flatnonzero(in_split & (table.label_codes >= 0))
 
 
-def _rows_with_class(table: CorpusTable, split: str, labels: npt.NDArray[np.int64]) -> Rows:
+def _rows_with_class(table: NamedRows, split: str, labels: npt.NDArray[np.int64]) -> Rows:
     rows = _split_rows(table, split)
     return rows[labels[rows] >= 0]
 
 
-def _check_classes_have_train_rows(corpus: str, table: CorpusTable, labels: npt.NDArray[np.int64]) -> None:
+def _check_classes_have_train_rows(corpus: str, table: NamedRows, labels: npt.NDArray[np.int64]) -> None:
     for split in ("val", "test"):
         rows = _split_rows(table, split)
         lacking = {table.label_names[code] for code in table.label_codes[rows[labels[rows] < 0]]}

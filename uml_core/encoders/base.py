@@ -69,6 +69,11 @@ class Encoder(ABC):
         return bool(self.config.pooling == "tokens")
 
     @property
+    def vocabulary(self) -> int | None:
+        """Of an encoder of discrete tokens (T, 1): what they are below; None for vectors."""
+        return None
+
+    @property
     @abstractmethod
     def dim(self) -> int:
         """Width D of one embedding or token, known without loading weights."""

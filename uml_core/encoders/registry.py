@@ -16,7 +16,10 @@ ENCODERS: dict[tuple[str, str], dict[str, str]] = {
     ("image", "package"): {"efficientnet_lite0": "uml_core.encoders.image:PackagedEfficientNet"},
     ("image", "timm"): {"*": "uml_core.encoders.image:TimmEncoder"},
     ("image", "transformers"): {"*": "uml_core.encoders.transformers_image:TransformersImageEncoder"},
-    ("text", "package"): {"minilm_l6": "uml_core.encoders.text:PackagedMiniLM"},
+    ("text", "package"): {
+        "minilm_l6": "uml_core.encoders.text:PackagedMiniLM",
+        "bytes": "uml_core.encoders.byte_tokens:ByteTokens",
+    },
     ("text", "transformers"): {"*": "uml_core.encoders.text:TransformersTextEncoder"},
     ("audio", "package"): {
         "logmel": "uml_core.encoders.audio:LogMelStatistics",

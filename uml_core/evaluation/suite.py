@@ -22,7 +22,7 @@ from uml_core.config import Experiment
 from uml_core.corpora.training_data import LabelledRows, TrainingData
 from uml_core.feed import gathered
 from uml_core.models import SharedHeadModel, build_model
-from uml_core.training import evaluate_rows
+from uml_core.supervised import evaluate_rows
 
 Metrics = Iterator[tuple[str, float]]
 PROBE_C = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse regularisation, chosen on validation

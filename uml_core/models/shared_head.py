@@ -7,8 +7,6 @@ Shape legend: B batch, D embedding width, H shared width, C classes.
 
 from __future__ import annotations
 
-import math
-import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 
 from uml_core.config import Experiment
 from uml_core.corpora.training_data import LabelledRows, TrainingData
+from uml_core.models.seeding import initialise
 
 
 class SharedHeadModel(nn.Module):
@@ -50,10 +49,7 @@ class SharedHeadModel(nn.Module):
 
 
 def build_model(experiment: Experiment, data: TrainingData) -> SharedHeadModel:
-    """Build the model of an experiment, initialised by its seed.
-
-    Every tensor is drawn from its own stream (seed, name): arms that differ in one part start equal in all others.
-    """
+    """Build the model of an experiment, initialised by its seed."""
     dims = {corpus: rows.dim for corpus, rows in data.train.items()}
     init_corpus = head_init_corpus(experiment)
     model = SharedHeadModel(
@@ -63,13 +59,7 @@ def build_model(experiment: Experiment, data: TrainingData) -> SharedHeadModel:
         learnable_scale=experiment.model.learnable_scale,
         scale=experiment.model.scale_init,
     )
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 2:
-            # torch's CPU generator reads 32 bits of a seed: seed and name are hashed into them.
-            stream = np.random.SeedSequence([experiment.seed % 2**32, zlib.crc32(name.encode())])
-            generator = torch.Generator().manual_seed(int(stream.generate_state(1)[0]))
-            bound = 1 / math.sqrt(parameter.shape[1])  # nn.Linear's own range
-            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    initialise(model, experiment.seed)
     zero_shot = experiment.model.head_init == "zero_shot" and init_corpus != experiment.target
     if zero_shot and dims[init_corpus] == model.shared_width:
         prototypes_CH = class_prototypes(data.train[init_corpus], len(data.classes), experiment.model.normalize)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from uml_core.runs import RunRecord
 
 CONTROLS, MIXING_RATIO, EXCHANGE_RATE = "controls", "mixing_ratio", "exchange_rate"
+SELF_SUPERVISED = "self_supervised"
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 from uml_core.evaluation.statistics import PairedDifference, holm, paired_difference
-from uml_core.reporting.collect import CONTROLS, MIXING_RATIO, ArmResults, Condition, SweepResults, collect_sweep
+from uml_core.reporting.collect import (
+    CONTROLS,
+    MIXING_RATIO,
+    SELF_SUPERVISED,
+    ArmResults,
+    Condition,
+    SweepResults,
+    collect_sweep,
+)
 from uml_core.runs import RunRecord
 
 Kind = Literal["gain", "no_gain", "harm", "undecided"]
 KIND_WORDS: dict[Kind, str] = {"harm": "warning, harm", "gain": "gain", "no_gain": "no gain", "undecided": "undecided"}
 MIN_SEEDS = 3
 SIGNIFICANCE = 0.05
+# What a space must have measured before a gain is claimed; self-supervised training reads no labels to shuffle.
+NEEDED_CONTROLS = {CONTROLS: ("shuffled", "linear_probe"), SELF_SUPERVISED: ("noise",)}
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,7 @@ def _condition_verdict(sweep: SweepResults, condition: Condition) -> ConditionVe
             f"run at least {MIN_SEEDS} (tune.seeds={MIN_SEEDS})."
         )
         return ConditionVerdict(condition, "undecided", text, claims)
-    if sweep.space != CONTROLS:
+    if sweep.space not in NEEDED_CONTROLS:
         return ConditionVerdict(condition, "undecided", _without_controls(sweep, condition, main), claims)
     kind, text = _decide(sweep, condition, claims)
     return ConditionVerdict(condition, kind, text, claims)
@@ -146,7 +156,8 @@ def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]
     main = claims[0]
     corpora, verb_s = _corpora(sweep)
     where, measured = condition.words, _measured(main.difference)
-    shuffled = next((claim for name, claim in by_arm.items() if name.startswith("shuffled")), None)
+    needed = NEEDED_CONTROLS[sweep.space]
+    control = next((claim for name, claim in by_arm.items() if name.startswith(needed[0])), None)
     probe = by_arm.get("linear_probe")
     if main.holds_below:
         return "harm", (
@@ -155,8 +166,8 @@ def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]
         )
     if not main.holds_above:
         return "no_gain", f"No gain {where}: {corpora} make{verb_s} no reliable difference ({measured})."
-    if shuffled is None or probe is None:
-        missing = "shuffled control" if shuffled is None else "linear probe"
+    if control is None or ("linear_probe" in needed and probe is None):
+        missing = f"{needed[0]} control" if control is None else "linear probe"
         return "undecided", f"Undecided {where}: {measured} over {main.against}, but no {missing} was measured."
     thin = [claim.against for claim in claims[1:] if claim.difference.count < MIN_SEEDS]
     doubts = [claim for claim in claims[1:] if not claim.holds_above and claim.against not in thin]
@@ -167,7 +178,7 @@ def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]
             f"No gain {where} beyond the controls: {main.arm} is above {main.against} by {measured}, "
             f"but not reliably above {names}: what {corpora} say{verb_s} is not what helps."
         )
-    if probe in doubts:
+    if probe is not None and probe in doubts:
         return "no_gain", (
             f"No gain {where} over a plain linear probe: {main.arm} is above {main.against} by {measured}, but the "
             f"linear probe without projection does as well ({_points(probe.difference.mean)} points)."
@@ -178,8 +189,8 @@ def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]
             f"control {' and '.join(thin)}."
         )
     return "gain", (
-        f"Gain {where}: {corpora} raise{verb_s} test accuracy on {sweep.target} by {measured}, beyond the shuffled "
-        f"control ({_points(shuffled.difference.mean)} points above it).{_sources(sweep, condition)}"
+        f"Gain {where}: {corpora} raise{verb_s} test accuracy on {sweep.target} by {measured}, beyond the {needed[0]} "
+        f"control ({_points(control.difference.mean)} points above it).{_sources(sweep, condition)}"
     )
 
 

@@ -1,0 +1,133 @@
+"""The self-supervised thread on real files: embed, train with its twin, evaluate, predict, tune; two workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file
+
+from pipelines import advise, embed, evaluate, predict, report, train, tune
+from pipelines.provenance import run_kind
+from pipelines.stored import read_training_data
+from tests.unit.sequence_corpora import waves
+from uml_core.config import Experiment, parse_experiment
+from uml_core.errors import InputError
+from uml_core.tracking import download, find_run
+from uml_core.training import TrainingRun
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """Waves as Parquet lists, unlabelled waves of another width as an array, and words as bytes; embedded."""
+    directory = tmp_path_factory.mktemp("waves")
+    sequences, labels, splits = waves(4, seed=1)
+    columns: dict[str, Any] = {"tokens": [each.tolist() for each in sequences], "label": labels, "split": splits}
+    pq.write_table(pa.table(columns), directory / "target.parquet")
+    others, _, _ = waves(6, seed=2, splits=("train",) * 9)
+    array = np.full((len(others), 12, 6), np.nan, dtype=np.float32)
+    for row, tokens in zip(array, others, strict=True):
+        row[: len(tokens)] = tokens
+    np.save(directory / "other.npy", array)
+    (directory / "words.jsonl").write_text("\n".join(f'{{"text": "wave {index}"}}' for index in range(12)))
+    byte_tokens = {"source": "package", "name": "bytes", "pooling": "tokens"}
+    tree = {
+        "name": "waves",
+        "store": str(directory / "store"),
+        "tracking": {"uri": f"sqlite:///{directory}/mlflow.db", "artifacts": str(directory / "artifacts")},
+        "objective": "self_supervised",
+        "target": "target",
+        "corpora": {
+            "target": {"modality": "sequence", "format": "tokens", "path": str(directory / "target.parquet")},
+            "other": {"modality": "sequence", "format": "tokens", "path": str(directory / "other.npy")},
+            "words": {
+                "modality": "text",
+                "format": "table",
+                "path": str(directory / "words.jsonl"),
+                "encoder": byte_tokens,
+            },
+        },
+        "sequence_model": {"width": 8, "heads": 2, "layers": 2, "feedforward": 16},
+        "train": {"max_steps": 30, "eval_every": 15, "batch_size": 6},
+        "optim": {"warmup_steps": 0, "lr": 0.01},
+    }
+    settings = parse_experiment(tree)
+    results = embed.run(settings).results["corpora"]
+    assert {name: (facts["rows"], facts["dim"]) for name, facts in results.items()} == {
+        "target": (54, 4),
+        "other": (27, 6),
+        "words": (12, 1),
+    }
+    assert all(facts["up_to_date"] for facts in embed.run(settings).results["corpora"].values())
+    return settings
+
+
+def test_train_evaluate_and_predict_agree(experiment: Experiment, tmp_path: Path) -> None:
+    trained = train.run(experiment).results
+    record = find_run(experiment.tracking, trained["run_id"])
+    assert (record.status, record.kind) == ("FINISHED", "uml")
+    for name in ("train/loss/target", "train/loss/other", "train/loss/words", "val/accuracy", "test/accuracy"):
+        assert name in record.metrics, name
+    assert run_kind(experiment.unimodal_twin()) == "unimodal"
+
+    evaluated = evaluate.run(experiment, trained["run_id"]).results
+    assert evaluated["test/accuracy"] == pytest.approx(trained["test_accuracy"])
+    assert {"probe/untrained/test_accuracy", "probe/raw/test_accuracy"} <= set(evaluated)
+    with pytest.raises(InputError, match="shared head"):
+        evaluate.run(experiment, trained["run_id"], analyses=evaluate.AnalysisRequest(("margins",)))
+
+    stored = pq.read_table(experiment.corpora["target"].path)
+    tests = stored.filter(pa.array([split == "test" for split in stored["split"].to_pylist()]))
+    pq.write_table(tests.drop_columns(["label", "split"]), tmp_path / "new.parquet")
+    uri, output = experiment.tracking.uri, tmp_path / "out.parquet"
+    predicted = predict.run(f"runs:/{trained['run_id']}/model", str(tmp_path / "new.parquet"), str(output), uri)
+    assert predicted.results["rows"] == 18
+    predictions = pq.read_table(output).to_pydict()
+    hits = [one == other for one, other in zip(predictions["prediction"], tests["label"].to_pylist(), strict=True)]
+    assert np.mean(hits) == pytest.approx(trained["test_accuracy"])
+    mlflow.set_tracking_uri(uri)
+    served = mlflow.pyfunc.load_model(trained["model_uri"])
+    frame = served.predict(pd.DataFrame({"tokens": tests["tokens"].to_pylist()}))
+    assert frame["prediction"].tolist() == predictions["prediction"]
+
+
+def test_two_workers_equal_one_on_the_joined_batch(experiment: Experiment, tmp_path: Path) -> None:
+    changes = {"sequence_model.dropout": 0.0, "train.batch_size": 5, "mixing.batch_ratio.words": 0.3}
+    settings = experiment.override({**changes, "train.workers": 2})
+    run_id = train.run(settings).results["run_id"]
+    two = load_file(download(experiment.tracking.uri, f"runs:/{run_id}/weights/model.safetensors", tmp_path))
+    one = TrainingRun(settings, read_training_data(settings).data)
+    for _ in one.evaluations():
+        pass
+    width = settings.sequence_model.width
+    for name, value in one.load_best().state_dict().items():
+        difference = (value - two[name]).abs()
+        if name.endswith("attention_in.bias"):
+            difference[width : 2 * width] = 0  # no loss depends on the keys' bias: Adam steps along rounding errors
+        assert difference.max() < 1e-3, name
+
+
+def test_the_sweep_compares_with_noise(experiment: Experiment, tmp_path: Path) -> None:
+    settings = experiment.override({"tune.seeds": 3, "train.max_steps": 15})
+    results = tune.run(settings, "self_supervised").results
+    assert (results["trials"], results["failed"]) == (3 * 6, 0)
+    assert results["verdict_kind"] in ("gain", "no_gain", "harm")
+    page = report.run(settings, tmp_path / "report").results
+    assert Path(page["report"]).stat().st_size > 10_000
+
+
+def test_what_is_for_supervised_runs_is_refused(experiment: Experiment) -> None:
+    with pytest.raises(InputError, match="objective supervised"):
+        advise.run(experiment)
+    with pytest.raises(InputError, match="objective=self_supervised"):
+        tune.run(experiment.override({"objective": "supervised"}), "self_supervised")
+    with pytest.raises(InputError, match="sequences of tokens"):
+        train.run(experiment.override({"objective": "supervised"}))

@@ -1,0 +1,54 @@
+"""Do unpaired sequences help a self-supervised trunk, and is it what they hold that helps? (objective self_supervised)
+
+All arms have the same model, steps, target batches and search budget, over paired seeds: the target alone (λ = 0), all
+corpora, noise in place of the auxiliary tokens, and an unrelated corpus where the experiment has one (control:
+unrelated). Of the curricula, one arm trains its first third on the target alone and one on the auxiliaries alone
+(PAPER.md section 3); `untrained` is the trunk as initialised, under the same probe.
+"""
+
+from __future__ import annotations
+
+from tune_spaces.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
+from uml_core.config import Experiment
+from uml_core.errors import InputError
+
+WARM_SHARE = 3  # a third of the steps
+
+
+def build(experiment: Experiment) -> Space:
+    """Return the arms for a self-supervised experiment. Raises InputError for another objective."""
+    if experiment.objective != "self_supervised":
+        raise InputError(
+            f"space self_supervised is for objective self_supervised, and the experiment's is {experiment.objective}; "
+            "set objective=self_supervised, or take space controls"
+        )
+    related = related_auxiliaries(experiment)
+    unrelated = [name for name in experiment.auxiliaries if name not in related]
+    on = {f"mixing.loss_weight.{name}": experiment.loss_weight(name) or 1.0 for name in related}
+    off = {f"mixing.loss_weight.{name}": 0.0 for name in related}
+    off_unrelated = {f"mixing.loss_weight.{name}": 0.0 for name in unrelated}
+    cotrained, alone = (
+        {**on, **off_unrelated, "mixing.warm_start": {}},
+        {**off, **off_unrelated, "mixing.warm_start": {}},
+    )
+    steps = experiment.train.max_steps // WARM_SHARE
+    arms = [
+        Arm("unimodal", alone),
+        Arm("uml", cotrained),
+        Arm("noise", {**cotrained, **{f"corpora.{name}.control": "noise" for name in related}}),
+        Arm("untrained", {**alone, "train.max_steps": 0}),
+        Arm("uml_target_first", {**cotrained, "mixing.warm_start": {"corpus": experiment.target, "steps": steps}}),
+        Arm("uml_auxiliary_first", {**cotrained, "mixing.warm_start": {"corpus": related[0], "steps": steps}}),
+    ]
+    if unrelated:
+        swapped = {f"mixing.loss_weight.{name}": 1.0 for name in unrelated}
+        arms.append(Arm("unrelated", {**off, **swapped, "mixing.warm_start": {}}))
+    return Space(
+        question=f"Do sequences of {' and '.join(related)} help {experiment.target} without labels?",
+        arms=tuple(arms),
+        baseline="unimodal",
+        headline="uml",
+        seeds=seeds_of(experiment),
+        conditions=shots_conditions(experiment),
+        grid=lr_grid(experiment),
+    )

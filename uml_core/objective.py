@@ -1,0 +1,50 @@
+"""What a training run needs of an objective; the loop around it is the same for all (`uml_core.training`).
+
+An objective is a model, the batch of any step, the gradient of a batch, and how the model is validated and measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from uml_core.gradients import Gradient, StepBatch
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run trains: its device, and which of how many ranks it is."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+
+class Objective(Protocol):
+    """A model with its batches, gradients and measures."""
+
+    @property
+    def model(self) -> Any:
+        """The model that is trained."""
+
+    def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
+        """Return a step's batch for some corpora, or None where none of them has a sample in it."""
+
+    def gradient(self) -> Gradient:
+        """Return what sets the gradients of a batch's weighted loss; asked for once, when training begins."""
+
+    def validate(self) -> tuple[float, float]:
+        """Return validation accuracy in [0, 1] and mean NLL in nats of the model as it is."""
+
+    def accuracies(self, rows: Mapping[str, Any]) -> dict[str, float]:
+        """Return the accuracy on some sets of the target's rows, of the model as it is."""
+
+    def predictor(self, precision: str) -> Any:
+        """Return the target model as it is used, of the model as it is (`uml_core.serving.Predictor`)."""
+
+    def target_path(self) -> list[nn.Module]:
+        """Return the modules the target goes through: a matched baseline trains as many parameters."""

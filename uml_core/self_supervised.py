@@ -1,0 +1,78 @@
+"""The self-supervised objective: sequences in, predicted tokens out, selection by a linear probe on validation.
+
+In: an experiment and its `SequenceData`. Out: what `uml_core.training.TrainingRun` asks of an objective.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from uml_core.config import Experiment
+from uml_core.corpora.sequence_data import SequenceData, SequenceRows
+from uml_core.evaluation.sequence_probe import LinearProbe, sequence_features
+from uml_core.gradients import AutogradGradient, Gradient, autocast_of
+from uml_core.mixing import MixingPlan
+from uml_core.models.sequence_model import SequenceModel, build_sequence_model
+from uml_core.objective import Place
+from uml_core.sequence_feed import SequenceBatch, SequenceFeed
+
+
+class SelfSupervisedObjective:
+    """Next-token or masked-token prediction over all corpora, one shared trunk."""
+
+    def __init__(self, experiment: Experiment, data: SequenceData, place: Place) -> None:
+        self._experiment = experiment
+        self._data, self._place, self._plan = data, place, MixingPlan.of(experiment)
+        self._precision = experiment.train.precision
+        self.model: SequenceModel = build_sequence_model(experiment, data).to(place.device)
+        self._feed = SequenceFeed(data, self._plan, self.model, seed=experiment.seed, place=place)
+
+    def batch(self, step: int, corpora: Sequence[str]) -> SequenceBatch | None:
+        """Return a step's batch for some corpora."""
+        return self._feed.batch(step, corpora)
+
+    def gradient(self) -> Gradient:
+        """Return autograd's, under autocast where `train.precision` asks for bfloat16."""
+        return AutogradGradient(
+            self.model,
+            self._plan.loss_weight,
+            world_size=self._place.world_size,
+            autocast=autocast_of(self._precision, self._place.device) or contextlib.nullcontext,
+        )
+
+    def fit_probe(self) -> LinearProbe:
+        """Fit a probe to the target's labelled train rows, on the model as it is."""
+        labelled = self._data.labelled
+        features_NH = sequence_features(self.model, self._data.target, labelled)
+        return LinearProbe.fit(features_NH, labelled.labels, len(self._data.classes))
+
+    def validate(self) -> tuple[float, float]:
+        """Return the probe's validation accuracy in [0, 1] and mean NLL in nats."""
+        val = self._data.val
+        return self.fit_probe().score(sequence_features(self.model, self._data.target, val), val.labels)
+
+    def accuracies(self, rows: Mapping[str, SequenceRows]) -> dict[str, float]:
+        """Return the probe's accuracy on some sets of the target's rows."""
+        if not rows:
+            return {}
+        probe = self.fit_probe()
+        return {
+            name: probe.score(sequence_features(self.model, self._data.target, part), part.labels)[0]
+            for name, part in rows.items()
+        }
+
+    def predictor(self, precision: str) -> Any:
+        """Return the target's input map, trunk and probe, with its encoder's settings."""
+        from uml_core.sequence_serving import SequencePredictor  # encoders take seconds; only a finished run needs them
+
+        probe = self.fit_probe()
+        return SequencePredictor.of(self._experiment, self.model, probe, self._data.classes, precision=precision)
+
+    def target_path(self) -> list[nn.Module]:
+        """Return the target's input and output maps and the trunk."""
+        model, target = self.model, self._data.target
+        return [model.inputs[target], model.outputs[target], model.trunk]
