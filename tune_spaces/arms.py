@@ -83,7 +83,7 @@ def standard_arms(experiment: Experiment) -> dict[str, Arm]:
 
 
 def headline_suffix(experiment: Experiment) -> str:
-    """Return "_init" where the experiment starts its head from an auxiliary corpus, as the arms of the claim then do."""
+    """Return "_init" where the experiment starts its head from an auxiliary corpus, as the headline arm then does."""
     return "_init" if experiment.model.head_init == "zero_shot" else ""
 
 
