@@ -58,6 +58,7 @@ class TrialSpec:
     arm: str
     condition: str  # canonical text of the condition's values
     experiment: Experiment
+    overrides: Overrides = field(default_factory=dict)  # what makes it of the sweep's own experiment
 
     @property
     def key(self) -> str:
@@ -82,8 +83,17 @@ class Group:
         """Return the trial of one point of the grid. Raises InputError for a key or value that is not allowed."""
         pairing = {"seed": self.seed, "data.split_seed": self.seed}
         overrides = {**pairing, **self.condition, **self.arm.overrides, **point}
-        label = ",".join(f"{key}={value}" for key, value in self.condition.items())
-        return TrialSpec(self.arm.name, label, experiment.override(overrides))
+        return TrialSpec(self.arm.name, self.label, experiment.override(overrides), overrides)
+
+    @property
+    def label(self) -> str:
+        """The condition's values as canonical text."""
+        return ",".join(f"{key}={value}" for key, value in self.condition.items())
+
+    @property
+    def name(self) -> tuple[str, str, int]:
+        """What its trials have as `TrialSpec.group`."""
+        return self.arm.name, self.label, self.seed
 
 
 def load_space(name_or_file: str, experiment: Experiment) -> Space:
@@ -152,25 +162,30 @@ def points_per_group(space: Space, max_trials: int | None = None) -> dict[str, i
 def trials_of(space: Space, experiment: Experiment, *, max_trials: int | None = None) -> list[TrialSpec]:
     """Return the trials of a space, each through the experiment's own validation.
 
-    Grids with more points than are trained are thinned at random, the same points in every condition and seed.
+    Grids with more points than are trained are thinned at random: the same points in every condition and seed, or with
+    tune.search=random others in each, the same ones in arms of the same grid.
 
     Raises:
         InputError: a key or corpus does not exist, a value is not allowed, a key changes nothing that is trained, two
             trials are the same, or the budget is refused (see `points_per_group`).
     """
-    points = drawn_points(space, points_per_group(space, max_trials))
-    specs = [group.spec(experiment, point) for group in groups_of(space) for point in points[group.arm.name]]
+    counts, afresh = points_per_group(space, max_trials), experiment.tune.search == "random"
+    specs = [
+        group.spec(experiment, point)
+        for group in groups_of(space)
+        for point in drawn_points(space.grid_of(group.arm), counts[group.arm.name], group if afresh else None)
+    ]
     if len({spec.key for spec in specs}) < len(specs):
         raise InputError("the space holds the same trial twice: a key has a value twice; remove one of them")
     check_effect(space, experiment)
     return specs
 
 
-def drawn_points(space: Space, counts: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
-    """Return so many points of each arm's grid: all of them in order, or as many drawn at random."""
-    rng = random.Random(0)
-    grids = {arm.name: product_of(space.grid_of(arm)) for arm in space.arms}
-    return {name: grid if len(grid) <= counts[name] else rng.sample(grid, counts[name]) for name, grid in grids.items()}
+def drawn_points(axes: Mapping[str, Grid], count: int, group: Group | None = None) -> list[dict[str, Any]]:
+    """Return so many points of a grid: all of them in order, or as many drawn at random (for a group: its own draw)."""
+    grid = product_of(axes)
+    stream = "" if group is None else f"{group.label} {group.seed}"
+    return grid if len(grid) <= count else random.Random(stream).sample(grid, count)
 
 
 def check_effect(space: Space, experiment: Experiment) -> None:

@@ -89,4 +89,10 @@ class TuneConfig(Settings):
     loss_weights: tuple[Positive, ...] = ()  # spaces mixing_ratio, linear_probe: λ; empty: the space's own
     batch_ratios: tuple[Positive, ...] = ()  # space mixing_ratio; empty: the space's own
     warm_starts: tuple[Fraction01, ...] = ()  # space mixing_ratio: shares of max_steps; empty: the space's own
+    search: Literal["grid", "random", "tpe"] = (
+        "grid"  # random: each seed draws its points; tpe: Optuna, each seed's own
+    )
+    objectives: tuple[Literal["accuracy", "cost"], ...] = ("accuracy",)  # cost: samples trained on, of all corpora
+    stopping: Literal["none", "asha", "median"] = "none"  # of poor trials, within one arm, condition and seed only
+    gpus_per_trial: NonNegative = 0.0  # may be a fraction: 0.25 runs four trials on a GPU; 0 trains on CPUs
     max_failed: Fraction01 = 0.2  # share of failed trials past which the sweep fails
