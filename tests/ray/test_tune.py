@@ -13,15 +13,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from mlflow.tracking import MlflowClient
 
-from pipelines import embed, report, tune
-from tests.conftest import vector_tree, write_vector_corpora
+from pipelines import embed, predict, report, tune
+from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from tune_spaces import load_space, trials_of
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.runs import RunRecord
-from uml_core.tracking import experiment_runs
+from uml_core.tracking import download, experiment_runs
 
 ROOT = Path(__file__).parents[2]
 in_one_cluster = pytest.mark.usefixtures("ray_cluster")
@@ -85,6 +87,44 @@ def test_controls_are_paired_nested_and_reported(experiment: Experiment, tmp_pat
     assert page["verdict"] == results["verdict"]
     text = " ".join(html.unescape(Path(page["report"]).read_text(encoding="utf-8")).split())
     assert " ".join(results["verdict"].split()[:12]) in text
+    the_parent_carries_the_results(sweep, parent, trials, tmp_path)
+    the_best_model_is_registered(sweep, results, trials, tmp_path)
+
+
+def the_parent_carries_the_results(
+    sweep: Experiment, parent: RunRecord, trials: list[RunRecord], tmp_path: Path
+) -> None:
+    """Summary metrics, page and figures lie on the sweep's own run."""
+    tested = [t.metrics["test/accuracy"] for t in trials if t.arm == "uml" and t.tags["uml.selected"] == "true"]
+    assert parent.metrics["sweep/2_shots/test_accuracy/uml"] == pytest.approx(sum(tested) / 3)
+    assert parent.metrics["sweep/trials"] == len(trials)
+    folder = download(sweep.tracking.uri, f"runs:/{parent.run_id}/report", tmp_path / "fetched")
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert "This sweep has status" not in page
+    assert {file.suffix for file in (folder / "figures").iterdir()} == {".png", ".svg"}
+    with_classes = {t.arm for t in trials if any(name.startswith("test/class_accuracy/") for name in t.metrics)}
+    assert with_classes == {"unimodal", "uml_init"}, "baseline and headline"
+
+
+def the_best_model_is_registered(
+    sweep: Experiment, results: dict[str, Any], trials: list[RunRecord], tmp_path: Path
+) -> None:
+    """models:/NAME@best is the selected trial without a control that validates best, and predict takes it."""
+    assert results["model"] == "models:/controls-sweep@best"
+    client = MlflowClient(sweep.tracking.uri, sweep.tracking.uri)
+    version = client.get_model_version_by_alias("controls-sweep", "best")
+    (best,) = [trial for trial in trials if trial.run_id == version.run_id]
+    eligible = [t for t in trials if t.tags["uml.selected"] == "true" and not t.arm.startswith(("shuffled", "noise"))]
+    assert best in eligible
+    assert best.metrics["val/accuracy"] == max(trial.metrics["val/accuracy"] for trial in eligible)
+    inputs = pq.read_table(sweep.corpora["target"].path).to_pylist()
+    test_rows = [row for row in inputs if row["split"] == "test"]
+    write_embeddings(tmp_path / "new.parquet", {"embedding": [row["embedding"] for row in test_rows]})
+    output = tmp_path / "predictions.parquet"
+    predict.run(results["model"], str(tmp_path / "new.parquet"), str(output), sweep.tracking.uri)
+    predicted = pq.read_table(output)["prediction"].to_pylist()
+    right = [row["label"] == label for row, label in zip(test_rows, predicted, strict=True)]
+    assert sum(right) / len(right) == pytest.approx(best.metrics["test/accuracy"])
 
 
 @in_one_cluster
