@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 from uml_core.runs import RunRecord
 
-CONTROLS, MIXING_RATIO, EXCHANGE_RATE = "controls", "mixing_ratio", "exchange_rate"
+CONTROLS, FEW_SHOT, LINEAR_PROBE = "controls", "few_shot", "linear_probe"
+MIXING_RATIO, EXCHANGE_RATE, MODALITIES, TEXT = "mixing_ratio", "exchange_rate", "modalities", "text"
+DECIDING_SPACES = (CONTROLS, FEW_SHOT, LINEAR_PROBE)  # they hold the baseline, the probe and the controls of a verdict
 
 
 @dataclass(frozen=True)
