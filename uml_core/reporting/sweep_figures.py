@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from uml_core.reporting import figures
 from uml_core.reporting.classes import ClassGain, ClassGains, class_gain_figure
 from uml_core.reporting.collect import SweepResults
@@ -80,7 +82,7 @@ def _alternative(name: str, sweep: SweepResults) -> str:
         parts = [
             f"{' '.join(filter(None, [grid.corpus, grid.condition.words]))}: best {points(grid.gain[grid.best])} "
             f"points at loss weight {grid.loss_weights[grid.best[0]]:g} and batch ratio "
-            f"{grid.batch_ratios[grid.best[1]]:g}, worst {points(float(grid.gain[grid.gain == grid.gain].min()))} points"
+            f"{grid.batch_ratios[grid.best[1]]:g}, worst {points(float(np.nanmin(grid.gain)))} points"
             for grid in mixture_grids(sweep)
         ]
         return f"Heat map of the gain on validation over {sweep.baseline}. {'; '.join(parts)}."
