@@ -145,8 +145,8 @@ def test_numbers_on_the_page_are_those_of_the_sweep(full: Report) -> None:
 
 def test_figures_are_named_by_sweep_and_saved_twice(full: Report) -> None:
     assert [figure.name for figure in full.figures] == [
-        "controls_accuracy_per_arm",
         "controls_accuracy_against_shots",
+        "controls_accuracy_per_arm",
         "controls_shifted_accuracy",
         "mixing_ratio_accuracy_per_arm",
         "mixing_ratio_mixing_heat_map",

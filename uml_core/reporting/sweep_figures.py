@@ -39,22 +39,22 @@ def _slug(space: str) -> str:
 
 
 def sweep_figures(sweep: SweepResults) -> Iterator[ReportFigure]:
-    """Draw what a sweep has: accuracy per arm and against shots, gains over mixtures, shifted test sets."""
+    """Draw what a sweep has: accuracy against shots and per arm, gains over mixtures, shifted test sets."""
     space = _slug(sweep.space)
     target = sweep.target or "the target"
     drawings = (
+        (
+            "accuracy_against_shots",
+            figures.accuracy_against_shots,
+            f"Mean test accuracy on {target} against training samples per class; lines up and down are 95 % "
+            "intervals over seeds.",
+        ),
         (
             "accuracy_per_arm",
             figures.accuracy_per_arm,
             f"Test accuracy on {target} per arm. A dot is a seed; above the dots, the bar is their mean and the "
             "line its 95 % interval. Arms share their seeds, so trust the paired differences in the table over "
             "overlapping lines.",
-        ),
-        (
-            "accuracy_against_shots",
-            figures.accuracy_against_shots,
-            f"Mean test accuracy on {target} against training samples per class; lines up and down are 95 % "
-            "intervals over seeds.",
         ),
         (
             "mixing_heat_map",
