@@ -183,7 +183,13 @@ def stopping_rule(settings: TuneConfig, max_steps: int) -> TrialScheduler:
             reduction_factor=REDUCTION,
             stop_last_trials=False,
         )
-    return MedianStoppingRule(time_attr="step", metric=STOPPING_METRIC, mode="max", grace_period=grace)
+    return MedianStoppingRule(
+        time_attr="step",
+        metric=STOPPING_METRIC,
+        mode="max",
+        grace_period=grace,
+        min_time_slice=float("inf"),  # never pause: a paused trial would begin anew
+    )
 
 
 def proposals_of(space: Space, experiment: Experiment, *, max_trials: int | None = None) -> Proposals:

@@ -47,7 +47,6 @@ class TpeSearch:
             n_startup_trials=NUM_RANDOM,
             constant_liar=True,
             multivariate=True,
-            warn_independent_sampling=False,
         )
         directions = ["maximize", "minimize"][:num_objectives]
         self._study = optuna.create_study(directions=directions, sampler=sampler)

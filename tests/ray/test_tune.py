@@ -161,6 +161,36 @@ def test_exchange_rate_needs_two_amounts_of_each(experiment: Experiment, setting
 
 
 @in_one_cluster
+def test_tpe_with_early_stopping_weighs_accuracy_against_cost(experiment: Experiment, tmp_path: Path) -> None:
+    settings = {"search": "tpe", "stopping": "asha", "objectives": ["accuracy", "cost"]}
+    sweep = experiment.override(
+        {"name": "searched", "train.max_steps": 200, **{f"tune.{key}": value for key, value in settings.items()}}
+    )
+    results = tune.run(sweep, write_space(tmp_path, "(1e-5, 1e-4, 3e-4, 1e-3, 1e-2, 3e-2)"), max_trials=20).results
+    trials = nested(sweep, results["run_id"])
+    assert results["trials"] == len(trials) == 2 * 2 * 5
+    groups: dict[tuple[str, str], list[RunRecord]] = {}
+    for trial in trials:
+        groups.setdefault((trial.arm, trial.params["seed"]), []).append(trial)
+    assert [len(group) for group in groups.values()] == [5] * 4, "equal budgets"
+    stopped = [trial for trial in trials if trial.tags.get("uml.stopped") == "true"]
+    assert results["stopped_early"] == len(stopped) > 0
+    assert all(trial.metrics["perf/samples"] < 200 * 8 * 2 for trial in stopped), "they cost less"
+    assert not [trial for trial in stopped if trial.tags["uml.selected"] == "true"]
+    for group in groups.values():
+        assert len({trial.params["optim.lr"] for trial in group}) == 5, "no point twice"
+        (chosen,) = [trial for trial in group if trial.tags["uml.selected"] == "true"]
+        done = [trial for trial in group if trial not in stopped]
+        assert chosen.metrics["perf/samples"] <= max(done, key=accuracy_of).metrics["perf/samples"]
+        assert any(trial.tags.get("uml.pareto") == "true" for trial in done)
+
+
+def accuracy_of(trial: RunRecord) -> float:
+    """What is selected by."""
+    return trial.metrics["val/accuracy"]
+
+
+@in_one_cluster
 def test_a_failed_trial_is_recorded_and_does_not_end_the_sweep(experiment: Experiment, tmp_path: Path) -> None:
     broken = experiment.override({"name": "failing", "tune.max_failed": 0.6, "optim.warmup_steps": 0})
     results = tune.run(broken, write_space(tmp_path, "(1e-3, 1e38)")).results
@@ -213,11 +243,14 @@ def test_trials_thins_the_grid_equally(experiment: Experiment) -> None:
 
 
 def test_a_killed_sweep_goes_on_without_repeating_or_doubling(experiment: Experiment, tmp_path: Path) -> None:
-    """kill -9 of the driver in the middle; the same line with --resume runs what is missing."""
-    sweep = experiment.override({"name": "resumed", "train.max_steps": 600, "train.patience": 1000})
+    """kill -9 of the driver in the middle of a search that learns; the same line with --resume runs what is missing."""
+    sweep = experiment.override(
+        {"name": "resumed", "train.max_steps": 600, "train.patience": 1000, "tune.search": "tpe"}
+    )
     file = tmp_path / "experiment.yaml"
     file.write_text(sweep.to_yaml(), encoding="utf-8")
-    line = [sys.executable, "-m", "pipelines.tune", str(file), "--space", write_space(tmp_path, "(1e-3, 2e-3, 1e-2)")]
+    line = [sys.executable, "-m", "pipelines.tune", str(file), "--space"]
+    line += [write_space(tmp_path, "(1e-3, 2e-3, 3e-3, 1e-2, 3e-2)"), "--trials", "12"]
     driver = subprocess.Popen(line, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
     try:
         wait_for_trials(sweep, 3)
@@ -233,6 +266,7 @@ def test_a_killed_sweep_goes_on_without_repeating_or_doubling(experiment: Experi
     trials = [run for run in nested(sweep, parent_id) if run.status == "FINISHED"]
     assert len(trials) == len({trial.tags["uml.trial"] for trial in trials}) == 12
     assert before.items() <= {trial.tags["uml.trial"]: trial.run_id for trial in trials}.items()
+    assert set(Counter((trial.arm, trial.params["seed"]) for trial in trials).values()) == {3}, "equal budgets"
     finished = subprocess.run([*line, "--resume"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert finished.returncode == 2
     assert "no unfinished sweep" in finished.stderr
