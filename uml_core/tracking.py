@@ -66,7 +66,7 @@ class PatientClient:
     """
 
     def __init__(self, uri: str) -> None:
-        self.plain, self._uri = MlflowClient(tracking_uri=uri, registry_uri=uri), uri
+        self.plain, self._uri = _client(uri), uri
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """Return the client's method of that name, made patient."""
@@ -91,6 +91,18 @@ class PatientClient:
                 f"tracking.uri {shown} did not answer for {MAX_OUTAGE_S:.0f} s; start it again and run the same line, "
                 "which goes on where this run stopped"
             ) from error
+
+
+def _client(uri: str) -> MlflowClient:
+    """Return MLflow's client. Raises InputError where a database's driver is not installed."""
+    try:
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except ModuleNotFoundError as error:
+        package = {"psycopg": "psycopg[binary]"}.get(error.name or "", error.name)
+        raise InputError(
+            f"tracking.uri {_without_password(uri)} needs package {package}, which is not installed: "
+            f'pip install "{package}"'
+        ) from None
 
 
 def _is_outage(error: Exception) -> bool:
@@ -214,7 +226,7 @@ def open_experiment(tracking: TrackingConfig, name: str) -> str:
     remote = tracking.uri.startswith(("http://", "https://", "databricks"))
     try:
         with _alone_on(tracking.uri):
-            client = MlflowClient(tracking_uri=tracking.uri)
+            client = _client(tracking.uri)
             experiment = client.get_experiment_by_name(name)
             if experiment is not None:
                 return str(experiment.experiment_id)
