@@ -7,7 +7,6 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,9 +90,8 @@ def test_a_server_that_stays_away_ends_in_one_line(clock: list[float]) -> None:
     ("error", "outage"),
     [
         (LOST, True),
-        (MlflowException("gone", error_code=TEMPORARILY_UNAVAILABLE), True)(
-            MlflowException("API request to endpoint /x failed with error code 503 != 200"), True
-        ),
+        (MlflowException("gone", error_code=TEMPORARILY_UNAVAILABLE), True),
+        (MlflowException("API request to endpoint /x failed with error code 503 != 200"), True),
         (requests.ConnectTimeout(), True),
         (MlflowException("no such run"), False),
         (ValueError("x"), False),
