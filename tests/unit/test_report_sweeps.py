@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.rich_records import few_shot_records, mixing_records, modality_records, wobble
+from tests.unit.rich_records import few_shot_records, mixing_records, modality_records, with_metrics, wobble
 from tests.unit.sweep_records import GAIN, parent_record, sweep_records, trial
 from uml_core.evaluation.selection import Candidate, pareto_front, selected
 from uml_core.reporting.classes import class_gains
 from uml_core.reporting.collect import SweepResults, collect_sweep
 from uml_core.reporting.mixtures import mixture_grids, selected_mixtures
 from uml_core.reporting.page import Report, build_report
+from uml_core.reporting.sentences import sentence_rows
 from uml_core.reporting.subsets import addition_rows, subset_rows
 from uml_core.reporting.summary import sweep_metrics
-from uml_core.reporting.tables import arm_notes, cost_rows
+from uml_core.reporting.tables import arm_notes, cost_rows, front_rows
 from uml_core.runs import RunRecord
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -143,6 +144,38 @@ def test_selected_mixtures_are_told_in_words() -> None:
     records.append(trial(records[0], "uml", 9, 0.9, shots=4, params=curriculum))
     sweep = collected(records)
     assert selected_mixtures(sweep, sweep.conditions[0])[1][0] == "λ 1, ratio 1, alternate, 50 steps on photos first"
+
+
+def test_sentences_show_the_rows_that_took_part() -> None:
+    parent = parent_record("text", headline="names_all")
+    records = [parent]
+    for arm, rows in (("unimodal", 9), ("names_15", 9), ("names_average", 1), ("names_all", 9)):
+        for seed in range(3):
+            run = trial(parent, arm, seed, 0.6 + 0.01 * seed, shots=4)
+            records.append(with_metrics(run, {"data/train_rows/names": 12.0 * rows, "data/classes": 12.0}))
+    rows_of = {
+        row.result.arm: (row.corpus, row.amount, row.rows_per_class) for row in sentence_rows(collected(records))
+    }
+    assert rows_of == {
+        "unimodal": ("", "none", 0.0),
+        "names_15": ("names", "15", 9.0),
+        "names_average": ("names", "average", 1.0),
+        "names_all": ("names", "all", 9.0),
+    }
+    page = build_report("pets", records, tracking_uri="sqlite:////mlflow.db")
+    assert "Sentences compared" in text_of(page)
+    assert "at most 15 sentences per class of names alone" in text_of(page)
+
+
+def test_the_front_of_accuracy_and_cost_is_listed() -> None:
+    records = sweep_records(GAIN, shots=(1,))
+    for cost in (900.0, 300.0):
+        run = with_metrics(
+            trial(records[0], "uml_init", 0, None, val=0.5, shots=1, selected=False), {"perf/samples": cost}
+        )
+        records.append(RunRecord(**{**vars(run), "tags": {**run.tags, "uml.pareto": "true"}}))
+    assert [row.samples for row in front_rows(collected(records))] == [300.0, 900.0]
+    assert "Accuracy against cost" in text_of(build_report("pets", records, tracking_uri="sqlite:////mlflow.db"))
 
 
 def test_costs_in_cpu_and_gpu_seconds() -> None:

@@ -20,9 +20,19 @@ from uml_core.reporting.collect import DECIDING_SPACES, MIXING_RATIO, SweepResul
 from uml_core.reporting.drawing import ReportFigure
 from uml_core.reporting.exchange import ExchangeSection, exchange_section
 from uml_core.reporting.mixtures import mixture_grids
+from uml_core.reporting.sentences import SentenceRow, sentence_rows
 from uml_core.reporting.subsets import AdditionRow, SubsetRow, addition_rows, subset_rows
 from uml_core.reporting.sweep_figures import class_figures, sweep_figures
-from uml_core.reporting.tables import arm_notes, arm_rows, cost_rows, failed_trials, mixture_rows, shift_rows
+from uml_core.reporting.tables import (
+    FrontRow,
+    arm_notes,
+    arm_rows,
+    cost_rows,
+    failed_trials,
+    front_rows,
+    mixture_rows,
+    shift_rows,
+)
 from uml_core.reporting.verdict import Verdict, equal_budgets, verdict_of
 from uml_core.runs import RunRecord
 
@@ -66,6 +76,16 @@ class SweepSection:
     def additions(self) -> list[AdditionRow]:
         """What one more corpus changes, in space modalities."""
         return addition_rows(self.sweep)
+
+    @property
+    def sentences(self) -> list[SentenceRow]:
+        """Arms of space text with the rows they had."""
+        return sentence_rows(self.sweep)
+
+    @property
+    def fronts(self) -> list[FrontRow]:
+        """Trials that no other beats in accuracy and cost, where the cost was an objective."""
+        return front_rows(self.sweep)
 
     @property
     def equal_budgets(self) -> bool:

@@ -20,6 +20,7 @@ from uml_core.reporting.collect import (
     ArmResults,
     Condition,
     SweepResults,
+    condition_of,
 )
 from uml_core.reporting.mixtures import selected_mixtures
 from uml_core.runs import RunRecord
@@ -117,6 +118,18 @@ class CostRow:
     gpu_s: float
     samples: float
     wall_s: float
+
+
+@dataclass(frozen=True)
+class FrontRow:
+    """A trial of baseline or headline that no other of its seed beats in validation accuracy and cost."""
+
+    arm: str
+    condition: Condition
+    seed: int
+    val_accuracy: float
+    samples: float
+    selected: bool
 
 
 @dataclass(frozen=True)
@@ -222,6 +235,23 @@ def _cost_row(what: str, runs: Sequence[RunRecord], *, gpus: float, wall_s: floa
         samples=sum(run.metrics.get("perf/samples", 0.0) for run in runs),
         wall_s=wall_s,
     )
+
+
+def front_rows(sweep: SweepResults) -> list[FrontRow]:
+    """Return the marked trials of baseline and headline, by arm, condition and seed, the cheapest first."""
+    rows = [
+        FrontRow(
+            trial.arm,
+            condition_of(trial),
+            int(trial.params.get("seed", "0")),
+            trial.metrics.get("val/accuracy", math.nan),
+            trial.metrics.get("perf/samples", math.nan),
+            trial.tags.get("uml.selected") == "true",
+        )
+        for trial in sweep.trials
+        if trial.tags.get("uml.pareto") == "true" and trial.arm in (sweep.baseline, sweep.headline)
+    ]
+    return sorted(rows, key=lambda row: (row.arm, row.condition.shots or math.inf, row.seed, row.samples))
 
 
 def failed_trials(sweeps: Sequence[SweepResults]) -> list[FailedTrials]:
