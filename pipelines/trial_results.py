@@ -53,7 +53,12 @@ class TrialResult:
     def cut_short(cls, report: Mapping[str, Any]) -> TrialResult:
         """Return the result of a trial that the scheduler stopped, from what it reported last."""
         step = int(report["step"])
-        named = {"val/accuracy": report["val_accuracy"], "val/nll": report["val_nll"]}
+        named = {
+            "val/accuracy": report["val_accuracy"],
+            "val/nll": report["val_nll"],
+            "perf/train_s": report["train_s"],
+            "perf/steps": float(step),
+        }
         points = [asdict(MetricPoint(name, value, step)) for name, value in named.items()]
         return cls(report["val_accuracy"], report["val_nll"], points, cost=report["cost"], stopped=True)
 

@@ -134,6 +134,7 @@ def _open_sweep(experiment: Experiment, space: Space, space_name: str, attempt: 
         "uml.question": space.question,
         "uml.baseline": space.baseline,
         "uml.headline": space.headline,
+        "uml.arms": ",".join(arm.name for arm in space.arms),
         **provenance_tags(experiment),
     }
     parent = start_run(experiment, name=space_name, kind="sweep", tags=tags)
@@ -203,6 +204,7 @@ def _report(run: TrainingRun, evaluation: Evaluation) -> None:
             "val_accuracy": evaluation.val_accuracy,
             "val_nll": evaluation.val_nll,
             "cost": samples_trained_on(run),
+            "train_s": run.progress.train_s,
             "step": evaluation.step,
         }
     )

@@ -178,6 +178,12 @@ def test_the_front_of_accuracy_and_cost_is_listed() -> None:
     assert "Accuracy against cost" in text_of(build_report("pets", records, tracking_uri="sqlite:////mlflow.db"))
 
 
+def test_arms_stand_in_the_order_of_the_space_not_in_that_of_their_logging() -> None:
+    parent = parent_record(uml_arms="zero_shot,uml,unimodal,uml_init")
+    records = [parent, *(trial(parent, arm, 0, 0.5) for arm in ("uml_init", "own", "uml", "unimodal", "zero_shot"))]
+    assert collected(records).arm_names() == ["unimodal", "zero_shot", "uml", "uml_init", "own"]
+
+
 def test_costs_in_cpu_and_gpu_seconds() -> None:
     (row,) = cost_rows([collected(few_shot_records())], [])
     assert (row.trials, row.cpu_s, row.gpu_s) == (150, 300.0, 75.0)

@@ -192,7 +192,8 @@ def test_shares_of_a_gpu() -> None:
 
 
 def test_a_trial_that_was_cut_short_keeps_what_it_reported() -> None:
-    report = {"val_accuracy": 0.4, "val_nll": 1.2, "cost": 320.0, "step": 20}
+    report = {"val_accuracy": 0.4, "val_nll": 1.2, "cost": 320.0, "train_s": 0.7, "step": 20}
     result = TrialResult.cut_short(report)
     assert (result.val_accuracy, result.cost, result.stopped, result.error) == (0.4, 320.0, True, "")
     assert result.points[0] == {"name": "val/accuracy", "value": 0.4, "step": 20}
+    assert {"name": "perf/train_s", "value": 0.7, "step": 20} in result.points, "what was spent counts"

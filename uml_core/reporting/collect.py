@@ -93,9 +93,11 @@ class SweepResults:
         return results if results is not None and results.test else None
 
     def arm_names(self) -> list[str]:
-        """Arms in the order they were first logged, baseline first."""
-        names = list(dict.fromkeys(arm for arm, _ in self.arms))
-        return sorted(names, key=lambda name: name != self.baseline)
+        """Arms in the order of the space (where that is not known, as they were first logged), baseline first."""
+        order = [name for name in self.parent.tags.get("uml.arms", "").split(",") if name]
+        names = list(dict.fromkeys([*order, *(arm for arm, _ in self.arms)]))
+        measured = {arm for arm, _ in self.arms}
+        return sorted((name for name in names if name in measured), key=lambda name: name != self.baseline)
 
 
 def latest_sweeps(records: Sequence[RunRecord]) -> dict[str, SweepResults]:
