@@ -249,3 +249,11 @@ def test_trained_settings_know_defaults_and_what_is_switched_off() -> None:
     other = [{"mixing.loss_weight.names": 0.9}, {"mixing.loss_weight.other": 1.0}, {"optim.lr": 0.5}, {"seed": 3}]
     assert all(trained_settings(experiment().override(values)) == base for values in same)
     assert all(trained_settings(experiment().override(values)) != base for values in other)
+
+
+def test_overrides_are_not_written_into() -> None:
+    """A section, and then a key inside it: what a space holds stays as it was for the next trial."""
+    weights = {"names": 0.5, "other": 0.0}
+    changed = experiment().override({"mixing.loss_weight": weights, "mixing.loss_weight.names": 0.1})
+    assert changed.mixing.loss_weight == {"names": 0.1, "other": 0.0}
+    assert weights == {"names": 0.5, "other": 0.0}
