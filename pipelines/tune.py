@@ -73,6 +73,7 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
     tables = store_tables(experiment)
     known = proposals.check_specs()
     _check_data(known, tables)
+    _check_gpus(experiment)
     open_experiment(experiment.tracking, experiment.name)
     identity = [experiment.config_hash, sorted(spec.key for spec in known), proposals.total]
     attempt = open_attempt(experiment, "tune", hash_of(identity))
@@ -124,6 +125,13 @@ def _check_data(specs: Sequence[TrialSpec], tables: Mapping[str, CorpusTable]) -
         if spec.arm not in seen:
             seen.add(spec.arm)
             build_training_data(spec.experiment, tables)
+
+
+def _check_gpus(experiment: Experiment) -> None:
+    """Refuse trials on GPUs that the cluster does not have, before the sweep is opened."""
+    if experiment.tune.gpus_per_trial:
+        with ray_session():
+            trial_resources(experiment.tune, cpus=num_cpus(), gpus=num_gpus())
 
 
 def _open_sweep(experiment: Experiment, space: Space, space_name: str, attempt: Attempt) -> MLflowTracker:

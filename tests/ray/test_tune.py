@@ -18,6 +18,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipelines import embed, predict, report, tune
+from pipelines.runtime import num_gpus
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from tune_spaces import load_space, trials_of
 from uml_core.config import Experiment, parse_experiment
@@ -188,6 +189,18 @@ def test_tpe_with_early_stopping_weighs_accuracy_against_cost(experiment: Experi
 def accuracy_of(trial: RunRecord) -> float:
     """What is selected by."""
     return trial.metrics["val/accuracy"]
+
+
+@in_one_cluster
+def test_trials_on_gpus_need_gpus(experiment: Experiment, tmp_path: Path) -> None:
+    sweep = experiment.override({"name": "on-gpus", "tune.gpus_per_trial": 0.5})
+    if num_gpus():
+        assert tune.run(sweep, write_space(tmp_path, "(1e-3,)")).results["failed"] == 0
+        return
+    with pytest.raises(InputError, match=r"tune\.gpus_per_trial is 0\.5, but the cluster has 0 GPUs"):
+        tune.run(sweep, write_space(tmp_path, "(1e-3,)"))
+    with pytest.raises(InputError, match="no experiment 'on-gpus'"):
+        experiment_runs(sweep.tracking.uri, "on-gpus")
 
 
 @in_one_cluster

@@ -197,3 +197,9 @@ def test_a_trial_that_was_cut_short_keeps_what_it_reported() -> None:
     assert (result.val_accuracy, result.cost, result.stopped, result.error) == (0.4, 320.0, True, "")
     assert result.points[0] == {"name": "val/accuracy", "value": 0.4, "step": 20}
     assert {"name": "perf/train_s", "value": 0.7, "step": 20} in result.points, "what was spent counts"
+
+
+@pytest.mark.parametrize("objectives", [[], ["cost"], ["cost", "accuracy"], ["accuracy", "accuracy"]])
+def test_objectives_that_are_refused(experiment: Experiment, objectives: list[str]) -> None:
+    with pytest.raises(InputError, match=r"tune.objectives is .*; allowed: \[accuracy\] or \[accuracy, cost\]"):
+        experiment.override({"tune.objectives": objectives})

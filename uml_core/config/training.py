@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from uml_core.config.base import Count, Fraction01, NonNegative, Positive, PositiveCount, Settings
 
@@ -96,3 +96,9 @@ class TuneConfig(Settings):
     stopping: Literal["none", "asha", "median"] = "none"  # of poor trials, within one arm, condition and seed only
     gpus_per_trial: NonNegative = 0.0  # may be a fraction: 0.25 runs four trials on a GPU; 0 trains on CPUs
     max_failed: Fraction01 = 0.2  # share of failed trials past which the sweep fails
+
+    @model_validator(mode="after")
+    def _accuracy_is_an_objective(self) -> Self:
+        if self.objectives not in (("accuracy",), ("accuracy", "cost")):
+            raise ValueError(f"tune.objectives is {list(self.objectives)}; allowed: [accuracy] or [accuracy, cost]")
+        return self
