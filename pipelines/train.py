@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(experiment: Experiment) -> Summary:
     """Train the experiment (and its twin); returns validation and test accuracy."""
     stored = read_training_data(experiment)  # the user's mistakes surface here, before anything starts
-    check_tracking(experiment.tracking)
+    check_tracking(experiment.tracking.uri)
     for line in stored.data.warnings():
         logger.warning("%s", line)
     # torch, Ray Train and MLflow take as long to import as Ray's processes to start: both at once.

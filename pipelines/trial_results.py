@@ -1,14 +1,17 @@
 """A sweep's folder: the result and the weights of every ended trial, each written in one rename.
 
-SWEEP/trials/KEY.json and KEY.pt, and KEY.pt comes first: a trial whose JSON exists is complete.
+SWEEP/trials/KEY.json and KEY.pt, and KEY.pt comes first: a trial whose JSON exists is complete. The JSON also holds
+what the trial was, so that a resumed search knows what it has proposed.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import time
 import uuid
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -17,9 +20,13 @@ import torch
 from pipelines.stored import Tables, build_data
 from uml_core.config import Experiment
 from uml_core.errors import InputError
+from uml_core.evaluation.selection import Candidate
 from uml_core.results import evaluation_points, measure_outcome
+from uml_core.runs import MetricPoint
 from uml_core.store import open_filesystem
-from uml_core.training import TrainingRun
+from uml_core.training import Evaluation, TrainingRun
+
+OnEvaluation = Callable[[TrainingRun, Evaluation], None]
 
 
 @dataclass(frozen=True)
@@ -30,11 +37,35 @@ class TrialResult:
     val_nll: float
     points: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
+    cost: float = 0.0  # samples trained on, of all corpora
+    val_rows: int = 0
+    stopped: bool = False  # by the scheduler, before it was done: never selected
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # what made it of the sweep's experiment
+    group: tuple[str, str, int] = ("", "", 0)
+    ended_at: float = 0.0  # seconds since 1970
 
     @classmethod
     def failed(cls, reason: str) -> TrialResult:
         """Return the result of a failed trial."""
         return cls(0.0, float("inf"), error=reason or "unknown error")
+
+    @classmethod
+    def cut_short(cls, report: Mapping[str, Any]) -> TrialResult:
+        """Return the result of a trial that the scheduler stopped, from what it reported last."""
+        step = int(report["step"])
+        named = {
+            "val/accuracy": report["val_accuracy"],
+            "val/nll": report["val_nll"],
+            "perf/train_s": report["train_s"],
+            "perf/steps": float(step),
+        }
+        points = [asdict(MetricPoint(name, value, step)) for name, value in named.items()]
+        return cls(report["val_accuracy"], report["val_nll"], points, cost=report["cost"], stopped=True)
+
+    @property
+    def candidate(self) -> Candidate:
+        """What selection looks at."""
+        return Candidate(self.val_accuracy, self.val_nll, self.cost, self.val_rows)
 
 
 class SweepFolder:
@@ -55,7 +86,15 @@ class SweepFolder:
         if self._fs.get_file_info(path).type != pafs.FileType.File:
             return None
         with self._fs.open_input_stream(path) as stream:
-            return TrialResult(**json.loads(stream.read()))
+            record = json.loads(stream.read())
+        return TrialResult(**{**record, "group": tuple(record["group"])})
+
+    def all(self) -> dict[str, TrialResult]:
+        """Return every result by its trial's key, in the order in which they ended."""
+        listed = self._fs.get_file_info(pafs.FileSelector(self._directory, allow_not_found=True))
+        keys = [info.base_name.removesuffix(".json") for info in listed if info.base_name.endswith(".json")]
+        found = {key: result for key in keys if (result := self.read(key)) is not None}
+        return dict(sorted(found.items(), key=lambda item: (item[1].ended_at, item[0])))
 
     def read_state(self, key: str) -> dict[str, Any]:
         """Return a trial's best weights and progress."""
@@ -69,7 +108,7 @@ class SweepFolder:
             buffer = io.BytesIO()
             torch.save(state, buffer)
             self._write(f"{key}.pt", buffer.getvalue())
-        self._write(f"{key}.json", json.dumps(asdict(result)).encode())
+        self._write(f"{key}.json", json.dumps(asdict(replace(result, ended_at=time.time()))).encode())
 
     def _write(self, name: str, content: bytes) -> None:
         self._fs.create_dir(self._directory, recursive=True)
@@ -79,17 +118,35 @@ class SweepFolder:
         self._fs.move(temporary, f"{self._directory}/{name}")
 
 
-def run_trial(experiment: Experiment, tables: Tables, folder: SweepFolder, key: str) -> TrialResult:
-    """Train one trial and leave its result in the folder; what the user did wrong becomes a failed result."""
+def run_trial(
+    experiment: Experiment,
+    tables: Tables,
+    *,
+    device: str = "cpu",
+    on_evaluation: OnEvaluation | None = None,
+) -> tuple[TrialResult, dict[str, Any] | None]:
+    """Train one trial; returns its result and state. What the user did wrong becomes a failed result without state."""
     try:
-        run = TrainingRun(experiment, build_data(experiment, tables))
-        points = [point for evaluation in run.evaluations() for point in evaluation_points(run, evaluation)]
+        run = TrainingRun(experiment, build_data(experiment, tables), device=device)
+        points: list[MetricPoint] = []
+        for evaluation in run.evaluations():
+            points += evaluation_points(run, evaluation)
+            if on_evaluation is not None and not run.progress.finished:
+                on_evaluation(run, evaluation)
     except InputError as error:
-        result = TrialResult.failed(str(error))
-        folder.write(key, result, state=None)
-        return result
+        return TrialResult.failed(str(error)), None
     assert run.best is not None
     points += measure_outcome(run, with_test=False).points()
-    result = TrialResult(run.best.val_accuracy, run.best.val_nll, [asdict(point) for point in points])
-    folder.write(key, result, state=run.result_state())
-    return result
+    result = TrialResult(
+        run.best.val_accuracy,
+        run.best.val_nll,
+        [asdict(point) for point in points],
+        cost=samples_trained_on(run),
+        val_rows=len(run.data.val),
+    )
+    return result, run.result_state()
+
+
+def samples_trained_on(run: TrainingRun) -> float:
+    """Return the samples of all corpora a run has seen so far: what it costs, whatever the machine."""
+    return float(sum(run.progress.samples.values()))

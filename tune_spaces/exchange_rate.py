@@ -8,9 +8,8 @@ All arms have the same steps, target batches and search budget (PAPER.md section
 
 from __future__ import annotations
 
-from typing import Any
-
-from tune_spaces.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of
+from tune_spaces.arms import lr_grid, related_auxiliaries, seeds_of, weights_of, without_auxiliaries
+from tune_spaces.space import Arm, Space
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 
@@ -40,14 +39,14 @@ def build(experiment: Experiment) -> Space:
 
 
 def _arm(experiment: Experiment, related: tuple[str, ...], amount: int) -> Arm:
-    weights = dict.fromkeys(experiment.auxiliaries, 0.0)
     if amount == 0:
-        off: dict[str, Any] = {"mixing.loss_weight": weights, "mixing.warm_start": {}, "model.head_init": "random"}
-        return Arm("unimodal", off)
-    weights |= {name: experiment.loss_weight(name) or 1.0 for name in related}
+        return Arm("unimodal", without_auxiliaries(experiment))
     return Arm(
         f"auxiliary_{amount}",
-        {"mixing.loss_weight": weights, "data.auxiliary_shots": dict.fromkeys(related, amount)},
+        {
+            "mixing.loss_weight": weights_of(experiment, related),
+            "data.auxiliary_shots": dict.fromkeys(related, amount),
+        },
     )
 
 

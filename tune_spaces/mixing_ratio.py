@@ -1,33 +1,67 @@
-"""How much of the unpaired data should be mixed in?
+"""How much of the unpaired data should be mixed in, and when?
 
-Loss weight λ × batch ratio, the same for all auxiliary corpora, against λ = 0 (PAPER.md section 2: the paper finds the
-ratio insensitive). The uml arm searches its grid on validation while unimodal has nothing to search, so the difference
-between the two is an upper bound; space `controls` compares at equal budgets.
+Arm uml searches what tune.mixing names: loss weight λ and batch ratio (PAPER.md section 2: the paper finds the ratio
+insensitive), the schedule (joint or alternate), and a warm start on the target or on an auxiliary corpus alone for a
+share of the steps (the curricula of section 3). λ and ratio are the same for all corpora, or with tune.per_corpus each
+corpus has its own. Arm unimodal (λ = 0) has none of this to search: it trains as many learning rates around optim.lr,
+so that the best of many is taken on both sides.
 """
 
 from __future__ import annotations
 
-from tune_spaces.space import Arm, Space, related_auxiliaries, seeds_of, shots_conditions
+from typing import Any
+
+import numpy as np
+
+from tune_spaces.arms import related_auxiliaries, seeds_of, shots_conditions, weights_of
+from tune_spaces.space import Arm, Grid, Space, product_of
 from uml_core.config import Experiment
 
 LOSS_WEIGHTS = (0.1, 0.3, 1.0)
 BATCH_RATIOS = (0.5, 1.0, 2.0)
+WARM_STARTS = (0.25,)  # shares of max_steps, beside no warm start at all
+LR_DECADES = 1.0  # unimodal searches learning rates a decade down and a decade up
 
 
 def build(experiment: Experiment) -> Space:
-    """Return the arms unimodal (λ = 0) and uml, whose grid is λ × ratio."""
+    """Return the arms unimodal (λ = 0) and uml, whose grid is the mixture."""
     related = related_auxiliaries(experiment)
+    off = {"mixing.loss_weight": weights_of(experiment, ()), "mixing.warm_start": {}}
     unrelated = {name: 0.0 for name in experiment.auxiliaries if name not in related}
-    off = {"mixing.loss_weight": dict.fromkeys(experiment.auxiliaries, 0.0), "mixing.warm_start": {}}
-    grid = {
-        "mixing.loss_weight": tuple({**dict.fromkeys(related, weight), **unrelated} for weight in LOSS_WEIGHTS),
-        "mixing.batch_ratio": tuple(dict.fromkeys(related, ratio) for ratio in BATCH_RATIOS),
-    }
+    grid = {axis: _axis(axis, experiment, related, unrelated) for axis in experiment.tune.mixing}
+    mixtures = {key: values for axis in grid.values() for key, values in axis.items()}
+    rates = {"optim.lr": experiment.tune.lr} if experiment.tune.lr else {}
+    num_points = len(product_of({**mixtures, **rates}))
     return Space(
         question=f"How much of {' and '.join(related)} should be mixed into {experiment.target}?",
-        arms=(Arm("unimodal", off), Arm("uml", grid=grid)),
+        arms=(
+            Arm("unimodal", off, {"optim.lr": _rates_around(experiment.optim.lr, num_points)}),
+            Arm("uml", {"mixing.loss_weight": weights_of(experiment, related)}, {**mixtures, **rates}),
+        ),
         baseline="unimodal",
         headline="uml",
         seeds=seeds_of(experiment),
         conditions=shots_conditions(experiment),
     )
+
+
+def _axis(axis: str, experiment: Experiment, related: tuple[str, ...], unrelated: dict[str, float]) -> dict[str, Any]:
+    """Return the keys and values of one axis of the mixture."""
+    tune, key = experiment.tune, f"mixing.{axis}"
+    if axis == "schedule":
+        return {key: ("joint", "alternate")}
+    if axis == "warm_start":
+        shares, corpora = tune.warm_starts or WARM_STARTS, (experiment.target, *related)
+        steps = [round(share * experiment.train.max_steps) for share in shares]
+        return {key: ({}, *({"corpus": corpus, "steps": count} for corpus in corpora for count in steps if count))}
+    amounts = (tune.loss_weights or LOSS_WEIGHTS) if axis == "loss_weight" else (tune.batch_ratios or BATCH_RATIOS)
+    if tune.per_corpus:
+        return {f"{key}.{name}": amounts for name in related}
+    others = unrelated if axis == "loss_weight" else {}
+    return {key: tuple({**dict.fromkeys(related, amount), **others} for amount in amounts)}
+
+
+def _rates_around(rate: float, count: int) -> Grid:
+    """Return that many learning rates, spread evenly by their logarithm; a single one is the experiment's own."""
+    exponents = np.linspace(-LR_DECADES, LR_DECADES, count) if count > 1 else np.zeros(1)
+    return tuple(float(f"{rate * 10**exponent:.4g}") for exponent in exponents)

@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import requests
 
-from uml_core.config import TrackingConfig
 from uml_core.errors import InputError, listing
 
 TRACKING_SCHEMES = {"sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks"}
 
 
-def check_tracking(tracking: TrackingConfig) -> None:
-    """Fail at once where MLflow's own client would retry for minutes, and make the folder of a SQLite file.
+@functools.cache  # once per process: a server that answered once is waited for
+def check_tracking(uri: str) -> None:
+    """Fail at once where the first call would wait for minutes, and make the folder of a SQLite file.
 
     Raises:
         InputError: the tracking URI cannot be reached or written, or is of a kind MLflow no longer writes.
     """
-    shown = without_password(tracking.uri)
-    if tracking.uri.startswith(("http://", "https://")):
+    shown = without_password(uri)
+    if uri.startswith(("http://", "https://")):
         try:
-            requests.get(tracking.uri.rstrip("/") + "/health", timeout=10)
+            requests.get(uri.rstrip("/") + "/health", timeout=10)
         except requests.RequestException as error:
             raise InputError(
                 f"tracking.uri {shown} cannot be reached ({type(error).__name__}); start the server "
                 "(mlflow server), or use sqlite:///runs/mlflow.db"
             ) from None
-    elif tracking.uri.startswith("sqlite:///"):
-        folder = Path(tracking.uri.removeprefix("sqlite:///")).parent
+    elif uri.startswith("sqlite:///"):
+        folder = Path(uri.removeprefix("sqlite:///")).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"tracking.uri {shown} cannot be written: {error.strerror}") from None
-    elif tracking.uri.partition("://")[0].partition("+")[0] not in TRACKING_SCHEMES and "://" in tracking.uri:
+    elif uri.partition("://")[0].partition("+")[0] not in TRACKING_SCHEMES and "://" in uri:
         raise InputError(
             f"tracking.uri is {shown}, which cannot be used; schemes are {listing(sorted(TRACKING_SCHEMES))}"
         )
-    elif "://" not in tracking.uri and tracking.uri != "databricks":
+    elif "://" not in uri and uri != "databricks":
         raise InputError(f"tracking.uri is {shown}; MLflow 3 writes no plain folders, use sqlite:///runs/mlflow.db")
 
 

@@ -13,15 +13,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from mlflow.tracking import MlflowClient
 
-from pipelines import embed, report, tune
-from tests.conftest import vector_tree, write_vector_corpora
+from pipelines import embed, predict, report, tune
+from pipelines.runtime import num_gpus
+from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from tune_spaces import load_space, trials_of
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.runs import RunRecord
-from uml_core.tracking import experiment_runs
+from uml_core.tracking import download, experiment_runs
 
 ROOT = Path(__file__).parents[2]
 in_one_cluster = pytest.mark.usefixtures("ray_cluster")
@@ -85,6 +88,44 @@ def test_controls_are_paired_nested_and_reported(experiment: Experiment, tmp_pat
     assert page["verdict"] == results["verdict"]
     text = " ".join(html.unescape(Path(page["report"]).read_text(encoding="utf-8")).split())
     assert " ".join(results["verdict"].split()[:12]) in text
+    the_parent_carries_the_results(sweep, parent, trials, tmp_path)
+    the_best_model_is_registered(sweep, results, trials, tmp_path)
+
+
+def the_parent_carries_the_results(
+    sweep: Experiment, parent: RunRecord, trials: list[RunRecord], tmp_path: Path
+) -> None:
+    """Summary metrics, page and figures lie on the sweep's own run."""
+    tested = [t.metrics["test/accuracy"] for t in trials if t.arm == "uml" and t.tags["uml.selected"] == "true"]
+    assert parent.metrics["sweep/2_shots/test_accuracy/uml"] == pytest.approx(sum(tested) / 3)
+    assert parent.metrics["sweep/trials"] == len(trials)
+    folder = download(sweep.tracking.uri, f"runs:/{parent.run_id}/report", tmp_path / "fetched")
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert "This sweep has status" not in page
+    assert {file.suffix for file in (folder / "figures").iterdir()} == {".png", ".svg"}
+    with_classes = {t.arm for t in trials if any(name.startswith("test/class_accuracy/") for name in t.metrics)}
+    assert with_classes == {"unimodal", "uml_init"}, "baseline and headline"
+
+
+def the_best_model_is_registered(
+    sweep: Experiment, results: dict[str, Any], trials: list[RunRecord], tmp_path: Path
+) -> None:
+    """models:/NAME@best is the selected trial without a control that validates best, and predict takes it."""
+    assert results["model"] == "models:/controls-sweep@best"
+    client = MlflowClient(sweep.tracking.uri, sweep.tracking.uri)
+    version = client.get_model_version_by_alias("controls-sweep", "best")
+    (best,) = [trial for trial in trials if trial.run_id == version.run_id]
+    eligible = [t for t in trials if t.tags["uml.selected"] == "true" and not t.arm.startswith(("shuffled", "noise"))]
+    assert best in eligible
+    assert best.metrics["val/accuracy"] == max(trial.metrics["val/accuracy"] for trial in eligible)
+    inputs = pq.read_table(sweep.corpora["target"].path).to_pylist()
+    test_rows = [row for row in inputs if row["split"] == "test"]
+    write_embeddings(tmp_path / "new.parquet", {"embedding": [row["embedding"] for row in test_rows]})
+    output = tmp_path / "predictions.parquet"
+    predict.run(results["model"], str(tmp_path / "new.parquet"), str(output), sweep.tracking.uri)
+    predicted = pq.read_table(output)["prediction"].to_pylist()
+    right = [row["label"] == label for row, label in zip(test_rows, predicted, strict=True)]
+    assert sum(right) / len(right) == pytest.approx(best.metrics["test/accuracy"])
 
 
 @in_one_cluster
@@ -118,6 +159,48 @@ def test_exchange_rate_needs_two_amounts_of_each(experiment: Experiment, setting
     with pytest.raises(InputError, match=rf"{setting} is \[4, 4\]; space exchange_rate needs at least two"):
         load_space("exchange_rate", experiment.override({setting: [4, 4]}))
     assert len(load_space("exchange_rate", experiment).arms) > 2, "the space has amounts of its own"
+
+
+@in_one_cluster
+def test_tpe_with_early_stopping_weighs_accuracy_against_cost(experiment: Experiment, tmp_path: Path) -> None:
+    settings = {"search": "tpe", "stopping": "asha", "objectives": ["accuracy", "cost"]}
+    sweep = experiment.override(
+        {"name": "searched", "train.max_steps": 200, **{f"tune.{key}": value for key, value in settings.items()}}
+    )
+    results = tune.run(sweep, write_space(tmp_path, "(1e-5, 1e-4, 3e-4, 1e-3, 1e-2, 3e-2)"), max_trials=20).results
+    trials = nested(sweep, results["run_id"])
+    assert results["trials"] == len(trials) == 2 * 2 * 5
+    groups: dict[tuple[str, str], list[RunRecord]] = {}
+    for trial in trials:
+        groups.setdefault((trial.arm, trial.params["seed"]), []).append(trial)
+    assert [len(group) for group in groups.values()] == [5] * 4, "equal budgets"
+    stopped = [trial for trial in trials if trial.tags.get("uml.stopped") == "true"]
+    assert results["stopped_early"] == len(stopped) > 0
+    assert all(trial.metrics["perf/samples"] < 200 * 8 * 2 for trial in stopped), "they cost less"
+    assert not [trial for trial in stopped if trial.tags["uml.selected"] == "true"]
+    for group in groups.values():
+        assert len({trial.params["optim.lr"] for trial in group}) == 5, "no point twice"
+        (chosen,) = [trial for trial in group if trial.tags["uml.selected"] == "true"]
+        done = [trial for trial in group if trial not in stopped]
+        assert chosen.metrics["perf/samples"] <= max(done, key=accuracy_of).metrics["perf/samples"]
+        assert any(trial.tags.get("uml.pareto") == "true" for trial in done)
+
+
+def accuracy_of(trial: RunRecord) -> float:
+    """What is selected by."""
+    return trial.metrics["val/accuracy"]
+
+
+@in_one_cluster
+def test_trials_on_gpus_need_gpus(experiment: Experiment, tmp_path: Path) -> None:
+    sweep = experiment.override({"name": "on-gpus", "tune.gpus_per_trial": 0.5})
+    if num_gpus():
+        assert tune.run(sweep, write_space(tmp_path, "(1e-3,)")).results["failed"] == 0
+        return
+    with pytest.raises(InputError, match=r"tune\.gpus_per_trial is 0\.5, but the cluster has 0 GPUs"):
+        tune.run(sweep, write_space(tmp_path, "(1e-3,)"))
+    with pytest.raises(InputError, match="no experiment 'on-gpus'"):
+        experiment_runs(sweep.tracking.uri, "on-gpus")
 
 
 @in_one_cluster
@@ -173,11 +256,14 @@ def test_trials_thins_the_grid_equally(experiment: Experiment) -> None:
 
 
 def test_a_killed_sweep_goes_on_without_repeating_or_doubling(experiment: Experiment, tmp_path: Path) -> None:
-    """kill -9 of the driver in the middle; the same line with --resume runs what is missing."""
-    sweep = experiment.override({"name": "resumed", "train.max_steps": 600, "train.patience": 1000})
+    """kill -9 of the driver in the middle of a search that learns; the same line with --resume runs what is missing."""
+    sweep = experiment.override(
+        {"name": "resumed", "train.max_steps": 600, "train.patience": 1000, "tune.search": "tpe"}
+    )
     file = tmp_path / "experiment.yaml"
     file.write_text(sweep.to_yaml(), encoding="utf-8")
-    line = [sys.executable, "-m", "pipelines.tune", str(file), "--space", write_space(tmp_path, "(1e-3, 2e-3, 1e-2)")]
+    line = [sys.executable, "-m", "pipelines.tune", str(file), "--space"]
+    line += [write_space(tmp_path, "(1e-3, 2e-3, 3e-3, 1e-2, 3e-2)"), "--trials", "12"]
     driver = subprocess.Popen(line, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
     try:
         wait_for_trials(sweep, 3)
@@ -193,6 +279,7 @@ def test_a_killed_sweep_goes_on_without_repeating_or_doubling(experiment: Experi
     trials = [run for run in nested(sweep, parent_id) if run.status == "FINISHED"]
     assert len(trials) == len({trial.tags["uml.trial"] for trial in trials}) == 12
     assert before.items() <= {trial.tags["uml.trial"]: trial.run_id for trial in trials}.items()
+    assert set(Counter((trial.arm, trial.params["seed"]) for trial in trials).values()) == {3}, "equal budgets"
     finished = subprocess.run([*line, "--resume"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert finished.returncode == 2
     assert "no unfinished sweep" in finished.stderr

@@ -20,8 +20,9 @@ from uml_core.errors import InputError
 from uml_core.reporting import figures
 from uml_core.reporting.collect import SweepResults, collect_sweep
 from uml_core.reporting.mixtures import mixture_grids
-from uml_core.reporting.page import Report, build_report, seconds, without_credentials
+from uml_core.reporting.page import Report, build_report, without_credentials
 from uml_core.reporting.tables import arm_notes, arm_rows, failed_trials, shift_rows
+from uml_core.reporting.words import seconds
 from uml_core.runs import RunRecord
 
 URI = "sqlite:////somewhere/mlflow.db"
@@ -144,8 +145,8 @@ def test_numbers_on_the_page_are_those_of_the_sweep(full: Report) -> None:
 
 def test_figures_are_named_by_sweep_and_saved_twice(full: Report) -> None:
     assert [figure.name for figure in full.figures] == [
-        "controls_accuracy_per_arm",
         "controls_accuracy_against_shots",
+        "controls_accuracy_per_arm",
         "controls_shifted_accuracy",
         "mixing_ratio_accuracy_per_arm",
         "mixing_ratio_mixing_heat_map",
@@ -248,21 +249,23 @@ def test_heat_map_averages_seeds_and_frames_the_best() -> None:
     (grid,) = mixture_grids(collected(mixing_records()))
     assert grid.loss_weights == (0.1, 1.0)
     assert grid.batch_ratios == (0.5, 1.0, 2.0)
-    assert grid.accuracy[1, 0] == pytest.approx(0.7)
+    assert grid.gain[1, 0] == pytest.approx(0.7 - 0.6)
+    assert grid.gain[0, 0] == pytest.approx(0.62 - 0.6)
     assert grid.best == (1, 0)
 
 
 def test_absent_mixing_settings_are_one_and_missing_cells_stay_empty() -> None:
     parent = parent_record("mixing_ratio", headline="uml")
     records = [
-        *(parent, trial(parent, "unimodal", 0, 0.6), trial(parent, "uml", 0, 0.7)),
+        *(parent, trial(parent, "unimodal", 0, 0.6), trial(parent, "unimodal", 1, 0.5), trial(parent, "uml", 0, 0.7)),
         trial(parent, "uml", 1, 0.6, params={"mixing.loss_weight.names": 0.3, "mixing.batch_ratio.names": 2}),
         trial(parent, "uml", 2, None, error="died", params={"mixing.loss_weight.names": 9.0}),
     ]
     (grid,) = mixture_grids(collected(records))
     assert (grid.loss_weights, grid.batch_ratios) == ((0.3, 1.0), (1.0, 2.0))
-    assert grid.accuracy[1, 0] == pytest.approx(0.7)
-    assert grid.accuracy[0, 1] == pytest.approx(0.6)
+    assert grid.gain[1, 0] == pytest.approx(0.1), "paired by seed"
+    assert grid.gain[0, 1] == pytest.approx(0.1)
+    assert grid.gain[0, 0] != grid.gain[0, 0], "no trial there"
     assert figures.mixing_heat_map(collected(records)) is not None
 
 

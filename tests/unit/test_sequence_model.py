@@ -216,14 +216,15 @@ def test_dropout_keeps_the_expected_gradient_of_attention() -> None:
     """The gradient under dropout is the derivative of the output under the same masks: by finite differences."""
     model = trunk(dropout=0.3, layers=1)
     packing = pack(np.array([4, 2]), causal=True)
-    rows, direction, weights = torch.randn(6, 12), torch.randn(6, 12), torch.randn(6, 12)
+    torch.manual_seed(0)
+    rows, direction, weights = torch.randn(3, 6, 12)
 
     def value(at: Tensor) -> Tensor:
         return (model(at, packing, generator_of(5)) * weights).sum()
 
     at = rows.clone().requires_grad_()
     value(at).backward()
-    step = 1e-2
+    step = 1e-3  # float32: smaller ones drown in rounding, larger ones cross kinks of the ReLU
     with torch.no_grad():
         slope = (value(rows + step * direction) - value(rows - step * direction)) / (2 * step)
     assert (at.grad * direction).sum().item() == pytest.approx(slope.item(), rel=0.02)

@@ -162,16 +162,20 @@ def test_two_conditions_share_one_sentence_that_starts_with_the_harm() -> None:
 def test_conditions_stand_in_the_order_of_shots() -> None:
     found = verdict_for(GAIN, shots=(None, 16, 2))
     assert [part.condition.shots for part in found.conditions] == [2, 16, None]
-    assert found.text.startswith("Gain at 2 shots (+")
-    assert "and with all training data (+" in found.text
+    assert found.text.startswith(
+        "Gain: corpus names raises test accuracy on pictures by +8.0 ± 0.4 points at 2 shots, +"
+    )
+    assert "worth it at every number of shots measured" in found.text
 
 
 def test_mixing_ratio_never_claims_a_gain() -> None:
     parent = parent_record("mixing_ratio", headline="uml")
     found = verdict_for({"unimodal": 0.5, "uml": 0.9}, parent=parent)
     assert found.kind == "undecided"
-    assert "unequal search budgets" in found.text
-    assert "--space controls" in found.text
+    assert "with no controls; run tune --space controls" in found.text
+    more = [*sweep_records({"unimodal": 0.5, "uml": 0.9}, parent=parent)]
+    more += [trial(parent, "uml", seed, None, val=0.8, selected=False) for seed in range(5)]
+    assert "with unequal search budgets and no controls" in verdict(more).text
     both = verdict_for({"unimodal": 0.5, "uml": 0.9}, parent=parent, shots=(1, None))
     assert both.kind == "undecided"
 
@@ -191,3 +195,45 @@ def test_a_self_supervised_gain_must_stand_above_noise(noise: float | None, kind
     verdict = sweep_verdict(records, parent.run_id)
     assert verdict.kind == kind, verdict.text
     assert "noise" in verdict.text
+
+
+def over_shots(gains: Mapping[int, float], space: str = "few_shot") -> Verdict:
+    """A sweep whose gain (in accuracy) depends on the shots."""
+    parent = parent_record(space)
+    records = [parent]
+    for shots, gain in gains.items():
+        arms = {**GAIN, "uml_init": GAIN["unimodal"] + gain}
+        records += sweep_records(arms, parent=parent, shots=(shots,))[1:]
+    return verdict(records)
+
+
+def test_a_gain_that_fades_says_below_how_many_shots_it_is_worth_it() -> None:
+    found = over_shots({1: 0.08, 4: 0.05, 8: 0.0, 16: 0.0})
+    assert found.kind == "gain"
+    assert found.text.startswith("Gain: corpus names raises test accuracy on pictures by +8.0 ± 0.4 points at 1 shot, ")
+    assert "0.0 ± 0.4 at 16 shots: worth it below 8 shots, beyond the shuffled control" in found.text
+    assert found.text.endswith("(5 seeds, uml_init against unimodal).")
+
+
+def test_a_gain_in_the_middle_names_where() -> None:
+    assert "worth it at 4 shots, beyond" in over_shots({1: 0.0, 4: 0.08, 8: 0.0}).text
+
+
+def test_no_gain_at_any_shots_and_none_beyond_the_controls() -> None:
+    flat = over_shots({1: 0.0, 4: 0.0})
+    assert flat.kind == "no_gain"
+    assert flat.text.startswith("No gain at any number of shots: corpus names changes test accuracy on pictures by ")
+    assert "no reliable difference" in flat.text
+    parent = parent_record("few_shot")
+    records = [parent]
+    for shots in (1, 4):
+        records += sweep_records({**GAIN, "shuffled_init": GAIN["uml_init"]}, parent=parent, shots=(shots,))[1:]
+    assert "not beyond the controls (5 seeds" in verdict(records).text
+
+
+def test_unequal_budgets_decide_nothing_in_a_space_with_controls() -> None:
+    records = sweep_records(GAIN)
+    records += [trial(records[0], "uml_init", seed, None, val=0.5, selected=False) for seed in range(5)]
+    found = verdict(records)
+    assert found.kind == "undecided"
+    assert "with unequal search budgets; run tune --space controls" in found.text

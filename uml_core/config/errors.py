@@ -48,7 +48,8 @@ def describe_validation_error(error: ValidationError, root: type[BaseModel]) -> 
 def _setting_path(location: tuple[int | str, ...]) -> list[str]:
     """Return the dotted key's parts: pydantic also names the branch of a union it tried (bool, literal[...])."""
     parts = [str(part) for part in location if part != "[key]"]
-    while len(parts) > 1 and (parts[-1] in ("bool", "int", "float", "str") or parts[-1].startswith("literal[")):
+    branches = ("bool", "int", "float", "str", "constrained-int")
+    while len(parts) > 1 and (parts[-1] in branches or parts[-1].startswith("literal[")):
         parts.pop()
     return parts
 

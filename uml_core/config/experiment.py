@@ -9,6 +9,7 @@ folder and run made from it. Nothing changes an `Experiment`; derived ones go th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -147,7 +148,7 @@ class Experiment(Settings):
         """
         tree = self.model_dump(mode="json")
         for key, value in values.items():
-            set_dotted(tree, key, value)
+            set_dotted(tree, key, copy.deepcopy(value))  # a later, deeper key must not write into what was given
         return parse_experiment(tree)
 
     def unimodal_twin(self) -> Experiment:

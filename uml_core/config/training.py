@@ -77,7 +77,8 @@ class DataConfig(Settings):
     """Splits and few-shot subsets, all drawn by `split_seed`; subsets are nested."""
 
     shots: PositiveCount | None = None  # train samples per class; validation gets min(4, shots); None is all
-    auxiliary_shots: Mapping[str, PositiveCount] = Field(default_factory=dict)  # rows per class; not named: all
+    # Rows per class of an auxiliary corpus; average: each class's mean embedding as its one row; not named: all rows.
+    auxiliary_shots: Mapping[str, PositiveCount | Literal["average"]] = Field(default_factory=dict)
     split_seed: int = 0
     val_fraction: Fraction01 = 0.2  # taken off train where the target has no val split
     test_fraction: Fraction01 = 0.0  # taken off train where the target has no test split; 0 takes none
@@ -114,6 +115,23 @@ class TuneConfig(Settings):
 
     seeds: PositiveCount = 3  # paired: seed s draws the same few-shot subset and target batches in every arm
     shots: tuple[PositiveCount, ...] = ()  # conditions compared apart; empty: data.shots alone
-    auxiliary_shots: tuple[Count, ...] = ()  # space exchange_rate: rows per class (0: none); empty: the space's own
+    auxiliary_shots: tuple[Count, ...] = ()  # spaces exchange_rate, text: rows per class; empty: the space's own
     lr: tuple[Positive, ...] = ()  # searched in every arm, selected on validation; empty: optim.lr alone
+    mixing: tuple[Literal["loss_weight", "batch_ratio", "schedule", "warm_start"], ...] = ("loss_weight", "batch_ratio")
+    per_corpus: bool = False  # space mixing_ratio: each corpus has loss weight and ratio of its own, all combinations
+    loss_weights: tuple[Positive, ...] = ()  # spaces mixing_ratio, linear_probe: λ; empty: the space's own
+    batch_ratios: tuple[Positive, ...] = ()  # space mixing_ratio; empty: the space's own
+    warm_starts: tuple[Fraction01, ...] = ()  # space mixing_ratio: shares of max_steps; empty: the space's own
+    search: Literal["grid", "random", "tpe"] = (
+        "grid"  # random: each seed draws its points; tpe: Optuna, each seed's own
+    )
+    objectives: tuple[Literal["accuracy", "cost"], ...] = ("accuracy",)  # cost: samples trained on, of all corpora
+    stopping: Literal["none", "asha", "median"] = "none"  # of poor trials, within one arm, condition and seed only
+    gpus_per_trial: NonNegative = 0.0  # may be a fraction: 0.25 runs four trials on a GPU; 0 trains on CPUs
     max_failed: Fraction01 = 0.2  # share of failed trials past which the sweep fails
+
+    @model_validator(mode="after")
+    def _accuracy_is_an_objective(self) -> Self:
+        if self.objectives not in (("accuracy",), ("accuracy", "cost")):
+            raise ValueError(f"tune.objectives is {list(self.objectives)}; allowed: [accuracy] or [accuracy, cost]")
+        return self

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -191,7 +191,7 @@ def _auxiliary_rows(
             f"the target has {listing(classes)}; use the same class names, or remove the corpus"
         )
     shots = experiment.data.auxiliary_shots.get(corpus)
-    if shots is not None:
+    if isinstance(shots, int):
         # The corpus's name enters the seed: two files in the same order must not give each other's partners.
         seed = experiment.data.split_seed + zlib.crc32(corpus.encode())
         rows = take_shots(codes, rows, shots=shots, seed=seed)
@@ -200,12 +200,24 @@ def _auxiliary_rows(
         (table.label_names[code] if code >= 0 else ""): int(count)
         for code, count in zip(*np.unique(foreign, return_counts=True), strict=True)
     }
-    labels = codes[rows]
+    labelled = LabelledRows(table.embeddings, rows, codes[rows])
+    if shots == "average":
+        labelled = class_means(labelled)
     if control == "shuffled_labels":
-        labels = rng.permutation(labels)
+        labelled = replace(labelled, labels=rng.permutation(labelled.labels))
     if control == "noise":
-        return LabelledRows(_noise_like(table.embeddings[rows], rng), np.arange(len(rows)), labels), dropped
-    return LabelledRows(table.embeddings, rows, labels), dropped
+        noise = _noise_like(labelled.gathered(), rng)
+        labelled = LabelledRows(noise, np.arange(len(labelled)), labelled.labels)
+    return labelled, dropped
+
+
+def class_means(rows: LabelledRows) -> LabelledRows:
+    """Return one row a class that has any: the mean of its embeddings (the paper's text shots "average")."""
+    codes, position, counts = np.unique(rows.labels, return_inverse=True, return_counts=True)
+    sums_CD = np.zeros((len(codes), rows.dim), dtype=np.float64)
+    np.add.at(sums_CD, position, rows.gathered())
+    means_CD = (sums_CD / counts[:, None]).astype(np.float32)
+    return LabelledRows(means_CD, np.arange(len(codes)), codes.astype(np.int64))
 
 
 def _noise_like(embeddings: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -26,7 +26,7 @@ def evaluate_sequences(experiment: Experiment, model: SequenceModel, data: Seque
     `probe/untrained/test_accuracy` is the trunk as initialised, `probe/raw/test_accuracy` the mean of the raw tokens:
     a self-supervised run should beat both.
     """
-    metrics = dict(_trained(model, data))
+    metrics = dict(sequence_test_metrics(model, data))
     untrained = build_sequence_model(experiment, data)
     metrics |= {f"probe/untrained/{name}": value for name, value in _accuracy(untrained, data)}
     if data.test is not None:
@@ -35,7 +35,8 @@ def evaluate_sequences(experiment: Experiment, model: SequenceModel, data: Seque
     return metrics
 
 
-def _trained(model: SequenceModel, data: SequenceData) -> Metrics:
+def sequence_test_metrics(model: SequenceModel, data: SequenceData) -> Metrics:
+    """Yield the probe's accuracy, NLL (nats), balanced accuracy, macro F1 and recalls on test, and shifted accuracy."""
     probe = LinearProbe.fit(
         sequence_features(model, data.target, data.labelled), data.labelled.labels, len(data.classes)
     )

@@ -10,8 +10,15 @@ from dataclasses import dataclass, field
 
 from uml_core.runs import RunRecord
 
-CONTROLS, MIXING_RATIO, EXCHANGE_RATE = "controls", "mixing_ratio", "exchange_rate"
+CONTROLS, FEW_SHOT, LINEAR_PROBE = "controls", "few_shot", "linear_probe"
+MIXING_RATIO, EXCHANGE_RATE, MODALITIES, TEXT = "mixing_ratio", "exchange_rate", "modalities", "text"
 SELF_SUPERVISED = "self_supervised"
+# What a space must have measured before a gain is claimed; self-supervised training reads no labels to shuffle.
+NEEDED_CONTROLS = {
+    **dict.fromkeys((CONTROLS, FEW_SHOT, LINEAR_PROBE), ("shuffled", "linear_probe")),
+    SELF_SUPERVISED: ("noise",),
+}
+DECIDING_SPACES = tuple(NEEDED_CONTROLS)
 
 
 @dataclass(frozen=True)
@@ -92,9 +99,11 @@ class SweepResults:
         return results if results is not None and results.test else None
 
     def arm_names(self) -> list[str]:
-        """Arms in the order they were first logged, baseline first."""
-        names = list(dict.fromkeys(arm for arm, _ in self.arms))
-        return sorted(names, key=lambda name: name != self.baseline)
+        """Arms in the order of the space (where that is not known, as they were first logged), baseline first."""
+        order = [name for name in self.parent.tags.get("uml.arms", "").split(",") if name]
+        names = list(dict.fromkeys([*order, *(arm for arm, _ in self.arms)]))
+        measured = {arm for arm, _ in self.arms}
+        return sorted((name for name in names if name in measured), key=lambda name: name != self.baseline)
 
 
 def latest_sweeps(records: Sequence[RunRecord]) -> dict[str, SweepResults]:

@@ -85,14 +85,15 @@ def accuracy_against_shots(sweep: SweepResults) -> Figure | None:
 
 
 def mixing_heat_map(sweep: SweepResults) -> Figure | None:
-    """Draw mean validation accuracy over loss weight × batch ratio of the headline arm; the best cell is framed."""
+    """Draw the headline's gain on validation over loss weight × batch ratio; the best cell is framed."""
     grids = mixture_grids(sweep)
     if not grids:
         return None
     with house_style(**{"axes.grid": False}):
         figure, axes = stacked_panels([0.5 * len(grid.loss_weights) + 1.1 for grid in grids])
+        largest = max(float(np.nanmax(np.abs(100 * grid.gain))) for grid in grids)
         for axis, grid in zip(axes, grids, strict=True):
-            _heat_map(axis, grid)
+            _heat_map(axis, grid, limit=largest or 1.0)
         axes[-1].set_xlabel("batch ratio (auxiliary samples per target sample)")
     return figure
 
@@ -203,23 +204,22 @@ def _dumbbell(axis: Axes, row: int, arm: ArmResults, splits: Sequence[str]) -> N
         axis.plot([place], [row], label=printable(label), marker=marker, color=colour, linestyle="none", zorder=3)
 
 
-def _heat_map(axis: Axes, grid: MixtureGrid) -> None:
-    values = 100 * grid.accuracy
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    axis.imshow(np.ma.masked_invalid(values), cmap="cividis", vmin=low, vmax=high, aspect="auto")
+def _heat_map(axis: Axes, grid: MixtureGrid, *, limit: float) -> None:
+    values = 100 * grid.gain
+    axis.imshow(np.ma.masked_invalid(values), cmap="PuOr_r", vmin=-limit, vmax=limit, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        bright = high > low and (value - low) / (high - low) > 0.5
-        text = "–" if math.isnan(value) else f"{value:.1f}"
-        dark_text = bright or math.isnan(value)
-        axis.text(column, row, text, ha="center", va="center", color="black" if dark_text else "white")
+        text = "–" if math.isnan(value) else "0.0" if abs(value) < 0.05 else f"{value:+.1f}"
+        colour = "white" if abs(value) > 0.6 * limit else "black"
+        axis.text(column, row, text, ha="center", va="center", color=colour)
     row, column = grid.best
     axis.add_patch(
-        Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, fill=False, edgecolor=VERMILION, linewidth=3, zorder=5)
+        Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, fill=False, edgecolor=BLACK, linewidth=3, zorder=5)
     )
     axis.set_xticks(range(len(grid.batch_ratios)), [f"{ratio:g}" for ratio in grid.batch_ratios])
     axis.set_yticks(range(len(grid.loss_weights)), [f"{weight:g}" for weight in grid.loss_weights])
     axis.set_ylabel("loss weight λ")
-    axis.set_title(f"{_title(grid.condition)}: validation accuracy (%), best framed")
+    corpus = f", {printable(grid.corpus)}" if grid.corpus else ""
+    axis.set_title(f"{_title(grid.condition)}{corpus}: gain on validation (%)")
     axis.tick_params(length=0)
 
 

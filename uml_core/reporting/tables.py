@@ -11,7 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from uml_core.evaluation.statistics import PairedDifference, Spread, holm, paired_difference, spread
-from uml_core.reporting.collect import CONTROLS, EXCHANGE_RATE, MIXING_RATIO, ArmResults, Condition, SweepResults
+from uml_core.reporting.collect import (
+    DECIDING_SPACES,
+    EXCHANGE_RATE,
+    MIXING_RATIO,
+    MODALITIES,
+    TEXT,
+    ArmResults,
+    Condition,
+    SweepResults,
+    condition_of,
+)
 from uml_core.reporting.mixtures import selected_mixtures
 from uml_core.runs import RunRecord
 
@@ -30,14 +40,20 @@ CONTROLS_NOTES = {
     "unrelated_init": "as uml_init, with an auxiliary corpus about something else.",
     "zero_shot": "the head as the auxiliary corpus's class means initialise it, not trained at all.",
 }
+MODALITIES_NOTES = {
+    "unimodal": "the matched baseline: every corpus stays in the model at λ = 0, and the head starts at random.",
+}
+TEXT_NOTES = {"unimodal": "no sentences: λ = 0 and a random head, the projection kept."}
 # mixing_ratio leaves the head as the experiment file has it, so its arms are not those of the same name above.
 MIXING_RATIO_NOTES = {
-    "unimodal": "auxiliary loss weight λ = 0, all else as in the experiment file.",
-    "uml": "λ > 0, searched over a grid of loss weights and batch ratios, all else as in the experiment file.",
+    "unimodal": "auxiliary loss weight λ = 0, searched over learning rates, all else as in the experiment file.",
+    "uml": "λ > 0, searched over loss weights, batch ratios and what else was named, all else as in the file.",
 }
 EXCHANGE_RATE_NOTES = {"unimodal": "no auxiliary rows: λ = 0 and a random head, the projection kept."}
 ARM_NOTES = {
-    CONTROLS: CONTROLS_NOTES,
+    **dict.fromkeys(DECIDING_SPACES, CONTROLS_NOTES),
+    MODALITIES: MODALITIES_NOTES,
+    TEXT: TEXT_NOTES,
     MIXING_RATIO: MIXING_RATIO_NOTES,
     EXCHANGE_RATE: EXCHANGE_RATE_NOTES,
 }
@@ -74,7 +90,7 @@ class MixtureRow:
     """The mixture that validation selected against the baseline, on the test set."""
 
     condition: Condition
-    mixtures: list[tuple[float, float, int]]  # loss weight, batch ratio, seeds
+    mixtures: list[tuple[str, int]]  # in words, and seeds
     headline: ArmResults
     baseline: ArmResults
     difference: PairedDifference | None
@@ -92,13 +108,28 @@ class MixtureRow:
 
 @dataclass(frozen=True)
 class CostRow:
-    """What was spent; wall_s is NaN where it is not known."""
+    """What was spent; wall_s is NaN where it is not known. Samples are those of all corpora."""
 
     what: str
     trials: int
     failed: int
-    train_s: float
+    stopped: int
+    cpu_s: float
+    gpu_s: float
+    samples: float
     wall_s: float
+
+
+@dataclass(frozen=True)
+class FrontRow:
+    """A trial of baseline or headline that no other of its seed beats in validation accuracy and cost."""
+
+    arm: str
+    condition: Condition
+    seed: int
+    val_accuracy: float
+    samples: float
+    selected: bool
 
 
 @dataclass(frozen=True)
@@ -117,7 +148,23 @@ def arm_notes(sweep: SweepResults) -> dict[str, str]:
     if sweep.space == EXCHANGE_RATE:
         amounts = {name: name.removeprefix("auxiliary_") for name in sweep.arm_names() if name != "unimodal"}
         notes |= {name: f"at most {rows} rows per class of every auxiliary corpus." for name, rows in amounts.items()}
+    if sweep.space == MODALITIES:
+        notes |= {name: _subset_note(name) for name in sweep.arm_names() if name != sweep.baseline}
+    if sweep.space == TEXT:
+        notes |= {name: _sentences_note(name) for name in sweep.arm_names() if name != sweep.baseline}
     return {name: notes.get(name, "an arm of this sweep's own space.") for name in sweep.arm_names()}
+
+
+def _subset_note(arm: str) -> str:
+    corpora = " and ".join(arm.removesuffix("_init").split("+"))
+    start = "starts from its class means" if arm.endswith("_init") else "starts at random"
+    return f"{corpora} at λ > 0, the other auxiliary corpora at λ = 0; the head {start}."
+
+
+def _sentences_note(arm: str) -> str:
+    corpus, _, amount = arm.rpartition("_")
+    words = {"all": "all sentences", "average": "one row per class, the mean of all its sentences"}
+    return f"{words.get(amount, f'at most {amount} sentences per class')} of {corpus} alone."
 
 
 def arm_rows(sweep: SweepResults) -> list[ArmRow]:
@@ -166,16 +213,45 @@ def cost_rows(sweeps: Sequence[SweepResults], training_runs: Sequence[RunRecord]
     """Return what each sweep and all plain training runs have spent."""
     rows = []
     for sweep in sweeps:
-        train_s = sum(trial.metrics.get("perf/train_s", 0.0) for trial in sweep.trials)
-        failed = sum(trial.status == "FAILED" for trial in sweep.trials)
+        gpus = float(sweep.parent.params.get("tune.gpus_per_trial", "0"))
         wall_s = sweep.parent.metrics.get("perf/wall_s", math.nan)
-        rows.append(CostRow(f"sweep {sweep.space}", len(sweep.trials), failed, train_s, wall_s))
+        rows.append(_cost_row(f"sweep {sweep.space}", sweep.trials, gpus=gpus, wall_s=wall_s))
     if training_runs:
-        train_s = sum(run.metrics.get("perf/train_s", 0.0) for run in training_runs)
-        failed = sum(run.status == "FAILED" for run in training_runs)
         wall_s = sum(max(0, run.end_time_ms - run.start_time_ms) / 1000 for run in training_runs if run.end_time_ms)
-        rows.append(CostRow("plain training runs", len(training_runs), failed, train_s, wall_s or math.nan))
+        rows.append(_cost_row("plain training runs", training_runs, gpus=0.0, wall_s=wall_s or math.nan))
     return rows
+
+
+def _cost_row(what: str, runs: Sequence[RunRecord], *, gpus: float, wall_s: float) -> CostRow:
+    """Sum over runs; a run that trains on (a share of) a GPU also holds one CPU."""
+    train_s = sum(run.metrics.get("perf/train_s", 0.0) for run in runs)
+    return CostRow(
+        what,
+        trials=len(runs),
+        failed=sum(run.status == "FAILED" for run in runs),
+        stopped=sum(run.tags.get("uml.stopped") == "true" for run in runs),
+        cpu_s=train_s,
+        gpu_s=gpus * train_s,
+        samples=sum(run.metrics.get("perf/samples", 0.0) for run in runs),
+        wall_s=wall_s,
+    )
+
+
+def front_rows(sweep: SweepResults) -> list[FrontRow]:
+    """Return the marked trials of baseline and headline, by arm, condition and seed, the cheapest first."""
+    rows = [
+        FrontRow(
+            trial.arm,
+            condition_of(trial),
+            int(trial.params.get("seed", "0")),
+            trial.metrics.get("val/accuracy", math.nan),
+            trial.metrics.get("perf/samples", math.nan),
+            trial.tags.get("uml.selected") == "true",
+        )
+        for trial in sweep.trials
+        if trial.tags.get("uml.pareto") == "true" and trial.arm in (sweep.baseline, sweep.headline)
+    ]
+    return sorted(rows, key=lambda row: (row.arm, row.condition.shots or math.inf, row.seed, row.samples))
 
 
 def failed_trials(sweeps: Sequence[SweepResults]) -> list[FailedTrials]:

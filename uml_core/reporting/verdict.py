@@ -8,15 +8,14 @@ several claims. What a control does as well is no gain (PAPER.md section 7).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from uml_core.evaluation.statistics import PairedDifference, holm, paired_difference
 from uml_core.reporting.collect import (
-    CONTROLS,
-    MIXING_RATIO,
-    SELF_SUPERVISED,
+    DECIDING_SPACES,
+    NEEDED_CONTROLS,
     ArmResults,
     Condition,
     SweepResults,
@@ -28,8 +27,6 @@ Kind = Literal["gain", "no_gain", "harm", "undecided"]
 KIND_WORDS: dict[Kind, str] = {"harm": "warning, harm", "gain": "gain", "no_gain": "no gain", "undecided": "undecided"}
 MIN_SEEDS = 3
 SIGNIFICANCE = 0.05
-# What a space must have measured before a gain is claimed; self-supervised training reads no labels to shuffle.
-NEEDED_CONTROLS = {CONTROLS: ("shuffled", "linear_probe"), SELF_SUPERVISED: ("noise",)}
 
 
 @dataclass(frozen=True)
@@ -93,6 +90,9 @@ def verdict_of(sweep: SweepResults) -> Verdict:
 
 def _summary(sweep: SweepResults, parts: Sequence[ConditionVerdict]) -> str:
     """Return one sentence over several conditions, harm first; the conditions' own texts say why."""
+    kinds = {part.kind for part in parts}
+    if kinds <= {"gain", "no_gain"}:
+        return _over_shots(sweep, parts)
     groups = []
     for kind, words in KIND_WORDS.items():
         found = [f"{part.condition.words}{_in_brackets(part)}" for part in parts if part.kind == kind]
@@ -114,6 +114,42 @@ def _in_brackets(part: ConditionVerdict) -> str:
     return f" ({_points(main.difference.mean)} ± {100 * main.difference.std:.1f} points{beyond})"
 
 
+def _over_shots(sweep: SweepResults, parts: Sequence[ConditionVerdict]) -> str:
+    """Say where a gain begins and ends: "raise test accuracy by +5.8 ± 0.9 points at 1 shot, ...: worth it below 8"."""
+    corpora, verb_s = _corpora(sweep)
+    differences = [
+        f"{_points(main.mean)} ± {100 * main.std:.1f}{' points' if index == 0 else ''} {part.condition.words}"
+        for index, part in enumerate(parts)
+        for main in [part.claims[0].difference]
+    ]
+    measured = ", ".join(differences)
+    seeds = min(part.claims[0].difference.count for part in parts)
+    against = f"{seeds} seeds, {sweep.headline} against {sweep.baseline}"
+    gains = [part for part in parts if part.kind == "gain"]
+    beyond = [part for part in parts if part.kind == "no_gain" and part.claims[0].holds_above]
+    doubt = f"; not beyond the controls {_all_of(part.condition.words for part in beyond)}" if beyond else ""
+    if not gains:
+        return (
+            f"No gain at any number of shots: {corpora} change{verb_s} test accuracy on {sweep.target} by {measured}, "
+            f"{'not beyond the controls' if beyond else 'no reliable difference'} ({against})."
+        )
+    if len(gains) == len(parts):
+        worth = "worth it at every number of shots measured"
+    elif parts[: len(gains)] == tuple(gains) and parts[len(gains)].condition.shots is not None:
+        worth = f"worth it below {parts[len(gains)].condition.shots} shots"
+    else:
+        worth = f"worth it {_all_of(part.condition.words for part in gains)}"
+    return (
+        f"Gain: {corpora} raise{verb_s} test accuracy on {sweep.target} by {measured}: {worth}, beyond the "
+        f"{NEEDED_CONTROLS[sweep.space][0]} control{doubt} ({against})."
+    )
+
+
+def _all_of(words: Iterable[str]) -> str:
+    *first, last = words
+    return " and ".join(filter(None, [", ".join(first), last]))
+
+
 def _condition_verdict(sweep: SweepResults, condition: Condition) -> ConditionVerdict:
     headline, baseline = sweep.arm(sweep.headline, condition), sweep.arm(sweep.baseline, condition)
     where = condition.words
@@ -132,7 +168,7 @@ def _condition_verdict(sweep: SweepResults, condition: Condition) -> ConditionVe
             f"run at least {MIN_SEEDS} (tune.seeds={MIN_SEEDS})."
         )
         return ConditionVerdict(condition, "undecided", text, claims)
-    if sweep.space not in NEEDED_CONTROLS:
+    if sweep.space not in DECIDING_SPACES or not equal_budgets(sweep, condition):
         return ConditionVerdict(condition, "undecided", _without_controls(sweep, condition, main), claims)
     kind, text = _decide(sweep, condition, claims)
     return ConditionVerdict(condition, kind, text, claims)
@@ -214,11 +250,20 @@ def _with_doubt(difference: PairedDifference) -> str:
     return f"{_points(difference.mean)} ± {100 * difference.std:.1f}{doubt}"
 
 
+def equal_budgets(sweep: SweepResults, condition: Condition) -> bool:
+    """Return whether headline and baseline trained equally many trials for each seed they were measured with."""
+    headline, baseline = sweep.arm(sweep.headline, condition), sweep.arm(sweep.baseline, condition)
+    if headline is None or baseline is None:
+        return False
+    return headline.trials == baseline.trials
+
+
 def _without_controls(sweep: SweepResults, condition: Condition, main: Claim) -> str:
-    budgets = "unequal search budgets and " if sweep.space == MIXING_RATIO else ""
+    unequal = "" if equal_budgets(sweep, condition) else "unequal search budgets"
+    missing = "" if sweep.space in DECIDING_SPACES else "no controls"
     return (
         f"Undecided {condition.words}: in sweep {sweep.space}, {main.arm} differs from {main.against} by "
-        f"{_measured(main.difference)}, with {budgets}no controls; "
+        f"{_measured(main.difference)}, with {' and '.join(filter(None, [unequal, missing]))}; "
         "run tune --space controls to decide."
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 from uml_core.corpora.places import PLACE_ERRORS, one_line, open_bytes
 from uml_core.corpora.readers.base import CorpusSource
 from uml_core.corpora.rows import Row, canonical_split, escaped
-from uml_core.corpora.template_sets import TEMPLATE_SETS, filled, readable
+from uml_core.corpora.template_sets import filled, readable, templates_of
 from uml_core.errors import InputError, listing, nearest
 
 SHAPES = "expected {class: [sentences]} or {class: {template: [sentences]}}"
@@ -55,7 +55,7 @@ def read_templates(source: CorpusSource) -> Iterator[Row]:
             f"corpora.{source.name}.names has class '{unknown[0]}', which the target lacks"
             f"{nearest(unknown[0], classes)}; its classes are {listing(classes)}"
         )
-    templates = corpus.templates or TEMPLATE_SETS[corpus.template_set or "single"]
+    templates = templates_of(corpus.templates, corpus.template_set)
     split = canonical_split(corpus.split)
     for label in classes:
         name = corpus.names.get(label, readable(label))

@@ -1,0 +1,112 @@
+"""A sweep's nested MLflow runs, one a trial, each logged once and from the driver, as Ray Tune ends it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ray import tune
+from tqdm import tqdm
+
+from pipelines.search import Proposals
+from pipelines.trial_results import SweepFolder, TrialResult
+from tune_spaces.space import TrialSpec
+from uml_core.config import Experiment
+from uml_core.runs import MetricPoint
+from uml_core.tracking import MLflowTracker, start_run, sweep_runs
+
+
+class TrialLog:
+    """Logs ended trials under the sweep's run, and knows which are logged."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        parent_run_id: str,
+        specs: Mapping[str, TrialSpec],
+        provenance: Mapping[str, str],
+    ) -> None:
+        self._experiment, self._parent = experiment, parent_run_id
+        self._specs = specs  # grows while a search proposes
+        self._run_ids: dict[str, str] = {}
+        self._tags = {"uml.selected": "false", **provenance}
+
+    def catch_up(self, folder: SweepFolder) -> None:
+        """Find the trials a killed sweep logged already, and log those it finished but did not log."""
+        for record in sweep_runs(self._experiment, self._parent)[1:]:
+            # One that is still "running" was being logged when the sweep was killed: it is logged again.
+            if record.status == "RUNNING":
+                MLflowTracker(self._experiment.tracking, record.run_id).discard()
+            else:
+                self._run_ids[record.tags["uml.trial"]] = record.run_id
+        for key in self._specs:
+            result = folder.read(key)
+            if result is not None and key not in self._run_ids:
+                self.add(key, result)
+
+    def add(self, key: str, result: TrialResult) -> None:
+        """Log one ended trial as a nested run."""
+        spec = self._specs[key]
+        tags = {**self._tags, "uml.arm": spec.arm, "uml.trial": key}
+        if result.error:
+            tags["uml.error"] = result.error
+        if result.stopped:
+            tags["uml.stopped"] = "true"
+        name = f"{spec.arm} {spec.condition} seed={spec.experiment.seed}".replace("  ", " ")
+        tracker = start_run(spec.experiment, name=name, kind="trial", tags=tags, parent_run_id=self._parent)
+        cost = [] if result.error else [MetricPoint("perf/samples", result.cost)]
+        tracker.log_metrics([*(MetricPoint(**point) for point in result.points), *cost])
+        tracker.finish("FAILED" if result.error else "FINISHED")
+        self._run_ids[key] = tracker.run_id
+
+    def mark_selected(self, spec: TrialSpec, points: Sequence[MetricPoint]) -> None:
+        """Log what was measured of a selected trial."""
+        tracker = self.tracker(spec)
+        tracker.log_metrics(points)
+        tracker.set_tags({"uml.selected": "true"})
+
+    def mark_pareto(self, spec: TrialSpec) -> None:
+        """Mark a trial that no other of its group beats in accuracy and cost."""
+        self.tracker(spec).set_tags({"uml.pareto": "true"})
+
+    def tracker(self, spec: TrialSpec) -> MLflowTracker:
+        """Return the tracker of a logged trial's run."""
+        return MLflowTracker(self._experiment.tracking, self._run_ids[spec.key])
+
+
+class TrialCallback(tune.Callback):
+    """Logs a trial to MLflow as it ends, from the driver, tells the search, and moves the progress bar."""
+
+    def __init__(self, proposals: Proposals, log: TrialLog, folder: SweepFolder, bar: tqdm) -> None:
+        self._proposals, self._log, self._folder, self._bar = proposals, log, folder, bar
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave nothing for Tune to store beside the sweep: our folder is what a sweep resumes from."""
+        return {}
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Log the trial's result from the sweep's folder; one that the scheduler stopped has left none there."""
+        result = self._folder.read(trial.config["key"])
+        if result is None:
+            result = self._write(trial, TrialResult.cut_short(trial.last_result))
+        self._take(trial.config["key"], result)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Record a trial whose process died or raised; it does not end the sweep."""
+        text = str(getattr(trial, "get_pickled_error", lambda: None)() or "the trial's process died")
+        reason = text.strip().splitlines()[-1][:500]
+        self._take(trial.config["key"], self._write(trial, TrialResult.failed(reason)))
+
+    def _write(self, trial: Any, result: TrialResult) -> TrialResult:
+        """Write what a trial could not write itself."""
+        config = trial.config
+        told = replace(result, overrides=json.loads(config["overrides"]), group=tuple(json.loads(config["group"])))
+        self._folder.write(config["key"], told, state=None)
+        return told
+
+    def _take(self, key: str, result: TrialResult) -> None:
+        self._proposals.tell(key, result)
+        self._log.add(key, result)
+        self._bar.update()

@@ -1,0 +1,193 @@
+"""Sweeps and runs on real servers: `mlflow server` that goes away in the middle, and PostgreSQL."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import requests
+import torch
+
+from pipelines import embed, predict, tune
+from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
+from tests.ray.test_tune import write_space
+from uml_core.config import TrackingConfig, parse_experiment
+from uml_core.runs import MetricPoint
+from uml_core.serving import TargetPredictor
+from uml_core.tracking import experiment_runs, find_run, load_predictor, open_experiment, start_run, sweep_runs
+
+INITDB = shutil.which("initdb") or next((str(path) for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
+NO_POSTGRES = next(
+    (
+        reason
+        for missing, reason in (
+            (INITDB is None, "PostgreSQL is not installed (initdb)"),
+            (importlib.util.find_spec("psycopg") is None, "psycopg is not installed"),
+        )
+        if missing
+    ),
+    "",
+)
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class MLflowServer:
+    """A real `mlflow server` on a SQLite file, which may be stopped and started."""
+
+    def __init__(self, directory: Path) -> None:
+        self.uri = f"http://127.0.0.1:{free_port()}"
+        port = self.uri.rpartition(":")[2]
+        places = [f"--backend-store-uri=sqlite:///{directory}/server.db", f"--artifacts-destination={directory}/served"]
+        self._line = [sys.executable, "-m", "mlflow", "server", *places, "--host=127.0.0.1", f"--port={port}"]
+        self._line.append("--workers=1")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self._process = subprocess.Popen(
+            self._line, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                if requests.get(f"{self.uri}/health", timeout=5).ok:
+                    return
+            except requests.RequestException:
+                time.sleep(0.2)
+        pytest.fail("mlflow server did not start")
+
+    def stop(self) -> None:
+        """Kill it with everything it started."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[MLflowServer]:
+    running = MLflowServer(tmp_path)
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_server_that_goes_away_loses_nothing(
+    server: MLflowServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_vector_corpora(tmp_path)
+    tracking = {"uri": server.uri, "artifacts": "unused"}
+    experiment = parse_experiment(vector_tree(tmp_path, name="served", tracking=tracking, data={"shots": 2}))
+    embed.run(experiment)
+
+    def outage() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not logged():
+            time.sleep(0.05)
+        server.stop()
+        time.sleep(2)
+        server.start()
+
+    def logged() -> bool:
+        return any(run.kind == "trial" for run in experiment_runs(server.uri, "served"))
+
+    away = threading.Thread(target=outage)
+    away.start()
+    results = tune.run(experiment, write_space(tmp_path, "(1e-3, 1e-2, 3e-2)")).results
+    away.join()
+    lines = [record.message for record in caplog.records if record.name == "uml_core.waiting"]
+    assert any("does not answer; waiting" in line for line in lines)
+    assert any("answers again after" in line for line in lines)
+    parent, *trials = sweep_runs(experiment, results["run_id"])
+    assert parent.status == "FINISHED"
+    assert len(trials) == len({trial.tags["uml.trial"] for trial in trials}) == results["trials"] == 12
+    assert all(trial.status == "FINISHED" and "val/accuracy" in trial.metrics for trial in trials)
+    assert sum("test/accuracy" in trial.metrics for trial in trials) == 4
+    everything = experiment_runs(server.uri, "served")
+    assert len(everything) == 12 + 2, "the sweep, its trials, and the run of embed: nothing twice"
+
+    rows = [row for row in pq.read_table(tmp_path / "target.parquet").to_pylist() if row["split"] == "test"]
+    write_embeddings(tmp_path / "new.parquet", {"embedding": [row["embedding"] for row in rows]})
+    predicted = predict.run(results["model"], str(tmp_path / "new.parquet"), str(tmp_path / "out.parquet"), server.uri)
+    assert predicted.results["rows"] == len(rows)
+
+
+class Postgres:
+    """A PostgreSQL server of its own; it does not run as root, so root hands it to the user postgres."""
+
+    def __init__(self, directory: Path) -> None:
+        assert INITDB is not None
+        self._directory, port = directory, free_port()
+        self.uri = f"postgresql://uml:secret@127.0.0.1:{port}/postgres"
+        self._prefix: list[str] = []
+        if os.geteuid() == 0:
+            owner = pwd.getpwnam("postgres")
+            os.chown(directory, owner.pw_uid, owner.pw_gid)
+            self._prefix = ["runuser", "-u", "postgres", "--"]
+        binaries, data = Path(INITDB).resolve().parent, str(directory / "data")
+        self._run(str(binaries / "initdb"), "-D", data, "-A", "trust", "-U", "uml")
+        self._control = [str(binaries / "pg_ctl"), "-D", data, "-w"]
+        self._options = f"-p {port} -k {directory} -c listen_addresses=127.0.0.1"
+
+    def start(self) -> None:
+        self._run(*self._control, "-o", self._options, "-l", str(self._directory / "log"), "start")
+
+    def stop(self) -> None:
+        self._run(*self._control, "-m", "immediate", "stop")
+
+    def _run(self, *line: str) -> None:
+        subprocess.run([*self._prefix, *line], check=True, stdout=subprocess.DEVNULL, cwd=self._directory)
+
+
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    with tempfile.TemporaryDirectory() as directory:  # another user must be able to enter it: not below pytest's own
+        database = Postgres(Path(directory))
+        database.start()
+        yield database
+        database.stop()
+
+
+@pytest.mark.skipif(bool(NO_POSTGRES), reason=NO_POSTGRES)
+def test_runs_and_models_on_a_postgresql_that_restarts(postgres: Postgres, tmp_path: Path) -> None:
+    tracking = TrackingConfig(uri=postgres.uri, artifacts=str(tmp_path / "artifacts"))
+    experiment = parse_experiment(vector_tree(tmp_path, name="sql", tracking=tracking.model_dump()))
+    open_experiment(tracking, "sql")
+    parent = start_run(experiment, name="sweep", kind="sweep", tags={})
+    child = start_run(experiment, name="trial", kind="trial", tags={"uml.arm": "uml"}, parent_run_id=parent.run_id)
+    child.log_metrics([MetricPoint("val/accuracy", 0.5, step) for step in range(1500)])
+    postgres.stop()
+    restart = threading.Timer(1.0, postgres.start)
+    restart.start()
+    child.log_metrics([MetricPoint("test/class_accuracy/C++", 1.0)])
+    restart.join()
+    predictor = TargetPredictor(("a", "b"), "vector", None, "float32", False, torch.eye(2))
+    model = child.register_model(child.log_predictor(predictor, tmp_path / "predictor"), "sql", tags={"uml.sweep": "s"})
+    again = child.register_model(model, "sql", tags={"uml.sweep": "s"})
+    child.finish()
+    assert model == again == "models:/sql@best"
+    assert load_predictor(postgres.uri, model, tmp_path / "fetched").classes == ("a", "b")
+    found = sweep_runs(experiment, parent.run_id)
+    assert [record.arm for record in found] == ["", "uml"]
+    assert find_run(tracking, child.run_id).metrics == {"val/accuracy": 0.5, "test/class_accuracy/C__": 1.0}
+    assert found[1].params["optim.lr"] == "0.001"

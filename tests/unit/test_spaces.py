@@ -1,0 +1,259 @@
+"""Spaces: what each one compares, equal budgets, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import table
+from tune_spaces import Arm, Space, load_space, trials_of
+from tune_spaces.effect import trained_settings
+from tune_spaces.space import available_spaces, points_per_group
+from uml_core.config import Experiment, parse_experiment
+from uml_core.corpora.training_data import build_training_data
+from uml_core.errors import InputError
+
+TEXT = {"modality": "text", "format": "table", "path": "names.jsonl"}
+
+
+def experiment(**changes: Any) -> Experiment:
+    """Pictures with sentences, templates, sounds, and unrelated sentences; dotted changes with _ for the first dot."""
+    tree = {
+        "name": "pets",
+        "store": "store",
+        "target": "photos",
+        "corpora": {
+            "photos": {"modality": "image", "format": "folder", "path": "photos"},
+            "names": TEXT,
+            "templates": {"modality": "text", "format": "templates", "template_set": "imagenet_7"},
+            "sounds": {"modality": "audio", "format": "folder", "path": "sounds"},
+            "other": {**TEXT, "control": "unrelated"},
+        },
+        "mixing": {"loss_weight": {"other": 0, "sounds": 0.5}},
+    }
+    return parse_experiment(tree).override({key.replace("_", ".", 1): value for key, value in changes.items()})
+
+
+def arms_of(name: str, given_experiment: Experiment) -> list[str]:
+    return [arm.name for arm in load_space(name, given_experiment).arms]
+
+
+def only(*corpora: str) -> dict[str, Any]:
+    """The corpora of an experiment with these auxiliaries alone."""
+    whole = experiment().model_dump(mode="json")["corpora"]
+    return {"corpora": {name: whole[name] for name in ("photos", *corpora)}, "mixing.loss_weight": {}}
+
+
+@pytest.mark.parametrize("name", available_spaces())
+def test_every_space_states_its_question_and_gives_every_arm_the_same_budget_and_seeds(name: str) -> None:
+    given_experiment = experiment(objective="self_supervised") if name == "self_supervised" else experiment()
+    space = load_space(name, given_experiment)
+    specs = trials_of(space, given_experiment)
+    assert space.question.endswith("?")
+    counts = Counter((spec.arm, spec.condition, spec.experiment.seed) for spec in specs)
+    assert len(set(counts.values())) == 1, "equal budgets"
+    assert {seed for _, _, seed in counts} == {0, 1, 2}
+    assert len(counts) == len({spec.arm for spec in specs}) * len({spec.condition for spec in specs}) * 3, "paired"
+    assert all(spec.experiment.seed == spec.experiment.data.split_seed for spec in specs)
+
+
+def test_the_spaces_that_exist() -> None:
+    expected = {"controls", "exchange_rate", "few_shot", "linear_probe", "mixing_ratio", "modalities", "text"}
+    assert set(available_spaces()) >= expected
+
+
+def test_few_shot_has_the_papers_shots_and_the_arms_a_verdict_needs() -> None:
+    space = load_space("few_shot", experiment())
+    assert space.conditions == {"data.shots": (1, 2, 4, 8, 16)}
+    initialised = ["linear_probe", "unimodal", "uml", "unimodal_init", "uml_init", "shuffled_init"]
+    assert arms_of("few_shot", experiment()) == initialised
+    at_random = experiment(model_head_init="random", tune_shots=[4, 2])
+    assert arms_of("few_shot", at_random) == ["linear_probe", "unimodal", "uml", "shuffled"]
+    assert load_space("few_shot", at_random).conditions == {"data.shots": (2, 4)}
+
+
+def test_linear_probe_has_the_papers_grid_and_thins_lambda_to_the_same_budget() -> None:
+    given_experiment = experiment()
+    space = load_space("linear_probe", given_experiment)
+    assert points_per_group(space) == dict.fromkeys(arms_of("linear_probe", given_experiment), 24)
+    specs = [
+        spec.experiment
+        for spec in trials_of(space, given_experiment)
+        if spec.arm == "unimodal" and not spec.experiment.seed
+    ]
+    searched = {(e.optim.lr, e.optim.weight_decay, e.train.batch_size, e.model.learnable_scale) for e in specs}
+    assert len(searched) == 24
+    uml = [spec.experiment for spec in trials_of(space, given_experiment) if spec.arm == "uml"]
+    weights = {trial.mixing.loss_weight["names"] for trial in uml}
+    assert weights <= {0.3, 0.5, 0.7, 1.0, 1.5}
+    assert len(weights) > 2
+    assert {trial.mixing.loss_weight["other"] for trial in uml} == {0.0}
+
+
+def test_mixing_ratio_searches_what_is_named_and_the_baseline_as_many_learning_rates() -> None:
+    space = load_space("mixing_ratio", experiment())
+    assert points_per_group(space) == {"unimodal": 9, "uml": 9}
+    rates = space.arms[0].grid["optim.lr"]
+    assert (rates[0], rates[4], rates[-1]) == pytest.approx((1e-4, 1e-3, 1e-2))
+    assert np.diff(np.log(rates)) == pytest.approx(np.full(8, np.log(10) / 4), rel=1e-2)
+    every = experiment(tune_mixing=["loss_weight", "batch_ratio", "schedule", "warm_start"], train_max_steps=400)
+    grid = load_space("mixing_ratio", every).arms[1].grid
+    assert grid["mixing.schedule"] == ("joint", "alternate")
+    corpora = ("photos", "names", "templates", "sounds")
+    assert grid["mixing.warm_start"] == ({}, *({"corpus": corpus, "steps": 100} for corpus in corpora))
+    own = experiment(tune_per_corpus=True, tune_loss_weights=[0.1, 1.0], tune_mixing=["loss_weight"])
+    assert set(load_space("mixing_ratio", own).arms[1].grid) == {
+        f"mixing.loss_weight.{corpus}" for corpus in ("names", "templates", "sounds")
+    }
+    assert points_per_group(load_space("mixing_ratio", own)) == {"unimodal": 8, "uml": 8}
+
+
+def test_modalities_are_all_subsets_and_only_those_with_the_head_s_corpus_may_start_from_it() -> None:
+    arms = arms_of("modalities", experiment())
+    subsets = [arm for arm in arms if not arm.endswith("_init")]
+    assert len(subsets) == 2**3
+    assert subsets[0] == "unimodal"
+    assert {arm.removesuffix("_init") for arm in arms if arm.endswith("_init")} == {s for s in subsets if "names" in s}
+    space = load_space("modalities", experiment())
+    assert space.headline == "names+templates+sounds_init"
+    weights = {arm.name: arm.overrides["mixing.loss_weight"] for arm in space.arms}
+    assert weights["sounds"] == {"names": 0.0, "templates": 0.0, "sounds": 0.5, "other": 0.0}
+    with pytest.raises(InputError, match="2 to 5 auxiliary corpora, but experiment pets has 1"):
+        load_space("modalities", experiment().override(only("names")))
+
+
+def test_text_compares_sources_amounts_and_the_average() -> None:
+    arms = arms_of("text", experiment())
+    names = [f"names_{amount}" for amount in ("1", "5", "15", "average", "all")]
+    templates = [f"templates_{amount}" for amount in ("1", "5", "average", "all")]
+    assert arms == ["unimodal", *names, *templates], "seven templates: no arm of 15"
+    space = load_space("text", experiment())
+    five = next(arm for arm in space.arms if arm.name == "templates_5").overrides
+    assert five["data.auxiliary_shots"] == {"templates": 5}
+    assert five["model.init_corpus"] == "templates"
+    assert {name for name, weight in five["mixing.loss_weight"].items() if weight} == {"templates"}
+    with pytest.raises(InputError, match="no auxiliary corpus of modality text; add corpora"):
+        load_space("text", experiment().override(only("sounds")))
+    with pytest.raises(InputError, match=r"tune\.auxiliary_shots holds 0"):
+        load_space("text", experiment(tune_auxiliary_shots=[0, 1]))
+
+
+def test_the_average_of_a_class_is_one_row() -> None:
+    tables = {
+        "photos": table(np.eye(4), ["a", "b"] * 2, ["train", "train", "val", "val"]),
+        "names": table([[1, 0], [3, 2], [5, 5]], ["b", "b", "a"]),
+    }
+    given_experiment = experiment().override(only("names")).override({"data.auxiliary_shots": {"names": "average"}})
+    rows = build_training_data(given_experiment, tables).train["names"]
+    assert rows.labels.tolist() == [0, 1]
+    assert rows.gathered().tolist() == [[5, 5], [2, 1]]
+    shuffled = given_experiment.override({"corpora.names.control": "shuffled_labels"})
+    assert sorted(build_training_data(shuffled, tables).train["names"].labels.tolist()) == [0, 1]
+
+
+def space_of(*arms: Arm, grid: Mapping[str, tuple[Any, ...]] | None = None, **parts: Any) -> Space:
+    return Space("?", arms, arms[0].name, arms[-1].name, (0,), grid=grid or {}, **parts)
+
+
+OFF = Arm("unimodal", {"mixing.loss_weight": {"names": 0.0, "templates": 0.0, "sounds": 0.0, "other": 0.0}})
+
+
+@pytest.mark.parametrize(
+    ("space", "part"),
+    [
+        (space_of(OFF, Arm("uml"), grid={"optim.lr": ()}), "the space is empty"),
+        (space_of(OFF, Arm("uml"), grid={"optim.lrr": (1.0, 2.0)}), r"unknown key 'optim\.lrr'.*did you mean 'lr'"),
+        (space_of(OFF, Arm("uml"), grid={"tune.seeds": (1, 2)}), r"key tune\.seeds: nothing that is trained changes"),
+        (space_of(OFF, Arm("uml"), grid={"encoders.text.name": ("a", "b")}), "a sweep embeds nothing anew"),
+        (space_of(OFF, Arm("uml"), grid={"embed.dtype": ("float16", "float32")}), "key embed.dtype: nothing"),
+        (space_of(OFF, Arm("uml"), conditions={"store": ("a", "b")}), "key store: nothing"),
+        (space_of(Arm("uml"), Arm("same", {"mixing.batch_ratio.names": 1.0})), "arms uml and same: nothing"),
+        (space_of(Arm("uml"), Arm("unused", {"mixing.batch_ratio.other": 2.0})), "arms uml and unused: nothing"),
+        (space_of(OFF, Arm("uml", grid={"optim.lr": (0.1, 0.2)})), "arm unimodal of the space has nothing to search"),
+        (space_of(Arm("a"), OFF, grid={"mixing.batch_ratio.nmes": (1.0, 2.0)}), "names corpus 'nmes'"),
+    ],
+)
+def test_what_is_refused_in_one_line(space: Space, part: str) -> None:
+    with pytest.raises(InputError, match=part) as refusal:
+        trials_of(space, experiment())
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_key_that_matters_in_one_arm_is_enough() -> None:
+    """λ = 0 does not feel the batch ratio, and an untrained head not the learning rate; other arms do."""
+    untrained = Arm("zero_shot", {"train.max_steps": 0})
+    grid = {"mixing.batch_ratio.names": (1.0, 2.0), "optim.lr": (0.1, 0.2)}
+    assert len(trials_of(space_of(OFF, untrained, Arm("uml"), grid=grid), experiment())) == 3 * 4
+
+
+def test_unequal_budgets_are_allowed_where_a_space_says_so() -> None:
+    space = space_of(OFF, Arm("uml", grid={"optim.lr": (0.1, 0.2)}), equal_budget=False)
+    assert Counter(spec.arm for spec in trials_of(space, experiment())) == {"unimodal": 1, "uml": 2}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 6), st.integers(2, 6), st.integers(1, 3), st.integers(2, 40))
+def test_budgets_are_equal_whatever_the_grids(own: int, other: int, seeds: int, max_trials: int) -> None:
+    arms = (
+        Arm("unimodal", OFF.overrides, {"optim.lr": tuple(0.1 + index for index in range(own))}),
+        Arm("uml", {}, {"optim.lr": tuple(0.1 + index for index in range(other))}),
+    )
+    space = Space("?", arms, "unimodal", "uml", tuple(range(seeds)))
+    if max_trials < 2 * seeds:
+        with pytest.raises(InputError, match=f"needs at least {2 * seeds}"):
+            trials_of(space, experiment(), max_trials=max_trials)
+        return
+    specs = trials_of(space, experiment(), max_trials=max_trials)
+    counts = Counter((spec.arm, spec.experiment.seed) for spec in specs)
+    assert set(counts.values()) == {min(own, other, max_trials // (2 * seeds))}
+    assert len(specs) <= max_trials
+    for arm in ("unimodal", "uml"):
+        rates = {seed: {s.experiment.optim.lr for s in specs if s.group == (arm, "", seed)} for seed in range(seeds)}
+        assert len({frozenset(values) for values in rates.values()}) == 1, "the same points for every seed"
+
+
+@pytest.mark.parametrize(
+    ("source", "part"),
+    [
+        ("x = 1", "has no function build"),
+        ("def build(experiment): return 3", "returned a int; expected a Space"),
+        (
+            "from tune_spaces import Space\ndef build(e): return Space('?', (), 'a', 'b', (0,))",
+            "baseline 'a', which is not",
+        ),
+        (
+            "from tune_spaces import Arm, Space\ndef build(e): return Space('?', (Arm('a'), Arm('a')), 'a', 'a', (0,))",
+            "two arms named 'a'",
+        ),
+        ("from tune_spaces import Arm, Space\ndef build(e): return Space('?', (Arm('a'),), 'a', 'a', ())", "no seeds"),
+        ("import nowhere", "cannot be read"),
+    ],
+)
+def test_files_of_the_user_s_own_that_are_refused(tmp_path: Path, source: str, part: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(source, encoding="utf-8")
+    with pytest.raises(InputError, match=part):
+        load_space(str(file), experiment())
+
+
+def test_trained_settings_know_defaults_and_what_is_switched_off() -> None:
+    base = trained_settings(experiment())
+    same = [{"mixing.loss_weight.names": 1.0}, {"mixing.batch_ratio.other": 3.0}, {"tracking.artifacts": "x"}]
+    other = [{"mixing.loss_weight.names": 0.9}, {"mixing.loss_weight.other": 1.0}, {"optim.lr": 0.5}, {"seed": 3}]
+    assert all(trained_settings(experiment().override(values)) == base for values in same)
+    assert all(trained_settings(experiment().override(values)) != base for values in other)
+
+
+def test_overrides_are_not_written_into() -> None:
+    """A section, and then a key inside it: what a space holds stays as it was for the next trial."""
+    weights = {"names": 0.5, "other": 0.0}
+    changed = experiment().override({"mixing.loss_weight": weights, "mixing.loss_weight.names": 0.1})
+    assert changed.mixing.loss_weight == {"names": 0.1, "other": 0.0}
+    assert weights == {"names": 0.5, "other": 0.0}

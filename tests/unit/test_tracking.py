@@ -1,0 +1,181 @@
+"""Tracking: waiting for what went away, runs made once, credentials from the environment, names MLflow takes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+import requests
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from mlflow.tracking import MlflowClient
+
+from tests.conftest import vector_tree
+from uml_core import tracking, waiting
+from uml_core.config import Experiment, TrackingConfig, parse_experiment
+from uml_core.errors import InputError
+from uml_core.runs import MetricPoint
+from uml_core.tracking import PatientClient, experiment_runs, metric_name, open_experiment, start_run
+from uml_core.waiting import with_patience
+
+LOST = MlflowException("API request to http://x failed with exception ConnectionError")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits that were asked for; time passes by them alone."""
+    waits: list[float] = []
+    monkeypatch.setattr(waiting.time, "sleep", waits.append)
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: sum(waits))
+    return waits
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    experiment = parse_experiment(vector_tree(tmp_path_factory.mktemp("tracking")))
+    open_experiment(experiment.tracking, experiment.name)
+    return experiment
+
+
+def failing(times: int, error: Exception) -> Any:
+    """An operation that fails so often before it returns "done"."""
+    left = [times]
+
+    def operation() -> str:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise error
+        return "done"
+
+    return operation
+
+
+def patient(operation: Any, *, max_wait_s: float = 600.0) -> Any:
+    temporary = lambda error: isinstance(error, ConnectionError)  # noqa: E731
+    return with_patience(operation, what="the server", is_temporary=temporary, max_wait_s=max_wait_s)
+
+
+def test_waits_grow_to_a_limit_and_are_told(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    assert patient(failing(8, ConnectionError())) == "done"
+    assert clock == [0.5, 1, 2, 4, 8, 15, 15, 15]
+    assert caplog.messages[0] == "the server does not answer; waiting (0 s of at most 600 s)"
+    assert caplog.messages[-1] == "the server answers again after 60 s"
+
+
+def test_patience_ends(clock: list[float]) -> None:
+    with pytest.raises(ConnectionError):
+        patient(failing(10**6, ConnectionError()), max_wait_s=20)
+    assert sum(clock) == 20
+
+
+def test_mistakes_are_not_waited_for(clock: list[float]) -> None:
+    with pytest.raises(ValueError, match="wrong"):
+        patient(failing(1, ValueError("wrong")))
+    assert clock == []
+
+
+def test_a_server_that_stays_away_ends_in_one_line(clock: list[float]) -> None:
+    client = PatientClient("sqlite://")
+    with pytest.raises(InputError, match=r"did not answer for 600 s; start it again and run the same line") as refusal:
+        client.patiently(failing(10**6, requests.ConnectionError()))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "outage"),
+    [
+        (LOST, True),
+        (MlflowException("gone", error_code=TEMPORARILY_UNAVAILABLE), True),
+        (MlflowException("API request to endpoint /x failed with error code 503 != 200"), True),
+        (requests.ConnectTimeout(), True),
+        (MlflowException("no such run"), False),
+        (ValueError("x"), False),
+    ],
+)
+def test_outages_are_told_from_mistakes(error: Exception, outage: bool) -> None:
+    assert tracking._is_outage(error) is outage
+
+
+def test_a_run_whose_answer_was_lost_is_made_once(
+    experiment: Experiment, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, calls = MlflowClient.create_run, []
+
+    def lost(self: MlflowClient, *given: Any, **named: Any) -> Any:
+        run = create(self, *given, **named)
+        calls.append(run)
+        if len(calls) == 1:
+            raise LOST
+        return run
+
+    monkeypatch.setattr(MlflowClient, "create_run", lost)
+    tracker = start_run(experiment, name="train", kind="uml", tags={})
+    tracker.log_metrics([MetricPoint("val/accuracy", 0.5)])
+    (record,) = [run for run in experiment_runs(experiment.tracking.uri, experiment.name) if run.name == "train"]
+    assert record.run_id == tracker.run_id == calls[0].info.run_id
+    assert len(clock) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("test/class_accuracy/C++", "test/class_accuracy/C__"),
+        ("val/accuracy", "val/accuracy"),
+        ("a: é-b.c", "a: é-b.c"),
+    ],
+)
+def test_metric_names(experiment: Experiment, name: str, taken: str) -> None:
+    assert metric_name(name) == taken
+    tracker = start_run(experiment, name="run", kind="uml", tags={})
+    tracker.log_metrics([MetricPoint(name, 1.0)])
+    assert set(experiment_runs(experiment.tracking.uri, experiment.name)[0].metrics) == {taken}
+
+
+class Guarded(BaseHTTPRequestHandler):
+    """Answers as a tracking server behind a login does, to what a client asks first."""
+
+    def do_GET(self) -> None:
+        wanted = "Basic " + base64.b64encode(b"ada:lovelace").decode()
+        allowed = self.headers.get("Authorization") == wanted or self.path == "/health"
+        found = {"experiment": {"experiment_id": "7", "name": "pets", "artifact_location": "x"}}
+        body = json.dumps(found if allowed else {"error_code": "UNAUTHENTICATED", "message": "who are you?"}).encode()
+        self.send_response(200 if allowed else 401)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *given: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def guarded_server() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), Guarded)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_credentials_come_from_the_environment(guarded_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrackingConfig(uri=guarded_server)
+    with pytest.raises(InputError, match=r"cannot be used: .*who are you"):
+        open_experiment(config, "pets")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "lovelace")
+    assert open_experiment(config, "pets") == "7"
+
+
+def test_a_database_without_its_driver_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(**_: Any) -> None:
+        raise ModuleNotFoundError("No module named 'psycopg'", name="psycopg")
+
+    monkeypatch.setattr(tracking, "MlflowClient", missing)
+    with pytest.raises(InputError, match=r"postgresql://db/x needs package psycopg\[binary\]") as refusal:
+        open_experiment(TrackingConfig(uri="postgresql://ada:lovelace@db/x"), "pets")
+    assert "lovelace" not in str(refusal.value)

@@ -1,0 +1,109 @@
+"""What spaces are built from: an experiment's seeds, conditions and grids, and the arms that several spaces share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tune_spaces.space import Arm
+from uml_core.config import Experiment
+from uml_core.errors import InputError
+
+
+def seeds_of(experiment: Experiment) -> tuple[int, ...]:
+    """Return the paired seeds: tune.seeds of them, counted from the experiment's own."""
+    return tuple(experiment.seed + index for index in range(experiment.tune.seeds))
+
+
+def shots_conditions(experiment: Experiment) -> dict[str, tuple[Any, ...]]:
+    """Return the shots an experiment wants compared: tune.shots, else data.shots alone."""
+    return {"data.shots": experiment.tune.shots or (experiment.data.shots,)}
+
+
+def lr_grid(experiment: Experiment) -> dict[str, tuple[Any, ...]]:
+    """Return the learning rates an experiment wants searched in every arm, or no axis."""
+    return {"optim.lr": experiment.tune.lr} if experiment.tune.lr else {}
+
+
+def related_auxiliaries(experiment: Experiment) -> tuple[str, ...]:
+    """Return the auxiliary corpora that are no unrelated controls. Raises InputError if there are none."""
+    names = tuple(name for name in experiment.auxiliaries if experiment.corpora[name].control != "unrelated")
+    if not names:
+        raise InputError(
+            f"experiment {experiment.name} has no auxiliary corpus beside its target '{experiment.target}', "
+            "so there is nothing to mix; add one under corpora"
+        )
+    return names
+
+
+def weights_of(experiment: Experiment, corpora: tuple[str, ...]) -> dict[str, float]:
+    """Return a loss weight for every auxiliary corpus: the experiment's own (1 where that is 0) for these, else 0."""
+    return {name: (experiment.loss_weight(name) or 1.0) if name in corpora else 0.0 for name in experiment.auxiliaries}
+
+
+def without_auxiliaries(experiment: Experiment) -> dict[str, Any]:
+    """Return the overrides of the matched baseline: every corpus stays, at λ = 0, and the head starts at random."""
+    return {
+        "mixing.loss_weight": weights_of(experiment, ()),
+        "mixing.warm_start": {},
+        "model.head_init": "random",
+    }
+
+
+def standard_arms(experiment: Experiment) -> dict[str, Arm]:
+    """Return the arms of PAPER.md section 7 by name; `unrelated` ones only where the experiment has such a corpus."""
+    related = related_auxiliaries(experiment)
+    unrelated = tuple(name for name in experiment.auxiliaries if name not in related)
+    random_head, text_head = {"model.head_init": "random"}, {"model.head_init": "zero_shot"}
+    alone = without_auxiliaries(experiment)
+    cotrained = {"mixing.loss_weight": weights_of(experiment, related)}
+
+    def control(kind: str) -> dict[str, Any]:
+        return {f"corpora.{name}.control": kind for name in related}
+
+    overrides: dict[str, dict[str, Any]] = {
+        "linear_probe": _target_only(experiment),
+        "unimodal": alone,
+        "unimodal_init": {**alone, **text_head},
+        "uml": {**cotrained, **random_head},
+        "uml_init": {**cotrained, **text_head},
+        "shuffled": {**cotrained, **random_head, **control("shuffled_labels")},
+        "shuffled_init": {**cotrained, **text_head, **control("shuffled_labels")},
+        "noise": {**cotrained, **random_head, **control("noise")},
+        "noise_init": {**cotrained, **text_head, **control("noise")},
+        "zero_shot": {**alone, **text_head, "train.max_steps": 0},
+    }
+    if unrelated:
+        swapped = {
+            "mixing.loss_weight": {name: float(name in unrelated) for name in experiment.auxiliaries},
+            "mixing.warm_start": {},
+        }
+        overrides["unrelated"] = {**swapped, **random_head}
+        overrides["unrelated_init"] = {**swapped, **text_head, "model.init_corpus": unrelated[0]}
+    return {name: Arm(name, values) for name, values in overrides.items()}
+
+
+def headline_suffix(experiment: Experiment) -> str:
+    """Return "_init" where the experiment starts its head from an auxiliary corpus, as the headline arm then does."""
+    return "_init" if experiment.model.head_init == "zero_shot" else ""
+
+
+def deciding_arms(experiment: Experiment) -> tuple[str, ...]:
+    """Return the fewest arms a verdict rests on: probe, baseline, the method, and its shuffled control."""
+    suffix = headline_suffix(experiment)
+    initialised = ("unimodal_init", "uml_init") if suffix else ()
+    return ("linear_probe", "unimodal", "uml", *initialised, f"shuffled{suffix}")
+
+
+def _target_only(experiment: Experiment) -> dict[str, Any]:
+    """Return the overrides of a plain linear probe: no other corpus, and so no projection."""
+    target = experiment.corpora[experiment.target].model_dump(mode="json")
+    return {
+        "corpora": {experiment.target: target},
+        "mixing.loss_weight": {},
+        "mixing.batch_ratio": {},
+        "mixing.warm_start": {},
+        "data.auxiliary_shots": {},
+        "model.init_corpus": None,
+        "model.shared_width": None,
+        "model.head_init": "random",
+    }

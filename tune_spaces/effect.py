@@ -1,0 +1,65 @@
+"""What of an experiment a trial is trained on: two experiments that differ elsewhere train the same model.
+
+A sweep reads the store once: keys that change encoders or places would change nothing in its trials, and so would the
+weight of a corpus that is not there, or a learning rate where nothing is trained. Such spaces are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from uml_core.config import Experiment
+from uml_core.errors import InputError
+
+NOT_TRAINED_ON = ("name", "store", "tracking", "encoders", "embed", "tune")
+NOT_TRAINED_ON_IN_TRAIN = ("workers", "use_gpu", "report_every_s", "twin", "gradient_cosine")
+
+
+def trained_settings(experiment: Experiment) -> dict[str, Any]:
+    """Return the settings that enter training, with defaults written out and what is switched off left out."""
+    tree = experiment.model_dump(mode="json")
+    settings = {section: value for section, value in tree.items() if section not in NOT_TRAINED_ON}
+    settings["corpora"] = {name: corpus.control for name, corpus in experiment.corpora.items()}
+    weights = {name: experiment.loss_weight(name) for name in experiment.auxiliaries}
+    active = [name for name, weight in weights.items() if weight and experiment.batch_ratio(name)]
+    settings["mixing"] = {
+        "loss_weight": {name: weights[name] for name in active},
+        "batch_ratio": {name: experiment.batch_ratio(name) for name in active},
+        # With one corpus in a step, jointly and in turn are the same.
+        "schedule": tree["mixing"]["schedule"] if active else None,
+        "warm_start": tree["mixing"]["warm_start"] if _warms_up(experiment, active) else None,
+    }
+    settings["train"] = {key: value for key, value in tree["train"].items() if key not in NOT_TRAINED_ON_IN_TRAIN}
+    if not experiment.train.max_steps:
+        untrained = ("optim", "mixing")
+        settings = {section: value for section, value in settings.items() if section not in untrained}
+        settings["train"] = {"max_steps": 0}
+    elif not experiment.optim.warmup_steps:
+        settings["optim"] = {key: value for key, value in tree["optim"].items() if key != "warmup_lr"}
+    return settings
+
+
+def _warms_up(experiment: Experiment, active: Sequence[str]) -> bool:
+    warm_start = experiment.mixing.warm_start
+    return bool(warm_start.steps) and bool(active) and warm_start.corpus in (experiment.target, *active)
+
+
+def refuse_what_changes_nothing(what: str, tried: Sequence[Sequence[Experiment]]) -> None:
+    """Refuse a key whose values train the same model in every arm.
+
+    Args:
+        what: the key or arms, for the message.
+        tried: for each arm, the experiments that differ in this key alone.
+
+    Raises:
+        InputError: in no arm do two of them differ in what is trained.
+    """
+    trained = [[trained_settings(experiment) for experiment in experiments] for experiments in tried]
+    if any(len(settings) > 1 for settings in trained) and not any(
+        any(other != settings[0] for other in settings[1:]) for settings in trained
+    ):
+        raise InputError(
+            f"{what}: nothing that is trained changes, so the space compares a model with itself; leave it out, or "
+            "check that the experiment uses what is changed (corpora, their loss weights; a sweep embeds nothing anew)"
+        )

@@ -1,0 +1,35 @@
+"""Up to how many labelled samples per class does the unpaired data help?
+
+Shots (1, 2, 4, 8, 16, or tune.shots) × seeds × the fewest arms a verdict rests on: the plain linear probe, the matched
+baseline, the method, and its control with shuffled labels (PAPER.md section 2: few-shot). The subsets are nested, and
+validation has min(4, shots) samples per class, as in the paper. Space `controls` has every control.
+"""
+
+from __future__ import annotations
+
+from tune_spaces.arms import (
+    deciding_arms,
+    headline_suffix,
+    lr_grid,
+    related_auxiliaries,
+    seeds_of,
+    standard_arms,
+)
+from tune_spaces.space import Space
+from uml_core.config import Experiment
+
+SHOTS = (1, 2, 4, 8, 16)
+
+
+def build(experiment: Experiment) -> Space:
+    """Return the deciding arms under every number of shots."""
+    related, arms = related_auxiliaries(experiment), standard_arms(experiment)
+    return Space(
+        question=f"Up to how many labelled samples per class do {' and '.join(related)} help {experiment.target}?",
+        arms=tuple(arms[name] for name in deciding_arms(experiment)),
+        baseline="unimodal",
+        headline=f"uml{headline_suffix(experiment)}",
+        seeds=seeds_of(experiment),
+        conditions={"data.shots": tuple(sorted(set(experiment.tune.shots or SHOTS)))},
+        grid=lr_grid(experiment),
+    )

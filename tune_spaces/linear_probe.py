@@ -1,0 +1,53 @@
+"""Does the unpaired data help once both sides have searched the paper's hyperparameters?
+
+The paper's linear-probe grid for every arm: learning rate × weight decay × batch size × learnable scale, 24 points
+(PAPER.md section 2). Arms with λ > 0 also search λ, and so have more points than the others: each arm trains the same
+number of them, the larger grids thinned at random. Batches of 8 see a quarter of the samples that batches of 32 do;
+every arm may choose either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tune_spaces.arms import (
+    deciding_arms,
+    headline_suffix,
+    related_auxiliaries,
+    seeds_of,
+    shots_conditions,
+    standard_arms,
+    weights_of,
+)
+from tune_spaces.space import Arm, Space
+from uml_core.config import Experiment
+
+LEARNING_RATES = (1e-3, 1e-4)
+WEIGHT_DECAYS = (0.0, 0.01, 0.001)
+BATCH_SIZES = (8, 32)
+LOSS_WEIGHTS = (0.3, 0.5, 0.7, 1.0, 1.5)  # the paper's λ grid without 0, which is the baseline
+
+
+def build(experiment: Experiment) -> Space:
+    """Return the deciding arms over the paper's grid."""
+    related, arms = related_auxiliaries(experiment), standard_arms(experiment)
+    weights = experiment.tune.loss_weights or LOSS_WEIGHTS
+    mixtures = tuple({**weights_of(experiment, ()), **dict.fromkeys(related, weight)} for weight in weights)
+
+    def searched(arm: Arm) -> Arm:
+        return replace(arm, grid={"mixing.loss_weight": mixtures}) if arm.name.startswith(("uml", "shuffled")) else arm
+
+    return Space(
+        question=f"Do {' and '.join(related)} help {experiment.target} when every arm searches the paper's grid?",
+        arms=tuple(searched(arms[name]) for name in deciding_arms(experiment)),
+        baseline="unimodal",
+        headline=f"uml{headline_suffix(experiment)}",
+        seeds=seeds_of(experiment),
+        conditions=shots_conditions(experiment),
+        grid={
+            "optim.lr": experiment.tune.lr or LEARNING_RATES,
+            "optim.weight_decay": WEIGHT_DECAYS,
+            "train.batch_size": BATCH_SIZES,
+            "model.learnable_scale": (False, True),
+        },
+    )

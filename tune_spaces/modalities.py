@@ -1,0 +1,63 @@
+"""Which of the auxiliary corpora help, alone and together? Does each further one add something?
+
+An arm for every subset of the related auxiliary corpora; corpora outside the subset stay in the model at λ = 0, so that
+all arms train equally many parameters. Every subset starts from the same random head; where the experiment starts it
+from an auxiliary corpus, the subsets that hold that corpus have a second arm, SUBSET_init. The paper's claim that more
+modalities never hurt is broken in its own table (PAPER.md section 4): each subset is compared with the baseline.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from tune_spaces.arms import (
+    headline_suffix,
+    lr_grid,
+    related_auxiliaries,
+    seeds_of,
+    shots_conditions,
+    weights_of,
+    without_auxiliaries,
+)
+from tune_spaces.space import Arm, Space
+from uml_core.config import Experiment
+from uml_core.errors import InputError
+from uml_core.models.shared_head import head_init_corpus
+
+MAX_AUXILIARIES = 5
+
+
+def build(experiment: Experiment) -> Space:
+    """Return an arm for every subset of the auxiliary corpora.
+
+    Raises:
+        InputError: there is one auxiliary corpus only, or there are too many for all subsets.
+    """
+    related = related_auxiliaries(experiment)
+    if not 2 <= len(related) <= MAX_AUXILIARIES:
+        raise InputError(
+            f"space modalities compares all subsets of 2 to {MAX_AUXILIARIES} auxiliary corpora, but experiment "
+            f"{experiment.name} has {len(related)}; add or remove corpora, or use space controls"
+        )
+    subsets = [subset for size in range(1, len(related) + 1) for subset in itertools.combinations(related, size)]
+    arms = [Arm("unimodal", without_auxiliaries(experiment))]
+    for subset in subsets:
+        cotrained = {"mixing.loss_weight": weights_of(experiment, subset), **_warm_start(experiment, subset)}
+        arms.append(Arm("+".join(subset), {**cotrained, "model.head_init": "random"}))
+        if headline_suffix(experiment) and head_init_corpus(experiment) in subset:
+            arms.append(Arm(f"{'+'.join(subset)}_init", {**cotrained, "model.head_init": "zero_shot"}))
+    return Space(
+        question=f"Which of {' and '.join(related)} help {experiment.target}, alone and together?",
+        arms=tuple(arms),
+        baseline="unimodal",
+        headline=f"{'+'.join(related)}{headline_suffix(experiment)}",
+        seeds=seeds_of(experiment),
+        conditions=shots_conditions(experiment),
+        grid=lr_grid(experiment),
+    )
+
+
+def _warm_start(experiment: Experiment, subset: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """Return no warm start where its corpus takes no part."""
+    corpus = experiment.mixing.warm_start.corpus
+    return {} if corpus in (None, experiment.target, *subset) else {"mixing.warm_start": {}}

@@ -1,0 +1,69 @@
+"""Which way of writing about the classes helps: templates or descriptions, how many sentences, or their average?
+
+An arm for every auxiliary text corpus and amount: 1, 5 or 15 sentences per class (or tune.auxiliary_shots), the average
+of all of them as one row, and all of them (PAPER.md section 2: text shots). A corpus takes part alone; where the
+experiment starts the head from text, the same sentences start it. Amounts that a templates corpus does not have are
+left out; of other corpora, the report shows how many rows took part. For templates beside descriptions, give the
+experiment both: corpora.templates={modality: text, format: templates}.
+"""
+
+from __future__ import annotations
+
+from tune_spaces.arms import lr_grid, related_auxiliaries, seeds_of, shots_conditions, weights_of, without_auxiliaries
+from tune_spaces.space import Arm, Space
+from uml_core.config import CorpusConfig, Experiment
+from uml_core.corpora.template_sets import templates_of
+from uml_core.errors import InputError
+
+AMOUNTS = (1, 5, 15)
+
+
+def build(experiment: Experiment) -> Space:
+    """Return an arm for every text corpus and amount of its sentences.
+
+    Raises:
+        InputError: no auxiliary corpus is text, or an amount is 0.
+    """
+    corpora = [name for name in related_auxiliaries(experiment) if experiment.corpora[name].modality == "text"]
+    if not corpora:
+        raise InputError(
+            f"space text compares sentences about classes, but experiment {experiment.name} has no auxiliary corpus of "
+            "modality text; add corpora.templates={modality: text, format: templates}, and embed"
+        )
+    if 0 in experiment.tune.auxiliary_shots:
+        raise InputError("tune.auxiliary_shots holds 0; space text needs at least 1 (arm unimodal has none)")
+    amounts = tuple(sorted(set(experiment.tune.auxiliary_shots or AMOUNTS)))
+    arms = [arm for corpus in corpora for arm in _arms(experiment, corpus, amounts)]
+    return Space(
+        question=f"Which sentences of {' or '.join(corpora)} help {experiment.target} most, and how many of them?",
+        arms=(Arm("unimodal", without_auxiliaries(experiment)), *arms),
+        baseline="unimodal",
+        headline=f"{corpora[0]}_all",
+        seeds=seeds_of(experiment),
+        conditions=shots_conditions(experiment),
+        grid=lr_grid(experiment),
+    )
+
+
+def _arms(experiment: Experiment, corpus: str, amounts: tuple[int, ...]) -> list[Arm]:
+    most = _known_sentences(experiment.corpora[corpus])
+    fewer = [amount for amount in amounts if most is None or amount < most]
+    taken: list[int | str | None] = [*fewer, "average", None] if most != 1 else [None]
+    others = {name: count for name, count in experiment.data.auxiliary_shots.items() if name != corpus}
+    alone = {
+        "mixing.loss_weight": weights_of(experiment, (corpus,)),
+        "mixing.warm_start": {},
+        "model.init_corpus": corpus,
+    }
+    return [
+        Arm(
+            f"{corpus}_{'all' if amount is None else amount}",
+            {**alone, "data.auxiliary_shots": others | ({} if amount is None else {corpus: amount})},
+        )
+        for amount in taken
+    ]
+
+
+def _known_sentences(corpus: CorpusConfig) -> int | None:
+    """Return the sentences per class of a templates corpus; None for corpora that have to be read."""
+    return len(templates_of(corpus.templates, corpus.template_set)) if corpus.format == "templates" else None

@@ -1,0 +1,98 @@
+"""Bayesian search (Optuna's TPE) over the grid of one arm, condition and seed; what it is told, it learns from.
+
+In: axes of values, and results as they come. Out: the next point to try, never one that was tried before. Nothing is
+stored: a resumed search is told the results of the sweep's folder again, in their order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+
+MAX_REPEATS = 20  # proposals of points already tried before one that was not is drawn at random
+NUM_RANDOM = 5  # points drawn at random first, to have something to learn from
+Point = dict[str, Any]
+
+
+class TpeSearch:
+    """Proposes points of a grid; each is a position on every axis, so values may be anything."""
+
+    def __init__(self, axes: Mapping[str, Sequence[Any]], *, stream: str, num_objectives: int = 1) -> None:
+        """Start a search.
+
+        Args:
+            axes: values by key. Axes of numbers are searched in their order, others as unordered choices.
+            stream: names the random draws; arms that share it start from the same draws where their axes agree.
+            num_objectives: 1 maximises accuracy; 2 also minimises cost.
+        """
+        self._axes = {key: _in_order(values) for key, values in axes.items()}
+        self._distributions: dict[str, BaseDistribution] = {
+            key: IntDistribution(0, len(values) - 1)
+            if _ordered(values)
+            else CategoricalDistribution(range(len(values)))
+            for key, values in self._axes.items()
+        }
+        seed = zlib.crc32(stream.encode())
+        self._rng = random.Random(seed)
+        self._tried: dict[tuple[int, ...], optuna.trial.Trial | None] = {}
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sampler = optuna.samplers.TPESampler(
+            seed=seed,
+            n_startup_trials=NUM_RANDOM,
+            constant_liar=True,
+            multivariate=True,
+        )
+        directions = ["maximize", "minimize"][:num_objectives]
+        self._study = optuna.create_study(directions=directions, sampler=sampler)
+
+    @property
+    def num_tried(self) -> int:
+        """Points proposed or told so far."""
+        return len(self._tried)
+
+    def propose(self) -> Point | None:
+        """Return a point that was not tried yet; None where the whole grid was."""
+        for _ in range(MAX_REPEATS):
+            trial = self._study.ask(self._distributions)
+            place = tuple(trial.params[key] for key in self._axes)
+            if place not in self._tried:
+                self._tried[place] = trial
+                return self._point(place)
+            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        ranges = (range(len(values)) for values in self._axes.values())
+        left = [place for place in itertools.product(*ranges) if place not in self._tried]
+        if not left:
+            return None
+        place = self._rng.choice(left)
+        self._tried[place] = None
+        return self._point(place)
+
+    def tell(self, point: Mapping[str, Any], values: Sequence[float] | None) -> None:
+        """Learn what a point gave: one value for each objective; None for a trial that failed."""
+        place = tuple(self._axes[key].index(point[key]) for key in self._axes)
+        trial = self._tried.get(place)
+        self._tried[place] = None
+        if trial is not None:
+            state = optuna.trial.TrialState.FAIL if values is None else None
+            self._study.tell(trial, None if values is None else list(values), state=state)
+        elif values is not None:
+            params = dict(zip(self._axes, place, strict=True))
+            told = optuna.trial.create_trial(params=params, distributions=self._distributions, values=list(values))
+            self._study.add_trial(told)
+
+    def _point(self, place: tuple[int, ...]) -> Point:
+        return {key: values[index] for (key, values), index in zip(self._axes.items(), place, strict=True)}
+
+
+def _ordered(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _in_order(values: Sequence[Any]) -> list[Any]:
+    return sorted(values) if _ordered(values) else list(values)
