@@ -68,5 +68,5 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path: Path, part: list[np.ndar
 
 
 def test_a_corpus_that_is_not_embedded_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="run python -m pipelines.embed"):
+    with pytest.raises(InputError, match=r"run python -m pipelines.embed"):
         load_sequences(CorpusStore(str(tmp_path), "x", "f" * 12))
