@@ -110,19 +110,13 @@ def _read_ts(wheel: Path, member: str) -> tuple[list[npt.NDArray[np.float64]], l
 def emoji(directory: Path) -> Callable[[int], Tables]:
     """Embed the demo's pictures and names as tokens (once a directory), and return the tables of any seed."""
     write_openmoji(["--output", str(directory / "corpora")])
-    tokens = {"pooling": "tokens"}
     overrides = [
-        "objective=self_supervised",
         f"store={directory}/store",
         f"tracking.uri=sqlite:///{directory}/mlflow.db",
         f"corpora.pictures.path={directory}/corpora/pictures",
         f"corpora.names.path={directory}/corpora/names.jsonl",
-        *(f"encoders.{modality}.{key}={value}" for modality in ("image", "text") for key, value in tokens.items()),
     ]
-    file = Path(__file__).parents[1] / "examples" / "demo.yaml"
-    loaded = load_experiment(file, overrides)
-    corpora = {name: corpus for name, corpus in loaded.corpora.items() if name != "unrelated"}
-    experiment = loaded.model_copy(update={"corpora": corpora})
+    experiment = load_experiment(Path(__file__).parents[1] / "examples" / "self_supervised.yaml", overrides)
     embed.run(experiment)
     found = store_tables(experiment)
     assert isinstance(found["pictures"], SequenceTable)
