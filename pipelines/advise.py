@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from pipelines.runtime import Summary, experiment_parser, step_main
 from pipelines.stored import store_tables
-from tune_spaces.arms import related_auxiliaries
+from tune_spaces.space import related_auxiliaries
 from uml_core.analysis.relevance import Draw, Relevance, redundancy, relevance
 from uml_core.config import Experiment
 from uml_core.corpora.training_data import TrainingData, build_training_data

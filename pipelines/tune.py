@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 def main(argv: list[str] | None = None) -> int:
     """Run one sweep."""
     parser = experiment_parser("tune", description="Sweep how modalities are mixed, with paired seeds and controls.")
+    parser.epilog = "example: python -m pipelines.tune examples/demo.yaml --space controls tune.seeds=3"
     spaces = listing(available_spaces(), limit=20)
     parser.add_argument("--space", required=True, help=f"a space of tune_spaces/ ({spaces}), or a file of yours")
     parser.add_argument("--trials", type=int, default=None, metavar="N", help="at most N trials, the same per arm")

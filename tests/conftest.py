@@ -12,12 +12,16 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.places import filesystem_of
 from uml_core.store import CorpusTable
+
+settings.register_profile("untimed", deadline=None)  # machines differ, and are shared
+settings.load_profile("untimed")
 
 CLASSES = ("circle", "square", "stripes")
 MakeExperiment = Callable[..., Experiment]

@@ -1,38 +1,11 @@
-"""What spaces are built from: an experiment's seeds, conditions and grids, and the arms that several spaces share."""
+"""The arms that several spaces share, and what arms are made of."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tune_spaces.space import Arm
+from tune_spaces.space import Arm, related_auxiliaries
 from uml_core.config import Experiment
-from uml_core.errors import InputError
-
-
-def seeds_of(experiment: Experiment) -> tuple[int, ...]:
-    """Return the paired seeds: tune.seeds of them, counted from the experiment's own."""
-    return tuple(experiment.seed + index for index in range(experiment.tune.seeds))
-
-
-def shots_conditions(experiment: Experiment) -> dict[str, tuple[Any, ...]]:
-    """Return the shots an experiment wants compared: tune.shots, else data.shots alone."""
-    return {"data.shots": experiment.tune.shots or (experiment.data.shots,)}
-
-
-def lr_grid(experiment: Experiment) -> dict[str, tuple[Any, ...]]:
-    """Return the learning rates an experiment wants searched in every arm, or no axis."""
-    return {"optim.lr": experiment.tune.lr} if experiment.tune.lr else {}
-
-
-def related_auxiliaries(experiment: Experiment) -> tuple[str, ...]:
-    """Return the auxiliary corpora that are no unrelated controls. Raises InputError if there are none."""
-    names = tuple(name for name in experiment.auxiliaries if experiment.corpora[name].control != "unrelated")
-    if not names:
-        raise InputError(
-            f"experiment {experiment.name} has no auxiliary corpus beside its target '{experiment.target}', "
-            "so there is nothing to mix; add one under corpora"
-        )
-    return names
 
 
 def weights_of(experiment: Experiment, corpora: tuple[str, ...]) -> dict[str, float]:

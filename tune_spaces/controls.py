@@ -7,8 +7,8 @@ embeddings, and with text about something else where the experiment has such a c
 
 from __future__ import annotations
 
-from tune_spaces.arms import headline_suffix, lr_grid, related_auxiliaries, seeds_of, shots_conditions, standard_arms
-from tune_spaces.space import Space
+from tune_spaces.arms import headline_suffix, standard_arms
+from tune_spaces.space import Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 from uml_core.config import Experiment
 
 

@@ -8,8 +8,8 @@ All arms have the same steps, target batches and search budget (PAPER.md section
 
 from __future__ import annotations
 
-from tune_spaces.arms import lr_grid, related_auxiliaries, seeds_of, weights_of, without_auxiliaries
-from tune_spaces.space import Arm, Space
+from tune_spaces.arms import weights_of, without_auxiliaries
+from tune_spaces.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 

@@ -10,16 +10,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tune_spaces.arms import (
-    deciding_arms,
-    headline_suffix,
-    related_auxiliaries,
-    seeds_of,
-    shots_conditions,
-    standard_arms,
-    weights_of,
-)
-from tune_spaces.space import Arm, Space
+from tune_spaces.arms import deciding_arms, headline_suffix, standard_arms, weights_of
+from tune_spaces.space import Arm, Space, related_auxiliaries, seeds_of, shots_conditions
 from uml_core.config import Experiment
 
 LEARNING_RATES = (1e-3, 1e-4)

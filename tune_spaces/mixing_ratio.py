@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from tune_spaces.arms import related_auxiliaries, seeds_of, shots_conditions, weights_of
-from tune_spaces.space import Arm, Grid, Space, product_of
+from tune_spaces.arms import weights_of
+from tune_spaces.space import Arm, Grid, Space, product_of, related_auxiliaries, seeds_of, shots_conditions
 from uml_core.config import Experiment
 
 LOSS_WEIGHTS = (0.1, 0.3, 1.0)

@@ -10,16 +10,8 @@ from __future__ import annotations
 
 import itertools
 
-from tune_spaces.arms import (
-    headline_suffix,
-    lr_grid,
-    related_auxiliaries,
-    seeds_of,
-    shots_conditions,
-    weights_of,
-    without_auxiliaries,
-)
-from tune_spaces.space import Arm, Space
+from tune_spaces.arms import headline_suffix, weights_of, without_auxiliaries
+from tune_spaces.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.models.shared_head import head_init_corpus

@@ -8,8 +8,7 @@ unrelated). Of the curricula, one arm trains its first third on the target alone
 
 from __future__ import annotations
 
-from tune_spaces.arms import lr_grid, related_auxiliaries, seeds_of, shots_conditions
-from tune_spaces.space import Arm, Space
+from tune_spaces.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 

@@ -239,3 +239,29 @@ def _module(name_or_file: str) -> ModuleType:
     except (SyntaxError, ImportError) as error:
         raise InputError(f"space file {file} cannot be read: {error}") from None
     return module
+
+
+def seeds_of(experiment: Experiment) -> tuple[int, ...]:
+    """Return the paired seeds: tune.seeds of them, counted from the experiment's own."""
+    return tuple(experiment.seed + index for index in range(experiment.tune.seeds))
+
+
+def shots_conditions(experiment: Experiment) -> dict[str, tuple[Any, ...]]:
+    """Return the shots an experiment wants compared: tune.shots, else data.shots alone."""
+    return {"data.shots": experiment.tune.shots or (experiment.data.shots,)}
+
+
+def lr_grid(experiment: Experiment) -> dict[str, tuple[Any, ...]]:
+    """Return the learning rates an experiment wants searched in every arm, or no axis."""
+    return {"optim.lr": experiment.tune.lr} if experiment.tune.lr else {}
+
+
+def related_auxiliaries(experiment: Experiment) -> tuple[str, ...]:
+    """Return the auxiliary corpora that are no unrelated controls. Raises InputError if there are none."""
+    names = tuple(name for name in experiment.auxiliaries if experiment.corpora[name].control != "unrelated")
+    if not names:
+        raise InputError(
+            f"experiment {experiment.name} has no auxiliary corpus beside its target '{experiment.target}', "
+            "so there is nothing to mix; add one under corpora"
+        )
+    return names

@@ -9,8 +9,8 @@ experiment both: corpora.templates={modality: text, format: templates}.
 
 from __future__ import annotations
 
-from tune_spaces.arms import lr_grid, related_auxiliaries, seeds_of, shots_conditions, weights_of, without_auxiliaries
-from tune_spaces.space import Arm, Space
+from tune_spaces.arms import weights_of, without_auxiliaries
+from tune_spaces.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 from uml_core.config import CorpusConfig, Experiment
 from uml_core.corpora.template_sets import templates_of
 from uml_core.errors import InputError

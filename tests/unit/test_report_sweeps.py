@@ -184,6 +184,14 @@ def test_arms_stand_in_the_order_of_the_space_not_in_that_of_their_logging() -> 
     assert collected(records).arm_names() == ["unimodal", "zero_shot", "uml", "uml_init", "own"]
 
 
+def test_the_best_model_stands_with_the_line_that_uses_it() -> None:
+    records = sweep_records(GAIN)
+    records[0] = RunRecord(**{**vars(records[0]), "tags": {**records[0].tags, "uml.best_model": "models:/pets@best"}})
+    text = text_of(build_report("pets", records, tracking_uri="http://ada:secret@host:5000"))
+    assert "python -m pipelines.predict --model models:/pets@best --input FOLDER" in text
+    assert "--tracking-uri http://host:5000" in text
+
+
 def test_costs_in_cpu_and_gpu_seconds() -> None:
     (row,) = cost_rows([collected(few_shot_records())], [])
     assert (row.trials, row.cpu_s, row.gpu_s) == (150, 300.0, 75.0)
