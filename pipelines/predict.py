@@ -12,12 +12,14 @@ else the experiment file's default.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import pickle
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +30,7 @@ from tqdm import tqdm
 from pipelines.embed_stages import Batch, ReadPart, Workers, part_of, set_encoder_threads, stream_parts
 from pipelines.runtime import Summary, absolute_place, guarded, ray_session
 from uml_core.config import EmbedConfig, TrackingConfig
-from uml_core.corpora.inputs import list_inputs
+from uml_core.corpora.inputs import stream_inputs
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Encoder
 from uml_core.errors import InputError
@@ -36,6 +38,8 @@ from uml_core.serving import Predictor
 from uml_core.tracking import load_predictor
 
 PART_ROWS, BATCH_SIZE = 256, 32
+WINDOW_PARTS = 256  # listed at a time: neither the driver nor the object store holds all the inputs' places
+REJECTED_SCHEMA = pa.schema([("id", pa.string()), ("reason", pa.string())])
 SCHEMA = pa.schema([("id", pa.string()), ("prediction", pa.string()), ("probability", pa.float64())])
 
 
@@ -62,28 +66,50 @@ def run(model_uri: str, input_path: str, output_path: str, tracking_uri: str) ->
         predictor = load_predictor(absolute_place(tracking_uri), model_uri, Path(directory))
     output = Path(output_path).resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    rejected: list[tuple[Row, str]] = []
-    num_rows = 0
-    try:
-        with pq.ParquetWriter(temporary, SCHEMA) as writer:
-            for table, bad in _predictions(predictor, input_path):
-                writer.write_table(table)
-                rejected += bad
-                num_rows += table.num_rows
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
-    rejected_file = output.with_name(f"{output.stem}.rejected.parquet")
-    rejected_file.unlink(missing_ok=True)
-    if rejected:
-        pq.write_table(
-            pa.Table.from_pylist([{"id": row.id, "reason": reason} for row, reason in rejected]), rejected_file
-        )
-    text = f"{num_rows} predictions in {output}"
-    if rejected:
-        text += f"\n{len(rejected)} unreadable inputs in {rejected_file}, first {rejected[0][0].id}: {rejected[0][1]}"
-    return Summary(text, {"output": str(output), "rows": num_rows, "rejected_rows": len(rejected)})
+    with (
+        ParquetFile(output, SCHEMA) as predictions,
+        ParquetFile(output.with_name(f"{output.stem}.rejected.parquet"), REJECTED_SCHEMA, keep_empty=False) as rejected,
+    ):
+        for table, bad in _predictions(predictor, input_path):
+            predictions.write(table)
+            if bad:
+                rows = [{"id": row.id, "reason": reason} for row, reason in bad]
+                rejected.write(pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA))
+    text = f"{predictions.num_rows} predictions in {output}"
+    if rejected.num_rows:
+        first = pq.read_table(rejected.path).slice(0, 1).to_pylist()[0]
+        text += f"\n{rejected.num_rows} unreadable inputs in {rejected.path}, first {first['id']}: {first['reason']}"
+    results = {"output": str(output), "rows": predictions.num_rows, "rejected_rows": rejected.num_rows}
+    return Summary(text, results)
+
+
+class ParquetFile:
+    """A Parquet file written table by table and renamed into place at the end.
+
+    After an error, what was there before is still there. Without `keep_empty`, no rows leave no file.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, *, keep_empty: bool = True) -> None:
+        self.path, self.num_rows, self._keep_empty = path, 0, keep_empty
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        self._writer = pq.ParquetWriter(self._temporary, schema)
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows."""
+        self._writer.write_table(table)
+        self.num_rows += table.num_rows
+
+    def __enter__(self) -> ParquetFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._writer.close()
+        if kind is None and (self.num_rows or self._keep_empty):
+            self._temporary.replace(self.path)
+            return
+        self._temporary.unlink(missing_ok=True)
+        if kind is None:
+            self.path.unlink(missing_ok=True)
 
 
 def _predictions(predictor: Predictor, path: str) -> Iterator[tuple[pa.Table, list[tuple[Row, str]]]]:
@@ -94,17 +120,36 @@ def _predictions(predictor: Predictor, path: str) -> Iterator[tuple[pa.Table, li
             rejected = [(row, row.fault or "") for row in chunk.rejected]
             yield _table([row.id for row in chunk.rows], result.classes, result.probabilities), rejected
         return
-    rows = list_inputs(path, predictor.modality)
-    parts = [pickle.dumps(rows[start : start + PART_ROWS]) for start in range(0, len(rows), PART_ROWS)]
-    with ray_session(), tqdm(total=len(rows), unit="row", file=sys.stderr) as bar:
+    windows = batched(batched(stream_inputs(path, predictor.modality), PART_ROWS), WINDOW_PARTS)
+    window = next(windows, None)  # an input that cannot be used is told here, before Ray starts
+    with ray_session(), tqdm(unit="row", file=sys.stderr) as bar:
         ray.data.DataContext.get_current().execution_options.preserve_order = True
-        workers, arguments = Workers.of(EmbedConfig(), num_parts=len(parts)), {"predictor": predictor}
-        for batch in stream_parts(
-            parts, ClassifyPart, workers, encoder=encoder, read=pickle.loads, arguments=arguments
-        ):
-            ids, classes, probabilities, rejected = pickle.loads(batch["payload"])
-            bar.update(len(ids) + len(rejected))
-            yield _table(ids, classes, probabilities), rejected
+        while window is not None:
+            parts = [pickle.dumps(rows) for rows in window]
+            bar.total = (bar.total or 0) + sum(map(len, window))  # what is listed so far
+            workers = Workers.of(EmbedConfig(), num_parts=len(parts))
+            for batch in stream_parts(
+                parts,
+                ClassifyPart,
+                workers,
+                encoder=encoder,
+                read=pickle.loads,
+                arguments={"predictor": predictor},
+            ):
+                ids, classes, probabilities, rejected = pickle.loads(batch["payload"])
+                bar.update(len(ids) + len(rejected))
+                yield _table(ids, classes, probabilities), rejected
+            window = next(windows, None)
+
+
+Item = TypeVar("Item")
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield lists of `size` items, the last one shorter (itertools.batched, which Python 3.11 lacks)."""
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
 
 
 class ClassifyPart:

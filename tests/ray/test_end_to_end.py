@@ -20,7 +20,7 @@ from uml_core.tracking import download, find_run
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def test_the_whole_thread_on_pictures_and_sentences(tmp_path: Path) -> None:
+def test_the_whole_thread_on_pictures_and_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_picture_corpora(tmp_path)
     tree = picture_tree(tmp_path)
     experiment = parse_experiment({**tree, "train": {**tree["train"], "max_steps": 100}, "optim": {"lr": 0.01}})
@@ -52,6 +52,8 @@ def test_the_whole_thread_on_pictures_and_sentences(tmp_path: Path) -> None:
     (new / "broken.jpg").write_bytes(b"no picture")
     output = tmp_path / "out" / "predictions.parquet"
     uri = experiment.tracking.uri
+    monkeypatch.setattr(predict, "PART_ROWS", 2)  # four inputs, listed in two windows
+    monkeypatch.setattr(predict, "WINDOW_PARTS", 1)
     results = predict.run(f"runs:/{trained['run_id']}/model", str(new), str(output), uri).results
     assert (results["rows"], results["rejected_rows"]) == (3, 1)
     predictions = pq.read_table(output).to_pydict()
