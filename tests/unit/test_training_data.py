@@ -157,3 +157,12 @@ def test_unrelated_hands_whole_foreign_classes_to_target_classes() -> None:
 def test_data_that_cannot_be_trained_on(tables: dict[str, CorpusTable], part: str) -> None:
     with pytest.raises(InputError, match=part):
         build(**tables)
+
+
+def test_spaces_of_equal_width_are_not_silently_taken_as_one() -> None:
+    same_width = table(np.arange(24).reshape(12, 2), [*"aabbccddd", "a", None, "c"])
+    narrow, wide = build(names=same_width), build()
+    assert (narrow.unprojected, wide.unprojected) == (("names",), ())
+    assert any("set model.shared_width to another width" in line for line in narrow.warnings())
+    assert build({"model.shared_width": 3}, names=same_width).unprojected == ()
+    assert build({"mixing.loss_weight.names": 0}, names=same_width).unprojected == ()

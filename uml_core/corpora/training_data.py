@@ -87,10 +87,17 @@ class TrainingData:
     test: LabelledRows | None
     shifted: dict[str, LabelledRows]
     dropped: dict[str, dict[str, int]]  # corpus -> {class the target lacks, or "" for none: rows}
+    unprojected: tuple[str, ...] = ()  # corpora of the target's width from another encoder, or an unknown one
 
     def warnings(self) -> list[str]:
-        """Return what the user should know about the data: dropped rows, and classes without auxiliary rows."""
+        """Return what the user should know: dropped rows, classes without auxiliary rows, spaces taken as one."""
         lines = []
+        if self.unprojected:
+            width = self.train[self.target].dim
+            lines.append(
+                f"{listing(self.unprojected)}: as wide as {self.target} ({width}), so no projection lies between them; "
+                "unless one encoder made both spaces, set model.shared_width to another width"
+            )
         for corpus, counts in self.dropped.items():
             if counts:
                 shown = listing(f"{label or 'no label'} ({count})" for label, count in counts.items())
@@ -128,7 +135,17 @@ def build_training_data(experiment: Experiment, tables: Mapping[str, CorpusTable
         test=labelled(splits["test"]) if len(splits["test"]) else None,
         shifted={name: labelled(rows) for name, rows in found.shifted.items()},
         dropped=dropped,
+        unprojected=tuple(corpus for corpus in experiment.auxiliaries if _is_unprojected(experiment, corpus, train)),
     )
+
+
+def _is_unprojected(experiment: Experiment, corpus: str, train: Mapping[str, LabelledRows]) -> bool:
+    """Return whether a corpus meets the target's embeddings without a projection, though another encoder made it."""
+    width = train[experiment.target].dim
+    ours, theirs = experiment.encoder_of(corpus), experiment.encoder_of(experiment.target)
+    one_space = ours is not None and theirs is not None and ours.name == theirs.name
+    taken_as_one = train[corpus].dim == width and experiment.model.shared_width in (None, width)
+    return taken_as_one and not one_space and experiment.loss_weight(corpus) > 0
 
 
 def target_rows(experiment: Experiment, table: NamedRows) -> TargetRows:
