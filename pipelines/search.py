@@ -39,7 +39,8 @@ class Proposals:
 
     def take_over(self, folder: SweepFolder) -> None:
         """Learn what a killed sweep has in its folder; only the rest is proposed."""
-        self._waiting = [spec for spec in self._waiting if folder.read(spec.key) is None]
+        done = folder.keys()
+        self._waiting = [spec for spec in self._waiting if spec.key not in done]
 
     def next(self) -> TrialSpec | None:
         """Return the next trial to run; None where none is left."""

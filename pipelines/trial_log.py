@@ -41,9 +41,8 @@ class TrialLog:
                 MLflowTracker(self._experiment.tracking, record.run_id).discard()
             else:
                 self._run_ids[record.tags["uml.trial"]] = record.run_id
-        for key in self._specs:
-            result = folder.read(key)
-            if result is not None and key not in self._run_ids:
+        for key, result in folder.all().items():
+            if key not in self._run_ids:
                 self.add(key, result)
 
     def add(self, key: str, result: TrialResult) -> None:

@@ -91,10 +91,13 @@ class SweepFolder:
 
     def all(self) -> dict[str, TrialResult]:
         """Return every result by its trial's key, in the order in which they ended."""
-        listed = self._fs.get_file_info(pafs.FileSelector(self._directory, allow_not_found=True))
-        keys = [info.base_name.removesuffix(".json") for info in listed if info.base_name.endswith(".json")]
-        found = {key: result for key in keys if (result := self.read(key)) is not None}
+        found = {key: result for key in self.keys() if (result := self.read(key)) is not None}
         return dict(sorted(found.items(), key=lambda item: (item[1].ended_at, item[0])))
+
+    def keys(self) -> set[str]:
+        """Return the keys of the trials that have ended, by one listing."""
+        listed = self._fs.get_file_info(pafs.FileSelector(self._directory, allow_not_found=True))
+        return {info.base_name.removesuffix(".json") for info in listed if info.base_name.endswith(".json")}
 
     def read_state(self, key: str) -> dict[str, Any]:
         """Return a trial's best weights and progress."""

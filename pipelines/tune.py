@@ -83,7 +83,7 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
     log = TrialLog(experiment, parent.run_id, proposals.specs, provenance_tags(fingerprints))
     log.catch_up(folder)
     _run_missing(experiment, proposals, tables, folder, log)
-    results = {key: result for key in proposals.specs if (result := folder.read(key)) is not None}
+    results = folder.all()
     _check_failures(experiment, proposals.total, results, parent)
     chosen = select_trials(experiment, proposals.specs, results, log)
     for spec in chosen:
@@ -157,7 +157,7 @@ def _run_missing(
     experiment: Experiment, proposals: Proposals, tables: Tables, folder: SweepFolder, log: TrialLog
 ) -> None:
     """Run the trials whose results are not in the folder yet, as many at once as the cluster holds."""
-    num_done = len(folder.all())
+    num_done = len(folder.keys())
     if num_done >= proposals.total:
         return
     os.environ.setdefault(

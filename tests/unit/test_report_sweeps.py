@@ -72,6 +72,12 @@ def test_the_first_sentence_is_the_verdict_over_shots(full: Report) -> None:
     assert "worth it below 8 shots" in full.verdict.text
 
 
+def test_a_verdict_of_all_conditions_is_told_from_one_of_some(full: Report) -> None:
+    assert "Verdict: gain in at least one condition." in text_of(full)
+    everywhere = build_report("pets", sweep_records(GAIN, shots=(1, 4)), tracking_uri="sqlite:////mlflow.db")
+    assert "Verdict: gain in every condition." in text_of(everywhere)
+
+
 def test_every_section_is_on_the_page(full: Report) -> None:
     text = text_of(full)
     for heading in (
