@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from pipelines import embed, train
+from pipelines import embed, export, train
 from tests.conftest import vector_tree, write_vector_corpora
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
@@ -75,6 +75,10 @@ class TestOnOneCluster:
         projected = torch.from_numpy(embeddings) @ weights["projections.target.weight"].T
         expected = weights["scales.target"] * projected @ weights["head.weight"].T
         assert np.allclose(predictor.classify(embeddings).logits, expected.numpy(), atol=1e-5)
+        uri = experiment.tracking.uri
+        export.run(results["model_uri"], str(tmp_path / "head"), uri, formats=("safetensors",))
+        exported = load_file(tmp_path / "head" / "head.safetensors")["head.weight"]
+        assert np.allclose(embeddings @ exported.numpy().T, expected.numpy(), atol=1e-5)
 
     def test_two_workers_equal_one_on_the_joined_batch(self, experiment: Experiment, tmp_path: Path) -> None:
         changes = {"train.batch_size": 7, "mixing.batch_ratio.names": 0.4, "train.max_steps": 30, "seed": 5}
