@@ -44,7 +44,7 @@ def _arm(experiment: Experiment, related: tuple[str, ...], amount: int) -> Arm:
     if amount == 0:
         off: dict[str, Any] = {"mixing.loss_weight": weights, "mixing.warm_start": {}, "model.head_init": "random"}
         return Arm("unimodal", off)
-    weights |= {name: experiment.loss_weight(name) or 1.0 for name in related}
+    weights |= {name: experiment.loss_weight_setting(name) or 1.0 for name in related}
     return Arm(
         f"auxiliary_{amount}",
         {"mixing.loss_weight": weights, "data.auxiliary_shots": dict.fromkeys(related, amount)},

@@ -30,7 +30,14 @@ class StepBatch(Protocol):
         """Return each corpus's loss over the joined batch; `model` may be the one that DDP wraps."""
 
 
-Gradient = Callable[[Any], dict[str, float]]  # of a batch: each corpus's mean loss over the global batch
+class Gradient(Protocol):
+    """From a batch to the gradients of its weighted loss."""
+
+    def __call__(self, batch: Any) -> dict[str, float]:
+        """Set every gradient; returns each corpus's mean loss over the global batch."""
+
+    def reweight(self, loss_weight: Mapping[str, float]) -> None:
+        """Take other loss weights for the batches to come."""
 
 
 class AutogradGradient:
@@ -62,6 +69,10 @@ class AutogradGradient:
             torch.distributed.all_reduce(losses_K)
             losses_K /= self._world_size
         return dict(zip(losses, losses_K.tolist(), strict=True))
+
+    def reweight(self, loss_weight: Mapping[str, float]) -> None:
+        """Take other weights for the batches to come."""
+        self._loss_weight = dict(loss_weight)
 
 
 def autocast_of(precision: str, device: torch.device) -> Autocast | None:

@@ -95,6 +95,7 @@ def evaluation_points(run: TrainingRun, evaluation: Evaluation) -> list[MetricPo
         **{f"train/loss/{corpus}": loss for corpus, loss in evaluation.losses.items()},
         **{f"analysis/gradient_cosine/{name}": cosine for name, cosine in evaluation.gradient_cosine.items()},
         **{f"mixing/observed_ratio/{name}": run.observed_ratio(name) for name in run.experiment.auxiliaries},
+        **{f"mixing/loss_weight/{name}": weight for name, weight in run.scheduled_weights().items()},
         "mixing/target_samples": run.progress.samples[run.data.target],
         "perf/samples_per_s": evaluation.samples_per_s,
         "perf/data_wait_s": evaluation.data_wait_s,

@@ -39,7 +39,7 @@ class SelfSupervisedObjective:
         """Return autograd's, under autocast where `train.precision` asks for bfloat16."""
         return AutogradGradient(
             self.model,
-            self._plan.loss_weight,
+            self._plan.loss_weights(0),
             world_size=self._place.world_size,
             autocast=autocast_of(self._precision, self._place.device) or contextlib.nullcontext,
         )

@@ -51,7 +51,7 @@ class SupervisedObjective:
 
     def gradient(self) -> Gradient:
         """Return the closed form in float32, autograd where products are cast to bfloat16."""
-        weights, world_size = self._plan.loss_weight, self._place.world_size
+        weights, world_size = self._plan.loss_weights(0), self._place.world_size
         autocast = autocast_of(self._precision, self._place.device)
         if autocast is not None:
             return AutogradGradient(self.model, weights, world_size=world_size, autocast=autocast)

@@ -121,6 +121,11 @@ class TrainingRun:
         """Return the samples of a corpus per target sample so far."""
         return self._progress.samples[corpus] / max(1, self._progress.samples[self.data.target])
 
+    def scheduled_weights(self) -> dict[str, float]:
+        """Return the loss weights that follow a schedule, as they are at the next step."""
+        weights = self._plan.loss_weights(self._progress.step)
+        return {corpus: weights[corpus] for corpus in self._plan.scheduled}
+
     def evaluations(self) -> Iterator[Evaluation]:
         """Train, yielding after every evaluation, until max_steps or patience ends the run."""
         settings = self.experiment.train
@@ -176,6 +181,8 @@ class TrainingRun:
         self.model.train()
         while progress.step < until:
             set_learning_rate(self._optimizer, learning_rate(progress.step, self.experiment))
+            if self._plan.scheduled:
+                gradient.reweight(self._plan.loss_weights(progress.step))
             for group in self._plan.step(progress.step).groups:
                 waiting = time.perf_counter()
                 batch = self.objective.batch(progress.step, group)

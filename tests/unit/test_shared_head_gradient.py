@@ -93,3 +93,15 @@ def test_an_infinite_loss_is_the_guilty_corpuss_alone() -> None:
         model.scales["sounds"].fill_(float("nan"))
     losses = SharedHeadGradient(model, LOSS_WEIGHT)(batch_of({"photos": 2, "sounds": 2}))
     assert [corpus for corpus, loss in losses.items() if loss != loss] == ["sounds"]
+
+
+def test_new_weights_reach_the_batches_to_come_and_those_of_a_size_seen_before() -> None:
+    ours, reference = (model_of(learnable_scale=True) for _ in range(2))
+    closed_form, autograd = SharedHeadGradient(ours, LOSS_WEIGHT), AutogradGradient(reference, LOSS_WEIGHT)
+    batch = batch_of({"photos": 4, "captions": 3, "sounds": 2})
+    for weights in (LOSS_WEIGHT, {"photos": 1.0, "captions": 0.0, "sounds": 0.7}):
+        closed_form.reweight(weights)
+        autograd.reweight(weights)
+        assert closed_form(batch) == pytest.approx(autograd(batch))
+        for name, gradient in gradients_of(reference).items():
+            torch.testing.assert_close(gradients_of(ours)[name], gradient, rtol=1e-5, atol=1e-6)

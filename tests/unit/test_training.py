@@ -17,8 +17,8 @@ from uml_core.errors import InputError
 from uml_core.losses import corpus_losses, weighted_sum
 from uml_core.models import build_model, folded_target_head
 from uml_core.models.shared_head import class_prototypes
-from uml_core.optimisation import learning_rate
-from uml_core.results import measure_outcome
+from uml_core.optimisation import build_optimizer, learning_rate, set_learning_rate
+from uml_core.results import evaluation_points, measure_outcome
 from uml_core.supervised import evaluate_head
 from uml_core.training import TrainingRun
 
@@ -127,6 +127,28 @@ def test_twin_sees_the_same_number_of_target_samples_and_parameters() -> None:
     assert ours.target_samples == twin.target_samples == 60 * 8
     assert ours.trained_parameters == twin.trained_parameters == 5 * 10 + 4 * 5
     assert (ours.observed_ratio, twin.observed_ratio) == ({"names": 1.0}, {"names": 0.0})
+
+
+def test_a_scheduled_weight_is_the_hand_written_loop_and_is_logged() -> None:
+    schedule = {"schedule": "linear", "start": 1.0, "end": 0.0, "steps": 10}
+    run = run_of(**{"mixing.loss_weight.names": schedule, "train.max_steps": 20, "train.eval_every": 5})
+    reference = run_of(**{"train.max_steps": 20})
+    optimizer = build_optimizer(reference.model, reference.experiment.optim)
+    for step in range(20):
+        set_learning_rate(optimizer, learning_rate(step, run.experiment))
+        optimizer.zero_grad()
+        losses = reference.objective.batch(step, ("target", "names")).losses(reference.model, 1)
+        (losses["target"] + max(0.0, 1 - step / 10) * losses["names"]).backward()
+        optimizer.step()
+    logged = [
+        point.value
+        for evaluation in run.evaluations()
+        for point in evaluation_points(run, evaluation)
+        if point.name == "mixing/loss_weight/names"
+    ]
+    assert logged == pytest.approx([0.5, 0.0, 0.0, 0.0])
+    for name, value in reference.model.state_dict().items():
+        torch.testing.assert_close(run.model.state_dict()[name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_a_zero_weight_corpus_leaves_no_trace() -> None:

@@ -5,6 +5,7 @@ from uml_core.config.dotted import flatten, hash_of, set_dotted
 from uml_core.config.experiment import Experiment, load_experiment, parse_experiment
 from uml_core.config.training import (
     DataConfig,
+    LossWeightSchedule,
     MixingConfig,
     ModelConfig,
     OptimConfig,
@@ -20,6 +21,7 @@ __all__ = [
     "EncoderConfig",
     "EncodersConfig",
     "Experiment",
+    "LossWeightSchedule",
     "MixingConfig",
     "ModelConfig",
     "OptimConfig",

@@ -31,6 +31,7 @@ from uml_core.config.dotted import flatten, hash_of, set_dotted
 from uml_core.config.errors import describe_validation_error
 from uml_core.config.training import (
     DataConfig,
+    LossWeightSchedule,
     MixingConfig,
     ModelConfig,
     OptimConfig,
@@ -132,7 +133,15 @@ class Experiment(Settings):
         return config.encoder or modality_encoder
 
     def loss_weight(self, corpus: str) -> float:
-        """Return the weight of a corpus in the summed loss (the paper's α or λ; the target's is 1)."""
+        """Return the weight of a corpus in the summed loss (the paper's α or λ; the target's is 1).
+
+        Of a weight that follows a schedule, its largest: 0 means that the corpus takes no part at any step.
+        """
+        setting = self.loss_weight_setting(corpus)
+        return max(setting.start, setting.end) if isinstance(setting, LossWeightSchedule) else setting
+
+    def loss_weight_setting(self, corpus: str) -> float | LossWeightSchedule:
+        """Return the weight of a corpus as it is set: a number, or its schedule."""
         return 1.0 if corpus == self.target else self.mixing.loss_weight.get(corpus, 1.0)
 
     def batch_ratio(self, corpus: str) -> float:

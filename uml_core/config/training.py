@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from uml_core.config.base import Count, Fraction01, NonNegative, Positive, PositiveCount, Settings
 
@@ -62,10 +62,32 @@ class WarmStartConfig(Settings):
     steps: Count = 0
 
 
+class LossWeightSchedule(Settings):
+    """A loss weight that goes from `start` to `end` over the first `steps` steps and stays there."""
+
+    schedule: Literal["linear", "cosine"]
+    start: NonNegative
+    end: NonNegative
+    steps: PositiveCount
+
+
+def _kind_of_weight(value: object) -> str:
+    return "[schedule]" if isinstance(value, Mapping | LossWeightSchedule) else "[number]"
+
+
+# Told apart by what is given, so that a mistake in one is not reported as a mistake in the other.
+LossWeight = Annotated[
+    Annotated[NonNegative, Tag("[number]")] | Annotated[LossWeightSchedule, Tag("[schedule]")],
+    Discriminator(_kind_of_weight),
+]
+
+
 class MixingConfig(Settings):
     """How corpora are mixed. A corpus that is not named has weight 1 and ratio 1."""
 
-    loss_weight: Mapping[str, NonNegative] = Field(default_factory=dict)
+    # A number, or {schedule: linear, start: 1, end: 0, steps: 500}. A corpus of weight 0 takes no part; one whose
+    # scheduled weight is 0 for a while still has its batches and its logged loss.
+    loss_weight: Mapping[str, LossWeight] = Field(default_factory=dict)
     batch_ratio: Mapping[str, NonNegative] = Field(default_factory=dict)
     # joint: one update on the weighted sum; alternate: one update per corpus in turn. Either way a step holds one
     # target batch, so the number of target samples seen does not depend on the schedule.

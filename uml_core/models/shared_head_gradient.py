@@ -58,6 +58,16 @@ class SharedHeadGradient:
         losses = self._buffer.losses_K.tolist()
         return {corpus: losses[index] for index, corpus in enumerate(self._order) if corpus in layout.rows}
 
+    def reweight(self, loss_weight: Mapping[str, float]) -> None:
+        """Take other weights for the batches to come."""
+        self._loss_weight = dict(loss_weight)
+        for layout in self._layouts.values():
+            self._weigh(layout)
+
+    def _weigh(self, layout: _Layout) -> None:
+        for corpus, rows in layout.rows.items():
+            layout.coefficient_R1[rows, 0] = -self._loss_weight[corpus] * layout.minus_mean_R[rows]
+
     def _forward_and_backward(self, batch: Batch, layout: _Layout) -> None:
         model, buffer = self._model, self._buffer
         hidden_RH, scale_R1 = layout.hidden_RH, layout.scale_R1
@@ -113,25 +123,26 @@ class SharedHeadGradient:
         num_rows = sum(local for _, local, _ in sizes)
         rows: dict[str, slice] = {}
         corpus_R = torch.empty(num_rows, dtype=torch.int64, device=weight.device)
-        mean_R, coefficient_R1 = weight.new_empty(num_rows), weight.new_empty(num_rows, 1)
+        mean_R = weight.new_empty(num_rows)
         start = 0
         for corpus, local, over_ranks in sizes:
             rows[corpus] = slice(start, start + local)
             corpus_R[rows[corpus]] = self._order.index(corpus)
             mean_R[rows[corpus]] = 1 / over_ranks
-            coefficient_R1[rows[corpus]] = self._loss_weight[corpus] / over_ranks
             start += local
-        return _Layout(
+        layout = _Layout(
             rows=rows,
             num_projected=sum(local for corpus, local, _ in sizes if corpus in self._projections),
             absent_projections=tuple(corpus for corpus in self._projections if corpus not in rows),
             corpus_R=corpus_R,
             minus_mean_R=-mean_R,
-            coefficient_R1=coefficient_R1,
+            coefficient_R1=weight.new_empty(num_rows, 1),
             minus_one_R1=weight.new_full((num_rows, 1), -1.0),
             hidden_RH=weight.new_empty(num_rows, weight.shape[1]),
             scale_R1=weight.new_empty(num_rows, 1),
         )
+        self._weigh(layout)
+        return layout
 
 
 @dataclass(frozen=True)
