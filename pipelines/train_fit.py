@@ -19,6 +19,7 @@ from pipelines.runtime import num_gpus
 from pipelines.stored import StoredData, embedding_precision
 from pipelines.train_callback import MLflowCallback
 from pipelines.train_loop import load_state, train_loop_per_worker
+from pipelines.train_progress import TrainingBar
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.results import RunOutcome, measure_outcome, save_weights
@@ -78,9 +79,12 @@ def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: s
             callbacks=[MLflowCallback(experiment.tracking, run_id)],
         ),
     )
-    result = trainer.fit()
-    if "input_error" in (result.metrics or {}):
-        raise InputError(result.metrics["input_error"])
+    with TrainingBar(run_id, f"train {run_kind(experiment)}", settings.max_steps):
+        result = trainer.fit()
+    metrics = result.metrics or {}
+    if "input_error" in metrics:
+        kept = f"; step {metrics['good_step']} is kept in {result.checkpoint.path}" if "good_step" in metrics else ""
+        raise InputError(metrics["input_error"] + kept)
     with result.checkpoint.as_directory() as directory:
         return load_state(Path(directory))
 

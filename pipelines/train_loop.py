@@ -18,6 +18,7 @@ import torch
 from ray.train import Checkpoint
 
 from pipelines.stored import build_data, load_tables
+from pipelines.train_progress import TrainingState
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.results import evaluation_points
@@ -55,8 +56,14 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         _report_evaluations(run, world_size, config["started_at"])
     except InputError as error:
         # Retrying would end the same way: hand the message to the driver instead of failing the worker. With a
-        # checkpoint, because Train keeps the metrics of a report only if it has one.
-        _report_checkpoint({"input_error": str(error)}, {})
+        # checkpoint, because Train keeps the metrics of a report only if it has one: the last good one, if there is.
+        last = ray.train.get_checkpoint()
+        if last is None:
+            _report_checkpoint({"input_error": str(error)}, {})
+            return
+        with last.as_directory() as directory:
+            state = load_state(Path(directory))
+        _report_checkpoint({"input_error": str(error), "good_step": state["progress"]["step"]}, state)
 
 
 def _num_threads(experiment: Experiment, local_workers: int) -> int:
@@ -95,7 +102,10 @@ def _rank_zero_says(value: bool, world_size: int) -> bool:
 
 
 def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation) -> None:
-    metrics = {"points": points, "step": evaluation.step, "val_accuracy": evaluation.val_accuracy}
+    progress = run.progress
+    steps_per_s = progress.step / progress.train_s if progress.train_s else 0.0
+    state = TrainingState(evaluation.step, steps_per_s, evaluation.losses, evaluation.val_accuracy)
+    metrics = {"points": points, "step": evaluation.step, "val_accuracy": evaluation.val_accuracy, "state": state}
     _report_checkpoint(metrics, run.state_dict())
 
 

@@ -144,3 +144,23 @@ class SampleStream:
 def rank_share(num_samples: int, rank: int, world_size: int) -> slice:
     """Return one rank's share of a global batch: contiguous, and the shares of all ranks make up the batch."""
     return slice(num_samples * rank // world_size, num_samples * (rank + 1) // world_size)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the parts that a rank's share of a batch is computed in (train.accumulate)."""
+
+    index: int = 0
+    num_parts: int = 1
+
+    def as_rank(self, rank: int, world_size: int) -> tuple[int, int]:
+        """Return rank and world size under which the part is a rank's share: n parts are n times as many ranks."""
+        return rank * self.num_parts + self.index, world_size * self.num_parts
+
+
+WHOLE = Part()
+
+
+def parts_of(num_parts: int) -> tuple[Part, ...]:
+    """Return all parts of a share."""
+    return tuple(Part(index, num_parts) for index in range(num_parts))

@@ -34,6 +34,9 @@ class Objective(Protocol):
     def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
         """Return a step's batch for some corpora, or None where none of them has a sample in it."""
 
+    def batch_rows(self, step: int, corpus: str) -> list[int]:
+        """Return the row numbers of a corpus's table in a step's batch, over all ranks: for messages."""
+
     def gradient(self) -> Gradient:
         """Return what sets the gradients of a batch's weighted loss; asked for once, when training begins."""
 

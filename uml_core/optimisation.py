@@ -1,11 +1,13 @@
-"""The optimiser and its learning rate over steps."""
+"""The optimiser, its learning rate over steps, and the average of the weights."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from uml_core.config import Experiment, OptimConfig
 
@@ -33,3 +35,66 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set every parameter group's learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def optimised(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return every parameter that the optimiser updates."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+class WeightAverage:
+    """The exponential average of a model's weights: after every step, average ← d · average + (1 − d) · weights.
+
+    At step s, d is at most (1 + s) / (10 + s), so that the random start is soon forgotten. Counters among the buffers
+    are taken as they are.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay, self._step = decay, 0
+        self._weights = list(model.state_dict().values())  # the model's own tensors, updated in place
+        self._names = list(model.state_dict())
+        self._average = [value.clone() for value in self._weights]
+        self._floating = [index for index, value in enumerate(self._weights) if value.is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights after a step."""
+        decay = min(self._decay, (1 + self._step) / (10 + self._step))
+        self._step += 1
+        torch._foreach_lerp_(
+            [self._average[index] for index in self._floating],
+            [self._weights[index] for index in self._floating],
+            1 - decay,
+        )
+        for index, value in enumerate(self._weights):
+            if not value.is_floating_point():
+                self._average[index].copy_(value)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the average into the model, and the weights back afterwards."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def state_dict(self) -> dict[str, object]:
+        """Return what a resumed run needs."""
+        return {"step": self._step, "average": dict(zip(self._names, self._average, strict=True))}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Continue from `state_dict()`."""
+        step, average = state["step"], state["average"]
+        assert isinstance(step, int)
+        assert isinstance(average, dict)
+        self._step = step
+        for name, value in zip(self._names, self._average, strict=True):
+            value.copy_(average[name])
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for weight, average in zip(self._weights, self._average, strict=True):
+            kept = weight.clone()
+            weight.copy_(average)
+            average.copy_(kept)

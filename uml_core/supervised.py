@@ -7,7 +7,9 @@ Shape legend: N rows, C classes, D embedding width.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +18,8 @@ from torch import Tensor, nn
 from uml_core.config import Experiment
 from uml_core.corpora.training_data import LabelledRows, TrainingData
 from uml_core.feed import Batch, ResidentFeed, gathered
-from uml_core.gradients import AutogradGradient, Gradient, autocast_of
-from uml_core.mixing import MixingPlan
+from uml_core.gradients import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
+from uml_core.mixing import MixingPlan, Part, parts_of
 from uml_core.models import SharedHeadModel, build_model
 from uml_core.models.shared_head_gradient import SharedHeadGradient
 from uml_core.objective import Place
@@ -36,26 +38,37 @@ class SupervisedObjective:
             device=place.device,
             rank=place.rank,
             world_size=place.world_size,
+            label_smoothing=experiment.train.label_smoothing,
         )
         self.model: SharedHeadModel = build_model(experiment, data).to(place.device)
-        self._precision, self._normalize = experiment.train.precision, experiment.model.normalize
+        self._train, self._parts = experiment.train, parts_of(experiment.train.accumulate)
+        self._normalize = experiment.model.normalize
         self._target, self._val = data.target, gathered(data.val, place.device)
 
-    def batch(self, step: int, corpora: Sequence[str]) -> Batch | None:
+    def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
         """Return a step's batch for some corpora; None where none of them has a sample in it."""
-        batch = self._feed.batch(step, corpora)
+        return accumulated(self._part(step, corpora, part) for part in self._parts)
+
+    def _part(self, step: int, corpora: Sequence[str], part: Part) -> Batch | None:
+        batch = self._feed.batch(step, corpora, part)
         if not batch.embeddings or not self._normalize:
             return batch if batch.embeddings else None
         normalised = {corpus: nn.functional.normalize(value, dim=-1) for corpus, value in batch.embeddings.items()}
-        return Batch(normalised, batch.labels, batch.global_counts)
+        return replace(batch, embeddings=normalised)
+
+    def batch_rows(self, step: int, corpus: str) -> list[int]:
+        """Return the row numbers of a corpus's table in a step's batch, over all ranks."""
+        return list(map(int, self._feed.rows(step, corpus)))
 
     def gradient(self) -> Gradient:
-        """Return the closed form in float32, autograd where products are cast to bfloat16."""
+        """Return the closed form in float32; autograd where products are cast to bfloat16 or batches come in parts."""
         weights, world_size = self._plan.loss_weights(0), self._place.world_size
-        autocast = autocast_of(self._precision, self._place.device)
-        if autocast is not None:
-            return AutogradGradient(self.model, weights, world_size=world_size, autocast=autocast)
-        return SharedHeadGradient(self.model, weights, world_size=world_size)
+        autocast = autocast_of(self._train.precision, self._place.device)
+        if autocast is None and len(self._parts) == 1:
+            smoothing = self._train.label_smoothing
+            return SharedHeadGradient(self.model, weights, world_size=world_size, label_smoothing=smoothing)
+        autocast = autocast or contextlib.nullcontext
+        return AutogradGradient(self.model, weights, world_size=world_size, autocast=autocast)
 
     def validate(self) -> tuple[float, float]:
         """Return accuracy in [0, 1] and mean NLL in nats on the target's validation rows."""

@@ -8,6 +8,7 @@ Shape legend: B batch, C classes, D embedding width.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import Counter, defaultdict
@@ -17,17 +18,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from uml_core.analysis.gradients import gradient_cosines
 from uml_core.config import Experiment
 from uml_core.corpora.sequence_data import SequenceData
 from uml_core.corpora.training_data import TrainingData
-from uml_core.errors import InputError
+from uml_core.errors import InputError, listing
 from uml_core.feed import Batch
 from uml_core.gradients import Gradient, StepBatch
 from uml_core.mixing import MixingPlan
 from uml_core.objective import Objective, Place
-from uml_core.optimisation import build_optimizer, learning_rate, set_learning_rate
+from uml_core.optimisation import WeightAverage, build_optimizer, learning_rate, optimised, set_learning_rate
 from uml_core.supervised import SupervisedObjective
 
 
@@ -66,28 +68,38 @@ class Progress:
     finished: bool = False
 
 
-def train_step(gradient: Gradient, optimizer: torch.optim.Optimizer, batch: StepBatch) -> dict[str, float]:
+def train_step(
+    gradient: Gradient, optimizer: torch.optim.Optimizer, batch: StepBatch, *, clip_norm: float | None = None
+) -> dict[str, float]:
     """Make one optimiser update on the weighted sum of the corpora's losses; returns each corpus's mean loss.
 
+    Args:
+        gradient: of the batch's weighted loss.
+        optimizer: over the model's parameters.
+        batch: this rank's share.
+        clip_norm: the gradient is scaled down to this norm over all parameters where it is larger.
+
     Raises:
-        NonFiniteLossError: a loss is NaN or infinite, on any rank; the update is not made on any.
+        NonFiniteError: a loss or the gradient is NaN or infinite, on any rank; the update is not made on any.
     """
-    losses = gradient(batch)
-    if not all(map(math.isfinite, losses.values())):
-        raise NonFiniteLossError(losses)
+    result = gradient(batch)
+    bad = tuple(corpus for corpus, loss in result.losses.items() if not math.isfinite(loss))
+    if bad or not result.gradient_is_finite:
+        raise NonFiniteError(bad, tuple(result.losses))
+    if clip_norm is not None:
+        clip_grad_norm_(optimised(optimizer), clip_norm)
     optimizer.step()
-    return losses
+    return result.losses
 
 
-class NonFiniteLossError(InputError):
-    """Training diverged: some loss is NaN or infinite."""
+class NonFiniteError(InputError):
+    """Training diverged: some loss, or the gradient of finite losses, is NaN or infinite."""
 
-    def __init__(self, losses: dict[str, float], step: int | None = None) -> None:
-        self.losses = losses
-        worst = [corpus for corpus, loss in losses.items() if not math.isfinite(loss)] or list(losses)
-        where = f" at step {step}" if step is not None else ""
+    def __init__(self, bad: tuple[str, ...], corpora: tuple[str, ...], where: str = "", rows: str = "") -> None:
+        self.bad, self.corpora = bad, corpora
+        what = f"the loss of {', '.join(bad)}" if bad else f"the gradient of {', '.join(corpora)}"
         super().__init__(
-            f"the loss of {', '.join(worst)} is not finite{where}; lower optim.lr, or check the embeddings"
+            f"{what} is not finite{where}; lower optim.lr, set optim.clip_norm, or check the embeddings{rows}"
         )
 
 
@@ -109,6 +121,8 @@ class TrainingRun:
         self.objective = build_objective(experiment, data, Place(torch.device(device), rank, world_size))
         self.model: Any = self.objective.model
         self._optimizer = build_optimizer(self.model, experiment.optim)
+        decay = experiment.optim.ema_decay
+        self._average = WeightAverage(self.model, decay) if decay else None
         self._progress = Progress()
         self.best: BestModel | None = None
 
@@ -146,6 +160,7 @@ class TrainingRun:
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
             "progress": {**vars(self._progress), "samples": dict(self._progress.samples)},
             "best": None if self.best is None else vars(self.best),
         }
@@ -154,6 +169,8 @@ class TrainingRun:
         """Continue from `state_dict()`."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
         self.load_result(state)
 
     def result_state(self) -> dict[str, Any]:
@@ -189,32 +206,51 @@ class TrainingRun:
                 wait_s += time.perf_counter() - waiting
                 if batch is None:
                     continue
-                for corpus, loss in self._step(gradient, batch).items():
+                for corpus, loss in self._update(gradient, batch).items():
                     sums[corpus] += loss
                     counts[corpus] += 1
                     progress.samples[corpus] += batch.global_counts[corpus]
+            if self._average is not None:
+                self._average.update()
             progress.step += 1
         progress.train_s += time.perf_counter() - started
         progress.data_wait_s += wait_s
         return {corpus: total / counts[corpus] for corpus, total in sums.items()}
 
-    def _step(self, gradient: Gradient, batch: StepBatch) -> dict[str, float]:
+    def _update(self, gradient: Gradient, batch: StepBatch) -> dict[str, float]:
         try:
-            return train_step(gradient, self._optimizer, batch)
-        except NonFiniteLossError as error:
-            raise NonFiniteLossError(error.losses, self._progress.step) from None
+            return train_step(gradient, self._optimizer, batch, clip_norm=self.experiment.optim.clip_norm)
+        except NonFiniteError as error:
+            step = self._progress.step
+            rows = [
+                f"{corpus} {listing(map(str, self.objective.batch_rows(step, corpus)))}"
+                for corpus in error.bad or error.corpora
+            ]
+            where = f": rows of that batch, counted from 0 in the store's order: {'; '.join(rows)}"
+            raise NonFiniteError(error.bad, error.corpora, f" at step {step}", where) from None
 
     def _evaluate(self, losses: dict[str, float]) -> Evaluation:
         progress = self._progress
-        accuracy, nll = self.objective.validate()
-        better = self.best is None or (accuracy, -nll) > (self.best.val_accuracy, -self.best.val_nll)
-        if better:
-            weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-            self.best = BestModel(progress.step, accuracy, nll, weights)
+        self._check_weights()
+        with contextlib.nullcontext() if self._average is None else self._average.in_place():
+            accuracy, nll = self.objective.validate()
+            better = self.best is None or (accuracy, -nll) > (self.best.val_accuracy, -self.best.val_nll)
+            if better:
+                weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+                self.best = BestModel(progress.step, accuracy, nll, weights)
         progress.bad_evaluations = 0 if better else progress.bad_evaluations + 1
         samples_per_s = sum(progress.samples.values()) / progress.train_s if progress.train_s > 0 else 0.0
         cosines = self._gradient_cosines() if self.experiment.train.gradient_cosine else {}
         return Evaluation(progress.step, accuracy, nll, losses, samples_per_s, progress.data_wait_s, cosines)
+
+    @torch.no_grad()
+    def _check_weights(self) -> None:
+        """Raise InputError where an update has made weights infinite: no such weights are measured or saved."""
+        sums = torch.stack([parameter.sum() for parameter in self.model.parameters()])
+        if not bool(sums.isfinite().all()):
+            raise InputError(
+                f"the weights are not finite at step {self._progress.step}; lower optim.lr, or set optim.clip_norm"
+            )
 
     def _gradient_cosines(self) -> dict[str, float]:
         """Compare the corpora's gradients on the batch that comes next, which these weights have not seen."""

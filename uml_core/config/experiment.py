@@ -98,8 +98,16 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _settings_fit_the_objective(self) -> Self:
+        parts = self.train.workers * self.train.accumulate
+        if self.train.accumulate > 1 and self.train.batch_size < parts:
+            raise ValueError(
+                f"train.accumulate is {self.train.accumulate} with train.batch_size {self.train.batch_size} and "
+                f"train.workers {self.train.workers}; a batch has at most one part a sample: lower train.accumulate"
+            )
         if self.objective == "supervised":
             return self
+        if self.train.label_smoothing:
+            raise ValueError("train.label_smoothing spreads class labels; set objective=supervised, or remove it")
         if self.train.gradient_cosine:
             raise ValueError("train.gradient_cosine compares gradients on the shared head; set objective=supervised")
         if self.train.batch_size < self.train.workers:

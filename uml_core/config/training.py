@@ -114,6 +114,9 @@ class OptimConfig(Settings):
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: Count = 50
     warmup_lr: NonNegative = 1e-5
+    clip_norm: Positive | None = None  # gradients whose norm over all parameters is larger are scaled down to it
+    # Above 0, an exponential average of the weights is what is evaluated, selected, logged and exported.
+    ema_decay: Fraction01 = 0.0
 
 
 class TrainConfig(Settings):
@@ -126,6 +129,8 @@ class TrainConfig(Settings):
     workers: PositiveCount = 1
     use_gpu: Literal["auto"] | bool = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on a GPU, float32 on a CPU
+    accumulate: PositiveCount = 1  # parts that a step's batch is computed in: less memory, the same update
+    label_smoothing: Fraction01 = 0.0  # share of a label spread over all classes, of every corpus
     gradient_cosine: bool = False  # at every evaluation, the angle between corpora's gradients on the shared head
     report_every_s: Positive = 10.0  # metrics and checkpoints are reported by wall time: a report may block for 2 s
     twin: bool = False  # also train the matched unimodal baseline and print the difference
