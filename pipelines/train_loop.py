@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     try:
         run = TrainingRun(
             experiment,
-            build_data(experiment, load_tables(experiment, config["fingerprints"])),
+            _streamed(experiment, build_data(experiment, load_tables(experiment, config["fingerprints"]))),
             device=str(ray.train.torch.get_device()),
             rank=context.get_world_rank(),
             world_size=world_size,
@@ -66,9 +67,19 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         _report_checkpoint({"input_error": str(error), "good_step": state["progress"]["step"]}, state)
 
 
+def _streamed(experiment: Experiment, data: Any) -> Any:
+    """Return the data with pictures that are not kept in memory read ahead by Ray Data."""
+    if experiment.model.backbone == "frozen" or data.keep:
+        return data
+    from pipelines.picture_stream import PictureStream
+
+    return replace(data, open_stream=PictureStream)
+
+
 def _num_threads(experiment: Experiment, local_workers: int) -> int:
     """Return the worker's threads: one for small batches, whose products are too small to share (measured)."""
-    if experiment.objective == "supervised" and experiment.train.batch_size // experiment.train.workers < LARGE_BATCH:
+    is_head_alone = experiment.objective == "supervised" and experiment.model.backbone == "frozen"
+    if is_head_alone and experiment.train.batch_size // experiment.train.workers < LARGE_BATCH:
         return 1
     return max(1, (os.cpu_count() or 1) // local_workers)
 

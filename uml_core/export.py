@@ -3,6 +3,7 @@
 In: a `TargetPredictor`, whose path from embedding to logits is one matrix. Out, in a folder:
 
     head.safetensors   head.weight (C, D) float32
+    encoder.safetensors   of a fine-tuned run, with either format: the weights of its encoder
     head.json          the classes in the order of the rows, whether embeddings are normalised first, the encoder
     head.onnx          input embedding (B, D) float32; outputs logits (B, C) and probabilities (B, C)
 
@@ -44,6 +45,9 @@ def export_head(predictor: TargetPredictor, directory: Path, formats: tuple[str,
     if "safetensors" in formats:
         files.append(directory / "head.safetensors")
         save_file({"head.weight": predictor.head}, files[-1])
+    if predictor.encoder_weights is not None:
+        files.append(directory / "encoder.safetensors")
+        save_file(dict(predictor.encoder_weights), files[-1])
     if graph is not None:
         files.append(directory / "head.onnx")
         files[-1].write_bytes(graph)
@@ -61,6 +65,7 @@ def description_of(predictor: TargetPredictor) -> dict[str, Any]:
         "classes": list(predictor.classes),
         "modality": predictor.modality,
         "encoder": None if predictor.encoder is None else predictor.encoder.model_dump(mode="json"),
+        "encoder_is_fine_tuned": predictor.encoder_weights is not None,
         "precision": predictor.precision,
     }
 

@@ -40,6 +40,9 @@ class Objective(Protocol):
     def gradient(self) -> Gradient:
         """Return what sets the gradients of a batch's weighted loss; asked for once, when training begins."""
 
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Return the factor on optim.lr of each parameter that has one, by its name in the model."""
+
     def validate(self) -> tuple[float, float]:
         """Return validation accuracy in [0, 1] and mean NLL in nats of the model as it is."""
 

@@ -4,20 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from uml_core.config import Experiment, OptimConfig
 
+SCALE = "lr_scale"  # of a parameter group: factor on the learning rate
 
-def build_optimizer(model: nn.Module, settings: OptimConfig) -> torch.optim.Optimizer:
-    """Return AdamW; weight decay applies to matrices, not to the scales."""
-    matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim >= 2]
-    scalars = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": scalars, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, fused=True)
+
+def build_optimizer(
+    model: nn.Module, settings: OptimConfig, *, scales: Mapping[str, float] = MappingProxyType({})
+) -> torch.optim.Optimizer:
+    """Return AdamW; weight decay applies to matrices, not to the scales.
+
+    Args:
+        model: its parameters that require a gradient are optimised.
+        settings: rate and weight decay.
+        scales: factors on the rate, by a parameter's name; 1 where it is not named.
+    """
+    groups: dict[tuple[float, float], list[Tensor]] = {(1.0, settings.weight_decay): [], (1.0, 0.0): []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
+            groups.setdefault((scales.get(name, 1.0), decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": decay, SCALE: scale}
+            for (scale, decay), parameters in groups.items()
+            if parameters
+        ],
+        lr=settings.lr,
+        fused=True,
+    )
 
 
 def learning_rate(step: int, experiment: Experiment) -> float:
@@ -32,9 +53,9 @@ def learning_rate(step: int, experiment: Experiment) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set every parameter group's learning rate."""
+    """Set every parameter group's learning rate: its scale of a rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group[SCALE]
 
 
 def optimised(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -84,7 +84,9 @@ def measure_outcome(run: TrainingRun, run_id: str = "", *, with_test: bool = Tru
 
 def trained_parameters(run: TrainingRun) -> int:
     """Return the number of parameters on the target's path: what a matched baseline must have as well."""
-    return sum(parameter.numel() for module in run.objective.target_path() for parameter in module.parameters())
+    modules = run.objective.target_path()
+    trained = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+    return sum(parameter.numel() for parameter in trained)
 
 
 def evaluation_points(run: TrainingRun, evaluation: Evaluation) -> list[MetricPoint]:

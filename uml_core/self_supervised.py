@@ -48,6 +48,10 @@ class SelfSupervisedObjective:
             autocast=autocast_of(self._precision, self._place.device) or contextlib.nullcontext,
         )
 
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Return no factors: every parameter is trained at optim.lr."""
+        return {}
+
     def fit_probe(self) -> LinearProbe:
         """Fit a probe to the target's labelled train rows, on the model as it is."""
         labelled = self._data.labelled

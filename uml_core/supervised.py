@@ -70,6 +70,10 @@ class SupervisedObjective:
         autocast = autocast or contextlib.nullcontext
         return AutogradGradient(self.model, weights, world_size=world_size, autocast=autocast)
 
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Return no factors: every parameter is trained at optim.lr."""
+        return {}
+
     def validate(self) -> tuple[float, float]:
         """Return accuracy in [0, 1] and mean NLL in nats on the target's validation rows."""
         return evaluate_head(self.model, self._target, *self._val, normalize=self._normalize)

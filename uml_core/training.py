@@ -120,7 +120,7 @@ class TrainingRun:
         self._plan = MixingPlan.of(experiment)
         self.objective = build_objective(experiment, data, Place(torch.device(device), rank, world_size))
         self.model: Any = self.objective.model
-        self._optimizer = build_optimizer(self.model, experiment.optim)
+        self._optimizer = build_optimizer(self.model, experiment.optim, scales=self.objective.learning_rate_scales())
         decay = experiment.optim.ema_decay
         self._average = WeightAverage(self.model, decay) if decay else None
         self._progress = Progress()
@@ -265,4 +265,10 @@ def build_objective(experiment: Experiment, data: TrainingData | SequenceData, p
         from uml_core.self_supervised import SelfSupervisedObjective  # scikit-learn takes a second
 
         return SelfSupervisedObjective(experiment, data, place)
+    if experiment.model.backbone != "frozen":
+        from uml_core.fine_tuning import FineTuningObjective  # encoders take seconds
+        from uml_core.pictures import PictureData
+
+        assert isinstance(data, PictureData), "a trained backbone needs pictures"
+        return FineTuningObjective(experiment, data, place)
     return SupervisedObjective(experiment, data, place)

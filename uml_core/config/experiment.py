@@ -35,6 +35,7 @@ from uml_core.config.training import (
     MixingConfig,
     ModelConfig,
     OptimConfig,
+    PicturesConfig,
     SequenceModelConfig,
     TrainConfig,
     TuneConfig,
@@ -59,6 +60,7 @@ class Experiment(Settings):
     mixing: MixingConfig = MixingConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
+    pictures: PicturesConfig = PicturesConfig()
     train: TrainConfig = TrainConfig()
     tune: TuneConfig = TuneConfig()
 
@@ -120,6 +122,30 @@ class Experiment(Settings):
                 "data.auxiliary_shots counts rows per class, and objective self_supervised reads no auxiliary labels; "
                 "remove it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_trained_backbone_can_be_trained(self) -> Self:
+        backbone, blocks = self.model.backbone, self.model.trained_blocks
+        if (blocks is not None) != (backbone == "partial"):
+            raise ValueError(
+                f"model.trained_blocks is {blocks} with model.backbone {backbone}; it says how many of the last blocks "
+                "model.backbone=partial trains: set both or neither"
+            )
+        if backbone == "frozen":
+            return self
+        target, encoder = self.corpora[self.target], self.encoder_of(self.target)
+        needs = {
+            f"objective supervised, not {self.objective}": self.objective == "supervised",
+            f"a target of pictures, not of modality {target.modality}": target.modality == "image",
+            f"raw pictures, not format {target.format}": encoder is not None,
+            "an image encoder of source timm, transformers or package": encoder is None or encoder.source != "module",
+            "an encoder without pooling=tokens": encoder is None or encoder.pooling != "tokens",
+            "train.gradient_cosine=false": not self.train.gradient_cosine,
+        }
+        for need, is_met in needs.items():
+            if not is_met:
+                raise ValueError(f"model.backbone is {backbone}, which needs {need}; or set model.backbone=frozen")
         return self
 
     @property

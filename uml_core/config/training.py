@@ -11,9 +11,14 @@ from uml_core.config.base import Count, Fraction01, NonNegative, Positive, Posit
 
 
 class ModelConfig(Settings):
-    """The shared-weight model: projections into one width, one head for all corpora."""
+    """The shared-weight model: projections into one width, one head for all corpora.
 
-    backbone: Literal["frozen"] = "frozen"
+    `backbone` finetune trains the target's image encoder with the head, from its pictures; partial its last
+    `trained_blocks` blocks.
+    """
+
+    backbone: Literal["frozen", "finetune", "partial"] = "frozen"
+    trained_blocks: PositiveCount | None = None  # backbone partial: how many of the last blocks are trained
     head_init: Literal["zero_shot", "random"] = "zero_shot"
     init_corpus: str | None = None  # None: the first auxiliary text corpus, else the first auxiliary corpus
     learnable_scale: bool = True
@@ -115,8 +120,19 @@ class OptimConfig(Settings):
     warmup_steps: Count = 50
     warmup_lr: NonNegative = 1e-5
     clip_norm: Positive | None = None  # gradients whose norm over all parameters is larger are scaled down to it
+    backbone_lr: Positive = 5e-5  # of a trained encoder, on the schedule of lr
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # factor on backbone_lr with every block towards the input
     # Above 0, an exponential average of the weights is what is evaluated, selected, logged and exported.
     ema_decay: Fraction01 = 0.0
+
+
+class PicturesConfig(Settings):
+    """The target's pictures, where its encoder is trained: kept in memory once decoded, or decoded for every step."""
+
+    keep: Literal["auto", "memory", "stream"] = "auto"  # auto: memory where they fit into memory_gib
+    memory_gib: Positive = 4.0  # of every worker, for train and validation pictures as uint8
+    augment: bool = True  # random resized crop and horizontal flip of train pictures
+    min_crop: Annotated[float, Field(gt=0, le=1)] = 0.25  # smallest crop, as a share of the picture's area
 
 
 class TrainConfig(Settings):
