@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 from pipelines.picture_stream import chunks_of
-from tests.conftest import CLASSES, table, write_picture_corpora
+from tests.conftest import table, write_picture_corpora
 from tests.unit.tiny_models import save_vision
 from uml_core.augmentation import Crops, crop_and_flip
 from uml_core.config import Experiment, parse_experiment
@@ -75,7 +76,9 @@ def tables_of(experiment: Experiment) -> tuple[dict[str, CorpusTable], list[Row]
     encoder.load()
     embeddings = encoder.encode_all([encoder.decode(row.read()) for row in rows], 32)
     target = table(embeddings, [row.label for row in rows], [row.split for row in rows])
-    return {"pictures": target, "names": table(NAMES, [label for label in CLASSES for _ in range(3)])}, rows
+    classes = sorted({row.label or "" for row in rows})
+    names = table(NAMES[: 3 * len(classes)], [label for label in classes for _ in range(3)])
+    return {"pictures": target, "names": names}, rows
 
 
 def data_of(experiment: Experiment) -> PictureData:
@@ -95,17 +98,30 @@ def finish(run: TrainingRun) -> TrainingRun:
     return run
 
 
+def write_stripes(directory: Path, counts: dict[str, int]) -> None:
+    """Write noisy stripes of any colours and phase: what tells the classes apart, no average over a picture holds."""
+    rng = np.random.default_rng(0)
+    for split, count in counts.items():
+        for label in ("across", "down"):
+            folder = directory / "pictures" / split / label
+            folder.mkdir(parents=True)
+            for index in range(count):
+                wave = np.sign(np.sin(np.pi * (np.arange(32) + rng.integers(12)) / 4))
+                stripes = np.broadcast_to(wave[:, None] if label == "across" else wave, (32, 32))
+                pixels = 127 + 60 * stripes[..., None] * rng.uniform(-1, 1, 3) + 40 * rng.normal(size=(32, 32, 3))
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{index}.png")
+
+
 def test_a_trained_encoder_beats_the_frozen_one(corpus: Path, tmp_path: Path) -> None:
-    write_picture_corpora(tmp_path, counts={"train": 16, "val": 12, "test": 12})
-    changes = {"corpora.pictures.path": str(tmp_path / "pictures"), "pictures.min_crop": 0.6, "train.batch_size": 12}
-    changes |= {"train.max_steps": 90, "train.eval_every": 30}
+    write_stripes(tmp_path, {"train": 40, "val": 30, "test": 30})
+    changes = {"corpora.pictures.path": str(tmp_path / "pictures"), "pictures.min_crop": 0.8, "train.batch_size": 16}
+    changes |= {"train.max_steps": 120, "train.eval_every": 20, "model.head_init": "random"}
+    changes |= {"mixing.loss_weight.names": 0.0}
     tuned = finish(run_of(corpus, **changes))
     frozen = experiment_of(corpus, **changes, **{"model.backbone": "frozen"})
     head = finish(TrainingRun(frozen, build_training_data(frozen, tables_of(frozen)[0])))
-    assert tuned.best is not None
-    assert head.best is not None
-    assert tuned.best.val_accuracy > head.best.val_accuracy + 0.1
-    assert measure_outcome(tuned).test_accuracy > measure_outcome(head).test_accuracy + 0.1
+    assert measure_outcome(head).test_accuracy < 0.65
+    assert measure_outcome(tuned).test_accuracy > 0.8
     assert tuned.progress.samples == head.progress.samples, "the same samples of every corpus"
 
 
