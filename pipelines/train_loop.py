@@ -79,7 +79,8 @@ def _streamed(experiment: Experiment, data: Any) -> Any:
 def _num_threads(experiment: Experiment, local_workers: int) -> int:
     """Return the worker's threads: one for small batches, whose products are too small to share (measured)."""
     is_head_alone = experiment.objective == "supervised" and experiment.model.backbone == "frozen"
-    if is_head_alone and experiment.train.batch_size // experiment.train.workers < LARGE_BATCH:
+    takes_batches = experiment.optim.name != "lbfgs"  # a solver takes all rows at once
+    if is_head_alone and takes_batches and experiment.train.batch_size // experiment.train.workers < LARGE_BATCH:
         return 1
     return max(1, (os.cpu_count() or 1) // local_workers)
 

@@ -80,6 +80,38 @@ class ResidentFeed:
         return self._streams[corpus].rows(start, stop)
 
 
+class WholeFeed:
+    """All rows of every corpus at every step, for a solver."""
+
+    def __init__(
+        self,
+        data: TrainingData,
+        plan: MixingPlan,
+        *,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        self._rows = {corpus: data.train[corpus].rows for corpus in plan.corpora}
+        shares = {corpus: rank_share(len(rows), rank, world_size) for corpus, rows in self._rows.items()}
+        tensors = {corpus: gathered(data.train[corpus], torch.device("cpu")) for corpus in plan.corpora}
+        self._batch = Batch(
+            {corpus: tensors[corpus][0][share].to(device) for corpus, share in shares.items()},
+            {corpus: tensors[corpus][1][share].to(device) for corpus, share in shares.items()},
+            {corpus: len(rows) for corpus, rows in self._rows.items()},
+            label_smoothing,
+        )
+
+    def batch(self, step: int, corpora: Sequence[str], part: Part = WHOLE) -> Batch:
+        """Return all rows; a solver's experiment has one group of corpora, and no parts."""
+        return self._batch
+
+    def rows(self, step: int, corpus: str) -> npt.NDArray[np.int64]:
+        """Return the row numbers of a corpus's table."""
+        return self._rows[corpus]
+
+
 class _ResidentStream:
     """One corpus's endless sample stream over a table that stays on the device."""
 

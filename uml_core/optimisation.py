@@ -13,18 +13,30 @@ from torch import Tensor, nn
 from uml_core.config import Experiment, OptimConfig
 
 SCALE = "lr_scale"  # of a parameter group: factor on the learning rate
+LBFGS_HISTORY, LBFGS_TOLERANCE, LBFGS_EVALUATIONS = 20, 1e-7, 26
 
 
 def build_optimizer(
     model: nn.Module, settings: OptimConfig, *, scales: Mapping[str, float] = MappingProxyType({})
 ) -> torch.optim.Optimizer:
-    """Return AdamW; weight decay applies to matrices, not to the scales.
+    """Return AdamW, whose weight decay applies to matrices, not to the scales; or L-BFGS, one iteration a step.
 
     Args:
         model: its parameters that require a gradient are optimised.
         settings: rate and weight decay.
         scales: factors on the rate, by a parameter's name; 1 where it is not named.
     """
+    if settings.name == "lbfgs":
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return torch.optim.LBFGS(
+            [{"params": trained, SCALE: 1.0}],
+            max_iter=1,
+            max_eval=LBFGS_EVALUATIONS,  # torch's own default would leave the line search none
+            history_size=LBFGS_HISTORY,
+            tolerance_grad=LBFGS_TOLERANCE,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
     groups: dict[tuple[float, float], list[Tensor]] = {(1.0, settings.weight_decay): [], (1.0, 0.0): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -42,8 +54,13 @@ def build_optimizer(
 
 
 def learning_rate(step: int, experiment: Experiment) -> float:
-    """Return a step's rate: linear from warmup_lr over warmup_steps, then cosine to 0 at max_steps (or constant)."""
+    """Return a step's rate: linear from warmup_lr over warmup_steps, then cosine to 0 at max_steps (or constant).
+
+    Of lbfgs, where a line search starts: 1, a whole quasi-Newton step.
+    """
     optim, max_steps = experiment.optim, experiment.train.max_steps
+    if optim.name == "lbfgs":
+        return 1.0
     if step < optim.warmup_steps:
         return optim.warmup_lr + (optim.lr - optim.warmup_lr) * step / optim.warmup_steps
     if optim.schedule == "constant":

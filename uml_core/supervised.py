@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from uml_core.config import Experiment
 from uml_core.corpora.training_data import LabelledRows, TrainingData
-from uml_core.feed import Batch, ResidentFeed, gathered
+from uml_core.errors import InputError
+from uml_core.feed import Batch, ResidentFeed, WholeFeed, gathered
 from uml_core.gradients import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
 from uml_core.mixing import MixingPlan, Part, parts_of
 from uml_core.models import SharedHeadModel, build_model
@@ -31,16 +33,19 @@ class SupervisedObjective:
     def __init__(self, experiment: Experiment, data: TrainingData, place: Place) -> None:
         self._experiment, self._classes = experiment, data.classes
         self._plan, self._place = MixingPlan.of(experiment), place
-        self._feed = ResidentFeed(
+        smoothing, self._solves = experiment.train.label_smoothing, experiment.optim.name == "lbfgs"
+        feed = WholeFeed if self._solves else partial(ResidentFeed, seed=experiment.seed)
+        self._feed = feed(
             data,
             self._plan,
-            seed=experiment.seed,
             device=place.device,
             rank=place.rank,
             world_size=place.world_size,
-            label_smoothing=experiment.train.label_smoothing,
+            label_smoothing=smoothing,
         )
         self.model: SharedHeadModel = build_model(experiment, data).to(place.device)
+        if self._solves:
+            _check_convex(self.model, self._plan)
         self._train, self._parts = experiment.train, parts_of(experiment.train.accumulate)
         self._normalize = experiment.model.normalize
         self._target, self._val = data.target, gathered(data.val, place.device)
@@ -64,7 +69,7 @@ class SupervisedObjective:
         """Return the closed form in float32; autograd where products are cast to bfloat16 or batches come in parts."""
         weights, world_size = self._plan.loss_weights(0), self._place.world_size
         autocast = autocast_of(self._train.precision, self._place.device)
-        if autocast is None and len(self._parts) == 1:
+        if self._solves or (autocast is None and len(self._parts) == 1):
             smoothing = self._train.label_smoothing
             return SharedHeadGradient(self.model, weights, world_size=world_size, label_smoothing=smoothing)
         autocast = autocast or contextlib.nullcontext
@@ -94,6 +99,18 @@ class SupervisedObjective:
     def target_path(self) -> list[nn.Module]:
         """Return the target's projection and the head."""
         return [self.model.projections[self._target], self.model.head]
+
+
+def _check_convex(model: SharedHeadModel, plan: MixingPlan) -> None:
+    """Raise InputError where a corpus that takes part has a projection: head times projection is not convex."""
+    for corpus in plan.corpora:
+        projection = model.projections[corpus]
+        if isinstance(projection, nn.Linear):
+            raise InputError(
+                f"optim.name is lbfgs, and corpus {corpus}, {projection.in_features} wide, is projected to the shared "
+                f"width {model.shared_width}; a solver needs corpora of one width: mixing.loss_weight 0 leaves one "
+                "out, or set optim.name=adamw"
+            )
 
 
 @torch.inference_mode()

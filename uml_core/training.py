@@ -12,7 +12,7 @@ import contextlib
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from uml_core.corpora.sequence_data import SequenceData
 from uml_core.corpora.training_data import TrainingData
 from uml_core.errors import InputError, listing
 from uml_core.feed import Batch
-from uml_core.gradients import Gradient, StepBatch
+from uml_core.gradients import Gradient, StepBatch, StepResult
 from uml_core.mixing import MixingPlan
 from uml_core.objective import Objective, Place
 from uml_core.optimisation import WeightAverage, build_optimizer, learning_rate, optimised, set_learning_rate
@@ -82,13 +82,42 @@ def train_step(
     Raises:
         NonFiniteError: a loss or the gradient is NaN or infinite, on any rank; the update is not made on any.
     """
-    result = gradient(batch)
-    bad = tuple(corpus for corpus, loss in result.losses.items() if not math.isfinite(loss))
-    if bad or not result.gradient_is_finite:
-        raise NonFiniteError(bad, tuple(result.losses))
+    losses = checked(gradient(batch))
     if clip_norm is not None:
         clip_grad_norm_(optimised(optimizer), clip_norm)
     optimizer.step()
+    return losses
+
+
+def solver_step(
+    gradient: Gradient, solver: torch.optim.LBFGS, batch: StepBatch, *, weights: Mapping[str, float], penalty: float
+) -> dict[str, float]:
+    """Make one L-BFGS iteration on Σ weight · loss + penalty / 2 · ‖W‖²; returns each corpus's mean loss before it.
+
+    Raises:
+        NonFiniteError: a loss or the gradient is NaN or infinite, on any rank.
+    """
+    first: dict[str, float] = {}
+
+    def evaluated() -> float:
+        losses = checked(gradient(batch))
+        first.update(losses if not first else {})
+        norm_squared = 0.0
+        for parameter in optimised(solver):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach(), alpha=penalty)
+                norm_squared += parameter.detach().square().sum().item()
+        return sum(weights[corpus] * loss for corpus, loss in losses.items()) + penalty / 2 * norm_squared
+
+    solver.step(evaluated)  # type: ignore[no-untyped-call]
+    return first
+
+
+def checked(result: StepResult) -> dict[str, float]:
+    """Return a step's losses. Raises NonFiniteError where a loss or the gradient is NaN or infinite."""
+    bad = tuple(corpus for corpus, loss in result.losses.items() if not math.isfinite(loss))
+    if bad or not result.gradient_is_finite:
+        raise NonFiniteError(bad, tuple(result.losses))
     return result.losses
 
 
@@ -218,8 +247,12 @@ class TrainingRun:
         return {corpus: total / counts[corpus] for corpus, total in sums.items()}
 
     def _update(self, gradient: Gradient, batch: StepBatch) -> dict[str, float]:
+        optim = self.experiment.optim
         try:
-            return train_step(gradient, self._optimizer, batch, clip_norm=self.experiment.optim.clip_norm)
+            if isinstance(self._optimizer, torch.optim.LBFGS):
+                weights = self._plan.loss_weights(self._progress.step)
+                return solver_step(gradient, self._optimizer, batch, weights=weights, penalty=optim.weight_decay)
+            return train_step(gradient, self._optimizer, batch, clip_norm=optim.clip_norm)
         except NonFiniteError as error:
             step = self._progress.step
             rows = [

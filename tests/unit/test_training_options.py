@@ -1,4 +1,4 @@
-"""Options of the loop against a hand-written one: scheduled weights, clipping, smoothing, parts, averaging; divergence."""
+"""Options of the loop against a hand-written one: weights, clipping, smoothing, parts, average; and divergence."""
 
 from __future__ import annotations
 

@@ -148,6 +148,28 @@ class Experiment(Settings):
                 raise ValueError(f"model.backbone is {backbone}, which needs {need}; or set model.backbone=frozen")
         return self
 
+    @model_validator(mode="after")
+    def _a_solver_has_a_convex_problem(self) -> Self:
+        if self.optim.name != "lbfgs":
+            return self
+        mixing, train = self.mixing, self.train
+        needs = {
+            "objective=supervised": self.objective == "supervised",
+            "model.backbone=frozen": self.model.backbone == "frozen",
+            "model.learnable_scale=false": not self.model.learnable_scale,
+            "mixing.schedule=joint": mixing.schedule == "joint",
+            "no mixing.warm_start": not mixing.warm_start.steps,
+            "loss weights that are numbers": all(isinstance(each, float) for each in mixing.loss_weight.values()),
+            "no optim.clip_norm": self.optim.clip_norm is None,
+            "optim.ema_decay=0": not self.optim.ema_decay,
+            "train.accumulate=1": train.accumulate == 1,
+            "a train.precision other than bfloat16": train.precision != "bfloat16",
+        }
+        for need, is_met in needs.items():
+            if not is_met:
+                raise ValueError(f"train with optim.name=lbfgs needs {need}; or set optim.name=adamw")
+        return self
+
     @property
     def auxiliaries(self) -> tuple[str, ...]:
         """Names of the corpora other than the target, in the file's order."""

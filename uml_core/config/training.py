@@ -111,9 +111,13 @@ class DataConfig(Settings):
 
 
 class OptimConfig(Settings):
-    """AdamW with linear warm-up from `warmup_lr`, then cosine to zero (or constant)."""
+    """AdamW with linear warm-up from `warmup_lr`, then cosine to zero (or constant); or L-BFGS.
 
-    name: Literal["adamw"] = "adamw"
+    lbfgs solves the convex problem of a head without projections: a step is an iteration over all rows at once, with a
+    line search in place of the rate, and `weight_decay` is the penalty weight_decay / 2 · ‖W‖².
+    """
+
+    name: Literal["adamw", "lbfgs"] = "adamw"
     lr: Positive = 1e-3
     weight_decay: NonNegative = 0.01
     schedule: Literal["cosine", "constant"] = "cosine"
