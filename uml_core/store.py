@@ -193,7 +193,8 @@ class CorpusStore:
         if manifest.get("tokens"):
             raise InputError(
                 f"corpus '{self.corpus}' is embedded as sequences of tokens, and objective supervised needs one "
-                "embedding a row; set pooling of its encoder to auto, mean or cls and embed again"
+                "embedding a row; set objective=self_supervised, or pooling of its encoder to auto, mean or cls and "
+                "embed again"
             )
         table = self.read_columns(manifest, ["label", "split", "embedding"])
         embeddings = finite_matrix(table["embedding"], manifest["dim"], self.directory)

@@ -187,7 +187,7 @@ def test_the_blocked_feed_forward_equals_the_plain_one(dropout: float, monkeypat
         assert torch.allclose(given_gradient, parameter.grad, atol=1e-5)
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_dropout_keeps_the_share_it_says_and_every_unit_alike(p: float) -> None:
     mask = keep_mask((4000, 96), p, generator=generator_of(0), device=torch.device("cpu"))
     assert set(mask.unique().tolist()) == {0, 1}
@@ -195,6 +195,11 @@ def test_dropout_keeps_the_share_it_says_and_every_unit_alike(p: float) -> None:
     assert abs(effective_dropout(p) - p) <= 1 / 512
     assert mask.float().mean().item() == pytest.approx(dropped, abs=5 * spread / np.sqrt(96))
     assert mask.float().mean(dim=0).numpy() == pytest.approx(dropped, abs=5 * spread)
+
+
+def test_dropout_too_small_to_draw_drops_nothing() -> None:
+    assert effective_dropout(0.001) == 0
+    assert keep_mask((100,), 0.001, generator=generator_of(0), device=torch.device("cpu")).min() == 1
 
 
 def test_dropout_in_training_alone_and_the_same_for_the_same_generator() -> None:

@@ -181,3 +181,13 @@ def test_other_runs_of_the_experiment_do_not_count() -> None:
     other = sweep_records({**GAIN, "uml_init": 0.1})
     plain = record("uml", metrics={"test/accuracy": 0.1})
     assert verdict([*records, *other, plain]) == verdict(records)
+
+
+@pytest.mark.parametrize(("noise", "kind"), [(0.60, "gain"), (0.64, "no_gain"), (None, "undecided")])
+def test_a_self_supervised_gain_must_stand_above_noise(noise: float | None, kind: str) -> None:
+    arms = {"unimodal": 0.60, "uml": 0.64, "untrained": 0.50} | ({} if noise is None else {"noise": noise})
+    parent = parent_record("self_supervised", headline="uml")
+    records = sweep_records(arms, parent=parent)
+    verdict = sweep_verdict(records, parent.run_id)
+    assert verdict.kind == kind, verdict.text
+    assert "noise" in verdict.text

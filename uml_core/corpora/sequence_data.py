@@ -21,6 +21,8 @@ from uml_core.corpora.training_data import target_rows
 from uml_core.errors import InputError, listing
 from uml_core.sequence_store import SequenceTable
 
+TOKENS_AT_ONCE = 2**16  # of a corpus, for its statistics
+
 
 @dataclass(frozen=True)
 class SequenceRows:
@@ -110,8 +112,12 @@ def token_statistics(rows: SequenceRows) -> tuple[npt.NDArray[np.float32], npt.N
 
     A feature that does not vary has standard deviation 1: it stays 0 once its mean is subtracted.
     """
-    tokens_RD = rows.table.tokens[token_places(rows.starts, rows.lengths)]
-    mean_D, deviation_D = tokens_RD.mean(axis=0, dtype=np.float64), tokens_RD.std(axis=0, dtype=np.float64)
+    places = token_places(rows.starts, rows.lengths)
+    blocks = np.array_split(places, -(-len(places) // TOKENS_AT_ONCE))  # in float64: a copy of all would be large
+    total_D = sum(rows.table.tokens[block].sum(axis=0, dtype=np.float64) for block in blocks)
+    mean_D = total_D / len(places)
+    squares_D = sum(((rows.table.tokens[block] - mean_D) ** 2).sum(axis=0) for block in blocks)
+    deviation_D = np.sqrt(squares_D / len(places))
     still = deviation_D <= 1e-6 * np.maximum(1.0, np.abs(mean_D))
     return mean_D.astype(np.float32), np.where(still, 1.0, deviation_D).astype(np.float32)
 

@@ -21,8 +21,17 @@ def effective_dropout(p: float) -> float:
 
 
 def keep_mask(shape: tuple[int, ...], p: float, *, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Return a mask of uint8, 1 with probability 1 − `effective_dropout(p)` and else 0, drawn on the CPU."""
+    """Return a mask of uint8, 1 with probability 1 − `effective_dropout(p)` and else 0, decided by the generator.
+
+    The generator is one of the CPU; for another device it draws the seed of that device's own.
+    """
     dropped = round(p * LEVELS)
+    if not dropped:
+        return torch.ones(shape, dtype=torch.uint8, device=device)
+    if device.type != "cpu":
+        seed = int(torch.randint(2**62, (), generator=generator))
+        there = torch.Generator(device).manual_seed(seed)
+        return torch.randint(LEVELS, shape, dtype=torch.uint8, device=device, generator=there).ge_(dropped)
     count = math.prod(shape)
     # `random_` without bounds leaves the sign bit of an int64 at 0, so its highest byte is not uniform. It draws all
     # 64 bits from `from` on where the range is the whole of int64.
@@ -30,7 +39,7 @@ def keep_mask(shape: tuple[int, ...], p: float, *, generator: torch.Generator, d
     words.random_(torch.iinfo(torch.int64).min, None, generator=generator)
     mask = words.view(torch.uint8)[:count]
     # Bytes below `dropped` become 0 and all others 1, with two operations that run 64 bytes at a time.
-    return mask.clamp_(dropped - 1, dropped).sub_(dropped - 1).view(shape).to(device)
+    return mask.clamp_(dropped - 1, dropped).sub_(dropped - 1).view(shape)
 
 
 def drop(values: Tensor, p: float, generator: torch.Generator) -> Tensor:
