@@ -14,11 +14,19 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from benchmarks import embed_scale, embed_throughput, self_supervised_step, sweep_throughput, train_throughput
+from benchmarks import (
+    embed_scale,
+    embed_throughput,
+    finetune_throughput,
+    self_supervised_step,
+    sweep_throughput,
+    train_throughput,
+)
 from benchmarks.figures import Figure, machine
 
 BENCHMARKS: dict[str, Callable[[Path], Iterable[Figure]]] = {
     "train": train_throughput.measure,
+    "finetune": finetune_throughput.measure,
     "embed": embed_throughput.measure,
     "embed_scale": embed_scale.measure,
     "sweep": sweep_throughput.measure,

@@ -100,8 +100,13 @@ def load_trained_run(experiment: Experiment, run_id: str, analyses: AnalysisRequ
     if trained.objective == "self_supervised" and analyses.names:
         raise InputError("--analyses look at the shared head of objective supervised; this run is self_supervised")
     data = build_data(trained, store_tables(trained))
-    model = build_sequence_model(trained, data) if isinstance(data, SequenceData) else build_model(trained, data)
-    model.load_state_dict(weights)
+    if trained.model.backbone == "frozen":
+        model = build_sequence_model(trained, data) if isinstance(data, SequenceData) else build_model(trained, data)
+        model.load_state_dict(weights)
+    else:
+        from uml_core.fine_tuning import fine_tuned_space  # encoders take seconds
+
+        model, data = fine_tuned_space(trained, data, weights)
     if not analyses.names:
         return TrainedRun(trained, model, data)
     raw = {corpus: raw_rows(trained, corpus) for corpus in trained.corpora if has_raw_rows(trained, corpus)}

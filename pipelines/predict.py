@@ -157,7 +157,7 @@ class ClassifyPart:
 
     def __init__(self, encoder: Encoder, read: ReadPart, workers: Workers, *, predictor: Predictor) -> None:
         set_encoder_threads(workers)
-        encoder.load(device=workers.device, precision=predictor.precision)
+        predictor.load_encoder(encoder, device=workers.device)
         self._predictor, self._encoder, self._read = predictor, encoder, read
 
     def __call__(self, batch: Batch) -> Batch:

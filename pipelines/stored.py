@@ -38,7 +38,19 @@ def build_data(experiment: Experiment, tables: Any) -> TrainingData | SequenceDa
     """Select the rows that the experiment's objective trains on. Raises InputError for the user's mistakes."""
     if experiment.objective == "self_supervised":
         return build_sequence_data(experiment, tables)
-    return build_training_data(experiment, tables)
+    data = build_training_data(experiment, tables)
+    return data if experiment.model.backbone == "frozen" else with_pictures(experiment, data)
+
+
+def with_pictures(experiment: Experiment, data: TrainingData) -> TrainingData:
+    """Add the target's raw pictures, from where its corpus lies. Raises InputError where they have changed."""
+    from uml_core.corpora.readers import rows_of
+    from uml_core.fine_tuning import target_encoder
+    from uml_core.pictures import picture_data
+
+    ids = corpus_store(experiment, experiment.target).load_ids()
+    rows = {row.id: row for row in rows_of(experiment, experiment.target)}
+    return picture_data(experiment, data, ids, rows, target_encoder(experiment))
 
 
 def corpus_store(experiment: Experiment, corpus: str) -> CorpusStore:

@@ -5,6 +5,7 @@ Workers run `pipelines.train_loop.train_loop_per_worker`; Train's controller wri
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,18 @@ from ray.train.torch import TorchTrainer
 
 from pipelines.attempts import Attempt, open_attempt
 from pipelines.provenance import provenance_tags, run_kind
-from pipelines.runtime import num_gpus
+from pipelines.runtime import num_cpus, num_gpus
 from pipelines.stored import StoredData, embedding_precision
 from pipelines.train_callback import MLflowCallback
 from pipelines.train_loop import load_state, train_loop_per_worker
+from pipelines.train_progress import TrainingBar
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.results import RunOutcome, measure_outcome, save_weights
 from uml_core.tracking import MLflowTracker, open_experiment, start_run
 from uml_core.training import TrainingRun
+
+logger = logging.getLogger(__name__)
 
 
 def train_once(experiment: Experiment, stored: StoredData) -> RunOutcome:
@@ -62,6 +66,7 @@ def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: s
             f"train.workers is {settings.workers} with train.use_gpu, but the cluster has {num_gpus()} GPUs; "
             "lower train.workers or set train.use_gpu=false"
         )
+    _check_streaming(experiment, stored)
     trainer = TorchTrainer(
         train_loop_per_worker,
         train_loop_config={
@@ -78,11 +83,29 @@ def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: s
             callbacks=[MLflowCallback(experiment.tracking, run_id)],
         ),
     )
-    result = trainer.fit()
-    if "input_error" in (result.metrics or {}):
-        raise InputError(result.metrics["input_error"])
+    with TrainingBar(run_id, f"train {run_kind(experiment)}", settings.max_steps):
+        result = trainer.fit()
+    metrics = result.metrics or {}
+    if "input_error" in metrics:
+        kept = f"; step {metrics['good_step']} is kept in {result.checkpoint.path}" if "good_step" in metrics else ""
+        raise InputError(metrics["input_error"] + kept)
     with result.checkpoint.as_directory() as directory:
         return load_state(Path(directory))
+
+
+def _check_streaming(experiment: Experiment, stored: StoredData) -> None:
+    """Say whether a trained encoder's pictures stay in memory. Raises InputError where no CPU is left to read them."""
+    if experiment.model.backbone == "frozen":
+        return
+    from uml_core.pictures import PictureData  # encoders take seconds
+
+    assert isinstance(stored.data, PictureData)
+    logger.warning("%s", stored.data.describe(experiment))
+    if not stored.data.keep and experiment.train.workers >= num_cpus():
+        raise InputError(
+            f"train.workers is {experiment.train.workers} on {num_cpus()} CPUs, and pictures that do not fit in memory "
+            "are decoded beside the workers; lower train.workers, or raise pictures.memory_gib"
+        )
 
 
 def _log_outcome(experiment: Experiment, data: Any, state: dict[str, Any], tracker: MLflowTracker) -> RunOutcome:

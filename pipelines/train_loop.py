@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from ray.train import Checkpoint
 
 from pipelines.stored import build_data, load_tables
+from pipelines.train_progress import TrainingState
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.results import evaluation_points
@@ -43,7 +45,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     try:
         run = TrainingRun(
             experiment,
-            build_data(experiment, load_tables(experiment, config["fingerprints"])),
+            _streamed(experiment, build_data(experiment, load_tables(experiment, config["fingerprints"]))),
             device=str(ray.train.torch.get_device()),
             rank=context.get_world_rank(),
             world_size=world_size,
@@ -55,13 +57,30 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         _report_evaluations(run, world_size, config["started_at"])
     except InputError as error:
         # Retrying would end the same way: hand the message to the driver instead of failing the worker. With a
-        # checkpoint, because Train keeps the metrics of a report only if it has one.
-        _report_checkpoint({"input_error": str(error)}, {})
+        # checkpoint, because Train keeps the metrics of a report only if it has one: the last good one, if there is.
+        last = ray.train.get_checkpoint()
+        if last is None:
+            _report_checkpoint({"input_error": str(error)}, {})
+            return
+        with last.as_directory() as directory:
+            state = load_state(Path(directory))
+        _report_checkpoint({"input_error": str(error), "good_step": state["progress"]["step"]}, state)
+
+
+def _streamed(experiment: Experiment, data: Any) -> Any:
+    """Return the data with pictures that are not kept in memory read ahead by Ray Data."""
+    if experiment.model.backbone == "frozen" or data.keep:
+        return data
+    from pipelines.picture_stream import PictureStream
+
+    return replace(data, open_stream=PictureStream)
 
 
 def _num_threads(experiment: Experiment, local_workers: int) -> int:
     """Return the worker's threads: one for small batches, whose products are too small to share (measured)."""
-    if experiment.objective == "supervised" and experiment.train.batch_size // experiment.train.workers < LARGE_BATCH:
+    is_head_alone = experiment.objective == "supervised" and experiment.model.backbone == "frozen"
+    takes_batches = experiment.optim.name != "lbfgs"  # a solver takes all rows at once
+    if is_head_alone and takes_batches and experiment.train.batch_size // experiment.train.workers < LARGE_BATCH:
         return 1
     return max(1, (os.cpu_count() or 1) // local_workers)
 
@@ -95,7 +114,10 @@ def _rank_zero_says(value: bool, world_size: int) -> bool:
 
 
 def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation) -> None:
-    metrics = {"points": points, "step": evaluation.step, "val_accuracy": evaluation.val_accuracy}
+    progress = run.progress
+    steps_per_s = progress.step / progress.train_s if progress.train_s else 0.0
+    state = TrainingState(evaluation.step, steps_per_s, evaluation.losses, evaluation.val_accuracy)
+    metrics = {"points": points, "step": evaluation.step, "val_accuracy": evaluation.val_accuracy, "state": state}
     _report_checkpoint(metrics, run.state_dict())
 
 

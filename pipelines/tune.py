@@ -64,6 +64,11 @@ def _step(experiment: Experiment, arguments: argparse.Namespace) -> Summary:
 
 def run(experiment: Experiment, space_name: str, *, max_trials: int | None = None, resume: bool = False) -> Summary:
     """Run a sweep to its end: train what is missing, select on validation, measure test once, say what it shows."""
+    if experiment.model.backbone != "frozen":
+        raise InputError(
+            f"model.backbone is {experiment.model.backbone}, and sweeps train heads on stored embeddings; "
+            "set model.backbone=frozen, or run python -m pipelines.train for each setting"
+        )
     space = load_space(space_name, experiment)
     proposals = proposals_of(space, experiment, max_trials=max_trials)
     fingerprints = corpus_fingerprints(experiment)

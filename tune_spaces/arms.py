@@ -8,9 +8,13 @@ from tune_spaces.space import Arm, related_auxiliaries
 from uml_core.config import Experiment
 
 
-def weights_of(experiment: Experiment, corpora: tuple[str, ...]) -> dict[str, float]:
-    """Return a loss weight for every auxiliary corpus: the experiment's own (1 where that is 0) for these, else 0."""
-    return {name: (experiment.loss_weight(name) or 1.0) if name in corpora else 0.0 for name in experiment.auxiliaries}
+def weights_of(experiment: Experiment, corpora: tuple[str, ...]) -> dict[str, Any]:
+    """Return a loss weight for every auxiliary corpus: the experiment's own (1 where that is 0) for these, else 0.
+
+    One that follows a schedule stays one.
+    """
+    own = experiment.mixing.model_dump(mode="json")["loss_weight"]
+    return {name: (own.get(name, 1.0) or 1.0) if name in corpora else 0.0 for name in experiment.auxiliaries}
 
 
 def without_auxiliaries(experiment: Experiment) -> dict[str, Any]:

@@ -21,10 +21,9 @@ def trained_settings(experiment: Experiment) -> dict[str, Any]:
     tree = experiment.model_dump(mode="json")
     settings = {section: value for section, value in tree.items() if section not in NOT_TRAINED_ON}
     settings["corpora"] = {name: corpus.control for name, corpus in experiment.corpora.items()}
-    weights = {name: experiment.loss_weight(name) for name in experiment.auxiliaries}
-    active = [name for name, weight in weights.items() if weight and experiment.batch_ratio(name)]
+    active = [name for name in experiment.auxiliaries if experiment.loss_weight(name) and experiment.batch_ratio(name)]
     settings["mixing"] = {
-        "loss_weight": {name: weights[name] for name in active},
+        "loss_weight": {name: tree["mixing"]["loss_weight"].get(name, 1.0) for name in active},
         "batch_ratio": {name: experiment.batch_ratio(name) for name in active},
         # With one corpus in a step, jointly and in turn are the same.
         "schedule": tree["mixing"]["schedule"] if active else None,

@@ -24,7 +24,7 @@ def build(experiment: Experiment) -> Space:
         )
     related = related_auxiliaries(experiment)
     unrelated = [name for name in experiment.auxiliaries if name not in related]
-    on = {f"mixing.loss_weight.{name}": experiment.loss_weight(name) or 1.0 for name in related}
+    on = {f"mixing.loss_weight.{name}": experiment.loss_weight_setting(name) or 1.0 for name in related}
     off = {f"mixing.loss_weight.{name}": 0.0 for name in related}
     off_unrelated = {f"mixing.loss_weight.{name}": 0.0 for name in unrelated}
     cotrained, alone = (

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from uml_core.corpora.training_data import LabelledRows, TrainingData
 from uml_core.losses import corpus_losses
-from uml_core.mixing import MixingPlan, SampleStream, rank_share
+from uml_core.mixing import WHOLE, MixingPlan, Part, SampleStream, rank_share
 
 BLOCK_SAMPLES = 8192  # of a corpus's stream, looked up at once
 
@@ -32,10 +32,12 @@ class Batch:
     embeddings: dict[str, Tensor]
     labels: dict[str, Tensor]
     global_counts: dict[str, int]
+    label_smoothing: float = 0.0
 
     def losses(self, model: nn.Module, world_size: int) -> dict[str, Tensor]:
         """Return each corpus's cross-entropy, averaged over its global batch."""
-        return corpus_losses(model(self.embeddings), self.labels, self.global_counts, world_size)
+        logits = model(self.embeddings)
+        return corpus_losses(logits, self.labels, self.global_counts, world_size, label_smoothing=self.label_smoothing)
 
 
 class ResidentFeed:
@@ -50,24 +52,64 @@ class ResidentFeed:
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
+        label_smoothing: float = 0.0,
     ) -> None:
         self._plan, self._rank, self._world_size = plan, rank, world_size
+        self._label_smoothing = label_smoothing
         self._streams = {
             corpus: _ResidentStream(data.train[corpus], SampleStream(corpus, len(data.train[corpus]), seed), device)
             for corpus in plan.corpora
         }
 
-    def batch(self, step: int, corpora: Sequence[str]) -> Batch:
+    def batch(self, step: int, corpora: Sequence[str], part: Part = WHOLE) -> Batch:
         """Return the batch of a step for some of its corpora; a fractional ratio may leave a corpus out of a step."""
+        rank, world_size = part.as_rank(self._rank, self._world_size)
         embeddings, labels, counts = {}, {}, {}
         for corpus in corpora:
             start, stop = self._plan.sample_range(corpus, step)
             if start == stop:
                 continue
-            share = rank_share(stop - start, self._rank, self._world_size)
+            share = rank_share(stop - start, rank, world_size)
             embeddings[corpus], labels[corpus] = self._streams[corpus].samples(start, stop, share)
             counts[corpus] = stop - start
-        return Batch(embeddings, labels, counts)
+        return Batch(embeddings, labels, counts, self._label_smoothing)
+
+    def rows(self, step: int, corpus: str) -> npt.NDArray[np.int64]:
+        """Return the row numbers of a corpus's table in a step's batch, over all ranks."""
+        start, stop = self._plan.sample_range(corpus, step)
+        return self._streams[corpus].rows(start, stop)
+
+
+class WholeFeed:
+    """All rows of every corpus at every step, for a solver."""
+
+    def __init__(
+        self,
+        data: TrainingData,
+        plan: MixingPlan,
+        *,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        self._rows = {corpus: data.train[corpus].rows for corpus in plan.corpora}
+        shares = {corpus: rank_share(len(rows), rank, world_size) for corpus, rows in self._rows.items()}
+        tensors = {corpus: gathered(data.train[corpus], torch.device("cpu")) for corpus in plan.corpora}
+        self._batch = Batch(
+            {corpus: tensors[corpus][0][share].to(device) for corpus, share in shares.items()},
+            {corpus: tensors[corpus][1][share].to(device) for corpus, share in shares.items()},
+            {corpus: len(rows) for corpus, rows in self._rows.items()},
+            label_smoothing,
+        )
+
+    def batch(self, step: int, corpora: Sequence[str], part: Part = WHOLE) -> Batch:
+        """Return all rows; a solver's experiment has one group of corpora, and no parts."""
+        return self._batch
+
+    def rows(self, step: int, corpus: str) -> npt.NDArray[np.int64]:
+        """Return the row numbers of a corpus's table."""
+        return self._rows[corpus]
 
 
 class _ResidentStream:
@@ -87,6 +129,11 @@ class _ResidentStream:
         first = start - self._start
         picked = slice(first + share.start, first + share.stop)
         return self._table_ND.index_select(0, self._block_rows[picked]), self._block_labels[picked]
+
+    def rows(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Return the row numbers of the table at [start, stop) of the stream."""
+        rows: npt.NDArray[np.int64] = self._table_rows[self._stream.rows(start, stop)]
+        return rows
 
     def _load(self, start: int, stop: int) -> None:
         positions = self._stream.rows(start, stop)

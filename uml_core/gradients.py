@@ -1,18 +1,21 @@
 """From a batch to gradients: by autograd for any model, in closed form where the model is linear.
 
-Both are called with a batch, set `.grad` of the model's parameters and return each corpus's loss as numbers.
+Both are called with a batch, set `.grad` of the model's parameters and return the losses as numbers.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
 
 from uml_core.losses import weighted_sum
 
@@ -30,7 +33,47 @@ class StepBatch(Protocol):
         """Return each corpus's loss over the joined batch; `model` may be the one that DDP wraps."""
 
 
-Gradient = Callable[[Any], dict[str, float]]  # of a batch: each corpus's mean loss over the global batch
+@dataclass(frozen=True)
+class Accumulated:
+    """A batch in parts that are computed one after another; their gradients add up."""
+
+    parts: tuple[StepBatch, ...]
+
+    @property
+    def global_counts(self) -> dict[str, int]:
+        """Samples of each corpus over all ranks and parts."""
+        return self.parts[0].global_counts
+
+    def losses(self, model: nn.Module, world_size: int) -> dict[str, Tensor]:
+        """Return each corpus's loss over the joined batch, all parts at once."""
+        by_part = [part.losses(model, world_size) for part in self.parts]
+        return {corpus: torch.stack([losses[corpus] for losses in by_part]).sum() for corpus in by_part[0]}
+
+
+def accumulated(parts: Iterable[StepBatch | None]) -> StepBatch | None:
+    """Return a batch of some parts, as it is where there is one; None where no corpus has a sample in it."""
+    present = tuple(part for part in parts if part is not None)
+    if len(present) <= 1:
+        return present[0] if present else None
+    return Accumulated(present)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What is known of a step once its gradients are set: each corpus's mean loss over all ranks."""
+
+    losses: dict[str, float]
+    gradient_is_finite: bool  # and its square: the optimiser squares it
+
+
+class Gradient(Protocol):
+    """From a batch to the gradients of its weighted loss."""
+
+    def __call__(self, batch: Any) -> StepResult:
+        """Set every gradient; the same on every rank."""
+
+    def reweight(self, loss_weight: Mapping[str, float]) -> None:
+        """Take other loss weights for the batches to come."""
 
 
 class AutogradGradient:
@@ -44,24 +87,40 @@ class AutogradGradient:
         world_size: int = 1,
         autocast: Autocast = contextlib.nullcontext,
     ) -> None:
-        self._parameters = list(model.parameters())
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # A step may leave a corpus out, and its projection without gradient.
         self._model = DistributedDataParallel(model, find_unused_parameters=True) if world_size > 1 else model
         self._loss_weight, self._world_size, self._autocast = dict(loss_weight), world_size, autocast
 
-    def __call__(self, batch: StepBatch) -> dict[str, float]:
+    def __call__(self, batch: StepBatch) -> StepResult:
         """Set the gradients; parameters that the batch does not reach get none."""
         for parameter in self._parameters:
             parameter.grad = None
-        with self._autocast():
-            losses = batch.losses(self._model, self._world_size)
-            total = weighted_sum(losses, self._loss_weight)
-        total.backward()  # type: ignore[no-untyped-call]
-        losses_K = torch.stack(list(losses.values())).detach()
+        parts = batch.parts if isinstance(batch, Accumulated) else (batch,)
+        by_part = [self._add(part, is_last=part is parts[-1]) for part in parts]
+        corpora = list(by_part[0])
+        losses_K = torch.stack([torch.stack([part[corpus] for part in by_part]).sum() for corpus in corpora])
         if self._world_size > 1:
             torch.distributed.all_reduce(losses_K)
             losses_K /= self._world_size
-        return dict(zip(losses, losses_K.tolist(), strict=True))
+        norm: Tensor = get_total_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
+        *means, gradient_norm = torch.cat([losses_K, norm.view(1).to(losses_K)]).tolist()
+        return StepResult(dict(zip(corpora, means, strict=True)), math.isfinite(gradient_norm))
+
+    def reweight(self, loss_weight: Mapping[str, float]) -> None:
+        """Take other weights for the batches to come."""
+        self._loss_weight = dict(loss_weight)
+
+    def _add(self, part: StepBatch, *, is_last: bool) -> dict[str, Tensor]:
+        """Add a part's gradient; returns its losses. Ranks are summed with the last part."""
+        with contextlib.ExitStack() as waiting:
+            if isinstance(self._model, DistributedDataParallel) and not is_last:
+                waiting.enter_context(self._model.no_sync())
+            with self._autocast():
+                losses = part.losses(self._model, self._world_size)
+                total = weighted_sum(losses, self._loss_weight)
+            total.backward()  # type: ignore[no-untyped-call]
+        return {corpus: loss.detach() for corpus, loss in losses.items()}
 
 
 def autocast_of(precision: str, device: torch.device) -> Autocast | None:

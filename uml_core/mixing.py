@@ -6,14 +6,16 @@ A fractional ratio is exact over time: after s steps a corpus has given floor(s 
 
 from __future__ import annotations
 
+import math
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
-from uml_core.config import Experiment
+from uml_core.config import Experiment, LossWeightSchedule
 
 MAX_DENOMINATOR = 10_000  # ratios are read as fractions with at most this denominator: 0.1 is 1/10, not its float
 
@@ -28,6 +30,16 @@ def samples_before(step: int, *, batch_size: int, ratio: Fraction) -> int:
     return step * batch_size * ratio.numerator // ratio.denominator
 
 
+def weight_at(step: int, setting: float | LossWeightSchedule) -> float:
+    """Return a loss weight at a step: constant, or from start to end along a line or half a cosine, then at end."""
+    if not isinstance(setting, LossWeightSchedule):
+        return setting
+    done = min(1.0, step / setting.steps)
+    if setting.schedule == "cosine":
+        done = 0.5 * (1 - math.cos(math.pi * done))
+    return setting.start + (setting.end - setting.start) * done
+
+
 @dataclass(frozen=True)
 class StepPlan:
     """One step: which corpora take part, in groups of one optimiser update each."""
@@ -40,7 +52,7 @@ class MixingPlan:
     """The mixing of an experiment, reduced to the corpora that take part at all (weight and ratio above 0)."""
 
     target: str
-    loss_weight: dict[str, float]
+    loss_weight: Mapping[str, float | LossWeightSchedule]
     batch_ratio: dict[str, Fraction]
     batch_size: int
     alternate: bool
@@ -56,7 +68,7 @@ class MixingPlan:
         warm_start = experiment.mixing.warm_start
         return cls(
             target=experiment.target,
-            loss_weight={name: experiment.loss_weight(name) for name in active},
+            loss_weight={name: experiment.loss_weight_setting(name) for name in active},
             batch_ratio={name: as_fraction(experiment.batch_ratio(name)) for name in active},
             batch_size=experiment.train.batch_size,
             alternate=experiment.mixing.schedule == "alternate",
@@ -68,6 +80,15 @@ class MixingPlan:
     def corpora(self) -> tuple[str, ...]:
         """The corpora that take part, in the experiment's order."""
         return tuple(self.loss_weight)
+
+    @property
+    def scheduled(self) -> tuple[str, ...]:
+        """The corpora whose loss weight follows a schedule."""
+        return tuple(name for name, setting in self.loss_weight.items() if isinstance(setting, LossWeightSchedule))
+
+    def loss_weights(self, step: int) -> dict[str, float]:
+        """Return every corpus's loss weight at a step."""
+        return {name: weight_at(step, setting) for name, setting in self.loss_weight.items()}
 
     def step(self, step: int) -> StepPlan:
         """Return who takes part in a step: the warm-start corpus alone, all jointly, or each in turn."""
@@ -123,3 +144,23 @@ class SampleStream:
 def rank_share(num_samples: int, rank: int, world_size: int) -> slice:
     """Return one rank's share of a global batch: contiguous, and the shares of all ranks make up the batch."""
     return slice(num_samples * rank // world_size, num_samples * (rank + 1) // world_size)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the parts that a rank's share of a batch is computed in (train.accumulate)."""
+
+    index: int = 0
+    num_parts: int = 1
+
+    def as_rank(self, rank: int, world_size: int) -> tuple[int, int]:
+        """Return rank and world size under which the part is a rank's share: n parts are n times as many ranks."""
+        return rank * self.num_parts + self.index, world_size * self.num_parts
+
+
+WHOLE = Part()
+
+
+def parts_of(num_parts: int) -> tuple[Part, ...]:
+    """Return all parts of a share."""
+    return tuple(Part(index, num_parts) for index in range(num_parts))

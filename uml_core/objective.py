@@ -34,8 +34,14 @@ class Objective(Protocol):
     def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
         """Return a step's batch for some corpora, or None where none of them has a sample in it."""
 
+    def batch_rows(self, step: int, corpus: str) -> list[int]:
+        """Return the row numbers of a corpus's table in a step's batch, over all ranks: for messages."""
+
     def gradient(self) -> Gradient:
         """Return what sets the gradients of a batch's weighted loss; asked for once, when training begins."""
+
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Return the factor on optim.lr of each parameter that has one, by its name in the model."""
 
     def validate(self) -> tuple[float, float]:
         """Return validation accuracy in [0, 1] and mean NLL in nats of the model as it is."""

@@ -1,26 +1,66 @@
-"""The optimiser and its learning rate over steps."""
+"""The optimiser, its learning rate over steps, and the average of the weights."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from uml_core.config import Experiment, OptimConfig
 
+SCALE = "lr_scale"  # of a parameter group: factor on the learning rate
+LBFGS_HISTORY, LBFGS_TOLERANCE, LBFGS_EVALUATIONS = 20, 1e-7, 26
 
-def build_optimizer(model: nn.Module, settings: OptimConfig) -> torch.optim.Optimizer:
-    """Return AdamW; weight decay applies to matrices, not to the scales."""
-    matrices = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim >= 2]
-    scalars = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": scalars, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, fused=True)
+
+def build_optimizer(
+    model: nn.Module, settings: OptimConfig, *, scales: Mapping[str, float] = MappingProxyType({})
+) -> torch.optim.Optimizer:
+    """Return AdamW, whose weight decay applies to matrices, not to the scales; or L-BFGS, one iteration a step.
+
+    Args:
+        model: its parameters that require a gradient are optimised.
+        settings: rate and weight decay.
+        scales: factors on the rate, by a parameter's name; 1 where it is not named.
+    """
+    if settings.name == "lbfgs":
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return torch.optim.LBFGS(
+            [{"params": trained, SCALE: 1.0}],
+            max_iter=1,
+            max_eval=LBFGS_EVALUATIONS,  # torch's own default would leave the line search none
+            history_size=LBFGS_HISTORY,
+            tolerance_grad=LBFGS_TOLERANCE,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
+    groups: dict[tuple[float, float], list[Tensor]] = {(1.0, settings.weight_decay): [], (1.0, 0.0): []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
+            groups.setdefault((scales.get(name, 1.0), decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": decay, SCALE: scale}
+            for (scale, decay), parameters in groups.items()
+            if parameters
+        ],
+        lr=settings.lr,
+        fused=True,
+    )
 
 
 def learning_rate(step: int, experiment: Experiment) -> float:
-    """Return a step's rate: linear from warmup_lr over warmup_steps, then cosine to 0 at max_steps (or constant)."""
+    """Return a step's rate: linear from warmup_lr over warmup_steps, then cosine to 0 at max_steps (or constant).
+
+    Of lbfgs, where a line search starts: 1, a whole quasi-Newton step.
+    """
     optim, max_steps = experiment.optim, experiment.train.max_steps
+    if optim.name == "lbfgs":
+        return 1.0
     if step < optim.warmup_steps:
         return optim.warmup_lr + (optim.lr - optim.warmup_lr) * step / optim.warmup_steps
     if optim.schedule == "constant":
@@ -30,6 +70,69 @@ def learning_rate(step: int, experiment: Experiment) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set every parameter group's learning rate."""
+    """Set every parameter group's learning rate: its scale of a rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group[SCALE]
+
+
+def optimised(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return every parameter that the optimiser updates."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+class WeightAverage:
+    """The exponential average of a model's weights: after every step, average ← d · average + (1 − d) · weights.
+
+    At step s, d is at most (1 + s) / (10 + s), so that the random start is soon forgotten. Counters among the buffers
+    are taken as they are.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay, self._step = decay, 0
+        self._weights = list(model.state_dict().values())  # the model's own tensors, updated in place
+        self._names = list(model.state_dict())
+        self._average = [value.clone() for value in self._weights]
+        self._floating = [index for index, value in enumerate(self._weights) if value.is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights after a step."""
+        decay = min(self._decay, (1 + self._step) / (10 + self._step))
+        self._step += 1
+        torch._foreach_lerp_(
+            [self._average[index] for index in self._floating],
+            [self._weights[index] for index in self._floating],
+            1 - decay,
+        )
+        for index, value in enumerate(self._weights):
+            if not value.is_floating_point():
+                self._average[index].copy_(value)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the average into the model, and the weights back afterwards."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def state_dict(self) -> dict[str, object]:
+        """Return what a resumed run needs."""
+        return {"step": self._step, "average": dict(zip(self._names, self._average, strict=True))}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Continue from `state_dict()`."""
+        step, average = state["step"], state["average"]
+        assert isinstance(step, int)
+        assert isinstance(average, dict)
+        self._step = step
+        for name, value in zip(self._names, self._average, strict=True):
+            value.copy_(average[name])
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for weight, average in zip(self._weights, self._average, strict=True):
+            kept = weight.clone()
+            weight.copy_(average)
+            average.copy_(kept)

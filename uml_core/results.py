@@ -84,7 +84,9 @@ def measure_outcome(run: TrainingRun, run_id: str = "", *, with_test: bool = Tru
 
 def trained_parameters(run: TrainingRun) -> int:
     """Return the number of parameters on the target's path: what a matched baseline must have as well."""
-    return sum(parameter.numel() for module in run.objective.target_path() for parameter in module.parameters())
+    modules = run.objective.target_path()
+    trained = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+    return sum(parameter.numel() for parameter in trained)
 
 
 def evaluation_points(run: TrainingRun, evaluation: Evaluation) -> list[MetricPoint]:
@@ -95,6 +97,7 @@ def evaluation_points(run: TrainingRun, evaluation: Evaluation) -> list[MetricPo
         **{f"train/loss/{corpus}": loss for corpus, loss in evaluation.losses.items()},
         **{f"analysis/gradient_cosine/{name}": cosine for name, cosine in evaluation.gradient_cosine.items()},
         **{f"mixing/observed_ratio/{name}": run.observed_ratio(name) for name in run.experiment.auxiliaries},
+        **{f"mixing/loss_weight/{name}": weight for name, weight in run.scheduled_weights().items()},
         "mixing/target_samples": run.progress.samples[run.data.target],
         "perf/samples_per_s": evaluation.samples_per_s,
         "perf/data_wait_s": evaluation.data_wait_s,

@@ -14,11 +14,11 @@ from torch import nn
 from uml_core.config import Experiment
 from uml_core.corpora.sequence_data import SequenceData, SequenceRows
 from uml_core.evaluation.sequence_probe import LinearProbe, sequence_features
-from uml_core.gradients import AutogradGradient, Gradient, autocast_of
-from uml_core.mixing import MixingPlan
+from uml_core.gradients import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
+from uml_core.mixing import MixingPlan, parts_of
 from uml_core.models.sequence_model import SequenceModel, build_sequence_model
 from uml_core.objective import Place
-from uml_core.sequence_feed import SequenceBatch, SequenceFeed
+from uml_core.sequence_feed import SequenceFeed
 
 
 class SelfSupervisedObjective:
@@ -27,22 +27,30 @@ class SelfSupervisedObjective:
     def __init__(self, experiment: Experiment, data: SequenceData, place: Place) -> None:
         self._experiment = experiment
         self._data, self._place, self._plan = data, place, MixingPlan.of(experiment)
-        self._precision = experiment.train.precision
+        self._precision, self._parts = experiment.train.precision, parts_of(experiment.train.accumulate)
         self.model: SequenceModel = build_sequence_model(experiment, data).to(place.device)
         self._feed = SequenceFeed(data, self._plan, self.model, seed=experiment.seed, place=place)
 
-    def batch(self, step: int, corpora: Sequence[str]) -> SequenceBatch | None:
+    def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
         """Return a step's batch for some corpora."""
-        return self._feed.batch(step, corpora)
+        return accumulated(self._feed.batch(step, corpora, part) for part in self._parts)
+
+    def batch_rows(self, step: int, corpus: str) -> list[int]:
+        """Return the row numbers of a corpus's table in a step's batch, over all ranks."""
+        return list(map(int, self._feed.rows(step, corpus)))
 
     def gradient(self) -> Gradient:
         """Return autograd's, under autocast where `train.precision` asks for bfloat16."""
         return AutogradGradient(
             self.model,
-            self._plan.loss_weight,
+            self._plan.loss_weights(0),
             world_size=self._place.world_size,
             autocast=autocast_of(self._precision, self._place.device) or contextlib.nullcontext,
         )
+
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Return no factors: every parameter is trained at optim.lr."""
+        return {}
 
     def fit_probe(self) -> LinearProbe:
         """Fit a probe to the target's labelled train rows, on the model as it is."""

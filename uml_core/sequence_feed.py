@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from uml_core.corpora.sequence_data import SequenceData
 from uml_core.feed import as_tensor
-from uml_core.mixing import MixingPlan, SampleStream, rank_share
+from uml_core.mixing import WHOLE, MixingPlan, Part, SampleStream, rank_share
 from uml_core.models.packing import pack
 from uml_core.models.seeding import generator_of
 from uml_core.models.sequence_model import SequenceModel, TrunkInputs
@@ -51,18 +51,21 @@ class SequenceFeed:
         self._streams = {corpus: SampleStream(corpus, len(data.train[corpus]), seed) for corpus in plan.corpora}
         self._tokens = {corpus: as_tensor(data.train[corpus].table.tokens).to(self._device) for corpus in plan.corpora}
 
-    def batch(self, step: int, corpora: Sequence[str]) -> SequenceBatch | None:
+    def rows(self, step: int, corpus: str) -> Places:
+        """Return the row numbers of a corpus's table in a step's batch, over all ranks."""
+        start, stop = self._plan.sample_range(corpus, step)
+        return self._data.train[corpus].rows[self._streams[corpus].rows(start, stop)]
+
+    def batch(self, step: int, corpora: Sequence[str], part: Part = WHOLE) -> SequenceBatch | None:
         """Return the batch of a step for some of its corpora; None where a fractional ratio leaves all of them out."""
+        rank, world_size = part.as_rank(self._rank, self._world_size)
         ranges = {corpus: self._plan.sample_range(corpus, step) for corpus in corpora}
         drawn = {
             corpus: self._streams[corpus].rows(start, stop) for corpus, (start, stop) in ranges.items() if start < stop
         }
         if not drawn:
             return None
-        own = {
-            corpus: np.arange(len(rows))[rank_share(len(rows), self._rank, self._world_size)]
-            for corpus, rows in drawn.items()
-        }
+        own = {corpus: np.arange(len(rows))[rank_share(len(rows), rank, world_size)] for corpus, rows in drawn.items()}
         has_any = any(map(len, own.values()))
         if not has_any:
             own[next(iter(own))] = np.zeros(1, dtype=np.int64)
@@ -70,7 +73,7 @@ class SequenceFeed:
         hidden = {corpus: self._hidden(corpus, lengths[corpus], step) for corpus in drawn}
         tasks = {corpus: self._task(corpus, drawn[corpus], own[corpus], hidden[corpus]) for corpus in drawn}
         return SequenceBatch(
-            self._inputs(tasks, generator_of(self._seed, "dropout", step, self._rank, *drawn)),
+            self._inputs(tasks, generator_of(self._seed, "dropout", step, rank, *drawn)),
             {corpus: self._tokens_at(corpus, task.target_places) for corpus, task in tasks.items()},
             {corpus: len(rows) for corpus, rows in drawn.items()},
             {corpus: num_targets(lengths[corpus], hidden[corpus]) for corpus in drawn},

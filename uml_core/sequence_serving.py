@@ -79,6 +79,10 @@ class SequencePredictor:
         """The column raw inputs come in: content (file bytes), text, or tokens."""
         return "tokens" if self.encoder is None else INPUT_COLUMNS[self.modality]
 
+    def load_encoder(self, encoder: Encoder, *, device: str = "cpu") -> None:
+        """Load the encoder's weights where they run."""
+        encoder.load(device=device, precision=self.precision)
+
     def build_encoder(self) -> Encoder | None:
         """Return the target's encoder without its weights; None where inputs are token sequences."""
         return None if self.encoder is None else build_encoder(self.encoder, self.modality)

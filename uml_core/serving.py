@@ -1,7 +1,8 @@
 """The trained target model as it is used: raw inputs of the target modality in, class and probability out.
 
 In: a folded head (C, D) with its classes and encoder settings. Out: predictions. Auxiliary corpora are gone by now.
-It is saved as predictor.json beside target_head.safetensors, and needs neither Ray nor MLflow.
+It is saved as predictor.json beside target_head.safetensors (and encoder.safetensors of a fine-tuned run), and needs
+neither Ray nor MLflow.
 
 Shape legend: B batch, D embedding width, C classes.
 """
@@ -9,7 +10,7 @@ Shape legend: B batch, D embedding width, C classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +29,7 @@ from uml_core.models import SharedHeadModel, folded_target_head
 
 PREDICTOR_FILE = "predictor.json"
 HEAD_FILE = "target_head.safetensors"
+ENCODER_FILE = "encoder.safetensors"
 INPUT_COLUMNS = {"image": "content", "audio": "content", "text": "text", "vector": "embedding"}
 
 
@@ -59,6 +61,7 @@ class Predictor(Protocol):
     @property
     def input_column(self) -> str: ...
     def build_encoder(self) -> Encoder | None: ...
+    def load_encoder(self, encoder: Encoder, *, device: str = "cpu") -> None: ...
     def classify_decoded(self, encoder: Encoder, rows: Sequence[Decoded], *, batch_size: int) -> Predictions: ...
     def classify_ready(self, values: Sequence[Any]) -> Predictions: ...
     def ready_inputs(self, path: str) -> Iterator[tuple[ReadyRows, Predictions]]: ...
@@ -75,6 +78,7 @@ class TargetPredictor:
     precision: str
     normalize: bool
     head: Tensor
+    encoder_weights: Mapping[str, Tensor] | None = None  # of a fine-tuned run; None: those the encoder's settings name
 
     @classmethod
     def of(
@@ -99,6 +103,16 @@ class TargetPredictor:
     def build_encoder(self) -> Encoder | None:
         """Return the target's encoder without its weights; None where inputs are embeddings."""
         return None if self.encoder is None else build_encoder(self.encoder, self.modality)
+
+    def load_encoder(self, encoder: Encoder, *, device: str = "cpu") -> None:
+        """Load the encoder's weights where they run: the fine-tuned ones, where there are."""
+        if self.encoder_weights is None:
+            encoder.load(device=device, precision=self.precision)
+            return
+        from uml_core.encoders.image import PixelEncoder
+
+        assert isinstance(encoder, PixelEncoder)
+        encoder.load_weights(self.encoder_weights, device=device, precision=self.precision)
 
     def classify(self, embedding_BD: npt.NDArray[np.float32]) -> Predictions:
         """Return class and probability for embeddings (B, D)."""
@@ -128,7 +142,7 @@ class TargetPredictor:
         """Decode, encode and classify raw inputs on this process's CPU. Raises RowError for an unreadable input."""
         encoder = self.build_encoder()
         assert encoder is not None, "inputs are embeddings: call classify()"
-        encoder.load(precision=self.precision)
+        self.load_encoder(encoder)
         decoded: list[Decoded] = [encoder.decode(row) for row in raw]
         return self.classify_decoded(encoder, decoded, batch_size=batch_size)
 
@@ -141,9 +155,12 @@ class TargetPredictor:
             "encoder": None if self.encoder is None else self.encoder.model_dump(mode="json"),
             "precision": self.precision,
             "normalize": self.normalize,
+            "fine_tuned": self.encoder_weights is not None,
         }
         (directory / PREDICTOR_FILE).write_text(json.dumps(settings, indent=1, ensure_ascii=False), encoding="utf-8")
         save_file({"head.weight": self.head}, directory / HEAD_FILE)
+        if self.encoder_weights is not None:
+            save_file(dict(self.encoder_weights), directory / ENCODER_FILE)
 
     @classmethod
     def load(cls, directory: Path) -> TargetPredictor:
@@ -157,6 +174,7 @@ class TargetPredictor:
             precision=settings["precision"],
             normalize=settings["normalize"],
             head=load_file(directory / HEAD_FILE)["head.weight"],
+            encoder_weights=load_file(directory / ENCODER_FILE) if settings.get("fine_tuned") else None,
         )
 
 

@@ -7,7 +7,10 @@ Shape legend: N rows, C classes, D embedding width.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +18,10 @@ from torch import Tensor, nn
 
 from uml_core.config import Experiment
 from uml_core.corpora.training_data import LabelledRows, TrainingData
-from uml_core.feed import Batch, ResidentFeed, gathered
-from uml_core.gradients import AutogradGradient, Gradient, autocast_of
-from uml_core.mixing import MixingPlan
+from uml_core.errors import InputError
+from uml_core.feed import Batch, ResidentFeed, WholeFeed, gathered
+from uml_core.gradients import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
+from uml_core.mixing import MixingPlan, Part, parts_of
 from uml_core.models import SharedHeadModel, build_model
 from uml_core.models.shared_head_gradient import SharedHeadGradient
 from uml_core.objective import Place
@@ -29,33 +33,51 @@ class SupervisedObjective:
     def __init__(self, experiment: Experiment, data: TrainingData, place: Place) -> None:
         self._experiment, self._classes = experiment, data.classes
         self._plan, self._place = MixingPlan.of(experiment), place
-        self._feed = ResidentFeed(
+        smoothing, self._solves = experiment.train.label_smoothing, experiment.optim.name == "lbfgs"
+        feed = WholeFeed if self._solves else partial(ResidentFeed, seed=experiment.seed)
+        self._feed = feed(
             data,
             self._plan,
-            seed=experiment.seed,
             device=place.device,
             rank=place.rank,
             world_size=place.world_size,
+            label_smoothing=smoothing,
         )
         self.model: SharedHeadModel = build_model(experiment, data).to(place.device)
-        self._precision, self._normalize = experiment.train.precision, experiment.model.normalize
+        if self._solves:
+            _check_convex(self.model, self._plan)
+        self._train, self._parts = experiment.train, parts_of(experiment.train.accumulate)
+        self._normalize = experiment.model.normalize
         self._target, self._val = data.target, gathered(data.val, place.device)
 
-    def batch(self, step: int, corpora: Sequence[str]) -> Batch | None:
+    def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
         """Return a step's batch for some corpora; None where none of them has a sample in it."""
-        batch = self._feed.batch(step, corpora)
+        return accumulated(self._part(step, corpora, part) for part in self._parts)
+
+    def _part(self, step: int, corpora: Sequence[str], part: Part) -> Batch | None:
+        batch = self._feed.batch(step, corpora, part)
         if not batch.embeddings or not self._normalize:
             return batch if batch.embeddings else None
         normalised = {corpus: nn.functional.normalize(value, dim=-1) for corpus, value in batch.embeddings.items()}
-        return Batch(normalised, batch.labels, batch.global_counts)
+        return replace(batch, embeddings=normalised)
+
+    def batch_rows(self, step: int, corpus: str) -> list[int]:
+        """Return the row numbers of a corpus's table in a step's batch, over all ranks."""
+        return list(map(int, self._feed.rows(step, corpus)))
 
     def gradient(self) -> Gradient:
-        """Return the closed form in float32, autograd where products are cast to bfloat16."""
-        weights, world_size = self._plan.loss_weight, self._place.world_size
-        autocast = autocast_of(self._precision, self._place.device)
-        if autocast is not None:
-            return AutogradGradient(self.model, weights, world_size=world_size, autocast=autocast)
-        return SharedHeadGradient(self.model, weights, world_size=world_size)
+        """Return the closed form in float32; autograd where products are cast to bfloat16 or batches come in parts."""
+        weights, world_size = self._plan.loss_weights(0), self._place.world_size
+        autocast = autocast_of(self._train.precision, self._place.device)
+        if self._solves or (autocast is None and len(self._parts) == 1):
+            smoothing = self._train.label_smoothing
+            return SharedHeadGradient(self.model, weights, world_size=world_size, label_smoothing=smoothing)
+        autocast = autocast or contextlib.nullcontext
+        return AutogradGradient(self.model, weights, world_size=world_size, autocast=autocast)
+
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Return no factors: every parameter is trained at optim.lr."""
+        return {}
 
     def validate(self) -> tuple[float, float]:
         """Return accuracy in [0, 1] and mean NLL in nats on the target's validation rows."""
@@ -77,6 +99,18 @@ class SupervisedObjective:
     def target_path(self) -> list[nn.Module]:
         """Return the target's projection and the head."""
         return [self.model.projections[self._target], self.model.head]
+
+
+def _check_convex(model: SharedHeadModel, plan: MixingPlan) -> None:
+    """Raise InputError where a corpus that takes part has a projection: head times projection is not convex."""
+    for corpus in plan.corpora:
+        projection = model.projections[corpus]
+        if isinstance(projection, nn.Linear):
+            raise InputError(
+                f"optim.name is lbfgs, and corpus {corpus}, {projection.in_features} wide, is projected to the shared "
+                f"width {model.shared_width}; a solver needs corpora of one width: mixing.loss_weight 0 leaves one "
+                "out, or set optim.name=adamw"
+            )
 
 
 @torch.inference_mode()

@@ -200,7 +200,7 @@ class MLflowTargetModel(PythonModel):
         self._predictor = load_predictor_folder(Path(context.artifacts["predictor"]))
         self._encoder = self._predictor.build_encoder()
         if self._encoder is not None:
-            self._encoder.load(precision=self._predictor.precision)
+            self._predictor.load_encoder(self._encoder)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Return columns prediction and probability, one row an input."""

@@ -8,26 +8,28 @@ Shape legend: B batch, C classes, D embedding width.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from uml_core.analysis.gradients import gradient_cosines
 from uml_core.config import Experiment
 from uml_core.corpora.sequence_data import SequenceData
 from uml_core.corpora.training_data import TrainingData
-from uml_core.errors import InputError
+from uml_core.errors import InputError, listing
 from uml_core.feed import Batch
-from uml_core.gradients import Gradient, StepBatch
+from uml_core.gradients import Gradient, StepBatch, StepResult
 from uml_core.mixing import MixingPlan
 from uml_core.objective import Objective, Place
-from uml_core.optimisation import build_optimizer, learning_rate, set_learning_rate
+from uml_core.optimisation import WeightAverage, build_optimizer, learning_rate, optimised, set_learning_rate
 from uml_core.supervised import SupervisedObjective
 
 
@@ -66,28 +68,67 @@ class Progress:
     finished: bool = False
 
 
-def train_step(gradient: Gradient, optimizer: torch.optim.Optimizer, batch: StepBatch) -> dict[str, float]:
+def train_step(
+    gradient: Gradient, optimizer: torch.optim.Optimizer, batch: StepBatch, *, clip_norm: float | None = None
+) -> dict[str, float]:
     """Make one optimiser update on the weighted sum of the corpora's losses; returns each corpus's mean loss.
 
+    Args:
+        gradient: of the batch's weighted loss.
+        optimizer: over the model's parameters.
+        batch: this rank's share.
+        clip_norm: the gradient is scaled down to this norm over all parameters where it is larger.
+
     Raises:
-        NonFiniteLossError: a loss is NaN or infinite, on any rank; the update is not made on any.
+        NonFiniteError: a loss or the gradient is NaN or infinite, on any rank; the update is not made on any.
     """
-    losses = gradient(batch)
-    if not all(map(math.isfinite, losses.values())):
-        raise NonFiniteLossError(losses)
+    losses = checked(gradient(batch))
+    if clip_norm is not None:
+        clip_grad_norm_(optimised(optimizer), clip_norm)
     optimizer.step()
     return losses
 
 
-class NonFiniteLossError(InputError):
-    """Training diverged: some loss is NaN or infinite."""
+def solver_step(
+    gradient: Gradient, solver: torch.optim.LBFGS, batch: StepBatch, *, weights: Mapping[str, float], penalty: float
+) -> dict[str, float]:
+    """Make one L-BFGS iteration on Σ weight · loss + penalty / 2 · ‖W‖²; returns each corpus's mean loss before it.
 
-    def __init__(self, losses: dict[str, float], step: int | None = None) -> None:
-        self.losses = losses
-        worst = [corpus for corpus, loss in losses.items() if not math.isfinite(loss)] or list(losses)
-        where = f" at step {step}" if step is not None else ""
+    Raises:
+        NonFiniteError: a loss or the gradient is NaN or infinite, on any rank.
+    """
+    first: dict[str, float] = {}
+
+    def evaluated() -> float:
+        losses = checked(gradient(batch))
+        first.update(losses if not first else {})
+        norm_squared = 0.0
+        for parameter in optimised(solver):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach(), alpha=penalty)
+                norm_squared += parameter.detach().square().sum().item()
+        return sum(weights[corpus] * loss for corpus, loss in losses.items()) + penalty / 2 * norm_squared
+
+    solver.step(evaluated)  # type: ignore[no-untyped-call]
+    return first
+
+
+def checked(result: StepResult) -> dict[str, float]:
+    """Return a step's losses. Raises NonFiniteError where a loss or the gradient is NaN or infinite."""
+    bad = tuple(corpus for corpus, loss in result.losses.items() if not math.isfinite(loss))
+    if bad or not result.gradient_is_finite:
+        raise NonFiniteError(bad, tuple(result.losses))
+    return result.losses
+
+
+class NonFiniteError(InputError):
+    """Training diverged: some loss, or the gradient of finite losses, is NaN or infinite."""
+
+    def __init__(self, bad: tuple[str, ...], corpora: tuple[str, ...], where: str = "", rows: str = "") -> None:
+        self.bad, self.corpora = bad, corpora
+        what = f"the loss of {', '.join(bad)}" if bad else f"the gradient of {', '.join(corpora)}"
         super().__init__(
-            f"the loss of {', '.join(worst)} is not finite{where}; lower optim.lr, or check the embeddings"
+            f"{what} is not finite{where}; lower optim.lr, set optim.clip_norm, or check the embeddings{rows}"
         )
 
 
@@ -108,7 +149,9 @@ class TrainingRun:
         self._plan = MixingPlan.of(experiment)
         self.objective = build_objective(experiment, data, Place(torch.device(device), rank, world_size))
         self.model: Any = self.objective.model
-        self._optimizer = build_optimizer(self.model, experiment.optim)
+        self._optimizer = build_optimizer(self.model, experiment.optim, scales=self.objective.learning_rate_scales())
+        decay = experiment.optim.ema_decay
+        self._average = WeightAverage(self.model, decay) if decay else None
         self._progress = Progress()
         self.best: BestModel | None = None
 
@@ -120,6 +163,11 @@ class TrainingRun:
     def observed_ratio(self, corpus: str) -> float:
         """Return the samples of a corpus per target sample so far."""
         return self._progress.samples[corpus] / max(1, self._progress.samples[self.data.target])
+
+    def scheduled_weights(self) -> dict[str, float]:
+        """Return the loss weights that follow a schedule, as they are at the next step."""
+        weights = self._plan.loss_weights(self._progress.step)
+        return {corpus: weights[corpus] for corpus in self._plan.scheduled}
 
     def evaluations(self) -> Iterator[Evaluation]:
         """Train, yielding after every evaluation, until max_steps or patience ends the run."""
@@ -141,6 +189,7 @@ class TrainingRun:
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
             "progress": {**vars(self._progress), "samples": dict(self._progress.samples)},
             "best": None if self.best is None else vars(self.best),
         }
@@ -149,6 +198,8 @@ class TrainingRun:
         """Continue from `state_dict()`."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
         self.load_result(state)
 
     def result_state(self) -> dict[str, Any]:
@@ -176,38 +227,63 @@ class TrainingRun:
         self.model.train()
         while progress.step < until:
             set_learning_rate(self._optimizer, learning_rate(progress.step, self.experiment))
+            if self._plan.scheduled:
+                gradient.reweight(self._plan.loss_weights(progress.step))
             for group in self._plan.step(progress.step).groups:
                 waiting = time.perf_counter()
                 batch = self.objective.batch(progress.step, group)
                 wait_s += time.perf_counter() - waiting
                 if batch is None:
                     continue
-                for corpus, loss in self._step(gradient, batch).items():
+                for corpus, loss in self._update(gradient, batch).items():
                     sums[corpus] += loss
                     counts[corpus] += 1
                     progress.samples[corpus] += batch.global_counts[corpus]
+            if self._average is not None:
+                self._average.update()
             progress.step += 1
         progress.train_s += time.perf_counter() - started
         progress.data_wait_s += wait_s
         return {corpus: total / counts[corpus] for corpus, total in sums.items()}
 
-    def _step(self, gradient: Gradient, batch: StepBatch) -> dict[str, float]:
+    def _update(self, gradient: Gradient, batch: StepBatch) -> dict[str, float]:
+        optim = self.experiment.optim
         try:
-            return train_step(gradient, self._optimizer, batch)
-        except NonFiniteLossError as error:
-            raise NonFiniteLossError(error.losses, self._progress.step) from None
+            if isinstance(self._optimizer, torch.optim.LBFGS):
+                weights = self._plan.loss_weights(self._progress.step)
+                return solver_step(gradient, self._optimizer, batch, weights=weights, penalty=optim.weight_decay)
+            return train_step(gradient, self._optimizer, batch, clip_norm=optim.clip_norm)
+        except NonFiniteError as error:
+            step = self._progress.step
+            rows = [
+                f"{corpus} {listing(map(str, self.objective.batch_rows(step, corpus)))}"
+                for corpus in error.bad or error.corpora
+            ]
+            where = f": rows of that batch, counted from 0 in the store's order: {'; '.join(rows)}"
+            raise NonFiniteError(error.bad, error.corpora, f" at step {step}", where) from None
 
     def _evaluate(self, losses: dict[str, float]) -> Evaluation:
         progress = self._progress
-        accuracy, nll = self.objective.validate()
-        better = self.best is None or (accuracy, -nll) > (self.best.val_accuracy, -self.best.val_nll)
-        if better:
-            weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-            self.best = BestModel(progress.step, accuracy, nll, weights)
+        self._check_weights()
+        with contextlib.nullcontext() if self._average is None else self._average.in_place():
+            accuracy, nll = self.objective.validate()
+            better = self.best is None or (accuracy, -nll) > (self.best.val_accuracy, -self.best.val_nll)
+            if better:
+                weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+                self.best = BestModel(progress.step, accuracy, nll, weights)
         progress.bad_evaluations = 0 if better else progress.bad_evaluations + 1
         samples_per_s = sum(progress.samples.values()) / progress.train_s if progress.train_s > 0 else 0.0
         cosines = self._gradient_cosines() if self.experiment.train.gradient_cosine else {}
         return Evaluation(progress.step, accuracy, nll, losses, samples_per_s, progress.data_wait_s, cosines)
+
+    @torch.no_grad()
+    def _check_weights(self) -> None:
+        """Raise InputError where an update has made weights infinite: no such weights are measured or saved."""
+        sums = torch.stack([parameter.sum() for parameter in self.model.parameters()])
+        if not bool(sums.isfinite().all()):
+            raise InputError(
+                f"the weights are not finite at step {self._progress.step}; lower optim.lr, or set optim.clip_norm"
+            )
 
     def _gradient_cosines(self) -> dict[str, float]:
         """Compare the corpora's gradients on the batch that comes next, which these weights have not seen."""
@@ -222,4 +298,10 @@ def build_objective(experiment: Experiment, data: TrainingData | SequenceData, p
         from uml_core.self_supervised import SelfSupervisedObjective  # scikit-learn takes a second
 
         return SelfSupervisedObjective(experiment, data, place)
+    if experiment.model.backbone != "frozen":
+        from uml_core.fine_tuning import FineTuningObjective  # encoders take seconds
+        from uml_core.pictures import PictureData
+
+        assert isinstance(data, PictureData), "a trained backbone needs pictures"
+        return FineTuningObjective(experiment, data, place)
     return SupervisedObjective(experiment, data, place)

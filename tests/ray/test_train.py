@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from pipelines import embed, train
+from pipelines import embed, export, train
+from pipelines.train_loop import load_state
 from tests.conftest import vector_tree, write_vector_corpora
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
@@ -41,8 +43,15 @@ def weights_of(experiment: Experiment, run_id: str, directory: Path) -> dict[str
 class TestOnOneCluster:
     """Tests that share a running Ray."""
 
-    def test_a_run_and_its_twin_follow_the_contract(self, experiment: Experiment, tmp_path: Path) -> None:
+    def test_a_run_and_its_twin_follow_the_contract(
+        self, experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         results = train.run(experiment.override({"train.twin": True})).results
+        bars = capsys.readouterr().err
+        assert re.search(
+            r"train uml: 100%.*40/40 steps, .* steps/s, 0:00:00 left, loss target .*, names .*, val ", bars
+        )
+        assert "train unimodal: 100%" in bars
         record = find_run(experiment.tracking, results["run_id"])
         assert record.status == "FINISHED"
         assert (record.kind, record.params["seed"], record.params["data.shots"]) == ("uml", "0", "None")
@@ -75,6 +84,10 @@ class TestOnOneCluster:
         projected = torch.from_numpy(embeddings) @ weights["projections.target.weight"].T
         expected = weights["scales.target"] * projected @ weights["head.weight"].T
         assert np.allclose(predictor.classify(embeddings).logits, expected.numpy(), atol=1e-5)
+        uri = experiment.tracking.uri
+        export.run(results["model_uri"], str(tmp_path / "head"), uri, formats=("safetensors",))
+        exported = load_file(tmp_path / "head" / "head.safetensors")["head.weight"]
+        assert np.allclose(embeddings @ exported.numpy().T, expected.numpy(), atol=1e-5)
 
     def test_two_workers_equal_one_on_the_joined_batch(self, experiment: Experiment, tmp_path: Path) -> None:
         changes = {"train.batch_size": 7, "mixing.batch_ratio.names": 0.4, "train.max_steps": 30, "seed": 5}
@@ -93,9 +106,22 @@ class TestOnOneCluster:
         assert 0 < abs(cosines[0]) <= 1
 
     def test_divergence_is_told_and_the_run_failed(self, experiment: Experiment) -> None:
-        with pytest.raises(InputError, match=r"is not finite at step \d+; lower optim.lr"):
+        with pytest.raises(InputError, match=r"is not finite at step \d+; lower optim.lr.* rows of that batch"):
             train.run(experiment.override({"optim.lr": 1e30, "optim.warmup_steps": 0, "model.scale_init": 1e30}))
         assert experiment_runs(experiment.tracking.uri, experiment.name)[0].status == "FAILED"
+
+    def test_divergence_leaves_the_last_good_checkpoint(
+        self, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The rate grows until the weights overflow, many reports after the start."""
+        changes = {"optim.lr": 1e38, "optim.warmup_lr": 1e-5, "optim.warmup_steps": 10**36, "train.max_steps": 400}
+        changes |= {"train.eval_every": 1, "train.report_every_s": 0.01, "train.patience": 1000, "train.workers": 2}
+        with pytest.raises(InputError, match=r"is not finite at step \d+; .* step \d+ is kept in /") as told:
+            train.run(experiment.override(changes))
+        at, good, path = re.search(r"at step (\d+);.*; step (\d+) is kept in (\S+)$", str(told.value)).groups()
+        state = load_state(Path(path))
+        assert state["progress"]["step"] == int(good) <= int(at)
+        assert all(value.isfinite().all() for value in state["model"].values())
 
 
 def test_kill_9_and_the_same_line_again_end_as_an_uninterrupted_run(experiment: Experiment, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from fractions import Fraction
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.unit.test_config import MINIMAL
 from uml_core.config import parse_experiment
+from uml_core.errors import InputError
 from uml_core.mixing import MixingPlan, SampleStream, as_fraction, rank_share, samples_before
 
 
@@ -80,3 +82,39 @@ def test_a_corpus_switched_off_takes_no_part(setting: str) -> None:
     plan = plan_of(mixing={setting: {"captions": 0}, "warm_start": {"corpus": "captions", "steps": 5}})
     assert plan.corpora == ("photos",)
     assert plan.step(0).groups == (("photos",),)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear", {0: 2.0, 1: 1.6, 5: 0.0, 9: 0.0}),
+        ("cosine", {0: 2.0, 1: 1 + math.cos(math.pi / 5), 5: 0.0, 9: 0.0}),
+    ],
+)
+def test_a_scheduled_weight_by_hand(schedule: str, expected: dict[int, float]) -> None:
+    setting = {"schedule": schedule, "start": 2.0, "end": 0.0, "steps": 5}
+    plan = plan_of(mixing={"loss_weight": {"captions": setting}})
+    assert plan.scheduled == ("captions",)
+    for step, weight in expected.items():
+        assert plan.loss_weights(step) == {"photos": 1.0, "captions": pytest.approx(weight, abs=1e-12)}
+    assert plan_of(mixing={"loss_weight": {"captions": 0.3}}).loss_weights(7) == {"photos": 1.0, "captions": 0.3}
+
+
+def test_a_corpus_whose_weight_starts_at_zero_takes_part_from_the_start() -> None:
+    rising = {"schedule": "linear", "start": 0.0, "end": 1.0, "steps": 10}
+    assert plan_of(mixing={"loss_weight": {"captions": rising}}).corpora == ("photos", "captions")
+    never = {**rising, "end": 0.0}
+    assert plan_of(mixing={"loss_weight": {"captions": never}}).corpora == ("photos",)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (-1, r"mixing.loss_weight.captions is -1; input should be greater than or equal to 0$"),
+        ({"schedule": "linar", "start": 1, "end": 0, "steps": 5}, r"captions.schedule is 'linar'; .* 'linear'\?"),
+        ({"schedule": "linear", "start": 1, "end": 0, "step": 5}, r"captions.step'.*'steps'\?.*start, end, steps"),
+    ],
+)
+def test_mistakes_in_a_weight_are_told_of_what_was_given(setting: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        plan_of(mixing={"loss_weight": {"captions": setting}})

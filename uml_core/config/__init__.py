@@ -5,9 +5,11 @@ from uml_core.config.dotted import flatten, hash_of, set_dotted
 from uml_core.config.experiment import Experiment, load_experiment, parse_experiment
 from uml_core.config.training import (
     DataConfig,
+    LossWeightSchedule,
     MixingConfig,
     ModelConfig,
     OptimConfig,
+    PicturesConfig,
     SequenceModelConfig,
     TrainConfig,
     TuneConfig,
@@ -20,9 +22,11 @@ __all__ = [
     "EncoderConfig",
     "EncodersConfig",
     "Experiment",
+    "LossWeightSchedule",
     "MixingConfig",
     "ModelConfig",
     "OptimConfig",
+    "PicturesConfig",
     "SequenceModelConfig",
     "TrackingConfig",
     "TrainConfig",

@@ -47,7 +47,7 @@ def describe_validation_error(error: ValidationError, root: type[BaseModel]) -> 
 
 def _setting_path(location: tuple[int | str, ...]) -> list[str]:
     """Return the dotted key's parts: pydantic also names the branch of a union it tried (bool, literal[...])."""
-    parts = [str(part) for part in location if part != "[key]"]
+    parts = [str(part) for part in location if not str(part).startswith("[")]  # [key], and the tags of our own unions
     branches = ("bool", "int", "float", "str", "constrained-int")
     while len(parts) > 1 and (parts[-1] in branches or parts[-1].startswith("literal[")):
         parts.pop()
@@ -67,9 +67,12 @@ def _fields_at(root: type[BaseModel], path: list[str]) -> list[str]:
 
 def _section(annotation: object) -> object:
     """Strip `X | None` and the like down to the model or mapping inside."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _section(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        inner = [arg for arg in typing.get_args(annotation) if arg is not type(None)]
-        return inner[0] if inner else None
+        inner = [_section(arg) for arg in typing.get_args(annotation) if arg is not type(None)]
+        sections = [arg for arg in inner if isinstance(arg, type) and issubclass(arg, BaseModel)]
+        return next(iter(sections or inner), None)
     if typing.get_origin(annotation) is not None and typing.get_origin(annotation) is not annotation:
         origin = typing.get_origin(annotation)
         return annotation if origin is not None and issubclass(origin, Mapping) else origin

@@ -32,9 +32,11 @@ from uml_core.config.dotted import flatten, hash_of, set_dotted
 from uml_core.config.errors import describe_validation_error
 from uml_core.config.training import (
     DataConfig,
+    LossWeightSchedule,
     MixingConfig,
     ModelConfig,
     OptimConfig,
+    PicturesConfig,
     SequenceModelConfig,
     TrainConfig,
     TuneConfig,
@@ -59,6 +61,7 @@ class Experiment(Settings):
     mixing: MixingConfig = MixingConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
+    pictures: PicturesConfig = PicturesConfig()
     train: TrainConfig = TrainConfig()
     tune: TuneConfig = TuneConfig()
 
@@ -98,8 +101,16 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _settings_fit_the_objective(self) -> Self:
+        parts = self.train.workers * self.train.accumulate
+        if self.train.accumulate > 1 and self.train.batch_size < parts:
+            raise ValueError(
+                f"train.accumulate is {self.train.accumulate} with train.batch_size {self.train.batch_size} and "
+                f"train.workers {self.train.workers}; a batch has at most one part a sample: lower train.accumulate"
+            )
         if self.objective == "supervised":
             return self
+        if self.train.label_smoothing:
+            raise ValueError("train.label_smoothing spreads class labels; set objective=supervised, or remove it")
         if self.train.gradient_cosine:
             raise ValueError("train.gradient_cosine compares gradients on the shared head; set objective=supervised")
         if self.train.batch_size < self.train.workers:
@@ -112,6 +123,52 @@ class Experiment(Settings):
                 "data.auxiliary_shots counts rows per class, and objective self_supervised reads no auxiliary labels; "
                 "remove it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_trained_backbone_can_be_trained(self) -> Self:
+        backbone, blocks = self.model.backbone, self.model.trained_blocks
+        if (blocks is not None) != (backbone == "partial"):
+            raise ValueError(
+                f"model.trained_blocks is {blocks} with model.backbone {backbone}; it says how many of the last blocks "
+                "model.backbone=partial trains: set both or neither"
+            )
+        if backbone == "frozen":
+            return self
+        target, encoder = self.corpora[self.target], self.encoder_of(self.target)
+        needs = {
+            f"objective supervised, not {self.objective}": self.objective == "supervised",
+            f"a target of pictures, not of modality {target.modality}": target.modality == "image",
+            f"raw pictures, not format {target.format}": encoder is not None,
+            "an image encoder of source timm, transformers or package": encoder is None or encoder.source != "module",
+            "an encoder without pooling=tokens": encoder is None or encoder.pooling != "tokens",
+            "train.gradient_cosine=false": not self.train.gradient_cosine,
+        }
+        for need, is_met in needs.items():
+            if not is_met:
+                raise ValueError(f"model.backbone is {backbone}, which needs {need}; or set model.backbone=frozen")
+        return self
+
+    @model_validator(mode="after")
+    def _a_solver_has_a_convex_problem(self) -> Self:
+        if self.optim.name != "lbfgs":
+            return self
+        mixing, train = self.mixing, self.train
+        needs = {
+            "objective=supervised": self.objective == "supervised",
+            "model.backbone=frozen": self.model.backbone == "frozen",
+            "model.learnable_scale=false": not self.model.learnable_scale,
+            "mixing.schedule=joint": mixing.schedule == "joint",
+            "no mixing.warm_start": not mixing.warm_start.steps,
+            "loss weights that are numbers": all(isinstance(each, float) for each in mixing.loss_weight.values()),
+            "no optim.clip_norm": self.optim.clip_norm is None,
+            "optim.ema_decay=0": not self.optim.ema_decay,
+            "train.accumulate=1": train.accumulate == 1,
+            "a train.precision other than bfloat16": train.precision != "bfloat16",
+        }
+        for need, is_met in needs.items():
+            if not is_met:
+                raise ValueError(f"train with optim.name=lbfgs needs {need}; or set optim.name=adamw")
         return self
 
     @property
@@ -133,7 +190,15 @@ class Experiment(Settings):
         return config.encoder or modality_encoder
 
     def loss_weight(self, corpus: str) -> float:
-        """Return the weight of a corpus in the summed loss (the paper's α or λ; the target's is 1)."""
+        """Return the weight of a corpus in the summed loss (the paper's α or λ; the target's is 1).
+
+        Of a weight that follows a schedule, its largest: 0 means that the corpus takes no part at any step.
+        """
+        setting = self.loss_weight_setting(corpus)
+        return max(setting.start, setting.end) if isinstance(setting, LossWeightSchedule) else setting
+
+    def loss_weight_setting(self, corpus: str) -> float | LossWeightSchedule:
+        """Return the weight of a corpus as it is set: a number, or its schedule."""
         return 1.0 if corpus == self.target else self.mixing.loss_weight.get(corpus, 1.0)
 
     def batch_ratio(self, corpus: str) -> float:

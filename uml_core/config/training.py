@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from uml_core.config.base import Count, Fraction01, NonNegative, Positive, PositiveCount, Settings
 
 
 class ModelConfig(Settings):
-    """The shared-weight model: projections into one width, one head for all corpora."""
+    """The shared-weight model: projections into one width, one head for all corpora.
 
-    backbone: Literal["frozen"] = "frozen"
+    `backbone` finetune trains the target's image encoder with the head, from its pictures; partial its last
+    `trained_blocks` blocks.
+    """
+
+    backbone: Literal["frozen", "finetune", "partial"] = "frozen"
+    trained_blocks: PositiveCount | None = None  # backbone partial: how many of the last blocks are trained
     head_init: Literal["zero_shot", "random"] = "zero_shot"
     init_corpus: str | None = None  # None: the first auxiliary text corpus, else the first auxiliary corpus
     learnable_scale: bool = True
@@ -62,10 +67,32 @@ class WarmStartConfig(Settings):
     steps: Count = 0
 
 
+class LossWeightSchedule(Settings):
+    """A loss weight that goes from `start` to `end` over the first `steps` steps and stays there."""
+
+    schedule: Literal["linear", "cosine"]
+    start: NonNegative
+    end: NonNegative
+    steps: PositiveCount
+
+
+def _kind_of_weight(value: object) -> str:
+    return "[schedule]" if isinstance(value, Mapping | LossWeightSchedule) else "[number]"
+
+
+# Told apart by what is given, so that a mistake in one is not reported as a mistake in the other.
+LossWeight = Annotated[
+    Annotated[NonNegative, Tag("[number]")] | Annotated[LossWeightSchedule, Tag("[schedule]")],
+    Discriminator(_kind_of_weight),
+]
+
+
 class MixingConfig(Settings):
     """How corpora are mixed. A corpus that is not named has weight 1 and ratio 1."""
 
-    loss_weight: Mapping[str, NonNegative] = Field(default_factory=dict)
+    # A number, or {schedule: linear, start: 1, end: 0, steps: 500}. A corpus of weight 0 takes no part; one whose
+    # scheduled weight is 0 for a while still has its batches and its logged loss.
+    loss_weight: Mapping[str, LossWeight] = Field(default_factory=dict)
     batch_ratio: Mapping[str, NonNegative] = Field(default_factory=dict)
     # joint: one update on the weighted sum; alternate: one update per corpus in turn. Either way a step holds one
     # target batch, so the number of target samples seen does not depend on the schedule.
@@ -85,14 +112,32 @@ class DataConfig(Settings):
 
 
 class OptimConfig(Settings):
-    """AdamW with linear warm-up from `warmup_lr`, then cosine to zero (or constant)."""
+    """AdamW with linear warm-up from `warmup_lr`, then cosine to zero (or constant); or L-BFGS.
 
-    name: Literal["adamw"] = "adamw"
+    lbfgs solves the convex problem of a head without projections: a step is an iteration over all rows at once, with a
+    line search in place of the rate, and `weight_decay` is the penalty weight_decay / 2 · ‖W‖².
+    """
+
+    name: Literal["adamw", "lbfgs"] = "adamw"
     lr: Positive = 1e-3
     weight_decay: NonNegative = 0.01
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: Count = 50
     warmup_lr: NonNegative = 1e-5
+    clip_norm: Positive | None = None  # gradients whose norm over all parameters is larger are scaled down to it
+    backbone_lr: Positive = 5e-5  # of a trained encoder, on the schedule of lr
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # factor on backbone_lr with every block towards the input
+    # Above 0, an exponential average of the weights is what is evaluated, selected, logged and exported.
+    ema_decay: Fraction01 = 0.0
+
+
+class PicturesConfig(Settings):
+    """The target's pictures, where its encoder is trained: kept in memory once decoded, or decoded for every step."""
+
+    keep: Literal["auto", "memory", "stream"] = "auto"  # auto: memory where they fit into memory_gib
+    memory_gib: Positive = 4.0  # of every worker, for train and validation pictures as uint8
+    augment: bool = True  # random resized crop and horizontal flip of train pictures
+    min_crop: Annotated[float, Field(gt=0, le=1)] = 0.25  # smallest crop, as a share of the picture's area
 
 
 class TrainConfig(Settings):
@@ -105,6 +150,8 @@ class TrainConfig(Settings):
     workers: PositiveCount = 1
     use_gpu: Literal["auto"] | bool = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on a GPU, float32 on a CPU
+    accumulate: PositiveCount = 1  # parts that a step's batch is computed in: less memory, the same update
+    label_smoothing: Fraction01 = 0.0  # share of a label spread over all classes, of every corpus
     gradient_cosine: bool = False  # at every evaluation, the angle between corpora's gradients on the shared head
     report_every_s: Positive = 10.0  # metrics and checkpoints are reported by wall time: a report may block for 2 s
     twin: bool = False  # also train the matched unimodal baseline and print the difference

@@ -179,8 +179,11 @@ class TorchEncoder(Encoder):
 
     def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
         """Load the weights; with `compile: true` the module is compiled at its first batch."""
+        self._place(self._build_model(DTYPES[precision]), device, precision)
+
+    def _place(self, module: torch.nn.Module, device: str, precision: str) -> None:
         self._device, self._dtype = device, DTYPES[precision]
-        model = self._build_model(self._dtype).eval().requires_grad_(False).to(device, self._dtype)
+        model = module.eval().requires_grad_(False).to(device, self._dtype)
         if self.modality == "image":
             model = model.to(memory_format=torch.channels_last)  # 4 times faster on a CPU
         self._model = torch.compile(model, dynamic=True) if self.config.compile else model

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,28 @@ class PixelEncoder(TorchEncoder):
     def _mean_and_std(self) -> tuple[Any, Any]:
         """Mean and standard deviation of each channel, on the scale 0 to 255."""
 
-    def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
-        """Load the weights, in channels-last layout (4 times faster on a CPU)."""
-        super().load(device=device, precision=precision)
+    @abstractmethod
+    def features(self, pixels_B3HW: Tensor) -> Tensor:
+        """Return the pooled features (B, D) of normalised pixels, with gradients where the module has them."""
+
+    @abstractmethod
+    def _empty_model(self) -> torch.nn.Module:
+        """Return the module with random weights, on the CPU: what a fine-tuned run's weights are put into."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The module that `load` loaded, for training it."""
+        module: torch.nn.Module = getattr(self._model, "_orig_mod", self._model)
+        return module
+
+    def load_weights(self, weights: Mapping[str, Tensor], *, device: str = "cpu", precision: str = "float32") -> None:
+        """Take fine-tuned weights instead of those the settings name."""
+        module = self._empty_model()
+        module.load_state_dict(weights)
+        self._place(module, device, precision)
+
+    def _place(self, module: torch.nn.Module, device: str, precision: str) -> None:
+        super()._place(module, device, precision)  # in channels-last layout: 4 times faster on a CPU
         mean, std = self._mean_and_std
         self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
@@ -52,7 +71,10 @@ class PixelEncoder(TorchEncoder):
         # (B, H, W, 3) permuted to (B, 3, H, W) is channels-last already: no copy. Bytes travel to the device, not
         # floats; the arithmetic is in place.
         picture_B3HW = torch.from_numpy(np.stack([np.asarray(row) for row in rows])).permute(0, 3, 1, 2)
-        pixels_B3HW = picture_B3HW.to(self._device).to(torch.float32)
+        return self.normalised(picture_B3HW.to(self._device).to(torch.float32))
+
+    def normalised(self, pixels_B3HW: Tensor) -> Tensor:
+        """Return pixels on the scale 0 to 255 (overwritten) as the model takes them, in its precision."""
         return pixels_B3HW.sub_(self._mean).div_(self._std).to(self._dtype)
 
 
@@ -106,10 +128,15 @@ class TimmEncoder(PixelEncoder):
             features = getattr(self._model, "_orig_mod", self._model).forward_features
             self._model = torch.compile(features, dynamic=True) if self.config.compile else features
 
+    def features(self, pixels_B3HW: Tensor) -> Tensor:
+        """Return what the model pools (B, D)."""
+        features: Tensor = self._model(pixels_B3HW)
+        return features
+
     @torch.inference_mode()
     def encode(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
         """Encode B pictures (H, W, 3) into (B, D), or into B arrays of patch tokens (T, D)."""
-        features = self._model(self._pixels(rows))
+        features = self.features(self._pixels(rows))
         if not self.yields_tokens:
             return to_numpy(features)
         if features.ndim == 4:  # convolutional models: (B, D, H, W), Swin and its kin: (B, H, W, D)
@@ -141,9 +168,13 @@ class TimmEncoder(PixelEncoder):
         pipeline = create_transform(**self._data_config, is_training=False, normalize=False)
         return list(pipeline.transforms[:-1])  # all but the last, which makes a tensor
 
+    def _empty_model(self) -> torch.nn.Module:
+        model: torch.nn.Module = create_timm_model(self.timm_name, self.config, pretrained=False)
+        return model
+
     def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
         if self.config.weights is not None:
-            model: torch.nn.Module = create_timm_model(self.timm_name, self.config, pretrained=False)
+            model = self._empty_model()
             file = local_weights(self.config.weights, setting="encoders.image.weights")
             _load_checkpoint(model, file, name=self.config.name)
             return model

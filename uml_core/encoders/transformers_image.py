@@ -82,20 +82,27 @@ class TransformersImageEncoder(PixelEncoder):
     @torch.inference_mode()
     def encode(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
         """Encode B pictures (H, W, 3) into (B, D), or into B arrays of patch tokens (T, D)."""
+        pixels_B3HW = self._pixels(rows)
+        if not self.yields_tokens:
+            return to_numpy(self.features(pixels_B3HW))
+        return list(to_numpy(self._patches(self._model(pixel_values=pixels_B3HW).last_hidden_state)))
+
+    def features(self, pixels_B3HW: Tensor) -> Tensor:
+        """Return the pooled or projected features (B, D)."""
         pooling = self.pooling
-        output = self._model(pixel_values=self._pixels(rows))
+        output = self._model(pixel_values=pixels_B3HW)
+        features: Tensor
         if pooling == "projection":
             shared_BD = getattr(output, "image_embeds", None)
             shared_BD = output.pooler_output if shared_BD is None else shared_BD
-            return to_numpy(torch.nn.functional.normalize(shared_BD.float(), dim=-1))
-        if pooling == "pooled":
-            return to_numpy(output.pooler_output.flatten(1))
-        if pooling == "cls":
-            return to_numpy(output.last_hidden_state[:, 0])
-        patches_BTD = self._patches(output.last_hidden_state)
-        if pooling == "mean":
-            return to_numpy(patches_BTD.float().mean(dim=1))
-        return list(to_numpy(patches_BTD))
+            features = torch.nn.functional.normalize(shared_BD.float(), dim=-1)
+        elif pooling == "pooled":
+            features = output.pooler_output.flatten(1)
+        elif pooling == "cls":
+            features = output.last_hidden_state[:, 0]
+        else:
+            features = self._patches(output.last_hidden_state).float().mean(dim=1)
+        return features
 
     def _patches(self, hidden: Tensor) -> Tensor:
         if hidden.ndim == 4:  # convolutional models: (B, D, H, W)
@@ -115,6 +122,10 @@ class TransformersImageEncoder(PixelEncoder):
 
     def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
         model: torch.nn.Module = self._hub_model.load(dtype)
+        return model
+
+    def _empty_model(self) -> torch.nn.Module:
+        model: torch.nn.Module = self._hub_model.empty()
         return model
 
     @property

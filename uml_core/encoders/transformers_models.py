@@ -133,6 +133,10 @@ class HubModel:
             )
         return model
 
+    def empty(self) -> Any:
+        """Return the model with random weights."""
+        return getattr(transformers, self.kind.loader)(self.config)
+
     def _is_unused(self, key: str) -> bool:
         # A pooling layer that only pretraining or another task used, and the mask embedding of speech pretraining.
         return ("pooler" in key and self.kind.pooling != "pooled") or "masked_spec_embed" in key

@@ -1,0 +1,117 @@
+"""Samples/s of training an image encoder with `pipelines.train` against a bare loop over a torch DataLoader.
+
+Both train timm's test_vit (0.3 million weights at 160 × 160 pixels, random) on the same JPEG files with random resized
+crops and flips, batch 32. So small a model shows what feeding it costs; with a large one, both wait for the model.
+The bare loop decodes every picture anew at every epoch, with one DataLoader worker, as `pictures.keep=stream` does with
+one CPU beside the training worker; `pictures.keep=memory` decodes once. Auxiliary corpora are off on both sides.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.figures import Figure
+from pipelines import embed
+from uml_core.config import Experiment, parse_experiment
+
+CLASSES, PER_CLASS, SIDE, BATCH, STEPS, WARMUP, LOADERS = 4, 100, 256, 32, 150, 5, 1
+
+
+def write_pictures(directory: Path) -> Experiment:
+    """Write smooth noise as JPEG files of 256 × 256 pixels; returns an experiment that trains the encoder on them."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", PER_CLASS), ("val", 2)):
+        for label in range(CLASSES):
+            folder = directory / "pictures" / split / f"class-{label}"
+            folder.mkdir(parents=True)
+            for index in range(count):
+                coarse = Image.fromarray(rng.integers(0, 255, size=(16, 16, 3), dtype=np.uint8))
+                coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(folder / f"{index}.jpg", quality=90)
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit").state_dict(), directory / "weights.pth")
+    return parse_experiment(
+        {
+            "name": "benchmark",
+            "store": str(directory / "store"),
+            "tracking": {"uri": f"sqlite:///{directory}/mlflow.db", "artifacts": str(directory / "artifacts")},
+            "target": "pictures",
+            "corpora": {"pictures": {"modality": "image", "format": "folder", "path": str(directory / "pictures")}},
+            "encoders": {
+                "image": {"source": "timm", "name": "test_vit", "weights": str(directory / "weights.pth")},
+            },
+            "model": {"backbone": "finetune"},
+            "train": {"max_steps": STEPS, "eval_every": STEPS, "batch_size": BATCH},
+        }
+    )
+
+
+class JpegFiles(Dataset[Any]):
+    """The train files with timm's own training transform."""
+
+    def __init__(self, directory: Path) -> None:
+        self._files = sorted((directory / "pictures" / "train").rglob("*.jpg"))
+        size = (3, 160, 160)
+        self._transform = create_transform(size, is_training=True, scale=(0.25, 1.0), color_jitter=None)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        file = self._files[index]
+        return self._transform(Image.open(file).convert("RGB")), int(file.parent.name[-1])
+
+
+def bare_samples_per_s(directory: Path) -> float:
+    """Run a plain loop: DataLoader with persistent workers, fused AdamW, no evaluation."""
+    model = timm.create_model("test_vit", num_classes=CLASSES).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, fused=True)
+    loader = DataLoader(
+        JpegFiles(directory), BATCH, shuffle=True, drop_last=True, num_workers=LOADERS, persistent_workers=True
+    )
+    done, started = -WARMUP, time.perf_counter()
+    while True:
+        for pixels, labels in loader:
+            if done == 0:
+                started = time.perf_counter()
+            loss = nn.functional.cross_entropy(model(pixels.to(memory_format=torch.channels_last)), labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            done += 1
+            if done == STEPS:
+                return STEPS * BATCH / (time.perf_counter() - started)
+
+
+def ours_samples_per_s(file: Path, keep: str) -> float:
+    """Run `pipelines.train` as a user does; start-up is not in the figure, the first decoding is."""
+    line = [sys.executable, "-m", "pipelines.train", str(file), f"pictures.keep={keep}"]
+    output = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return float(json.loads(output.splitlines()[-1])["samples_per_s"])
+
+
+def measure(directory: Path) -> list[Figure]:
+    """Measure bare, ours kept, ours streamed, bare: the machine's drift falls on both sides."""
+    experiment = write_pictures(directory)
+    embed.run(experiment)
+    file = directory / "experiment.yaml"
+    file.write_text(experiment.to_yaml(), encoding="utf-8")
+    first = bare_samples_per_s(directory)
+    kept, streamed = (ours_samples_per_s(file, keep) for keep in ("memory", "stream"))
+    bare = (first + bare_samples_per_s(directory)) / 2
+    return [
+        Figure("finetune: samples/s, pictures kept in memory", kept, bare),
+        Figure("finetune: samples/s, pictures streamed by Ray Data", streamed, bare),
+    ]

@@ -1,0 +1,64 @@
+"""A logged model to files that need none of this project's code.
+
+In: a logged model of objective supervised. Out: a folder with head.json, head.safetensors and head.onnx
+(`uml_core.export` says what is in them).
+
+    python -m pipelines.export --model runs:/RUN_ID/model --output head
+    python -m pipelines.export --model runs:/RUN_ID/model --output head --format safetensors
+
+No experiment file is needed, and Ray does not start. The tracking URI is --tracking-uri, else $MLFLOW_TRACKING_URI,
+else the experiment file's default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+from pipelines.runtime import Summary, absolute_place, guarded
+from uml_core.config import TrackingConfig
+from uml_core.errors import InputError
+from uml_core.export import FORMATS, export_head
+from uml_core.serving import TargetPredictor
+from uml_core.tracking import load_predictor
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export the target path of a trained model."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.export",
+        description="Write a trained target model as safetensors and ONNX: embedding in, logits and probabilities out.",
+        epilog="example: python -m pipelines.export --model runs:/RUN_ID/model --output head",
+    )
+    parser.add_argument("--model", required=True, help="runs:/RUN_ID/model, models:/NAME@ALIAS, or a local folder")
+    parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument("--format", choices=FORMATS, default=None, help="default: both")
+    parser.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI", TrackingConfig().uri))
+    arguments = parser.parse_args(argv)
+    formats = FORMATS if arguments.format is None else (arguments.format,)
+    return guarded(lambda: run(arguments.model, arguments.output, arguments.tracking_uri, formats=formats))
+
+
+def run(model_uri: str, output: str, tracking_uri: str, *, formats: tuple[str, ...] = FORMATS) -> Summary:
+    """Fetch a model and write its target path; returns the files and the shape of the matrix."""
+    directory = Path(output).resolve()
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"--output is {output}, which is a file; give a folder")
+    with tempfile.TemporaryDirectory() as folder:
+        predictor = load_predictor(absolute_place(tracking_uri), model_uri, Path(folder))
+        if not isinstance(predictor, TargetPredictor):
+            raise InputError(
+                f"--model {model_uri} is of objective self_supervised, whose path is not one matrix; "
+                "export takes models of objective supervised"
+            )
+        files = export_head(predictor, directory, formats)
+    num_classes, dim = predictor.head.shape
+    names = [file.name for file in files]
+    text = f"{num_classes} classes over embeddings {dim} wide: {', '.join(names)} in {directory}"
+    return Summary(text, {"output": str(directory), "files": names, "shape": [num_classes, dim]})
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

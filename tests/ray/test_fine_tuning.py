@@ -1,0 +1,71 @@
+"""Training the target's encoder under Ray: pictures streamed or kept, then predict and evaluate with its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from pipelines import embed, evaluate, export, predict, train, tune
+from tests.conftest import picture_tree, write_picture_corpora
+from uml_core.config import Experiment, parse_experiment
+from uml_core.errors import InputError
+from uml_core.tracking import download, load_predictor
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """Pictures of shapes, their names, and a tiny vision transformer with random weights."""
+    directory = write_picture_corpora(tmp_path_factory.mktemp("fine_tuning"))
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit", img_size=32).state_dict(), directory / "weights.pth")
+    image = {"source": "timm", "name": "test_vit", "image_size": 32, "weights": str(directory / "weights.pth")}
+    tree = {**picture_tree(directory), "encoders": {"image": image}, "model": {"backbone": "finetune"}}
+    train = {"max_steps": 6, "eval_every": 3, "batch_size": 6}
+    experiment = parse_experiment({**tree, "train": train, "optim": {"warmup_steps": 0, "backbone_lr": 1e-3}})
+    embed.run(experiment)
+    return experiment
+
+
+def test_streamed_pictures_train_the_kept_ones_model_and_its_encoder_is_what_is_used(
+    experiment: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = experiment.tracking.uri
+    kept = train.run(experiment).results
+    streamed = train.run(experiment.override({"pictures.keep": "stream"})).results
+    assert "are kept in memory once decoded" in caplog.text
+    assert "are decoded for every step" in caplog.text
+    weights = [
+        load_file(download(uri, f"runs:/{run['run_id']}/weights/model.safetensors", tmp_path / name))
+        for name, run in (("kept", kept), ("streamed", streamed))
+    ]
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+    evaluated = evaluate.run(experiment, kept["run_id"]).results
+    assert evaluated["test/accuracy"] == pytest.approx(kept["test_accuracy"])
+    assert evaluated["shift/dark/accuracy"] == pytest.approx(kept["shift_accuracy"]["dark"])
+
+    pictures = Path(str(experiment.corpora["pictures"].path)) / "test"
+    predict.run(kept["model_uri"], str(pictures), str(tmp_path / "out.parquet"), uri)
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    accuracy = np.mean([row["id"].split("/")[0] == row["prediction"] for row in rows])
+    assert accuracy == pytest.approx(kept["test_accuracy"])
+    predictor = load_predictor(uri, kept["model_uri"], tmp_path / "model")
+    raw = [(pictures / row["id"]).read_bytes() for row in rows]
+    assert np.allclose(predictor.predict(raw).probabilities, [row["probability"] for row in rows], atol=1e-5)
+
+    exported = export.run(kept["model_uri"], str(tmp_path / "head"), uri, formats=("safetensors",)).results
+    assert "encoder.safetensors" in exported["files"]
+
+
+def test_a_sweep_refuses_a_trained_encoder(experiment: Experiment) -> None:
+    with pytest.raises(InputError, match=r"model\.backbone is finetune, and sweeps train heads on stored embeddings"):
+        tune.run(experiment, "controls")

@@ -1,0 +1,230 @@
+"""The supervised objective with a trained image encoder: pictures of the target, embeddings of all other corpora.
+
+In: an experiment and its `PictureData`. Out: what `uml_core.training.TrainingRun` asks of an objective. A step's
+pictures, crops and dropout depend on (seed, step) alone, so a resumed run is the uninterrupted one.
+
+Shape legend: B batch, N rows, H height, W width, D embedding width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from uml_core.augmentation import Crops, crop_and_flip
+from uml_core.config import Experiment
+from uml_core.corpora.subsets import Rows
+from uml_core.corpora.training_data import LabelledRows, TrainingData
+from uml_core.encoders import build_encoder
+from uml_core.encoders.image import PixelEncoder
+from uml_core.feed import Batch, ResidentFeed
+from uml_core.gradients import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
+from uml_core.mixing import MixingPlan, Part, parts_of
+from uml_core.models import SharedHeadModel, build_model
+from uml_core.models.fine_tuned import FineTunedModel
+from uml_core.models.seeding import generator_of
+from uml_core.objective import Place
+from uml_core.pictures import PictureData, Pictures, TargetOrder, TrainPictures
+from uml_core.supervised import evaluate_head
+
+ENCODE_ROWS = 64  # pictures encoded at once in an evaluation
+
+
+@dataclass(frozen=True)
+class PictureBatch(Batch):
+    """A batch whose target is pixels (B, 3, H, W), and the seed of the dropout it is computed with."""
+
+    seed: int = 0
+
+    def losses(self, model: nn.Module, world_size: int) -> dict[str, Tensor]:
+        """Return each corpus's cross-entropy, averaged over its global batch; torch's random state stays as it was."""
+        devices = {value.device for value in self.embeddings.values() if value.device.type == "cuda"}
+        with torch.random.fork_rng(list(devices)):
+            torch.manual_seed(self.seed)
+            return super().losses(model, world_size)
+
+
+class FineTuningObjective:
+    """Cross-entropy of every corpus through one head, down to the target's encoder."""
+
+    def __init__(self, experiment: Experiment, data: PictureData, place: Place) -> None:
+        self._experiment, self._data, self._place = experiment, data, place
+        self._plan, self._parts = MixingPlan.of(experiment), parts_of(experiment.train.accumulate)
+        self._encoder = target_encoder(experiment)
+        self._encoder.load(device=str(place.device))
+        heads = build_model(experiment, data).to(place.device)
+        self.model = FineTunedModel(experiment, self._encoder, heads)
+        self._pictures = Pictures(data.raw, self._encoder, keep=data.keep)
+        ranks = (place.rank, place.world_size)
+        self._order = TargetOrder(self._plan, data.train[data.target].rows, experiment.seed, *ranks, self._parts)
+        self._stream = self._order.stream()
+        self._train_pictures: TrainPictures | None = None
+        self._labels = torch.from_numpy(data.train[data.target].labels).to(place.device)
+        others = {name: weight for name, weight in self._plan.loss_weight.items() if name != data.target}
+        self._feed = ResidentFeed(
+            data,
+            replace(self._plan, loss_weight=others),
+            seed=experiment.seed,
+            device=place.device,
+            rank=place.rank,
+            world_size=place.world_size,
+            label_smoothing=experiment.train.label_smoothing,
+        )
+
+    def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
+        """Return a step's batch for some corpora; None where none of them has a sample in it."""
+        return accumulated(self._part(step, corpora, part) for part in self._parts)
+
+    def _part(self, step: int, corpora: Sequence[str], part: Part) -> Batch | None:
+        target = self._data.target
+        batch = self._feed.batch(step, [corpus for corpus in corpora if corpus != target], part)
+        embeddings, labels, counts = batch.embeddings, batch.labels, batch.global_counts
+        if self._experiment.model.normalize:
+            embeddings = {name: nn.functional.normalize(value, dim=-1) for name, value in embeddings.items()}
+        start, stop = self._plan.sample_range(target, step)
+        if target in corpora and start < stop:
+            positions, share = self._stream.rows(start, stop), self._order.share(step, part)
+            embeddings = {target: self._pixels(step, positions, share), **embeddings}
+            labels = {target: self._labels[torch.from_numpy(positions[share]).to(self._labels.device)], **labels}
+            counts = {target: stop - start, **counts}
+        if not embeddings:
+            return None
+        rank, _ = part.as_rank(self._place.rank, self._place.world_size)
+        seed = generator_of(self._experiment.seed, "dropout", step, rank, *corpora).initial_seed()
+        return PictureBatch(embeddings, labels, counts, batch.label_smoothing, seed)
+
+    def _pixels(self, step: int, positions: npt.NDArray[np.int64], share: slice) -> Tensor:
+        """Return the cropped pixels (B, 3, H, W) of a share of the global batch."""
+        if self._train_pictures is None:
+            self._train_pictures = self._opened(step)
+        settings, rows = self._experiment.pictures, self._order.table_rows[positions[share]]
+        if not len(rows):  # more ranks than samples: this one takes part with none
+            return torch.zeros(0, *self._size, device=self._place.device)
+        picture_B3HW = self._on_device(self._train_pictures(rows))
+        if not settings.augment:
+            return picture_B3HW.to(torch.float32)
+        crops = Crops.draw(len(positions), seed=self._experiment.seed, step=step, min_crop=settings.min_crop)
+        cropped_B3HW = crop_and_flip(picture_B3HW, crops.share(share))
+        return cropped_B3HW.contiguous(memory_format=torch.channels_last)
+
+    def _opened(self, step: int) -> TrainPictures:
+        if self._data.keep or self._data.open_stream is None:
+            return self._pictures
+        coming = self._order.coming(step, self._experiment.train.max_steps)
+        return self._data.open_stream(coming, self._data.raw, self._encoder)
+
+    @property
+    def _size(self) -> tuple[int, int, int]:
+        height, width, _ = self._pictures(self._order.table_rows[:1])[0].shape
+        return (3, height, width)
+
+    def _on_device(self, picture_BHW3: npt.NDArray[np.uint8]) -> Tensor:
+        return torch.from_numpy(picture_BHW3).permute(0, 3, 1, 2).to(self._place.device)
+
+    def batch_rows(self, step: int, corpus: str) -> list[int]:
+        """Return the row numbers of a corpus's table in a step's batch, over all ranks."""
+        if corpus != self._data.target:
+            return list(map(int, self._feed.rows(step, corpus)))
+        positions = self._stream.rows(*self._plan.sample_range(corpus, step))
+        return list(map(int, self._order.table_rows[positions]))
+
+    def gradient(self) -> Gradient:
+        """Return autograd's, under autocast where `train.precision` asks for bfloat16."""
+        return AutogradGradient(
+            self.model,
+            self._plan.loss_weights(0),
+            world_size=self._place.world_size,
+            autocast=autocast_of(self._experiment.train.precision, self._place.device) or contextlib.nullcontext,
+        )
+
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Return the factors on optim.lr of the encoder's parameters."""
+        return self.model.learning_rate_scales(self._experiment)
+
+    def validate(self) -> tuple[float, float]:
+        """Return accuracy in [0, 1] and mean NLL in nats on the target's validation pictures."""
+        return self._measure(self._data.val)
+
+    def accuracies(self, rows: Mapping[str, LabelledRows]) -> dict[str, float]:
+        """Return the accuracy in [0, 1] on some sets of the target's rows."""
+        return {name: self._measure(part)[0] for name, part in rows.items()}
+
+    def predictor(self, precision: str) -> Any:
+        """Return the target's path: the trained encoder's weights, and the rest folded into one matrix."""
+        from uml_core.serving import TargetPredictor
+
+        classes, weights = self._data.classes, self.model.backbone.state_dict()
+        folded = TargetPredictor.of(self._experiment, self.model.heads, classes, precision=precision)
+        return replace(folded, encoder_weights={name: value.cpu().contiguous() for name, value in weights.items()})
+
+    def target_path(self) -> list[nn.Module]:
+        """Return the encoder, the target's projection and the head."""
+        return [self.model.backbone, self.model.heads.projections[self._data.target], self.model.heads.head]
+
+    def embedded(self) -> TrainingData:
+        """Return the data with the target's embeddings those of the encoder as it is, for evaluators and analyses."""
+        data = self._data
+        parts = [data.train[data.target], data.val, *([data.test] if data.test else []), *data.shifted.values()]
+        rows = np.unique(np.concatenate([part.rows for part in parts]))
+        table_ND = parts[0].embeddings.copy()
+        table_ND[rows] = self._encoded(rows, normalize=False).cpu().numpy()
+        plain = {each.name: getattr(data, each.name) for each in fields(TrainingData)}
+        return replace(
+            TrainingData(**plain),
+            train={**data.train, data.target: replace(data.train[data.target], embeddings=table_ND)},
+            val=replace(data.val, embeddings=table_ND),
+            test=None if data.test is None else replace(data.test, embeddings=table_ND),
+            shifted={name: replace(part, embeddings=table_ND) for name, part in data.shifted.items()},
+        )
+
+    def _measure(self, rows: LabelledRows) -> tuple[float, float]:
+        labels_N = torch.from_numpy(rows.labels).to(self._place.device)
+        embedding_ND = self._encoded(rows.rows, normalize=self._experiment.model.normalize)
+        return evaluate_head(self.model.heads, self._data.target, embedding_ND, labels_N)
+
+    @torch.inference_mode()
+    def _encoded(self, rows: Rows, *, normalize: bool) -> Tensor:
+        """Return the embeddings (N, D) of pictures as they are, in eval mode; the mode is restored."""
+        encoded = []
+        with in_eval_mode(self.model):
+            for start in range(0, len(rows), ENCODE_ROWS):
+                picture_BHW3 = self._pictures(rows[start : start + ENCODE_ROWS])
+                encoded.append(torch.from_numpy(self._encoder.encode(list(picture_BHW3))))
+        embedding_ND = torch.cat(encoded).to(self._place.device)
+        return nn.functional.normalize(embedding_ND, dim=-1) if normalize else embedding_ND
+
+
+def fine_tuned_space(
+    experiment: Experiment, data: PictureData, weights: Mapping[str, Tensor]
+) -> tuple[SharedHeadModel, TrainingData]:
+    """Return a trained run's shared head, and its data with the target as the trained encoder embeds it."""
+    objective = FineTuningObjective(experiment, data, Place(torch.device("cpu")))
+    objective.model.load_state_dict(weights)
+    return objective.model.heads, objective.embedded()
+
+
+@contextlib.contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, and back into the mode it was in, also where an evaluation fails."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def target_encoder(experiment: Experiment) -> PixelEncoder:
+    """Return the target's image encoder without weights, never compiled: it is trained."""
+    config = experiment.encoder_of(experiment.target)
+    assert config is not None, "refused with the experiment"
+    encoder = build_encoder(config.model_copy(update={"compile": False}), "image")
+    assert isinstance(encoder, PixelEncoder), "refused with the experiment"
+    return encoder

@@ -1,0 +1,153 @@
+"""The target's pictures, for training its encoder: decoded to uint8, kept in memory or decoded for every use.
+
+In: raw rows in the order of the target's table, and the encoder that decodes them. Out: pictures (B, H, W, 3) by row
+number of that table, so that splits, shots and labels are those of `TrainingData`.
+
+Shape legend: B batch, H height, W width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from uml_core.config import Experiment
+from uml_core.corpora.rows import Row
+from uml_core.corpora.subsets import Rows
+from uml_core.corpora.training_data import TrainingData
+from uml_core.encoders.image import PixelEncoder
+from uml_core.errors import InputError, RowError
+from uml_core.mixing import MixingPlan, Part, SampleStream, rank_share
+
+Pixels = npt.NDArray[np.uint8]
+GIB = 2**30
+
+
+class TrainPictures(Protocol):
+    """Pictures in the order in which training asks for them."""
+
+    def __call__(self, rows: Rows) -> Pixels:
+        """Return the pictures (B, H, W, 3) of the rows that come next."""
+
+
+# From the steps' rows, in order, to what delivers their pictures: how pictures that are not kept are read ahead.
+OpenStream = Callable[[Iterator[Rows], Sequence[Row], PixelEncoder], TrainPictures]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureData(TrainingData):
+    """Training data whose target is read as pictures: the raw row of every row of the target's table."""
+
+    raw: tuple[Row, ...]
+    keep: bool
+    picture_bytes: int
+    open_stream: OpenStream | None = None  # None: pictures that are not kept are decoded when they are asked for
+
+    @property
+    def gib(self) -> float:
+        """What train and validation pictures take as uint8, in GiB."""
+        return self.picture_bytes * (len(self.train[self.target]) + len(self.val)) / GIB
+
+    def describe(self, experiment: Experiment) -> str:
+        """Return one line on where pictures are kept, and why."""
+        how = "are kept in memory once decoded" if self.keep else "are decoded for every step"
+        limit = f"pictures.keep is {experiment.pictures.keep}, pictures.memory_gib {experiment.pictures.memory_gib:g}"
+        return f"{self.target}: train and validation pictures take {self.gib:.2f} GiB and {how} ({limit})"
+
+
+class Pictures:
+    """Decodes pictures by row number on all cores; keeps them where that was chosen."""
+
+    def __init__(self, raw: Sequence[Row], encoder: PixelEncoder, *, keep: bool) -> None:
+        self._raw, self._encoder, self._keep = raw, encoder, keep
+        self._kept: dict[int, Pixels] = {}
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1)  # Pillow decodes and resizes outside Python's lock
+
+    def __call__(self, rows: Rows) -> Pixels:
+        """Return the pictures (B, H, W, 3) of some rows. Raises InputError for one that can no longer be read."""
+        numbers = [int(row) for row in rows]
+        missing = [number for number in dict.fromkeys(numbers) if number not in self._kept]
+        decoded = dict(zip(missing, self._pool.map(self._decode, missing), strict=True))
+        if self._keep:
+            self._kept |= decoded
+        return np.stack([self._kept[number] if self._keep else decoded[number] for number in numbers])
+
+    def _decode(self, number: int) -> Pixels:
+        return decoded_picture(self._raw[number], self._encoder)
+
+
+def decoded_picture(row: Row, encoder: PixelEncoder) -> Pixels:
+    """Return one picture (H, W, 3). Raises InputError where it can no longer be read."""
+    try:
+        return np.asarray(encoder.decode(row.read()), dtype=np.uint8)
+    except RowError as error:
+        raise InputError(
+            f"picture {row.id} was embedded and can no longer be read ({error}); run python -m pipelines.embed again"
+        ) from None
+
+
+def picture_data(
+    experiment: Experiment, data: TrainingData, ids: Sequence[str], rows: Mapping[str, Row], encoder: PixelEncoder
+) -> PictureData:
+    """Join the target's table with its raw rows, and choose whether pictures are kept.
+
+    Args:
+        experiment: whose target's encoder is trained.
+        data: splits, shots and labels, by row of the target's table.
+        ids: of that table's rows.
+        rows: the corpus as it is now, by id.
+        encoder: the target's; decodes one picture here to know their size.
+
+    Raises:
+        InputError: a row of the table is no longer in the corpus.
+    """
+    gone = [row_id for row_id in ids if row_id not in rows]
+    if gone:
+        raise InputError(
+            f"corpora.{experiment.target} no longer has {len(gone)} of its {len(ids)} embedded pictures, "
+            f"first {gone[0]}; run python -m pipelines.embed again"
+        )
+    raw = tuple(rows[row_id] for row_id in ids)
+    size = decoded_picture(raw[int(data.train[data.target].rows[0])], encoder).nbytes
+    keep = experiment.pictures.keep
+    fits = size * (len(data.train[data.target]) + len(data.val)) <= experiment.pictures.memory_gib * GIB
+    return PictureData(**vars(data), raw=raw, keep=fits if keep == "auto" else keep == "memory", picture_bytes=size)
+
+
+@dataclass(frozen=True)
+class TargetOrder:
+    """Which of the target's pictures one rank needs at every step: a pure function of (seed, step)."""
+
+    plan: MixingPlan
+    table_rows: Rows  # of the train split
+    seed: int
+    rank: int
+    world_size: int
+    parts: tuple[Part, ...]
+
+    def stream(self) -> SampleStream:
+        """Return the target's sample stream: the one a frozen backbone's training would see."""
+        return SampleStream(self.plan.target, len(self.table_rows), self.seed)
+
+    def share(self, step: int, part: Part) -> slice:
+        """Return the part's place in the step's global batch."""
+        start, stop = self.plan.sample_range(self.plan.target, step)
+        return rank_share(stop - start, *part.as_rank(self.rank, self.world_size))
+
+    def coming(self, step: int, max_steps: int) -> Iterator[Rows]:
+        """Yield the rows of every part of every step from `step` on, in the order in which training asks for them."""
+        stream = self.stream()
+        for each in range(step, max_steps):
+            if not any(self.plan.target in group for group in self.plan.step(each).groups):
+                continue
+            positions = stream.rows(*self.plan.sample_range(self.plan.target, each))
+            for part in self.parts:
+                rows = self.table_rows[positions[self.share(each, part)]]
+                if len(rows):
+                    yield rows
