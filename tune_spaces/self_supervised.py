@@ -8,6 +8,7 @@ unrelated). Of the curricula, one arm trains its first third on the target alone
 
 from __future__ import annotations
 
+from tune_spaces.arms import weights_of
 from tune_spaces.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 from uml_core.config import Experiment
 from uml_core.errors import InputError
@@ -24,13 +25,8 @@ def build(experiment: Experiment) -> Space:
         )
     related = related_auxiliaries(experiment)
     unrelated = [name for name in experiment.auxiliaries if name not in related]
-    on = {f"mixing.loss_weight.{name}": experiment.loss_weight_setting(name) or 1.0 for name in related}
-    off = {f"mixing.loss_weight.{name}": 0.0 for name in related}
-    off_unrelated = {f"mixing.loss_weight.{name}": 0.0 for name in unrelated}
-    cotrained, alone = (
-        {**on, **off_unrelated, "mixing.warm_start": {}},
-        {**off, **off_unrelated, "mixing.warm_start": {}},
-    )
+    cotrained = {"mixing.loss_weight": weights_of(experiment, related), "mixing.warm_start": {}}
+    alone = {"mixing.loss_weight": weights_of(experiment, ()), "mixing.warm_start": {}}
     steps = experiment.train.max_steps // WARM_SHARE
     arms = [
         Arm("unimodal", alone),
@@ -41,8 +37,8 @@ def build(experiment: Experiment) -> Space:
         Arm("uml_auxiliary_first", {**cotrained, "mixing.warm_start": {"corpus": related[0], "steps": steps}}),
     ]
     if unrelated:
-        swapped = {f"mixing.loss_weight.{name}": 1.0 for name in unrelated}
-        arms.append(Arm("unrelated", {**off, **swapped, "mixing.warm_start": {}}))
+        swapped = {name: float(name in unrelated) for name in experiment.auxiliaries}
+        arms.append(Arm("unrelated", {"mixing.loss_weight": swapped, "mixing.warm_start": {}}))
     return Space(
         question=f"Do sequences of {' and '.join(related)} help {experiment.target} without labels?",
         arms=tuple(arms),

@@ -40,7 +40,6 @@ def test_the_matrix_and_its_description_are_all_one_needs(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_onnx_gives_the_logits_and_probabilities_of_predict(tmp_path: Path, normalize: bool) -> None:
-    pytest.importorskip("onnx")
     predictor = predictor_of(normalize=normalize)
     export_head(predictor, tmp_path, ("onnx",))
     session = onnxruntime.InferenceSession(str(tmp_path / "head.onnx"), providers=["CPUExecutionProvider"])
