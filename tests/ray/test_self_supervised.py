@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from pipelines import advise, embed, evaluate, predict, report, train, tune
 from pipelines.provenance import run_kind
 from pipelines.stored import read_training_data
-from tests.unit.sequence_corpora import waves
+from tests.sequence_corpora import waves
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.tracking import download, find_run

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from tests.unit.sequence_corpora import sequence_experiment, sequence_table, wave_tables, waves
+from tests.sequence_corpora import sequence_experiment, sequence_table, wave_tables, waves
 from uml_core.corpora.sequence_data import build_sequence_data, token_places, token_statistics
 from uml_core.errors import InputError
 from uml_core.evaluation.sequence_probe import LinearProbe, raw_features, sequence_features

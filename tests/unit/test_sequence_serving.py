@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.unit.sequence_corpora import sequence_experiment, wave_tables
+from tests.sequence_corpora import sequence_experiment, wave_tables
 from uml_core.corpora.sequence_data import SequenceRows, build_sequence_data
 from uml_core.evaluation.sequence_suite import evaluate_sequences
 from uml_core.sequence_serving import SequencePredictor

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from tests.unit.sweep_records import GAIN, parent_record, record, sweep_records, trial, values
+from tests.sweep_records import GAIN, parent_record, record, sweep_records, trial, values
 from uml_core.reporting.collect import collect_sweep
 from uml_core.reporting.verdict import Verdict, sweep_verdict, verdict_of
 from uml_core.runs import RunRecord

@@ -14,7 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipelines import report as report_step
-from tests.unit.sweep_records import GAIN, parent_record, record, sweep_records, trial
+from tests.sweep_records import GAIN, parent_record, record, sweep_records, trial
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.reporting import figures

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.rich_records import few_shot_records, mixing_records, modality_records, with_metrics, wobble
-from tests.unit.sweep_records import GAIN, parent_record, sweep_records, trial
+from tests.rich_records import few_shot_records, mixing_records, modality_records, with_metrics, wobble
+from tests.sweep_records import GAIN, parent_record, sweep_records, trial
 from uml_core.evaluation.selection import Candidate, pareto_front, selected
 from uml_core.reporting.classes import class_gains
 from uml_core.reporting.collect import SweepResults, collect_sweep

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.sweep_records import parent_record, record, trial
+from tests.sweep_records import parent_record, record, trial
 from uml_core.analysis.exchange_rate import ExchangeData, Surface, exchange_rate, fit_plane, fit_surface
 from uml_core.reporting.collect import collect_sweep
 from uml_core.reporting.exchange import exchange_data, exchange_section

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import zlib
 
-from tests.unit.sweep_records import GAIN, parent_record, record, sweep_records, trial, values
+from tests.sweep_records import GAIN, parent_record, record, sweep_records, trial, values
 from uml_core.runs import RunRecord
 
 SHOTS = (1, 2, 4, 8, 16)

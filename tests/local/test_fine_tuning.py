@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.conftest import table, write_picture_corpora
-from tests.unit.tiny_models import save_vision
+from tests.tiny_models import save_vision
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.corpora.rows import Row

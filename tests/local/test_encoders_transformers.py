@@ -16,7 +16,7 @@ import transformers as hf
 from PIL import Image
 
 from tests.bad_rows import picture, picture_file, sound_file
-from tests.unit.tiny_models import save_audio, save_text, save_vision, vision_model
+from tests.tiny_models import save_audio, save_text, save_vision, vision_model
 from uml_core.config import EncoderConfig
 from uml_core.encoders import Clip, Decoded, Encoder, Raw, build_encoder
 from uml_core.encoders.transformers_models import MODEL_TYPES, hub_model
