@@ -48,8 +48,8 @@ class TpeSearch:
             constant_liar=True,
             multivariate=True,
         )
-        directions = ["maximize", "minimize"][:num_objectives]
-        self._study = optuna.create_study(directions=directions, sampler=sampler)
+        accuracy_and_cost = (optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE)
+        self._study = optuna.create_study(directions=accuracy_and_cost[:num_objectives], sampler=sampler)
 
     @property
     def num_tried(self) -> int:
