@@ -17,12 +17,26 @@ from uml_core.config import parse_experiment
 Main = Callable[[list[str] | None], int]
 
 
+def write_experiment(directory: Path) -> Path:
+    """Write corpora of ready embeddings, and an experiment file over them."""
+    write_vector_corpora(directory)
+    path = directory / "experiment.yaml"
+    path.write_text(parse_experiment(vector_tree(directory)).to_yaml(), encoding="utf-8")
+    return path
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    write_vector_corpora(tmp_path)
-    path = tmp_path / "experiment.yaml"
-    path.write_text(parse_experiment(vector_tree(tmp_path)).to_yaml(), encoding="utf-8")
-    return path
+    return write_experiment(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def embedded_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment whose corpora are embedded, once for the tests that only read the store."""
+    directory = tmp_path_factory.mktemp("embedded")
+    file = write_experiment(directory)
+    assert embed.main([str(file)]) == 0
+    return file
 
 
 def refused(capsys: pytest.CaptureFixture[str], main: Main, *arguments: str) -> str:
@@ -101,11 +115,10 @@ def test_training_before_embedding_or_with_another_encoder(capsys: pytest.Captur
 )
 @pytest.mark.parametrize("main", [train.main, report.main], ids=["train", "report"])
 def test_tracking_that_cannot_be_reached(
-    capsys: pytest.CaptureFixture[str], file: Path, main: Main, uri: str, part: str
+    capsys: pytest.CaptureFixture[str], embedded_file: Path, main: Main, uri: str, part: str
 ) -> None:
-    assert embed.main([str(file)]) == 0
-    assert part in refused(capsys, main, str(file), f"tracking.uri={uri}")
-    assert not (file.parent / "store" / "_runs").exists()
+    assert part in refused(capsys, main, str(embedded_file), f"tracking.uri={uri}")
+    assert not (embedded_file.parent / "store" / "_runs").exists()
 
 
 def test_runs_spaces_and_models_that_do_not_exist(
