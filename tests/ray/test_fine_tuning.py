@@ -66,6 +66,17 @@ def test_streamed_pictures_train_the_kept_ones_model_and_its_encoder_is_what_is_
     assert "encoder.safetensors" in exported["files"]
 
 
+def test_two_workers_train_the_joined_batchs_model(experiment: Experiment, tmp_path: Path) -> None:
+    uri, changes = experiment.tracking.uri, {"train.max_steps": 3, "train.batch_size": 5, "optim.lr": 1e-4}
+    runs = [train.run(experiment.override({**changes, "train.workers": workers})).results for workers in (1, 2)]
+    one, two = (
+        load_file(download(uri, f"runs:/{run['run_id']}/weights/model.safetensors", tmp_path / str(index)))
+        for index, run in enumerate(runs)
+    )
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], atol=1e-3), name
+
+
 def test_a_sweep_refuses_a_trained_encoder(experiment: Experiment) -> None:
     with pytest.raises(InputError, match=r"model\.backbone is finetune, and sweeps train heads on stored embeddings"):
         tune.run(experiment, "controls")
