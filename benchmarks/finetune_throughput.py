@@ -27,7 +27,7 @@ from benchmarks.figures import Figure
 from pipelines import embed
 from uml_core.config import Experiment, parse_experiment
 
-CLASSES, PER_CLASS, SIDE, BATCH, STEPS, WARMUP, LOADERS = 4, 100, 256, 32, 150, 5, 1
+CLASSES, PER_CLASS, SIDE, BATCH, STEPS, WARMUP, LOADERS = 4, 100, 256, 32, 60, 3, 1
 
 
 def write_pictures(directory: Path) -> Experiment:

@@ -4,6 +4,7 @@ In: an embedded experiment. Out: an MLflow run with metrics, weights and the tar
 
     python -m pipelines.train examples/demo.yaml
     python -m pipelines.train examples/demo.yaml train.twin=true      # the matched unimodal baseline beside it
+    python -m pipelines.train examples/demo.yaml model.backbone=finetune train.max_steps=200    # the image encoder too
 
 A killed run, started again with the same line, goes on from its last checkpoint; a finished one starts a new run.
 `pipelines.train_fit` runs Ray Train, `pipelines.train_loop` is what its workers run.

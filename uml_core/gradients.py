@@ -63,7 +63,7 @@ class StepResult:
     """What is known of a step once its gradients are set: each corpus's mean loss over all ranks."""
 
     losses: dict[str, float]
-    gradient_is_finite: bool  # and its square: the optimiser squares it
+    gradient_is_finite: bool = True  # False: it is known not to be
 
 
 class Gradient(Protocol):

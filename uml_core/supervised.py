@@ -21,7 +21,7 @@ from uml_core.corpora.training_data import LabelledRows, TrainingData
 from uml_core.errors import InputError
 from uml_core.feed import Batch, ResidentFeed, WholeFeed, gathered
 from uml_core.gradients import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
-from uml_core.mixing import MixingPlan, Part, parts_of
+from uml_core.mixing import WHOLE, MixingPlan, Part, parts_of
 from uml_core.models import SharedHeadModel, build_model
 from uml_core.models.shared_head_gradient import SharedHeadGradient
 from uml_core.objective import Place
@@ -52,6 +52,8 @@ class SupervisedObjective:
 
     def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
         """Return a step's batch for some corpora; None where none of them has a sample in it."""
+        if len(self._parts) == 1:
+            return self._part(step, corpora, WHOLE)
         return accumulated(self._part(step, corpora, part) for part in self._parts)
 
     def _part(self, step: int, corpora: Sequence[str], part: Part) -> Batch | None:

@@ -153,6 +153,7 @@ class TrainingRun:
         decay = experiment.optim.ema_decay
         self._average = WeightAverage(self.model, decay) if decay else None
         self._progress = Progress()
+        self._last_update: tuple[int, tuple[str, ...]] | None = None  # its step and corpora
         self.best: BestModel | None = None
 
     @property
@@ -235,7 +236,9 @@ class TrainingRun:
                 wait_s += time.perf_counter() - waiting
                 if batch is None:
                     continue
-                for corpus, loss in self._update(gradient, batch).items():
+                losses = self._update(gradient, batch)
+                self._last_update = progress.step, tuple(losses)
+                for corpus, loss in losses.items():
                     sums[corpus] += loss
                     counts[corpus] += 1
                     progress.samples[corpus] += batch.global_counts[corpus]
@@ -254,13 +257,14 @@ class TrainingRun:
                 return solver_step(gradient, self._optimizer, batch, weights=weights, penalty=optim.weight_decay)
             return train_step(gradient, self._optimizer, batch, clip_norm=optim.clip_norm)
         except NonFiniteError as error:
-            step = self._progress.step
-            rows = [
-                f"{corpus} {listing(map(str, self.objective.batch_rows(step, corpus)))}"
-                for corpus in error.bad or error.corpora
-            ]
-            where = f": rows of that batch, counted from 0 in the store's order: {'; '.join(rows)}"
-            raise NonFiniteError(error.bad, error.corpora, f" at step {step}", where) from None
+            self._check_weights()  # were they no longer finite, the update before this one is to blame
+            raise self._diverged(self._progress.step, error.bad, error.corpora) from None
+
+    def _diverged(self, step: int, bad: tuple[str, ...], corpora: tuple[str, ...]) -> NonFiniteError:
+        """Return the error that names a step and the rows of its batch."""
+        rows = [f"{name} {listing(map(str, self.objective.batch_rows(step, name)))}" for name in bad or corpora]
+        where = f": rows of that batch, counted from 0 in the store's order: {'; '.join(rows)}"
+        return NonFiniteError(bad, corpora, f" at step {step}", where)
 
     def _evaluate(self, losses: dict[str, float]) -> Evaluation:
         progress = self._progress
@@ -278,12 +282,13 @@ class TrainingRun:
 
     @torch.no_grad()
     def _check_weights(self) -> None:
-        """Raise InputError where an update has made weights infinite: no such weights are measured or saved."""
+        """Raise NonFiniteError where the last update has made weights infinite: such are never measured or saved."""
+        if self._last_update is None:
+            return
         sums = torch.stack([parameter.sum() for parameter in self.model.parameters()])
         if not bool(sums.isfinite().all()):
-            raise InputError(
-                f"the weights are not finite at step {self._progress.step}; lower optim.lr, or set optim.clip_norm"
-            )
+            step, corpora = self._last_update
+            raise self._diverged(step, (), corpora)
 
     def _gradient_cosines(self) -> dict[str, float]:
         """Compare the corpora's gradients on the batch that comes next, which these weights have not seen."""

@@ -15,7 +15,7 @@ from pipelines import embed, evaluate, export, predict, train, tune
 from tests.conftest import picture_tree, write_picture_corpora
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
-from uml_core.tracking import download, load_predictor
+from uml_core.tracking import download, find_run, load_predictor
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -64,6 +64,18 @@ def test_streamed_pictures_train_the_kept_ones_model_and_its_encoder_is_what_is_
 
     exported = export.run(kept["model_uri"], str(tmp_path / "head"), uri, formats=("safetensors",)).results
     assert "encoder.safetensors" in exported["files"]
+
+
+def test_two_workers_see_the_joined_batchs_losses(experiment: Experiment) -> None:
+    changes = {"train.max_steps": 4, "train.eval_every": 1, "train.batch_size": 5}
+    one, two = (
+        find_run(
+            experiment.tracking, train.run(experiment.override({**changes, "train.workers": workers})).results["run_id"]
+        ).metrics
+        for workers in (1, 2)
+    )
+    for name in ("train/loss/pictures", "train/loss/names", "val/nll"):  # of the fourth step: three updates made it
+        assert one[name] == pytest.approx(two[name], rel=5e-3), name
 
 
 def test_a_sweep_refuses_a_trained_encoder(experiment: Experiment) -> None:

@@ -12,7 +12,6 @@ from torch import nn
 
 from tests.unit.test_training import TABLES, experiment, finish, run_of
 from uml_core.errors import InputError
-from uml_core.gradients import StepResult
 from uml_core.optimisation import build_optimizer, learning_rate, set_learning_rate
 from uml_core.results import evaluation_points
 from uml_core.training import TrainingRun
@@ -133,26 +132,22 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_resumed() -> None:
         assert torch.equal(resumed.best.weights[name], value)
 
 
-def test_a_gradient_that_overflows_names_step_and_rows_and_makes_no_update() -> None:
-    run = run_of(**{"data.shots": 2})
-    with torch.no_grad():  # logits of zero, and a gradient at the projection of 1e25
-        run.model.head.weight.copy_(torch.linspace(-1e25, 1e25, 4)[:, None].expand(-1, 5))
-        run.model.projections["target"].weight.zero_()
-        run.model.scales["names"].zero_()
-    before = run.model.head.weight.detach().clone()
-    message = r"the gradient of target, names is not finite at step 0; .* in the store's order: target [\d, ]+; names "
-    with pytest.raises(InputError, match=message):
-        finish(run)
-    assert torch.equal(run.model.head.weight, before)
-
-
-def test_weights_that_overflow_are_neither_measured_nor_saved() -> None:
-    run = run_of(**{"train.max_steps": 1})
+def overflowing(**changes: Any) -> TrainingRun:
+    """A run whose logits are zero, and whose gradient at the target's projection is infinite."""
+    run = run_of(**{"train.batch_size": 4, "mixing.loss_weight.names": 0.0, **changes})
     with torch.no_grad():
-        run.model.projections["target"].weight.fill_(math.inf)
-        run.model.scales["target"].zero_()
-    run.objective.gradient = lambda: lambda batch: StepResult({"names": 1.0}, True)  # type: ignore[method-assign]
-    with pytest.raises(InputError, match=r"the weights are not finite at step 1; lower optim\.lr"):
+        run.model.head.weight.copy_(torch.linspace(-1.5e38, 1.5e38, 4)[:, None].expand(-1, 5))
+        run.model.projections["target"].weight.zero_()
+        run.model.scales["target"].fill_(32.0)
+    return run
+
+
+@pytest.mark.parametrize("max_steps", [1, 5], ids=["at the evaluation", "by the next loss"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gradient_that_overflows_names_its_step_and_rows_and_is_never_saved(max_steps: int, precision: str) -> None:
+    run = overflowing(**{"train.max_steps": max_steps, "train.precision": precision})
+    rows = ", ".join(map(str, run.objective.batch_rows(0, "target")))
+    with pytest.raises(InputError, match=rf"the gradient of target is not finite at step 0; .* order: target {rows}$"):
         finish(run)
     assert run.best is None
 

@@ -17,7 +17,6 @@ P rows of those with a projection, C classes, D embedding width, H shared width.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -67,9 +66,9 @@ class SharedHeadGradient:
             torch.distributed.all_reduce(self._buffer.flat)
         if layout is not self._handed_over:
             self._hand_over(layout)
-        report, num_corpora = self._buffer.report.tolist(), len(self._order)
-        losses = {corpus: report[index] for index, corpus in enumerate(self._order) if corpus in layout.rows}
-        return StepResult(losses, all(map(math.isfinite, report[num_corpora:])))
+        losses = self._buffer.losses_K.tolist()
+        # A look at every gradient would take a twentieth of the step; the loop finds a bad one by what it does.
+        return StepResult({corpus: losses[index] for index, corpus in enumerate(self._order) if corpus in layout.rows})
 
     def reweight(self, loss_weight: Mapping[str, float]) -> None:
         """Take other weights for the batches to come."""
@@ -109,10 +108,6 @@ class SharedHeadGradient:
         gradient_RC.mul_(scale_R1)
         torch.mm(gradient_RC.t(), hidden_RH, out=buffer.of["head"])
         at_projections_PH = torch.mm(gradient_RC[: layout.num_projected], model.head.weight)
-        # Squares summed: where they are finite, so is every gradient; the projections' are these times embeddings,
-        # which the store has checked. A pass over all gradients would take a twentieth of the step.
-        torch.dot(buffer.of["head"].view(-1), buffer.of["head"].view(-1), out=buffer.squares)
-        buffer.squares.add_(torch.dot(at_projections_PH.view(-1), at_projections_PH.view(-1)))
         for corpus, rows in layout.rows.items():
             if corpus in self._projections:
                 torch.mm(at_projections_PH[rows].t(), batch.embeddings[corpus], out=buffer.of[corpus])
@@ -189,15 +184,14 @@ class _GradientBuffer:
     def __init__(self, matrices: Mapping[str, Tensor], *, num_corpora: int) -> None:
         like = next(iter(matrices.values()))
         sizes = {name: _aligned(matrix.numel()) for name, matrix in matrices.items()}
-        self.flat = like.new_zeros(sum(sizes.values()) + 2 * num_corpora + 1)
+        self.flat = like.new_zeros(sum(sizes.values()) + 2 * _aligned(num_corpora))
         self.of: dict[str, Tensor] = {}
         start = 0
         for name, matrix in matrices.items():
             self.of[name] = self.flat[start : start + matrix.numel()].view_as(matrix)
             start += sizes[name]
-        self.report = self.flat[start:]  # what is read on the CPU after every step, in one copy
-        self.losses_K, self.scales_K = self.report[:num_corpora], self.report[num_corpora:-1]
-        self.squares = self.report[-1]  # of the gradients at head and projections
+        self.scales_K = self.flat[start : start + num_corpora]
+        self.losses_K = self.flat[start + _aligned(num_corpora) :][:num_corpora]
 
 
 def _aligned(count: int) -> int:
