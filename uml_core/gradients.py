@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
+from uml_core.errors import InputError
 from uml_core.losses import weighted_sum
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -64,6 +65,25 @@ class StepResult:
 
     losses: dict[str, float]
     gradient_is_finite: bool = True  # False: it is known not to be
+
+
+def checked(result: StepResult) -> dict[str, float]:
+    """Return a step's losses. Raises NonFiniteError where a loss or the gradient is NaN or infinite."""
+    bad = tuple(corpus for corpus, loss in result.losses.items() if not math.isfinite(loss))
+    if bad or not result.gradient_is_finite:
+        raise NonFiniteError(bad, tuple(result.losses))
+    return result.losses
+
+
+class NonFiniteError(InputError):
+    """Training diverged: some loss, or the gradient of finite losses, is NaN or infinite."""
+
+    def __init__(self, bad: tuple[str, ...], corpora: tuple[str, ...], where: str = "", rows: str = "") -> None:
+        self.bad, self.corpora = bad, corpora
+        what = f"the loss of {', '.join(bad)}" if bad else f"the gradient of {', '.join(corpora)}"
+        super().__init__(
+            f"{what} is not finite{where}; lower optim.lr, set optim.clip_norm, or check the embeddings{rows}"
+        )
 
 
 class Gradient(Protocol):

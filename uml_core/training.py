@@ -9,10 +9,9 @@ Shape legend: B batch, C classes, D embedding width.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +23,13 @@ from uml_core.analysis.gradients import gradient_cosines
 from uml_core.config import Experiment
 from uml_core.corpora.sequence_data import SequenceData
 from uml_core.corpora.training_data import TrainingData
-from uml_core.errors import InputError, listing
+from uml_core.errors import listing
 from uml_core.feed import Batch
-from uml_core.gradients import Gradient, StepBatch, StepResult
+from uml_core.gradients import Gradient, NonFiniteError, StepBatch, checked
 from uml_core.mixing import MixingPlan
 from uml_core.objective import Objective, Place
 from uml_core.optimisation import WeightAverage, build_optimizer, learning_rate, optimised, set_learning_rate
+from uml_core.solver import solver_step
 from uml_core.supervised import SupervisedObjective
 
 
@@ -87,49 +87,6 @@ def train_step(
         clip_grad_norm_(optimised(optimizer), clip_norm)
     optimizer.step()
     return losses
-
-
-def solver_step(
-    gradient: Gradient, solver: torch.optim.LBFGS, batch: StepBatch, *, weights: Mapping[str, float], penalty: float
-) -> dict[str, float]:
-    """Make one L-BFGS iteration on Σ weight · loss + penalty / 2 · ‖W‖²; returns each corpus's mean loss before it.
-
-    Raises:
-        NonFiniteError: a loss or the gradient is NaN or infinite, on any rank.
-    """
-    first: dict[str, float] = {}
-
-    def evaluated() -> float:
-        losses = checked(gradient(batch))
-        first.update(losses if not first else {})
-        norm_squared = 0.0
-        for parameter in optimised(solver):
-            if parameter.grad is not None:
-                parameter.grad.add_(parameter.detach(), alpha=penalty)
-                norm_squared += parameter.detach().square().sum().item()
-        return sum(weights[corpus] * loss for corpus, loss in losses.items()) + penalty / 2 * norm_squared
-
-    solver.step(evaluated)  # type: ignore[no-untyped-call]
-    return first
-
-
-def checked(result: StepResult) -> dict[str, float]:
-    """Return a step's losses. Raises NonFiniteError where a loss or the gradient is NaN or infinite."""
-    bad = tuple(corpus for corpus, loss in result.losses.items() if not math.isfinite(loss))
-    if bad or not result.gradient_is_finite:
-        raise NonFiniteError(bad, tuple(result.losses))
-    return result.losses
-
-
-class NonFiniteError(InputError):
-    """Training diverged: some loss, or the gradient of finite losses, is NaN or infinite."""
-
-    def __init__(self, bad: tuple[str, ...], corpora: tuple[str, ...], where: str = "", rows: str = "") -> None:
-        self.bad, self.corpora = bad, corpora
-        what = f"the loss of {', '.join(bad)}" if bad else f"the gradient of {', '.join(corpora)}"
-        super().__init__(
-            f"{what} is not finite{where}; lower optim.lr, set optim.clip_norm, or check the embeddings{rows}"
-        )
 
 
 class TrainingRun:
