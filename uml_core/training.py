@@ -13,6 +13,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -106,12 +107,17 @@ class TrainingRun:
         self._plan = MixingPlan.of(experiment)
         self.objective = build_objective(experiment, data, Place(torch.device(device), rank, world_size))
         self.model: Any = self.objective.model
-        self._optimizer = build_optimizer(self.model, experiment.optim, scales=self.objective.learning_rate_scales())
         decay = experiment.optim.ema_decay
         self._average = WeightAverage(self.model, decay) if decay else None
         self._progress = Progress()
         self._last_update: tuple[int, tuple[str, ...]] | None = None  # its step and corpora
         self.best: BestModel | None = None
+
+    @cached_property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """Built when it is used: torch's first optimiser takes over a second, and measuring a finished run needs none."""
+        scales = self.objective.learning_rate_scales()
+        return build_optimizer(self.model, self.experiment.optim, scales=scales)
 
     @property
     def progress(self) -> Progress:
@@ -148,8 +154,7 @@ class TrainingRun:
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
-            "progress": {**vars(self._progress), "samples": dict(self._progress.samples)},
-            "best": None if self.best is None else vars(self.best),
+            **self.result_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -162,8 +167,8 @@ class TrainingRun:
 
     def result_state(self) -> dict[str, Any]:
         """Return what is left of a finished run: its best weights and progress, without the optimiser."""
-        state = self.state_dict()
-        return {"progress": state["progress"], "best": state["best"]}
+        progress = {**vars(self._progress), "samples": dict(self._progress.samples)}
+        return {"progress": progress, "best": None if self.best is None else vars(self.best)}
 
     def load_result(self, state: dict[str, Any]) -> None:
         """Take over `result_state()`, to measure a finished run."""
