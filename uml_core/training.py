@@ -115,7 +115,7 @@ class TrainingRun:
 
     @cached_property
     def _optimizer(self) -> torch.optim.Optimizer:
-        """Built when it is used: torch's first optimiser takes over a second, and measuring a finished run needs none."""
+        """Built when training begins: the first one takes torch over a second, and measuring a run needs none."""
         scales = self.objective.learning_rate_scales()
         return build_optimizer(self.model, self.experiment.optim, scales=scales)
 
