@@ -50,6 +50,7 @@ class TrainingBar:
     def __init__(self, run_id: str, description: str, max_steps: int) -> None:
         self._key, self._max_steps = run_id.encode(), max_steps
         self._bar = tqdm(total=max_steps, desc=description, bar_format=BAR, delay=2, file=sys.stderr)
+        self._drawn: bytes | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -72,8 +73,9 @@ class TrainingBar:
 
     def _draw(self) -> None:
         published = internal_kv._internal_kv_get(self._key, namespace=NAMESPACE)
-        if published is None:
+        if published is None or published == self._drawn:
             return
+        self._drawn = published
         state = TrainingState(**json.loads(published))
         self._bar.set_postfix_str(state.describe(self._max_steps), refresh=False)
         self._bar.update(state.step - self._bar.n)
