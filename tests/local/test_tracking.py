@@ -16,11 +16,14 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
 from tests.conftest import vector_tree
-from uml_core import tracking, waiting
+from uml_core import waiting
 from uml_core.config import Experiment, TrackingConfig, parse_experiment
 from uml_core.errors import InputError
 from uml_core.runs import MetricPoint
-from uml_core.tracking import PatientClient, experiment_runs, metric_name, open_experiment, start_run
+from uml_core.tracking import client as tracking_client
+from uml_core.tracking import experiment_runs, open_experiment, start_run
+from uml_core.tracking.client import PatientClient, is_outage
+from uml_core.tracking.writing import metric_name
 from uml_core.waiting import with_patience
 
 LOST = MlflowException("API request to http://x failed with exception ConnectionError")
@@ -98,7 +101,7 @@ def test_a_server_that_stays_away_ends_in_one_line(clock: list[float]) -> None:
     ],
 )
 def test_outages_are_told_from_mistakes(error: Exception, outage: bool) -> None:
-    assert tracking._is_outage(error) is outage
+    assert is_outage(error) is outage
 
 
 def test_a_run_whose_answer_was_lost_is_made_once(
@@ -175,7 +178,7 @@ def test_a_database_without_its_driver_names_the_package(monkeypatch: pytest.Mon
     def missing(**_: Any) -> None:
         raise ModuleNotFoundError("No module named 'psycopg'", name="psycopg")
 
-    monkeypatch.setattr(tracking, "MlflowClient", missing)
+    monkeypatch.setattr(tracking_client, "MlflowClient", missing)
     with pytest.raises(InputError, match=r"postgresql://db/x needs package psycopg\[binary\]") as refusal:
         open_experiment(TrackingConfig(uri="postgresql://ada:lovelace@db/x"), "pets")
     assert "lovelace" not in str(refusal.value)

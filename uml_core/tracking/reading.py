@@ -1,0 +1,112 @@
+"""Reading runs, artifacts and models back from MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+
+from uml_core.config import Experiment, TrackingConfig
+from uml_core.errors import InputError, listing, nearest
+from uml_core.runs import RunRecord
+from uml_core.serving import Predictor, load_predictor_folder
+from uml_core.tracking.client import PatientClient, quieten
+from uml_core.tracking_uri import check_tracking, without_password
+
+
+def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:
+    """Return every run of an MLflow experiment, newest first.
+
+    Raises:
+        InputError: the tracking URI cannot be reached, or has no experiment of that name.
+    """
+    quieten()
+    check_tracking(tracking_uri)
+    client = PatientClient(tracking_uri)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        names = [found.name for found in client.search_experiments()]
+        raise InputError(
+            f"MLflow at {without_password(tracking_uri)} has no experiment '{name}'{nearest(name, names)}; "
+            f"it has {listing(names) or 'none'}; run train or tune first, or set tracking.uri"
+        )
+    return _all_runs(client, experiment.experiment_id)
+
+
+def sweep_runs(experiment: Experiment, parent_run_id: str) -> list[RunRecord]:
+    """Return a sweep's parent run and its nested runs: what a sweep needs of an experiment with thousands of runs."""
+    client = PatientClient(experiment.tracking.uri)
+    parent = client.get_run(parent_run_id)
+    nested = _all_runs(client, parent.info.experiment_id, f"tags.`mlflow.parentRunId` = '{parent_run_id}'")
+    return [_record(parent), *nested]
+
+
+def _all_runs(client: PatientClient, experiment_id: str, filter_string: str = "") -> list[RunRecord]:
+    records: list[RunRecord] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            [experiment_id], filter_string, ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
+        )
+        records += [_record(run) for run in page]
+        token = page.token
+        if not token:
+            return records
+
+
+def find_run(tracking: TrackingConfig, run_id: str) -> RunRecord:
+    """Return one run. Raises InputError if there is none of that id."""
+    quieten()
+    check_tracking(tracking.uri)
+    try:
+        return _record(PatientClient(tracking.uri).get_run(run_id))
+    except MlflowException:
+        raise InputError(
+            f"--run is {run_id}, which MLflow at {without_password(tracking.uri)} does not have; "
+            "train prints the id of its run, and `mlflow ui` lists all"
+        ) from None
+
+
+def download(tracking_uri: str, uri: str, directory: Path) -> Path:
+    """Fetch a run's artifact or a model (runs:/..., models:/..., a path) to a local folder.
+
+    Raises:
+        InputError: nothing is found at the URI.
+    """
+    quieten()
+    check_tracking(tracking_uri)
+    mlflow.set_tracking_uri(tracking_uri)  # models:/NAME@ALIAS is looked up in the registry beside it
+    try:
+        return Path(
+            mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(directory), tracking_uri=tracking_uri)
+        )
+    except (MlflowException, OSError) as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{uri} cannot be fetched from MLflow at {without_password(tracking_uri)}: {first_line}"
+        ) from None
+
+
+def load_predictor(tracking_uri: str, model_uri: str, directory: Path) -> Predictor:
+    """Load the target model that a run logged. Raises InputError if the URI holds none."""
+    folder = download(tracking_uri, model_uri, directory)
+    found = sorted(folder.rglob("predictor.json"))
+    if not found:
+        raise InputError(f"{model_uri} holds no target model of this project (predictor.json is missing)")
+    return load_predictor_folder(found[0].parent)
+
+
+def _record(run: Any) -> RunRecord:
+    return RunRecord(
+        run_id=run.info.run_id,
+        name=run.info.run_name or "",
+        status=run.info.status,
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        tags=dict(run.data.tags),
+        start_time_ms=run.info.start_time or 0,
+        end_time_ms=run.info.end_time or 0,
+    )

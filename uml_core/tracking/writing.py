@@ -1,0 +1,202 @@
+"""Writing runs: the experiment, a run with its parameters, and what is logged into it. Names as in the README."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from filelock import FileLock
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from uml_core.config import Experiment, TrackingConfig
+from uml_core.errors import InputError
+from uml_core.runs import MetricPoint
+from uml_core.serving import Predictor
+from uml_core.tracking.client import PatientClient, mlflow_client, quieten
+from uml_core.tracking.target_model import log_target_model
+from uml_core.tracking_uri import check_tracking, without_password
+
+MAX_METRICS = 1000  # MLflow's limits for one log_batch call
+MAX_PARAMS = 100
+BEST_ALIAS = "best"  # of a registered model: the one to use
+
+
+class MLflowTracker:
+    """Writes one MLflow run. Several trackers of one run may exist one after another (resuming, the controller)."""
+
+    def __init__(self, tracking: TrackingConfig, run_id: str) -> None:
+        self.run_id, self._tracking = run_id, tracking
+        self._client = PatientClient(tracking.uri)
+
+    def log_metrics(self, points: Sequence[MetricPoint]) -> None:
+        """Log values; one that is not finite is left out."""
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(metric_name(point.name), point.value, now, point.step)
+            for point in points
+            if math.isfinite(point.value)
+        ]
+        for start in range(0, len(metrics), MAX_METRICS):
+            self._client.log_batch(self.run_id, metrics=metrics[start : start + MAX_METRICS])
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Copy a file to the run's artifacts."""
+        self._client.log_artifact(self.run_id, str(path), folder or None)
+
+    def log_text(self, text: str, name: str) -> None:
+        """Write a text artifact."""
+        self._client.log_text(self.run_id, text, name)
+
+    def log_folder(self, directory: Path, folder: str) -> None:
+        """Copy a folder's files to a folder of the run's artifacts."""
+        self._client.log_artifacts(self.run_id, str(directory), folder)
+
+    def log_predictor(self, predictor: Predictor, directory: Path) -> str:
+        """Log the target model as an MLflow model that takes raw inputs; returns its URI."""
+        predictor.save(directory)
+        mlflow.set_tracking_uri(self._tracking.uri)
+        return str(self._client.patiently(lambda: log_target_model(predictor, directory, self.run_id)))
+
+    def register_model(self, model_uri: str, name: str, *, tags: Mapping[str, str]) -> str:
+        """Register a logged model and give it the alias `best`; returns its URI, models:/NAME@best.
+
+        A version that carries the same tags is taken for this one: a step that was killed registers nothing twice.
+        """
+        client = self._client
+        with contextlib.suppress(MlflowException):  # it exists; that it cannot be made shows in the next call
+            client.create_registered_model(name)
+        versions = client.search_model_versions(f"name = '{name}'")
+        found = next((version for version in versions if tags.items() <= dict(version.tags).items()), None)
+        if found is None:
+            logged = client.get_logged_model(model_uri.removeprefix("models:/"))
+            found = client.create_model_version(
+                name, model_uri, run_id=self.run_id, tags=dict(tags), model_id=logged.model_id
+            )
+        client.set_registered_model_alias(name, BEST_ALIAS, found.version)
+        return f"models:/{name}@{BEST_ALIAS}"
+
+    def discard(self) -> None:
+        """Delete the run (MLflow keeps deleted runs out of every list)."""
+        self._client.delete_run(self.run_id)
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """End the run."""
+        self._client.set_terminated(self.run_id, status)
+
+
+def open_experiment(tracking: TrackingConfig, name: str) -> str:
+    """Create database and experiment where they are missing; returns the experiment's id.
+
+    Raises:
+        InputError: the tracking URI cannot be reached or is of a kind MLflow no longer writes.
+    """
+    quieten()
+    check_tracking(tracking.uri)
+    remote = tracking.uri.startswith(("http://", "https://", "databricks"))
+    try:
+        with _alone_on(tracking.uri):
+            client = mlflow_client(tracking.uri)
+            experiment = client.get_experiment_by_name(name)
+            if experiment is not None:
+                return str(experiment.experiment_id)
+            # A server stores artifacts itself; beside a database they go to the folder of the experiment file.
+            location = None if remote else _as_uri(f"{tracking.artifacts}/{name}")
+            return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise InputError(f"tracking.uri {without_password(tracking.uri)} cannot be used: {first_line}") from None
+
+
+def start_run(
+    experiment: Experiment, *, name: str, kind: str, tags: Mapping[str, str], parent_run_id: str | None = None
+) -> MLflowTracker:
+    """Start a run with the flattened experiment as parameters; nested under `parent_run_id` if that is given."""
+    client = PatientClient(experiment.tracking.uri)
+    found = client.get_experiment_by_name(experiment.name)
+    assert found is not None, "open_experiment() comes first"
+    all_tags = {
+        "mlflow.runName": name,
+        "uml.kind": kind,
+        "uml.config_hash": experiment.config_hash,
+        "uml.corpora": ",".join(experiment.corpora),
+        "uml.target": experiment.target,
+        **tags,
+        **({"mlflow.parentRunId": parent_run_id} if parent_run_id else {}),
+    }
+    run = _create_run_once(client, found.experiment_id, all_tags)
+    params = [Param(key, str(value)) for key, value in experiment.flattened().items()]
+    for start in range(0, len(params), MAX_PARAMS):
+        client.log_batch(run.info.run_id, params=params[start : start + MAX_PARAMS])
+    return MLflowTracker(experiment.tracking, run.info.run_id)
+
+
+def _create_run_once(client: PatientClient, experiment_id: str, tags: Mapping[str, str]) -> Any:
+    """Create a run; where the answer was lost with the server, the run that was made is found by its request's tag."""
+    request = uuid.uuid4().hex
+    attempts = 0
+
+    def create() -> Any:
+        nonlocal attempts
+        attempts += 1
+        if attempts > 1:
+            made = client.plain.search_runs([experiment_id], f"tags.`uml.request` = '{request}'")
+            if made:
+                return made[0]
+        return client.plain.create_run(experiment_id, tags={**tags, "uml.request": request})
+
+    return client.patiently(create)
+
+
+def metric_name(name: str) -> str:
+    """Return a name MLflow takes for a metric: letters that it refuses become _ (a class may be called "C++")."""
+    return re.sub(r"[^/\w.\- :]", "_", name)
+
+
+def log_embedding(experiment: Experiment, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Log what `embed` did as a run of kind embed: rows, rejects, rows/s and stage shares; returns the run's id.
+
+    Args:
+        experiment: the embedded experiment.
+        results: for each corpus that was worked on, the facts of its manifest.
+    """
+    open_experiment(experiment.tracking, experiment.name)
+    fingerprints = ",".join(f"{corpus}={facts['fingerprint']}" for corpus, facts in results.items())
+    tracker = start_run(experiment, name="embed", kind="embed", tags={"uml.store_fingerprint": fingerprints})
+    names = ("rows", "rejected_rows", "rows_per_s", "steady_rows_per_s", "wall_s", "first_part_s", "encoded_rows")
+    points = [
+        MetricPoint(f"embed/{name}/{corpus}", float(facts[name]))
+        for corpus, facts in results.items()
+        for name in names
+        if facts.get(name) is not None
+    ]
+    points += [
+        MetricPoint(f"embed/share/{stage}/{corpus}", share)
+        for corpus, facts in results.items()
+        for stage, share in facts["stage_share"].items()
+    ]
+    tracker.log_metrics(points)
+    tracker.finish()
+    return tracker.run_id
+
+
+def _alone_on(uri: str) -> contextlib.AbstractContextManager[Any]:
+    """Return a lock on a SQLite file: its first two users would race to create its tables."""
+    if not uri.startswith("sqlite:///"):
+        return contextlib.nullcontext()
+    return FileLock(f"{uri.removeprefix('sqlite:///')}.lock")
+
+
+def _as_uri(place: str) -> str:
+    return place if "://" in place else Path(place).resolve().as_uri()
