@@ -186,10 +186,11 @@ class TrainingRun:
         progress, wait_s = self._progress, 0.0
         sums: dict[str, float] = defaultdict(float)
         counts: Counter[str] = Counter()
+        optimizer = self._optimizer  # built before the clock starts
         started = time.perf_counter()
         self.model.train()
         while progress.step < until:
-            set_learning_rate(self._optimizer, learning_rate(progress.step, self.experiment))
+            set_learning_rate(optimizer, learning_rate(progress.step, self.experiment))
             if self._plan.scheduled:
                 gradient.reweight(self._plan.loss_weights(progress.step))
             for group in self._plan.step(progress.step).groups:
