@@ -13,12 +13,10 @@ else the experiment file's default.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 
-from pipelines.runtime import Summary, absolute_place, guarded
-from uml_core.config import TrackingConfig
+from pipelines.runtime import Summary, absolute_place, add_model_flags, guarded
 from uml_core.errors import InputError
 from uml_core.export import FORMATS, export_head
 from uml_core.serving import TargetPredictor
@@ -32,10 +30,9 @@ def main(argv: list[str] | None = None) -> int:
         description="Write a trained target model as safetensors and ONNX: embedding in, logits and probabilities out.",
         epilog="example: python -m pipelines.export --model runs:/RUN_ID/model --output head",
     )
-    parser.add_argument("--model", required=True, help="runs:/RUN_ID/model, models:/NAME@ALIAS, or a local folder")
+    add_model_flags(parser)
     parser.add_argument("--output", required=True, help="folder to write")
     parser.add_argument("--format", choices=FORMATS, default=None, help="default: both")
-    parser.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI", TrackingConfig().uri))
     arguments = parser.parse_args(argv)
     formats = FORMATS if arguments.format is None else (arguments.format,)
     return guarded(lambda: run(arguments.model, arguments.output, arguments.tracking_uri, formats=formats))

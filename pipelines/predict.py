@@ -28,8 +28,8 @@ import ray
 from tqdm import tqdm
 
 from pipelines.embed_stages import Batch, ReadPart, Workers, part_of, set_encoder_threads, stream_parts
-from pipelines.runtime import Summary, absolute_place, guarded, ray_session
-from uml_core.config import EmbedConfig, TrackingConfig
+from pipelines.runtime import Summary, absolute_place, add_model_flags, guarded, ray_session
+from uml_core.config import EmbedConfig
 from uml_core.corpora.inputs import stream_inputs
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Encoder
@@ -50,10 +50,9 @@ def main(argv: list[str] | None = None) -> int:
         description="Predict the classes of new files of the target modality with a trained model.",
         epilog="example: python -m pipelines.predict --model runs:/RUN_ID/model --input photos --output out.parquet",
     )
-    parser.add_argument("--model", required=True, help="runs:/RUN_ID/model, models:/NAME@ALIAS, or a local folder")
+    add_model_flags(parser)
     parser.add_argument("--input", required=True, help="folder of files, or a table (.jsonl, .csv, .parquet)")
     parser.add_argument("--output", required=True, help="Parquet file to write")
-    parser.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI", TrackingConfig().uri))
     arguments = parser.parse_args(argv)
     return guarded(lambda: run(arguments.model, arguments.input, arguments.output, arguments.tracking_uri))
 

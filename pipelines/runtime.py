@@ -23,7 +23,7 @@ from typing import Any
 
 import ray
 
-from uml_core.config import Experiment, load_experiment
+from uml_core.config import Experiment, TrackingConfig, load_experiment
 from uml_core.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,12 @@ def experiment_parser(step: str, *, description: str) -> argparse.ArgumentParser
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys that override the file")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved experiment and stop")
     return parser
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a step that takes a logged model in place of an experiment file: --model, --tracking-uri."""
+    parser.add_argument("--model", required=True, help="runs:/RUN_ID/model, models:/NAME@ALIAS, or a local folder")
+    parser.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI", TrackingConfig().uri))
 
 
 def step_main(parser: argparse.ArgumentParser, step: Step, argv: list[str] | None = None) -> int:

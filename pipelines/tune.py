@@ -214,13 +214,14 @@ def _finish(
 ) -> Summary:
     """Close the sweep and say what it shows."""
     wall_s, num_trials = sizes["wall_s"], int(sizes["trials"])
-    records = sweep_runs(experiment, parent.run_id)
-    verdict, exchange = sweep_verdict(records, parent.run_id), exchange_of_sweep(records, parent.run_id)
-    findings = [] if exchange is None else [MetricPoint(*item) for item in exchange.metrics.items()]
     counts = [MetricPoint(f"sweep/{name}", sizes[name]) for name in ("trials", "failed", "stopped_early")]
-    parent.log_metrics([MetricPoint("perf/wall_s", wall_s), *counts, *findings])
+    parent.log_metrics([MetricPoint("perf/wall_s", wall_s), *counts])
+    records = sweep_runs(experiment, parent.run_id)  # with the wall time, which the report shows
+    verdict, exchange = sweep_verdict(records, parent.run_id), exchange_of_sweep(records, parent.run_id)
+    if exchange is not None:
+        parent.log_metrics([MetricPoint(*item) for item in exchange.metrics.items()])
     parent.set_tags({"uml.verdict": verdict.text, "uml.verdict_kind": verdict.kind})
-    log_summary(parent, sweep_runs(experiment, parent.run_id), experiment.tracking.uri, name=experiment.name)
+    log_summary(parent, records, experiment.tracking.uri, name=experiment.name)
     parent.finish()
     attempt.finish()
     first = (

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from uml_core.corpora.training_data import LabelledRows, TrainingData
 from uml_core.losses import corpus_losses
 from uml_core.mixing import WHOLE, MixingPlan, Part, SampleStream, rank_share
+from uml_core.objective import Place
 
 BLOCK_SAMPLES = 8192  # of a corpus's stream, looked up at once
 
@@ -44,26 +45,18 @@ class ResidentFeed:
     """Batches by index from tensors that stay on the device."""
 
     def __init__(
-        self,
-        data: TrainingData,
-        plan: MixingPlan,
-        *,
-        seed: int,
-        device: torch.device,
-        rank: int = 0,
-        world_size: int = 1,
-        label_smoothing: float = 0.0,
+        self, data: TrainingData, plan: MixingPlan, *, seed: int, place: Place, label_smoothing: float = 0.0
     ) -> None:
-        self._plan, self._rank, self._world_size = plan, rank, world_size
-        self._label_smoothing = label_smoothing
+        self._plan, self._place, self._label_smoothing = plan, place, label_smoothing
+        rows = {corpus: data.train[corpus] for corpus in plan.corpora}
         self._streams = {
-            corpus: _ResidentStream(data.train[corpus], SampleStream(corpus, len(data.train[corpus]), seed), device)
+            corpus: _ResidentStream(rows[corpus], SampleStream(corpus, len(rows[corpus]), seed), place.device)
             for corpus in plan.corpora
         }
 
     def batch(self, step: int, corpora: Sequence[str], part: Part = WHOLE) -> Batch:
         """Return the batch of a step for some of its corpora; a fractional ratio may leave a corpus out of a step."""
-        rank, world_size = part.as_rank(self._rank, self._world_size)
+        rank, world_size = part.as_rank(self._place.rank, self._place.world_size)
         embeddings, labels, counts = {}, {}, {}
         for corpus in corpora:
             start, stop = self._plan.sample_range(corpus, step)
@@ -83,22 +76,13 @@ class ResidentFeed:
 class WholeFeed:
     """All rows of every corpus at every step, for a solver."""
 
-    def __init__(
-        self,
-        data: TrainingData,
-        plan: MixingPlan,
-        *,
-        device: torch.device,
-        rank: int = 0,
-        world_size: int = 1,
-        label_smoothing: float = 0.0,
-    ) -> None:
+    def __init__(self, data: TrainingData, plan: MixingPlan, *, place: Place, label_smoothing: float = 0.0) -> None:
         self._rows = {corpus: data.train[corpus].rows for corpus in plan.corpora}
-        shares = {corpus: rank_share(len(rows), rank, world_size) for corpus, rows in self._rows.items()}
+        shares = {corpus: rank_share(len(rows), place.rank, place.world_size) for corpus, rows in self._rows.items()}
         tensors = {corpus: gathered(data.train[corpus], torch.device("cpu")) for corpus in plan.corpora}
         self._batch = Batch(
-            {corpus: tensors[corpus][0][share].to(device) for corpus, share in shares.items()},
-            {corpus: tensors[corpus][1][share].to(device) for corpus, share in shares.items()},
+            {corpus: tensors[corpus][0][share].to(place.device) for corpus, share in shares.items()},
+            {corpus: tensors[corpus][1][share].to(place.device) for corpus, share in shares.items()},
             {corpus: len(rows) for corpus, rows in self._rows.items()},
             label_smoothing,
         )

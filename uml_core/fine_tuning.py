@@ -72,9 +72,7 @@ class FineTuningObjective:
             data,
             replace(self._plan, loss_weight=others),
             seed=experiment.seed,
-            device=place.device,
-            rank=place.rank,
-            world_size=place.world_size,
+            place=place,
             label_smoothing=experiment.train.label_smoothing,
         )
 

@@ -38,9 +38,7 @@ class SupervisedObjective:
         self._feed = feed(
             data,
             self._plan,
-            device=place.device,
-            rank=place.rank,
-            world_size=place.world_size,
+            place=place,
             label_smoothing=smoothing,
         )
         self.model: SharedHeadModel = build_model(experiment, data).to(place.device)

@@ -20,6 +20,16 @@ from uml_core.tracking import download, find_run
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
+def write_new_pictures(directory: Path) -> Path:
+    """Write a picture of every class in a folder below, and one that is none."""
+    (directory / "deep").mkdir(parents=True)
+    rng = np.random.default_rng(7)
+    for label in CLASSES:
+        draw(label, rng).save(directory / "deep" / f"{label}.png")
+    (directory / "broken.jpg").write_bytes(b"no picture")
+    return directory
+
+
 def test_the_whole_thread_on_pictures_and_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_picture_corpora(tmp_path)
     tree = picture_tree(tmp_path)
@@ -44,12 +54,7 @@ def test_the_whole_thread_on_pictures_and_sentences(tmp_path: Path, monkeypatch:
     figures = download(experiment.tracking.uri, f"runs:/{trained['run_id']}/analysis", tmp_path / "fetched")
     assert {"margins.svg", "margins.png", "margins.txt"} <= {file.name for file in figures.iterdir()}
 
-    new = tmp_path / "new"
-    (new / "deep").mkdir(parents=True)
-    rng = np.random.default_rng(7)
-    for label in CLASSES:
-        draw(label, rng).save(new / "deep" / f"{label}.png")
-    (new / "broken.jpg").write_bytes(b"no picture")
+    new = write_new_pictures(tmp_path / "new")
     output = tmp_path / "out" / "predictions.parquet"
     uri = experiment.tracking.uri
     monkeypatch.setattr(predict, "PART_ROWS", 2)  # four inputs, listed in two windows
