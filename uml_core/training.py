@@ -33,6 +33,8 @@ from uml_core.optimisation import WeightAverage, build_optimizer, learning_rate,
 from uml_core.solver import solver_step
 from uml_core.supervised import SupervisedObjective
 
+Update = tuple[int, tuple[str, ...]]  # its step and corpora
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -55,6 +57,18 @@ class BestModel:
     val_accuracy: float
     val_nll: float
     weights: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The steps between two evaluations, once they are done."""
+
+    until: int  # optimiser steps done so far
+    last_update: Update | None
+    losses: dict[str, float]  # mean of each corpus
+    samples: Counter[str]
+    train_s: float
+    data_wait_s: float
 
 
 @dataclass
@@ -110,7 +124,7 @@ class TrainingRun:
         decay = experiment.optim.ema_decay
         self._average = WeightAverage(self.model, decay) if decay else None
         self._progress = Progress()
-        self._last_update: tuple[int, tuple[str, ...]] | None = None  # its step and corpora
+        self._last_update: Update | None = None
         self.best: BestModel | None = None
 
     @cached_property
@@ -141,12 +155,30 @@ class TrainingRun:
             yield self._evaluate(losses={})
         gradient = self.objective.gradient()
         while not self._progress.finished:
-            until = min(self._progress.step + settings.eval_every, settings.max_steps)
-            losses = self._train_until(until, gradient)
-            evaluation = self._evaluate(losses)
-            out_of_patience = self._progress.bad_evaluations >= settings.patience
-            self._progress.finished = out_of_patience or self._progress.step >= settings.max_steps
-            yield evaluation
+            yield self.judge(self._train(self.next_stop, gradient))
+
+    @property
+    def next_stop(self) -> int:
+        """The step after which the run is evaluated next."""
+        settings = self.experiment.train
+        return min(self._progress.step + settings.eval_every, settings.max_steps)
+
+    def judge(self, stretch: Stretch) -> Evaluation:
+        """Evaluate the model after some more steps, and decide whether the run goes on.
+
+        Raises:
+            NonFiniteError: the last update has made weights infinite.
+        """
+        progress = self._progress
+        progress.step = stretch.until
+        progress.samples.update(stretch.samples)
+        progress.train_s += stretch.train_s
+        progress.data_wait_s += stretch.data_wait_s
+        self._last_update = stretch.last_update or self._last_update
+        evaluation = self._evaluate(stretch.losses)
+        out_of_patience = progress.bad_evaluations >= self.experiment.train.patience
+        progress.finished = out_of_patience or progress.step >= self.experiment.train.max_steps
+        return evaluation
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a resumed run needs; batches need nothing but the step."""
@@ -181,49 +213,53 @@ class TrainingRun:
         self.model.load_state_dict(self.best.weights)
         return self.model
 
-    def _train_until(self, until: int, gradient: Gradient) -> dict[str, float]:
-        """Train up to a step; returns each corpus's mean loss on the way."""
-        progress, wait_s = self._progress, 0.0
+    def _train(self, until: int, gradient: Gradient) -> Stretch:
+        """Train up to a step."""
+        wait_s = 0.0
         sums: dict[str, float] = defaultdict(float)
         counts: Counter[str] = Counter()
+        samples: Counter[str] = Counter()
         optimizer = self._optimizer  # built before the clock starts
         started = time.perf_counter()
         self.model.train()
-        while progress.step < until:
-            set_learning_rate(optimizer, learning_rate(progress.step, self.experiment))
+        for step in range(self._progress.step, until):
+            set_learning_rate(optimizer, learning_rate(step, self.experiment))
             if self._plan.scheduled:
-                gradient.reweight(self._plan.loss_weights(progress.step))
-            for group in self._plan.step(progress.step).groups:
+                gradient.reweight(self._plan.loss_weights(step))
+            for group in self._plan.step(step).groups:
                 waiting = time.perf_counter()
-                batch = self.objective.batch(progress.step, group)
+                batch = self.objective.batch(step, group)
                 wait_s += time.perf_counter() - waiting
                 if batch is None:
                     continue
-                losses = self._update(gradient, batch)
-                self._last_update = progress.step, tuple(losses)
+                losses = self._update(gradient, batch, step)
+                self._last_update = step, tuple(losses)
                 for corpus, loss in losses.items():
                     sums[corpus] += loss
                     counts[corpus] += 1
-                    progress.samples[corpus] += batch.global_counts[corpus]
+                    samples[corpus] += batch.global_counts[corpus]
             if self._average is not None:
                 self._average.update()
-            progress.step += 1
-        progress.train_s += time.perf_counter() - started
-        progress.data_wait_s += wait_s
-        return {corpus: total / counts[corpus] for corpus, total in sums.items()}
+        means = {corpus: total / counts[corpus] for corpus, total in sums.items()}
+        return Stretch(until, self._last_update, means, samples, time.perf_counter() - started, wait_s)
 
-    def _update(self, gradient: Gradient, batch: StepBatch) -> dict[str, float]:
+    def _update(self, gradient: Gradient, batch: StepBatch, step: int) -> dict[str, float]:
         optim = self.experiment.optim
         try:
             if isinstance(self._optimizer, torch.optim.LBFGS):
-                weights = self._plan.loss_weights(self._progress.step)
+                weights = self._plan.loss_weights(step)
                 return solver_step(gradient, self._optimizer, batch, weights=weights, penalty=optim.weight_decay)
             return train_step(gradient, self._optimizer, batch, clip_norm=optim.clip_norm)
         except NonFiniteError as error:
-            self._check_weights()  # were they no longer finite, the update before this one is to blame
-            raise self._diverged(self._progress.step, error.bad, error.corpora) from None
+            raise self.divergence(error, step, self._last_update) from None
 
-    def _diverged(self, step: int, bad: tuple[str, ...], corpora: tuple[str, ...]) -> NonFiniteError:
+    def divergence(self, error: NonFiniteError, step: int, last_update: Update | None) -> NonFiniteError:
+        """Return the error that names the update to blame: the last one, where it has made weights infinite."""
+        if last_update is not None and not self._weights_are_finite():
+            return self._named(*last_update)
+        return self._named(step, error.corpora, error.bad)
+
+    def _named(self, step: int, corpora: tuple[str, ...], bad: tuple[str, ...] = ()) -> NonFiniteError:
         """Return the error that names a step and the rows of its batch."""
         rows = [f"{name} {listing(map(str, self.objective.batch_rows(step, name)))}" for name in bad or corpora]
         where = f": rows of that batch, counted from 0 in the store's order: {'; '.join(rows)}"
@@ -231,7 +267,8 @@ class TrainingRun:
 
     def _evaluate(self, losses: dict[str, float]) -> Evaluation:
         progress = self._progress
-        self._check_weights()
+        if self._last_update is not None and not self._weights_are_finite():  # such are never measured or saved
+            raise self._named(*self._last_update)
         with contextlib.nullcontext() if self._average is None else self._average.in_place():
             accuracy, nll = self.objective.validate()
             better = self.best is None or (accuracy, -nll) > (self.best.val_accuracy, -self.best.val_nll)
@@ -244,14 +281,8 @@ class TrainingRun:
         return Evaluation(progress.step, accuracy, nll, losses, samples_per_s, progress.data_wait_s, cosines)
 
     @torch.no_grad()
-    def _check_weights(self) -> None:
-        """Raise NonFiniteError where the last update has made weights infinite: such are never measured or saved."""
-        if self._last_update is None:
-            return
-        sums = torch.stack([parameter.sum() for parameter in self.model.parameters()])
-        if not bool(sums.isfinite().all()):
-            step, corpora = self._last_update
-            raise self._diverged(step, (), corpora)
+    def _weights_are_finite(self) -> bool:
+        return bool(torch.stack([parameter.sum() for parameter in self.model.parameters()]).isfinite().all())
 
     def _gradient_cosines(self) -> dict[str, float]:
         """Compare the corpora's gradients on the batch that comes next, which these weights have not seen."""
