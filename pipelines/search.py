@@ -7,19 +7,21 @@ arm is never stopped because another arm does better.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from pipelines.trial_results import SweepFolder, TrialResult
+from pipelines.trial_results import Assignment, SweepFolder, TrialResult, assignments_of, trial_config
 from tune_spaces.space import Group, Space, TrialSpec, check_effect, groups_of, points_per_group, trials_of
 from uml_core.config import Experiment, TuneConfig
 from uml_core.errors import InputError
+from uml_core.packed import pack_label
 
 STOPPING_METRIC = "val_accuracy"
+MAX_PACK = 8  # trials that one process trains at once: more of them gain little, and the progress bar waits for all
 GRACE_SHARE, REDUCTION = 0.1, 3  # of max_steps before a trial may be stopped; ASHA keeps a third at every rung
 
 
@@ -30,7 +32,9 @@ class Proposals:
         self.specs: dict[str, TrialSpec] = {}
         self.budget = points_per_group(space, max_trials)
         self.total = sum(self.budget[group.arm.name] for group in groups_of(space))
+        self._experiment = experiment
         self._waiting: list[TrialSpec] = []
+        self._labels: dict[str, str | None] = {}
         self._add(trials_of(space, experiment, max_trials=max_trials))
 
     def check_specs(self) -> list[TrialSpec]:
@@ -42,9 +46,36 @@ class Proposals:
         done = folder.keys()
         self._waiting = [spec for spec in self._waiting if spec.key not in done]
 
-    def next(self) -> TrialSpec | None:
-        """Return the next trial to run; None where none is left."""
-        return self._waiting.pop(0) if self._waiting else None
+    def next_pack(self, concurrent: int) -> list[TrialSpec]:
+        """Return the next trials to train at once, of one label; none where none is left.
+
+        As many as leave work for every process: packs shrink towards the end. Trials of one seed share batches, and
+        come first.
+        """
+        if not self._waiting:
+            return []
+        first, size = self._waiting[0], self._pack_size(concurrent)
+        label = self._label(first)
+        if size == 1 or label is None:
+            return [self._waiting.pop(0)]
+        alike = [spec for spec in self._waiting if self._label(spec) == label]
+        alike.sort(key=lambda spec: spec.experiment.seed != first.experiment.seed)
+        pack = alike[:size]
+        self._waiting = [spec for spec in self._waiting if spec not in pack]
+        return pack
+
+    def _pack_size(self, concurrent: int) -> int:
+        settings = self._experiment.tune
+        if settings.stopping != "none":
+            return 1
+        share = math.ceil(len(self._waiting) / concurrent)
+        return min(MAX_PACK, share) if settings.pack == "auto" else min(settings.pack, len(self._waiting))
+
+    def _label(self, spec: TrialSpec) -> str | None:
+        if spec.key not in self._labels:
+            device = "cuda" if self._experiment.tune.gpus_per_trial else "cpu"
+            self._labels[spec.key] = pack_label(spec.experiment, device=device)
+        return self._labels[spec.key]
 
     def tell(self, key: str, result: TrialResult) -> None:
         """Take note of an ended trial."""
@@ -92,17 +123,17 @@ class TpeProposals(Proposals):
             assert key in self.specs, f"result {key} is of another sweep"
             self.tell(key, result)
 
-    def next(self) -> TrialSpec | None:
+    def next_pack(self, concurrent: int) -> list[TrialSpec]:
         """Return a point of the group that has had the fewest, so that arms and seeds advance side by side."""
         open_groups = [
             name for name, group in self._groups.items() if self._searches[name].num_tried < self.budget[group.arm.name]
         ]
         if not open_groups:
-            return None
+            return []
         name = min(open_groups, key=lambda name: self._searches[name].num_tried)
         point = self._searches[name].propose()
         assert point is not None, "a group's budget is at most its grid"
-        return self._note(self._groups[name], point)
+        return [self._note(self._groups[name], point)]
 
     def tell(self, key: str, result: TrialResult) -> None:
         """Let the group's search learn from an ended trial."""
@@ -117,18 +148,18 @@ class TpeProposals(Proposals):
 
 
 class SweepSearcher(Searcher):
-    """Hands proposals to Ray Tune; a trial's configuration is its key, its group, and what it overrides."""
+    """Hands proposals to Ray Tune: one of its trials trains one or several of ours."""
 
-    def __init__(self, proposals: Proposals) -> None:
+    def __init__(self, proposals: Proposals, *, concurrent: int) -> None:
         super().__init__(metric=STOPPING_METRIC, mode="max")
-        self._proposals = proposals
+        self._proposals, self._concurrent = proposals, concurrent
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next trial's configuration."""
-        spec = self._proposals.next()
-        if spec is None:
+        """Return the configuration of the next trials."""
+        pack = self._proposals.next_pack(self._concurrent)
+        if not pack:
             return Searcher.FINISHED
-        return {"key": spec.key, "group": json.dumps(spec.group), "overrides": json.dumps(spec.overrides)}
+        return trial_config([Assignment(spec.key, spec.group, spec.overrides) for spec in pack])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Results reach the proposals from the sweep's folder."""
@@ -146,10 +177,10 @@ class GroupedScheduler(FIFOScheduler):
     def __init__(self, settings: TuneConfig, max_steps: int) -> None:
         super().__init__()
         self._settings, self._max_steps = settings, max_steps
-        self._schedulers: dict[str, TrialScheduler] = {}
+        self._schedulers: dict[tuple[str, str, int], TrialScheduler] = {}
 
     def _of(self, trial: Any) -> TrialScheduler:
-        group = trial.config["group"]
+        group = assignments_of(trial.config)[0].group
         if group not in self._schedulers:
             self._schedulers[group] = stopping_rule(self._settings, self._max_steps)
         return self._schedulers[group]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from ray import tune
 from tqdm import tqdm
 
 from pipelines.search import Proposals
-from pipelines.trial_results import SweepFolder, TrialResult
+from pipelines.trial_results import SweepFolder, TrialResult, assignments_of
 from tune_spaces.space import TrialSpec
 from uml_core.config import Experiment
 from uml_core.runs import MetricPoint
@@ -86,26 +85,22 @@ class TrialCallback(tune.Callback):
         return {}
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Log the trial's result from the sweep's folder; one that the scheduler stopped has left none there."""
-        result = self._folder.read(trial.config["key"])
-        if result is None:
-            result = self._write(trial, TrialResult.cut_short(trial.last_result))
-        self._take(trial.config["key"], result)
+        """Log results from the sweep's folder; a trial that the scheduler stopped has left none there."""
+        self._take(trial, lambda: TrialResult.cut_short(trial.last_result))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Record a trial whose process died or raised; it does not end the sweep."""
+        """Record the trials of a process that died or raised, but for those that had ended; the sweep goes on."""
         text = str(getattr(trial, "get_pickled_error", lambda: None)() or "the trial's process died")
         reason = text.strip().splitlines()[-1][:500]
-        self._take(trial.config["key"], self._write(trial, TrialResult.failed(reason)))
+        self._take(trial, lambda: TrialResult.failed(reason))
 
-    def _write(self, trial: Any, result: TrialResult) -> TrialResult:
-        """Write what a trial could not write itself."""
-        config = trial.config
-        told = replace(result, overrides=json.loads(config["overrides"]), group=tuple(json.loads(config["group"])))
-        self._folder.write(config["key"], told, state=None)
-        return told
-
-    def _take(self, key: str, result: TrialResult) -> None:
-        self._proposals.tell(key, result)
-        self._log.add(key, result)
-        self._bar.update()
+    def _take(self, trial: Any, otherwise: Callable[[], TrialResult]) -> None:
+        """Log the trials of a Tune trial; one that left no result is given another, which is written for it."""
+        for assignment in assignments_of(trial.config):
+            result = self._folder.read(assignment.key)
+            if result is None:
+                result = replace(otherwise(), overrides=assignment.overrides, group=assignment.group)
+                self._folder.write(assignment.key, result, state=None)
+            self._proposals.tell(assignment.key, result)
+            self._log.add(assignment.key, result)
+            self._bar.update()

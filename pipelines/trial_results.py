@@ -10,23 +10,37 @@ import io
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow.fs as pafs
 import torch
 
-from pipelines.stored import Tables, build_data
-from uml_core.config import Experiment
-from uml_core.errors import InputError
 from uml_core.evaluation.selection import Candidate
-from uml_core.results import evaluation_points, measure_outcome
+from uml_core.results import measure_outcome
 from uml_core.runs import MetricPoint
 from uml_core.store import open_filesystem
-from uml_core.training import Evaluation, TrainingRun
+from uml_core.training import TrainingRun
 
-OnEvaluation = Callable[[TrainingRun, Evaluation], None]
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial as a process of the sweep is told of it: its name, its group, and what it overrides."""
+
+    key: str
+    group: tuple[str, str, int]
+    overrides: Mapping[str, Any]
+
+
+def trial_config(assignments: Sequence[Assignment]) -> dict[str, str]:
+    """Return the configuration of a Tune trial that trains some of ours at once."""
+    return {"trials": json.dumps([asdict(assignment) for assignment in assignments])}
+
+
+def assignments_of(config: Mapping[str, Any]) -> list[Assignment]:
+    """Return our trials in a Tune trial's configuration."""
+    return [Assignment(**{**item, "group": tuple(item["group"])}) for item in json.loads(config["trials"])]
 
 
 @dataclass(frozen=True)
@@ -121,29 +135,13 @@ class SweepFolder:
         self._fs.move(temporary, f"{self._directory}/{name}")
 
 
-def run_trial(
-    experiment: Experiment,
-    tables: Tables,
-    *,
-    device: str = "cpu",
-    on_evaluation: OnEvaluation | None = None,
-) -> tuple[TrialResult, dict[str, Any] | None]:
-    """Train one trial; returns its result and state. What the user did wrong becomes a failed result without state."""
-    try:
-        run = TrainingRun(experiment, build_data(experiment, tables), device=device)
-        points: list[MetricPoint] = []
-        for evaluation in run.evaluations():
-            points += evaluation_points(run, evaluation)
-            if on_evaluation is not None and not run.progress.finished:
-                on_evaluation(run, evaluation)
-    except InputError as error:
-        return TrialResult.failed(str(error)), None
+def finished_result(run: TrainingRun, points: list[MetricPoint]) -> tuple[TrialResult, dict[str, Any]]:
+    """Return the result and the state of a run that has ended well, of what was logged on its way."""
     assert run.best is not None
-    points += measure_outcome(run, with_test=False).points()
     result = TrialResult(
         run.best.val_accuracy,
         run.best.val_nll,
-        [asdict(point) for point in points],
+        [asdict(point) for point in [*points, *measure_outcome(run, with_test=False).points()]],
         cost=samples_trained_on(run),
         val_rows=len(run.data.val),
     )

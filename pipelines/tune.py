@@ -6,10 +6,11 @@ In: an embedded experiment and a space. Out: one MLflow run for the sweep with a
     python -m pipelines.tune examples/demo.yaml --space mixing_ratio --trials 90
     python -m pipelines.tune examples/demo.yaml --space linear_probe --trials 180 tune.search=tpe tune.stopping=asha
 
-Trials on embeddings are plain Tune functions in reused processes; the tables lie in Ray's object store, shared without
-copying. A trial writes its result and weights into the sweep's folder in one rename each: a killed sweep, started again
-with the same line (or --resume), runs only what is missing. Selection looks at validation; test is measured afterwards,
-once. The best model is registered in MLflow, models:/EXPERIMENT@best; `pipelines.predict` takes it as it is.
+Trials on embeddings are plain Tune functions in reused processes, each of which trains several of them at once
+(tune.pack); the tables lie in Ray's object store, shared without copying. A trial writes its result and weights into
+the sweep's folder in one rename each: a killed sweep, started again with the same line (or --resume), runs only what
+is missing. Selection looks at validation; test is measured afterwards, once. The best model is registered in MLflow,
+models:/EXPERIMENT@best; `pipelines.predict` takes it as it is.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ def _run_missing(
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
-                search_alg=SweepSearcher(proposals),
+                search_alg=SweepSearcher(proposals, concurrent=concurrent),
                 scheduler=scheduler_of(experiment),
                 num_samples=proposals.total - num_done,
                 reuse_actors=True,

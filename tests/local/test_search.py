@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +16,12 @@ from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
 from pipelines.search import GroupedScheduler, Proposals, TpeProposals, proposals_of, trial_resources
-from pipelines.trial_results import SweepFolder, TrialResult
+from pipelines.trial_results import Assignment, SweepFolder, TrialResult, trial_config
 from tests.conftest import vector_tree
-from tune_spaces import Arm, Space
+from tune_spaces import Arm, Space, TrialSpec
 from uml_core.config import Experiment, TuneConfig, parse_experiment
 from uml_core.errors import InputError
+from uml_core.packed import pack_label
 from uml_core.search import TpeSearch
 
 AXES = {
@@ -96,12 +98,40 @@ def space(num_rates: int = 6) -> Space:
     return Space("?", arms, "unimodal", "uml", (0, 1), grid={"optim.lr": tuple(0.1 * 2**-n for n in range(num_rates))})
 
 
+def one_by_one(proposals: Proposals) -> Iterator[TrialSpec]:
+    """Yield what a sweep with as many processes as trials is given."""
+    while pack := proposals.next_pack(concurrent=1000):
+        yield from pack
+
+
+def test_packs_are_of_one_shape_and_leave_work_for_every_process(experiment: Experiment) -> None:
+    proposals = proposals_of(space(), experiment.override({"tune.search": "grid"}))
+    packs = []
+    while pack := proposals.next_pack(concurrent=2):
+        packs.append(pack)
+    assert [len(pack) for pack in packs] == [8, 8, 4, 2, 1, 1]
+    assert len({spec.key for pack in packs for spec in pack}) == proposals.total == 24
+    for pack in packs:
+        assert len({pack_label(spec.experiment) for spec in pack}) == 1
+    assert [spec.experiment.seed for spec in packs[0]] == [0] * 6 + [1] * 2, "those that share batches come first"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"tune.pack": 1}, {"tune.stopping": "asha"}, {"optim.clip_norm": 1.0}],
+    ids=lambda change: next(iter(change)),
+)
+def test_trials_that_train_alone(experiment: Experiment, change: dict[str, Any]) -> None:
+    proposals = proposals_of(space(), experiment.override({"tune.search": "grid", **change}))
+    assert [len(proposals.next_pack(concurrent=2)) for _ in range(25)] == [1] * 24 + [0]
+
+
 def test_tpe_proposals_share_the_budget_equally_and_side_by_side(experiment: Experiment) -> None:
     proposals = proposals_of(space(), experiment, max_trials=17)
     assert isinstance(proposals, TpeProposals)
     assert (proposals.total, proposals.budget) == (16, {"unimodal": 4, "uml": 4})
     keys = []
-    while (spec := proposals.next()) is not None:
+    for spec in one_by_one(proposals):
         keys.append(spec.key)
         counts = Counter(spec.group for spec in proposals.specs.values())
         assert max(counts.values()) - min(counts.values()) <= 1 or len(counts) < 4
@@ -116,16 +146,14 @@ def test_a_killed_sweep_s_folder_is_taken_over(experiment: Experiment, tmp_path:
     folder = SweepFolder(str(tmp_path / "trials"))
     first = proposals_of(space(), experiment, max_trials=16)
     done = {}
-    for index in range(7):
-        spec = first.next()
-        assert spec is not None
+    for index, spec in zip(range(7), one_by_one(first), strict=False):
         result = TrialResult.failed("died") if index == 3 else TrialResult(0.1 * index, 1.0)
         folder.write(spec.key, replace(result, overrides=spec.overrides, group=spec.group), state=None)
         done[spec.key] = spec.group
     second = proposals_of(space(), experiment, max_trials=16)
     second.take_over(folder)
     rest = {}
-    while (spec := second.next()) is not None:
+    for spec in one_by_one(second):
         rest[spec.key] = spec.group
     assert not set(rest) & set(done)
     assert len(rest) + len(done) == 16
@@ -160,7 +188,7 @@ def decisions(settings_: TuneConfig, accuracies: dict[tuple[str, str], float]) -
     """What the scheduler says of trials (group, name) that report one accuracy all the way, one after another."""
     scheduler = GroupedScheduler(settings_, max_steps=100)
     said: dict[tuple[str, str], set[str]] = {}
-    trials = {key: FakeTrial({"group": key[0]}, key[1]) for key in accuracies}
+    trials = {key: FakeTrial(trial_config([Assignment(key[1], (key[0], "", 0), {})]), key[1]) for key in accuracies}
     controller = SimpleNamespace(get_live_trials=lambda: list(trials.values()))
     for trial in trials.values():
         scheduler.on_trial_add(controller, trial)

@@ -175,6 +175,8 @@ class TuneConfig(Settings):
     objectives: tuple[Literal["accuracy", "cost"], ...] = ("accuracy",)  # cost: samples trained on, of all corpora
     stopping: Literal["none", "asha", "median"] = "none"  # of poor trials, within one arm, condition and seed only
     gpus_per_trial: NonNegative = 0.0  # may be a fraction: 0.25 runs four trials on a GPU; 0 trains on CPUs
+    # Trials on embeddings that one process trains at once, where their shapes are equal; auto: as many as are faster.
+    pack: Literal["auto"] | PositiveCount = "auto"
     max_failed: Fraction01 = 0.2  # share of failed trials past which the sweep fails
 
     @model_validator(mode="after")
