@@ -1,5 +1,6 @@
 # Each target sets up .venv by itself, once. PYTHON=... picks another Python 3.11 or newer.
 PYTHON ?= python3.11
+TEST_PROCESSES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -12,7 +13,7 @@ demo: $(READY)  ## the whole pipeline on the default corpora
 	$(BIN)/python -m pipelines.demo
 
 test: lint  ## lint, then every test (GPU and network tests are off by default)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 lint: $(DEV_READY)
 	$(BIN)/ruff check .

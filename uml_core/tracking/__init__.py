@@ -5,6 +5,11 @@ SQLite file is enough on one machine and workers need no credentials. Credential
 (MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN), never from the URI.
 """
 
+# ruff: noqa: E402
+import os
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read as mlflow is imported: nobody asked to be counted
+
 from uml_core.tracking.reading import download, experiment_runs, find_run, load_predictor, sweep_runs
 from uml_core.tracking.target_model import MLflowTargetModel
 from uml_core.tracking.writing import MLflowTracker, log_embedding, open_experiment, start_run
