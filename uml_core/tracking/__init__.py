@@ -5,7 +5,6 @@ SQLite file is enough on one machine and workers need no credentials. Credential
 (MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN), never from the URI.
 """
 
-# ruff: noqa: E402
 import os
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read as mlflow is imported: nobody asked to be counted

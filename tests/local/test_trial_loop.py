@@ -1,0 +1,67 @@
+"""Trials in one process of a sweep: each has its result and its weights, whatever happens to the others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pipelines.trial_loop import run_trials
+from pipelines.trial_results import TrialResult
+from tests.unit.test_training import TABLES, experiment
+from uml_core.config import Experiment
+
+Ended = dict[int, tuple[TrialResult, dict[str, Any] | None]]
+
+
+def ended(experiments: list[Experiment]) -> Ended:
+    results: Ended = {}
+
+    def keep(index: int, result: TrialResult, state: dict[str, Any] | None) -> None:
+        assert index not in results, "a trial ends once"
+        results[index] = result, state
+
+    run_trials(experiments, TABLES, on_end=keep)
+    return results
+
+
+def test_every_trial_of_a_pack_ends_as_it_does_alone() -> None:
+    changes: list[dict[str, Any]] = [
+        {"optim.lr": 1e-2},
+        {"optim.lr": 1e30, "optim.warmup_steps": 0},
+        {"optim.lr": 1e-2, "seed": 1, "data.split_seed": 1},
+        {"optim.lr": 1e-3, "corpora.names.control": "noise"},
+    ]
+    experiments = [experiment(**change) for change in changes]
+    together = ended(experiments)
+    assert set(together) == set(range(len(changes)))
+    for index, (result, state) in together.items():
+        alone, alone_state = ended([experiments[index]])[0]
+        assert result.error == alone.error
+        assert (state is None) == (alone_state is None) == bool(result.error)
+        assert (result.val_accuracy, result.cost, result.val_rows) == (alone.val_accuracy, alone.cost, alone.val_rows)
+        names = [(point["name"], point["step"]) for point in result.points]
+        assert names == [(point["name"], point["step"]) for point in alone.points]
+    assert "not finite" in together[1][0].error
+
+
+def test_a_trial_without_data_fails_alone() -> None:
+    good = experiment()
+    lacking = replace(TABLES["names"], label_names=("other",), label_codes=TABLES["names"].label_codes * 0)
+    results: Ended = {}
+    run_trials(
+        [good.override({"seed": 1}), good],
+        {**TABLES, "names": lacking},
+        on_end=lambda index, *ending: results.__setitem__(index, ending),
+    )
+    assert {index: ending[1] for index, ending in results.items()} == {0: None, 1: None}
+    assert all("shares no class" in ending[0].error for ending in results.values())
+
+
+@pytest.mark.parametrize("steps", [0, 20])
+def test_an_untrained_trial_has_a_result(steps: int) -> None:
+    (result, state) = ended([experiment(**{"train.max_steps": steps})])[0]
+    assert not result.error
+    assert state is not None
+    assert state["progress"]["step"] == steps
