@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Path], Iterable[Figure]]] = {
     "embed": embed_throughput.measure,
     "embed_scale": embed_scale.measure,
     "sweep": sweep_throughput.measure,
+    "grid": sweep_throughput.measure_grid,
     "self_supervised_step": lambda _: self_supervised_step.measure(),  # last: it keeps this process to one thread
 }
 

@@ -1,4 +1,8 @@
-"""Trials/hour of a 24-trial sweep under Ray Tune against the same trials one after another in one process."""
+"""Trials/hour of sweeps under Ray Tune against the same trials one after another in one process.
+
+MLflow, start-up, selection and the measuring of test count for ours; nothing but training counts for the bare loop, on
+the thread count that is better for it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from uml_core.results import measure_outcome
 from uml_core.store import CorpusTable
 from uml_core.training import TrainingRun
 
-STEPS = 3000
+STEPS, GRID_STEPS, GRID_TRIALS = 3000, 2000, 120
 
 SPACE = '''
 """Learning rate × λ × seed: 2 arms of 6 grid points and 2 seeds."""
@@ -32,32 +36,66 @@ def build(experiment):
 
 
 def measure(directory: Path) -> list[Figure]:
-    """Measure both sequences, then the sweep; MLflow and start-up count for ours, nothing but training for theirs."""
-    experiment = write_corpora(directory).override(
-        {"train.max_steps": STEPS, "train.eval_every": 500, "train.patience": 100}
-    )
+    """Measure both sequences of 24 trials, then the sweep, with packs and without."""
+    experiment = _embedded(directory, STEPS)
     file = directory / "space.py"
     file.write_text(SPACE, encoding="utf-8")
-    embed.run(experiment)
-    specs = trials_of(load_space(str(file), experiment), experiment)
+    trials = [spec.experiment for spec in trials_of(load_space(str(file), experiment), experiment)]
     tables = store_tables(experiment)
-    rates = bare_by_threads(tables)
-    torch.set_num_threads(max(rates, key=lambda num_threads: rates[num_threads]))
-    bare_s = sum(_bare_s(tables, spec.experiment) for spec in specs)
-    own_s = _one_after_another(tables, [spec.experiment for spec in specs])
+    bare_s = _bare_s(tables, trials, STEPS)
+    own_s = _one_after_another(tables, trials)
     with peak_memory() as memory:
         ours_s = tune.run(experiment, str(file)).results["wall_s"]
-    hour, name = 3600 * len(specs), f"sweep: trials/hour, {len(specs)} trials of {STEPS:,} steps"
+    alone_s = tune.run(experiment.override({"tune.pack": 1}), str(file)).results["wall_s"]
+    hour, name = 3600 * len(trials), f"sweep: trials/hour, {len(trials)} trials of {STEPS:,} steps"
     return [
         Figure(f"{name}, against the bare loop, one trial after another", hour / ours_s, hour / bare_s),
         Figure(f"{name}, against our loop, one trial after another", hour / ours_s, hour / own_s),
+        Figure(f"{name}, in packs against alone (tune.pack=1)", hour / ours_s, hour / alone_s),
         Figure("sweep: peak memory of all processes, GiB", memory.gib, digits=2),
     ]
 
 
-def _bare_s(tables: Mapping[str, CorpusTable], trial: Experiment) -> float:
-    with_names = trial.loss_weight("names") > 0
-    return STEPS / bare_steps_per_s(tables, steps=STEPS, lr=trial.optim.lr, with_names=with_names)
+def measure_grid(directory: Path) -> list[Figure]:
+    """Measure the paper's linear-probe grid, 120 trials, with packs and without, against the bare loop."""
+    experiment = _embedded(directory, GRID_STEPS).override({"tune.seeds": 1})
+    specs = trials_of(load_space("linear_probe", experiment), experiment, max_trials=GRID_TRIALS)
+    bare_s = _bare_s(store_tables(experiment), [spec.experiment for spec in specs], GRID_STEPS)
+    ours_s = tune.run(experiment, "linear_probe", max_trials=GRID_TRIALS).results["wall_s"]
+    alone = experiment.override({"tune.pack": 1})
+    alone_s = tune.run(alone, "linear_probe", max_trials=GRID_TRIALS).results["wall_s"]
+    hour, name = (
+        3600 * len(specs),
+        f"grid: trials/hour, space linear_probe, {len(specs)} trials of {GRID_STEPS:,} steps",
+    )
+    return [
+        Figure(f"{name}, against the bare loop, one trial after another", hour / ours_s, hour / bare_s),
+        Figure(f"{name}, each trial alone (tune.pack=1), against the bare loop", hour / alone_s, hour / bare_s),
+    ]
+
+
+def _embedded(directory: Path, steps: int) -> Experiment:
+    experiment = write_corpora(directory).override(
+        {"train.max_steps": steps, "train.eval_every": 500, "train.patience": 100}
+    )
+    embed.run(experiment)
+    return experiment
+
+
+def _bare_s(tables: Mapping[str, CorpusTable], trials: Sequence[Experiment], steps: int) -> float:
+    """Return the seconds of the trials' bare loops; loops of equal shapes take equally long, and are timed once."""
+    rates = bare_by_threads(tables, trials[-1])
+    torch.set_num_threads(max(rates, key=lambda num_threads: rates[num_threads]))
+    seconds: dict[tuple[object, ...], float] = {}
+    for trial in trials:
+        if (shape := _shape(trial)) not in seconds:
+            seconds[shape] = steps / bare_steps_per_s(tables, trial, steps=steps)
+    return sum(seconds[_shape(trial)] for trial in trials)
+
+
+def _shape(trial: Experiment) -> tuple[object, ...]:
+    taking_part = tuple(name for name in trial.corpora if trial.loss_weight(name) > 0)
+    return tuple(trial.corpora), taking_part, trial.train.batch_size, trial.model.learnable_scale
 
 
 def _one_after_another(tables: Mapping[str, CorpusTable], trials: Sequence[Experiment]) -> float:

@@ -57,27 +57,32 @@ def write_corpora(directory: Path, *, rows: int = 20_000, seed: int = 0) -> Expe
     return parse_experiment(tree)
 
 
-def bare_steps_per_s(
-    tables: Mapping[str, CorpusTable], *, steps: int = STEPS, lr: float = 1e-3, with_names: bool = True
-) -> float:
-    """Run a plain, well-written loop: resident tensors, sampled indices, fused AdamW, no evaluation."""
-    names = ("target", "names") if with_names else ("target",)
+def bare_steps_per_s(tables: Mapping[str, CorpusTable], trial: Experiment, *, steps: int = STEPS) -> float:
+    """Run a trial as a plain, well-written loop: resident tensors, sampled indices, fused AdamW, no evaluation."""
+    names = [name for name in trial.corpora if trial.loss_weight(name) > 0]
     values = {name: torch.from_numpy(tables[name].embeddings) for name in names}
     labels = {name: torch.from_numpy(tables[name].label_codes) for name in names}
-    projection, head = nn.Linear(384, 768, bias=False), nn.Linear(768, CLASSES, bias=False)
-    scales = {name: nn.Parameter(torch.ones(())) for name in names}
-    parameters = [*projection.parameters(), *head.parameters(), *scales.values()]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01, fused=True)
+    widths = {name: tables[name].embeddings.shape[1] for name in trial.corpora}
+    shared = widths.get("names", widths["target"])
+    head = nn.Linear(shared, CLASSES, bias=False)
+    project = nn.Linear(widths["target"], shared, bias=False) if shared != widths["target"] else nn.Identity()
+    scales = {name: nn.Parameter(torch.ones(()), requires_grad=trial.model.learnable_scale) for name in names}
+    trained = [value for value in (*project.parameters(), *head.parameters(), *scales.values()) if value.requires_grad]
+    decay, size = trial.optim.weight_decay, trial.train.batch_size
+    optimizer = torch.optim.AdamW(trained, lr=trial.optim.lr, weight_decay=decay, fused=True)
     started = time.perf_counter()
     for step in range(steps + WARMUP):
         if step == WARMUP:
             started = time.perf_counter()
-        index = {name: torch.randint(len(values[name]), (BATCH,)) for name in names}
-        logits = scales["target"] * head(projection(values["target"][index["target"]]))
-        loss = nn.functional.cross_entropy(logits, labels["target"][index["target"]])
-        if with_names:
-            logits = scales["names"] * head(values["names"][index["names"]])
-            loss = loss + nn.functional.cross_entropy(logits, labels["names"][index["names"]])
+        index = {name: torch.randint(len(values[name]), (size,)) for name in names}
+        hidden = {name: values[name][rows] for name, rows in index.items()}
+        hidden["target"] = project(hidden["target"])
+        losses = [
+            trial.loss_weight(name)
+            * nn.functional.cross_entropy(scales[name] * head(hidden[name]), labels[name][index[name]])
+            for name in names
+        ]
+        loss = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -91,11 +96,11 @@ def measure(directory: Path) -> list[Figure]:
     file = directory / "experiment.yaml"
     file.write_text(experiment.to_yaml(), encoding="utf-8")
     tables = store_tables(experiment)
-    before = bare_by_threads(tables)
+    before = bare_by_threads(tables, experiment)
     with peak_memory() as memory:
         line = [sys.executable, "-m", "pipelines.train", str(file)]
         output = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True).stdout
-    after = bare_by_threads(tables)
+    after = bare_by_threads(tables, experiment)
     bare = {num_threads: (before[num_threads] + after[num_threads]) / 2 for num_threads in before}
     results = json.loads(output.splitlines()[-1])
     record = find_run(experiment.tracking, results["run_id"])
@@ -108,10 +113,10 @@ def measure(directory: Path) -> list[Figure]:
     ]
 
 
-def bare_by_threads(tables: Mapping[str, CorpusTable]) -> dict[int, float]:
+def bare_by_threads(tables: Mapping[str, CorpusTable], trial: Experiment) -> dict[int, float]:
     """Return the bare loop's rate on one thread and on all."""
     rates = {}
     for num_threads in sorted({1, os.cpu_count() or 1}):
         torch.set_num_threads(num_threads)
-        rates[num_threads] = bare_steps_per_s(tables)
+        rates[num_threads] = bare_steps_per_s(tables, trial)
     return rates
