@@ -51,7 +51,8 @@ def _open_run(experiment: Experiment, attempt: Attempt, stored: StoredData) -> M
     if attempt.run_id is not None:
         return MLflowTracker(experiment.tracking, attempt.run_id)
     kind = run_kind(experiment)
-    tracker = start_run(experiment, name=kind, kind=kind, tags=provenance_tags(stored.fingerprints))
+    feeds = {"uml.feed": ",".join(f"{corpus}={feed}" for corpus, feed in stored.feeds.items())}
+    tracker = start_run(experiment, name=kind, kind=kind, tags=provenance_tags(stored.fingerprints) | feeds)
     tracker.log_text(experiment.to_yaml(), "experiment.yaml")
     attempt.begin(tracker.run_id)
     return tracker

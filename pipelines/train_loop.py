@@ -18,7 +18,7 @@ import ray.train.torch
 import torch
 from ray.train import Checkpoint
 
-from pipelines.stored import build_data, load_tables
+from pipelines.stored import build_data, training_tables
 from pipelines.train_progress import TrainingState
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
@@ -45,7 +45,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     try:
         run = TrainingRun(
             experiment,
-            _streamed(experiment, build_data(experiment, load_tables(experiment, config["fingerprints"]))),
+            _streamed(experiment, build_data(experiment, training_tables(experiment, config["fingerprints"]))),
             device=str(ray.train.torch.get_device()),
             rank=context.get_world_rank(),
             world_size=world_size,

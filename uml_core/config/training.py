@@ -140,6 +140,17 @@ class PicturesConfig(Settings):
     min_crop: Annotated[float, Field(gt=0, le=1)] = 0.25  # smallest crop, as a share of the picture's area
 
 
+class FeedConfig(Settings):
+    """Where the stored embeddings of a training run are: read into memory, or read ahead from a file on local disk.
+
+    Both give the same model: a step's rows are a function of (seed, step) alone.
+    """
+
+    keep: Literal["auto", "memory", "stream"] = "auto"  # auto: memory where all fit, else the largest are streamed
+    memory_gib: Positive = 4.0  # of every worker, for kept embeddings and for the rows that are read ahead
+    cache: str | None = None  # local folder for the files; None: in a local store, else in the temporary folder
+
+
 class TrainConfig(Settings):
     """Length, evaluation and resources of a training run. max_steps 0 evaluates the untrained model."""
 

@@ -8,9 +8,10 @@ Shape legend: N rows, D embedding width, C classes.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -20,11 +21,13 @@ import numpy.typing as npt
 from uml_core.config import Experiment
 from uml_core.corpora.subsets import Rows, split_off, take_shots
 from uml_core.errors import InputError, listing
+from uml_core.mapped import is_mapped, mapped_beside
 from uml_core.store import CorpusTable
 
 logger = logging.getLogger(__name__)
 
 MAX_VAL_SHOTS = 4  # few-shot validation has min(4, shots) samples per class (PAPER.md section 2)
+BLOCK_ROWS = 16_384  # read at once
 MAIN_SPLITS = ("train", "val", "test")
 
 
@@ -74,6 +77,12 @@ class LabelledRows:
     def gathered(self) -> npt.NDArray[np.float32]:
         """Return the embeddings of these rows as one array (N, D)."""
         return self.embeddings[self.rows]
+
+    def blocks(self, num_rows: int) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
+        """Yield embeddings (N, D) and labels (N,) of so many rows at a time: a corpus in a file is never read whole."""
+        for start in range(0, len(self.rows), num_rows):
+            block = slice(start, start + num_rows)
+            yield self.embeddings[self.rows[block]], self.labels[block]
 
 
 @dataclass(frozen=True)
@@ -223,8 +232,7 @@ def _auxiliary_rows(
     if control == "shuffled_labels":
         labelled = replace(labelled, labels=rng.permutation(labelled.labels))
     if control == "noise":
-        noise = _noise_like(labelled.gathered(), rng)
-        labelled = LabelledRows(noise, np.arange(len(labelled)), labelled.labels)
+        labelled = replace(labelled, embeddings=_noise_like(labelled, rng), rows=np.arange(len(labelled)))
     return labelled, dropped
 
 
@@ -232,17 +240,42 @@ def class_means(rows: LabelledRows) -> LabelledRows:
     """Return one row a class that has any: the mean of its embeddings (the paper's text shots "average")."""
     codes, position, counts = np.unique(rows.labels, return_inverse=True, return_counts=True)
     sums_CD = np.zeros((len(codes), rows.dim), dtype=np.float64)
-    np.add.at(sums_CD, position, rows.gathered())
+    start = 0
+    for block_ND, labels_N in rows.blocks(BLOCK_ROWS):
+        np.add.at(sums_CD, position[start : start + len(labels_N)], block_ND)
+        start += len(labels_N)
     means_CD = (sums_CD / counts[:, None]).astype(np.float32)
     return LabelledRows(means_CD, np.arange(len(codes)), codes.astype(np.int64))
 
 
-def _noise_like(embeddings: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Return Gaussian noise with the mean and standard deviation of every column (N, D)."""
-    noise: npt.NDArray[np.float32] = rng.standard_normal(embeddings.shape, dtype=np.float32)
-    noise *= embeddings.std(axis=0, keepdims=True)
-    noise += embeddings.mean(axis=0, keepdims=True)
-    return noise
+def _noise_like(rows: LabelledRows, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Return Gaussian noise with the mean and standard deviation of every column (N, D), in a file as its source is."""
+    mean_D, std_D = _column_moments(rows)
+
+    def fill(noise_ND: npt.NDArray[np.float32]) -> None:
+        for start in range(0, len(noise_ND), BLOCK_ROWS):
+            block_ND = noise_ND[start : start + BLOCK_ROWS]
+            block_ND[:] = rng.standard_normal(block_ND.shape, dtype=np.float32)
+            block_ND *= std_D
+            block_ND += mean_D
+
+    shape = (len(rows), rows.dim)
+    if is_mapped(rows.embeddings):
+        drawn_from = str(rng.bit_generator.state["state"]).encode() + rows.rows.tobytes()
+        return mapped_beside(rows.embeddings, f"noise-{hashlib.sha256(drawn_from).hexdigest()[:12]}", shape, fill)
+    noise_ND = np.empty(shape, dtype=np.float32)
+    fill(noise_ND)
+    return noise_ND
+
+
+def _column_moments(rows: LabelledRows) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return every column's mean (D,) and standard deviation (D,)."""
+    mean_D, variance_D = np.zeros(rows.dim), np.zeros(rows.dim)
+    for block_ND, _ in rows.blocks(BLOCK_ROWS):
+        mean_D += block_ND.sum(axis=0, dtype=np.float64) / len(rows)
+    for block_ND, _ in rows.blocks(BLOCK_ROWS):
+        variance_D += ((block_ND - mean_D) ** 2).sum(axis=0) / len(rows)
+    return mean_D.astype(np.float32), np.sqrt(variance_D).astype(np.float32)
 
 
 def _relabelled(table: CorpusTable, classes: tuple[str, ...], rng: np.random.Generator) -> npt.NDArray[np.int64]:
