@@ -13,6 +13,7 @@ Shape legend: N rows, D embedding width.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -69,6 +70,13 @@ def embedding_bytes(manifest: Mapping[str, Any]) -> int:
 def is_mapped(embeddings: Matrix) -> bool:
     """Return whether embeddings are a file that is read when it is indexed."""
     return isinstance(embeddings, np.memmap)
+
+
+def release(embeddings: Matrix) -> None:
+    """Let go of the pages of a mapped file that were read: they need not count as this process's memory."""
+    pages = embeddings.base
+    if is_mapped(embeddings) and isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 def cache_dir(experiment: Experiment) -> Path:

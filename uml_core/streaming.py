@@ -12,7 +12,6 @@ Shape legend: B batch, R rows of a block, D embedding width.
 
 from __future__ import annotations
 
-import mmap
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from uml_core.corpora.subsets import Rows
 from uml_core.corpora.training_data import LabelledRows
-from uml_core.mapped import GIB, Matrix, is_mapped
+from uml_core.mapped import GIB, Matrix, is_mapped, release
 from uml_core.mixing import MixingPlan, SampleStream, rank_share
 
 READ_ROWS = 1024  # asked of the disk at once
@@ -88,11 +87,8 @@ class RowReader:
 
     def __init__(self, table_ND: Matrix) -> None:
         assert isinstance(table_ND, np.memmap)
-        self._file = os.open(str(table_ND.filename), os.O_RDONLY)
-        self._map = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
+        self._table_ND, self._file = table_ND, os.open(str(table_ND.filename), os.O_RDONLY)
         self._start, self._row_bytes = int(table_ND.offset), table_ND.shape[1] * table_ND.itemsize
-        flat = np.frombuffer(self._map, dtype=np.float32, count=table_ND.size, offset=self._start)
-        self._table_ND = flat.reshape(table_ND.shape)
 
     def read(self, rows: Rows, into_RD: Matrix) -> None:
         """Read rows, sorted, into an array (R, D)."""
@@ -101,8 +97,7 @@ class RowReader:
             stop = start + READ_ROWS
             self._ask_for(rows[stop : stop + READ_ROWS])
             np.take(self._table_ND, rows[start:stop], axis=0, out=into_RD[start:stop], mode="clip")  # no second buffer
-            if hasattr(mmap, "MADV_DONTNEED"):
-                self._map.madvise(mmap.MADV_DONTNEED)  # what was copied need not count as this process's memory
+            release(self._table_ND)
 
     def _ask_for(self, rows: Rows) -> None:
         if hasattr(os, "posix_fadvise"):  # not on every system; there, reading waits for one row after another

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import embed
-from pipelines.stored import read_training_data
+from pipelines.stored import corpus_fingerprints, corpus_stores, read_training_data
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from uml_core.config import Experiment, FeedConfig, parse_experiment
+from uml_core.corpora.ready import read_ready_embeddings
 from uml_core.errors import InputError
 from uml_core.feed import EmbeddingFeed
 from uml_core.mapped import is_mapped, streamed_corpora
@@ -31,9 +31,19 @@ STREAM = {"feed.keep": "stream"}
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     directory = tmp_path_factory.mktemp("streaming")
     write_vector_corpora(directory)
-    experiment = parse_experiment(vector_tree(directory)).override({"embed.part_rows": 7})
-    embed.run(experiment)
+    experiment = parse_experiment(vector_tree(directory))
+    store(experiment)
     return experiment
+
+
+def store(experiment: Experiment) -> None:
+    """Write every corpus into the store, seven rows a part, as `pipelines.embed` adopts ready embeddings."""
+    for name, target in corpus_stores(experiment, corpus_fingerprints(experiment)).items():
+        ready = read_ready_embeddings(name, experiment.corpora[name])
+        for start in range(0, len(ready.rows), 7):
+            part = slice(start, start + 7)
+            target.write_part(ready.rows[part], ready.embeddings[part], [], dim=ready.embeddings.shape[1])
+        target.publish(target.footers(), {"dim": ready.embeddings.shape[1]})
 
 
 def finished(experiment: Experiment) -> TrainingRun:
@@ -71,9 +81,7 @@ def test_the_model_is_the_one_trained_from_memory(experiment: Experiment, change
 
 def test_every_rank_and_part_reads_its_share_and_any_step_can_be_the_first(experiment: Experiment) -> None:
     changes = {"train.batch_size": 7, "train.max_steps": 300, "mixing.batch_ratio.names": 0.4}
-    kept, streamed = (
-        experiment.override({**changes, **feed}) for feed in ({}, {**STREAM, "feed.memory_gib": 1e-5})
-    )
+    kept, streamed = (experiment.override({**changes, **feed}) for feed in ({}, {**STREAM, "feed.memory_gib": 1e-5}))
     plan = MixingPlan.of(kept)
     whole = EmbeddingFeed(kept, read_training_data(kept).data, plan, Place(torch.device("cpu")))
     data = read_training_data(streamed).data
@@ -96,7 +104,9 @@ def test_every_rank_and_part_reads_its_share_and_any_step_can_be_the_first(exper
 
 def test_blocks_grow_to_half_the_memory_and_hold_whole_steps(experiment: Experiment) -> None:
     settings = experiment.override({**STREAM, "train.batch_size": 600, "train.max_steps": 60})
-    feed = EmbeddingFeed(settings, read_training_data(settings).data, MixingPlan.of(settings), Place(torch.device("cpu")))
+    feed = EmbeddingFeed(
+        settings, read_training_data(settings).data, MixingPlan.of(settings), Place(torch.device("cpu"))
+    )
     source = feed._sources["target"]
     sizes = {}
     for step in range(60):
@@ -130,11 +140,11 @@ def test_the_choice_is_told(experiment: Experiment) -> None:
 def test_a_corpus_embedded_anew_is_written_anew(tmp_path: Path) -> None:
     write_vector_corpora(tmp_path)
     settings = parse_experiment(vector_tree(tmp_path)).override({**STREAM, "feed.cache": str(tmp_path / "cache")})
-    embed.run(settings)
+    store(settings)
     before = read_training_data(settings).data.train["names"]
     rows = {"label": ["class-0"] * 3, "split": ["train"] * 3, "embedding": np.eye(3, 6)}
     write_embeddings(tmp_path / "names.parquet", rows)
-    embed.run(settings)
+    store(settings)
     after = read_training_data(settings).data.train["names"]
     assert (len(before), len(after)) == (60, 3)
     assert sorted(map(tuple, after.gathered())) == sorted(map(tuple, np.eye(3, 6)))

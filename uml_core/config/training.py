@@ -165,6 +165,7 @@ class TrainConfig(Settings):
     label_smoothing: Fraction01 = 0.0  # share of a label spread over all classes, of every corpus
     gradient_cosine: bool = False  # at every evaluation, the angle between corpora's gradients on the shared head
     report_every_s: Positive = 10.0  # metrics and checkpoints are reported by wall time: a report may block for 2 s
+    keep_checkpoints: PositiveCount = 2  # the newest ones: a damaged one is passed over for the one before it
     twin: bool = False  # also train the matched unimodal baseline and print the difference
 
 

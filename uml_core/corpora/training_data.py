@@ -21,7 +21,7 @@ import numpy.typing as npt
 from uml_core.config import Experiment
 from uml_core.corpora.subsets import Rows, split_off, take_shots
 from uml_core.errors import InputError, listing
-from uml_core.mapped import is_mapped, mapped_beside
+from uml_core.mapped import is_mapped, mapped_beside, release
 from uml_core.store import CorpusTable
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,8 @@ class LabelledRows:
         """Yield embeddings (N, D) and labels (N,) of so many rows at a time: a corpus in a file is never read whole."""
         for start in range(0, len(self.rows), num_rows):
             block = slice(start, start + num_rows)
-            yield self.embeddings[self.rows[block]], self.labels[block]
+            yield np.asarray(self.embeddings[self.rows[block]]), self.labels[block]
+            release(self.embeddings)
 
 
 @dataclass(frozen=True)
