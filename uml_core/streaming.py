@@ -12,6 +12,7 @@ Shape legend: B batch, R rows of a block, D embedding width.
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -87,8 +88,12 @@ class RowReader:
 
     def __init__(self, table_ND: Matrix) -> None:
         assert isinstance(table_ND, np.memmap)
-        self._table_ND, self._file = table_ND, os.open(str(table_ND.filename), os.O_RDONLY)
-        self._start, self._row_bytes = int(table_ND.offset), table_ND.shape[1] * table_ND.itemsize
+        path, self._start = str(table_ND.filename), int(table_ND.offset)
+        self._file, self._row_bytes = os.open(path, os.O_RDONLY), table_ND.shape[1] * table_ND.itemsize
+        self._table_ND = np.memmap(path, table_ND.dtype, "r", self._start, table_ND.shape)
+        pages = self._table_ND.base
+        if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+            pages.madvise(mmap.MADV_RANDOM)  # else the system reads megabytes around each row
 
     def read(self, rows: Rows, into_RD: Matrix) -> None:
         """Read rows, sorted, into an array (R, D)."""
