@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from uml_core.errors import InputError
-from uml_core.store import CorpusStore, codes_of, finite_matrix
+from uml_core.store import CorpusStore, codes_of, finite_matrix, order_by_id
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class SequenceTable:
 
 
 def load_sequences(store: CorpusStore) -> SequenceTable:
-    """Read every part of the manifest, each once.
+    """Read every part of the manifest, each once; rows are in the order of their ids, tokens stay where they lie.
 
     Raises:
         InputError: the corpus is not embedded by this encoder, holds NaN, or holds a sequence without tokens.
     """
     manifest = store.finished_manifest()
     column = "tokens" if manifest.get("tokens") else "embedding"
-    table = store.read_columns(manifest, ["label", "split", column])
+    table = store.read_columns(manifest, ["id", "label", "split", column])
     if column == "tokens":
         lengths = np.concatenate(
             [np.empty(0, np.int64), *(np.diff(chunk.offsets.to_numpy()) for chunk in table[column].chunks)]
@@ -58,5 +58,14 @@ def load_sequences(store: CorpusStore) -> SequenceTable:
     label_names, label_codes = codes_of(table["label"])
     split_names, split_codes = codes_of(table["split"])
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-    vocabulary = manifest.get("vocabulary")
-    return SequenceTable(tokens, starts, lengths, vocabulary, label_codes, label_names, split_codes, split_names)
+    order = order_by_id(table)
+    return SequenceTable(
+        tokens,
+        starts[order],
+        lengths[order],
+        manifest.get("vocabulary"),
+        label_codes[order],
+        label_names,
+        split_codes[order],
+        split_names,
+    )

@@ -184,22 +184,25 @@ class CorpusStore:
         return [RejectedRow(**record) for record in table.to_pylist()]
 
     def load(self) -> CorpusTable:
-        """Read every part of the manifest into arrays, each part once.
+        """Read every part of the manifest into arrays, each part once; rows are in the order of their ids.
+
+        Parts are named by where and when their rows were found; a run must not depend on that.
 
         Raises:
             InputError: the corpus is not embedded by this encoder (other fingerprints are named), holds sequences of
                 tokens, or holds NaN.
         """
         manifest = self.embeddings_manifest()
-        table = self.read_columns(manifest, ["label", "split", "embedding"])
-        embeddings = finite_matrix(table["embedding"], manifest["dim"], self.directory)
+        table = self.read_columns(manifest, ["id", "label", "split", "embedding"])
+        order = order_by_id(table)
+        embeddings = finite_matrix(table["embedding"], manifest["dim"], self.directory, order=order)
         label_names, label_codes = codes_of(table["label"])
         split_names, split_codes = codes_of(table["split"])
-        return CorpusTable(embeddings, label_codes, label_names, split_codes, split_names)
+        return CorpusTable(embeddings, label_codes[order], label_names, split_codes[order], split_names)
 
     def load_ids(self) -> tuple[str, ...]:
         """Read every row's id, in the order of `load`: for looking at rows, never for training."""
-        return tuple(self.read_columns(self.finished_manifest(), ["id"])["id"].to_pylist())
+        return tuple(sorted(self.read_columns(self.finished_manifest(), ["id"])["id"].to_pylist()))
 
     def finished_manifest(self) -> dict[str, Any]:
         """Return the manifest. Raises InputError where the corpus is not embedded by this encoder."""
@@ -231,7 +234,10 @@ class CorpusStore:
 
     def row_positions(self, manifest: Mapping[str, Any]) -> npt.NDArray[np.int64]:
         """Return the row of `load` that each stored row becomes (N,), part after part of the manifest."""
-        return np.arange(manifest["rows"])
+        order = order_by_id(self.read_columns(manifest, ["id"]))
+        positions = np.empty_like(order)
+        positions[order] = np.arange(len(order))
+        return positions
 
     def _missing_message(self) -> str:
         selector = pafs.FileSelector(self._corpus_dir, allow_not_found=True)
@@ -307,10 +313,28 @@ def _sum_counts(parts: Sequence[PartFooter]) -> ClassCounts:
     return {split: dict(sorted(classes.items())) for split, classes in sorted(counts.items())}
 
 
-def finite_matrix(column: pa.ChunkedArray, dim: int, directory: str) -> npt.NDArray[np.float32]:
-    """Return a column of vectors as (N, D) float32. Raises InputError where it holds NaN or infinity."""
-    chunks = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim) for chunk in column.chunks]
-    matrix: npt.NDArray[np.float32] = np.concatenate(chunks).astype(np.float32, copy=False)
+def order_by_id(table: pa.Table) -> npt.NDArray[np.int64]:
+    """Return the row numbers (N,) of a table with a column `id` in the order of the ids, by code point."""
+    order: npt.NDArray[np.int64] = pc.sort_indices(table["id"]).to_numpy().astype(np.int64)
+    return order
+
+
+def finite_matrix(
+    column: pa.ChunkedArray, dim: int, directory: str, *, order: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.float32]:
+    """Return a column of vectors, in some order of its rows, as (N, D) float32.
+
+    Raises:
+        InputError: it holds NaN or infinity.
+    """
+    matrix = np.empty((len(column), dim), dtype=np.float32)
+    places: npt.NDArray[np.int64] = np.arange(len(column))
+    if order is not None:
+        places[order] = np.arange(len(column))
+    start = 0
+    for chunk in column.chunks:
+        matrix[places[start : start + len(chunk)]] = chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+        start += len(chunk)
     if not np.isfinite(matrix).all():
         bad = int((~np.isfinite(matrix).all(axis=1)).sum())
         raise InputError(f"store {directory} holds {bad} embeddings with NaN or infinity; delete it and embed again")

@@ -19,6 +19,7 @@ from uml_core.corpora.rows import Row
 from uml_core.errors import InputError
 from uml_core.parts import RejectedRow, keys_of, part_name
 from uml_core.planning import Listing
+from uml_core.sequence_store import load_sequences
 from uml_core.store import CorpusStore, Settled, open_filesystem
 
 FACTS = {"encoder": {}, "dim": 2, "dtype": "float32", "wall_s": 1.0, "rows_per_s": 1.0, "stage_s": {}}
@@ -76,6 +77,32 @@ def test_sequences_of_tokens_have_a_column_of_their_own(tmp_path: Path) -> None:
     names.publish(names.footers(), {**FACTS, "tokens": True})
     with pytest.raises(InputError, match="sequences of tokens"):
         names.load()
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_the_order_of_rows_is_that_of_their_ids_whatever_the_parts(tmp_path: Path, *, tokens: bool) -> None:
+    found = [
+        replace(row, id=name) for row, name in zip(rows(5), ["b/é.png", "b/10.png", "a/9.png", "Z", "b/z"], strict=True)
+    ]
+    read = []
+    for number, order in enumerate([[0, 1, 2, 3, 4], [4, 2, 0, 3, 1]]):
+        names = store(tmp_path / str(number))
+        for part in (order[:2], order[2:]):
+            values = np.array([[index, 1] for index in part], dtype=np.float32)
+            sequences = [np.repeat(row[None], 1 + int(row[0]), axis=0) for row in values]
+            names.write_part([found[index] for index in part], sequences if tokens else values, [], dim=2)
+        names.publish(names.footers(), {**FACTS, "tokens": tokens})
+        assert names.load_ids() == ("Z", "a/9.png", "b/10.png", "b/z", "b/é.png")
+        if tokens:
+            sequences_read = load_sequences(names)
+            assert sequences_read.lengths.tolist() == [4, 3, 2, 5, 1]
+            firsts, labels = sequences_read.tokens[sequences_read.starts], sequences_read.label_codes
+        else:
+            table = names.load()
+            firsts, labels = table.embeddings, table.label_codes
+        assert firsts[:, 0].tolist() == [3.0, 2.0, 1.0, 4.0, 0.0]
+        read.append(labels.tolist())
+    assert read[0] == read[1]
 
 
 def test_rejected_rows_are_kept_with_their_reason(tmp_path: Path) -> None:
