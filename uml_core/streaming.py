@@ -90,7 +90,7 @@ class RowReader:
         assert isinstance(table_ND, np.memmap)
         path, self._start = str(table_ND.filename), int(table_ND.offset)
         self._file, self._row_bytes = os.open(path, os.O_RDONLY), table_ND.shape[1] * table_ND.itemsize
-        self._table_ND = np.memmap(path, table_ND.dtype, "r", self._start, table_ND.shape)
+        self._table_ND = np.memmap(path, np.float32, "r", self._start, table_ND.shape)
         pages = self._table_ND.base
         if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
             pages.madvise(mmap.MADV_RANDOM)  # else the system reads megabytes around each row
