@@ -30,6 +30,11 @@ class Attempt:
     _fs: pafs.FileSystem
     _directory: str
 
+    @property
+    def directory(self) -> str:
+        """The run folder: a path or URI."""
+        return f"{self.storage_path}/{self.name}"
+
     def begin(self, run_id: str) -> None:
         """Claim the folder for an MLflow run."""
         self.run_id = run_id

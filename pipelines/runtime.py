@@ -103,6 +103,7 @@ def absolute_places(experiment: Experiment) -> Experiment:
         "store": experiment.store,
         "tracking.uri": tracking.uri,
         "tracking.artifacts": tracking.artifacts,
+        **({"feed.cache": experiment.feed.cache} if experiment.feed.cache is not None else {}),
         **{
             f"corpora.{name}.{key}": place
             for name, corpus in experiment.corpora.items()

@@ -5,8 +5,10 @@ Objective supervised reads embeddings (`CorpusTable`), self_supervised sequences
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from uml_core.config import CorpusConfig, Experiment, hash_of
@@ -14,8 +16,12 @@ from uml_core.corpora.ready import ready_identity
 from uml_core.corpora.ready_sequences import sequence_identity
 from uml_core.corpora.sequence_data import SequenceData, build_sequence_data
 from uml_core.corpora.training_data import TrainingData, build_training_data
+from uml_core.errors import listing
+from uml_core.mapped import cache_dir, embedding_bytes, is_mapped, mapped_table, streamed_corpora
 from uml_core.sequence_store import SequenceTable, load_sequences
 from uml_core.store import CorpusStore, CorpusTable
+
+logger = logging.getLogger(__name__)
 
 Tables = Mapping[str, CorpusTable] | Mapping[str, SequenceTable]
 
@@ -26,12 +32,45 @@ class StoredData:
 
     fingerprints: Mapping[str, str]
     data: TrainingData | SequenceData
+    feeds: Mapping[str, str]  # of every corpus: memory or stream
+
+    def describe_feed(self, experiment: Experiment) -> str:
+        """Return one line on what is streamed, and why."""
+        streamed = [corpus for corpus, feed in self.feeds.items() if feed == "stream"]
+        return (
+            f"embeddings of {listing(streamed)} are read ahead from a file in {cache_dir(experiment)} "
+            f"(feed.keep is {experiment.feed.keep}, feed.memory_gib {experiment.feed.memory_gib:g})"
+        )
 
 
 def read_training_data(experiment: Experiment) -> StoredData:
     """Read an experiment's corpora from the store and select its rows. Raises InputError for the user's mistakes."""
     fingerprints = corpus_fingerprints(experiment)
-    return StoredData(fingerprints, build_data(experiment, load_tables(experiment, fingerprints)))
+    tables = training_tables(experiment, fingerprints)
+    feeds = {corpus: "stream" if is_streamed(table) else "memory" for corpus, table in tables.items()}
+    return StoredData(fingerprints, build_data(experiment, tables), feeds)
+
+
+def training_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> Tables:
+    """Read the corpora of a training run: those that do not fit in feed.memory_gib as files on this machine's disk."""
+    if experiment.objective == "self_supervised":
+        return load_tables(experiment, fingerprints)
+    stores = corpus_stores(experiment, fingerprints)
+    sizes = {corpus: embedding_bytes(store.embeddings_manifest()) for corpus, store in stores.items()}
+    streamed, cache = streamed_corpora(experiment.feed, sizes), cache_dir(experiment)
+    return {
+        corpus: mapped_table(store, cache, partial(_say_waiting, corpus)) if corpus in streamed else store.load()
+        for corpus, store in stores.items()
+    }
+
+
+def is_streamed(table: CorpusTable | SequenceTable) -> bool:
+    """Return whether a table's embeddings lie in a file."""
+    return isinstance(table, CorpusTable) and is_mapped(table.embeddings)
+
+
+def _say_waiting(corpus: str) -> None:
+    logger.warning("%s: another process writes its file; waiting for it", corpus)
 
 
 def build_data(experiment: Experiment, tables: Any) -> TrainingData | SequenceData:
@@ -90,10 +129,15 @@ def embedding_precision(experiment: Experiment) -> str:
 
 def load_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> Tables:
     """Read every corpus of an experiment from the store, by fingerprints found before."""
-    stores = {corpus: CorpusStore(experiment.store, corpus, fingerprints[corpus]) for corpus in experiment.corpora}
+    stores = corpus_stores(experiment, fingerprints)
     if experiment.objective == "self_supervised":
         return {corpus: load_sequences(store) for corpus, store in stores.items()}
     return {corpus: store.load() for corpus, store in stores.items()}
+
+
+def corpus_stores(experiment: Experiment, fingerprints: Mapping[str, str]) -> dict[str, CorpusStore]:
+    """Return the store folder of every corpus, by fingerprints found before."""
+    return {corpus: CorpusStore(experiment.store, corpus, fingerprints[corpus]) for corpus in experiment.corpora}
 
 
 def store_tables(experiment: Experiment) -> Tables:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.provenance import run_kind
 from pipelines.runtime import Summary, experiment_parser, ray_session, step_main
-from pipelines.stored import read_training_data
+from pipelines.stored import StoredData, read_training_data
 from uml_core.config import Experiment
 from uml_core.tracking_uri import check_tracking
 
@@ -39,6 +39,8 @@ def run(experiment: Experiment) -> Summary:
     check_tracking(experiment.tracking.uri)
     for line in stored.data.warnings():
         logger.warning("%s", line)
+    if "stream" in stored.feeds.values():
+        logger.warning("%s", stored.describe_feed(experiment))
     # torch, Ray Train and MLflow take as long to import as Ray's processes to start: both at once.
     with ray_session(importing=("pipelines.train_fit",)):
         from pipelines.train_fit import train_once
@@ -47,12 +49,12 @@ def run(experiment: Experiment) -> Summary:
         twin = None
         if experiment.train.twin and run_kind(experiment) == "uml":
             twin = train_once(experiment.unimodal_twin(), stored)  # of the same splits and shots
-    return _summary(experiment, outcome, twin)
+    return _summary(experiment, stored, outcome, twin)
 
 
-def _summary(experiment: Experiment, outcome: RunOutcome, twin: RunOutcome | None) -> Summary:
+def _summary(experiment: Experiment, stored: StoredData, outcome: RunOutcome, twin: RunOutcome | None) -> Summary:
     lines = [describe(experiment, outcome)]
-    results = outcome.as_json()
+    results = {**outcome.as_json(), "feed": dict(stored.feeds)}
     if twin is not None:
         lines.append(describe(experiment.unimodal_twin(), twin))
         results["twin"] = twin.as_json()

@@ -11,21 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayActorError
+from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from pipelines.attempts import Attempt, open_attempt
+from pipelines.checkpoints import load_state, repair
 from pipelines.provenance import provenance_tags, run_kind
 from pipelines.runtime import num_cpus, num_gpus
 from pipelines.stored import StoredData, embedding_precision
 from pipelines.train_callback import MLflowCallback
-from pipelines.train_loop import load_state, train_loop_per_worker
+from pipelines.train_loop import train_loop_per_worker
 from pipelines.train_progress import TrainingBar
 from uml_core.config import Experiment
+from uml_core.corpora.places import one_line
 from uml_core.errors import InputError
 from uml_core.results import RunOutcome, measure_outcome, save_weights
 from uml_core.tracking import MLflowTracker, open_experiment, start_run
 from uml_core.training import TrainingRun
+
+MAX_LOSSES = 3  # of workers, and of the controller, in a run
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +56,8 @@ def _open_run(experiment: Experiment, attempt: Attempt, stored: StoredData) -> M
     if attempt.run_id is not None:
         return MLflowTracker(experiment.tracking, attempt.run_id)
     kind = run_kind(experiment)
-    tracker = start_run(experiment, name=kind, kind=kind, tags=provenance_tags(stored.fingerprints))
+    feeds = {"uml.feed": ",".join(f"{corpus}={feed}" for corpus, feed in stored.feeds.items())}
+    tracker = start_run(experiment, name=kind, kind=kind, tags=provenance_tags(stored.fingerprints) | feeds)
     tracker.log_text(experiment.to_yaml(), "experiment.yaml")
     attempt.begin(tracker.run_id)
     return tracker
@@ -67,30 +73,44 @@ def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: s
             "lower train.workers or set train.use_gpu=false"
         )
     _check_streaming(experiment, stored)
-    trainer = TorchTrainer(
-        train_loop_per_worker,
-        train_loop_config={
-            "experiment": experiment.model_dump(mode="json"),
-            "fingerprints": dict(stored.fingerprints),
-            "started_at": psutil.Process().create_time(),
-        },
-        scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=use_gpu),
-        run_config=RunConfig(
-            name=attempt.name,
-            storage_path=attempt.storage_path,
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            failure_config=FailureConfig(max_failures=3),
-            callbacks=[MLflowCallback(experiment.tracking, run_id)],
-        ),
-    )
     with TrainingBar(run_id, f"train {run_kind(experiment)}", settings.max_steps):
-        result = trainer.fit()
+        result = _through_losses(
+            experiment,
+            attempt,
+            train_loop_config={
+                "experiment": experiment.model_dump(mode="json"),
+                "fingerprints": dict(stored.fingerprints),
+                "started_at": psutil.Process().create_time(),
+                "run_dir": attempt.directory,
+            },
+            scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=use_gpu),
+            run_config=RunConfig(
+                name=attempt.name,
+                storage_path=attempt.storage_path,
+                checkpoint_config=CheckpointConfig(num_to_keep=settings.keep_checkpoints),
+                failure_config=FailureConfig(max_failures=MAX_LOSSES),
+                callbacks=[MLflowCallback(experiment.tracking, run_id)],
+            ),
+        )
     metrics = result.metrics or {}
     if "input_error" in metrics:
         kept = f"; step {metrics['good_step']} is kept in {result.checkpoint.path}" if "good_step" in metrics else ""
         raise InputError(metrics["input_error"] + kept)
     with result.checkpoint.as_directory() as directory:
         return load_state(Path(directory))
+
+
+def _through_losses(experiment: Experiment, attempt: Attempt, **trainer: Any) -> Result:
+    """Run Ray Train to the end. It restarts lost workers itself; where its own controller is lost, it is begun anew."""
+    for num_lost in range(MAX_LOSSES + 1):
+        repair(attempt.directory, keep=experiment.train.keep_checkpoints)
+        try:
+            return TorchTrainer(train_loop_per_worker, **trainer).fit()
+        except RayActorError as error:
+            if num_lost == MAX_LOSSES:
+                raise
+            logger.warning("Ray Train's controller was lost; going on from the last checkpoint (%s)", one_line(error))
+    raise AssertionError("the last loss is raised")
 
 
 def _check_streaming(experiment: Experiment, stored: StoredData) -> None:

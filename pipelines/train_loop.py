@@ -18,7 +18,8 @@ import ray.train.torch
 import torch
 from ray.train import Checkpoint
 
-from pipelines.stored import build_data, load_tables
+from pipelines.checkpoints import newest_state, save_state
+from pipelines.stored import build_data, training_tables
 from pipelines.train_progress import TrainingState
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
@@ -26,14 +27,7 @@ from uml_core.results import evaluation_points
 from uml_core.runs import MetricPoint
 from uml_core.training import Evaluation, TrainingRun
 
-STATE_FILE = "state.pt"
 LARGE_BATCH = 512  # samples per worker from which several threads pay
-
-
-def load_state(directory: Path) -> dict[str, Any]:
-    """Read the training state from a checkpoint's folder."""
-    state: dict[str, Any] = torch.load(directory / STATE_FILE, map_location="cpu", weights_only=True)
-    return state
 
 
 def train_loop_per_worker(config: dict[str, Any]) -> None:
@@ -45,26 +39,21 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     try:
         run = TrainingRun(
             experiment,
-            _streamed(experiment, build_data(experiment, load_tables(experiment, config["fingerprints"]))),
+            _streamed(experiment, build_data(experiment, training_tables(experiment, config["fingerprints"]))),
             device=str(ray.train.torch.get_device()),
             rank=context.get_world_rank(),
             world_size=world_size,
         )
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is not None:
-            with checkpoint.as_directory() as directory:
-                run.load_state_dict(load_state(Path(directory)))
+        state = newest_state(config["run_dir"])
+        if state is not None:
+            run.load_state_dict(state)
         _report_evaluations(run, world_size, config["started_at"])
     except InputError as error:
         # Retrying would end the same way: hand the message to the driver instead of failing the worker. With a
         # checkpoint, because Train keeps the metrics of a report only if it has one: the last good one, if there is.
-        last = ray.train.get_checkpoint()
-        if last is None:
-            _report_checkpoint({"input_error": str(error)}, {})
-            return
-        with last.as_directory() as directory:
-            state = load_state(Path(directory))
-        _report_checkpoint({"input_error": str(error), "good_step": state["progress"]["step"]}, state)
+        last = newest_state(config["run_dir"])
+        good = {} if last is None else {"good_step": last["progress"]["step"]}
+        _report_checkpoint({"input_error": str(error), **good}, last or {})
 
 
 def _streamed(experiment: Experiment, data: Any) -> Any:
@@ -87,6 +76,9 @@ def _num_threads(experiment: Experiment, local_workers: int) -> int:
 
 def _report_evaluations(run: TrainingRun, world_size: int, started_at: float) -> None:
     """Collect metrics and report them with a checkpoint every so often, the same times on all ranks."""
+    if run.progress.finished:  # and its process was killed before it was measured: Train may have lost its list
+        _report_checkpoint({"points": []}, run.state_dict())
+        return
     points: list[MetricPoint] = []
     first = run.progress.step == 0
     last_report = time.monotonic()
@@ -127,5 +119,5 @@ def _report_checkpoint(metrics: dict[str, Any], state: dict[str, Any]) -> None:
         ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory() as directory:
-        torch.save(state, Path(directory) / STATE_FILE)
+        save_state(state, Path(directory))
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))

@@ -1,8 +1,8 @@
-"""Resident feeding: every corpus read once into tensors, every batch an index into them.
+"""Feeding: for any step, this rank's share of each corpus's batch of embeddings.
 
-In: `TrainingData` and a `MixingPlan`. Out: for any step, this rank's share of each corpus's batch.
-A step's batch depends on (seed, step) alone, so resuming needs no reader state. Which rows come is looked up for many
-steps at a time; a step itself only slices and gathers.
+In: `TrainingData` and a `MixingPlan`. Out: batches. A corpus in memory is indexed; one in a file is read ahead
+(`uml_core.streaming`). Either way a step's batch depends on (seed, step) alone, so resuming needs no reader state.
+Which rows come is looked up for many steps at a time; a step itself only slices and gathers.
 
 Shape legend: B batch, D embedding width.
 """
@@ -12,16 +12,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from uml_core.config import Experiment
 from uml_core.corpora.training_data import LabelledRows, TrainingData
+from uml_core.errors import InputError, listing
 from uml_core.losses import corpus_losses
+from uml_core.mapped import is_mapped
 from uml_core.mixing import WHOLE, MixingPlan, Part, SampleStream, rank_share
 from uml_core.objective import Place
+from uml_core.streaming import RowOrder, StreamedRows, block_bytes
 
 BLOCK_SAMPLES = 8192  # of a corpus's stream, looked up at once
 
@@ -41,18 +46,32 @@ class Batch:
         return corpus_losses(logits, self.labels, self.global_counts, world_size, label_smoothing=self.label_smoothing)
 
 
-class ResidentFeed:
-    """Batches by index from tensors that stay on the device."""
+class SampleSource(Protocol):
+    """One corpus's endless stream of samples."""
 
-    def __init__(
-        self, data: TrainingData, plan: MixingPlan, *, seed: int, place: Place, label_smoothing: float = 0.0
-    ) -> None:
-        self._plan, self._place, self._label_smoothing = plan, place, label_smoothing
-        rows = {corpus: data.train[corpus] for corpus in plan.corpora}
-        self._streams = {
-            corpus: _ResidentStream(rows[corpus], SampleStream(corpus, len(rows[corpus]), seed), place.device)
-            for corpus in plan.corpora
+    def samples(self, step: int, positions: range) -> tuple[Tensor, Tensor]:
+        """Return embeddings (B, D) and labels (B,) at positions of the stream, which are this rank's of a step."""
+
+
+class EmbeddingFeed:
+    """Batches of embeddings: of each corpus from tensors that stay on the device, or read ahead from its file."""
+
+    def __init__(self, experiment: Experiment, data: TrainingData, plan: MixingPlan, place: Place) -> None:
+        self._plan, self._place, self._label_smoothing = plan, place, experiment.train.label_smoothing
+        train = {corpus: data.train[corpus] for corpus in plan.corpora}
+        self._table_rows = {corpus: rows.rows for corpus, rows in train.items()}
+        self._orders = {corpus: SampleStream(corpus, len(rows), experiment.seed) for corpus, rows in train.items()}
+        memory = block_bytes(experiment.feed.memory_gib, train)
+        self._sources: dict[str, SampleSource] = {
+            corpus: ResidentRows(rows, SampleStream(corpus, len(rows), experiment.seed), place.device)
+            for corpus, rows in train.items()
+            if corpus not in memory
         }
+        for corpus, memory_bytes in memory.items():
+            order = RowOrder(plan, corpus, place.rank, place.world_size, experiment.train.max_steps)
+            self._sources[corpus] = StreamedRows(
+                train[corpus], order, experiment.seed, memory_bytes=memory_bytes, device=place.device
+            )
 
     def batch(self, step: int, corpora: Sequence[str], part: Part = WHOLE) -> Batch:
         """Return the batch of a step for some of its corpora; a fractional ratio may leave a corpus out of a step."""
@@ -62,21 +81,28 @@ class ResidentFeed:
             start, stop = self._plan.sample_range(corpus, step)
             if start == stop:
                 continue
-            share = rank_share(stop - start, rank, world_size)
-            embeddings[corpus], labels[corpus] = self._streams[corpus].samples(start, stop, share)
+            positions = range(start, stop)[rank_share(stop - start, rank, world_size)]
+            embeddings[corpus], labels[corpus] = self._sources[corpus].samples(step, positions)
             counts[corpus] = stop - start
         return Batch(embeddings, labels, counts, self._label_smoothing)
 
     def rows(self, step: int, corpus: str) -> npt.NDArray[np.int64]:
         """Return the row numbers of a corpus's table in a step's batch, over all ranks."""
-        start, stop = self._plan.sample_range(corpus, step)
-        return self._streams[corpus].rows(start, stop)
+        positions = self._orders[corpus].rows(*self._plan.sample_range(corpus, step))
+        rows: npt.NDArray[np.int64] = self._table_rows[corpus][positions]
+        return rows
 
 
 class WholeFeed:
-    """All rows of every corpus at every step, for a solver."""
+    """All rows of every corpus at every step, for a solver. Raises InputError where they do not fit in memory."""
 
-    def __init__(self, data: TrainingData, plan: MixingPlan, *, place: Place, label_smoothing: float = 0.0) -> None:
+    def __init__(self, experiment: Experiment, data: TrainingData, plan: MixingPlan, place: Place) -> None:
+        mapped = [corpus for corpus in plan.corpora if is_mapped(data.train[corpus].embeddings)]
+        if mapped:
+            raise InputError(
+                f"optim.name is lbfgs, which takes all rows at once, and {listing(mapped)} does not fit into "
+                f"feed.memory_gib {experiment.feed.memory_gib:g}; raise it, or set optim.name=adamw"
+            )
         self._rows = {corpus: data.train[corpus].rows for corpus in plan.corpora}
         shares = {corpus: rank_share(len(rows), place.rank, place.world_size) for corpus, rows in self._rows.items()}
         tensors = {corpus: gathered(data.train[corpus], torch.device("cpu")) for corpus in plan.corpora}
@@ -84,7 +110,7 @@ class WholeFeed:
             {corpus: tensors[corpus][0][share].to(place.device) for corpus, share in shares.items()},
             {corpus: tensors[corpus][1][share].to(place.device) for corpus, share in shares.items()},
             {corpus: len(rows) for corpus, rows in self._rows.items()},
-            label_smoothing,
+            experiment.train.label_smoothing,
         )
 
     def batch(self, step: int, corpora: Sequence[str], part: Part = WHOLE) -> Batch:
@@ -96,7 +122,7 @@ class WholeFeed:
         return self._rows[corpus]
 
 
-class _ResidentStream:
+class ResidentRows:
     """One corpus's endless sample stream over a table that stays on the device."""
 
     def __init__(self, rows: LabelledRows, stream: SampleStream, device: torch.device) -> None:
@@ -106,18 +132,12 @@ class _ResidentStream:
         self._start = self._stop = 0
         self._block_rows = self._block_labels = torch.empty(0, dtype=torch.int64)
 
-    def samples(self, start: int, stop: int, share: slice) -> tuple[Tensor, Tensor]:
-        """Return embeddings (B, D) and labels (B,) of a share of the samples at [start, stop) of the stream."""
-        if start < self._start or stop > self._stop:
-            self._load(start, max(stop, start + BLOCK_SAMPLES))
-        first = start - self._start
-        picked = slice(first + share.start, first + share.stop)
+    def samples(self, step: int, positions: range) -> tuple[Tensor, Tensor]:
+        """Return embeddings (B, D) and labels (B,) at some positions of the stream."""
+        if positions.start < self._start or positions.stop > self._stop:
+            self._load(positions.start, max(positions.stop, positions.start + BLOCK_SAMPLES))
+        picked = slice(positions.start - self._start, positions.stop - self._start)
         return self._table_ND.index_select(0, self._block_rows[picked]), self._block_labels[picked]
-
-    def rows(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Return the row numbers of the table at [start, stop) of the stream."""
-        rows: npt.NDArray[np.int64] = self._table_rows[self._stream.rows(start, stop)]
-        return rows
 
     def _load(self, start: int, stop: int) -> None:
         positions = self._stream.rows(start, stop)

@@ -24,7 +24,7 @@ from uml_core.corpora.subsets import Rows
 from uml_core.corpora.training_data import LabelledRows, TrainingData
 from uml_core.encoders import build_encoder
 from uml_core.encoders.image import PixelEncoder
-from uml_core.feed import Batch, ResidentFeed
+from uml_core.feed import Batch, EmbeddingFeed
 from uml_core.gradients import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
 from uml_core.mixing import MixingPlan, Part, parts_of
 from uml_core.models import SharedHeadModel, build_model
@@ -68,13 +68,7 @@ class FineTuningObjective:
         self._train_pictures: TrainPictures | None = None
         self._labels = torch.from_numpy(data.train[data.target].labels).to(place.device)
         others = {name: weight for name, weight in self._plan.loss_weight.items() if name != data.target}
-        self._feed = ResidentFeed(
-            data,
-            replace(self._plan, loss_weight=others),
-            seed=experiment.seed,
-            place=place,
-            label_smoothing=experiment.train.label_smoothing,
-        )
+        self._feed = EmbeddingFeed(experiment, data, replace(self._plan, loss_weight=others), place)
 
     def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
         """Return a step's batch for some corpora; None where none of them has a sample in it."""

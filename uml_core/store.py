@@ -192,13 +192,7 @@ class CorpusStore:
             InputError: the corpus is not embedded by this encoder (other fingerprints are named), holds sequences of
                 tokens, or holds NaN.
         """
-        manifest = self.finished_manifest()
-        if manifest.get("tokens"):
-            raise InputError(
-                f"corpus '{self.corpus}' is embedded as sequences of tokens, and objective supervised needs one "
-                "embedding a row; set objective=self_supervised, or pooling of its encoder to auto, mean or cls and "
-                "embed again"
-            )
+        manifest = self.embeddings_manifest()
         table = self.read_columns(manifest, ["id", "label", "split", "embedding"])
         order = order_by_id(table)
         embeddings = finite_matrix(table["embedding"], manifest["dim"], self.directory, order=order)
@@ -217,11 +211,33 @@ class CorpusStore:
             raise InputError(self._missing_message())
         return manifest
 
+    def embeddings_manifest(self) -> dict[str, Any]:
+        """Return the manifest. Raises InputError where it is missing, or of sequences of tokens."""
+        manifest = self.finished_manifest()
+        if manifest.get("tokens"):
+            raise InputError(
+                f"corpus '{self.corpus}' is embedded as sequences of tokens, and objective supervised needs one "
+                "embedding a row; set objective=self_supervised, or pooling of its encoder to auto, mean or cls and "
+                "embed again"
+            )
+        return manifest
+
     def read_columns(self, manifest: Mapping[str, Any], columns: list[str]) -> pa.Table:
         """Read some columns of every part of the manifest."""
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
             paths = [f"{self.directory}/{name}" for name in manifest["parts"]]
             return pa.concat_tables(pool.map(self._read_parquet, paths, itertools.repeat(columns)))
+
+    def read_part(self, name: str, columns: list[str]) -> pa.Table:
+        """Read some columns of one part of the manifest."""
+        return self._read_parquet(f"{self.directory}/{name}", columns)
+
+    def row_positions(self, manifest: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+        """Return the row of `load` that each stored row becomes (N,), part after part of the manifest."""
+        order = order_by_id(self.read_columns(manifest, ["id"]))
+        positions = np.empty_like(order)
+        positions[order] = np.arange(len(order))
+        return positions
 
     def _missing_message(self) -> str:
         selector = pafs.FileSelector(self._corpus_dir, allow_not_found=True)
@@ -328,6 +344,5 @@ def finite_matrix(
 def codes_of(column: pa.ChunkedArray) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
     """Return sorted names and each row's index into them (-1 for null)."""
     names = sorted(name for name in column.unique().to_pylist() if name is not None)
-    position = {name: index for index, name in enumerate(names)}
-    codes = [-1 if value is None else position[value] for value in column.to_pylist()]
-    return tuple(names), np.asarray(codes, dtype=np.int64)
+    codes = pc.fill_null(pc.index_in(column, value_set=pa.array(names, pa.string())), -1)
+    return tuple(names), codes.to_numpy().astype(np.int64)

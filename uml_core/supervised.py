@@ -8,9 +8,8 @@ Shape legend: N rows, C classes, D embedding width.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,12 +18,15 @@ from torch import Tensor, nn
 from uml_core.config import Experiment
 from uml_core.corpora.training_data import LabelledRows, TrainingData
 from uml_core.errors import InputError
-from uml_core.feed import Batch, ResidentFeed, WholeFeed, gathered
+from uml_core.feed import Batch, EmbeddingFeed, WholeFeed, as_tensor
 from uml_core.gradients import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
+from uml_core.mapped import is_mapped
 from uml_core.mixing import WHOLE, MixingPlan, Part, parts_of
 from uml_core.models import SharedHeadModel, build_model
 from uml_core.models.shared_head_gradient import SharedHeadGradient
 from uml_core.objective import Place
+
+EVALUATED_ROWS = 16_384  # at once: a corpus in a file is never in memory as a whole
 
 
 class SupervisedObjective:
@@ -33,20 +35,17 @@ class SupervisedObjective:
     def __init__(self, experiment: Experiment, data: TrainingData, place: Place) -> None:
         self._experiment, self._classes = experiment, data.classes
         self._plan, self._place = MixingPlan.of(experiment), place
-        smoothing, self._solves = experiment.train.label_smoothing, experiment.optim.name == "lbfgs"
-        feed = WholeFeed if self._solves else partial(ResidentFeed, seed=experiment.seed)
-        self._feed = feed(
-            data,
-            self._plan,
-            place=place,
-            label_smoothing=smoothing,
-        )
+        self._solves = experiment.optim.name == "lbfgs"
+        self._feed = (WholeFeed if self._solves else EmbeddingFeed)(experiment, data, self._plan, place)
         self.model: SharedHeadModel = build_model(experiment, data).to(place.device)
         if self._solves:
             _check_convex(self.model, self._plan)
         self._train, self._parts = experiment.train, parts_of(experiment.train.accumulate)
         self._normalize = experiment.model.normalize
-        self._target, self._val = data.target, gathered(data.val, place.device)
+        self._target = data.target
+        is_kept = not is_mapped(data.val.embeddings)
+        self._val = list(evaluation_blocks(data.val, place.device)) if is_kept else None
+        self._val_rows = data.val
 
     def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
         """Return a step's batch for some corpora; None where none of them has a sample in it."""
@@ -81,7 +80,8 @@ class SupervisedObjective:
 
     def validate(self) -> tuple[float, float]:
         """Return accuracy in [0, 1] and mean NLL in nats on the target's validation rows."""
-        return evaluate_head(self.model, self._target, *self._val, normalize=self._normalize)
+        blocks = evaluation_blocks(self._val_rows, self._place.device) if self._val is None else self._val
+        return evaluate_blocks(self.model, self._target, blocks, normalize=self._normalize)
 
     def accuracies(self, rows: Mapping[str, LabelledRows]) -> dict[str, float]:
         """Return the accuracy in [0, 1] on some sets of the target's rows."""
@@ -130,5 +130,23 @@ def evaluate_head(
 
 def evaluate_rows(model: SharedHeadModel, corpus: str, rows: LabelledRows, *, normalize: bool) -> float:
     """Return the accuracy in [0, 1] on some rows of the target."""
-    device = next(model.parameters()).device
-    return evaluate_head(model, corpus, *gathered(rows, device), normalize=normalize)[0]
+    blocks = evaluation_blocks(rows, next(model.parameters()).device)
+    return evaluate_blocks(model, corpus, blocks, normalize=normalize)[0]
+
+
+def evaluate_blocks(
+    model: SharedHeadModel, corpus: str, blocks: Iterable[tuple[Tensor, Tensor]], *, normalize: bool
+) -> tuple[float, float]:
+    """Return accuracy in [0, 1] and mean NLL in nats over blocks of one corpus's rows (N, D) with labels (N,)."""
+    measured = [(evaluate_head(model, corpus, *block, normalize=normalize), len(block[1])) for block in blocks]
+    if len(measured) == 1:
+        return measured[0][0]
+    total = sum(num_rows for _, num_rows in measured)
+    accuracy = sum(each[0] * num_rows for each, num_rows in measured) / total
+    return accuracy, sum(each[1] * num_rows for each, num_rows in measured) / total
+
+
+def evaluation_blocks(rows: LabelledRows, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield embeddings (N, D) and labels (N,) of some rows on a device, a block at a time."""
+    for embedding_ND, labels_N in rows.blocks(EVALUATED_ROWS):
+        yield torch.from_numpy(embedding_ND).to(device), as_tensor(labels_N).to(device)

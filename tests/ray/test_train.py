@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
 from pipelines import embed, export, train
-from pipelines.train_loop import load_state
+from pipelines.checkpoints import load_state
 from tests.conftest import vector_tree, write_vector_corpora
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
+from uml_core.runs import RunRecord
 from uml_core.tracking import download, experiment_runs, find_run, load_predictor
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +37,17 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     experiment = parse_experiment(vector_tree(directory))
     embed.run(experiment)
     return experiment
+
+
+# Many small batches, so that the kills fall inside the run, with a checkpoint every 0.2 s.
+LONG = {"train.max_steps": 8000, "train.eval_every": 50, "train.patience": 1000, "train.report_every_s": 0.2}
+
+
+@pytest.fixture(scope="module")
+def whole(experiment: Experiment) -> RunRecord:
+    """The long run that was left alone."""
+    settings = experiment.override({**LONG, "name": "whole"})
+    return find_run(settings.tracking, train.run(settings).results["run_id"])
 
 
 def weights_of(experiment: Experiment, run_id: str, directory: Path) -> dict[str, torch.Tensor]:
@@ -89,11 +104,17 @@ class TestOnOneCluster:
         exported = load_file(tmp_path / "head" / "head.safetensors")["head.weight"]
         assert np.allclose(embeddings @ exported.numpy().T, expected.numpy(), atol=1e-5)
 
-    def test_two_workers_equal_one_on_the_joined_batch(self, experiment: Experiment, tmp_path: Path) -> None:
+    def test_two_workers_that_stream_equal_one_on_the_joined_batch(
+        self, experiment: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         changes = {"train.batch_size": 7, "mixing.batch_ratio.names": 0.4, "train.max_steps": 30, "seed": 5}
         changes |= {"train.gradient_cosine": True}
         one = train.run(experiment.override(changes)).results
-        two = train.run(experiment.override({**changes, "train.workers": 2})).results
+        stream = {"train.workers": 2, "feed.keep": "stream", "feed.memory_gib": 1e-5}
+        two = train.run(experiment.override({**changes, **stream})).results
+        assert (one["feed"]["names"], two["feed"]["names"]) == ("memory", "stream")
+        assert "embeddings of target, names are read ahead from a file in " in caplog.text
+        assert find_run(experiment.tracking, two["run_id"]).tags["uml.feed"] == "target=stream,names=stream"
         first = weights_of(experiment, one["run_id"], tmp_path / "one")
         second = weights_of(experiment, two["run_id"], tmp_path / "two")
         assert two["observed_ratio"] == one["observed_ratio"] == {"names": pytest.approx(84 / 210)}
@@ -124,33 +145,68 @@ class TestOnOneCluster:
         assert all(value.isfinite().all() for value in state["model"].values())
 
 
-def test_kill_9_and_the_same_line_again_end_as_an_uninterrupted_run(experiment: Experiment, tmp_path: Path) -> None:
-    """Kill the driver in the middle of training; the same line goes on in the same MLflow run."""
-    # A window of many small batches, so that the kill falls inside the run, with a checkpoint every 0.2 s.
-    changes = {"train.max_steps": 6000, "train.eval_every": 50, "train.patience": 1000, "train.report_every_s": 0.2}
-    settings = experiment.override({**changes, "name": "killed", "store": experiment.store})
-    file = tmp_path / "experiment.yaml"
-    file.write_text(settings.to_yaml(), encoding="utf-8")
-    line = [sys.executable, "-m", "pipelines.train", str(file)]
-    driver = subprocess.Popen(line, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
-    try:
-        step = wait_for_step(settings, 500)
-    finally:
-        os.killpg(driver.pid, signal.SIGKILL)
-        driver.wait()
-    assert 500 <= step < 6000
-    again = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
-    records = experiment_runs(settings.tracking.uri, "killed")
-    assert [(record.status, record.metrics["perf/steps"]) for record in records] == [("FINISHED", 6000)]
-    whole = subprocess.run([*line, "name=whole"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert whole.returncode == 0, whole.stderr
-    uninterrupted = experiment_runs(settings.tracking.uri, "whole")[0]
-    first = weights_of(settings, records[0].run_id, tmp_path / "killed")
-    second = weights_of(settings, uninterrupted.run_id, tmp_path / "whole")
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
-    assert records[0].metrics["mixing/target_samples"] == uninterrupted.metrics["mixing/target_samples"]
+@pytest.mark.usefixtures("ray_cluster")
+class TestFaults:
+    """Training is killed at random steps; every way ends with the weights of the run that was left alone."""
+
+    def check(self, settings: Experiment, whole: RunRecord, directory: Path) -> None:
+        """Fail unless the experiment has one run, finished, with the weights and samples of the whole one."""
+        (record,) = experiment_runs(settings.tracking.uri, settings.name)
+        assert (record.status, record.metrics["perf/steps"]) == ("FINISHED", 8000)
+        first, second = (weights_of(settings, run.run_id, directory / run.run_id) for run in (whole, record))
+        for name, value in first.items():
+            assert torch.equal(value, second[name]), name
+        assert record.metrics["mixing/target_samples"] == whole.metrics["mixing/target_samples"]
+
+    def test_a_killed_worker_and_then_a_killed_controller(
+        self, experiment: Experiment, whole: RunRecord, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        settings = experiment.override({**LONG, "name": "killed-inside"})
+        killed = []
+
+        def kill() -> None:
+            rng = random.Random()
+            for title, lowest in (("ray::RayTrainWorker", 300), ("ray::TrainController", 3000)):
+                step = wait_for_step(settings, lowest + rng.randrange(1500))
+                killed.append((title, step))
+                os.kill(process_of(title), signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        results = train.run(settings).results
+        killer.join()
+        assert len(killed) == 2, killed
+        assert results["steps"] == 8000
+        assert "Ray Train's controller was lost; going on from the last checkpoint" in caplog.text
+        self.check(settings, whole, tmp_path)
+
+    def test_a_killed_driver_and_a_damaged_checkpoint(
+        self, experiment: Experiment, whole: RunRecord, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The same line goes on in the same MLflow run, from the checkpoint before the newest."""
+        settings = experiment.override({**LONG, "name": "killed-outside"})
+        file = tmp_path / "experiment.yaml"
+        file.write_text(settings.to_yaml(), encoding="utf-8")
+        line = [sys.executable, "-m", "pipelines.train", str(file)]
+        driver = subprocess.Popen(line, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+        try:
+            step = wait_for_step(settings, 500 + random.Random().randrange(3000))
+        finally:
+            os.killpg(driver.pid, signal.SIGKILL)
+            driver.wait()
+        assert step < 8000
+        folders = Path(settings.store, "_runs", f"train-{settings.config_hash}", "1").glob("checkpoint_*/state.pt")
+        os.truncate(max(folders), 1000)
+        train.run(settings)
+        assert "is passed over for the one before it: its state.pt is not what was written" in caplog.text
+        self.check(settings, whole, tmp_path)
+
+
+def process_of(title: str) -> int:
+    """Return the process of a Ray actor, by the title that Ray gives it."""
+    titles = {each.pid: " ".join(each.cmdline()) for each in psutil.Process().children(recursive=True)}
+    (pid,) = [pid for pid, given in titles.items() if given.startswith(title)] or [str(titles)]
+    return int(pid)
 
 
 def wait_for_step(experiment: Experiment, step: int, timeout_s: float = 120) -> int:

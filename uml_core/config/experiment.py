@@ -32,6 +32,7 @@ from uml_core.config.dotted import flatten, hash_of, set_dotted
 from uml_core.config.errors import describe_validation_error
 from uml_core.config.training import (
     DataConfig,
+    FeedConfig,
     LossWeightSchedule,
     MixingConfig,
     ModelConfig,
@@ -62,6 +63,7 @@ class Experiment(Settings):
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     pictures: PicturesConfig = PicturesConfig()
+    feed: FeedConfig = FeedConfig()
     train: TrainConfig = TrainConfig()
     tune: TuneConfig = TuneConfig()
 
@@ -109,6 +111,10 @@ class Experiment(Settings):
             )
         if self.objective == "supervised":
             return self
+        if self.feed.keep == "stream":
+            raise ValueError(
+                "feed.keep is stream, and sequences stay in memory; set feed.keep=auto, or objective=supervised"
+            )
         if self.train.label_smoothing:
             raise ValueError("train.label_smoothing spreads class labels; set objective=supervised, or remove it")
         if self.train.gradient_cosine:
@@ -164,6 +170,7 @@ class Experiment(Settings):
             "no optim.clip_norm": self.optim.clip_norm is None,
             "optim.ema_decay=0": not self.optim.ema_decay,
             "train.accumulate=1": train.accumulate == 1,
+            "feed.keep other than stream, because a step takes all rows": self.feed.keep != "stream",
             "a train.precision other than bfloat16": train.precision != "bfloat16",
         }
         for need, is_met in needs.items():

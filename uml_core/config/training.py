@@ -140,6 +140,17 @@ class PicturesConfig(Settings):
     min_crop: Annotated[float, Field(gt=0, le=1)] = 0.25  # smallest crop, as a share of the picture's area
 
 
+class FeedConfig(Settings):
+    """Where the stored embeddings of a training run are: read into memory, or read ahead from a file on local disk.
+
+    Both give the same model: a step's rows are a function of (seed, step) alone.
+    """
+
+    keep: Literal["auto", "memory", "stream"] = "auto"  # auto: memory where all fit, else the largest are streamed
+    memory_gib: Positive = 4.0  # of every worker, for kept embeddings and for the rows that are read ahead
+    cache: str | None = None  # local folder for the files; None: in a local store, else in the temporary folder
+
+
 class TrainConfig(Settings):
     """Length, evaluation and resources of a training run. max_steps 0 evaluates the untrained model."""
 
@@ -154,6 +165,7 @@ class TrainConfig(Settings):
     label_smoothing: Fraction01 = 0.0  # share of a label spread over all classes, of every corpus
     gradient_cosine: bool = False  # at every evaluation, the angle between corpora's gradients on the shared head
     report_every_s: Positive = 10.0  # metrics and checkpoints are reported by wall time: a report may block for 2 s
+    keep_checkpoints: PositiveCount = 2  # the newest ones: a damaged one is passed over for the one before it
     twin: bool = False  # also train the matched unimodal baseline and print the difference
 
 

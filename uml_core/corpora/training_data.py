@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -18,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from uml_core.config import Experiment
+from uml_core.corpora.replaced import class_means, noise_like
 from uml_core.corpora.subsets import Rows, split_off, take_shots
 from uml_core.errors import InputError, listing
+from uml_core.mapped import release
 from uml_core.store import CorpusTable
 
 logger = logging.getLogger(__name__)
@@ -74,6 +76,13 @@ class LabelledRows:
     def gathered(self) -> npt.NDArray[np.float32]:
         """Return the embeddings of these rows as one array (N, D)."""
         return self.embeddings[self.rows]
+
+    def blocks(self, num_rows: int) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
+        """Yield embeddings (N, D) and labels (N,) of so many rows at a time: a corpus in a file is never read whole."""
+        for start in range(0, len(self.rows), num_rows):
+            block = slice(start, start + num_rows)
+            yield np.asarray(self.embeddings[self.rows[block]]), self.labels[block]
+            release(self.embeddings)
 
 
 @dataclass(frozen=True)
@@ -223,26 +232,8 @@ def _auxiliary_rows(
     if control == "shuffled_labels":
         labelled = replace(labelled, labels=rng.permutation(labelled.labels))
     if control == "noise":
-        noise = _noise_like(labelled.gathered(), rng)
-        labelled = LabelledRows(noise, np.arange(len(labelled)), labelled.labels)
+        labelled = replace(labelled, embeddings=noise_like(labelled, rng), rows=np.arange(len(labelled)))
     return labelled, dropped
-
-
-def class_means(rows: LabelledRows) -> LabelledRows:
-    """Return one row a class that has any: the mean of its embeddings (the paper's text shots "average")."""
-    codes, position, counts = np.unique(rows.labels, return_inverse=True, return_counts=True)
-    sums_CD = np.zeros((len(codes), rows.dim), dtype=np.float64)
-    np.add.at(sums_CD, position, rows.gathered())
-    means_CD = (sums_CD / counts[:, None]).astype(np.float32)
-    return LabelledRows(means_CD, np.arange(len(codes)), codes.astype(np.int64))
-
-
-def _noise_like(embeddings: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Return Gaussian noise with the mean and standard deviation of every column (N, D)."""
-    noise: npt.NDArray[np.float32] = rng.standard_normal(embeddings.shape, dtype=np.float32)
-    noise *= embeddings.std(axis=0, keepdims=True)
-    noise += embeddings.mean(axis=0, keepdims=True)
-    return noise
 
 
 def _relabelled(table: CorpusTable, classes: tuple[str, ...], rng: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -18,6 +18,8 @@ from uml_core.config import Experiment
 from uml_core.corpora.training_data import LabelledRows, TrainingData
 from uml_core.models.seeding import initialise
 
+PROTOTYPE_ROWS = 16_384  # read at once
+
 
 class SharedHeadModel(nn.Module):
     """Per-corpus projection and scale around one shared head. All maps are bias-free, so the target's path folds."""
@@ -84,10 +86,12 @@ def head_init_corpus(experiment: Experiment) -> str:
 
 def class_prototypes(rows: LabelledRows, num_classes: int, normalize: bool) -> Float[Tensor, "C D"]:
     """Return each class's mean embedding scaled to unit length (C, D); zeros for a class without rows."""
-    embeddings = torch.from_numpy(rows.gathered())
-    if normalize:
-        embeddings = nn.functional.normalize(embeddings, dim=-1)
-    sums_CD = torch.zeros(num_classes, rows.dim).index_add_(0, torch.from_numpy(rows.labels), embeddings)
+    sums_CD = torch.zeros(num_classes, rows.dim)
+    for block_ND, labels_N in rows.blocks(PROTOTYPE_ROWS):
+        embeddings = torch.from_numpy(block_ND)
+        if normalize:
+            embeddings = nn.functional.normalize(embeddings, dim=-1)
+        sums_CD.index_add_(0, torch.from_numpy(labels_N), embeddings)
     counts_C1 = torch.from_numpy(np.bincount(rows.labels, minlength=num_classes)).clamp(min=1).unsqueeze(1)
     return nn.functional.normalize(sums_CD / counts_C1, dim=-1)
 

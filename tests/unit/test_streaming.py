@@ -1,0 +1,209 @@
+"""Streaming from a file: the samples of training from memory, its blocks, its limit, its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.stored import corpus_fingerprints, corpus_stores, read_training_data
+from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
+from uml_core.config import Experiment, FeedConfig, parse_experiment
+from uml_core.corpora.ready import read_ready_embeddings
+from uml_core.errors import InputError
+from uml_core.feed import EmbeddingFeed
+from uml_core.mapped import is_mapped, streamed_corpora
+from uml_core.mixing import MixingPlan, Part
+from uml_core.objective import Place
+from uml_core.results import measure_outcome
+from uml_core.streaming import FIRST_BLOCK_ROWS, RowReader
+from uml_core.training import TrainingRun
+
+STREAM = {"feed.keep": "stream"}
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    directory = tmp_path_factory.mktemp("streaming")
+    write_vector_corpora(directory)
+    experiment = parse_experiment(vector_tree(directory))
+    store(experiment)
+    return experiment
+
+
+def store(experiment: Experiment) -> None:
+    """Write every corpus into the store, seven rows a part, as `pipelines.embed` adopts ready embeddings."""
+    for name, target in corpus_stores(experiment, corpus_fingerprints(experiment)).items():
+        ready = read_ready_embeddings(name, experiment.corpora[name])
+        for start in range(0, len(ready.rows), 7):
+            part = slice(start, start + 7)
+            target.write_part(ready.rows[part], ready.embeddings[part], [], dim=ready.embeddings.shape[1])
+        target.publish(target.footers(), {"dim": ready.embeddings.shape[1]})
+
+
+def finished(experiment: Experiment) -> TrainingRun:
+    run = TrainingRun(experiment, read_training_data(experiment).data)
+    for _ in run.evaluations():
+        pass
+    return run
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"mixing.schedule": "alternate", "mixing.batch_ratio.names": 0.3, "train.gradient_cosine": True},
+        {"corpora.names.control": "shuffled_labels", "train.accumulate": 2, "data.shots": 2},
+        {"corpora.names.control": "noise", "mixing.warm_start": {"corpus": "names", "steps": 7}},
+        {"data.auxiliary_shots.names": "average", "model.normalize": True},
+        {"data.auxiliary_shots.names": 3, "corpora.names.control": "unrelated"},
+    ],
+    ids=lambda changes: ",".join(changes) or "plain",
+)
+def test_the_model_is_the_one_trained_from_memory(experiment: Experiment, changes: dict[str, Any]) -> None:
+    # 2e-6 GiB are some 40 rows of 12 numbers: blocks of a few steps, which begin and end within epochs.
+    kept, streamed = (
+        finished(experiment.override({**changes, **feed}))
+        for feed in ({"feed.keep": "memory"}, {**STREAM, "feed.memory_gib": 2e-6})
+    )
+    assert not is_mapped(kept.data.train["target"].embeddings)
+    assert is_mapped(streamed.data.train["target"].embeddings)
+    first, second = measure_outcome(kept), measure_outcome(streamed)
+    for name, value in kept.model.state_dict().items():
+        assert torch.equal(value, streamed.model.state_dict()[name]), name
+    assert (first.val_accuracy, first.test_accuracy) == (second.val_accuracy, second.test_accuracy)
+
+
+def test_every_rank_and_part_reads_its_share_and_any_step_can_be_the_first(experiment: Experiment) -> None:
+    changes = {"train.batch_size": 7, "train.max_steps": 300, "mixing.batch_ratio.names": 0.4}
+    kept, streamed = (experiment.override({**changes, **feed}) for feed in ({}, {**STREAM, "feed.memory_gib": 1e-5}))
+    plan = MixingPlan.of(kept)
+    whole = EmbeddingFeed(kept, read_training_data(kept).data, plan, Place(torch.device("cpu")))
+    data = read_training_data(streamed).data
+    for rank in range(3):
+        feed = EmbeddingFeed(streamed, data, plan, Place(torch.device("cpu"), rank, 3))
+        for step in (250, 251, 3, 4, 5, 299, 0):
+            for corpus in plan.corpora:
+                shares = []
+                for index in range(2):
+                    batch = feed.batch(step, [corpus], Part(index, 2))
+                    if corpus in batch.embeddings:
+                        shares.append((batch.embeddings[corpus], batch.labels[corpus]))
+                expected = whole.batch(step, [corpus], Part(rank, 3))
+                if corpus not in expected.embeddings:
+                    assert not shares
+                    continue
+                assert torch.equal(torch.cat([each[0] for each in shares]), expected.embeddings[corpus])
+                assert torch.equal(torch.cat([each[1] for each in shares]), expected.labels[corpus])
+
+
+def test_blocks_grow_to_half_the_memory_and_hold_whole_steps(experiment: Experiment) -> None:
+    settings = experiment.override({**STREAM, "train.batch_size": 600, "train.max_steps": 60})
+    feed = EmbeddingFeed(
+        settings, read_training_data(settings).data, MixingPlan.of(settings), Place(torch.device("cpu"))
+    )
+    source = feed._sources["target"]
+    sizes = {}
+    for step in range(60):
+        feed.batch(step, ["target"])
+        sizes[source._block.first_step] = len(source._block.steps)
+    assert list(sizes.values()) == [6, 13, 27, 14]  # 4096, 8192 and 16384 rows at most, and the rest of the run
+    assert FIRST_BLOCK_ROWS == 4096
+    assert len(source._block.rows_RD) == 48, "a row that is drawn often is read once"
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=5), st.integers(1, 400))
+def test_auto_keeps_what_fits(sizes: list[int], limit: int) -> None:
+    named = {str(index): size for index, size in enumerate(sizes)}
+    streamed = streamed_corpora(FeedConfig(memory_gib=limit / 2**30), named)
+    kept = [size for name, size in named.items() if name not in streamed]
+    assert bool(streamed) == (sum(sizes) > limit)
+    assert sum(kept) <= (limit / 2 if streamed else limit)
+    assert max([0, *kept]) <= min([named[name] for name in streamed], default=100)
+
+
+def test_the_choice_is_told(experiment: Experiment) -> None:
+    stored = read_training_data(experiment)
+    assert stored.feeds == {"target": "memory", "names": "memory"}
+    # 120 rows of 12 and 60 of 6 numbers are 5,760 and 1,440 bytes.
+    some = experiment.override({"feed.memory_gib": 3000 / 2**30})
+    stored = read_training_data(some)
+    assert stored.feeds == {"target": "stream", "names": "memory"}
+    assert "embeddings of target are read ahead from a file in " in stored.describe_feed(some)
+
+
+def test_a_corpus_embedded_anew_is_written_anew(tmp_path: Path) -> None:
+    write_vector_corpora(tmp_path)
+    settings = parse_experiment(vector_tree(tmp_path)).override({**STREAM, "feed.cache": str(tmp_path / "cache")})
+    store(settings)
+    before = read_training_data(settings).data.train["names"]
+    rows = {"label": ["class-0"] * 3, "split": ["train"] * 3, "embedding": np.eye(3, 6)}
+    write_embeddings(tmp_path / "names.parquet", rows)
+    store(settings)
+    after = read_training_data(settings).data.train["names"]
+    assert (len(before), len(after)) == (60, 3)
+    assert sorted(map(tuple, after.gathered())) == sorted(map(tuple, np.eye(3, 6)))
+    assert len(list((tmp_path / "cache" / "names").rglob("embeddings.npy"))) <= 2  # of two fingerprints at most
+    assert not list((tmp_path / "cache").rglob("tmp-*"))
+
+
+def test_a_disk_without_room_is_told(experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 100
+
+    monkeypatch.setattr("uml_core.mapped.shutil.disk_usage", lambda _: Usage)
+    with pytest.raises(InputError, match=r"streamed from a file of 0.0 GiB, and .* free; set feed.cache"):
+        read_training_data(experiment.override({**STREAM, "feed.cache": str(tmp_path)}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optim.name": "lbfgs", "model.learnable_scale": False}, "lbfgs needs feed.keep other than stream"),
+        ({"objective": "self_supervised"}, "feed.keep is stream, and sequences stay in memory"),
+    ],
+)
+def test_what_cannot_be_streamed_is_refused(experiment: Experiment, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        experiment.override({**changes, **STREAM})
+
+
+def test_a_solver_says_when_rows_do_not_fit(experiment: Experiment) -> None:
+    changes = {"optim.name": "lbfgs", "model.learnable_scale": False, "mixing.loss_weight.names": 0}
+    settings = experiment.override({**changes, "feed.memory_gib": 1e-6, "model.shared_width": 12})
+    with pytest.raises(InputError, match=r"takes all rows at once, and target does not fit into feed.memory_gib 1e-06"):
+        TrainingRun(settings, read_training_data(settings).data)
+
+
+def test_rows_are_read_from_a_file_longer_than_a_request(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "table.npy", rng.standard_normal((5000, 3), dtype=np.float32))
+    table = np.load(tmp_path / "table.npy", mmap_mode="r")
+    rows = np.sort(rng.permutation(5000)[:2500])
+    into = np.empty((2500, 3), dtype=np.float32)
+    RowReader(table).read(rows, into)
+    assert np.array_equal(into, table[rows])
+
+
+def test_an_error_of_the_reading_thread_reaches_training(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = experiment.override({**STREAM, "feed.memory_gib": 2e-6})
+    run = TrainingRun(settings, read_training_data(settings).data)
+    read = RowReader.read
+    calls = []
+
+    def fails_at_the_third(self: RowReader, rows: Any, into: Any) -> None:
+        calls.append(rows)
+        if len(calls) == 3:
+            raise OSError("the disk is gone")
+        read(self, rows, into)
+
+    monkeypatch.setattr(RowReader, "read", fails_at_the_third)
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(run.evaluations())
