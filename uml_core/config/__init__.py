@@ -12,6 +12,7 @@ from uml_core.config.training import (
     PicturesConfig,
     SequenceModelConfig,
     TrainConfig,
+    TransferConfig,
     TuneConfig,
 )
 
@@ -30,6 +31,7 @@ __all__ = [
     "SequenceModelConfig",
     "TrackingConfig",
     "TrainConfig",
+    "TransferConfig",
     "TuneConfig",
     "flatten",
     "hash_of",
