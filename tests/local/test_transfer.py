@@ -271,6 +271,8 @@ def load_norm(directory: Path) -> Tensor:
         ({"model.transfer.source": "./nothing"}, r"^model.transfer.source is ./nothing, which is no directory"),
         ({"encoders.image.name": "test_resnet"}, r"needs a plain ViT of timm.*'test_resnet' is none"),
         ({"encoders.image.name": "test_vit3"}, r"needs a plain ViT of timm"),
+        ({"encoders.image.heads": 7}, r"does not take pooling=auto, image_size=32, num_heads=7: .*divisible"),
+        ({"encoders.image.source": "transformers"}, r"weights=random is set on source transformers; it belongs to"),
         ({"model.backbone": "frozen"}, r"needs model.backbone=finetune, not frozen; or remove it"),
         ({"model.transfer.layers": 2}, r"unknown key 'model.transfer.layers'.*source, blocks, freeze_steps, control"),
         ({"model.transfer.freeze_steps": -1}, r"model.transfer.freeze_steps is -1"),

@@ -59,12 +59,12 @@ class Turning:
     num_tokens: int = 32  # T
     target_dim: int = 8
     auxiliary_dim: int = 8
-    train_sequences: int = 30  # of the target, a class
+    train_sequences: int = 20  # of the target, a class
     val_sequences: int = 15
     test_sequences: int = 100
     auxiliary_sequences: int = 200
     memory: float = 0.9  # ρ
-    target_noise: float = 0.5  # standard deviation; that of a token without noise is about 1
+    target_noise: float = 0.4  # standard deviation; that of a token without noise is about 1
     auxiliary_noise: float = 0.2
 
     def __post_init__(self) -> None:
@@ -181,7 +181,7 @@ def _experiment(name: str, folder: Path, seed: int) -> dict[str, Any]:
         "sequence_model": {"width": 40, "layers": 2, "heads": 5, "feedforward": 64, "max_tokens": 64},
         "mixing": {"loss_weight": {"auxiliary": 2.0}},
         "optim": {"lr": 0.003, "weight_decay": 0.01},
-        "train": {"max_steps": 600, "batch_size": 32, "eval_every": 75, "patience": 8},
+        "train": {"max_steps": 700, "batch_size": 32, "eval_every": 100, "patience": 7},
         "tune": {"seeds": 5},
     }
 

@@ -55,9 +55,9 @@ class PixelEncoder(TorchEncoder):
         module: torch.nn.Module = getattr(self._model, "_orig_mod", self._model)
         return module
 
-    def load_random(self, seed: int, *, device: str = "cpu", precision: str = "float32") -> None:
+    def load_random(self, seed: int, *, device: str = "cpu") -> None:
         """Take random weights, as the module draws them, by a seed."""
-        self._place(self._random_model(seed), device, precision)
+        self._place(self._random_model(seed), device, "float32")
 
     def _random_model(self, seed: int) -> torch.nn.Module:
         with torch.random.fork_rng(devices=[]):  # torch's own random state stays as it was
@@ -237,17 +237,16 @@ def create_timm_model(timm_name: str, config: EncoderConfig, *, pretrained: bool
     try:
         return timm.create_model(timm_name, pretrained=pretrained, **options)
     except (TypeError, AssertionError) as error:
-        sizes = "".join(f", {setting}={getattr(config, setting)}" for setting in ("depth", "heads"))
+        sizes = "".join(f", {name}={value}" for name, value in _resized(config).items())
         raise InputError(
-            f"encoders.image '{config.name}' does not take pooling={config.pooling}, image_size={config.image_size}"
-            f"{sizes if _resized(config) else ''}: {first_line(error)}"
+            f"encoders.image '{config.name}' does not take pooling={config.pooling}, "
+            f"image_size={config.image_size}{sizes}: {first_line(error)}"
         ) from None
 
 
 def _resized(config: EncoderConfig) -> dict[str, int]:
     """Return the sizes of a ViT that are not its own, under timm's names."""
-    given = {"depth": config.depth, "num_heads": config.heads}
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in (("depth", config.depth), ("num_heads", config.heads)) if value is not None}
 
 
 def _load_checkpoint(model: torch.nn.Module, file: Path, *, name: str) -> None:
