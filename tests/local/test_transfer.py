@@ -171,6 +171,18 @@ def test_the_table_accounts_for_every_tensor_once(tmp_path: Path, kind: str, dep
     assert plan.table().count("| copied |") == len(copied)
 
 
+def test_what_is_not_the_same_is_said(tmp_path: Path, bert: Path) -> None:
+    save_text_model(tmp_path, "gpt2", activation="gelu_new")
+    settings = TransferConfig(source=str(tmp_path))
+    notes = "\n".join(plan_transfer(load_source(str(tmp_path)), vit_trunk("test_vit", vit()), settings).notes)
+    assert "a token sees only tokens before it, in ours all tokens" in notes
+    assert "MLP has gelu_new, ours gelu: close, not equal" in notes
+    assert "normalises" not in notes
+    post = "\n".join(plan_transfer(load_source(str(bert)), vit_trunk("test_vit", vit()), settings).notes)
+    assert "normalises after each sub-layer, ours before it" in post
+    assert "a token sees" not in post
+
+
 def test_controls_keep_the_values_without_their_order_or_keep_nothing(bert: Path) -> None:
     before = {name: value.clone() for name, value in vit().named_parameters()}
     whole = dict(transferred(bert, vit()).named_parameters())

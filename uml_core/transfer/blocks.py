@@ -58,5 +58,6 @@ class SourceModel:
     activation: str
     norm_eps: float
     post_norm: bool
+    causal: bool
     blocks: tuple[Mapping[str, Piece], ...]
     shapes: Mapping[str, tuple[int, ...]]  # of all its tensors

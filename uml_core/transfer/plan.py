@@ -133,6 +133,9 @@ def _notes(source: SourceModel, trunk: Trunk, depth: int, num_copied: int) -> tu
             "norm of ours takes the weights of the norm whose output the same sub-layer read at the source. Sub-layers "
             "compute the same of the same input; the sum around them is not normalised alike."
         )
+    if source.causal != trunk.causal:
+        sight = {True: "only tokens before it", False: "all tokens"}
+        notes.append(f"At the source a token sees {sight[source.causal]}, in ours {sight[trunk.causal]}.")
     if source.activation != trunk.activation and _family(source.activation) == _family(trunk.activation):
         notes.append(f"The source's MLP has {source.activation}, ours {trunk.activation}: close, not equal.")
     if source.norm_eps != trunk.norm_eps:

@@ -33,6 +33,7 @@ class Layout:
     outer_norm: str  # pre-LN: behind the last block; post-LN: of the embeddings
     post_norm: bool = True
     transposed: bool = False  # weights as (inputs, outputs)
+    causal: bool = False  # a token sees those before it alone
 
 
 _BERT = Layout(
@@ -65,6 +66,7 @@ LAYOUTS: Mapping[str, Layout] = {
         outer_norm="ln_f",
         post_norm=False,
         transposed=True,
+        causal=True,
     ),
 }
 
@@ -108,6 +110,7 @@ def source_of(name: str, config: Any, tensors: Mapping[str, Tensor]) -> SourceMo
         activation=_first_of(config, "hidden_act", "activation_function", "activation"),
         norm_eps=float(_first_of(config, "layer_norm_eps", "layer_norm_epsilon", default=1e-12)),
         post_norm=layout.post_norm,
+        causal=layout.causal,
         blocks=tuple(blocks),
         shapes={key: tuple(value.shape) for key, value in tensors.items()},
     )

@@ -51,6 +51,7 @@ class Trunk:
     activation: str
     norm_eps: float
     post_norm: bool
+    causal: bool
     blocks: tuple[Mapping[str, str], ...]
     own: tuple[str, ...]
 
@@ -72,6 +73,7 @@ def vit_trunk(name: str, module: nn.Module) -> Trunk:
         activation=type(first.mlp.act).__name__.lower(),
         norm_eps=first.norm1.eps,
         post_norm=False,
+        causal=False,
         **_named(module, [f"blocks.{index}" for index in range(len(blocks))], VIT_PARTS),
     )
 
@@ -84,6 +86,7 @@ def own_trunk(config: SequenceModelConfig) -> Trunk:
         activation="relu",
         norm_eps=nn.LayerNorm(1).eps,
         post_norm=True,
+        causal=config.task == "next_token",
         **_named(SharedTrunk(config), [f"layers.{index}" for index in range(config.layers)], OWN_PARTS),
     )
 
