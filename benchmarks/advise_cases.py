@@ -21,7 +21,7 @@ from sklearn.preprocessing import scale
 
 from pipelines.stored import store_tables
 from uml_core.config import Experiment, parse_experiment
-from uml_core.corpora.known_answer import write_known_answer
+from uml_core.corpora.known_answer import LinearGaussian, write_known_answer
 from uml_core.corpora.openmoji_catalog import emoji_names, read_catalog
 from uml_core.corpora.readers import list_rows
 from uml_core.corpora.ready import ReadyEmbeddings, read_ready_embeddings
@@ -161,9 +161,8 @@ def synthetic_cases() -> Iterator[Case]:
     for num_classes, noise in ((100, 0.5), (100, 4.0), (20, 0.5), (20, 2.0)):
         for shared in (True, False):
             with tempfile.TemporaryDirectory() as folder:
-                written = write_known_answer(
-                    Path(folder), shared=shared, num_classes=num_classes, auxiliary_noise=noise, target_noise=2.0
-                )
+                settings = LinearGaussian(num_classes=num_classes, auxiliary_noise=noise, target_noise=2.0)
+                written = write_known_answer(Path(folder), settings, shared=shared)
                 corpora = yaml.safe_load(written.experiment.read_text(encoding="utf-8"))["corpora"]
                 experiment = parse_experiment({"name": "x", "store": folder, "target": "target", "corpora": corpora})
                 tables = {

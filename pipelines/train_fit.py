@@ -29,6 +29,7 @@ from uml_core.errors import InputError
 from uml_core.results import RunOutcome, measure_outcome, save_weights
 from uml_core.tracking import MLflowTracker, open_experiment, start_run
 from uml_core.training import TrainingRun
+from uml_core.transfer import transfer_plan
 
 MAX_LOSSES = 3  # of workers, and of the controller, in a run
 
@@ -55,10 +56,13 @@ def train_once(experiment: Experiment, stored: StoredData) -> RunOutcome:
 def _open_run(experiment: Experiment, attempt: Attempt, stored: StoredData) -> MLflowTracker:
     if attempt.run_id is not None:
         return MLflowTracker(experiment.tracking, attempt.run_id)
-    kind = run_kind(experiment)
+    kind, plan = run_kind(experiment), transfer_plan(experiment)  # weights that do not fit begin no run
     feeds = {"uml.feed": ",".join(f"{corpus}={feed}" for corpus, feed in stored.feeds.items())}
     tracker = start_run(experiment, name=kind, kind=kind, tags=provenance_tags(stored.fingerprints) | feeds)
     tracker.log_text(experiment.to_yaml(), "experiment.yaml")
+    if plan is not None:
+        logger.warning("%s Every tensor stands in transfer.md of run %s", plan.notes[0], tracker.run_id)
+        tracker.log_text(plan.table(), "transfer.md")
     attempt.begin(tracker.run_id)
     return tracker
 

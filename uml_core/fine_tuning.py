@@ -33,20 +33,22 @@ from uml_core.models.seeding import generator_of
 from uml_core.objective import Place
 from uml_core.pictures import PictureData, Pictures, TargetOrder, TrainPictures
 from uml_core.supervised import evaluate_head
+from uml_core.transfer import load_backbone, start_blocks, without_gradients
 
 ENCODE_ROWS = 64  # pictures encoded at once in an evaluation
 
 
 @dataclass(frozen=True)
 class PictureBatch(Batch):
-    """A batch whose target is pixels (B, 3, H, W), and the seed of the dropout it is computed with."""
+    """A batch whose target is pixels (B, 3, H, W), the seed of its dropout, and what it does not train."""
 
     seed: int = 0
+    frozen: tuple[nn.Parameter, ...] = ()
 
     def losses(self, model: nn.Module, world_size: int) -> dict[str, Tensor]:
         """Return each corpus's cross-entropy, averaged over its global batch; torch's random state stays as it was."""
         devices = {value.device for value in self.embeddings.values() if value.device.type == "cuda"}
-        with torch.random.fork_rng(list(devices)):
+        with torch.random.fork_rng(list(devices)), without_gradients(self.frozen):
             torch.manual_seed(self.seed)
             return super().losses(model, world_size)
 
@@ -58,9 +60,10 @@ class FineTuningObjective:
         self._experiment, self._data, self._place = experiment, data, place
         self._plan, self._parts = MixingPlan.of(experiment), parts_of(experiment.train.accumulate)
         self._encoder = target_encoder(experiment)
-        self._encoder.load(device=str(place.device))
+        load_backbone(experiment, self._encoder, str(place.device))
         heads = build_model(experiment, data).to(place.device)
         self.model = FineTunedModel(experiment, self._encoder, heads)
+        self._frozen = start_blocks(experiment, self.model.backbone)
         self._pictures = Pictures(data.raw, self._encoder, keep=data.keep)
         ranks = (place.rank, place.world_size)
         self._order = TargetOrder(self._plan, data.train[data.target].rows, experiment.seed, *ranks, self._parts)
@@ -90,7 +93,7 @@ class FineTuningObjective:
             return None
         rank, _ = part.as_rank(self._place.rank, self._place.world_size)
         seed = generator_of(self._experiment.seed, "dropout", step, rank, *corpora).initial_seed()
-        return PictureBatch(embeddings, labels, counts, batch.label_smoothing, seed)
+        return PictureBatch(embeddings, labels, counts, batch.label_smoothing, seed, self._frozen.at(step))
 
     def _pixels(self, step: int, positions: npt.NDArray[np.int64], share: slice) -> Tensor:
         """Return the cropped pixels (B, 3, H, W) of a share of the global batch."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -15,10 +16,11 @@ from uml_core.config import Experiment
 from uml_core.corpora.sequence_data import SequenceData, SequenceRows
 from uml_core.evaluation.sequence_probe import LinearProbe, sequence_features
 from uml_core.gradients import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
-from uml_core.mixing import MixingPlan, parts_of
+from uml_core.mixing import MixingPlan, Part, parts_of
 from uml_core.models.sequence_model import SequenceModel, build_sequence_model
 from uml_core.objective import Place
-from uml_core.sequence_feed import SequenceFeed
+from uml_core.sequence_feed import SequenceBatch, SequenceFeed
+from uml_core.transfer import start_blocks
 
 
 class SelfSupervisedObjective:
@@ -29,11 +31,16 @@ class SelfSupervisedObjective:
         self._data, self._place, self._plan = data, place, MixingPlan.of(experiment)
         self._precision, self._parts = experiment.train.precision, parts_of(experiment.train.accumulate)
         self.model: SequenceModel = build_sequence_model(experiment, data).to(place.device)
+        self._frozen = start_blocks(experiment, self.model.trunk)
         self._feed = SequenceFeed(data, self._plan, self.model, seed=experiment.seed, place=place)
 
     def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
         """Return a step's batch for some corpora."""
-        return accumulated(self._feed.batch(step, corpora, part) for part in self._parts)
+        return accumulated(self._part(step, corpora, part) for part in self._parts)
+
+    def _part(self, step: int, corpora: Sequence[str], part: Part) -> SequenceBatch | None:
+        batch, frozen = self._feed.batch(step, corpora, part), self._frozen.at(step)
+        return replace(batch, frozen=frozen) if batch is not None and frozen else batch
 
     def batch_rows(self, step: int, corpus: str) -> list[int]:
         """Return the row numbers of a corpus's table in a step's batch, over all ranks."""

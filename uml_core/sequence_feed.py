@@ -24,6 +24,7 @@ from uml_core.models.sequence_model import SequenceModel, TrunkInputs
 from uml_core.objective import Place
 from uml_core.sequence_losses import token_losses
 from uml_core.sequence_tasks import Mask, Places, Prediction, hidden_tokens, masked_token, next_token, num_targets
+from uml_core.transfer import without_gradients
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,13 @@ class SequenceBatch:
     global_counts: dict[str, int]
     global_targets: dict[str, int]
     weight: float = 1.0  # 0 on a rank without a sequence of its own: it takes part with one that does not count
+    frozen: tuple[nn.Parameter, ...] = ()  # not trained in this step
 
     def losses(self, model: nn.Module, world_size: int) -> dict[str, Tensor]:
         """Return each corpus's loss, averaged over the predicted tokens of its global batch."""
-        losses = token_losses(model(self.inputs), self.targets, self.global_targets, world_size)
+        with without_gradients(self.frozen):
+            predictions = model(self.inputs)
+        losses = token_losses(predictions, self.targets, self.global_targets, world_size)
         return losses if self.weight == 1 else {corpus: self.weight * loss for corpus, loss in losses.items()}
 
 

@@ -12,7 +12,7 @@ import pytest
 from pipelines import advise, embed
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from uml_core.config import parse_experiment
-from uml_core.corpora.known_answer import write_known_answer
+from uml_core.corpora.known_answer import LinearGaussian, write_known_answer
 
 WriteFile = Callable[..., Path]
 
@@ -31,7 +31,7 @@ def write_file(tmp_path: Path) -> WriteFile:
 def test_known_answers_are_told_apart(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     verdicts = {}
     for shared in (True, False):
-        file = write_known_answer(tmp_path / str(shared), shared=shared, num_classes=30).experiment
+        file = write_known_answer(tmp_path / str(shared), LinearGaussian(num_classes=30), shared=shared).experiment
         assert embed.main([str(file)]) == 0
         assert advise.main([str(file), "--draws", "4"]) == 0
         out = capsys.readouterr().out

@@ -13,7 +13,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import cross_val_score
 
 from uml_core.config import CorpusConfig, load_experiment
-from uml_core.corpora.known_answer import SPLIT_ROWS, class_latents, main, write_known_answer
+from uml_core.corpora.known_answer import SPLIT_ROWS, LinearGaussian, class_latents, main, write_known_answer
 from uml_core.corpora.ready import read_ready_embeddings
 from uml_core.errors import InputError
 
@@ -32,7 +32,7 @@ def predictability(inputs: npt.NDArray[np.float32], latents: npt.NDArray[np.floa
 
 
 def test_corpora_have_the_stated_rows_and_types(tmp_path: Path) -> None:
-    summary = write_known_answer(tmp_path, shared=True, num_classes=12, auxiliary_rows=5)
+    summary = write_known_answer(tmp_path, LinearGaussian(num_classes=12, auxiliary_rows=5), shared=True)
     target = pq.read_table(tmp_path / "target.parquet")
     auxiliary = pq.read_table(tmp_path / "auxiliary.parquet")
     assert target.schema.field("embedding").type == pa.list_(pa.float32(), 128)
@@ -52,7 +52,7 @@ def test_corpora_have_the_stated_rows_and_types(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("shared", "name"), [(True, "synthetic-shared"), (False, "synthetic-unrelated")])
 def test_experiment_file_is_ready_to_use(tmp_path: Path, shared: bool, name: str) -> None:
-    summary = write_known_answer(tmp_path / "form", shared=shared, num_classes=3)
+    summary = write_known_answer(tmp_path / "form", LinearGaussian(num_classes=3), shared=shared)
     experiment = load_experiment(summary.experiment)
     assert experiment.name == summary.name == name
     assert experiment.data.shots == 1
@@ -64,7 +64,7 @@ def test_experiment_file_is_ready_to_use(tmp_path: Path, shared: bool, name: str
 
 def test_same_seed_same_bytes_and_another_seed_other_bytes(tmp_path: Path) -> None:
     for folder, seed in (("first", 3), ("second", 3), ("other", 4)):
-        write_known_answer(tmp_path / folder, shared=True, num_classes=5, seed=seed)
+        write_known_answer(tmp_path / folder, LinearGaussian(num_classes=5), shared=True, seed=seed)
     for file in ("target.parquet", "auxiliary.parquet"):
         first, second, other = ((tmp_path / folder / file).read_bytes() for folder in ("first", "second", "other"))
         assert first == second
@@ -74,7 +74,7 @@ def test_same_seed_same_bytes_and_another_seed_other_bytes(tmp_path: Path) -> No
 def test_writing_again_leaves_the_files_alone(tmp_path: Path) -> None:
     stamps = []
     for _ in range(2):
-        write_known_answer(tmp_path, shared=True, num_classes=5)
+        write_known_answer(tmp_path, LinearGaussian(num_classes=5), shared=True)
         stamps.append({file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.parquet")})
     assert stamps[0] == stamps[1]
 
@@ -84,18 +84,17 @@ def test_only_the_shared_form_tells_about_the_latents(tmp_path: Path) -> None:
     write_known_answer(tmp_path / "unrelated", shared=False)
     targets = [(tmp_path / form / "target.parquet").read_bytes() for form in ("shared", "unrelated")]
     assert targets[0] == targets[1]
-    latents = class_latents(100, 8, seed=0)
+    latents = class_latents(LinearGaussian(), seed=0)
     assert predictability(class_means(tmp_path / "shared" / "target.parquet"), latents) > 0.9
     assert predictability(class_means(tmp_path / "shared" / "auxiliary.parquet"), latents) > 0.9
     assert predictability(class_means(tmp_path / "unrelated" / "auxiliary.parquet"), latents) < 0.1
 
 
-def test_bad_arguments_are_told_in_one_line(tmp_path: Path) -> None:
+def test_bad_settings_are_told_in_one_line() -> None:
     with pytest.raises(InputError, match="num_classes is 0"):
-        write_known_answer(tmp_path, shared=True, num_classes=0)
+        LinearGaussian(num_classes=0)
     with pytest.raises(InputError, match="target_noise is -1"):
-        write_known_answer(tmp_path, shared=True, target_noise=-1.0)
-    assert not list(tmp_path.iterdir())
+        LinearGaussian(target_noise=-1.0)
 
 
 def test_command_line_writes_the_form_into_its_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,16 @@ from uml_core.corpora.training_data import build_training_data
 from uml_core.errors import InputError
 
 TEXT = {"modality": "text", "format": "table", "path": "names.jsonl"}
+TRANSFER = {
+    "encoders.image": {"source": "timm", "name": "vit_base_patch16_224", "weights": "random"},
+    "model.backbone": "finetune",
+    "model.transfer": {"source": "bert-base-uncased"},
+}
+# What an experiment needs for a space that is not for any of them; dots are written as in `experiment`.
+FOR_SPACE: dict[str, dict[str, Any]] = {
+    "self_supervised": {"objective": "self_supervised"},
+    "weight_transfer": TRANSFER,
+}
 
 
 def experiment(**changes: Any) -> Experiment:
@@ -53,7 +63,7 @@ def only(*corpora: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", available_spaces())
 def test_every_space_states_its_question_and_gives_every_arm_the_same_budget_and_seeds(name: str) -> None:
-    given_experiment = experiment(objective="self_supervised") if name == "self_supervised" else experiment()
+    given_experiment = experiment(**FOR_SPACE.get(name, {}))
     space = load_space(name, given_experiment)
     specs = trials_of(space, given_experiment)
     assert space.question.endswith("?")
@@ -257,3 +267,27 @@ def test_overrides_are_not_written_into() -> None:
     changed = experiment().override({"mixing.loss_weight": weights, "mixing.loss_weight.names": 0.1})
     assert changed.mixing.loss_weight == {"names": 0.1, "other": 0.0}
     assert weights == {"names": 0.5, "other": 0.0}
+
+
+def test_weight_transfer_claims_what_is_trained_or_what_is_frozen() -> None:
+    space = load_space("weight_transfer", experiment(**TRANSFER))
+    assert (space.baseline, space.headline) == ("scratch", "transferred")
+    trials = trials_of(space, experiment(**TRANSFER))
+    asked = {spec.arm: spec.experiment.model.transfer for spec in trials}
+    assert asked["scratch"] is None
+    assert {name: (each.freeze_steps, each.control) for name, each in asked.items() if each} == {
+        "transferred": (0, "none"),
+        "shuffled": (0, "shuffled"),
+        "frozen_then_trained": (3200, "none"),
+        "scratch_frozen": ("all", "scratch"),
+        "transferred_frozen": ("all", "none"),
+        "shuffled_frozen": ("all", "shuffled"),
+    }
+    frozen = load_space("weight_transfer", experiment(**TRANSFER).override({"model.transfer.freeze_steps": "all"}))
+    assert (frozen.baseline, frozen.headline) == ("scratch_frozen", "transferred_frozen")
+    for steps, expected in ((70, 70), ("all", 3200)):
+        given_experiment = experiment(**TRANSFER).override({"model.transfer.freeze_steps": steps})
+        arms = {arm.name: arm.overrides for arm in load_space("weight_transfer", given_experiment).arms}
+        assert arms["frozen_then_trained"]["model.transfer.freeze_steps"] == expected
+    with pytest.raises(InputError, match=r"experiment pets has no model.transfer; give one"):
+        load_space("weight_transfer", experiment())

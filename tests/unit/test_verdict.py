@@ -237,3 +237,21 @@ def test_unequal_budgets_decide_nothing_in_a_space_with_controls() -> None:
     found = verdict(records)
     assert found.kind == "undecided"
     assert "with unequal search budgets; run tune --space controls" in found.text
+
+
+@pytest.mark.parametrize("suffix", ["", "_frozen"])
+def test_a_weight_transfer_must_stand_above_its_shuffled_weights(suffix: str) -> None:
+    arms = {f"scratch{suffix}": 0.5, f"transferred{suffix}": 0.6, f"shuffled{suffix}": 0.52}
+
+    def found(changes: Mapping[str, float]) -> Verdict:
+        parent = parent_record("weight_transfer", headline=f"transferred{suffix}", uml_baseline=f"scratch{suffix}")
+        return verdict(sweep_records({**arms, **changes}, parent=parent))
+
+    gain = found({})
+    assert gain.kind == "gain"
+    assert "the text model's weights raise test accuracy on pictures by +10" in gain.text
+    assert "beyond the shuffled control" in gain.text
+    assert found({f"shuffled{suffix}": 0.6}).kind == "no_gain"
+    harm = found({f"transferred{suffix}": 0.4})
+    assert harm.kind == "harm"
+    assert harm.text.endswith("leave them out.")

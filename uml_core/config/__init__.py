@@ -13,6 +13,7 @@ from uml_core.config.training import (
     PicturesConfig,
     SequenceModelConfig,
     TrainConfig,
+    TransferConfig,
     TuneConfig,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "SequenceModelConfig",
     "TrackingConfig",
     "TrainConfig",
+    "TransferConfig",
     "TuneConfig",
     "flatten",
     "hash_of",

@@ -15,6 +15,7 @@ Modality = Literal["image", "text", "audio", "vector", "sequence"]
 CorpusFormat = Literal[
     "folder", "table", "descriptors", "templates", "webdataset", "embeddings", "tokens", "multibench"
 ]
+RANDOM_WEIGHTS = "random"  # encoders.image.weights: none are loaded, for training from scratch
 READY_FORMATS = ("embeddings", "tokens", "multibench")  # adopted as they are: no encoder
 CorpusControl = Literal["none", "shuffled_labels", "noise", "unrelated"]
 MultiBenchDataset = Literal["mosi", "mosei", "mustard", "ur_funny", "mimic"]
@@ -27,11 +28,21 @@ class EncoderConfig(Settings):
     source: Literal["package", "timm", "transformers", "module"]
     name: str  # module: "package.module:factory", your own encoder (uml_core/encoders/base.py)
     pooling: Literal["auto", "mean", "cls", "last", "tokens"] = "auto"  # tokens: a sequence a row, for self_supervised
-    weights: str | None = None  # a local directory or file, for machines without a model hub
+    weights: str | None = None  # a local directory or file, for machines without a model hub; timm: or random
     image_size: PositiveCount | None = None  # None: the model's own
+    depth: PositiveCount | None = None  # timm's ViTs: so many blocks; None: the model's own
+    heads: PositiveCount | None = None  # timm's ViTs: so many attention heads; None: the model's own
     max_length: PositiveCount = 256  # text: tokens kept
     max_seconds: Positive = 10.0  # audio: longer clips are cut
     compile: bool = False  # torch.compile: a minute at the start, for long runs on a GPU
+
+    @model_validator(mode="after")
+    def _belongs_to_timm(self) -> Self:
+        settings = {"weights=random": self.weights == RANDOM_WEIGHTS, "depth": self.depth, "heads": self.heads}
+        for setting, is_set in settings.items():
+            if is_set and self.source != "timm":
+                raise ValueError(f"{setting} is set on source {self.source}; it belongs to source timm")
+        return self
 
 
 class TrackingConfig(Settings):

@@ -156,6 +156,20 @@ class Experiment(Settings):
         return self
 
     @model_validator(mode="after")
+    def _a_transfer_has_a_trunk(self) -> Self:
+        transfer, encoder = self.model.transfer, self.encoder_of(self.target)
+        if transfer is None or self.objective == "self_supervised":
+            return self
+        needs = {
+            f"model.backbone=finetune, not {self.model.backbone}": self.model.backbone == "finetune",
+            "encoders.image of source timm": encoder is not None and encoder.source == "timm",
+        }
+        for need, is_met in needs.items():
+            if not is_met:
+                raise ValueError(f"model.transfer starts blocks of a trained trunk, which needs {need}; or remove it")
+        return self
+
+    @model_validator(mode="after")
     def _a_solver_has_a_convex_problem(self) -> Self:
         if self.optim.name != "lbfgs":
             return self

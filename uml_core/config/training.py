@@ -10,6 +10,21 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from uml_core.config.base import Count, Fraction01, NonNegative, Positive, PositiveCount, Settings
 
 
+class TransferConfig(Settings):
+    """Transformer blocks that start from a text model's (PAPER.md section 6, weight transfer).
+
+    Objective supervised: those of the target's encoder, a timm ViT under backbone finetune; self_supervised: those of
+    the shared trunk. Width, heads and MLP must be the text model's; of the blocks, as many as both have are started.
+    """
+
+    source: str  # a local directory, minilm_l6 (packaged), or a name on the hub: BERT-like or GPT-2
+    blocks: PositiveCount | None = None  # the first so many; None: as many as both have
+    freeze_steps: Count | Literal["all"] = 0  # steps in which what was copied is not trained
+    # shuffled: the entries of every copied tensor in an order drawn by the seed; scratch: nothing is copied, and the
+    # same parameters are frozen.
+    control: Literal["none", "shuffled", "scratch"] = "none"
+
+
 class ModelConfig(Settings):
     """The shared-weight model: projections into one width, one head for all corpora.
 
@@ -25,6 +40,7 @@ class ModelConfig(Settings):
     scale_init: Positive = 1.0
     normalize: bool = False  # L2-normalise embeddings first (for CLIP encoders, with scale_init 100)
     shared_width: PositiveCount | None = None  # None: the width of the corpus that initialises the head
+    transfer: TransferConfig | None = None  # {source: DIR}: blocks start from a text model's; None: they do not
 
 
 class SequenceModelConfig(Settings):

@@ -28,13 +28,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
-import yaml
 
+from uml_core.corpora.synthetic_files import (
+    SyntheticSummary,
+    check_settings,
+    row_ids,
+    stream,
+    write_experiment,
+    write_rows,
+)
 from uml_core.errors import InputError
 
 Floats = npt.NDArray[np.float32]
@@ -44,92 +51,77 @@ STREAMS = {"latents": 0, "target_map": 1, "target_noise": 2, "auxiliary_map": 3,
 
 
 @dataclass(frozen=True)
-class KnownAnswerSummary:
-    """Where a synthetic experiment was written, and how large it is."""
+class LinearGaussian:
+    """Sizes and scales. Raises InputError for a count below 1, or a scale that is negative or not finite."""
 
-    directory: Path
-    experiment: Path
-    name: str
-    target_rows: dict[str, int]  # per split
-    auxiliary_rows: int
+    num_classes: int = 100  # C
+    latent_dim: int = 8  # L
+    target_dim: int = 128
+    auxiliary_dim: int = 32
+    auxiliary_rows: int = 20  # of a class
+    target_signal: float = 1.0  # standard deviation of a coordinate that class latents give the target
+    target_noise: float = 1.0  # standard deviation of the noise on it
+    auxiliary_noise: float = 0.5  # the same for the auxiliary corpus, whose signal has standard deviation 1
+
+    def __post_init__(self) -> None:
+        scales = {name: value for name, value in vars(self).items() if name.endswith(("signal", "noise"))}
+        check_settings({name: value for name, value in vars(self).items() if name not in scales}, scales)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes in order."""
+        return [f"class-{index:0{len(str(self.num_classes - 1))}d}" for index in range(self.num_classes)]
 
 
 def write_known_answer(
-    output_dir: Path,
-    *,
-    shared: bool,
-    num_classes: int = 100,
-    latent_dim: int = 8,
-    target_dim: int = 128,
-    auxiliary_dim: int = 32,
-    target_signal: float = 1.0,
-    target_noise: float = 1.0,
-    auxiliary_noise: float = 0.5,
-    auxiliary_rows: int = 20,
-    seed: int = 0,
-) -> KnownAnswerSummary:
+    output_dir: Path, settings: LinearGaussian | None = None, *, shared: bool, seed: int = 0
+) -> SyntheticSummary:
     """Write one synthetic experiment; the same arguments give the same files, and a second call keeps them.
 
     Args:
         output_dir: folder for the two corpora and experiment.yaml; the store will lie in it, too.
+        settings: sizes and scales; None: the defaults.
         shared: whether the auxiliary corpus comes from the target's latents, or from its own.
-        num_classes: C.
-        latent_dim: L.
-        target_dim: width of the target's embeddings.
-        auxiliary_dim: width of the auxiliary embeddings.
-        target_signal: standard deviation of a coordinate that class latents give the target.
-        target_noise: standard deviation of the noise on it.
-        auxiliary_noise: the same for the auxiliary corpus, whose signal has standard deviation 1.
-        auxiliary_rows: auxiliary rows of a class.
         seed: draws everything.
-
-    Raises:
-        InputError: a count is below 1, or a scale is negative or not finite.
     """
-    counts = {
-        "num_classes": num_classes,
-        "latent_dim": latent_dim,
-        "target_dim": target_dim,
-        "auxiliary_dim": auxiliary_dim,
-        "auxiliary_rows": auxiliary_rows,
-    }
-    _check(counts, {"target_signal": target_signal, "target_noise": target_noise, "auxiliary_noise": auxiliary_noise})
-    latents_CL = class_latents(num_classes, latent_dim, seed=seed)
-    target_map = _draw("target_map", seed, (target_dim, latent_dim)) / np.sqrt(latent_dim)
-    auxiliary_map = _draw("auxiliary_map", seed, (auxiliary_dim, latent_dim)) / np.sqrt(latent_dim)
-    auxiliary_latents_CL = latents_CL if shared else _draw("unrelated", seed, (num_classes, latent_dim))
-    names = [f"class-{index:0{len(str(num_classes - 1))}d}" for index in range(num_classes)]
-    splits = [split for split, rows in SPLIT_ROWS.items() for _ in range(rows)]
-
-    target_means_CD = target_signal * latents_CL @ target_map.T
-    target = _rows(target_means_CD, len(splits), target_noise, _stream("target_noise", seed))
-    auxiliary_means_CD = auxiliary_latents_CL @ auxiliary_map.T
-    auxiliary = _rows(auxiliary_means_CD, auxiliary_rows, auxiliary_noise, _stream("auxiliary_noise", seed))
+    settings = settings or LinearGaussian()
+    splits = [split for split, rows in SPLIT_ROWS.items() for _ in range(rows)] * settings.num_classes
     output_dir.mkdir(parents=True, exist_ok=True)
-    labels = [name for name in names for _ in splits]
-    _write_corpus(output_dir / "target.parquet", "target", labels, splits * num_classes, target)
-    auxiliary_labels = [name for name in names for _ in range(auxiliary_rows)]
-    _write_corpus(
-        output_dir / "auxiliary.parquet", "auxiliary", auxiliary_labels, ["train"] * len(auxiliary_labels), auxiliary
-    )
+    _write_corpus(output_dir, "target", settings, splits, target_rows(settings, seed=seed))
+    auxiliary_ND = auxiliary_rows(settings, shared=shared, seed=seed)
+    _write_corpus(output_dir, "auxiliary", settings, ["train"] * len(auxiliary_ND), auxiliary_ND)
     name = f"synthetic-{'shared' if shared else 'unrelated'}"
-    experiment = output_dir / "experiment.yaml"
-    experiment.write_text(_experiment(name, output_dir, seed), encoding="utf-8")
-    target_rows = {split: rows * num_classes for split, rows in SPLIT_ROWS.items()}
-    return KnownAnswerSummary(output_dir, experiment, name, target_rows, len(auxiliary))
+    experiment = write_experiment(
+        output_dir,
+        _experiment(name, output_dir, seed),
+        f"SYNTHETIC known-answer experiment ({name}): linear-Gaussian embeddings, no real data.",
+    )
+    rows = {split: rows * settings.num_classes for split, rows in SPLIT_ROWS.items()}
+    return SyntheticSummary(output_dir, experiment, name, rows, len(auxiliary_ND))
 
 
-def class_latents(num_classes: int, latent_dim: int, *, seed: int) -> npt.NDArray[np.float64]:
+def class_latents(settings: LinearGaussian, *, seed: int) -> npt.NDArray[np.float64]:
     """Return the target's class latents z (C, L): the ground truth that tests compare with."""
-    return _draw("latents", seed, (num_classes, latent_dim))
+    return _draw("latents", seed, (settings.num_classes, settings.latent_dim))
 
 
-def _stream(purpose: str, seed: int) -> np.random.Generator:
-    return np.random.default_rng([seed % 2**32, STREAMS[purpose]])
+def target_rows(settings: LinearGaussian, *, seed: int) -> Floats:
+    """Return the target's rows (N, D), classes and in them splits in order."""
+    map_DL = _draw("target_map", seed, (settings.target_dim, settings.latent_dim)) / np.sqrt(settings.latent_dim)
+    means_CD = settings.target_signal * class_latents(settings, seed=seed) @ map_DL.T
+    return _rows(means_CD, sum(SPLIT_ROWS.values()), settings.target_noise, stream(seed, STREAMS["target_noise"]))
+
+
+def auxiliary_rows(settings: LinearGaussian, *, shared: bool, seed: int) -> Floats:
+    """Return the auxiliary corpus's rows (N, D), classes in order: from the target's latents, or from their own."""
+    map_DL = _draw("auxiliary_map", seed, (settings.auxiliary_dim, settings.latent_dim)) / np.sqrt(settings.latent_dim)
+    own_CL = _draw("unrelated", seed, (settings.num_classes, settings.latent_dim))
+    means_CD = (class_latents(settings, seed=seed) if shared else own_CL) @ map_DL.T
+    return _rows(means_CD, settings.auxiliary_rows, settings.auxiliary_noise, stream(seed, STREAMS["auxiliary_noise"]))
 
 
 def _draw(purpose: str, seed: int, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
-    return _stream(purpose, seed).standard_normal(shape)
+    return stream(seed, STREAMS[purpose]).standard_normal(shape)
 
 
 def _rows(means_CD: npt.NDArray[np.float64], repeats: int, noise: float, rng: np.random.Generator) -> Floats:
@@ -138,29 +130,24 @@ def _rows(means_CD: npt.NDArray[np.float64], repeats: int, noise: float, rng: np
     return (rows_ND + noise * rng.standard_normal(rows_ND.shape)).astype(np.float32)
 
 
-def _write_corpus(file: Path, corpus: str, labels: Sequence[str], splits: Sequence[str], embeddings_ND: Floats) -> None:
-    width = len(str(len(labels)))
+def _write_corpus(
+    directory: Path, corpus: str, settings: LinearGaussian, splits: Sequence[str], embeddings_ND: Floats
+) -> None:
+    labels = np.repeat(settings.class_names, len(splits) // settings.num_classes)
     columns = {
-        "id": [f"synthetic-{corpus}-{index:0{width}d}" for index in range(len(labels))],
-        "label": list(labels),
+        "id": row_ids(corpus, len(labels)),
+        "label": labels.tolist(),
         "split": list(splits),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings_ND.reshape(-1)), embeddings_ND.shape[1]),
     }
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink)
-    content = sink.getvalue().to_pybytes()
-    if file.is_file() and file.read_bytes() == content:  # keep its time: the store knows ready embeddings by it
-        return
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(file)
+    write_rows(directory / f"{corpus}.parquet", columns)
 
 
-def _experiment(name: str, folder: Path, seed: int) -> str:
+def _experiment(name: str, folder: Path, seed: int) -> dict[str, Any]:
     def corpus(file: str) -> dict[str, str]:
         return {"modality": "vector", "format": "embeddings", "path": (folder / file).as_posix()}
 
-    settings = {
+    return {
         "name": name,
         "seed": seed,
         "store": (folder / "store").as_posix(),
@@ -171,17 +158,6 @@ def _experiment(name: str, folder: Path, seed: int) -> str:
         "optim": {"lr": 0.01, "weight_decay": 0.01},
         "train": {"max_steps": 600, "batch_size": 32, "eval_every": 50, "patience": 12},
     }
-    header = f"# SYNTHETIC known-answer experiment ({name}): linear-Gaussian embeddings, no real data.\n"
-    return header + yaml.safe_dump(settings, sort_keys=False)
-
-
-def _check(counts: dict[str, int], scales: dict[str, float]) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"{name} is {count}; expected a whole number of at least 1")
-    for name, scale in scales.items():
-        if not (np.isfinite(scale) and scale >= 0):
-            raise InputError(f"{name} is {scale}; expected a finite number of at least 0")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -202,9 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InputError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    rows = ", ".join(f"{count} {split}" for split, count in summary.target_rows.items())
-    print(f"{summary.name} (synthetic): target rows {rows}; {summary.auxiliary_rows} auxiliary rows")
-    print(f"Experiment: {summary.experiment}")
+    print(summary)
     return 0
 
 

@@ -81,7 +81,8 @@ class Encoder(ABC):
     def identity(self) -> dict[str, Any]:
         """Return everything that decides the numbers, as JSON values: by default every setting, and a digest of the
         file the encoder is written in."""
-        return {**self.config.model_dump(mode="json", exclude={"compile"}), "code": source_digest(type(self))}
+        settings = self.config.model_dump(mode="json", exclude={"compile", "depth", "heads"})  # these two are timm's
+        return {**settings, "code": source_digest(type(self))}
 
     @abstractmethod
     def decode(self, raw: Raw) -> Decoded:

@@ -19,12 +19,14 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor
 
 from uml_core.config import EncoderConfig
+from uml_core.config.corpora import RANDOM_WEIGHTS
 from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, TorchEncoder
 from uml_core.encoders.pictures import open_picture
 from uml_core.encoders.weights import UNREADABLE, file_digest, first_line, hub_reachable, local_weights
 from uml_core.errors import InputError, nearest
 
+RANDOM_SEED = 0  # of random weights in the store; training draws them by the experiment's seed
 POOLINGS = {"auto": None, "tokens": None, "cls": "token", "mean": "avg"}  # timm's names; None: the model's own
 
 
@@ -52,6 +54,15 @@ class PixelEncoder(TorchEncoder):
         """The module that `load` loaded, for training it."""
         module: torch.nn.Module = getattr(self._model, "_orig_mod", self._model)
         return module
+
+    def load_random(self, seed: int, *, device: str = "cpu") -> None:
+        """Take random weights, as the module draws them, by a seed."""
+        self._place(self._random_model(seed), device, "float32")
+
+    def _random_model(self, seed: int) -> torch.nn.Module:
+        with torch.random.fork_rng(devices=[]):  # torch's own random state stays as it was
+            torch.manual_seed(seed)
+            return self._empty_model()
 
     def load_weights(self, weights: Mapping[str, Tensor], *, device: str = "cpu", precision: str = "float32") -> None:
         """Take fine-tuned weights instead of those the settings name."""
@@ -100,8 +111,8 @@ class TimmEncoder(PixelEncoder):
     def dim(self) -> int:
         """Width of the pooled feature or token, read off the model built without memory for its weights."""
         # timm: num_features is the trunk's width, head_hidden_size that of a pooled pre-classifier layer.
-        hidden = None if self.yields_tokens else getattr(self._skeleton, "head_hidden_size", None)
-        return int(hidden or self._skeleton.num_features)
+        hidden = None if self.yields_tokens else getattr(self.skeleton, "head_hidden_size", None)
+        return int(hidden or self.skeleton.num_features)
 
     def identity(self) -> dict[str, Any]:
         """Return name, weights' revision, preprocessing and pooling."""
@@ -111,6 +122,7 @@ class TimmEncoder(PixelEncoder):
             "weights": self._weights_revision(),
             "preprocessing": {key: self._data_config[key] for key in sorted(self._data_config)},
             "pooling": self.config.pooling,
+            **_resized(self.config),
         }
 
     def decode(self, raw: Raw) -> Decoded:
@@ -140,10 +152,10 @@ class TimmEncoder(PixelEncoder):
         if not self.yields_tokens:
             return to_numpy(features)
         if features.ndim == 4:  # convolutional models: (B, D, H, W), Swin and its kin: (B, H, W, D)
-            channels_last = getattr(self._skeleton, "output_fmt", "NCHW") == "NHWC"
+            channels_last = getattr(self.skeleton, "output_fmt", "NCHW") == "NHWC"
             tokens_BTD = features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
         else:
-            tokens_BTD = features[:, int(getattr(self._skeleton, "num_prefix_tokens", 0)) :]
+            tokens_BTD = features[:, int(getattr(self.skeleton, "num_prefix_tokens", 0)) :]
         return list(to_numpy(tokens_BTD))
 
     @property
@@ -151,7 +163,8 @@ class TimmEncoder(PixelEncoder):
         return np.float32(self._data_config["mean"]) * 255, np.float32(self._data_config["std"]) * 255
 
     @property
-    def _skeleton(self) -> Any:
+    def skeleton(self) -> Any:
+        """The module without memory for its weights. Raises InputError for a name that timm does not know."""
         if not timm.is_model(self.timm_name):
             hint = nearest(self.timm_name.split(".")[0], timm.list_models())
             raise InputError(f"encoders.image.name is '{self.config.name}', which timm does not know{hint}")
@@ -161,7 +174,7 @@ class TimmEncoder(PixelEncoder):
     def _data_config(self) -> dict[str, Any]:
         size = self.config.image_size
         given = {} if size is None else {"input_size": (3, size, size)}
-        return dict(resolve_data_config(given, model=self._skeleton))
+        return dict(resolve_data_config(given, model=self.skeleton))
 
     @functools.cached_property
     def _picture_transforms(self) -> list[Any]:
@@ -173,6 +186,8 @@ class TimmEncoder(PixelEncoder):
         return model
 
     def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
+        if self.config.weights == RANDOM_WEIGHTS:
+            return self._random_model(RANDOM_SEED)
         if self.config.weights is not None:
             model = self._empty_model()
             file = local_weights(self.config.weights, setting="encoders.image.weights")
@@ -193,16 +208,18 @@ class TimmEncoder(PixelEncoder):
         )
 
     def _is_cached(self) -> bool:
-        repository = self._skeleton.pretrained_cfg.get("hf_hub_id")
+        repository = self.skeleton.pretrained_cfg.get("hf_hub_id")
         names = ("model.safetensors", "pytorch_model.bin")
         return bool(repository) and any(
             isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str) for name in names
         )
 
     def _weights_revision(self) -> str:
+        if self.config.weights == RANDOM_WEIGHTS:
+            return RANDOM_WEIGHTS
         if self.config.weights is not None:
             return file_digest(local_weights(self.config.weights, setting="encoders.image.weights"))
-        cfg = self._skeleton.pretrained_cfg
+        cfg = self.skeleton.pretrained_cfg
         return str(cfg.get("hf_hub_id") or cfg.get("url") or "unknown")
 
 
@@ -212,7 +229,7 @@ def create_timm_model(timm_name: str, config: EncoderConfig, *, pretrained: bool
         raise InputError(
             f"encoders.image.pooling is '{config.pooling}'; image encoders have auto, cls, mean and tokens"
         )
-    options: dict[str, Any] = {"num_classes": 0}
+    options: dict[str, Any] = {"num_classes": 0, **_resized(config)}
     if config.image_size is not None:
         options["img_size"] = config.image_size
     if POOLINGS[config.pooling] is not None:
@@ -220,10 +237,16 @@ def create_timm_model(timm_name: str, config: EncoderConfig, *, pretrained: bool
     try:
         return timm.create_model(timm_name, pretrained=pretrained, **options)
     except (TypeError, AssertionError) as error:
+        sizes = "".join(f", {name}={value}" for name, value in _resized(config).items())
         raise InputError(
-            f"encoders.image '{config.name}' does not take pooling={config.pooling}, image_size={config.image_size}: "
-            f"{first_line(error)}"
+            f"encoders.image '{config.name}' does not take pooling={config.pooling}, "
+            f"image_size={config.image_size}{sizes}: {first_line(error)}"
         ) from None
+
+
+def _resized(config: EncoderConfig) -> dict[str, int]:
+    """Return the sizes of a ViT that are not its own, under timm's names."""
+    return {name: value for name, value in (("depth", config.depth), ("num_heads", config.heads)) if value is not None}
 
 
 def _load_checkpoint(model: torch.nn.Module, file: Path, *, name: str) -> None:
@@ -256,7 +279,7 @@ class PackagedEfficientNet(TimmEncoder):
     @property
     def _data_config(self) -> dict[str, Any]:
         # The package's inputs are (x - 127) / 128 on 0..255.
-        config = dict(resolve_data_config({}, model=self._skeleton))
+        config = dict(resolve_data_config({}, model=self.skeleton))
         return {**config, "mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
 
     def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:

@@ -159,7 +159,7 @@ class PackagedMiniLM(TransformersTextEncoder):
 @functools.lru_cache(maxsize=8)
 def _tokenizer(location: str) -> Any:
     # One a process: loading it takes as long as tokenising a thousand sentences.
-    tokenizer = from_hub(AutoTokenizer, location, modality="text")
+    tokenizer = from_hub(AutoTokenizer, location, setting="encoders.text")
     tokenizer.truncation_side = tokenizer.padding_side = "right"
     return tokenizer
 

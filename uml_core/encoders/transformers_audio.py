@@ -253,4 +253,4 @@ ENCODERS: dict[str, type[TransformersAudioEncoder]] = {
 
 @functools.lru_cache(maxsize=8)
 def _extractor(location: str) -> Any:
-    return from_hub(AutoFeatureExtractor, location, modality="audio")
+    return from_hub(AutoFeatureExtractor, location, setting="encoders.audio")

@@ -146,4 +146,4 @@ class TransformersImageEncoder(PixelEncoder):
 @functools.lru_cache(maxsize=8)
 def _processor(location: str) -> Any:
     # Its PIL backend: what the models were evaluated with, and it runs in a decode task on a CPU.
-    return from_hub(AutoImageProcessor, location, modality="image", backend="pil")
+    return from_hub(AutoImageProcessor, location, setting="encoders.image", backend="pil")

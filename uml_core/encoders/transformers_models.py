@@ -123,7 +123,7 @@ class HubModel:
         """Load the weights. Raises InputError if any the encoder uses are missing: they would be random."""
         loader = getattr(transformers, self.kind.loader)
         options = {"config": self.config, "dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, report = from_hub(loader, self.location, modality=self.modality, **options)
+        model, report = from_hub(loader, self.location, setting=f"encoders.{self.modality}", **options)
         random = {key for key in report["missing_keys"] if not self._is_unused(key)}
         random |= {str(key[0]) for key in report["mismatched_keys"]}
         if random:
@@ -145,7 +145,7 @@ class HubModel:
 @functools.lru_cache(maxsize=32)
 def hub_model(location: str, modality: str) -> HubModel:
     """Return what config.json says of a model. Raises InputError if it is not there, or of no supported type."""
-    config = from_hub(AutoConfig, location, modality=modality)
+    config = from_hub(AutoConfig, location, setting=f"encoders.{modality}")
     types = MODEL_TYPES[modality]
     kind = types.get(config.model_type)
     if kind is None:

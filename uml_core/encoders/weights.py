@@ -69,8 +69,15 @@ def source_digest(cls: type) -> str:
         return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def from_hub(factory: Any, location: str, *, modality: str, **options: Any) -> Any:
+def from_hub(factory: Any, location: str, *, setting: str, place: str | None = None, **options: Any) -> Any:
     """Call `factory.from_pretrained` on a local directory, the hub's local cache, or the hub, in this order.
+
+    Args:
+        factory: a class of transformers.
+        location: a directory, or a name on the hub.
+        setting: what named it, for messages: encoders.text, say.
+        place: the setting that takes a directory; None: SETTING.weights.
+        options: for `from_pretrained`.
 
     Raises:
         InputError: the model is in none of them, or is damaged, or needs a package that is not installed.
@@ -82,11 +89,11 @@ def from_hub(factory: Any, location: str, *, modality: str, **options: Any) -> A
         return factory.from_pretrained(location, local_files_only=True, **options)
     except UNREADABLE as error:
         if isinstance(error, ImportError) or is_directory or not hub_reachable():
-            raise InputError(_explain(error, location, modality=modality, is_directory=is_directory)) from None
+            raise InputError(_explain(error, location, setting, place or f"{setting}.weights")) from None
     try:
         return factory.from_pretrained(location, **options)
     except UNREADABLE as error:
-        raise InputError(_explain(error, location, modality=modality, is_directory=is_directory)) from None
+        raise InputError(_explain(error, location, setting, place or f"{setting}.weights")) from None
 
 
 def hub_reachable() -> bool:
@@ -102,23 +109,22 @@ def hub_reachable() -> bool:
         return False
 
 
-def _explain(error: Exception, location: str, *, modality: str, is_directory: bool) -> str:
-    setting = f"encoders.{modality}"
+def _explain(error: Exception, location: str, setting: str, place: str) -> str:
     reason = first_line(error)
     if "sentencepiece" in str(error) or "tiktoken" in str(error):  # transformers names the one, either reads the file
         return f"{setting} '{location}' has a sentencepiece tokenizer (tokenizer.model); run pip install sentencepiece"
     if isinstance(error, ImportError):
         return f"{setting} '{location}' needs a package that is not installed: {reason}"
-    if is_directory:
+    if Path(location).is_dir():
         return (
-            f"{setting}.weights is {location}, which does not hold a whole model ({reason}); "
+            f"{place} is {location}, which does not hold a whole model ({reason}); "
             "it needs config.json, the weights, and the files of its tokenizer or preprocessor"
         )
     if location.startswith((".", "/", "~")):
-        return f"{setting}.weights is {location}, which is no directory; set {setting}.weights=DIR to a local model"
+        return f"{place} is {location}, which is no directory; set {place}=DIR to a local model"
     return (
         f"{setting} '{location}' is not in the local hub cache {huggingface_hub.constants.HF_HUB_CACHE} and cannot be "
-        f"fetched; set {setting}.weights=DIR to a local directory that holds the model, or HF_HOME to another cache"
+        f"fetched; set {place}=DIR to a local directory that holds the model, or HF_HOME to another cache"
     )
 
 

@@ -16,6 +16,7 @@ from uml_core.evaluation.statistics import PairedDifference, holm, paired_differ
 from uml_core.reporting.collect import (
     DECIDING_SPACES,
     NEEDED_CONTROLS,
+    WEIGHT_TRANSFER,
     ArmResults,
     Condition,
     SweepResults,
@@ -176,7 +177,7 @@ def _condition_verdict(sweep: SweepResults, condition: Condition) -> ConditionVe
 
 def _claims(sweep: SweepResults, condition: Condition, headline: ArmResults) -> tuple[Claim, ...]:
     """Compare the headline arm with the baseline (first), the linear probe and its matched controls."""
-    suffix = "_init" if sweep.headline.endswith("_init") else ""
+    suffix = next((suffix for suffix in ("_init", "_frozen") if sweep.headline.endswith(suffix)), "")
     against = [sweep.baseline, "linear_probe", f"shuffled{suffix}", f"noise{suffix}", f"unrelated{suffix}"]
     differences: dict[str, PairedDifference] = {}
     for name in against:
@@ -198,7 +199,7 @@ def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]
     if main.holds_below:
         return "harm", (
             f"Warning, harm {where}: {corpora} lower{verb_s} test accuracy on {sweep.target} ({measured}); "
-            f"leave {'it' if verb_s else 'them'} out, or lower mixing.loss_weight."
+            f"leave {'it' if verb_s else 'them'} out{'' if _is_transfer(sweep) else ', or lower mixing.loss_weight'}."
         )
     if not main.holds_above:
         return "no_gain", f"No gain {where}: {corpora} make{verb_s} no reliable difference ({measured})."
@@ -269,10 +270,16 @@ def _without_controls(sweep: SweepResults, condition: Condition, main: Claim) ->
 
 
 def _corpora(sweep: SweepResults) -> tuple[str, str]:
-    """Return the auxiliary corpora in words, and "s" for the verb if there is one (names are taken as plural)."""
+    """Return what is judged in words, and "s" for the verb if it is one thing (corpora's names are taken as plural)."""
+    if _is_transfer(sweep):
+        return "the text model's weights", ""
     names = sweep.auxiliaries
     joined = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "the auxiliary data"
     return f"corpus {joined}" if len(names) == 1 else joined, "s" if len(names) <= 1 else ""
+
+
+def _is_transfer(sweep: SweepResults) -> bool:
+    return sweep.space == WEIGHT_TRANSFER
 
 
 def _measured(difference: PairedDifference) -> str:

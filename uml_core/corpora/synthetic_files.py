@@ -1,0 +1,73 @@
+"""What synthetic corpora share: independent random streams, checks of settings, and files that stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from uml_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class SyntheticSummary:
+    """Where a synthetic experiment was written, and how large it is."""
+
+    directory: Path
+    experiment: Path
+    name: str
+    target_rows: dict[str, int]  # per split
+    auxiliary_rows: int
+
+    def __str__(self) -> str:
+        rows = ", ".join(f"{count} {split}" for split, count in self.target_rows.items())
+        return (
+            f"{self.name} (synthetic): target rows {rows}; {self.auxiliary_rows} auxiliary rows\n"
+            f"Experiment: {self.experiment}"
+        )
+
+
+def stream(seed: int, number: int) -> np.random.Generator:
+    """Return one of a seed's independent streams: what is drawn from one leaves the others alone."""
+    return np.random.default_rng([seed % 2**32, number])
+
+
+def check_settings(counts: Mapping[str, int], scales: Mapping[str, float]) -> None:
+    """Raise InputError where a count is below 1, or a scale is negative or not finite."""
+    for name, count in counts.items():
+        if count < 1:
+            raise InputError(f"{name} is {count}; expected a whole number of at least 1")
+    for name, scale in scales.items():
+        if not (np.isfinite(scale) and scale >= 0):
+            raise InputError(f"{name} is {scale}; expected a finite number of at least 0")
+
+
+def row_ids(corpus: str, count: int) -> list[str]:
+    """Return an id for every row that says it is synthetic."""
+    width = len(str(count))
+    return [f"synthetic-{corpus}-{index:0{width}d}" for index in range(count)]
+
+
+def write_rows(file: Path, columns: Mapping[str, Any]) -> None:
+    """Write columns as Parquet; a file that holds them already keeps its time, by which the store knows it."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(dict(columns)), sink)
+    content = sink.getvalue().to_pybytes()
+    if file.is_file() and file.read_bytes() == content:
+        return
+    temporary = file.with_name(f".{file.name}.part")
+    temporary.write_bytes(content)
+    temporary.replace(file)
+
+
+def write_experiment(directory: Path, settings: Mapping[str, Any], header: str) -> Path:
+    """Write experiment.yaml under a line of comment; returns the file."""
+    file = directory / "experiment.yaml"
+    file.write_text(f"# {header}\n" + yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
+    return file

@@ -1,0 +1,110 @@
+"""Starting a trunk from a text model's blocks, and freezing them: what the two objectives call.
+
+    python -m uml_core.transfer EXPERIMENT.yaml [key=value ...]      # the table of tensors, before any training
+
+Frozen parameters take part in a step's forward pass without a gradient, and the optimiser skips them (their moments and
+their weight decay too). They stay the model's parameters all the time, so optimiser and checkpoint have one layout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from uml_core.config import Experiment, TransferConfig
+from uml_core.config.corpora import RANDOM_WEIGHTS
+from uml_core.transfer.plan import TransferPlan, plan_transfer
+from uml_core.transfer.trunks import own_trunk, vit_trunk
+
+if TYPE_CHECKING:
+    from uml_core.encoders.image import PixelEncoder
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Parameters that are not trained in the first `steps` steps."""
+
+    parameters: tuple[nn.Parameter, ...] = ()
+    steps: int = 0
+
+    def at(self, step: int) -> tuple[nn.Parameter, ...]:
+        """Return what is frozen at a step."""
+        return self.parameters if step < self.steps else ()
+
+
+@contextlib.contextmanager
+def without_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Leave some parameters out of the graph that a forward pass builds."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def load_backbone(experiment: Experiment, encoder: PixelEncoder, device: str) -> None:
+    """Load the weights of an encoder that is to be trained; random ones are drawn by the experiment's seed."""
+    if encoder.config.weights == RANDOM_WEIGHTS:
+        encoder.load_random(experiment.seed, device=device)
+    else:
+        encoder.load(device=device)
+
+
+def start_blocks(experiment: Experiment, module: nn.Module) -> Frozen:
+    """Start a trunk's blocks as `model.transfer` says; returns what stays frozen for the first steps.
+
+    What stays frozen to the end requires no gradient any more.
+
+    Args:
+        experiment: whose trunk it is.
+        module: the target's encoder (objective supervised), or the shared trunk.
+
+    Raises:
+        InputError: the source cannot be loaded, or does not fit the trunk.
+    """
+    config = experiment.model.transfer
+    if config is None:
+        return Frozen()
+    parameters = _plan(experiment, config, module).apply(module, config, seed=experiment.seed)
+    if config.freeze_steps != "all":
+        return Frozen(parameters, config.freeze_steps)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    return Frozen()
+
+
+def transfer_plan(experiment: Experiment) -> TransferPlan | None:
+    """Return what `model.transfer` would copy, without the trunk's own weights; None where it is not set.
+
+    Raises:
+        InputError: the source cannot be loaded, or does not fit the trunk.
+    """
+    config = experiment.model.transfer
+    if config is None:
+        return None
+    module: nn.Module | None = None
+    if experiment.objective == "supervised":
+        from uml_core.encoders import build_encoder  # encoders take seconds
+
+        encoder: Any = build_encoder(experiment.encoder_of(experiment.target), "image")  # type: ignore[arg-type]
+        module = encoder.skeleton
+    return _plan(experiment, config, module)
+
+
+def _plan(experiment: Experiment, config: TransferConfig, module: nn.Module | None) -> TransferPlan:
+    from uml_core.transfer.sources import load_source  # transformers takes seconds
+
+    if experiment.objective == "self_supervised":
+        trunk = own_trunk(experiment.sequence_model)
+    else:
+        encoder = experiment.encoder_of(experiment.target)
+        assert encoder is not None, "refused with the experiment"
+        assert module is not None
+        trunk = vit_trunk(encoder.name, module)
+    return plan_transfer(load_source(config.source), trunk, config)
