@@ -8,19 +8,27 @@ arm is never stopped because another arm does better.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
 from pipelines.trial_results import SweepFolder, TrialResult
-from tune_spaces.space import Group, Space, TrialSpec, check_effect, groups_of, points_per_group, trials_of
+from tune_spaces.space import Group, GroupName, Space, TrialSpec, check_effect, groups_of, points_per_group, trials_of
 from uml_core.config import Experiment, TuneConfig
 from uml_core.errors import InputError
 
 STOPPING_METRIC = "val_accuracy"
 GRACE_SHARE, REDUCTION = 0.1, 3  # of max_steps before a trial may be stopped; ASHA keeps a third at every rung
+
+
+TakesGroup = Callable[[GroupName], bool]
+
+
+def every_group(group: GroupName) -> bool:
+    """Take every group."""
+    return True
 
 
 class Proposals:
@@ -42,9 +50,14 @@ class Proposals:
         done = folder.keys()
         self._waiting = [spec for spec in self._waiting if spec.key not in done]
 
-    def next(self) -> TrialSpec | None:
-        """Return the next trial to run; None where none is left."""
-        return self._waiting.pop(0) if self._waiting else None
+    def next(self, takes: TakesGroup = every_group) -> TrialSpec | None:
+        """Return the next trial to run, of a group that is taken; None where none is left."""
+        place = next((index for index, spec in enumerate(self._waiting) if takes(spec.group)), None)
+        return None if place is None else self._waiting.pop(place)
+
+    def num_left(self, takes: TakesGroup = every_group) -> int:
+        """Return how many trials of the groups that are taken are still to run."""
+        return sum(takes(spec.group) for spec in self._waiting)
 
     def tell(self, key: str, result: TrialResult) -> None:
         """Take note of an ended trial."""
@@ -92,17 +105,22 @@ class TpeProposals(Proposals):
             assert key in self.specs, f"result {key} is of another sweep"
             self.tell(key, result)
 
-    def next(self) -> TrialSpec | None:
+    def next(self, takes: TakesGroup = every_group) -> TrialSpec | None:
         """Return a point of the group that has had the fewest, so that arms and seeds advance side by side."""
-        open_groups = [
-            name for name, group in self._groups.items() if self._searches[name].num_tried < self.budget[group.arm.name]
-        ]
+        open_groups = [name for name in self._groups if takes(name) and self._num_left(name)]
         if not open_groups:
             return None
         name = min(open_groups, key=lambda name: self._searches[name].num_tried)
         point = self._searches[name].propose()
         assert point is not None, "a group's budget is at most its grid"
         return self._note(self._groups[name], point)
+
+    def num_left(self, takes: TakesGroup = every_group) -> int:
+        """Return how many trials of the groups that are taken are still to run."""
+        return sum(self._num_left(name) for name in self._groups if takes(name))
+
+    def _num_left(self, name: GroupName) -> int:
+        return self.budget[self._groups[name].arm.name] - self._searches[name].num_tried
 
     def tell(self, key: str, result: TrialResult) -> None:
         """Let the group's search learn from an ended trial."""
@@ -119,13 +137,13 @@ class TpeProposals(Proposals):
 class SweepSearcher(Searcher):
     """Hands proposals to Ray Tune; a trial's configuration is its key, its group, and what it overrides."""
 
-    def __init__(self, proposals: Proposals) -> None:
+    def __init__(self, proposals: Proposals, takes: TakesGroup = every_group) -> None:
         super().__init__(metric=STOPPING_METRIC, mode="max")
-        self._proposals = proposals
+        self._proposals, self._takes = proposals, takes
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial's configuration."""
-        spec = self._proposals.next()
+        spec = self._proposals.next(self._takes)
         if spec is None:
             return Searcher.FINISHED
         return {"key": spec.key, "group": json.dumps(spec.group), "overrides": json.dumps(spec.overrides)}
@@ -212,11 +230,12 @@ def trial_resources(settings: TuneConfig, *, cpus: int, gpus: int) -> tuple[dict
     Raises:
         InputError: trials want GPUs that the cluster does not have.
     """
-    wanted = settings.gpus_per_trial
+    wanted = min(1.0, settings.gpus_per_trial)  # a process trains on one
     if not wanted:
         return {"cpu": 1}, cpus
     if gpus < wanted:
         raise InputError(
-            f"tune.gpus_per_trial is {wanted:g}, but the cluster has {gpus} GPUs; lower it (0 trains on CPUs)"
+            f"tune.gpus_per_trial is {settings.gpus_per_trial:g}, but the cluster has {gpus} GPUs; "
+            "lower it (0 trains on CPUs)"
         )
     return {"cpu": 1, "gpu": wanted}, min(cpus, max(1, int(gpus / wanted)))

@@ -6,8 +6,8 @@ Objective supervised reads embeddings (`CorpusTable`), self_supervised sequences
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from uml_core.config import CorpusConfig, Experiment, hash_of
 from uml_core.corpora.ready import ready_identity
@@ -16,6 +16,10 @@ from uml_core.corpora.sequence_data import SequenceData, build_sequence_data
 from uml_core.corpora.training_data import TrainingData, build_training_data
 from uml_core.sequence_store import SequenceTable, load_sequences
 from uml_core.store import CorpusStore, CorpusTable
+
+if TYPE_CHECKING:
+    from uml_core.corpora.rows import Row
+    from uml_core.pictures import Pixels
 
 Tables = Mapping[str, CorpusTable] | Mapping[str, SequenceTable]
 
@@ -34,23 +38,56 @@ def read_training_data(experiment: Experiment) -> StoredData:
     return StoredData(fingerprints, build_data(experiment, load_tables(experiment, fingerprints)))
 
 
-def build_data(experiment: Experiment, tables: Any) -> TrainingData | SequenceData:
+@dataclass
+class PictureSource:
+    """The target's rows as they are listed, and those of its pictures that are decoded: shared by a process's runs."""
+
+    corpus: str  # hash of what names the corpus and its encoder
+    ids: tuple[str, ...]  # of the store's table
+    rows: Mapping[str, Row]
+    kept: dict[int, Pixels] = field(default_factory=dict)
+
+
+class PictureSources:
+    """Lists the target's pictures once for many runs, and remembers what they have decoded."""
+
+    def __init__(self) -> None:
+        self._last: PictureSource | None = None
+
+    def of(self, experiment: Experiment) -> PictureSource:
+        """Return the source of an experiment's target; of the last target alone it is remembered."""
+        target, tree = experiment.target, experiment.model_dump(mode="json")
+        settings = (tree["corpora"][target], tree["encoders"], tree["embed"])
+        corpus = hash_of([experiment.store, target, *settings])
+        if self._last is None or self._last.corpus != corpus:
+            from uml_core.corpora.readers import rows_of
+
+            ids, rows = corpus_store(experiment, target).load_ids(), rows_of(experiment, target)
+            self._last = PictureSource(corpus, ids, {row.id: row for row in rows})
+        elif sum(picture.nbytes for picture in self._last.kept.values()) > experiment.pictures.memory_gib * 2**30:
+            self._last.kept.clear()  # runs of other seeds take other pictures of a large corpus
+        return self._last
+
+
+def build_data(
+    experiment: Experiment, tables: Any, sources: PictureSources | None = None
+) -> TrainingData | SequenceData:
     """Select the rows that the experiment's objective trains on. Raises InputError for the user's mistakes."""
     if experiment.objective == "self_supervised":
         return build_sequence_data(experiment, tables)
     data = build_training_data(experiment, tables)
-    return data if experiment.model.backbone == "frozen" else with_pictures(experiment, data)
+    if experiment.model.backbone == "frozen":
+        return data
+    return with_pictures(experiment, data, (sources or PictureSources()).of(experiment))
 
 
-def with_pictures(experiment: Experiment, data: TrainingData) -> TrainingData:
+def with_pictures(experiment: Experiment, data: TrainingData, source: PictureSource) -> TrainingData:
     """Add the target's raw pictures, from where its corpus lies. Raises InputError where they have changed."""
-    from uml_core.corpora.readers import rows_of
     from uml_core.fine_tuning import target_encoder
     from uml_core.pictures import picture_data
 
-    ids = corpus_store(experiment, experiment.target).load_ids()
-    rows = {row.id: row for row in rows_of(experiment, experiment.target)}
-    return picture_data(experiment, data, ids, rows, target_encoder(experiment))
+    pictures = picture_data(experiment, data, source.ids, source.rows, target_encoder(experiment))
+    return replace(pictures, kept=source.kept)
 
 
 def corpus_store(experiment: Experiment, corpus: str) -> CorpusStore:

@@ -61,7 +61,7 @@ class FineTuningObjective:
         self._encoder.load(device=str(place.device))
         heads = build_model(experiment, data).to(place.device)
         self.model = FineTunedModel(experiment, self._encoder, heads)
-        self._pictures = Pictures(data.raw, self._encoder, keep=data.keep)
+        self._pictures = Pictures(data.raw, self._encoder, keep=data.keep, kept=data.kept)
         ranks = (place.rank, place.world_size)
         self._order = TargetOrder(self._plan, data.train[data.target].rows, experiment.seed, *ranks, self._parts)
         self._stream = self._order.stream()
@@ -166,10 +166,16 @@ class FineTuningObjective:
         """Return the encoder, the target's projection and the head."""
         return [self.model.backbone, self.model.heads.projections[self._data.target], self.model.heads.head]
 
-    def embedded(self) -> TrainingData:
-        """Return the data with the target's embeddings those of the encoder as it is, for evaluators and analyses."""
+    def embedded(self, *, tested_only: bool = False) -> TrainingData:
+        """Return the data with the target's embeddings those of the encoder as it is, for evaluators and analyses.
+
+        With `tested_only`, of test and shifted test rows alone; train and validation keep the frozen encoder's.
+        """
         data = self._data
-        parts = [data.train[data.target], data.val, *([data.test] if data.test else []), *data.shifted.values()]
+        tested = [*([data.test] if data.test else []), *data.shifted.values()]
+        parts = tested if tested_only else [data.train[data.target], data.val, *tested]
+        if not parts:
+            return data
         rows = np.unique(np.concatenate([part.rows for part in parts]))
         table_ND = parts[0].embeddings.copy()
         table_ND[rows] = self._encoded(rows, normalize=False).cpu().numpy()
