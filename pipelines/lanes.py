@@ -53,7 +53,9 @@ def lanes_of(
             train_on_workers, experiment=experiment, fingerprints=dict(fingerprints), folder_uri=folder.uri
         )
         concurrent = trials_on_workers_at_once(experiment.tune, on_workers, cpus=num_cpus(), gpus=num_gpus())
-        lanes.append(Lane(on_workers.__contains__, trainable, NEXT_TO_NOTHING, concurrent, reuses_processes=False))
+        # A process whose trial was stopped still waits for Ray Train: it ends, and Train's workers with it.
+        reuses = experiment.tune.stopping == "none"
+        lanes.append(Lane(on_workers.__contains__, trainable, NEXT_TO_NOTHING, concurrent, reuses_processes=reuses))
     return lanes
 
 
