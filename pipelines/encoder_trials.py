@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from pipelines.stored import PictureSources, Tables, build_data
+from pipelines.stored import RawSources, Tables, build_data
 from pipelines.trial_results import OnEvaluation, SweepFolder, TrialResult, finished_result
 from uml_core.config import Experiment
 from uml_core.errors import InputError
@@ -82,9 +82,9 @@ def run_encoder_trial(
 
 
 @functools.cache
-def process_sources() -> PictureSources:
+def process_sources() -> RawSources:
     """Return what this process has listed and decoded: Tune runs one trial after another in it."""
-    return PictureSources()
+    return RawSources()
 
 
 def _read_ahead(data: Any) -> Any:

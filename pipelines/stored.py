@@ -39,55 +39,60 @@ def read_training_data(experiment: Experiment) -> StoredData:
 
 
 @dataclass
-class PictureSource:
-    """The target's rows as they are listed, and those of its pictures that are decoded: shared by a process's runs."""
+class RawSource:
+    """A corpus's rows as they are listed, and those of its pictures that are decoded: shared by a process's runs."""
 
-    corpus: str  # hash of what names the corpus and its encoder
+    settings: str  # hash of what names the corpus and its encoder
     ids: tuple[str, ...]  # of the store's table
     rows: Mapping[str, Row]
     kept: dict[int, Pixels] = field(default_factory=dict)
 
 
-class PictureSources:
-    """Lists the target's pictures once for many runs, and remembers what they have decoded."""
+class RawSources:
+    """Lists raw corpora once for many runs, and remembers the pictures they have decoded."""
 
     def __init__(self) -> None:
-        self._last: PictureSource | None = None
+        self._known: dict[str, RawSource] = {}
 
-    def of(self, experiment: Experiment) -> PictureSource:
-        """Return the source of an experiment's target; of the last target alone it is remembered."""
-        target, tree = experiment.target, experiment.model_dump(mode="json")
-        settings = (tree["corpora"][target], tree["encoders"], tree["embed"])
-        corpus = hash_of([experiment.store, target, *settings])
-        if self._last is None or self._last.corpus != corpus:
+    def of(self, experiment: Experiment, corpus: str) -> RawSource:
+        """Return the source of a corpus; under one name the last is remembered."""
+        tree = experiment.model_dump(mode="json")
+        settings = hash_of([experiment.store, corpus, tree["corpora"][corpus], tree["encoders"], tree["embed"]])
+        known = self._known.get(corpus)
+        if known is None or known.settings != settings:
             from uml_core.corpora.readers import rows_of
 
-            ids, rows = corpus_store(experiment, target).load_ids(), rows_of(experiment, target)
-            self._last = PictureSource(corpus, ids, {row.id: row for row in rows})
-        elif sum(picture.nbytes for picture in self._last.kept.values()) > experiment.pictures.memory_gib * 2**30:
-            self._last.kept.clear()  # runs of other seeds take other pictures of a large corpus
-        return self._last
+            ids, rows = corpus_store(experiment, corpus).load_ids(), rows_of(experiment, corpus)
+            known = self._known[corpus] = RawSource(settings, ids, {row.id: row for row in rows})
+        elif sum(picture.nbytes for picture in known.kept.values()) > experiment.pictures.memory_gib * 2**30:
+            known.kept.clear()  # runs of other seeds take other pictures of a large corpus
+        return known
 
 
-def build_data(
-    experiment: Experiment, tables: Any, sources: PictureSources | None = None
-) -> TrainingData | SequenceData:
+def build_data(experiment: Experiment, tables: Any, sources: RawSources | None = None) -> TrainingData | SequenceData:
     """Select the rows that the experiment's objective trains on. Raises InputError for the user's mistakes."""
     if experiment.objective == "self_supervised":
         return build_sequence_data(experiment, tables)
     data = build_training_data(experiment, tables)
-    if experiment.model.backbone == "frozen":
-        return data
-    return with_pictures(experiment, data, (sources or PictureSources()).of(experiment))
+    return data if experiment.model.backbone == "frozen" else with_raw_rows(experiment, data, sources or RawSources())
 
 
-def with_pictures(experiment: Experiment, data: TrainingData, source: PictureSource) -> TrainingData:
-    """Add the target's raw pictures, from where its corpus lies. Raises InputError where they have changed."""
+def with_raw_rows(experiment: Experiment, data: TrainingData, sources: RawSources) -> TrainingData:
+    """Add the target's pictures, and the sentences of corpora whose encoder is trained, from where they lie.
+
+    Raises:
+        InputError: a corpus is no longer what was embedded.
+    """
     from uml_core.fine_tuning import target_encoder
-    from uml_core.pictures import picture_data
+    from uml_core.pictures import picture_data, raw_rows
 
-    pictures = picture_data(experiment, data, source.ids, source.rows, target_encoder(experiment))
-    return replace(pictures, kept=source.kept)
+    pictures = sources.of(experiment, experiment.target)
+    texts = {name: sources.of(experiment, name) for name in experiment.model.trained_auxiliaries}
+    return replace(
+        picture_data(experiment, data, pictures.ids, pictures.rows, target_encoder(experiment)),
+        sentences={name: raw_rows(name, text.ids, text.rows) for name, text in texts.items()},
+        kept=pictures.kept,
+    )
 
 
 def corpus_store(experiment: Experiment, corpus: str) -> CorpusStore:

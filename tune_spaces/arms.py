@@ -7,7 +7,12 @@ from typing import Any
 from tune_spaces.space import Arm, related_auxiliaries
 from uml_core.config import Experiment
 
-FROZEN: dict[str, Any] = {"model.backbone": "frozen", "model.trained_blocks": None}
+FROZEN: dict[str, Any] = {
+    "model.backbone": "frozen",
+    "model.trained_blocks": None,
+    "model.trained_auxiliaries": [],
+    "model.drop_path": 0.0,
+}
 
 
 def weights_of(experiment: Experiment, corpora: tuple[str, ...]) -> dict[str, Any]:
@@ -37,7 +42,9 @@ def standard_arms(experiment: Experiment) -> dict[str, Arm]:
     cotrained = {"mixing.loss_weight": weights_of(experiment, related)}
 
     def control(kind: str) -> dict[str, Any]:
-        return {f"corpora.{name}.control": kind for name in related}
+        # Noise takes the place of embeddings: an encoder that makes them anew would leave none of it.
+        frozen_text = {"model.trained_auxiliaries": []} if kind == "noise" else {}
+        return {**frozen_text, **{f"corpora.{name}.control": kind for name in related}}
 
     overrides: dict[str, dict[str, Any]] = {
         "linear_probe": _target_only(experiment),

@@ -30,6 +30,8 @@ def trained_settings(experiment: Experiment) -> dict[str, Any]:
         "schedule": tree["mixing"]["schedule"] if active else None,
         "warm_start": tree["mixing"]["warm_start"] if _warms_up(experiment, active) else None,
     }
+    trained = [name for name in experiment.model.trained_auxiliaries if name in active]
+    settings["model"] = {**tree["model"], "trained_auxiliaries": trained}
     settings["train"] = {key: value for key, value in tree["train"].items() if key not in NOT_TRAINED_ON_IN_TRAIN}
     optim = dict(tree["optim"])
     if experiment.model.backbone == "frozen":

@@ -1,10 +1,10 @@
 """Does unpaired data still help when the target's encoder is trained as well?
 
 The arms of a verdict are fine-tuned: the baseline, the method, and its control with shuffled labels, beside a plain
-linear probe on the frozen encoder. Two pairs more show what training the encoder does to the gain: frozen_* leaves it as
-it is, partial_* trains its last blocks (model.trained_blocks, else 2). With text that has an encoder of its own, arm
-*_trained_text trains that one too; the paper finds it better frozen (PAPER.md section 2). Steps, target batches, search
-budget and seeds are those of every other arm. Frozen arms see no crops or flips: they train on stored embeddings.
+linear probe on the frozen encoder. Two pairs more show what training the encoder does to the gain: frozen_* leaves it
+as it is, partial_* trains its last blocks (model.trained_blocks, else 2). Where a text encoder can be trained too, arm
+*_trained_text does so; the paper finds it better frozen (PAPER.md section 2). Steps, target batches, search budget and
+seeds are the same in every arm. Frozen arms see no crops or flips: they train on stored embeddings.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ class PictureData(TrainingData):
     keep: bool
     picture_bytes: int
     open_stream: OpenStream | None = None  # None: pictures that are not kept are decoded when they are asked for
+    sentences: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)  # of corpora whose text encoder is trained
     kept: dict[int, Pixels] = field(default_factory=dict)  # decoded before, by row: runs of one process may share them
 
     @property
@@ -135,17 +136,22 @@ def picture_data(
     Raises:
         InputError: a row of the table is no longer in the corpus.
     """
-    gone = [row_id for row_id in ids if row_id not in rows]
-    if gone:
-        raise InputError(
-            f"corpora.{experiment.target} no longer has {len(gone)} of its {len(ids)} embedded pictures, "
-            f"first {gone[0]}; run python -m pipelines.embed again"
-        )
-    raw = tuple(rows[row_id] for row_id in ids)
+    raw = raw_rows(experiment.target, ids, rows)
     size = decoded_picture(raw[int(data.train[data.target].rows[0])], encoder).nbytes
     keep = experiment.pictures.keep
     fits = size * (len(data.train[data.target]) + len(data.val)) <= experiment.pictures.memory_gib * GIB
     return PictureData(**vars(data), raw=raw, keep=fits if keep == "auto" else keep == "memory", picture_bytes=size)
+
+
+def raw_rows(corpus: str, ids: Sequence[str], rows: Mapping[str, Row]) -> tuple[Row, ...]:
+    """Return a table's rows as they are listed now. Raises InputError where one is no longer in the corpus."""
+    gone = [row_id for row_id in ids if row_id not in rows]
+    if gone:
+        raise InputError(
+            f"corpora.{corpus} no longer has {len(gone)} of its {len(ids)} embedded rows, first {gone[0]}; "
+            "run python -m pipelines.embed again"
+        )
+    return tuple(rows[row_id] for row_id in ids)
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,6 @@ class PixelEncoder(TorchEncoder):
     def _empty_model(self) -> torch.nn.Module:
         """Return the module with random weights, on the CPU: what a fine-tuned run's weights are put into."""
 
-    @property
-    def module(self) -> torch.nn.Module:
-        """The module that `load` loaded, for training it."""
-        module: torch.nn.Module = getattr(self._model, "_orig_mod", self._model)
-        return module
-
     def load_weights(self, weights: Mapping[str, Tensor], *, device: str = "cpu", precision: str = "float32") -> None:
         """Take fine-tuned weights instead of those the settings name."""
         module = self._empty_model()
