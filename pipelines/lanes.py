@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray import tune
+from ray.tune.schedulers import TrialScheduler
 
 from pipelines.runtime import num_cpus, num_gpus, ray_session
-from pipelines.search import trial_resources
+from pipelines.search import scheduler_of, trial_resources
 from pipelines.stored import Tables
 from pipelines.trial_loop import train_trial
 from pipelines.trial_results import SweepFolder
@@ -33,7 +34,7 @@ class Lane:
     trainable: Any
     resources: Any  # what tune.with_resources takes
     concurrent: int
-    reuses_processes: bool
+    scheduler: TrialScheduler
 
 
 def lanes_of(
@@ -44,18 +45,17 @@ def lanes_of(
     trainable = tune.with_parameters(train_trial, tables=dict(tables), experiment=experiment, folder_uri=folder.uri)
     resources, concurrent = trial_resources(experiment.tune, cpus=num_cpus(), gpus=num_gpus())
     lanes = [
-        Lane(lambda group: group not in on_workers, trainable, resources, concurrent, reuses_processes=True),
+        Lane(lambda group: group not in on_workers, trainable, resources, concurrent, scheduler_of(experiment)),
     ]
     if on_workers:
-        from pipelines.trial_workers import train_on_workers  # Ray Train takes a second
+        from pipelines.trial_workers import AskingScheduler, train_on_workers  # Ray Train takes a second
 
         trainable = tune.with_parameters(
             train_on_workers, experiment=experiment, fingerprints=dict(fingerprints), folder_uri=folder.uri
         )
         concurrent = trials_on_workers_at_once(experiment.tune, on_workers, cpus=num_cpus(), gpus=num_gpus())
-        # A process whose trial was stopped still waits for Ray Train: it ends, and Train's workers with it.
-        reuses = experiment.tune.stopping == "none"
-        lanes.append(Lane(on_workers.__contains__, trainable, NEXT_TO_NOTHING, concurrent, reuses_processes=reuses))
+        scheduler = AskingScheduler(scheduler_of(experiment), folder)
+        lanes.append(Lane(on_workers.__contains__, trainable, NEXT_TO_NOTHING, concurrent, scheduler))
     return lanes
 
 

@@ -104,12 +104,13 @@ class SweepFolder:
         return self._read_state(f"{key}.pt")
 
     def write(self, key: str, result: TrialResult, *, state: dict[str, Any] | None) -> None:
-        """Write a trial's state, then its result; its checkpoint goes."""
+        """Write a trial's state, then its result; its checkpoint goes, and what asked it to stop."""
         if state is not None:
             self._write_state(f"{key}.pt", state)
         self._write(f"{key}.json", json.dumps(asdict(replace(result, ended_at=time.time()))).encode())
-        if self._has(checkpoint := f"{key}.checkpoint"):
-            self._fs.delete_file(f"{self._directory}/{checkpoint}")
+        for name in (f"{key}.checkpoint", f"{key}.stop"):
+            if self._has(name):
+                self._fs.delete_file(f"{self._directory}/{name}")
 
     def read_checkpoint(self, key: str) -> dict[str, Any] | None:
         """Return what a long trial has saved on its way, or None where it has saved nothing."""
@@ -118,6 +119,14 @@ class SweepFolder:
     def write_checkpoint(self, key: str, state: dict[str, Any]) -> None:
         """Save a long trial on its way, in place of what it saved before."""
         self._write_state(f"{key}.checkpoint", state)
+
+    def ask_to_stop(self, key: str) -> None:
+        """Let a trial's workers know that it is to end."""
+        self._write(f"{key}.stop", b"")
+
+    def is_asked_to_stop(self, key: str) -> bool:
+        """Return whether a trial is to end."""
+        return self._has(f"{key}.stop")
 
     def _has(self, name: str) -> bool:
         return bool(self._fs.get_file_info(f"{self._directory}/{name}").type == pafs.FileType.File)

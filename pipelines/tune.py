@@ -30,7 +30,7 @@ from pipelines.lanes import Lane, check_resources, lanes_of
 from pipelines.provenance import provenance_tags
 from pipelines.publish import best_trial, log_summary, register_best, select_trials
 from pipelines.runtime import Summary, experiment_parser, ray_session, step_main
-from pipelines.search import Proposals, SweepSearcher, proposals_of, scheduler_of
+from pipelines.search import Proposals, SweepSearcher, proposals_of
 from pipelines.stored import Tables, build_data, corpus_fingerprints, load_tables
 from pipelines.trial_log import TrialCallback, TrialLog
 from pipelines.trial_measuring import measure_trials
@@ -88,7 +88,7 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
     log.catch_up(folder)
     with ray_session():
         lanes = lanes_of(experiment, space, tables, fingerprints=fingerprints, folder=folder)
-        _run_missing(experiment, proposals, lanes, folder, log)
+        _run_missing(proposals, lanes, folder, log)
         results = folder.all()
         _check_failures(experiment, proposals.total, results, parent)
         chosen = select_trials(experiment, proposals.specs, results, log)
@@ -153,9 +153,7 @@ def _open_sweep(
     return parent
 
 
-def _run_missing(
-    experiment: Experiment, proposals: Proposals, lanes: Sequence[Lane], folder: SweepFolder, log: TrialLog
-) -> None:
+def _run_missing(proposals: Proposals, lanes: Sequence[Lane], folder: SweepFolder, log: TrialLog) -> None:
     """Run the trials whose results are not in the folder yet, lane by lane, as many at once as the cluster holds."""
     num_done = proposals.total - proposals.num_left()
     os.environ.setdefault(
@@ -170,9 +168,9 @@ def _run_missing(
                 tune.with_resources(lane.trainable, lane.resources),
                 tune_config=tune.TuneConfig(
                     search_alg=SweepSearcher(proposals, lane.takes),
-                    scheduler=scheduler_of(experiment),
+                    scheduler=lane.scheduler,
                     num_samples=num_left,
-                    reuse_actors=lane.reuses_processes,
+                    reuse_actors=True,
                     max_concurrent_trials=lane.concurrent,
                 ),
                 run_config=tune.RunConfig(
