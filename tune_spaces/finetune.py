@@ -14,7 +14,7 @@ from typing import Any
 
 from tune_spaces.arms import FROZEN, headline_suffix, standard_arms
 from tune_spaces.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
-from uml_core.config import Experiment
+from uml_core.config import TRAINABLE_TEXT, Experiment
 
 TRAINED_BLOCKS = 2
 
@@ -22,9 +22,9 @@ TRAINED_BLOCKS = 2
 def build(experiment: Experiment) -> Space:
     """Return the arms for an experiment; whatever its model.backbone is. InputError where it cannot be trained."""
     related, suffix = related_auxiliaries(experiment), headline_suffix(experiment)
-    model = {"model.backbone": "finetune", "model.trained_blocks": None}
+    model = {"model.backbone": "finetune", "model.trained_blocks": None, "model.trained_auxiliaries": []}
     blocks = experiment.model.trained_blocks or TRAINED_BLOCKS
-    partial = {"model.backbone": "partial", "model.trained_blocks": blocks}
+    partial = {**model, "model.backbone": "partial", "model.trained_blocks": blocks}
     arms = standard_arms(experiment)
     headline = f"uml{suffix}"
     initialised = ("unimodal_init",) if suffix else ()
@@ -32,6 +32,9 @@ def build(experiment: Experiment) -> Space:
     chosen = [arms["linear_probe"], *(_with(arms[name], name, model) for name in deciding)]
     for prefix, backbone in (("frozen", FROZEN), ("partial", partial)):
         chosen += [_with(arms[name], f"{prefix}_{name}", backbone) for name in ("unimodal", headline)]
+    texts = trainable_texts(experiment, related)
+    if texts:
+        chosen.append(_with(arms[headline], f"{headline}_trained_text", {**model, "model.trained_auxiliaries": texts}))
     return Space(
         question=f"Do {' and '.join(related)} still help {experiment.target} when its encoder is trained as well?",
         arms=tuple(chosen),
@@ -41,6 +44,17 @@ def build(experiment: Experiment) -> Space:
         conditions=shots_conditions(experiment),
         grid=lr_grid(experiment),
     )
+
+
+def trainable_texts(experiment: Experiment, corpora: tuple[str, ...]) -> list[str]:
+    """Return the corpora whose text encoder can be trained: raw sentences, and an encoder of ours or transformers."""
+    found = []
+    for name in corpora:
+        encoder = experiment.encoder_of(name)
+        is_text = experiment.corpora[name].modality == "text" and encoder is not None
+        if is_text and encoder.source in TRAINABLE_TEXT and experiment.data.auxiliary_shots.get(name) != "average":
+            found.append(name)
+    return found
 
 
 def _with(arm: Arm, name: str, overrides: dict[str, Any]) -> Arm:
