@@ -73,7 +73,7 @@ class Pictures:
         self, raw: Sequence[Row], encoder: PixelEncoder, *, keep: bool, kept: dict[int, Pixels] | None = None
     ) -> None:
         self._raw, self._encoder, self._keep = raw, encoder, keep
-        self._kept: dict[int, Pixels] = {} if kept is None else kept
+        self._kept: dict[int, Pixels] = {} if kept is None or not keep else kept
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1)  # Pillow decodes and resizes outside Python's lock
 
     def __call__(self, rows: Rows) -> Pixels:
