@@ -261,7 +261,7 @@ def test_what_training_the_encoder_does_to_the_gain_has_a_table() -> None:
     records = sweep_records({**arms, "uml_init_trained_text": 0.71}, parent=parent_record("finetune"))
     sweep = collect_sweep(records, records[0])
     rows = {row.trained: row for row in backbone_rows(sweep)}
-    assert list(rows) == ["nothing", "its last blocks", "all of it", "all of it, and the text encoder"]
+    assert list(rows) == ["nothing", "its last blocks", "all of it", "text encoder too, against frozen"]
     for trained, gain in zip(rows, (0.10, 0.04, 0.07, -0.02), strict=True):
         assert rows[trained].difference.mean == pytest.approx(gain, abs=0.005)
     assert rows["nothing"].against == "frozen_unimodal"

@@ -32,7 +32,7 @@ def backbone_rows(sweep: SweepResults) -> list[BackboneRow]:
     if sweep.space != FINE_TUNING:
         return []
     pairs = [(words, prefix + sweep.headline, prefix + sweep.baseline) for prefix, words in TRAINED.items()]
-    pairs.append(("all of it, and the text encoder", sweep.headline + TEXT, sweep.headline))
+    pairs.append(("text encoder too, against frozen", sweep.headline + TEXT, sweep.headline))
     rows = []
     for condition in sweep.conditions:
         for words, name, against in pairs:
