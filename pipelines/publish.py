@@ -7,7 +7,7 @@ noise, nothing unrelated), at the largest number of shots: what a user would tak
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,20 +17,15 @@ from pipelines.trial_log import TrialLog
 from pipelines.trial_results import SweepFolder, TrialResult
 from tune_spaces.space import TrialSpec
 from uml_core.config import Experiment
-from uml_core.corpora.sequence_data import SequenceData
 from uml_core.evaluation.selection import pareto_front, selected
-from uml_core.evaluation.sequence_suite import sequence_test_metrics
-from uml_core.evaluation.suite import test_metrics
 from uml_core.models.shared_head import head_init_corpus
 from uml_core.reporting.collect import collect_sweep
 from uml_core.reporting.page import build_report
 from uml_core.reporting.summary import sweep_metrics
-from uml_core.results import measure_outcome, save_weights
+from uml_core.results import save_weights
 from uml_core.runs import MetricPoint, RunRecord
 from uml_core.tracking import MLflowTracker
 from uml_core.training import TrainingRun
-
-CLASS_METRIC = "test/class_accuracy/"
 
 
 def select_trials(
@@ -51,25 +46,6 @@ def select_trials(
         for key in pareto_front(candidates) if count_cost else ():
             log.mark_pareto(specs[key])
     return chosen
-
-
-def measure_selected(spec: TrialSpec, tables: Tables, folder: SweepFolder, *, with_classes: bool) -> list[MetricPoint]:
-    """Measure a selected trial on test and shifted test sets from its stored weights; single classes if asked for."""
-    run = TrainingRun(spec.experiment, build_data(spec.experiment, tables))
-    run.load_result(folder.read_state(spec.key))
-    outcome = measure_outcome(run)
-    details = [
-        MetricPoint(name, value, outcome.steps)
-        for name, value in _test_metrics(run)
-        if with_classes or not name.startswith(CLASS_METRIC)
-    ]
-    return [*outcome.points(), *details]
-
-
-def _test_metrics(run: TrainingRun) -> Iterator[tuple[str, float]]:
-    if isinstance(run.data, SequenceData):
-        return sequence_test_metrics(run.model, run.data)
-    return test_metrics(run.experiment, run.model, run.data)
 
 
 def best_trial(chosen: Sequence[TrialSpec], folder: SweepFolder) -> TrialSpec | None:

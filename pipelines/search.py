@@ -7,15 +7,14 @@ arm is never stopped because another arm does better.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
 from pipelines.trial_results import Assignment, SweepFolder, TrialResult, assignments_of, trial_config
-from tune_spaces.space import Group, Space, TrialSpec, check_effect, groups_of, points_per_group, trials_of
+from tune_spaces.space import Group, GroupName, Space, TrialSpec, check_effect, groups_of, points_per_group, trials_of
 from uml_core.config import Experiment, TuneConfig
 from uml_core.errors import InputError
 from uml_core.packed import pack_label
@@ -23,6 +22,14 @@ from uml_core.packed import pack_label
 STOPPING_METRIC = "val_accuracy"
 MAX_PACK = 8  # trials that one process trains at once: more of them gain little, and the progress bar waits for all
 GRACE_SHARE, REDUCTION = 0.1, 3  # of max_steps before a trial may be stopped; ASHA keeps a third at every rung
+
+
+TakesGroup = Callable[[GroupName], bool]
+
+
+def every_group(group: GroupName) -> bool:
+    """Take every group."""
+    return True
 
 
 class Proposals:
@@ -46,30 +53,31 @@ class Proposals:
         done = folder.keys()
         self._waiting = [spec for spec in self._waiting if spec.key not in done]
 
-    def next_pack(self, concurrent: int) -> list[TrialSpec]:
-        """Return the next trials to train at once, of one label; none where none is left.
+    def next_pack(self, processes: int | None, takes: TakesGroup = every_group) -> list[TrialSpec]:
+        """Return the next trials to train at once, of groups that are taken and of one label; none where none is left.
 
         As many as leave work for every process: packs shrink towards the end. Trials of one seed share batches, and
-        come first.
+        come first. Without `processes` every trial trains alone.
         """
-        if not self._waiting:
+        waiting = [spec for spec in self._waiting if takes(spec.group)]
+        if not waiting:
             return []
-        first, size = self._waiting[0], self._pack_size(concurrent)
-        label = self._label(first)
-        if size == 1 or label is None:
-            return [self._waiting.pop(0)]
-        alike = [spec for spec in self._waiting if self._label(spec) == label]
-        alike.sort(key=lambda spec: spec.experiment.seed != first.experiment.seed)
-        pack = alike[:size]
+        label = self._label(waiting[0])
+        alike = [spec for spec in waiting if self._label(spec) == label] if label is not None else waiting[:1]
+        alike.sort(key=lambda spec: spec.experiment.seed != waiting[0].experiment.seed)
+        pack = alike[: self._pack_size(len(waiting), processes)]
         self._waiting = [spec for spec in self._waiting if spec not in pack]
         return pack
 
-    def _pack_size(self, concurrent: int) -> int:
+    def num_left(self, takes: TakesGroup = every_group) -> int:
+        """Return how many trials of the groups that are taken are still to run."""
+        return sum(takes(spec.group) for spec in self._waiting)
+
+    def _pack_size(self, num_waiting: int, processes: int | None) -> int:
         settings = self._experiment.tune
-        if settings.stopping != "none":
+        if settings.stopping != "none" or processes is None:
             return 1
-        share = math.ceil(len(self._waiting) / concurrent)
-        return min(MAX_PACK, share) if settings.pack == "auto" else min(settings.pack, len(self._waiting))
+        return min(MAX_PACK, -(-num_waiting // processes)) if settings.pack == "auto" else settings.pack
 
     def _label(self, spec: TrialSpec) -> str | None:
         if spec.key not in self._labels:
@@ -123,17 +131,22 @@ class TpeProposals(Proposals):
             assert key in self.specs, f"result {key} is of another sweep"
             self.tell(key, result)
 
-    def next_pack(self, concurrent: int) -> list[TrialSpec]:
+    def next_pack(self, processes: int | None, takes: TakesGroup = every_group) -> list[TrialSpec]:
         """Return a point of the group that has had the fewest, so that arms and seeds advance side by side."""
-        open_groups = [
-            name for name, group in self._groups.items() if self._searches[name].num_tried < self.budget[group.arm.name]
-        ]
+        open_groups = [name for name in self._groups if takes(name) and self._num_left(name)]
         if not open_groups:
             return []
         name = min(open_groups, key=lambda name: self._searches[name].num_tried)
         point = self._searches[name].propose()
         assert point is not None, "a group's budget is at most its grid"
         return [self._note(self._groups[name], point)]
+
+    def num_left(self, takes: TakesGroup = every_group) -> int:
+        """Return how many trials of the groups that are taken are still to run."""
+        return sum(self._num_left(name) for name in self._groups if takes(name))
+
+    def _num_left(self, name: GroupName) -> int:
+        return self.budget[self._groups[name].arm.name] - self._searches[name].num_tried
 
     def tell(self, key: str, result: TrialResult) -> None:
         """Let the group's search learn from an ended trial."""
@@ -150,13 +163,13 @@ class TpeProposals(Proposals):
 class SweepSearcher(Searcher):
     """Hands proposals to Ray Tune: one of its trials trains one or several of ours."""
 
-    def __init__(self, proposals: Proposals, *, concurrent: int) -> None:
+    def __init__(self, proposals: Proposals, takes: TakesGroup = every_group, *, processes: int | None) -> None:
         super().__init__(metric=STOPPING_METRIC, mode="max")
-        self._proposals, self._concurrent = proposals, concurrent
+        self._proposals, self._takes, self._processes = proposals, takes, processes
 
     def suggest(self, trial_id: str) -> Any:
         """Return the configuration of the next trials."""
-        pack = self._proposals.next_pack(self._concurrent)
+        pack = self._proposals.next_pack(self._processes, self._takes)
         if not pack:
             return Searcher.FINISHED
         return trial_config([Assignment(spec.key, spec.group, spec.overrides) for spec in pack])
@@ -243,11 +256,12 @@ def trial_resources(settings: TuneConfig, *, cpus: int, gpus: int) -> tuple[dict
     Raises:
         InputError: trials want GPUs that the cluster does not have.
     """
-    wanted = settings.gpus_per_trial
+    wanted = min(1.0, settings.gpus_per_trial)  # a process trains on one
     if not wanted:
         return {"cpu": 1}, cpus
     if gpus < wanted:
         raise InputError(
-            f"tune.gpus_per_trial is {wanted:g}, but the cluster has {gpus} GPUs; lower it (0 trains on CPUs)"
+            f"tune.gpus_per_trial is {settings.gpus_per_trial:g}, but the cluster has {gpus} GPUs; "
+            "lower it (0 trains on CPUs)"
         )
     return {"cpu": 1, "gpu": wanted}, min(cpus, max(1, int(gpus / wanted)))

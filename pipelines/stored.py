@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uml_core.config import CorpusConfig, Experiment, hash_of
 from uml_core.corpora.ready import ready_identity
@@ -20,6 +20,10 @@ from uml_core.errors import listing
 from uml_core.mapped import cache_dir, embedding_bytes, is_mapped, mapped_table, streamed_corpora
 from uml_core.sequence_store import SequenceTable, load_sequences
 from uml_core.store import CorpusStore, CorpusTable
+
+if TYPE_CHECKING:
+    from uml_core.corpora.rows import Row
+    from uml_core.pictures import Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -73,23 +77,61 @@ def _say_waiting(corpus: str) -> None:
     logger.warning("%s: another process writes its file; waiting for it", corpus)
 
 
-def build_data(experiment: Experiment, tables: Any) -> TrainingData | SequenceData:
+@dataclass
+class RawSource:
+    """A corpus's rows as they are listed, and those of its pictures that are decoded: shared by a process's runs."""
+
+    settings: str  # hash of what names the corpus and its encoder
+    ids: tuple[str, ...]  # of the store's table
+    rows: Mapping[str, Row]
+    kept: dict[int, Pixels] = field(default_factory=dict)
+
+
+class RawSources:
+    """Lists raw corpora once for many runs, and remembers the pictures they have decoded."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, RawSource] = {}
+
+    def of(self, experiment: Experiment, corpus: str) -> RawSource:
+        """Return the source of a corpus; under one name the last is remembered."""
+        tree = experiment.model_dump(mode="json")
+        settings = hash_of([experiment.store, corpus, tree["corpora"][corpus], tree["encoders"], tree["embed"]])
+        known = self._known.get(corpus)
+        if known is None or known.settings != settings:
+            from uml_core.corpora.readers import rows_of
+
+            ids, rows = corpus_store(experiment, corpus).load_ids(), rows_of(experiment, corpus)
+            known = self._known[corpus] = RawSource(settings, ids, {row.id: row for row in rows})
+        elif sum(picture.nbytes for picture in known.kept.values()) > experiment.pictures.memory_gib * 2**30:
+            known.kept.clear()  # runs of other seeds take other pictures of a large corpus
+        return known
+
+
+def build_data(experiment: Experiment, tables: Any, sources: RawSources | None = None) -> TrainingData | SequenceData:
     """Select the rows that the experiment's objective trains on. Raises InputError for the user's mistakes."""
     if experiment.objective == "self_supervised":
         return build_sequence_data(experiment, tables)
     data = build_training_data(experiment, tables)
-    return data if experiment.model.backbone == "frozen" else with_pictures(experiment, data)
+    return data if experiment.model.backbone == "frozen" else with_raw_rows(experiment, data, sources or RawSources())
 
 
-def with_pictures(experiment: Experiment, data: TrainingData) -> TrainingData:
-    """Add the target's raw pictures, from where its corpus lies. Raises InputError where they have changed."""
-    from uml_core.corpora.readers import rows_of
+def with_raw_rows(experiment: Experiment, data: TrainingData, sources: RawSources) -> TrainingData:
+    """Add the target's pictures, and the sentences of corpora whose encoder is trained, from where they lie.
+
+    Raises:
+        InputError: a corpus is no longer what was embedded.
+    """
     from uml_core.fine_tuning import target_encoder
-    from uml_core.pictures import picture_data
+    from uml_core.pictures import picture_data, raw_rows
 
-    ids = corpus_store(experiment, experiment.target).load_ids()
-    rows = {row.id: row for row in rows_of(experiment, experiment.target)}
-    return picture_data(experiment, data, ids, rows, target_encoder(experiment))
+    pictures = sources.of(experiment, experiment.target)
+    texts = {name: sources.of(experiment, name) for name in experiment.model.trained_auxiliaries}
+    return replace(
+        picture_data(experiment, data, pictures.ids, pictures.rows, target_encoder(experiment)),
+        sentences={name: raw_rows(name, text.ids, text.rows) for name, text in texts.items()},
+        kept=pictures.kept,
+    )
 
 
 def corpus_store(experiment: Experiment, corpus: str) -> CorpusStore:

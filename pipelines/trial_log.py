@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ray import tune
 from tqdm import tqdm
 
 from pipelines.search import Proposals
-from pipelines.trial_results import SweepFolder, TrialResult, assignments_of
+from pipelines.trial_results import SweepFolder, TrialResult, assignments_of, described
 from tune_spaces.space import TrialSpec
 from uml_core.config import Experiment
 from uml_core.runs import MetricPoint
@@ -99,7 +98,7 @@ class TrialCallback(tune.Callback):
         for assignment in assignments_of(trial.config):
             result = self._folder.read(assignment.key)
             if result is None:
-                result = replace(otherwise(), overrides=assignment.overrides, group=assignment.group)
+                result = described(otherwise(), assignment)
                 self._folder.write(assignment.key, result, state=None)
             self._proposals.tell(assignment.key, result)
             self._log.add(assignment.key, result)

@@ -7,14 +7,22 @@ in the sweep's folder as soon as it ends.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from ray import tune
 
+from pipelines.encoder_trials import Seat, TrialCheckpoints, run_encoder_trial
 from pipelines.stored import Tables, build_data
-from pipelines.trial_results import SweepFolder, TrialResult, assignments_of, finished_result, samples_trained_on
+from pipelines.trial_results import (
+    OnEvaluation,
+    SweepFolder,
+    TrialResult,
+    assignments_of,
+    described,
+    finished_result,
+    progress_report,
+)
 from uml_core.config import Experiment, hash_of
 from uml_core.errors import InputError
 from uml_core.packed import shapes_of, train_together
@@ -22,7 +30,6 @@ from uml_core.results import evaluation_points
 from uml_core.runs import MetricPoint
 from uml_core.training import Evaluation, TrainingRun
 
-OnEvaluation = Callable[[TrainingRun, Evaluation], None]
 OnEnd = Callable[[int, TrialResult, dict[str, Any] | None], None]
 
 
@@ -30,20 +37,20 @@ def train_trial(config: dict[str, Any], *, tables: Tables, experiment: Experimen
     """Train a Tune trial's trials, write each one's result and weights, report that all are done."""
     torch.set_num_threads(1)
     assignments, folder = assignments_of(config), SweepFolder(folder_uri)
+    trials = [experiment.override(assignment.overrides) for assignment in assignments]
+    device = "cuda" if experiment.tune.gpus_per_trial else "cpu"
+    on_evaluation = None if experiment.tune.stopping == "none" else _report
     results: list[TrialResult] = []
 
     def write(index: int, result: TrialResult, state: dict[str, Any] | None) -> None:
-        told = replace(result, overrides=assignments[index].overrides, group=assignments[index].group)
-        folder.write(assignments[index].key, told, state=state)
+        folder.write(assignments[index].key, described(result, assignments[index]), state=state)
         results.append(result)
 
-    run_trials(
-        [experiment.override(assignment.overrides) for assignment in assignments],
-        tables,
-        device="cuda" if experiment.tune.gpus_per_trial else "cpu",
-        on_evaluation=None if experiment.tune.stopping == "none" else _report,
-        on_end=write,
-    )
+    if trials[0].model.backbone == "frozen":
+        run_trials(trials, tables, device=device, on_evaluation=on_evaluation, on_end=write)
+    else:  # trains alone
+        checkpoints = TrialCheckpoints(folder, assignments[0].key, trials[0].train.report_every_s)
+        write(0, *run_encoder_trial(trials[0], tables, checkpoints, seat=Seat(device), on_evaluation=on_evaluation))
     first = results[0]  # schedulers and searches that look at what is reported have trials of their own
     reported = {"val_accuracy": first.val_accuracy, "val_nll": first.val_nll, "cost": first.cost}
     tune.report({**reported, "step": experiment.train.max_steps})
@@ -74,7 +81,7 @@ def run_trials(
             index = place_of[id(run)]
             points[index] += evaluation_points(run, evaluation)
             if run.progress.finished:
-                on_end(index, *finished_result(run, points[index]))
+                on_end(index, finished_result(run, points[index]), run.result_state())
             elif on_evaluation is not None:
                 on_evaluation(run, evaluation)
 
@@ -118,12 +125,4 @@ def _packs(
 
 def _report(run: TrainingRun, evaluation: Evaluation) -> None:
     """Tell the scheduler how a trial does; where it stops the trial, this call does not return."""
-    tune.report(
-        {
-            "val_accuracy": evaluation.val_accuracy,
-            "val_nll": evaluation.val_nll,
-            "cost": samples_trained_on(run),
-            "train_s": run.progress.train_s,
-            "step": evaluation.step,
-        }
-    )
+    tune.report(progress_report(run, evaluation))

@@ -1,7 +1,7 @@
 """A sweep's folder: the result and the weights of every ended trial, each written in one rename.
 
 SWEEP/trials/KEY.json and KEY.pt, and KEY.pt comes first: a trial whose JSON exists is complete. The JSON also holds
-what the trial was, so that a resumed search knows what it has proposed.
+what the trial was, so that a resumed search knows what it has proposed. KEY.checkpoint is a long trial on its way.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,9 @@ from uml_core.evaluation.selection import Candidate
 from uml_core.results import measure_outcome
 from uml_core.runs import MetricPoint
 from uml_core.store import open_filesystem
-from uml_core.training import TrainingRun
+from uml_core.training import Evaluation, TrainingRun
+
+OnEvaluation = Callable[[TrainingRun, Evaluation], None]
 
 
 @dataclass(frozen=True)
@@ -115,17 +117,45 @@ class SweepFolder:
 
     def read_state(self, key: str) -> dict[str, Any]:
         """Return a trial's best weights and progress."""
-        with self._fs.open_input_stream(f"{self._directory}/{key}.pt") as stream:
-            state: dict[str, Any] = torch.load(io.BytesIO(stream.read()), weights_only=True)
-        return state
+        return self._read_state(f"{key}.pt")
 
     def write(self, key: str, result: TrialResult, *, state: dict[str, Any] | None) -> None:
-        """Write a trial's state, then its result."""
+        """Write a trial's state, then its result; its checkpoint goes, and what asked it to stop."""
         if state is not None:
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            self._write(f"{key}.pt", buffer.getvalue())
+            self._write_state(f"{key}.pt", state)
         self._write(f"{key}.json", json.dumps(asdict(replace(result, ended_at=time.time()))).encode())
+        for name in (f"{key}.checkpoint", f"{key}.stop"):
+            if self._has(name):
+                self._fs.delete_file(f"{self._directory}/{name}")
+
+    def read_checkpoint(self, key: str) -> dict[str, Any] | None:
+        """Return what a long trial has saved on its way, or None where it has saved nothing."""
+        return self._read_state(f"{key}.checkpoint") if self._has(f"{key}.checkpoint") else None
+
+    def write_checkpoint(self, key: str, state: dict[str, Any]) -> None:
+        """Save a long trial on its way, in place of what it saved before."""
+        self._write_state(f"{key}.checkpoint", state)
+
+    def ask_to_stop(self, key: str) -> None:
+        """Let a trial's workers know that it is to end."""
+        self._write(f"{key}.stop", b"")
+
+    def is_asked_to_stop(self, key: str) -> bool:
+        """Return whether a trial is to end."""
+        return self._has(f"{key}.stop")
+
+    def _has(self, name: str) -> bool:
+        return bool(self._fs.get_file_info(f"{self._directory}/{name}").type == pafs.FileType.File)
+
+    def _read_state(self, name: str) -> dict[str, Any]:
+        with self._fs.open_input_stream(f"{self._directory}/{name}") as stream:
+            state: dict[str, Any] = torch.load(io.BytesIO(stream.read()), map_location="cpu", weights_only=True)
+        return state
+
+    def _write_state(self, name: str, state: dict[str, Any]) -> None:
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        self._write(name, buffer.getvalue())
 
     def _write(self, name: str, content: bytes) -> None:
         self._fs.create_dir(self._directory, recursive=True)
@@ -135,17 +165,32 @@ class SweepFolder:
         self._fs.move(temporary, f"{self._directory}/{name}")
 
 
-def finished_result(run: TrainingRun, points: list[MetricPoint]) -> tuple[TrialResult, dict[str, Any]]:
-    """Return the result and the state of a run that has ended well, of what was logged on its way."""
+def finished_result(run: TrainingRun, points: list[MetricPoint]) -> TrialResult:
+    """Return the result of a run that has come to its end, with the points of its evaluations."""
     assert run.best is not None
-    result = TrialResult(
+    return TrialResult(
         run.best.val_accuracy,
         run.best.val_nll,
-        [asdict(point) for point in [*points, *measure_outcome(run, with_test=False).points()]],
+        [asdict(point) for point in (*points, *measure_outcome(run, with_test=False).points())],
         cost=samples_trained_on(run),
         val_rows=len(run.data.val),
     )
-    return result, run.result_state()
+
+
+def described(result: TrialResult, assignment: Assignment) -> TrialResult:
+    """Return a result with what the trial was."""
+    return replace(result, overrides=assignment.overrides, group=assignment.group)
+
+
+def progress_report(run: TrainingRun, evaluation: Evaluation) -> dict[str, float]:
+    """Return what a scheduler decides by."""
+    return {
+        "val_accuracy": evaluation.val_accuracy,
+        "val_nll": evaluation.val_nll,
+        "cost": samples_trained_on(run),
+        "train_s": run.progress.train_s,
+        "step": evaluation.step,
+    }
 
 
 def samples_trained_on(run: TrainingRun) -> float:

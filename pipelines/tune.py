@@ -7,9 +7,10 @@ In: an embedded experiment and a space. Out: one MLflow run for the sweep with a
     python -m pipelines.tune examples/demo.yaml --space linear_probe --trials 180 tune.search=tpe tune.stopping=asha
 
 Trials on embeddings are plain Tune functions in reused processes, each of which trains several of them at once
-(tune.pack); the tables lie in Ray's object store, shared without copying. A trial writes its result and weights into
-the sweep's folder in one rename each: a killed sweep, started again with the same line (or --resume), runs only what
-is missing. Selection looks at validation; test is measured afterwards, once. The best model is registered in MLflow,
+(tune.pack); the tables lie in Ray's object store, shared without copying. Trials that train an encoder on several
+workers (model.backbone, train.workers) wait for Ray Train. A trial writes its result and weights into the sweep's
+folder in one rename each: a killed sweep, started again with the same line (or --resume), runs only what is missing.
+Selection looks at validation; test is measured afterwards, once. The best model is registered in MLflow,
 models:/EXPERIMENT@best; `pipelines.predict` takes it as it is.
 """
 
@@ -26,13 +27,14 @@ from ray import tune
 from tqdm import tqdm
 
 from pipelines.attempts import Attempt, open_attempt
+from pipelines.lanes import Lane, check_resources, lanes_of
 from pipelines.provenance import provenance_tags
-from pipelines.publish import best_trial, log_summary, measure_selected, register_best, select_trials
-from pipelines.runtime import Summary, experiment_parser, num_cpus, num_gpus, ray_session, step_main
-from pipelines.search import Proposals, SweepSearcher, proposals_of, scheduler_of, trial_resources
+from pipelines.publish import best_trial, log_summary, register_best, select_trials
+from pipelines.runtime import Summary, experiment_parser, ray_session, step_main
+from pipelines.search import Proposals, SweepSearcher, proposals_of
 from pipelines.stored import Tables, build_data, corpus_fingerprints, load_tables
 from pipelines.trial_log import TrialCallback, TrialLog
-from pipelines.trial_loop import train_trial
+from pipelines.trial_measuring import measure_trials
 from pipelines.trial_results import SweepFolder, TrialResult
 from tune_spaces import Space, TrialSpec, load_space
 from tune_spaces.space import available_spaces
@@ -44,6 +46,8 @@ from uml_core.reporting.exchange import exchange_of_sweep
 from uml_core.reporting.verdict import sweep_verdict
 from uml_core.runs import MetricPoint
 from uml_core.tracking import MLflowTracker, find_run, open_experiment, start_run, sweep_runs
+
+CLASS_METRIC = "test/class_accuracy/"  # kept of the verdict's two arms alone
 
 logger = logging.getLogger(__name__)
 
@@ -65,18 +69,13 @@ def _step(experiment: Experiment, arguments: argparse.Namespace) -> Summary:
 
 def run(experiment: Experiment, space_name: str, *, max_trials: int | None = None, resume: bool = False) -> Summary:
     """Run a sweep to its end: train what is missing, select on validation, measure test once, say what it shows."""
-    if experiment.model.backbone != "frozen":
-        raise InputError(
-            f"model.backbone is {experiment.model.backbone}, and sweeps train heads on stored embeddings; "
-            "set model.backbone=frozen, or run python -m pipelines.train for each setting"
-        )
     space = load_space(space_name, experiment)
     proposals = proposals_of(space, experiment, max_trials=max_trials)
     fingerprints = corpus_fingerprints(experiment)
     tables = load_tables(experiment, fingerprints)
     known = proposals.check_specs()
     _check_data(known, tables)
-    _check_gpus(experiment)
+    check_resources(experiment, space)
     open_experiment(experiment.tracking, experiment.name)
     identity = [experiment.config_hash, sorted(spec.key for spec in known), proposals.total]
     attempt = open_attempt(experiment, "tune", hash_of(identity))
@@ -88,13 +87,16 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
     proposals.take_over(folder)
     log = TrialLog(experiment, parent.run_id, proposals.specs, provenance_tags(fingerprints))
     log.catch_up(folder)
-    _run_missing(experiment, proposals, tables, folder, log)
-    results = folder.all()
-    _check_failures(experiment, proposals.total, results, parent)
-    chosen = select_trials(experiment, proposals.specs, results, log)
-    for spec in chosen:
-        with_classes = spec.arm in (space.baseline, space.headline)
-        log.mark_selected(spec, measure_selected(spec, tables, folder, with_classes=with_classes))
+    with ray_session():
+        lanes = lanes_of(experiment, space, tables, fingerprints=fingerprints, folder=folder)
+        _run_missing(proposals, lanes, folder, log)
+        results = folder.all()
+        _check_failures(experiment, proposals.total, results, parent)
+        chosen = select_trials(experiment, proposals.specs, results, log)
+        for spec, points in measure_trials(chosen, tables, folder):
+            with_classes = spec.arm in (space.baseline, space.headline)
+            kept = [point for point in points if with_classes or not point.name.startswith(CLASS_METRIC)]
+            log.mark_selected(spec, kept)
     best = best_trial(chosen, folder)
     model_uri = find_run(experiment.tracking, parent.run_id).tags.get("uml.best_model", "")
     if best is not None and not model_uri:  # a sweep that was killed after this does it once
@@ -130,13 +132,6 @@ def _check_data(specs: Sequence[TrialSpec], tables: Tables) -> None:
             build_data(spec.experiment, tables)
 
 
-def _check_gpus(experiment: Experiment) -> None:
-    """Refuse trials on GPUs that the cluster does not have, before the sweep is opened."""
-    if experiment.tune.gpus_per_trial:
-        with ray_session():
-            trial_resources(experiment.tune, cpus=num_cpus(), gpus=num_gpus())
-
-
 def _open_sweep(
     experiment: Experiment, space: Space, space_name: str, attempt: Attempt, provenance: Mapping[str, str]
 ) -> MLflowTracker:
@@ -159,35 +154,33 @@ def _open_sweep(
     return parent
 
 
-def _run_missing(
-    experiment: Experiment, proposals: Proposals, tables: Tables, folder: SweepFolder, log: TrialLog
-) -> None:
-    """Run the trials whose results are not in the folder yet, as many at once as the cluster holds."""
-    num_done = len(folder.keys())
-    if num_done >= proposals.total:
-        return
+def _run_missing(proposals: Proposals, lanes: Sequence[Lane], folder: SweepFolder, log: TrialLog) -> None:
+    """Run the trials whose results are not in the folder yet, lane by lane, as many at once as the cluster holds."""
+    num_done = proposals.total - proposals.num_left()
     os.environ.setdefault(
         "RAY_AIR_NEW_OUTPUT", "0"
     )  # our own bar and summary; Tune's table is printed even at verbose=0
-    with ray_session(), tqdm(total=proposals.total, initial=num_done, unit="trial", file=sys.stderr) as bar:
-        resources, concurrent = trial_resources(experiment.tune, cpus=num_cpus(), gpus=num_gpus())
-        trainable = tune.with_parameters(train_trial, tables=dict(tables), experiment=experiment, folder_uri=folder.uri)
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, resources),
-            tune_config=tune.TuneConfig(
-                search_alg=SweepSearcher(proposals, concurrent=concurrent),
-                scheduler=scheduler_of(experiment),
-                num_samples=proposals.total - num_done,
-                reuse_actors=True,
-                max_concurrent_trials=concurrent,
-            ),
-            run_config=tune.RunConfig(
-                storage_path=folder.ray_storage,
-                verbose=0,
-                callbacks=[TrialCallback(proposals, log, folder, bar)],
-            ),
-        )
-        tuner.fit()
+    with tqdm(total=proposals.total, initial=num_done, unit="trial", file=sys.stderr) as bar:
+        for lane in lanes:
+            num_left = proposals.num_left(lane.takes)
+            if not num_left:
+                continue
+            tuner = tune.Tuner(
+                tune.with_resources(lane.trainable, lane.resources),
+                tune_config=tune.TuneConfig(
+                    search_alg=SweepSearcher(proposals, lane.takes, processes=lane.pack_processes),
+                    scheduler=lane.scheduler,
+                    num_samples=num_left,
+                    reuse_actors=True,
+                    max_concurrent_trials=lane.concurrent,
+                ),
+                run_config=tune.RunConfig(
+                    storage_path=folder.ray_storage,
+                    verbose=0,
+                    callbacks=[TrialCallback(proposals, log, folder, bar)],
+                ),
+            )
+            tuner.fit()
 
 
 def _check_failures(

@@ -7,6 +7,13 @@ from typing import Any
 from tune_spaces.space import Arm, related_auxiliaries
 from uml_core.config import Experiment
 
+FROZEN: dict[str, Any] = {
+    "model.backbone": "frozen",
+    "model.trained_blocks": None,
+    "model.trained_auxiliaries": [],
+    "model.drop_path": 0.0,
+}
+
 
 def weights_of(experiment: Experiment, corpora: tuple[str, ...]) -> dict[str, Any]:
     """Return a loss weight for every auxiliary corpus: the experiment's own (1 where that is 0) for these, else 0.
@@ -35,7 +42,9 @@ def standard_arms(experiment: Experiment) -> dict[str, Arm]:
     cotrained = {"mixing.loss_weight": weights_of(experiment, related)}
 
     def control(kind: str) -> dict[str, Any]:
-        return {f"corpora.{name}.control": kind for name in related}
+        # Noise takes the place of embeddings: an encoder that makes them anew would leave none of it.
+        frozen_text = {"model.trained_auxiliaries": []} if kind == "noise" else {}
+        return {**frozen_text, **{f"corpora.{name}.control": kind for name in related}}
 
     overrides: dict[str, dict[str, Any]] = {
         "linear_probe": _target_only(experiment),
@@ -47,7 +56,7 @@ def standard_arms(experiment: Experiment) -> dict[str, Arm]:
         "shuffled_init": {**cotrained, **text_head, **control("shuffled_labels")},
         "noise": {**cotrained, **random_head, **control("noise")},
         "noise_init": {**cotrained, **text_head, **control("noise")},
-        "zero_shot": {**alone, **text_head, "train.max_steps": 0},
+        "zero_shot": {**alone, **text_head, **FROZEN, "train.max_steps": 0},
     }
     if unrelated:
         swapped = {
@@ -72,9 +81,10 @@ def deciding_arms(experiment: Experiment) -> tuple[str, ...]:
 
 
 def _target_only(experiment: Experiment) -> dict[str, Any]:
-    """Return the overrides of a plain linear probe: no other corpus, and so no projection."""
+    """Return the overrides of a plain linear probe: a frozen encoder, no other corpus, and so no projection."""
     target = experiment.corpora[experiment.target].model_dump(mode="json")
     return {
+        **FROZEN,
         "corpora": {experiment.target: target},
         "mixing.loss_weight": {},
         "mixing.batch_ratio": {},

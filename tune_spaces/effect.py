@@ -13,6 +13,7 @@ from uml_core.config import Experiment
 from uml_core.errors import InputError
 
 NOT_TRAINED_ON = ("name", "store", "tracking", "encoders", "embed", "tune")
+WITH_A_TRAINED_BACKBONE = ("backbone_lr", "layer_decay")  # of optim, and the section pictures
 NOT_TRAINED_ON_IN_TRAIN = ("workers", "use_gpu", "report_every_s", "twin", "gradient_cosine")
 
 
@@ -29,13 +30,20 @@ def trained_settings(experiment: Experiment) -> dict[str, Any]:
         "schedule": tree["mixing"]["schedule"] if active else None,
         "warm_start": tree["mixing"]["warm_start"] if _warms_up(experiment, active) else None,
     }
+    trained = [name for name in experiment.model.trained_auxiliaries if name in active]
+    settings["model"] = {**tree["model"], "trained_auxiliaries": trained}
     settings["train"] = {key: value for key, value in tree["train"].items() if key not in NOT_TRAINED_ON_IN_TRAIN}
+    optim = dict(tree["optim"])
+    if experiment.model.backbone == "frozen":
+        settings.pop("pictures")
+        optim = {key: value for key, value in optim.items() if key not in WITH_A_TRAINED_BACKBONE}
+    if not optim["warmup_steps"]:
+        optim.pop("warmup_lr")
+    settings["optim"] = optim
     if not experiment.train.max_steps:
         untrained = ("optim", "mixing")
         settings = {section: value for section, value in settings.items() if section not in untrained}
         settings["train"] = {"max_steps": 0}
-    elif not experiment.optim.warmup_steps:
-        settings["optim"] = {key: value for key, value in tree["optim"].items() if key != "warmup_lr"}
     return settings
 
 

@@ -17,6 +17,7 @@ from uml_core.errors import InputError, listing, nearest
 
 Overrides = Mapping[str, Any]
 Grid = tuple[Any, ...]
+GroupName = tuple[str, str, int]  # arm, condition, seed
 NO_SPACES = ("__init__", "arms", "effect", "space")  # the files of tune_spaces/ that are not spaces
 
 
@@ -66,7 +67,7 @@ class TrialSpec:
         return hash_of([self.arm, self.experiment.config_hash])
 
     @property
-    def group(self) -> tuple[str, str, int]:
+    def group(self) -> GroupName:
         """Trials among which one is selected on validation: (arm, condition, seed)."""
         return self.arm, self.condition, self.experiment.seed
 
@@ -91,7 +92,7 @@ class Group:
         return ",".join(f"{key}={value}" for key, value in self.condition.items())
 
     @property
-    def name(self) -> tuple[str, str, int]:
+    def name(self) -> GroupName:
         """What its trials have as `TrialSpec.group`."""
         return self.arm.name, self.label, self.seed
 

@@ -54,6 +54,7 @@ def _arms(experiment: Experiment, corpus: str, amounts: tuple[int, ...]) -> list
         "mixing.loss_weight": weights_of(experiment, (corpus,)),
         "mixing.warm_start": {},
         "model.init_corpus": corpus,
+        "model.trained_auxiliaries": [],  # averages are of stored embeddings, and all amounts are trained alike
     }
     return [
         Arm(

@@ -26,13 +26,14 @@ from uml_core.encoders import build_encoder
 from uml_core.encoders.image import PixelEncoder
 from uml_core.feed import Batch, EmbeddingFeed
 from uml_core.gradients import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
-from uml_core.mixing import MixingPlan, Part, parts_of
+from uml_core.mixing import MixingPlan, Part, parts_of, rank_share
 from uml_core.models import SharedHeadModel, build_model
 from uml_core.models.fine_tuned import FineTunedModel
 from uml_core.models.seeding import generator_of
 from uml_core.objective import Place
 from uml_core.pictures import PictureData, Pictures, TargetOrder, TrainPictures
 from uml_core.supervised import evaluate_head
+from uml_core.trained_text import TrainedText
 from uml_core.transfer import load_backbone, start_blocks, without_gradients
 
 ENCODE_ROWS = 64  # pictures encoded at once in an evaluation
@@ -61,16 +62,25 @@ class FineTuningObjective:
         self._plan, self._parts = MixingPlan.of(experiment), parts_of(experiment.train.accumulate)
         self._encoder = target_encoder(experiment)
         load_backbone(experiment, self._encoder, str(place.device))
+        self._texts = {
+            corpus: TrainedText(experiment, corpus, data.train[corpus], data.sentences[corpus])
+            for corpus in experiment.model.trained_auxiliaries
+            if corpus in self._plan.corpora
+        }
+        text_encoders = {corpus: text.encoder for corpus, text in self._texts.items()}
+        for text_encoder in text_encoders.values():
+            text_encoder.load(device=str(place.device))
         heads = build_model(experiment, data).to(place.device)
-        self.model = FineTunedModel(experiment, self._encoder, heads)
+        self.model = FineTunedModel(experiment, self._encoder, heads, text_encoders)
         self._frozen = start_blocks(experiment, self.model.backbone)
-        self._pictures = Pictures(data.raw, self._encoder, keep=data.keep)
+        self._pictures = Pictures(data.raw, self._encoder, keep=data.keep, kept=data.kept)
         ranks = (place.rank, place.world_size)
         self._order = TargetOrder(self._plan, data.train[data.target].rows, experiment.seed, *ranks, self._parts)
         self._stream = self._order.stream()
         self._train_pictures: TrainPictures | None = None
         self._labels = torch.from_numpy(data.train[data.target].labels).to(place.device)
-        others = {name: weight for name, weight in self._plan.loss_weight.items() if name != data.target}
+        raw = (data.target, *self._texts)
+        others = {name: weight for name, weight in self._plan.loss_weight.items() if name not in raw}
         self._feed = EmbeddingFeed(experiment, data, replace(self._plan, loss_weight=others), place)
 
     def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
@@ -78,11 +88,18 @@ class FineTuningObjective:
         return accumulated(self._part(step, corpora, part) for part in self._parts)
 
     def _part(self, step: int, corpora: Sequence[str], part: Part) -> Batch | None:
-        target = self._data.target
-        batch = self._feed.batch(step, [corpus for corpus in corpora if corpus != target], part)
+        target, raw = self._data.target, (self._data.target, *self._texts)
+        batch = self._feed.batch(step, [corpus for corpus in corpora if corpus not in raw], part)
         embeddings, labels, counts = batch.embeddings, batch.labels, batch.global_counts
         if self._experiment.model.normalize:
             embeddings = {name: nn.functional.normalize(value, dim=-1) for name, value in embeddings.items()}
+        rank, world_size = part.as_rank(self._place.rank, self._place.world_size)
+        for corpus, text in self._texts.items():
+            start, stop = self._plan.sample_range(corpus, step)
+            if corpus in corpora and start < stop:
+                tokens_2BT, labels_B = text.samples(start, stop, rank_share(stop - start, rank, world_size))
+                embeddings[corpus], labels[corpus] = tokens_2BT.to(self._place.device), labels_B.to(self._place.device)
+                counts[corpus] = stop - start
         start, stop = self._plan.sample_range(target, step)
         if target in corpora and start < stop:
             positions, share = self._stream.rows(start, stop), self._order.share(step, part)
@@ -91,7 +108,6 @@ class FineTuningObjective:
             counts = {target: stop - start, **counts}
         if not embeddings:
             return None
-        rank, _ = part.as_rank(self._place.rank, self._place.world_size)
         seed = generator_of(self._experiment.seed, "dropout", step, rank, *corpora).initial_seed()
         return PictureBatch(embeddings, labels, counts, batch.label_smoothing, seed, self._frozen.at(step))
 
@@ -125,6 +141,8 @@ class FineTuningObjective:
 
     def batch_rows(self, step: int, corpus: str) -> list[int]:
         """Return the row numbers of a corpus's table in a step's batch, over all ranks."""
+        if corpus in self._texts:
+            return list(map(int, self._texts[corpus].rows(*self._plan.sample_range(corpus, step))))
         if corpus != self._data.target:
             return list(map(int, self._feed.rows(step, corpus)))
         positions = self._stream.rows(*self._plan.sample_range(corpus, step))
@@ -163,21 +181,32 @@ class FineTuningObjective:
         """Return the encoder, the target's projection and the head."""
         return [self.model.backbone, self.model.heads.projections[self._data.target], self.model.heads.head]
 
-    def embedded(self) -> TrainingData:
-        """Return the data with the target's embeddings those of the encoder as it is, for evaluators and analyses."""
+    def embedded(self, *, tested_only: bool = False) -> TrainingData:
+        """Return the data with embeddings of the trained encoders as they are, for evaluators and analyses.
+
+        With `tested_only`, of test and shifted test rows alone; all others keep the frozen encoders'.
+        """
         data = self._data
-        parts = [data.train[data.target], data.val, *([data.test] if data.test else []), *data.shifted.values()]
+        tested = [*([data.test] if data.test else []), *data.shifted.values()]
+        parts = tested if tested_only else [data.train[data.target], data.val, *tested]
+        if not parts:
+            return data
         rows = np.unique(np.concatenate([part.rows for part in parts]))
         table_ND = parts[0].embeddings.copy()
         table_ND[rows] = self._encoded(rows, normalize=False).cpu().numpy()
         plain = {each.name: getattr(data, each.name) for each in fields(TrainingData)}
+        target = {data.target: replace(data.train[data.target], embeddings=table_ND)}
         return replace(
             TrainingData(**plain),
-            train={**data.train, data.target: replace(data.train[data.target], embeddings=table_ND)},
+            train={**data.train, **({} if tested_only else self._embedded_texts()), **target},
             val=replace(data.val, embeddings=table_ND),
             test=None if data.test is None else replace(data.test, embeddings=table_ND),
             shifted={name: replace(part, embeddings=table_ND) for name, part in data.shifted.items()},
         )
+
+    def _embedded_texts(self) -> dict[str, LabelledRows]:
+        with in_eval_mode(self.model):
+            return {corpus: text.embedded() for corpus, text in self._texts.items()}
 
     def _measure(self, rows: LabelledRows) -> tuple[float, float]:
         labels_N = torch.from_numpy(rows.labels).to(self._place.device)

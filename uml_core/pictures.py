@@ -8,10 +8,12 @@ Shape legend: B batch, H height, W width.
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +29,7 @@ from uml_core.mixing import MixingPlan, Part, SampleStream, rank_share
 
 Pixels = npt.NDArray[np.uint8]
 GIB = 2**30
+BATCHES_AHEAD = 4  # decoded while earlier ones train
 
 
 class TrainPictures(Protocol):
@@ -48,6 +51,8 @@ class PictureData(TrainingData):
     keep: bool
     picture_bytes: int
     open_stream: OpenStream | None = None  # None: pictures that are not kept are decoded when they are asked for
+    sentences: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)  # of corpora whose text encoder is trained
+    kept: dict[int, Pixels] = field(default_factory=dict)  # decoded before, by row: runs of one process may share them
 
     @property
     def gib(self) -> float:
@@ -64,9 +69,11 @@ class PictureData(TrainingData):
 class Pictures:
     """Decodes pictures by row number on all cores; keeps them where that was chosen."""
 
-    def __init__(self, raw: Sequence[Row], encoder: PixelEncoder, *, keep: bool) -> None:
+    def __init__(
+        self, raw: Sequence[Row], encoder: PixelEncoder, *, keep: bool, kept: dict[int, Pixels] | None = None
+    ) -> None:
         self._raw, self._encoder, self._keep = raw, encoder, keep
-        self._kept: dict[int, Pixels] = {}
+        self._kept: dict[int, Pixels] = {} if kept is None or not keep else kept
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1)  # Pillow decodes and resizes outside Python's lock
 
     def __call__(self, rows: Rows) -> Pixels:
@@ -75,11 +82,33 @@ class Pictures:
         missing = [number for number in dict.fromkeys(numbers) if number not in self._kept]
         decoded = dict(zip(missing, self._pool.map(self._decode, missing), strict=True))
         if self._keep:
-            self._kept |= decoded
+            self._kept.update(decoded)
         return np.stack([self._kept[number] if self._keep else decoded[number] for number in numbers])
 
     def _decode(self, number: int) -> Pixels:
         return decoded_picture(self._raw[number], self._encoder)
+
+
+class ReadAhead:
+    """Pictures in the order of the steps, decoded by this process's threads while earlier steps train."""
+
+    def __init__(self, coming: Iterator[Rows], raw: Sequence[Row], encoder: PixelEncoder) -> None:
+        self._coming, self._raw, self._encoder = coming, raw, encoder
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
+        self._batches: deque[tuple[Rows, list[Future[Pixels]]]] = deque()
+
+    def __call__(self, rows: Rows) -> Pixels:
+        """Return the pictures (B, H, W, 3) of the rows that come next."""
+        self._read_ahead()
+        expected, pictures = self._batches.popleft()
+        assert (expected == rows).all(), "the stream's order is not training's"
+        self._read_ahead()
+        return np.stack([picture.result() for picture in pictures])
+
+    def _read_ahead(self) -> None:
+        for rows in itertools.islice(self._coming, BATCHES_AHEAD - len(self._batches)):
+            decoding = [self._pool.submit(decoded_picture, self._raw[row], self._encoder) for row in rows]
+            self._batches.append((rows, decoding))
 
 
 def decoded_picture(row: Row, encoder: PixelEncoder) -> Pixels:
@@ -107,17 +136,22 @@ def picture_data(
     Raises:
         InputError: a row of the table is no longer in the corpus.
     """
-    gone = [row_id for row_id in ids if row_id not in rows]
-    if gone:
-        raise InputError(
-            f"corpora.{experiment.target} no longer has {len(gone)} of its {len(ids)} embedded pictures, "
-            f"first {gone[0]}; run python -m pipelines.embed again"
-        )
-    raw = tuple(rows[row_id] for row_id in ids)
+    raw = raw_rows(experiment.target, ids, rows)
     size = decoded_picture(raw[int(data.train[data.target].rows[0])], encoder).nbytes
     keep = experiment.pictures.keep
     fits = size * (len(data.train[data.target]) + len(data.val)) <= experiment.pictures.memory_gib * GIB
     return PictureData(**vars(data), raw=raw, keep=fits if keep == "auto" else keep == "memory", picture_bytes=size)
+
+
+def raw_rows(corpus: str, ids: Sequence[str], rows: Mapping[str, Row]) -> tuple[Row, ...]:
+    """Return a table's rows as they are listed now. Raises InputError where one is no longer in the corpus."""
+    gone = [row_id for row_id in ids if row_id not in rows]
+    if gone:
+        raise InputError(
+            f"corpora.{corpus} no longer has {len(gone)} of its {len(ids)} embedded rows, first {gone[0]}; "
+            "run python -m pipelines.embed again"
+        )
+    return tuple(rows[row_id] for row_id in ids)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def test_a_picture_that_changed_is_told(corpus: Path) -> None:
     tables, rows = tables_of(experiment)
     data, encoder = build_training_data(experiment, tables), target_encoder(experiment)
     listed = {row.id: row for row in rows}
-    with pytest.raises(InputError, match=r"no longer has 1 of its 43 embedded pictures, first gone\.png"):
+    with pytest.raises(InputError, match=r"no longer has 1 of its 43 embedded rows, first gone\.png"):
         picture_data(experiment, data, [*listed, "gone.png"], listed, encoder)
     broken = {**listed, rows[-1].id: replace(rows[-1], path=str(corpus / "nowhere.png"))}
     pictures = Pictures(tuple(broken.values()), encoder, keep=True)

@@ -14,6 +14,7 @@ import pytest
 from tests.rich_records import few_shot_records, mixing_records, modality_records, with_metrics, wobble
 from tests.sweep_records import GAIN, parent_record, sweep_records, trial
 from uml_core.evaluation.selection import Candidate, pareto_front, selected
+from uml_core.reporting.backbones import backbone_rows
 from uml_core.reporting.classes import class_gains
 from uml_core.reporting.collect import SweepResults, collect_sweep
 from uml_core.reporting.mixtures import mixture_grids, selected_mixtures
@@ -22,6 +23,7 @@ from uml_core.reporting.sentences import sentence_rows
 from uml_core.reporting.subsets import addition_rows, subset_rows
 from uml_core.reporting.summary import sweep_metrics
 from uml_core.reporting.tables import arm_notes, cost_rows, front_rows
+from uml_core.reporting.verdict import verdict_of
 from uml_core.runs import RunRecord
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -251,3 +253,21 @@ def inspected(page: Path, directory: Path) -> dict[str, object]:
     done = subprocess.run([CHROMIUM, *flags, page.as_uri()], capture_output=True, text=True, check=True, timeout=120)
     body = html.unescape(done.stdout).rpartition("</iframe>")[2]
     return json.loads(body[body.index("{") : body.rindex("}") + 1])  # type: ignore[no-any-return]
+
+
+def test_what_training_the_encoder_does_to_the_gain_has_a_table() -> None:
+    arms = {"linear_probe": 0.6, "unimodal": 0.66, "uml_init": 0.73, "shuffled_init": 0.65, "unimodal_init": 0.67}
+    arms |= {"frozen_unimodal": 0.60, "frozen_uml_init": 0.70, "partial_unimodal": 0.64, "partial_uml_init": 0.68}
+    records = sweep_records({**arms, "uml_init_trained_text": 0.71}, parent=parent_record("finetune"))
+    sweep = collect_sweep(records, records[0])
+    rows = {row.trained: row for row in backbone_rows(sweep)}
+    assert list(rows) == ["nothing", "its last blocks", "all of it", "text encoder too, against frozen"]
+    for trained, gain in zip(rows, (0.10, 0.04, 0.07, -0.02), strict=True):
+        assert rows[trained].difference.mean == pytest.approx(gain, abs=0.005)
+    assert rows["nothing"].against == "frozen_unimodal"
+    assert verdict_of(sweep).kind == "gain"
+    text = build_report("pets", records, tracking_uri="sqlite:///x").html
+    assert "What training the encoder does to the gain" in text
+    assert set(arm_notes(sweep)) == set(sweep.arm_names()), "every arm is told"
+    controls = sweep_records(GAIN)
+    assert backbone_rows(collect_sweep(controls, controls[0])) == []

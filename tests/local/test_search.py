@@ -100,14 +100,14 @@ def space(num_rates: int = 6) -> Space:
 
 def one_by_one(proposals: Proposals) -> Iterator[TrialSpec]:
     """Yield what a sweep with as many processes as trials is given."""
-    while pack := proposals.next_pack(concurrent=1000):
+    while pack := proposals.next_pack(processes=1000):
         yield from pack
 
 
 def test_packs_are_of_one_shape_and_leave_work_for_every_process(experiment: Experiment) -> None:
     proposals = proposals_of(space(), experiment.override({"tune.search": "grid"}))
     packs = []
-    while pack := proposals.next_pack(concurrent=2):
+    while pack := proposals.next_pack(processes=2):
         packs.append(pack)
     assert [len(pack) for pack in packs] == [8, 8, 4, 2, 1, 1]
     assert len({spec.key for pack in packs for spec in pack}) == proposals.total == 24
@@ -123,7 +123,7 @@ def test_packs_are_of_one_shape_and_leave_work_for_every_process(experiment: Exp
 )
 def test_trials_that_train_alone(experiment: Experiment, change: dict[str, Any]) -> None:
     proposals = proposals_of(space(), experiment.override({"tune.search": "grid", **change}))
-    assert [len(proposals.next_pack(concurrent=2)) for _ in range(25)] == [1] * 24 + [0]
+    assert [len(proposals.next_pack(processes=2)) for _ in range(25)] == [1] * 24 + [0]
 
 
 def test_tpe_proposals_share_the_budget_equally_and_side_by_side(experiment: Experiment) -> None:

@@ -11,10 +11,9 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from pipelines import embed, evaluate, export, predict, train, tune
+from pipelines import embed, evaluate, export, predict, train
 from tests.conftest import picture_tree, write_picture_corpora
 from uml_core.config import Experiment, parse_experiment
-from uml_core.errors import InputError
 from uml_core.tracking import download, find_run, load_predictor
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -76,8 +75,3 @@ def test_two_workers_see_the_joined_batchs_losses(experiment: Experiment) -> Non
     )
     for name in ("train/loss/pictures", "train/loss/names", "val/nll"):  # of the fourth step: three updates made it
         assert one[name] == pytest.approx(two[name], rel=5e-3), name
-
-
-def test_a_sweep_refuses_a_trained_encoder(experiment: Experiment) -> None:
-    with pytest.raises(InputError, match=r"model\.backbone is finetune, and sweeps train heads on stored embeddings"):
-        tune.run(experiment, "controls")

@@ -291,3 +291,40 @@ def test_weight_transfer_claims_what_is_trained_or_what_is_frozen() -> None:
         assert arms["frozen_then_trained"]["model.transfer.freeze_steps"] == expected
     with pytest.raises(InputError, match=r"experiment pets has no model.transfer; give one"):
         load_space("weight_transfer", experiment())
+
+
+def test_finetune_compares_frozen_partial_and_full_with_and_without_the_data() -> None:
+    space = load_space("finetune", experiment())
+    specs = {spec.arm: spec.experiment for spec in trials_of(space, experiment())}
+    backbones = {name: (trial.model.backbone, trial.model.trained_blocks) for name, trial in specs.items()}
+    trained = dict.fromkeys(("unimodal", "unimodal_init", "uml_init", "shuffled_init"), ("finetune", None))
+    assert backbones == {
+        "linear_probe": ("frozen", None),
+        **trained,
+        **{f"frozen_{name}": ("frozen", None) for name in ("unimodal", "uml_init")},
+        **{f"partial_{name}": ("partial", 2) for name in ("unimodal", "uml_init")},
+        "uml_init_trained_text": ("finetune", None),
+    }
+    assert specs["uml_init_trained_text"].model.trained_auxiliaries == ("names", "templates")
+    assert {trial.model.trained_auxiliaries for name, trial in specs.items() if "text" not in name} == {()}
+    for pair in ("frozen", "partial"):
+        weights = [specs[f"{pair}_{name}"].loss_weight("names") for name in ("unimodal", "uml_init")]
+        assert weights == [0.0, 1.0]
+    own = experiment(**{"model_backbone": "partial", "model_trained_blocks": 5})
+    blocks = {spec.experiment.model.trained_blocks for spec in trials_of(load_space("finetune", own), own)}
+    assert blocks == {None, 5}
+    sounds_only = experiment().override(only("sounds"))
+    assert "uml_init_trained_text" not in arms_of("finetune", sounds_only)
+    sounds = experiment().override({"target": "sounds", "mixing.loss_weight": {"other": 0}})
+    space = load_space("finetune", sounds)
+    with pytest.raises(InputError, match="needs a target of pictures"):
+        trials_of(space, sounds)
+
+
+def test_probe_and_zero_shot_leave_a_trained_encoder_frozen_in_every_space() -> None:
+    tuned = experiment(model_backbone="finetune", model_drop_path=0.1)
+    arms = {spec.arm: spec.experiment for spec in trials_of(load_space("controls", tuned), tuned)}
+    assert {name for name, trial in arms.items() if trial.model.backbone == "frozen"} == {"linear_probe", "zero_shot"}
+    frozen, slower = experiment(), experiment(optim_backbone_lr=1e-6, pictures_augment=False)
+    assert trained_settings(frozen) == trained_settings(slower), "of a frozen encoder nothing of it counts"
+    assert trained_settings(tuned) != trained_settings(tuned.override({"optim.backbone_lr": 1e-6}))

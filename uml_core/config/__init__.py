@@ -2,7 +2,7 @@
 
 from uml_core.config.corpora import CorpusConfig, EmbedConfig, EncoderConfig, EncodersConfig, TrackingConfig
 from uml_core.config.dotted import flatten, hash_of, set_dotted
-from uml_core.config.experiment import Experiment, load_experiment, parse_experiment
+from uml_core.config.experiment import TRAINABLE_TEXT, Experiment, load_experiment, parse_experiment
 from uml_core.config.training import (
     DataConfig,
     FeedConfig,
@@ -18,6 +18,7 @@ from uml_core.config.training import (
 )
 
 __all__ = [
+    "TRAINABLE_TEXT",
     "CorpusConfig",
     "DataConfig",
     "EmbedConfig",

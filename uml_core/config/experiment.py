@@ -44,6 +44,8 @@ from uml_core.config.training import (
 )
 from uml_core.errors import InputError, listing, nearest
 
+TRAINABLE_TEXT = ("transformers", "package")  # sources of text encoders whose pooling is ours
+
 
 class Experiment(Settings):
     """One experiment file, resolved and validated."""
@@ -73,6 +75,7 @@ class Experiment(Settings):
         references: dict[str, list[str | None]] = {
             "target": [self.target],
             "model.init_corpus": [self.model.init_corpus],
+            "model.trained_auxiliaries": list(self.model.trained_auxiliaries),
             "mixing.warm_start.corpus": [self.mixing.warm_start.corpus],
             "mixing.loss_weight": list(self.mixing.loss_weight),
             "mixing.batch_ratio": list(self.mixing.batch_ratio),
@@ -140,6 +143,12 @@ class Experiment(Settings):
                 "model.backbone=partial trains: set both or neither"
             )
         if backbone == "frozen":
+            for setting in ("trained_auxiliaries", "drop_path"):
+                if value := getattr(self.model, setting):
+                    raise ValueError(
+                        f"model.{setting} is {value} with model.backbone frozen, where no encoder is trained; "
+                        "set model.backbone=finetune, or remove it"
+                    )
             return self
         target, encoder = self.corpora[self.target], self.encoder_of(self.target)
         needs = {
@@ -167,6 +176,24 @@ class Experiment(Settings):
         for need, is_met in needs.items():
             if not is_met:
                 raise ValueError(f"model.transfer starts blocks of a trained trunk, which needs {need}; or remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _trained_auxiliaries_can_be_trained(self) -> Self:
+        for name in self.model.trained_auxiliaries:
+            corpus, encoder = self.corpora[name], self.encoder_of(name)
+            needs = {
+                "an auxiliary corpus, not the target": name != self.target,
+                f"text, not modality {corpus.modality}": corpus.modality == "text",
+                f"raw sentences, not format {corpus.format}": encoder is not None,
+                "a text encoder of source transformers or package": encoder is None or encoder.source in TRAINABLE_TEXT,
+                "an encoder without pooling=tokens": encoder is None or encoder.pooling != "tokens",
+                "no noise in place of its embeddings (control)": corpus.control != "noise",
+                "no data.auxiliary_shots average": self.data.auxiliary_shots.get(name) != "average",
+            }
+            for need, is_met in needs.items():
+                if not is_met:
+                    raise ValueError(f"model.trained_auxiliaries names {name}, and training its encoder needs {need}")
         return self
 
     @model_validator(mode="after")

@@ -34,6 +34,10 @@ class ModelConfig(Settings):
 
     backbone: Literal["frozen", "finetune", "partial"] = "frozen"
     trained_blocks: PositiveCount | None = None  # backbone partial: how many of the last blocks are trained
+    # Text corpora whose encoder is trained beside the target's, its last `trained_blocks` blocks with backbone partial.
+    trained_auxiliaries: tuple[str, ...] = ()
+    # Of a trained encoder's residual branches: the share of samples that skip the last one, rising from 0 at the first.
+    drop_path: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     head_init: Literal["zero_shot", "random"] = "zero_shot"
     init_corpus: str | None = None  # None: the first auxiliary text corpus, else the first auxiliary corpus
     learnable_scale: bool = True

@@ -178,6 +178,12 @@ class TorchEncoder(Encoder):
     def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
         """Return the module with its weights, on the CPU."""
 
+    @property
+    def module(self) -> torch.nn.Module:
+        """The module that `load` loaded, for training it."""
+        module: torch.nn.Module = getattr(self._model, "_orig_mod", self._model)
+        return module
+
     def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
         """Load the weights; with `compile: true` the module is compiled at its first batch."""
         self._place(self._build_model(DTYPES[precision]), device, precision)

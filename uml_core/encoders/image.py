@@ -49,12 +49,6 @@ class PixelEncoder(TorchEncoder):
     def _empty_model(self) -> torch.nn.Module:
         """Return the module with random weights, on the CPU: what a fine-tuned run's weights are put into."""
 
-    @property
-    def module(self) -> torch.nn.Module:
-        """The module that `load` loaded, for training it."""
-        module: torch.nn.Module = getattr(self._model, "_orig_mod", self._model)
-        return module
-
     def load_random(self, seed: int, *, device: str = "cpu") -> None:
         """Take random weights, as the module draws them, by a seed."""
         self._place(self._random_model(seed), device, "float32")

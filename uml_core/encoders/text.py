@@ -85,20 +85,25 @@ class TransformersTextEncoder(TorchEncoder):
     def encode(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
         """Encode B rows of token ids into (B, D), or B arrays (T_b, D); padded to the longest of these B only."""
         assert self._model is not None, "load() comes before encode()"
-        ids_BT, mask_BT = pad_ids(rows, pad_id=self._pad_id)
-        ids_BT, mask_BT = ids_BT.to(self._device), mask_BT.to(self._device)
+        token_2BT = self.padded(rows).to(self._device)
+        if not self.yields_tokens:
+            return to_numpy(self.features(token_2BT))
+        ids_BT, mask_BT = token_2BT
+        hidden_BTD = self._model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
+        return [tokens_TD[: np.asarray(row).size] for tokens_TD, row in zip(to_numpy(hidden_BTD), rows, strict=True)]
+
+    def padded(self, rows: Sequence[Decoded]) -> Tensor:
+        """Return B rows of token ids as (2, B, T): ids, and 1 for real tokens; padded to the longest of these B."""
+        return torch.stack(pad_ids(rows, pad_id=self._pad_id))
+
+    def features(self, token_2BT: Tensor) -> Tensor:
+        """Return the pooled features (B, D) of padded token ids, with gradients where the module has them."""
+        ids_BT, mask_BT = token_2BT
         output = self._model(input_ids=ids_BT, attention_mask=mask_BT)
         if self.pooling == "projection":
-            return to_numpy(torch.nn.functional.normalize(output.text_embeds.float(), dim=-1))
-        hidden_BTD = output.last_hidden_state.float()
-        if self.yields_tokens:
-            return [
-                tokens_TD[: np.asarray(row).size] for tokens_TD, row in zip(to_numpy(hidden_BTD), rows, strict=True)
-            ]
-        embedding_BD = pool(hidden_BTD, mask_BT, self.pooling)
-        if self.normalize:
-            embedding_BD = torch.nn.functional.normalize(embedding_BD, dim=-1)
-        return to_numpy(embedding_BD)
+            return torch.nn.functional.normalize(output.text_embeds.float(), dim=-1)
+        embedding_BD = pool(output.last_hidden_state.float(), mask_BT, self.pooling)
+        return torch.nn.functional.normalize(embedding_BD, dim=-1) if self.normalize else embedding_BD
 
     def cost(self, row: Decoded) -> int:
         """Length in tokens: rows of like length share a batch, so little is padded."""

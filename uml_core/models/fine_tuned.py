@@ -1,13 +1,15 @@
-"""The target's image encoder under the shared head, trained together; other corpora come as embeddings.
+"""The target's image encoder under the shared head, trained together; other corpora come as embeddings or, where their
+text encoder is trained as well, as token ids.
 
     logits_target = s · W_head (W encoder(picture))     the rest is `SharedHeadModel`
 
-Shape legend: B batch, H height, W width, D embedding width, C classes.
+Shape legend: B batch, H height, W width, T tokens, D embedding width, C classes; a leading 2 is token ids and mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from timm.models import group_parameters
@@ -16,30 +18,48 @@ from torch.nn import functional
 
 from uml_core.config import Experiment
 from uml_core.encoders.image import PixelEncoder
+from uml_core.encoders.text import TransformersTextEncoder
 from uml_core.errors import InputError
+from uml_core.models.drop_path import set_drop_path
 from uml_core.models.shared_head import SharedHeadModel
 
-BACKBONE, HEADS = "backbone.", "heads."  # how the two parts' weights are named
+BACKBONE, TEXTS = "backbone.", "text_backbones."  # how the encoders' weights are named
 
 
 class FineTunedModel(nn.Module):
-    """An encoder with loaded weights, and the shared head. Blocks that are not trained stay in eval mode."""
+    """Encoders with loaded weights, and the shared head. Blocks that are not trained stay in eval mode."""
 
-    def __init__(self, experiment: Experiment, encoder: PixelEncoder, heads: SharedHeadModel) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        encoder: PixelEncoder,
+        heads: SharedHeadModel,
+        text_encoders: Mapping[str, TransformersTextEncoder] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
         self._encoder, self._target, self._normalize = encoder, experiment.target, experiment.model.normalize
+        self._text_encoders = dict(text_encoders)
         self.backbone, self.heads = encoder.module, heads
+        self.text_backbones = nn.ModuleDict({corpus: text.module for corpus, text in text_encoders.items()})
         self.depths = block_depths(self.backbone)
-        first = first_trained_depth(experiment, self.depths)
-        for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_(self.depths[name] >= first)
+        self.text_depths = {corpus: block_depths(module) for corpus, module in self.text_backbones.items()}
+        set_trained(self.backbone, self.depths, experiment)
+        for corpus, module in self.text_backbones.items():
+            set_trained(module, self.text_depths[corpus], experiment)
+        if experiment.model.drop_path:
+            set_drop_path(self.backbone, experiment.model.drop_path)
 
     def forward(self, batches: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the logits (B, C) of each corpus: of embeddings (B, D), of the target from pixels (B, 3, H, W)."""
-        return {
-            corpus: self.heads.logits(corpus, self.encode(values) if corpus == self._target else values)
-            for corpus, values in batches.items()
-        }
+        """Return the logits (B, C) of each corpus: of embeddings (B, D), pixels (B, 3, H, W) or tokens (2, B, T)."""
+        return {corpus: self.heads.logits(corpus, self._embedding(corpus, value)) for corpus, value in batches.items()}
+
+    def _embedding(self, corpus: str, value: Tensor) -> Tensor:
+        if corpus == self._target:
+            return self.encode(value)
+        if corpus not in self._text_encoders:
+            return value
+        features_BD = self._text_encoders[corpus].features(value).float()
+        return functional.normalize(features_BD, dim=-1) if self._normalize else features_BD
 
     def encode(self, pixels_B3HW: Tensor) -> Tensor:
         """Return the target's embeddings (B, D) from pixels (B, 3, H, W) on the scale 0 to 255."""
@@ -49,20 +69,28 @@ class FineTunedModel(nn.Module):
     def train(self, mode: bool = True) -> FineTunedModel:
         """Set the mode; blocks without a trained parameter stay in eval mode, and keep their running statistics."""
         super().train(mode)
-        for module in self.backbone.modules():
+        for module in (*self.backbone.modules(), *self.text_backbones.modules()):
             parameters = list(module.parameters())
             if parameters and not any(parameter.requires_grad for parameter in parameters):
                 module.eval()
         return self
 
     def learning_rate_scales(self, experiment: Experiment) -> dict[str, float]:
-        """Return the factor on optim.lr of every backbone parameter: backbone_lr / lr · layer_decay ^ blocks above."""
+        """Return the factor on optim.lr of encoders' parameters: backbone_lr / lr · layer_decay ^ blocks above."""
         optim = experiment.optim
-        top = max(self.depths.values())
+        named = {BACKBONE: self.depths, **{f"{TEXTS}{name}.": depths for name, depths in self.text_depths.items()}}
         return {
-            BACKBONE + name: optim.backbone_lr / optim.lr * optim.layer_decay ** (top - depth)
-            for name, depth in self.depths.items()
+            prefix + name: optim.backbone_lr / optim.lr * optim.layer_decay ** (max(depths.values()) - depth)
+            for prefix, depths in named.items()
+            for name, depth in depths.items()
         }
+
+
+def set_trained(module: nn.Module, depths: Mapping[str, int], experiment: Experiment) -> None:
+    """Let an encoder's trained blocks have gradients, and no others. Raises InputError for more blocks than it has."""
+    first = first_trained_depth(experiment, depths)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(depths[name] >= first)
 
 
 def first_trained_depth(experiment: Experiment, depths: Mapping[str, int]) -> int:

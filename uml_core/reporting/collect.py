@@ -12,11 +12,11 @@ from uml_core.runs import RunRecord
 
 CONTROLS, FEW_SHOT, LINEAR_PROBE = "controls", "few_shot", "linear_probe"
 MIXING_RATIO, EXCHANGE_RATE, MODALITIES, TEXT = "mixing_ratio", "exchange_rate", "modalities", "text"
-SELF_SUPERVISED = "self_supervised"
+SELF_SUPERVISED, FINE_TUNING = "self_supervised", "finetune"
 WEIGHT_TRANSFER = "weight_transfer"
 # What a space must have measured before a gain is claimed; self-supervised training reads no labels to shuffle.
 NEEDED_CONTROLS = {
-    **dict.fromkeys((CONTROLS, FEW_SHOT, LINEAR_PROBE), ("shuffled", "linear_probe")),
+    **dict.fromkeys((CONTROLS, FEW_SHOT, LINEAR_PROBE, FINE_TUNING), ("shuffled", "linear_probe")),
     SELF_SUPERVISED: ("noise",),
     WEIGHT_TRANSFER: ("shuffled",),
 }

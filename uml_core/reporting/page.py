@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from uml_core.reporting import words
+from uml_core.reporting.backbones import BackboneRow, backbone_rows
 from uml_core.reporting.classes import ClassGains, class_gains
 from uml_core.reporting.collect import DECIDING_SPACES, MIXING_RATIO, SweepResults, latest_sweeps, training_runs
 from uml_core.reporting.drawing import ReportFigure
@@ -71,6 +72,11 @@ class SweepSection:
     def subsets(self) -> list[SubsetRow]:
         """Arms of space modalities with their corpora."""
         return subset_rows(self.sweep)
+
+    @property
+    def backbones(self) -> list[BackboneRow]:
+        """What training the encoder does to the gain, in space finetune."""
+        return backbone_rows(self.sweep)
 
     @property
     def additions(self) -> list[AdditionRow]:

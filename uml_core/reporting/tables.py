@@ -14,6 +14,7 @@ from uml_core.evaluation.statistics import PairedDifference, Spread, holm, paire
 from uml_core.reporting.collect import (
     DECIDING_SPACES,
     EXCHANGE_RATE,
+    FINE_TUNING,
     MIXING_RATIO,
     MODALITIES,
     TEXT,
@@ -49,9 +50,18 @@ MIXING_RATIO_NOTES = {
     "unimodal": "auxiliary loss weight λ = 0, searched over learning rates, all else as in the experiment file.",
     "uml": "λ > 0, searched over loss weights, batch ratios and what else was named, all else as in the file.",
 }
+FINE_TUNING_NOTES = {
+    **CONTROLS_NOTES,
+    "linear_probe": "the target alone on its frozen encoder, without projection: a plain linear probe.",
+    "unimodal": "the matched baseline: encoder and head are trained on the target alone (λ = 0), from a random head.",
+    **{f"frozen_{arm}": f"as {arm}, with the encoder left as it is." for arm in ("unimodal", "uml", "uml_init")},
+    **{f"partial_{arm}": f"as {arm}, with its last blocks alone trained." for arm in ("unimodal", "uml", "uml_init")},
+    **{f"{arm}_trained_text": f"as {arm}, with the text encoder trained as well." for arm in ("uml", "uml_init")},
+}
 EXCHANGE_RATE_NOTES = {"unimodal": "no auxiliary rows: λ = 0 and a random head, the projection kept."}
 ARM_NOTES = {
     **dict.fromkeys(DECIDING_SPACES, CONTROLS_NOTES),
+    FINE_TUNING: FINE_TUNING_NOTES,
     MODALITIES: MODALITIES_NOTES,
     TEXT: TEXT_NOTES,
     MIXING_RATIO: MIXING_RATIO_NOTES,

@@ -1,0 +1,81 @@
+"""Test accuracy of selected trials, measured once: heads here, trained encoders as Ray tasks with a trial's share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ray
+import torch
+
+from pipelines.encoder_trials import process_sources
+from pipelines.runtime import num_cpus, num_gpus
+from pipelines.search import trial_resources
+from pipelines.stored import Tables, build_data
+from pipelines.trial_results import SweepFolder
+from tune_spaces.space import TrialSpec
+from uml_core.config import Experiment, parse_experiment
+from uml_core.corpora.sequence_data import SequenceData
+from uml_core.evaluation.sequence_suite import sequence_test_metrics
+from uml_core.evaluation.suite import shift_metrics, test_metrics
+from uml_core.results import measure_outcome
+from uml_core.runs import MetricPoint
+from uml_core.training import TrainingRun
+
+Measured = Iterator[tuple[TrialSpec, list[MetricPoint]]]
+
+
+def measure_trials(specs: Sequence[TrialSpec], tables: Tables, folder: SweepFolder) -> Measured:
+    """Yield trials with what is measured of them on test and shifted test sets from their stored weights; Ray runs."""
+    heavy = [spec for spec in specs if spec.experiment.model.backbone != "frozen"]
+    for spec in specs:
+        if spec not in heavy:
+            yield spec, measured(spec.experiment, build_data(spec.experiment, tables), folder.read_state(spec.key))
+    if heavy:
+        yield from _on_cluster(heavy, tables, folder)
+
+
+def _on_cluster(specs: Sequence[TrialSpec], tables: Tables, folder: SweepFolder) -> Measured:
+    settings = specs[0].experiment.tune
+    resources, _ = trial_resources(settings, cpus=num_cpus(), gpus=num_gpus())
+    task = ray.remote(_measure).options(num_cpus=resources["cpu"], num_gpus=resources.get("gpu", 0))
+    shared, waiting = ray.put(dict(tables)), {}
+    for spec in specs:
+        experiment = spec.experiment.model_dump(mode="json")
+        waiting[task.remote(experiment, shared, folder.uri, spec.key)] = spec
+    while waiting:
+        (done,), _ = ray.wait(list(waiting))
+        yield waiting.pop(done), ray.get(done)
+
+
+def _measure(tree: Mapping[str, Any], tables: Tables, folder_uri: str, key: str) -> list[MetricPoint]:
+    """Measure one trial in a process of the cluster."""
+    torch.set_num_threads(1)
+    experiment = parse_experiment(tree)
+    data = build_data(experiment, tables, process_sources())
+    return measured(experiment, data, SweepFolder(folder_uri).read_state(key))
+
+
+def measured(experiment: Experiment, data: Any, state: dict[str, Any]) -> list[MetricPoint]:
+    """Return what a finished trial amounts to, on test as well."""
+    device = "cuda" if experiment.model.backbone != "frozen" and experiment.tune.gpus_per_trial else "cpu"
+    run = TrainingRun(experiment, data, device=device)
+    run.load_result(state)
+    if experiment.model.backbone == "frozen":
+        outcome = measure_outcome(run)
+        return [*outcome.points(), *_points(_test_metrics(run), outcome.steps)]
+    outcome = measure_outcome(run, with_test=False)  # puts the best weights into the model
+    objective: Any = run.objective
+    embedded, heads = objective.embedded(tested_only=True), objective.model.heads.cpu()  # each picture encoded once
+    tested = [*test_metrics(experiment, heads, embedded), *shift_metrics(experiment, heads, embedded)]
+    return [*outcome.points(), *_points(tested, outcome.steps)]
+
+
+def _test_metrics(run: TrainingRun) -> Iterator[tuple[str, float]]:
+    if isinstance(run.data, SequenceData):
+        return sequence_test_metrics(run.model, run.data)
+    return test_metrics(run.experiment, run.model, run.data)
+
+
+def _points(metrics: Any, step: int) -> list[MetricPoint]:
+    return [MetricPoint(name, value, step) for name, value in metrics]

@@ -1,0 +1,158 @@
+"""Trials of a sweep whose encoder is trained on several workers: a Tune trial that waits for Ray Train.
+
+Tune reserves nothing for such a trial that a worker needs, and runs no more of them at once than the cluster holds
+workers for (`pipelines.lanes`): a trial that runs can always get its workers. Rank 0 writes the sweep's folder.
+With train.workers=1 none of this is needed: a Tune trial trains in its own process, whose CPU and share of a GPU Tune
+reserves, and that is used again by the next trial (`pipelines.encoder_trials`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from ray import PlacementGroupID, tune
+from ray.experimental import internal_kv
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.collective import broadcast_from_rank_zero
+from ray.train.torch import TorchTrainer
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.util.placement_group import PlacementGroup
+
+from pipelines.encoder_trials import Seat, TrialCheckpoints, run_encoder_trial
+from pipelines.stored import load_tables
+from pipelines.trial_results import SweepFolder, TrialResult, assignments_of, described, progress_report
+from uml_core.config import Experiment, parse_experiment
+from uml_core.training import Evaluation, TrainingRun
+
+MAX_RESTARTS = 3  # of a trial's workers
+CONTROLLER_ENDS_S = 2.0
+NAMESPACE = b"uml-trials"
+
+
+class AskingScheduler(FIFOScheduler):
+    """Asks trials to stop where another scheduler would stop them: Ray Train ends its workers, Tune only kills."""
+
+    def __init__(self, scheduler: TrialScheduler, folder: SweepFolder) -> None:
+        super().__init__()
+        self._scheduler, self._folder = scheduler, folder
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Tell the other scheduler."""
+        self._scheduler.on_trial_add(tune_controller, trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Tell the other scheduler, and free workers that a trial's process has left behind."""
+        self._scheduler.on_trial_error(tune_controller, trial)
+        free_workers(assignments_of(trial.config)[0].key)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Let the other scheduler decide."""
+        if self._scheduler.on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
+            self._folder.ask_to_stop(assignments_of(trial.config)[0].key)
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Tell the other scheduler."""
+        self._scheduler.on_trial_complete(tune_controller, trial, result)
+
+
+def train_on_workers(
+    config: dict[str, Any], *, experiment: Experiment, fingerprints: Mapping[str, str], folder_uri: str
+) -> None:
+    """Be a Tune trial whose training Ray Train runs on experiment.train.workers workers."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # also where a cluster was started without it
+    (assignment,) = assignments_of(config)  # heads alone train in packs
+    trial, stops = experiment.override(assignment.overrides), experiment.tune.stopping != "none"
+    gpus = experiment.tune.gpus_per_trial / trial.train.workers
+    trainer = TorchTrainer(
+        train_trial_on_worker,
+        train_loop_config={
+            **{"trial": config, "experiment": trial.model_dump(mode="json"), "fingerprints": dict(fingerprints)},
+            **{"folder": folder_uri, "stops": stops},
+        },
+        scaling_config=ScalingConfig(
+            num_workers=trial.train.workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": 1, **({"GPU": gpus} if gpus else {})},
+        ),
+        run_config=RunConfig(
+            name=assignment.key,
+            storage_path=f"{folder_uri}-train",
+            failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+            callbacks=[TuneReportCallback()] if stops else [],
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception:
+        free_workers(assignment.key)
+        raise
+    result = SweepFolder(folder_uri).read(assignment.key)
+    assert result is not None, "the workers have written it"
+    if not result.stopped:
+        last = {"val_accuracy": result.val_accuracy, "val_nll": result.val_nll, "cost": result.cost}
+        tune.report({**last, "step": trial.train.max_steps})
+
+
+def train_trial_on_worker(config: dict[str, Any]) -> None:
+    """Be one Ray Train worker of a trial; rank 0 writes the result."""
+    torch.set_num_threads(1)  # it has one CPU; what else runs on this machine has the others
+    experiment, context = parse_experiment(config["experiment"]), ray.train.get_context()
+    seat = Seat(str(ray.train.torch.get_device()), context.get_world_rank(), context.get_world_size())
+    (assignment,), folder = assignments_of(config["trial"]), SweepFolder(config["folder"])
+    if seat.rank == 0:
+        _remember_workers(assignment.key)
+
+    def report(run: TrainingRun, evaluation: Evaluation) -> None:
+        progress = progress_report(run, evaluation)
+        ray.train.report(progress)
+        # What rank 0 sees counts: the others could see a request that has come since.
+        if broadcast_from_rank_zero(folder.is_asked_to_stop(assignment.key)):
+            raise StoppedError(progress)
+
+    try:
+        result, state = run_encoder_trial(
+            experiment,
+            load_tables(experiment, config["fingerprints"]),
+            TrialCheckpoints(folder, assignment.key, experiment.train.report_every_s, is_writer=seat.rank == 0),
+            seat=seat,
+            on_evaluation=report if config["stops"] else None,
+        )
+    except StoppedError as stopped:
+        result, state = TrialResult.cut_short(stopped.progress), None
+    if seat.rank == 0:
+        folder.write(assignment.key, described(result, assignment), state=state)
+
+
+class StoppedError(Exception):
+    """A trial has been asked to stop; `progress` is what it reported last."""
+
+    def __init__(self, progress: Mapping[str, float]) -> None:
+        super().__init__("asked to stop")
+        self.progress = progress
+
+
+def _remember_workers(key: str) -> None:
+    """Note the reservation that this trial's workers live in."""
+    reservation = ray.util.get_current_placement_group()
+    assert reservation is not None, "Ray Train reserves its workers' resources"
+    internal_kv._internal_kv_put(key.encode(), reservation.id.binary(), namespace=NAMESPACE)
+
+
+def free_workers(key: str) -> None:
+    """Give back what a trial's workers have reserved, after Train's controller has died and left it.
+
+    Ray would give it back when the whole job ends. Until then the trials to come would wait for it, for ever.
+    """
+    noted = internal_kv._internal_kv_get(key.encode(), namespace=NAMESPACE)
+    if noted is None:
+        return
+    time.sleep(CONTROLLER_ENDS_S)  # else a controller about to die might start its workers again
+    ray.util.remove_placement_group(PlacementGroup(PlacementGroupID(noted)))

@@ -1,0 +1,219 @@
+"""Sweeps that train encoders, on 2 CPUs: in one process, on Ray Train's workers, killed and resumed, stopped early."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import timm
+import torch
+
+import uml_core.pictures
+from pipelines import embed, tune
+from pipelines.encoder_trials import Seat, TrialCheckpoints, run_encoder_trial
+from pipelines.runtime import ray_session
+from pipelines.stored import store_tables
+from pipelines.trial_results import SweepFolder, TrialResult
+from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
+from tests.ray.test_tune import nested, wait_for_trials
+from uml_core.config import Experiment, parse_experiment
+from uml_core.runs import RunRecord
+from uml_core.tracking import experiment_runs
+from uml_core.training import Evaluation, TrainingRun
+
+ROOT = Path(__file__).parents[2]
+RATES = '''
+"""Does the rate matter?"""
+from tune_spaces import Arm, Space
+FROZEN = {"model.backbone": "frozen"}
+SLOW, FAST = ({"lr": lr, "backbone_lr": lr / 100, "warmup_steps": 0} for lr in (1e-9, 1e-2))
+def build(experiment):
+    return Space("rate?", ARMS, "uml", "uml", (0,), grid=GRID)
+'''
+
+
+@pytest.fixture(scope="module")
+def two_cpus() -> Iterator[None]:
+    """A local Ray of 2 CPUs, however many the machine has."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="WARNING", log_to_driver=False)
+        with ray_session():
+            yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def experiment(two_cpus: None, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """Pictures of shapes with a tiny vision transformer, embedded; names of the shapes as ready embeddings."""
+    directory = write_picture_corpora(tmp_path_factory.mktemp("encoders"))
+    names = {"label": list(CLASSES), "embedding": torch.eye(3, 8).tolist()}
+    write_embeddings(directory / "names.parquet", names)
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit", img_size=32).state_dict(), directory / "weights.pth")
+    tree = picture_tree(directory)
+    tree["corpora"]["names"] = {"modality": "vector", "format": "embeddings", "path": str(directory / "names.parquet")}
+    image = {"source": "timm", "name": "test_vit", "image_size": 32, "weights": str(directory / "weights.pth")}
+    given = parse_experiment(
+        {
+            **tree,
+            "encoders": {"image": image},
+            "model": {"backbone": "finetune", "head_init": "random"},
+            "pictures": {"augment": False},
+            "train": {"max_steps": 12, "eval_every": 4, "batch_size": 6, "report_every_s": 0.01},
+            "optim": {"warmup_steps": 0, "lr": 1e-2, "backbone_lr": 1e-4},
+            "tune": {"seeds": 2},
+        }
+    )
+    embed.run(given)
+    return given
+
+
+def space_file(directory: Path, *, arms: str, grid: str) -> str:
+    file = directory / "space.py"
+    file.write_text(RATES.replace("ARMS", arms).replace("GRID", grid), encoding="utf-8")
+    return str(file)
+
+
+def value(trial: RunRecord, name: str) -> float:
+    return trial.metrics[name]
+
+
+def test_a_killed_sweep_of_frozen_and_trained_encoders_goes_on(experiment: Experiment, tmp_path: Path) -> None:
+    sweep = experiment.override({"name": "killed", "train.max_steps": 40, "tune.seeds": 1})
+    file = tmp_path / "experiment.yaml"
+    file.write_text(sweep.to_yaml(), encoding="utf-8")
+    line = [sys.executable, "-m", "pipelines.tune", str(file), "--space", "finetune"]
+    driver = subprocess.Popen(line, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    try:
+        wait_for_trials(sweep, 2)
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    (parent,) = [run for run in experiment_runs(sweep.tracking.uri, sweep.name) if run.kind == "sweep"]
+    before = {run.tags["uml.trial"]: run.run_id for run in nested(sweep, parent.run_id) if run.status == "FINISHED"}
+    assert 2 <= len(before) < 8, "the kill fell into the sweep"
+
+    results = tune.run(sweep, "finetune", resume=True).results
+    assert results["run_id"] == parent.run_id
+    assert results["failed"] == 0
+    trials = [run for run in nested(sweep, parent.run_id) if run.status == "FINISHED"]
+    assert len(trials) == len({trial.tags["uml.trial"] for trial in trials}) == results["trials"] == 8
+    assert before.items() <= {trial.tags["uml.trial"]: trial.run_id for trial in trials}.items()
+    backbones = Counter((trial.params["model.backbone"], trial.arm.split("_")[0]) for trial in trials)
+    assert backbones == {
+        **{("frozen", "linear"): 1, ("frozen", "frozen"): 2, ("partial", "partial"): 2},
+        **{("finetune", arm): 1 for arm in ("unimodal", "uml", "shuffled")},
+    }
+    assert {value(trial, "mixing/target_samples") for trial in trials} == {40 * 6}, "the same samples in every arm"
+    assert all("test/accuracy" in trial.metrics and "shift/dark/accuracy" in trial.metrics for trial in trials)
+    assert results["model"] == "models:/killed@best"
+    assert not [file.name for file in sweep_folder(sweep).iterdir() if file.suffix not in (".json", ".pt")]
+
+
+def sweep_folder(sweep: Experiment) -> Path:
+    """Where a sweep's trials lie: the newest run folder of the store."""
+    folders = Path(sweep.store).glob("_runs/tune-*/*/trials")
+    return max(folders, key=lambda folder: folder.stat().st_mtime)
+
+
+def test_two_workers_on_two_cpus_train_what_one_process_trains_and_poor_trials_end(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    """Every trial needs both CPUs, and a Tune trial for itself; the heads of another arm train beside them."""
+    arms = '(Arm("uml", grid={"optim": (FAST, SLOW)}), Arm("frozen", FROZEN, {"optim": (FAST, SLOW)}))'
+    sweep = experiment.override({"name": "workers", "train.max_steps": 40, "tune.seeds": 1})
+    sweep = sweep.override({"train.workers": 2, "tune.stopping": "asha"})
+    results = tune.run(sweep, space_file(tmp_path, arms=arms, grid="{}")).results
+    trials = nested(sweep, results["run_id"])
+    assert (results["trials"], results["failed"]) == (4, 0)
+    uml = {trial.params["optim.lr"]: trial for trial in trials if trial.arm == "uml"}
+    stopped = uml["1e-09"]
+    assert stopped.tags["uml.stopped"] == "true"
+    assert value(stopped, "perf/samples") < 40 * 6 * 2
+    whole = uml["0.01"]
+    assert whole.tags["uml.selected"] == "true"
+    assert "test/accuracy" in whole.metrics
+
+    alone = sweep.override({"train.workers": 1, "optim.lr": 1e-2, "optim.backbone_lr": 1e-4, "seed": 0})
+    result, _ = run_encoder_trial(
+        alone, store_tables(alone), TrialCheckpoints(SweepFolder(str(tmp_path)), "alone", 1e9), seat=Seat()
+    )
+    losses = {point["name"]: point["value"] for point in result.points if point["step"] == 4}
+    logged = loss_at(sweep, whole, "train/loss/pictures", 4)
+    assert logged == pytest.approx(losses["train/loss/pictures"], rel=1e-2), "the joined batch's loss"
+
+
+def loss_at(sweep: Experiment, trial: RunRecord, name: str, step: int) -> float:
+    """A metric of a logged trial at a step, from the sweep's folder."""
+    result = SweepFolder(str(sweep_folder(sweep))).read(trial.tags["uml.trial"])
+    assert result is not None
+    (found,) = [point["value"] for point in result.points if (point["name"], point["step"]) == (name, step)]
+    return float(found)
+
+
+class TrialKilledError(Exception):
+    """What stands for a kill."""
+
+
+def interrupt(run: TrainingRun, evaluation: Evaluation) -> None:
+    raise TrialKilledError
+
+
+def trial_of(experiment: Experiment, folder: Path, **options: Any) -> tuple[TrialResult, dict[str, Any] | None]:
+    checkpoints = TrialCheckpoints(SweepFolder(str(folder)), "trial", 0.0)
+    return run_encoder_trial(experiment, store_tables(experiment), checkpoints, seat=Seat(), **options)
+
+
+def without_times(result: TrialResult) -> list[dict[str, Any]]:
+    return [point for point in asdict(result)["points"] if not point["name"].startswith("perf/")]
+
+
+def assert_same(one: tuple[TrialResult, Any], other: tuple[TrialResult, Any]) -> None:
+    """Two trials log the same and end with the same weights, to the bit."""
+    assert without_times(one[0]) == without_times(other[0])
+    for name, weight in one[1]["best"]["weights"].items():
+        assert torch.equal(weight, other[1]["best"]["weights"][name]), name
+
+
+def test_an_interrupted_trial_goes_on_from_its_checkpoint(experiment: Experiment, tmp_path: Path) -> None:
+    whole = trial_of(experiment, tmp_path / "whole")
+    with pytest.raises(TrialKilledError):
+        trial_of(experiment, tmp_path / "cut", on_evaluation=interrupt)
+    assert (tmp_path / "cut" / "trial.checkpoint").is_file()
+    steps: list[int] = []
+    resumed = trial_of(
+        experiment, tmp_path / "cut", on_evaluation=lambda run, evaluation: steps.append(evaluation.step)
+    )
+    assert steps == [8], "the first four steps are not trained again"
+    assert_same(whole, resumed)
+    SweepFolder(str(tmp_path / "cut")).write("trial", resumed[0], state=resumed[1])
+    assert sorted(file.name for file in (tmp_path / "cut").iterdir()) == ["trial.json", "trial.pt"]
+
+
+def test_trials_of_one_process_decode_a_picture_once_and_streamed_ones_train_the_same(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = trial_of(experiment, tmp_path / "kept")
+    decode, decoded = uml_core.pictures.decoded_picture, Counter[str]()
+
+    def counting(row: Any, encoder: Any) -> Any:
+        decoded[row.id] += 1
+        return decode(row, encoder)
+
+    monkeypatch.setattr(uml_core.pictures, "decoded_picture", counting)
+    again = trial_of(experiment.override({"optim.lr": 1e-3}), tmp_path / "again")
+    assert decoded.total() == 1, "one, to know their size"
+    assert without_times(again[0]) != without_times(kept[0])
+    streamed = trial_of(experiment.override({"pictures.keep": "stream"}), tmp_path / "streamed")
+    assert decoded.total() > 12 * 6, "every step decodes its own"
+    assert_same(kept, streamed)

@@ -1,0 +1,61 @@
+"""Does unpaired data still help when the target's encoder is trained as well?
+
+The arms of a verdict are fine-tuned: the baseline, the method, and its control with shuffled labels, beside a plain
+linear probe on the frozen encoder. Two pairs more show what training the encoder does to the gain: frozen_* leaves it
+as it is, partial_* trains its last blocks (model.trained_blocks, else 2). Where a text encoder can be trained too, arm
+*_trained_text does so; the paper finds it better frozen (PAPER.md section 2). Steps, target batches, search budget and
+seeds are the same in every arm. Frozen arms see no crops or flips: they train on stored embeddings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from tune_spaces.arms import FROZEN, headline_suffix, standard_arms
+from tune_spaces.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
+from uml_core.config import TRAINABLE_TEXT, Experiment
+
+TRAINED_BLOCKS = 2
+
+
+def build(experiment: Experiment) -> Space:
+    """Return the arms for an experiment; whatever its model.backbone is. InputError where it cannot be trained."""
+    related, suffix = related_auxiliaries(experiment), headline_suffix(experiment)
+    model = {"model.backbone": "finetune", "model.trained_blocks": None, "model.trained_auxiliaries": []}
+    blocks = experiment.model.trained_blocks or TRAINED_BLOCKS
+    partial = {**model, "model.backbone": "partial", "model.trained_blocks": blocks}
+    arms = standard_arms(experiment)
+    headline = f"uml{suffix}"
+    initialised = ("unimodal_init",) if suffix else ()
+    deciding = ("unimodal", *initialised, headline, f"shuffled{suffix}")
+    chosen = [arms["linear_probe"], *(_with(arms[name], name, model) for name in deciding)]
+    for prefix, backbone in (("frozen", FROZEN), ("partial", partial)):
+        chosen += [_with(arms[name], f"{prefix}_{name}", backbone) for name in ("unimodal", headline)]
+    texts = trainable_texts(experiment, related)
+    if texts:
+        chosen.append(_with(arms[headline], f"{headline}_trained_text", {**model, "model.trained_auxiliaries": texts}))
+    return Space(
+        question=f"Do {' and '.join(related)} still help {experiment.target} when its encoder is trained as well?",
+        arms=tuple(chosen),
+        baseline="unimodal",
+        headline=headline,
+        seeds=seeds_of(experiment),
+        conditions=shots_conditions(experiment),
+        grid=lr_grid(experiment),
+    )
+
+
+def trainable_texts(experiment: Experiment, corpora: tuple[str, ...]) -> list[str]:
+    """Return the corpora whose text encoder can be trained: raw sentences, and an encoder of ours or transformers."""
+    found = []
+    for name in corpora:
+        encoder = experiment.encoder_of(name)
+        is_text = experiment.corpora[name].modality == "text" and encoder is not None
+        if is_text and encoder.source in TRAINABLE_TEXT and experiment.data.auxiliary_shots.get(name) != "average":
+            found.append(name)
+    return found
+
+
+def _with(arm: Arm, name: str, overrides: dict[str, Any]) -> Arm:
+    return replace(arm, name=name, overrides={**arm.overrides, **overrides})
