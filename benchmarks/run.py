@@ -19,6 +19,7 @@ from benchmarks import (
     embed_throughput,
     finetune_throughput,
     self_supervised_step,
+    stream_throughput,
     sweep_throughput,
     train_throughput,
 )
@@ -26,6 +27,7 @@ from benchmarks.figures import Figure, machine
 
 BENCHMARKS: dict[str, Callable[[Path], Iterable[Figure]]] = {
     "train": train_throughput.measure,
+    "stream": stream_throughput.measure,
     "finetune": finetune_throughput.measure,
     "embed": embed_throughput.measure,
     "embed_scale": embed_scale.measure,
