@@ -11,9 +11,9 @@ Two modalities see, each through a linear map of its own, the same kind of hidde
     shuffled: the tokens of each auxiliary sequence in an order drawn by lot: the same tokens, without the motion
 
 A token has the same distribution in every class, and a sequence's mean is 0 in expectation (only its variance differs):
-a linear probe on the mean token stays near chance. To predict the next token a model must find out from those before it how the plane turns.
-The target has few sequences and much noise to learn that from, the auxiliary corpus many and little. A and B have
-nothing in common; the trunk is what both modalities need alike.
+a linear probe on the mean token stays near chance. To predict the next token a model must find out from those before it
+how the plane turns. The target has few sequences and much noise to learn that from, the auxiliary corpus many and
+little. A and B have nothing in common; the trunk is what both modalities need alike.
 
 Out, in one folder: target.parquet (id, label, split, tokens), auxiliary.parquet (id, split, tokens) and
 experiment.yaml, ready to run. Target files of the two forms are identical for one seed. Everything says "synthetic".
