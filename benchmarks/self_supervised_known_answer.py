@@ -1,4 +1,4 @@
-"""Does self-supervised UML find the gain that is there, and none where there is none? (synthetic sequences)
+"""Does self-supervised UML profit from an auxiliary corpus that moves as the target does? (synthetic sequences)
 
     python -m benchmarks.self_supervised_known_answer                # seeds 0 to 4, some CPU-minutes
     python -m benchmarks.self_supervised_known_answer --seeds 100 101

@@ -1,4 +1,4 @@
-"""Synthetic token sequences with a known answer: self-supervised training must find the gain in one form, none in the
+"""Synthetic token sequences with a known answer: what the auxiliary corpus knows helps in one form, and is gone in the
 other.
 
 Two modalities see, each through a linear map of its own, the same kind of hidden motion; the class is how it moves:
@@ -10,10 +10,10 @@ Two modalities see, each through a linear map of its own, the same kind of hidde
     shared:   the auxiliary sequences as they are
     shuffled: the tokens of each auxiliary sequence in an order drawn by lot: the same tokens, without the motion
 
-A token has the same distribution in every class, and a sequence's mean is 0 in expectation: neither says anything about
-the class to a linear probe. To predict the next token a model must find out from those before it how the plane turns.
-The target has few sequences and much noise to learn that from, the auxiliary corpus many and little. A and B have
-nothing in common; the trunk is what both modalities need alike.
+A token has the same distribution in every class, and a sequence's mean is 0 in expectation (only its variance differs):
+a linear probe on the mean token stays near chance. To predict the next token a model must find out from those before it
+how the plane turns. The target has few sequences and much noise to learn that from, the auxiliary corpus many and
+little. A and B have nothing in common; the trunk is what both modalities need alike.
 
 Out, in one folder: target.parquet (id, label, split, tokens), auxiliary.parquet (id, split, tokens) and
 experiment.yaml, ready to run. Target files of the two forms are identical for one seed. Everything says "synthetic".
