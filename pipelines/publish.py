@@ -7,30 +7,27 @@ noise, nothing unrelated), at the largest number of shots: what a user would tak
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pipelines.report import write_report
-from pipelines.stored import Tables, build_data, embedding_precision
+from pipelines.stored import Tables, build_data, embedding_precision, subset_of
 from pipelines.trial_log import TrialLog
 from pipelines.trial_results import SweepFolder, TrialResult
 from tune_spaces.space import TrialSpec
 from uml_core.config import Experiment
-from uml_core.corpora.sequence_data import SequenceData
+from uml_core.evaluation.classification import CLASS_METRIC, evaluate_shift, evaluate_test
+from uml_core.evaluation.registry import measure
 from uml_core.evaluation.selection import pareto_front, selected
-from uml_core.evaluation.sequence_suite import sequence_test_metrics
-from uml_core.evaluation.suite import test_metrics
 from uml_core.models.shared_head import head_init_corpus
 from uml_core.reporting.collect import collect_sweep
 from uml_core.reporting.page import build_report
 from uml_core.reporting.summary import sweep_metrics
-from uml_core.results import measure_outcome, save_weights
+from uml_core.results import evaluated_run, measure_outcome, save_weights
 from uml_core.runs import MetricPoint, RunRecord
 from uml_core.tracking import MLflowTracker
 from uml_core.training import TrainingRun
-
-CLASS_METRIC = "test/class_accuracy/"
 
 
 def select_trials(
@@ -57,19 +54,23 @@ def measure_selected(spec: TrialSpec, tables: Tables, folder: SweepFolder, *, wi
     """Measure a selected trial on test and shifted test sets from its stored weights; single classes if asked for."""
     run = TrainingRun(spec.experiment, build_data(spec.experiment, tables))
     run.load_result(folder.read_state(spec.key))
-    outcome = measure_outcome(run)
+    evaluated = evaluated_run(run)
+    outcome = measure_outcome(run, evaluated=evaluated)
+    measured = measure(evaluated, {"test": evaluate_test, "shift": evaluate_shift}).metrics
     details = [
         MetricPoint(name, value, outcome.steps)
-        for name, value in _test_metrics(run)
+        for name, value in measured.items()
         if with_classes or not name.startswith(CLASS_METRIC)
     ]
     return [*outcome.points(), *details]
 
 
-def _test_metrics(run: TrainingRun) -> Iterator[tuple[str, float]]:
-    if isinstance(run.data, SequenceData):
-        return sequence_test_metrics(run.model, run.data)
-    return test_metrics(run.experiment, run.model, run.data)
+def log_subsets(chosen: Sequence[TrialSpec], tables: Tables, parent: MLflowTracker) -> None:
+    """Log which rows were drawn, once for all arms of the same shots and seed: files that data.subset takes."""
+    drawn = {(spec.experiment.data.shots, spec.experiment.data.split_seed): spec.experiment for spec in chosen}
+    for (shots, seed), experiment in drawn.items():
+        name = f"subsets/shots-{'all' if shots is None else shots}-seed-{seed}.json"
+        parent.log_text(subset_of(experiment, build_data(experiment, tables)), name)
 
 
 def best_trial(chosen: Sequence[TrialSpec], folder: SweepFolder) -> TrialSpec | None:

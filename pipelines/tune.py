@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from pipelines.attempts import Attempt, open_attempt
 from pipelines.provenance import provenance_tags
-from pipelines.publish import best_trial, log_summary, measure_selected, register_best, select_trials
+from pipelines.publish import best_trial, log_subsets, log_summary, measure_selected, register_best, select_trials
 from pipelines.runtime import Summary, experiment_parser, num_cpus, num_gpus, ray_session, step_main
 from pipelines.search import Proposals, SweepSearcher, proposals_of, scheduler_of, trial_resources
 from pipelines.stored import Tables, build_data, corpus_fingerprints, load_tables
@@ -94,6 +94,7 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
     for spec in chosen:
         with_classes = spec.arm in (space.baseline, space.headline)
         log.mark_selected(spec, measure_selected(spec, tables, folder, with_classes=with_classes))
+    log_subsets(chosen, tables, parent)
     best = best_trial(chosen, folder)
     model_uri = find_run(experiment.tracking, parent.run_id).tags.get("uml.best_model", "")
     if best is not None and not model_uri:  # a sweep that was killed after this does it once

@@ -24,15 +24,15 @@ from uml_core.corpora.subsets import Rows
 from uml_core.corpora.training_data import LabelledRows, TrainingData
 from uml_core.encoders import build_encoder
 from uml_core.encoders.image import PixelEncoder
-from uml_core.feed import Batch, ResidentFeed
+from uml_core.feed import Batch, ResidentFeed, gathered
 from uml_core.gradients import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
 from uml_core.mixing import MixingPlan, Part, parts_of
 from uml_core.models import SharedHeadModel, build_model
 from uml_core.models.fine_tuned import FineTunedModel
 from uml_core.models.seeding import generator_of
-from uml_core.objective import Place
+from uml_core.objective import Classifier, Features, Place
 from uml_core.pictures import PictureData, Pictures, TargetOrder, TrainPictures
-from uml_core.supervised import evaluate_head
+from uml_core.supervised import evaluate_head, head_classifier, head_features
 
 ENCODE_ROWS = 64  # pictures encoded at once in an evaluation
 
@@ -150,9 +150,16 @@ class FineTuningObjective:
         """Return accuracy in [0, 1] and mean NLL in nats on the target's validation pictures."""
         return self._measure(self._data.val)
 
-    def accuracies(self, rows: Mapping[str, LabelledRows]) -> dict[str, float]:
-        """Return the accuracy in [0, 1] on some sets of the target's rows."""
-        return {name: self._measure(part)[0] for name, part in rows.items()}
+    def features(self, corpus: str, rows: LabelledRows) -> Features:
+        """Return some rows in the shared space (N, H): pictures of the target, embeddings of other corpora."""
+        device, normalize = self._place.device, self._experiment.model.normalize
+        is_target = corpus == self._data.target
+        embedding_ND = self._encoded(rows.rows, normalize=False) if is_target else gathered(rows, device)[0]
+        return head_features(self.model.heads, corpus, embedding_ND, normalize=normalize)
+
+    def classifier(self) -> Classifier:
+        """Return the shared head under the target's scale."""
+        return head_classifier(self.model.heads, self._data.target)
 
     def predictor(self, precision: str) -> Any:
         """Return the target's path: the trained encoder's weights, and the rest folded into one matrix."""

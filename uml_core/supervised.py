@@ -2,17 +2,19 @@
 
 In: an experiment and its `TrainingData`. Out: what `uml_core.training.TrainingRun` asks of an objective.
 
-Shape legend: N rows, C classes, D embedding width.
+Shape legend: N rows, C classes, D embedding width, H shared width.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,7 @@ from uml_core.gradients import AutogradGradient, Gradient, StepBatch, accumulate
 from uml_core.mixing import WHOLE, MixingPlan, Part, parts_of
 from uml_core.models import SharedHeadModel, build_model
 from uml_core.models.shared_head_gradient import SharedHeadGradient
-from uml_core.objective import Place
+from uml_core.objective import Classifier, Features, Place
 
 
 class SupervisedObjective:
@@ -83,12 +85,14 @@ class SupervisedObjective:
         """Return accuracy in [0, 1] and mean NLL in nats on the target's validation rows."""
         return evaluate_head(self.model, self._target, *self._val, normalize=self._normalize)
 
-    def accuracies(self, rows: Mapping[str, LabelledRows]) -> dict[str, float]:
-        """Return the accuracy in [0, 1] on some sets of the target's rows."""
-        return {
-            name: evaluate_rows(self.model, self._target, part, normalize=self._normalize)
-            for name, part in rows.items()
-        }
+    def features(self, corpus: str, rows: LabelledRows) -> Features:
+        """Return some rows of a corpus in the shared space (N, H): projected, not scaled."""
+        embedding_ND, _ = gathered(rows, self._place.device)
+        return head_features(self.model, corpus, embedding_ND, normalize=self._normalize)
+
+    def classifier(self) -> Classifier:
+        """Return the shared head under the target's scale."""
+        return head_classifier(self.model, self._target)
 
     def predictor(self, precision: str) -> Any:
         """Return the target's path folded into one matrix, with its encoder's settings."""
@@ -128,7 +132,22 @@ def evaluate_head(
     return accuracy, nn.functional.cross_entropy(logits_NC.float(), labels_N).item()
 
 
-def evaluate_rows(model: SharedHeadModel, corpus: str, rows: LabelledRows, *, normalize: bool) -> float:
-    """Return the accuracy in [0, 1] on some rows of the target."""
-    device = next(model.parameters()).device
-    return evaluate_head(model, corpus, *gathered(rows, device), normalize=normalize)[0]
+@torch.inference_mode()
+def head_features(model: SharedHeadModel, corpus: str, embedding_ND: Tensor, *, normalize: bool) -> Features:
+    """Return embeddings (N, D) of a corpus in the shared space (N, H)."""
+    if normalize:
+        embedding_ND = nn.functional.normalize(embedding_ND, dim=-1)
+    features_NH: Features = model.projections[corpus](embedding_ND).float().cpu().numpy()
+    return features_NH
+
+
+def head_classifier(model: SharedHeadModel, corpus: str) -> Classifier:
+    """Return the softmax of a model's head under a corpus's scale, on rows in the shared space."""
+    weight_CH, scale = model.head.weight.detach().cpu(), model.scales[corpus].detach().cpu()
+
+    def probabilities(features_NH: Features) -> npt.NDArray[np.float64]:
+        logits_NC = nn.functional.linear(torch.from_numpy(features_NH), weight_CH) * scale
+        probabilities_NC: npt.NDArray[np.float64] = torch.softmax(logits_NC.double(), dim=1).numpy()
+        return probabilities_NC
+
+    return probabilities

@@ -79,7 +79,7 @@ class SweepResults:
 
     @property
     def auxiliaries(self) -> tuple[str, ...]:
-        """The auxiliary corpora, unrelated controls left out."""
+        """The auxiliary corpora; unrelated controls and shifted test sets are left out."""
         corpora = [name for name in self.parent.tags.get("uml.corpora", "").split(",") if name]
         return tuple(
             name
