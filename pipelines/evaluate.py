@@ -108,7 +108,7 @@ def _evaluate(
     log_measured(tracker, measured, loaded.step)
     shown = {name: value for name, value in measured.metrics.items() if not HIDDEN.match(name)}
     lines = [f"{loaded.kind} run {loaded.run_id}"]
-    lines += [f"  {name:<44}{_shown(name, value)}" for name, value in shown.items()]
+    lines += [f"  {name:<52}{_shown(name, value)}" for name, value in shown.items()]
     if measured.files:
         lines.append(f"logged to the run under evaluation/: {listing(_to_open(measured.files), limit=20)}")
     results = {} if explained is None else explain(explained, analyses.names)

@@ -23,6 +23,7 @@ from uml_core.evaluation.statistics import (
     paired_difference,
     sign_flip_test,
 )
+from uml_core.reporting.words import percent
 
 SPLIT = "test"
 
@@ -65,8 +66,9 @@ class Comparison:
         boot = self.bootstrap
         over = "test rows" if self.seeds is None else "seeds and test rows"
         lines = [
-            f"accuracy {self.accuracy:.1%} against {self.other_accuracy:.1%}: {100 * boot.mean:+.1f} points, 95 % "
-            f"bootstrap interval over {over} {100 * boot.low:+.1f} to {100 * boot.high:+.1f} ({self.rows} paired rows)"
+            f"accuracy {percent(self.accuracy)} % against {percent(self.other_accuracy)} %: {100 * boot.mean:+.1f} "
+            f"points, 95 % bootstrap interval over {over} {100 * boot.low:+.1f} to {100 * boot.high:+.1f} "
+            f"({self.rows} paired rows)"
         ]
         if self.seeds is None:
             lines.append(

@@ -149,8 +149,9 @@ def _sound_noise(samples_S: Samples, strength: float, rng: np.random.Generator) 
 
 
 def _low_pass(samples_S: Samples, strength: float, rng: np.random.Generator) -> Samples:
-    sections = signal.butter(6, strength, output="sos")
-    return np.asarray(signal.sosfilt(sections, samples_S), dtype=np.float32)
+    sections = signal.butter(4, strength, output="sos")
+    padding = min(3 * (2 * len(sections) + 1), len(samples_S) - 1)
+    return np.asarray(signal.sosfiltfilt(sections, samples_S, padlen=padding), dtype=np.float32)
 
 
 def _clipping(samples_S: Samples, strength: float, rng: np.random.Generator) -> Samples:
@@ -199,9 +200,11 @@ def _feature_scaling(row: Vectors, strength: float, rng: np.random.Generator) ->
 
 def _quantisation(row: Vectors, strength: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     # Levels lie in the middle of equal steps over ±3 standard deviations; what is beyond takes the outermost.
-    step_D = 6 * row.deviation / strength
+    varies_D = row.deviation > 0
+    step_D = np.where(varies_D, 6 * row.deviation / strength, 1.0)
     index_TD = np.floor((row.values - row.mean) / step_D + strength / 2).clip(0, strength - 1)
-    return np.asarray(row.mean + (index_TD + 0.5 - strength / 2) * step_D, dtype=np.float32)
+    levels_TD = row.mean + (index_TD + 0.5 - strength / 2) * step_D
+    return np.where(varies_D, levels_TD, row.values).astype(np.float32)
 
 
 def _exchange(row: Vectors, strength: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -210,7 +213,7 @@ def _exchange(row: Vectors, strength: float, rng: np.random.Generator) -> npt.ND
 
 
 EMBEDDING_CORRUPTIONS: tuple[Corruption[Vectors], ...] = (
-    Corruption("gaussian_noise", (0.25, 0.5, 1, 1.5, 2.5), _vector_noise),  # in standard deviations of each feature
+    Corruption("gaussian_noise", (0.5, 1, 2, 4, 8), _vector_noise),  # in standard deviations of each feature
     Corruption("feature_dropout", (0.1, 0.25, 0.5, 0.7, 0.9), _feature_dropout),  # share of features at their mean
     Corruption("feature_scaling", (0.2, 0.4, 0.7, 1, 1.5), _feature_scaling),  # deviation of the logarithmic factor
     Corruption("quantisation", (32, 16, 8, 4, 2), _quantisation),  # levels

@@ -50,7 +50,7 @@ def evaluate_raw_probe(run: EvaluatedRun) -> Results:
 def evaluate_knn_probe(run: EvaluatedRun) -> Results:
     """Let the k nearest train rows by cosine vote on the trained representation, k chosen on validation.
 
-    With few shots k can be no larger than the train rows, so numbers of different shots differ in what they search.
+    k can be no larger than the train rows: compare runs of the same shots only, others differ in what they search.
     """
     fitted = NearestNeighbours(run.features("train"), run.labels("train"), len(run.classes))
     val_NK = fitted.predicted(run.features("val"), NEIGHBOURS)

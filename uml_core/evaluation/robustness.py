@@ -35,6 +35,7 @@ from uml_core.evaluation.evaluator import Results
 from uml_core.evaluation.robustness_figures import severity_figure
 from uml_core.evaluation.run import Codes, EvaluatedRun
 from uml_core.reporting.drawing import drawn
+from uml_core.reporting.words import percent
 
 ROWS_AT_ONCE = 128  # raw rows held decoded at a time
 BATCH_SIZE = 32
@@ -215,9 +216,9 @@ def _results(prefix: str, curve: Curve, run: EvaluatedRun) -> Iterator[tuple[str
     frame.index = pd.Index(list(curve.accuracy), name="corruption \\ severity")
     yield f"{prefix}/accuracy.csv", str(frame.to_csv(float_format="%.4f"))
     words = (
-        f"Accuracy on {curve.rows} test rows of {run.target} by severity; {curve.clean_accuracy:.1%} undamaged, "
-        f"{mean:.1%} over all corruptions and severities."
+        f"Accuracy on {curve.rows} test rows of {run.target} by severity; {percent(curve.clean_accuracy)} % undamaged, "
+        f"{percent(mean)} % over all corruptions and severities."
     )
-    alternative = words + " Means: " + "; ".join(f"{name} {value:.1%}" for name, value in means.items()) + "."
+    alternative = words + " Means: " + "; ".join(f"{name} {percent(value)} %" for name, value in means.items()) + "."
     figure = severity_figure(curve.accuracy, clean=curve.clean_accuracy, chance=1 / len(run.classes))
     yield f"{prefix}/curve", drawn(f"{prefix}_curve", figure, words, alternative)

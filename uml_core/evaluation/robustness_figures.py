@@ -40,7 +40,7 @@ def severity_figure(accuracy: Mapping[str, Sequence[float]], *, clean: float, ch
         mean = 100 * np.array([clean, *np.mean(list(accuracy.values()), axis=0)])
         axis.plot(severities, mean, color=BLACK, linewidth=2.6, label="mean")
         axis.axhline(100 * chance, color=GREY, linestyle=":", label="chance")
-        axis.set_ylim(0, 100)
+        axis.set_ylim(0, min(100, 115 * max(clean, *map(max, accuracy.values()))))
         axis.set_xticks(list(severities), ["none", *(str(each) for each in severities[1:])])
         axis.set_xlabel("severity")
         axis.set_ylabel("accuracy (%)")
