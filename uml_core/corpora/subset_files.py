@@ -96,10 +96,10 @@ def read_subset(path: str) -> Subset:
     try:
         with open_bytes(path) as file:
             tree = json.loads(file.read())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise InputError(f"data.subset is {path}, which is no JSON; {LAYOUT}") from None
     except PLACE_ERRORS as error:
         raise InputError(f"data.subset is {path}, which cannot be read: {one_line(error)}") from None
-    except ValueError:
-        raise InputError(f"data.subset is {path}, which is no JSON; {LAYOUT}") from None
     ours = isinstance(tree, dict) and tree.get("format") == FORMAT
     rows = {split: _ids(tree[split]) if ours else _paths(tree[split]) for split in SPLITS if _has(tree, split)}
     if "train" not in rows or any(names is None for names in rows.values()):

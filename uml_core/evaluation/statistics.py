@@ -17,6 +17,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
+CELLS_AT_ONCE = 2**20  # resampled rows held at a time
 MAX_EXACT = 16  # seeds; with more, sign flips are drawn at random
 
 
@@ -108,11 +109,12 @@ def _resampled_means(difference_N: npt.NDArray[np.float64], rng: np.random.Gener
 def _crossed_means(difference_SN: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Return the mean over seeds and rows, both drawn with replacement (R,)."""
     num_seeds, num_rows = difference_SN.shape
-    means = np.empty(RESAMPLES)
-    for index in range(RESAMPLES):
-        weight_S = np.bincount(rng.integers(num_seeds, size=num_seeds), minlength=num_seeds) / num_seeds
-        means[index] = (weight_S @ difference_SN)[rng.integers(num_rows, size=num_rows)].mean()
-    return means
+    weights_RS = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=RESAMPLES) / num_seeds
+    means = []
+    for block_BS in np.array_split(weights_RS, -(-RESAMPLES * num_rows // CELLS_AT_ONCE)):
+        drawn_BN = rng.integers(num_rows, size=(len(block_BS), num_rows))
+        means.append(np.take_along_axis(block_BS @ difference_SN, drawn_BN, axis=1).mean(axis=1))
+    return np.concatenate(means)
 
 
 def mcnemar(wins: int, losses: int) -> float:
