@@ -134,17 +134,14 @@ def _compare(experiment: Experiment, ours: Sequence[LoadedRun], others: Sequence
 
 
 def log_measured(tracker: MLflowTracker, measured: Measured, step: int) -> None:
-    """Log metrics, and tables and figures with their captions under evaluation/."""
+    """Log metrics, and tables and figures (with what they show, in words) under evaluation/."""
     tracker.log_metrics([MetricPoint(*item, step) for item in measured.metrics.items()])
-    files = dict(measured.files)
-    if measured.captions:
-        files["captions.txt"] = "\n\n".join(measured.captions).encode()
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in files.items():
+        for name, content in measured.files.items():
             path = Path(folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        if files:
+        if measured.files:
             tracker.log_folder(Path(folder), "evaluation")
 
 
@@ -174,7 +171,7 @@ def artifact_names(result: AnalysisResult) -> Sequence[str]:
 
 def _to_open(files: Mapping[str, bytes]) -> list[str]:
     """Return the files a person should open: of a figure its SVG alone."""
-    return [name for name in files if not (name.endswith(".png") and f"{name[:-4]}.svg" in files)]
+    return [name for name in files if not (name.endswith((".png", ".txt")) and f"{name[:-4]}.svg" in files)]
 
 
 def _names(flag: str, text: str) -> list[str]:

@@ -20,7 +20,7 @@ CORPORA = ("photos", "names", "sounds")
 
 def experiment(**changes: Any) -> Experiment:
     vectors = {"modality": "vector", "format": "embeddings", "path": "p"}
-    corpora = {name: vectors for name in CORPORA} | {"noise": {**vectors, "control": "noise"}}
+    corpora = dict.fromkeys(CORPORA, vectors) | {"noise": {**vectors, "control": "noise"}}
     return parse_experiment({"name": "x", "store": "s", "target": "photos", "corpora": corpora}).override(changes)
 
 

@@ -15,6 +15,7 @@ from tests.conftest import table
 from tests.sequence_corpora import sequence_experiment, wave_tables
 from uml_core.config import parse_experiment
 from uml_core.corpora.sequence_data import build_sequence_data
+from uml_core.corpora.subset_files import read_subset
 from uml_core.corpora.training_data import build_training_data
 from uml_core.errors import InputError
 from uml_core.evaluation.calibration import at_temperature, expected_calibration_error, fitted_temperature
@@ -275,3 +276,28 @@ def test_the_confusion_figure_can_be_drawn(count: int) -> None:
     figure = confusion_figure(counts, [f"class {code}" for code in range(count)])
     assert bytes_of(figure, "svg").startswith(b"<?xml")
     assert math.isclose(figure.axes[0].images[0].get_array()[0, 1], 0.4)
+
+
+def test_the_few_shot_protocol_is_nested_and_its_files_are_read_again(trained: TrainingRun, tmp_path: Path) -> None:
+    ids = tuple(f"row-{place}" for place in range(len(LABELS)))
+    asked = settings(**{"evaluation.shots": [1, 2, 4, 8], "evaluation.seeds": 2})
+    run = EvaluatedRun(asked, trained.data, trained.objective, ids=lambda corpus: ids)
+    found = measure(run, chosen_evaluators(("few_shot_probe",)))
+    means = {shots: found.metrics.get(f"probe/few_shot/{shots}/test_accuracy") for shots in (1, 2, 4, 8)}
+    assert means[8] is None, "a class has four train rows"
+    assert means[4] > means[1] - 0.1
+    assert found.metrics["probe/few_shot/2/test_accuracy_std"] >= 0
+    drawn = {}
+    for shots in (1, 2):
+        file = tmp_path / f"{shots}.json"
+        file.write_bytes(found.files[f"probe/few_shot/shots-{shots}-seed-1.json"])
+        places = read_subset(str(file)).places(ids)
+        data = build_training_data(settings(), TABLES, places)
+        assert np.bincount(data.labelled.labels).tolist() == [shots] * CLASSES
+        drawn[shots] = set(places["train"].tolist())
+    assert drawn[1] < drawn[2]
+    rows = found.files["probe/few_shot/accuracy.csv"].decode().splitlines()
+    assert len(rows) == 1 + 3 * 2
+    four = EvaluatedRun(settings(**{"evaluation.shots": [9]}), trained.data, trained.objective, ids=lambda corpus: ids)
+    with pytest.raises(InputError, match="a class has 4 train rows"):
+        measure(four, chosen_evaluators(("few_shot_probe",)))

@@ -1,7 +1,7 @@
 """What an evaluator is: a function from a trained run to (name, value) pairs.
 
-A float is a metric under that name. Text is an artifact of that file name, and a `ReportFigure` becomes NAME.svg and
-NAME.png, all below evaluation/ of the run. Your own evaluator is a function in a file beside you:
+A float is a metric under that name. Text is an artifact of that file name. A `ReportFigure` becomes NAME.svg and
+NAME.png with its caption in NAME.txt. Files lie below evaluation/ of the run. Your own is a function in a file:
 
     def evaluate_confidence(run):  # --evaluators test,my_evaluators.py:evaluate_confidence
         yield "confidence/mean", float(run.probabilities("test").max(axis=1).mean())

@@ -12,6 +12,7 @@ from pathlib import Path
 from uml_core.errors import InputError, listing, nearest
 from uml_core.evaluation.classification import evaluate_classes, evaluate_shift, evaluate_test
 from uml_core.evaluation.evaluator import Evaluator, Value
+from uml_core.evaluation.few_shot import evaluate_few_shot_probe
 from uml_core.evaluation.probes import (
     evaluate_knn_probe,
     evaluate_linear_probe,
@@ -33,10 +34,11 @@ EVALUATORS: dict[str, Evaluator] = {
     "knn_probe": evaluate_knn_probe,
     "zero_shot": evaluate_zero_shot,
     "untrained": evaluate_untrained,
+    "few_shot_probe": evaluate_few_shot_probe,
     "corruptions": evaluate_corruptions,
     "embedding_corruptions": evaluate_embedding_corruptions,
 }
-ON_REQUEST = ("corruptions", "embedding_corruptions")  # they encode, or predict, the test rows dozens of times
+ON_REQUEST = ("few_shot_probe", "corruptions", "embedding_corruptions")  # dozens of fits, or passes over the test rows
 DEFAULT = tuple(name for name in EVALUATORS if name not in ON_REQUEST)
 
 
@@ -46,7 +48,6 @@ class Measured:
 
     metrics: dict[str, float] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
-    captions: list[str] = field(default_factory=list)
 
 
 def chosen_evaluators(names: Sequence[str]) -> dict[str, Evaluator]:
@@ -120,8 +121,7 @@ def _is_number(value: object) -> bool:
 
 def _add(measured: Measured, name: str, value: Value) -> None:
     if isinstance(value, ReportFigure):
-        measured.files |= {f"{name}.svg": value.svg, f"{name}.png": value.png}
-        measured.captions.append(f"{name}: {value.caption}")
+        measured.files |= {f"{name}.svg": value.svg, f"{name}.png": value.png, f"{name}.txt": value.caption.encode()}
     elif isinstance(value, str):
         measured.files[name] = value.encode()
     else:
