@@ -174,3 +174,10 @@ def test_a_damaged_sound_is_decoded_as_its_file(tmp_path: Path) -> None:
     same = _damaged_sound(encoder, raw, None, lambda samples: samples)
     assert same == pytest.approx(encoder.decode(raw))
     assert _damaged_sound(encoder, raw, None, np.zeros_like) is None, "silence cannot be embedded: it counts as wrong"
+
+
+def test_names_of_another_kind_are_left_out_unless_nothing_is_left() -> None:
+    names = ("blur", "gaussian_noise", "time_mask")
+    assert [each.name for each in chosen_corruptions(names, EMBEDDING_CORRUPTIONS, "embeddings")] == ["gaussian_noise"]
+    with pytest.raises(InputError, match="none of audio; those are white_noise"):
+        chosen_corruptions(("blur",), AUDIO_CORRUPTIONS, "audio")

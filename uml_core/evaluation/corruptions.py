@@ -54,18 +54,6 @@ class Corruption(Generic[Value]):
         return self.apply(value, self.strengths[severity - 1], rng)
 
 
-def chosen_corruptions(names: Sequence[str], known: Sequence[Corruption[Any]], what: str) -> list[Corruption[Any]]:
-    """Return corruptions by name; every one for no names. Raises InputError for a name that is unknown."""
-    by_name = {corruption.name: corruption for corruption in known}
-    for name in names:
-        if name not in by_name:
-            raise InputError(
-                f"evaluation.corruptions names '{name}'{nearest(name, by_name)}; those of {what} are "
-                f"{listing(by_name, limit=20)}"
-            )
-    return [by_name[name] for name in names or by_name]
-
-
 # ---- pictures
 
 
@@ -219,3 +207,20 @@ EMBEDDING_CORRUPTIONS: tuple[Corruption[Vectors], ...] = (
     Corruption("quantisation", (32, 16, 8, 4, 2), _quantisation),  # levels
     Corruption("mixing_with_noise", (0.2, 0.4, 0.6, 0.75, 0.9), _exchange),  # share of noise of the same mean and scale
 )
+
+
+def chosen_corruptions(names: Sequence[str], known: Sequence[Corruption[Any]], what: str) -> list[Corruption[Any]]:
+    """Return those of `known` that are named; every one for no names.
+
+    Raises:
+        InputError: a name is no corruption of anything, or none of them is one of `what`.
+    """
+    every = {each.name for table in (IMAGE_CORRUPTIONS, AUDIO_CORRUPTIONS, EMBEDDING_CORRUPTIONS) for each in table}
+    own = listing((corruption.name for corruption in known), limit=20)
+    for name in names:
+        if name not in every:
+            raise InputError(f"evaluation.corruptions names '{name}'{nearest(name, every)}; those of {what} are {own}")
+    chosen = [corruption for corruption in known if not names or corruption.name in names]
+    if not chosen:
+        raise InputError(f"evaluation.corruptions is {listing(names)}, none of {what}; those are {own}")
+    return chosen

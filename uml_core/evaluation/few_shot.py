@@ -38,15 +38,16 @@ def evaluate_few_shot_probe(run: EvaluatedRun) -> Results:
                 "train": _drawn(run, "train", shots, seed),
                 "val": _drawn(run, "val", min(MAX_VAL_SHOTS, shots), seed),
             }
-            yield f"probe/few_shot/shots-{shots}-seed-{seed}.json", _written(run, places, shots=shots, split_seed=seed)
+            name = f"probe/few_shot/shots-{shots}-seed-{seed}.json"
+            yield name, _written(run, places, shots=shots, split_seed=seed)
             train, val = ((run.features(split)[place], run.labels(split)[place]) for split, place in places.items())
             probe, strength = LinearProbe.fit_validated(train, val, len(run.classes))
             accuracy = probe.score(run.features("test"), run.labels("test"))[0]
             records.append({"shots": shots, "seed": seed, "C": strength, "test_accuracy": accuracy})
     if not records:
         raise InputError(
-            f"evaluator few_shot_probe: evaluation.shots is {list(settings.shots)}, and a class has {fewest} train rows; "
-            "give fewer shots"
+            f"evaluator few_shot_probe: evaluation.shots is {list(settings.shots)}, and a class has {fewest} train "
+            "rows; give fewer shots"
         )
     frame = pd.DataFrame(records)
     for shots, group in frame.groupby("shots"):
