@@ -92,10 +92,8 @@ def run(
     if against:
         parts.append(_compare(experiment, runs, [load_run(experiment, run_id) for run_id in against]))
     text = "\n".join(part.text for part in parts)
-    results = {name: value for part in parts for name, value in part.results.items()}
-    if len(runs) > 1:
-        results |= {"runs": [part.results for part in parts[: len(runs)]]}
-    return Summary(text, results)
+    own = parts[0].results if len(runs) == 1 else {"runs": [part.results for part in parts[: len(runs)]]}
+    return Summary(text, {**own, **(parts[-1].results if against else {})})
 
 
 def _evaluate(

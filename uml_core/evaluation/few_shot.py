@@ -44,6 +44,8 @@ def evaluate_few_shot_probe(run: EvaluatedRun) -> Results:
             probe, strength = LinearProbe.fit_validated(train, val, len(run.classes))
             accuracy = probe.score(run.features("test"), run.labels("test"))[0]
             records.append({"shots": shots, "seed": seed, "C": strength, "test_accuracy": accuracy})
+            if len(places["train"]) == len(labels_N) and len(places["val"]) == len(run.labels("val")):
+                break  # every seed draws all the rows there are
     if not records:
         raise InputError(
             f"evaluator few_shot_probe: evaluation.shots is {list(settings.shots)}, and a class has {fewest} train "

@@ -40,6 +40,9 @@ class LinearProbe:
             regression = LogisticRegression(C=strength, max_iter=1000)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # separable classes need not converge
+                warnings.filterwarnings(
+                    "ignore", "The number of unique classes"
+                )  # with one shot there are as many rows
                 regression.fit((values - mean_H) / deviation_H, labels_N)
             # Of two classes scikit-learn keeps the second one's logit alone.
             codes = regression.classes_ if len(regression.classes_) > 2 else regression.classes_[1:]
