@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from uml_core.evaluation.sequence_suite import evaluate_sequences
 
 from benchmarks.figures import machine
 from benchmarks.self_supervised_corpora import table
@@ -24,7 +25,6 @@ from uml_core.config import Experiment, load_experiment
 from uml_core.corpora.known_answer_sequences import write_known_answer_sequences
 from uml_core.corpora.ready_sequences import stream_ready_sequences
 from uml_core.corpora.sequence_data import build_sequence_data
-from uml_core.evaluation.sequence_suite import evaluate_sequences
 from uml_core.evaluation.statistics import paired_difference
 from uml_core.results import measure_outcome
 from uml_core.sequence_store import SequenceTable

@@ -25,9 +25,10 @@ from benchmarks.figures import machine
 from benchmarks.self_supervised_corpora import Tables, digits, emoji, from_wheel, tables_of
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.sequence_data import build_sequence_data
-from uml_core.evaluation.sequence_suite import evaluate_sequences
+from uml_core.evaluation.probes import evaluate_raw_probe, evaluate_untrained
+from uml_core.evaluation.registry import measure
 from uml_core.evaluation.statistics import paired_difference
-from uml_core.results import measure_outcome
+from uml_core.results import evaluated_run, measure_outcome
 from uml_core.training import TrainingRun
 
 CORPORA = ("digits", "vowels", "motions", "emoji")
@@ -65,9 +66,10 @@ def run_seed(tables: Tables, base: Experiment, rates: Sequence[float]) -> dict[s
     for arm, overrides in ARMS.items():
         runs = [finished(base.override({**overrides, "optim.lr": rate}), tables) for rate in rates]
         chosen = max(runs, key=validation)
-        accuracies[arm] = measure_outcome(chosen).test_accuracy or 0.0
+        evaluated = evaluated_run(chosen)
+        accuracies[arm] = measure_outcome(chosen, evaluated=evaluated).test_accuracy or 0.0
         if arm == "uml":
-            probes = evaluate_sequences(chosen.experiment, chosen.model, chosen.data)
+            probes = measure(evaluated, {"raw": evaluate_raw_probe, "untrained": evaluate_untrained}).metrics
             accuracies |= {name: probes[f"probe/{name}/test_accuracy"] for name in ("untrained", "raw")}
     return accuracies
 

@@ -1,9 +1,12 @@
-"""A trained run to test metrics, shifted test sets and probes, and to the analyses that explain it.
+"""A trained run to test metrics, shifted test sets, probes, robustness and comparisons, and to analyses.
 
-In: an experiment and one of its MLflow runs (default: the newest finished training run). Out: metrics in that run;
-of analyses also figures and tables, as artifacts under analysis/.
+In: an experiment and one of its MLflow runs (default: the newest finished training run). Out: metrics in that run,
+tables and figures as artifacts under evaluation/, and those of analyses under analysis/.
 
     python -m pipelines.evaluate examples/demo.yaml --run RUN_ID
+    python -m pipelines.evaluate examples/demo.yaml --evaluators default,corruptions,mine.py:evaluate_it
+    python -m pipelines.evaluate examples/demo.yaml --run RUN_ID --against TWIN_RUN_ID
+    python -m pipelines.evaluate examples/demo.yaml --run RUN_A,RUN_B,RUN_C --against TWIN_A,TWIN_B,TWIN_C
     python -m pipelines.evaluate examples/demo.yaml --analyses margins,neurons
     python -m pipelines.evaluate examples/demo.yaml --analyses all --pairs pairs.csv --classes food-fruit food-vegetable
 """
@@ -11,32 +14,25 @@ of analyses also figures and tables, as artifacts under analysis/.
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from pipelines.runtime import Summary, absolute_place, experiment_parser, step_main
-from pipelines.stored import build_data, corpus_store, store_tables
-from uml_core.analysis.pairs import read_pairs
-from uml_core.analysis.raw_rows import RawRows
+from pipelines.trained_runs import LoadedRun, explained_run, load_run, newest_training_run
 from uml_core.analysis.result import AnalysisResult
-from uml_core.analysis.shared_space import TrainedRun
 from uml_core.analysis.suite import ANALYSES, chosen_analyses, explain
-from uml_core.config import Experiment, load_experiment
-from uml_core.corpora.readers import rows_of
-from uml_core.corpora.sequence_data import SequenceData
+from uml_core.config import Experiment
 from uml_core.errors import InputError, listing
-from uml_core.evaluation.sequence_suite import evaluate_sequences
-from uml_core.evaluation.suite import evaluate
-from uml_core.models import build_model
-from uml_core.models.sequence_model import build_sequence_model
+from uml_core.evaluation.comparison import compare
+from uml_core.evaluation.evaluator import Evaluator
+from uml_core.evaluation.registry import EVALUATORS, ON_REQUEST, Measured, chosen_evaluators, measure
 from uml_core.runs import MetricPoint
-from uml_core.tracking import MLflowTracker, download, experiment_runs, find_run
+from uml_core.tracking import MLflowTracker
 
-TRAINING_KINDS = ("uml", "unimodal")
+HIDDEN = re.compile(r"test/class_accuracy/|(embedding_)?corruption/.*/\d/")  # logged, and too many to print
 
 
 @dataclass(frozen=True)
@@ -49,9 +45,18 @@ class AnalysisRequest:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Evaluate one training run."""
+    """Evaluate training runs."""
     parser = experiment_parser("evaluate", description="Evaluate a trained run: test, shifted test sets, probes.")
-    parser.add_argument("--run", default=None, metavar="RUN_ID", help="default: the newest finished training run")
+    parser.add_argument(
+        "--run", default=None, metavar="RUN_IDS", help="one or more, by commas; default: the newest training run"
+    )
+    parser.add_argument(
+        "--evaluators",
+        default=None,
+        metavar="NAMES",
+        help=f"of {','.join(EVALUATORS)}; default: all but {','.join(ON_REQUEST)}; or yours, FILE.py:function",
+    )
+    parser.add_argument("--against", default=None, metavar="RUN_IDS", help="compare on the same test rows")
     parser.add_argument(
         "--analyses", default=None, metavar="NAMES", help=f"explain the run: {','.join(ANALYSES)}, or all"
     )
@@ -59,75 +64,83 @@ def main(argv: list[str] | None = None) -> int:
         "--pairs", default=None, metavar="FILE", help="true pairs for neurons: a table of ids, one column a corpus"
     )
     parser.add_argument("--classes", nargs=2, default=None, metavar="CLASS", help="the two classes of decision_plane")
-    return step_main(parser, lambda experiment, given: run(experiment, given.run, analyses=_request(given)), argv)
+    return step_main(parser, _step, argv)
 
 
-def run(experiment: Experiment, run_id: str | None = None, *, analyses: AnalysisRequest = AnalysisRequest()) -> Summary:
-    """Evaluate a run with the experiment it was trained with, and log the metrics into it."""
-    run_id = run_id or newest_training_run(experiment)
-    record = find_run(experiment.tracking, run_id)
-    if record.kind not in TRAINING_KINDS:
-        raise InputError(
-            f"--run {run_id} is a run of kind '{record.kind or 'unknown'}'; give one of a training run (uml, unimodal)"
-        )
-    trained_run = load_trained_run(experiment, run_id, analyses)
-    measure = evaluate_sequences if isinstance(trained_run.data, SequenceData) else evaluate
-    metrics = measure(trained_run.experiment, trained_run.model, trained_run.data)
-    step = int(record.metrics.get("perf/steps", 0))
-    tracker = MLflowTracker(experiment.tracking, run_id)
-    tracker.log_metrics([MetricPoint(*item, step) for item in metrics.items()])
-    shown = {name: value for name, value in metrics.items() if not name.startswith("test/class_accuracy/")}
-    lines = [f"{record.kind} run {run_id}"]
-    lines += [f"  {name:<36}{_shown(name, value)}" for name, value in shown.items()]
-    results = explain(trained_run, analyses.names)
+def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
+    if given.evaluators is not None:
+        experiment = experiment.override({"evaluation.evaluators": _names("--evaluators", given.evaluators)})
+    run_ids = None if given.run is None else _names("--run", given.run)
+    against = () if given.against is None else _names("--against", given.against)
+    return run(experiment, run_ids, analyses=_request(given), against=against)
+
+
+def run(
+    experiment: Experiment,
+    run_ids: str | Sequence[str] | None = None,
+    *,
+    analyses: AnalysisRequest = AnalysisRequest(),
+    against: Sequence[str] = (),
+) -> Summary:
+    """Evaluate runs with the experiments they were trained with, and log the results into them."""
+    evaluators = chosen_evaluators(experiment.evaluation.evaluators)
+    ids = [run_ids] if isinstance(run_ids, str) else list(run_ids or [newest_training_run(experiment)])
+    if against and len(against) != len(ids):
+        raise InputError(f"--run has {len(ids)} runs and --against {len(against)}; give as many, paired in their order")
+    runs = [load_run(experiment, run_id) for run_id in ids]
+    parts = [_evaluate(experiment, each, evaluators, analyses) for each in runs]
+    if against:
+        parts.append(_compare(experiment, runs, [load_run(experiment, run_id) for run_id in against]))
+    text = "\n".join(part.text for part in parts)
+    own = parts[0].results if len(runs) == 1 else {"runs": [part.results for part in parts[: len(runs)]]}
+    return Summary(text, {**own, **(parts[-1].results if against else {})})
+
+
+def _evaluate(
+    experiment: Experiment, loaded: LoadedRun, evaluators: Mapping[str, Evaluator], analyses: AnalysisRequest
+) -> Summary:
+    """Measure and explain one run."""
+    explained = explained_run(loaded, analyses.pairs_file, analyses.plane_classes) if analyses.names else None
+    measured = measure(loaded.evaluated, evaluators)
+    tracker = MLflowTracker(experiment.tracking, loaded.run_id)
+    log_measured(tracker, measured, loaded.step)
+    shown = {name: value for name, value in measured.metrics.items() if not HIDDEN.match(name)}
+    lines = [f"{loaded.kind} run {loaded.run_id}"]
+    lines += [f"  {name:<52}{_shown(name, value)}" for name, value in shown.items()]
+    if measured.files:
+        lines.append(f"logged to the run under evaluation/: {listing(_to_open(measured.files), limit=20)}")
+    results = {} if explained is None else explain(explained, analyses.names)
     for name, result in results.items():
-        log_analysis(tracker, name, result, step)
+        log_analysis(tracker, name, result, loaded.step)
         lines += result.summary
     if results:
         files = [name for result in results.values() for name in artifact_names(result)]
         lines.append(f"logged to the run under analysis/: {listing(files, limit=20)}")
-    measured = {name: value for result in results.values() for name, value in result.metrics.items()}
-    return Summary("\n".join(lines), {"run_id": run_id, **shown, **measured})
+    found = {name: value for result in results.values() for name, value in result.metrics.items()}
+    return Summary("\n".join(lines), {"run_id": loaded.run_id, **shown, **found})
 
 
-def load_trained_run(experiment: Experiment, run_id: str, analyses: AnalysisRequest) -> TrainedRun:
-    """Fetch a run's experiment and weights and build its data; ids and raw rows only where analyses look at them."""
+def _compare(experiment: Experiment, ours: Sequence[LoadedRun], others: Sequence[LoadedRun]) -> Summary:
+    """Compare runs with others on the same test rows, and log the comparison into each of ours."""
+    comparison = compare([run.evaluated for run in ours], [run.evaluated for run in others], seed=experiment.seed)
+    for mine, other in zip(ours, others, strict=True):
+        metrics = comparison.metrics(f"against/{other.run_id}")
+        points = [MetricPoint(name, value, mine.step) for name, value in metrics.items()]
+        MLflowTracker(experiment.tracking, mine.run_id).log_metrics(points)
+    named = f"against {listing((f'{run.kind} run {run.run_id}' for run in others), limit=10)}"
+    return Summary("\n".join([named, *(f"  {line}" for line in comparison.lines())]), comparison.metrics("against"))
+
+
+def log_measured(tracker: MLflowTracker, measured: Measured, step: int) -> None:
+    """Log metrics, and tables and figures (with what they show, in words) under evaluation/."""
+    tracker.log_metrics([MetricPoint(*item, step) for item in measured.metrics.items()])
     with tempfile.TemporaryDirectory() as folder:
-        directory = Path(folder)
-        uri = experiment.tracking.uri
-        trained = load_experiment(download(uri, f"runs:/{run_id}/experiment.yaml", directory))
-        weights = load_file(download(uri, f"runs:/{run_id}/weights/model.safetensors", directory))
-    if trained.objective == "self_supervised" and analyses.names:
-        raise InputError("--analyses look at the shared head of objective supervised; this run is self_supervised")
-    data = build_data(trained, store_tables(trained))
-    if trained.model.backbone == "frozen":
-        model = build_sequence_model(trained, data) if isinstance(data, SequenceData) else build_model(trained, data)
-        model.load_state_dict(weights)
-    else:
-        from uml_core.fine_tuning import fine_tuned_space  # encoders take seconds
-
-        model, data = fine_tuned_space(trained, data, weights)
-    if not analyses.names:
-        return TrainedRun(trained, model, data)
-    raw = {corpus: raw_rows(trained, corpus) for corpus in trained.corpora if has_raw_rows(trained, corpus)}
-    ids = {corpus: rows.ids for corpus, rows in raw.items()}
-    pairs = None if analyses.pairs_file is None else read_pairs(analyses.pairs_file, ids, target=trained.target)
-    return TrainedRun(trained, model, data, raw, pairs, analyses.plane_classes)
-
-
-def has_raw_rows(experiment: Experiment, corpus: str) -> bool:
-    """Return whether a corpus's embeddings are of its own rows: a noise control has replaced them."""
-    return experiment.corpora[corpus].control != "noise"
-
-
-def raw_rows(experiment: Experiment, corpus: str) -> RawRows:
-    """Return a corpus's ids, with raw rows where the corpus can still be read."""
-    config = experiment.corpora[corpus]
-    try:
-        rows = [] if config.format == "embeddings" else list(rows_of(experiment, corpus))
-    except InputError:
-        rows = []  # the store outlives its corpora: ids are shown instead
-    return RawRows(config.modality, corpus_store(experiment, corpus).load_ids(), {row.id: row for row in rows})
+        for name, content in measured.files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        if measured.files:
+            tracker.log_folder(Path(folder), "evaluation")
 
 
 def log_analysis(tracker: MLflowTracker, analysis: str, result: AnalysisResult, step: int) -> None:
@@ -154,12 +167,17 @@ def artifact_names(result: AnalysisResult) -> Sequence[str]:
     return [*(f"{figure.name}.svg" for figure in result.figures), *result.tables]
 
 
-def newest_training_run(experiment: Experiment) -> str:
-    """Return the id of the newest finished training run. Raises InputError if there is none."""
-    for record in experiment_runs(experiment.tracking.uri, experiment.name):
-        if record.kind in TRAINING_KINDS and record.status == "FINISHED":
-            return record.run_id
-    raise InputError(f"experiment {experiment.name} has no finished training run; run python -m pipelines.train first")
+def _to_open(files: Mapping[str, bytes]) -> list[str]:
+    """Return the files a person should open: of a figure its SVG alone."""
+    return [name for name in files if not (name.endswith((".png", ".txt")) and f"{name[:-4]}.svg" in files)]
+
+
+def _names(flag: str, text: str) -> list[str]:
+    """Return the names of a comma-separated list. Raises InputError for an empty one."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise InputError(f"{flag} is empty; give one or more names, separated by commas")
+    return list(dict.fromkeys(names))
 
 
 def _request(arguments: argparse.Namespace) -> AnalysisRequest:
@@ -173,7 +191,10 @@ def _request(arguments: argparse.Namespace) -> AnalysisRequest:
 
 
 def _shown(name: str, value: float) -> str:
-    return f"{value:.3f} nats" if name.endswith("nll") else f"{100 * value:.1f} %"
+    end = name.rpartition("/")[2]
+    if "nll" in end:
+        return f"{value:.3f} nats"
+    return f"{100 * value:.1f} %" if re.search("accuracy|f1|calibration_error", end) else f"{value:.4g}"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.report import write_report
-from pipelines.stored import Tables, build_data, embedding_precision
+from pipelines.stored import Tables, build_data, embedding_precision, subset_of
 from pipelines.trial_log import TrialLog
 from pipelines.trial_results import SweepFolder, TrialResult
 from tune_spaces.space import TrialSpec
@@ -46,6 +46,14 @@ def select_trials(
         for key in pareto_front(candidates) if count_cost else ():
             log.mark_pareto(specs[key])
     return chosen
+
+
+def log_subsets(chosen: Sequence[TrialSpec], tables: Tables, parent: MLflowTracker) -> None:
+    """Log which rows were drawn, once for all arms of the same shots and seed: files that data.subset takes."""
+    drawn = {(spec.experiment.data.shots, spec.experiment.data.split_seed): spec.experiment for spec in chosen}
+    for (shots, seed), experiment in drawn.items():
+        name = f"subsets/shots-{'all' if shots is None else shots}-seed-{seed}.json"
+        parent.log_text(subset_of(experiment, build_data(experiment, tables)), name)
 
 
 def best_trial(chosen: Sequence[TrialSpec], folder: SweepFolder) -> TrialSpec | None:

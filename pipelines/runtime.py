@@ -110,6 +110,8 @@ def absolute_places(experiment: Experiment) -> Experiment:
             for key, place in (("path", corpus.path), ("root", corpus.root))
             if place is not None
         },
+        **{f"evaluation.class_maps.{name}": path for name, path in experiment.evaluation.class_maps.items()},
+        **({} if experiment.data.subset is None else {"data.subset": experiment.data.subset}),
     }
     absolute = {key: absolute_place(value) for key, value in places.items()}
     for key in ("store", "tracking.uri", "tracking.artifacts"):

@@ -5,6 +5,7 @@ Objective supervised reads embeddings (`CorpusTable`), self_supervised sequences
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,8 @@ from uml_core.config import CorpusConfig, Experiment, hash_of
 from uml_core.corpora.ready import ready_identity
 from uml_core.corpora.ready_sequences import sequence_identity
 from uml_core.corpora.sequence_data import SequenceData, build_sequence_data
+from uml_core.corpora.subset_files import read_subset, subset_text
+from uml_core.corpora.subsets import Rows
 from uml_core.corpora.training_data import TrainingData, build_training_data
 from uml_core.errors import listing
 from uml_core.mapped import cache_dir, embedding_bytes, is_mapped, mapped_table, streamed_corpora
@@ -110,10 +113,36 @@ class RawSources:
 
 def build_data(experiment: Experiment, tables: Any, sources: RawSources | None = None) -> TrainingData | SequenceData:
     """Select the rows that the experiment's objective trains on. Raises InputError for the user's mistakes."""
+    given = subset_places(experiment)
     if experiment.objective == "self_supervised":
-        return build_sequence_data(experiment, tables)
-    data = build_training_data(experiment, tables)
+        return build_sequence_data(experiment, tables, given)
+    data = build_training_data(experiment, tables, given)
     return data if experiment.model.backbone == "frozen" else with_raw_rows(experiment, data, sources or RawSources())
+
+
+def subset_places(experiment: Experiment) -> dict[str, Rows] | None:
+    """Return the target's table rows that data.subset names, by split; None where it is not set."""
+    if experiment.data.subset is None:
+        return None
+    store = corpus_store(experiment, experiment.target)
+    return _subset_places(experiment.data.subset, store.uri, store.corpus, store.fingerprint)
+
+
+@functools.lru_cache(maxsize=8)
+def _subset_places(path: str, store_uri: str, corpus: str, fingerprint: str) -> dict[str, Rows]:
+    """Read file and ids once in a process: the trials of a sweep share them."""
+    return read_subset(path).places(CorpusStore(store_uri, corpus, fingerprint).load_ids())
+
+
+def subset_of(experiment: Experiment, data: TrainingData | SequenceData) -> str:
+    """Return the rows a run trains, validates and is tested on as a file that data.subset takes."""
+    ids = corpus_store(experiment, experiment.target).load_ids()
+    splits = {"train": data.labelled, "val": data.val, **({} if data.test is None else {"test": data.test})}
+    named = {name: ([ids[row] for row in rows.rows], rows.labels.tolist()) for name, rows in splits.items()}
+    settings = experiment.data
+    return subset_text(
+        data.classes, named, target=experiment.target, shots=settings.shots, split_seed=settings.split_seed
+    )
 
 
 def with_raw_rows(experiment: Experiment, data: TrainingData, sources: RawSources) -> TrainingData:

@@ -19,7 +19,7 @@ from pipelines.attempts import Attempt, open_attempt
 from pipelines.checkpoints import load_state, repair
 from pipelines.provenance import provenance_tags, run_kind
 from pipelines.runtime import num_cpus, num_gpus
-from pipelines.stored import StoredData, embedding_precision
+from pipelines.stored import StoredData, embedding_precision, subset_of
 from pipelines.train_callback import MLflowCallback
 from pipelines.train_loop import train_loop_per_worker
 from pipelines.train_progress import TrainingBar
@@ -138,6 +138,7 @@ def _log_outcome(experiment: Experiment, data: Any, state: dict[str, Any], track
     run.load_result(state)
     outcome = measure_outcome(run, tracker.run_id)
     tracker.log_metrics(outcome.points())
+    tracker.log_text(subset_of(experiment, data), "subset.json")
     with tempfile.TemporaryDirectory() as directory:
         tracker.log_artifact(save_weights(run.model, Path(directory)), "weights")
         predictor = run.objective.predictor(embedding_precision(experiment))

@@ -15,10 +15,9 @@ from pipelines.stored import Tables, build_data
 from pipelines.trial_results import SweepFolder
 from tune_spaces.space import TrialSpec
 from uml_core.config import Experiment, parse_experiment
-from uml_core.corpora.sequence_data import SequenceData
-from uml_core.evaluation.sequence_suite import sequence_test_metrics
-from uml_core.evaluation.suite import shift_metrics, test_metrics
-from uml_core.results import measure_outcome
+from uml_core.evaluation.classification import evaluate_shift, evaluate_test
+from uml_core.evaluation.registry import measure
+from uml_core.results import evaluated_run, measure_outcome
 from uml_core.runs import MetricPoint
 from uml_core.training import TrainingRun
 
@@ -57,25 +56,11 @@ def _measure(tree: Mapping[str, Any], tables: Tables, folder_uri: str, key: str)
 
 
 def measured(experiment: Experiment, data: Any, state: dict[str, Any]) -> list[MetricPoint]:
-    """Return what a finished trial amounts to, on test as well."""
+    """Return what a finished trial amounts to, on test as well; each row is encoded once."""
     device = "cuda" if experiment.model.backbone != "frozen" and experiment.tune.gpus_per_trial else "cpu"
     run = TrainingRun(experiment, data, device=device)
     run.load_result(state)
-    if experiment.model.backbone == "frozen":
-        outcome = measure_outcome(run)
-        return [*outcome.points(), *_points(_test_metrics(run), outcome.steps)]
-    outcome = measure_outcome(run, with_test=False)  # puts the best weights into the model
-    objective: Any = run.objective
-    embedded, heads = objective.embedded(tested_only=True), objective.model.heads.cpu()  # each picture encoded once
-    tested = [*test_metrics(experiment, heads, embedded), *shift_metrics(experiment, heads, embedded)]
-    return [*outcome.points(), *_points(tested, outcome.steps)]
-
-
-def _test_metrics(run: TrainingRun) -> Iterator[tuple[str, float]]:
-    if isinstance(run.data, SequenceData):
-        return sequence_test_metrics(run.model, run.data)
-    return test_metrics(run.experiment, run.model, run.data)
-
-
-def _points(metrics: Any, step: int) -> list[MetricPoint]:
-    return [MetricPoint(name, value, step) for name, value in metrics]
+    evaluated = evaluated_run(run)
+    outcome = measure_outcome(run, evaluated=evaluated)
+    details = measure(evaluated, {"test": evaluate_test, "shift": evaluate_shift}).metrics
+    return [*outcome.points(), *(MetricPoint(*item, outcome.steps) for item in details.items())]

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from pipelines.attempts import Attempt, open_attempt
 from pipelines.lanes import Lane, check_resources, lanes_of
 from pipelines.provenance import provenance_tags
-from pipelines.publish import best_trial, log_summary, register_best, select_trials
+from pipelines.publish import best_trial, log_subsets, log_summary, register_best, select_trials
 from pipelines.runtime import Summary, experiment_parser, ray_session, step_main
 from pipelines.search import Proposals, SweepSearcher, proposals_of
 from pipelines.stored import Tables, build_data, corpus_fingerprints, load_tables
@@ -41,13 +41,12 @@ from tune_spaces.space import available_spaces
 from uml_core.analysis.raw_rows import words_per_row
 from uml_core.config import Experiment, hash_of
 from uml_core.errors import InputError, listing
+from uml_core.evaluation.classification import CLASS_METRIC
 from uml_core.reporting.collect import EXCHANGE_RATE
 from uml_core.reporting.exchange import exchange_of_sweep
 from uml_core.reporting.verdict import sweep_verdict
 from uml_core.runs import MetricPoint
 from uml_core.tracking import MLflowTracker, find_run, open_experiment, start_run, sweep_runs
-
-CLASS_METRIC = "test/class_accuracy/"  # kept of the verdict's two arms alone
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +93,10 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
         _check_failures(experiment, proposals.total, results, parent)
         chosen = select_trials(experiment, proposals.specs, results, log)
         for spec, points in measure_trials(chosen, tables, folder):
-            with_classes = spec.arm in (space.baseline, space.headline)
+            with_classes = spec.arm in (space.baseline, space.headline)  # the arms that the report compares by class
             kept = [point for point in points if with_classes or not point.name.startswith(CLASS_METRIC)]
             log.mark_selected(spec, kept)
+    log_subsets(chosen, tables, parent)
     best = best_trial(chosen, folder)
     model_uri = find_run(experiment.tracking, parent.run_id).tags.get("uml.best_model", "")
     if best is not None and not model_uri:  # a sweep that was killed after this does it once

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import random
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 from tune_spaces.effect import refuse_what_changes_nothing
 from uml_core.config import Experiment, hash_of
 from uml_core.errors import InputError, listing, nearest
+from uml_core.own_code import module_of_file
 
 Overrides = Mapping[str, Any]
 Grid = tuple[Any, ...]
@@ -231,15 +231,7 @@ def _module(name_or_file: str) -> ModuleType:
             f"--space is {name_or_file}; spaces are {listing(names, limit=20)}{nearest(name_or_file, names)}, "
             "or a file of yours"
         )
-    spec = importlib.util.spec_from_file_location(f"tune_space_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
-        raise InputError(f"space file {file} cannot be read: {error}") from None
-    return module
+    return module_of_file(file, setting=f"--space is {name_or_file}")
 
 
 def seeds_of(experiment: Experiment) -> tuple[int, ...]:

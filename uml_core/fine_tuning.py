@@ -24,15 +24,15 @@ from uml_core.corpora.subsets import Rows
 from uml_core.corpora.training_data import LabelledRows, TrainingData
 from uml_core.encoders import build_encoder
 from uml_core.encoders.image import PixelEncoder
-from uml_core.feed import Batch, EmbeddingFeed
+from uml_core.feed import Batch, EmbeddingFeed, gathered
 from uml_core.gradients import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
 from uml_core.mixing import MixingPlan, Part, parts_of, rank_share
 from uml_core.models import SharedHeadModel, build_model
 from uml_core.models.fine_tuned import FineTunedModel
 from uml_core.models.seeding import generator_of
-from uml_core.objective import Place
+from uml_core.objective import Classifier, Features, Place
 from uml_core.pictures import PictureData, Pictures, TargetOrder, TrainPictures
-from uml_core.supervised import evaluate_head
+from uml_core.supervised import evaluate_head, head_classifier, head_features
 from uml_core.trained_text import TrainedText
 from uml_core.transfer import load_backbone, start_blocks, without_gradients
 
@@ -165,9 +165,21 @@ class FineTuningObjective:
         """Return accuracy in [0, 1] and mean NLL in nats on the target's validation pictures."""
         return self._measure(self._data.val)
 
-    def accuracies(self, rows: Mapping[str, LabelledRows]) -> dict[str, float]:
-        """Return the accuracy in [0, 1] on some sets of the target's rows."""
-        return {name: self._measure(part)[0] for name, part in rows.items()}
+    def features(self, corpus: str, rows: LabelledRows) -> Features:
+        """Return some rows in the shared space (N, H): raw rows through the trained encoders, embeddings of others."""
+        device, normalize = self._place.device, self._experiment.model.normalize
+        if corpus == self._data.target:
+            embedding_ND = self._encoded(rows.rows, normalize=False)
+        elif corpus in self._texts:
+            with in_eval_mode(self.model):
+                embedding_ND = torch.from_numpy(self._texts[corpus].embedded(rows).gathered()).to(device)
+        else:
+            embedding_ND, _ = gathered(rows, device)
+        return head_features(self.model.heads, corpus, embedding_ND, normalize=normalize)
+
+    def classifier(self) -> Classifier:
+        """Return the shared head under the target's scale."""
+        return head_classifier(self.model.heads, self._data.target)
 
     def predictor(self, precision: str) -> Any:
         """Return the target's path: the trained encoder's weights, and the rest folded into one matrix."""
@@ -181,24 +193,21 @@ class FineTuningObjective:
         """Return the encoder, the target's projection and the head."""
         return [self.model.backbone, self.model.heads.projections[self._data.target], self.model.heads.head]
 
-    def embedded(self, *, tested_only: bool = False) -> TrainingData:
-        """Return the data with embeddings of the trained encoders as they are, for evaluators and analyses.
-
-        With `tested_only`, of test and shifted test rows alone; all others keep the frozen encoders'.
-        """
+    def embedded(self) -> TrainingData:
+        """Return the data with embeddings of the trained encoders as they are, for analyses."""
         data = self._data
-        tested = [*([data.test] if data.test else []), *data.shifted.values()]
-        parts = tested if tested_only else [data.train[data.target], data.val, *tested]
-        if not parts:
-            return data
+        parts = [data.labelled, data.val, *([data.test] if data.test else []), *data.shifted.values()]
         rows = np.unique(np.concatenate([part.rows for part in parts]))
-        table_ND = parts[0].embeddings.copy()
+        table_ND = data.val.embeddings.copy()
         table_ND[rows] = self._encoded(rows, normalize=False).cpu().numpy()
         plain = {each.name: getattr(data, each.name) for each in fields(TrainingData)}
-        target = {data.target: replace(data.train[data.target], embeddings=table_ND)}
         return replace(
             TrainingData(**plain),
-            train={**data.train, **({} if tested_only else self._embedded_texts()), **target},
+            train={
+                **data.train,
+                **self._embedded_texts(),
+                data.target: replace(data.labelled, embeddings=table_ND),
+            },
             val=replace(data.val, embeddings=table_ND),
             test=None if data.test is None else replace(data.test, embeddings=table_ND),
             shifted={name: replace(part, embeddings=table_ND) for name, part in data.shifted.items()},
@@ -206,7 +215,7 @@ class FineTuningObjective:
 
     def _embedded_texts(self) -> dict[str, LabelledRows]:
         with in_eval_mode(self.model):
-            return {corpus: text.embedded() for corpus, text in self._texts.items()}
+            return {corpus: text.embedded(self._data.train[corpus]) for corpus, text in self._texts.items()}
 
     def _measure(self, rows: LabelledRows) -> tuple[float, float]:
         labels_N = torch.from_numpy(rows.labels).to(self._place.device)

@@ -5,14 +5,19 @@ An objective is a model, the batch of any step, the gradient of a batch, and how
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from uml_core.gradients import Gradient, StepBatch
+
+Features = npt.NDArray[np.float32]  # (N, H): what the target's path makes of N rows, just before the classifier
+Classifier = Callable[[Features], npt.NDArray[np.float64]]  # features (N, H) to class probabilities (N, C)
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,11 @@ class Place:
     device: torch.device
     rank: int = 0
     world_size: int = 1
+
+    @classmethod
+    def cpu(cls) -> Place:
+        """Return the place of a run that is only measured."""
+        return cls(torch.device("cpu"))
 
 
 class Objective(Protocol):
@@ -46,8 +56,11 @@ class Objective(Protocol):
     def validate(self) -> tuple[float, float]:
         """Return validation accuracy in [0, 1] and mean NLL in nats of the model as it is."""
 
-    def accuracies(self, rows: Mapping[str, Any]) -> dict[str, float]:
-        """Return the accuracy on some sets of the target's rows, of the model as it is."""
+    def features(self, corpus: str, rows: Any) -> Features:
+        """Return the representation (N, H) of some rows of a corpus, of the model as it is."""
+
+    def classifier(self) -> Classifier:
+        """Return what turns the target's features into class probabilities, of the model as it is."""
 
     def predictor(self, precision: str) -> Any:
         """Return the target model as it is used, of the model as it is (`uml_core.serving.Predictor`)."""

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from uml_core.evaluation.run import EvaluatedRun
 from uml_core.runs import MetricPoint
 from uml_core.training import Evaluation, TrainingRun
 
@@ -57,13 +58,23 @@ class RunOutcome:
         return dict(vars(self))
 
 
-def measure_outcome(run: TrainingRun, run_id: str = "", *, with_test: bool = True) -> RunOutcome:
-    """Load the best weights of a finished run and measure what is asked; test only after selection."""
+def evaluated_run(run: TrainingRun) -> EvaluatedRun:
+    """Load the best weights of a finished run and return it as evaluators see it, without ids."""
     run.load_best()
+    return EvaluatedRun(run.experiment, run.data, run.objective)
+
+
+def measure_outcome(
+    run: TrainingRun, run_id: str = "", *, with_test: bool = True, evaluated: EvaluatedRun | None = None
+) -> RunOutcome:
+    """Load the best weights of a finished run and measure what is asked; test only after selection.
+
+    `evaluated` is the same run where it has been looked at already: nothing is encoded twice.
+    """
+    evaluated = evaluated or evaluated_run(run)
     assert run.best is not None
     data, progress = run.data, run.progress
-    tested = {} if data.test is None or not with_test else {"test": data.test}
-    measured = run.objective.accuracies({**tested, **(data.shifted if with_test else {})})
+    measured = {split: evaluated.accuracy(split) for split in evaluated.tested} if with_test else {}
     return RunOutcome(
         run_id=run_id,
         val_accuracy=run.best.val_accuracy,

@@ -6,7 +6,7 @@ In: an experiment and its `SequenceData`. Out: what `uml_core.training.TrainingR
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,12 @@ from torch import nn
 
 from uml_core.config import Experiment
 from uml_core.corpora.sequence_data import SequenceData, SequenceRows
-from uml_core.evaluation.sequence_probe import LinearProbe, sequence_features
+from uml_core.evaluation.linear_probe import LinearProbe
+from uml_core.evaluation.sequence_features import sequence_features
 from uml_core.gradients import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
 from uml_core.mixing import MixingPlan, Part, parts_of
 from uml_core.models.sequence_model import SequenceModel, build_sequence_model
-from uml_core.objective import Place
+from uml_core.objective import Classifier, Features, Place
 from uml_core.sequence_feed import SequenceBatch, SequenceFeed
 from uml_core.transfer import start_blocks
 
@@ -70,15 +71,13 @@ class SelfSupervisedObjective:
         val = self._data.val
         return self.fit_probe().score(sequence_features(self.model, self._data.target, val), val.labels)
 
-    def accuracies(self, rows: Mapping[str, SequenceRows]) -> dict[str, float]:
-        """Return the probe's accuracy on some sets of the target's rows."""
-        if not rows:
-            return {}
-        probe = self.fit_probe()
-        return {
-            name: probe.score(sequence_features(self.model, self._data.target, part), part.labels)[0]
-            for name, part in rows.items()
-        }
+    def features(self, corpus: str, rows: SequenceRows) -> Features:
+        """Return the trunk's mean output over each sequence (N, H)."""
+        return sequence_features(self.model, corpus, rows)
+
+    def classifier(self) -> Classifier:
+        """Return a probe fitted to the target's labelled train rows."""
+        return self.fit_probe().probabilities
 
     def predictor(self, precision: str) -> Any:
         """Return the target's input map, trunk and probe, with its encoder's settings."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from uml_core.config import CorpusConfig, EncoderConfig, Experiment, SequenceModelConfig
 from uml_core.corpora.ready_sequences import ReadySequences, stream_ready_sequences
 from uml_core.encoders import Decoded, Encoder, build_encoder
-from uml_core.evaluation.sequence_probe import LinearProbe
+from uml_core.evaluation.linear_probe import LinearProbe
 from uml_core.models.sequence_model import SequenceModel, TokenSpace
 from uml_core.serving import INPUT_COLUMNS, PREDICTOR_FILE, Predictions
 

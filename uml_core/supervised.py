@@ -2,16 +2,18 @@
 
 In: an experiment and its `TrainingData`. Out: what `uml_core.training.TrainingRun` asks of an objective.
 
-Shape legend: N rows, C classes, D embedding width.
+Shape legend: N rows, C classes, D embedding width, H shared width.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,7 @@ from uml_core.mapped import is_mapped
 from uml_core.mixing import WHOLE, MixingPlan, Part, parts_of
 from uml_core.models import SharedHeadModel, build_model
 from uml_core.models.shared_head_gradient import SharedHeadGradient
-from uml_core.objective import Place
+from uml_core.objective import Classifier, Features, Place
 
 EVALUATED_ROWS = 16_384  # at once: a corpus in a file is never in memory as a whole
 
@@ -83,12 +85,17 @@ class SupervisedObjective:
         blocks = evaluation_blocks(self._val_rows, self._place.device) if self._val is None else self._val
         return evaluate_blocks(self.model, self._target, blocks, normalize=self._normalize)
 
-    def accuracies(self, rows: Mapping[str, LabelledRows]) -> dict[str, float]:
-        """Return the accuracy in [0, 1] on some sets of the target's rows."""
-        return {
-            name: evaluate_rows(self.model, self._target, part, normalize=self._normalize)
-            for name, part in rows.items()
-        }
+    def features(self, corpus: str, rows: LabelledRows) -> Features:
+        """Return some rows of a corpus in the shared space (N, H): projected, not scaled."""
+        blocks = [
+            head_features(self.model, corpus, embedding_ND, normalize=self._normalize)
+            for embedding_ND, _ in evaluation_blocks(rows, self._place.device)
+        ]
+        return np.concatenate(blocks)
+
+    def classifier(self) -> Classifier:
+        """Return the shared head under the target's scale."""
+        return head_classifier(self.model, self._target)
 
     def predictor(self, precision: str) -> Any:
         """Return the target's path folded into one matrix, with its encoder's settings."""
@@ -150,3 +157,24 @@ def evaluation_blocks(rows: LabelledRows, device: torch.device) -> Iterator[tupl
     """Yield embeddings (N, D) and labels (N,) of some rows on a device, a block at a time."""
     for embedding_ND, labels_N in rows.blocks(EVALUATED_ROWS):
         yield torch.from_numpy(embedding_ND).to(device), as_tensor(labels_N).to(device)
+
+
+@torch.inference_mode()
+def head_features(model: SharedHeadModel, corpus: str, embedding_ND: Tensor, *, normalize: bool) -> Features:
+    """Return embeddings (N, D) of a corpus in the shared space (N, H)."""
+    if normalize:
+        embedding_ND = nn.functional.normalize(embedding_ND, dim=-1)
+    features_NH: Features = model.projections[corpus](embedding_ND).float().cpu().numpy()
+    return features_NH
+
+
+def head_classifier(model: SharedHeadModel, corpus: str) -> Classifier:
+    """Return the softmax of a model's head under a corpus's scale, on rows in the shared space."""
+    weight_CH, scale = model.head.weight.detach().cpu(), model.scales[corpus].detach().cpu()
+
+    def probabilities(features_NH: Features) -> npt.NDArray[np.float64]:
+        logits_NC = nn.functional.linear(torch.from_numpy(features_NH), weight_CH) * scale
+        probabilities_NC: npt.NDArray[np.float64] = torch.softmax(logits_NC.double(), dim=1).numpy()
+        return probabilities_NC
+
+    return probabilities

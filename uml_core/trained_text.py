@@ -49,13 +49,13 @@ class TrainedText:
         return rows
 
     @torch.inference_mode()
-    def embedded(self) -> LabelledRows:
-        """Return the corpus's rows with the embeddings (N, D) of the encoder as it is; its mode is the caller's."""
-        table_ND = self._rows.embeddings.copy()
-        for start in range(0, len(self._rows), ENCODE_ROWS):
-            rows = self._rows.rows[start : start + ENCODE_ROWS]
+    def embedded(self, labelled: LabelledRows) -> LabelledRows:
+        """Return rows of the corpus with the embeddings (N, D) of the encoder as it is; its mode is the caller's."""
+        table_ND = labelled.embeddings.copy()
+        for start in range(0, len(labelled), ENCODE_ROWS):
+            rows = labelled.rows[start : start + ENCODE_ROWS]
             table_ND[rows] = self.encoder.encode([self._decoded(int(row)) for row in rows])
-        return replace(self._rows, embeddings=table_ND)
+        return replace(labelled, embeddings=table_ND)
 
     def _padded(self, rows: Rows) -> Tensor:
         return self.encoder.padded([self._decoded(int(row)) for row in rows])

@@ -126,6 +126,8 @@ def test_runs_spaces_and_models_that_do_not_exist(
 ) -> None:
     assert "has no experiment 'vectors'" in refused(capsys, report.main, str(file))
     assert "--run is 0123" in refused(capsys, evaluate.main, str(file), "--run", "0123")
+    assert "did you mean 'knn_probe'" in refused(capsys, evaluate.main, str(file), "--evaluators", "knn_prob")
+    assert "paired in their order" in refused(capsys, evaluate.main, str(file), "--run", "0,1", "--against", "2")
     assert "did you mean 'neurons'" in refused(capsys, evaluate.main, str(file), "--analyses", "margins,nuerons")
     assert "add --analyses neurons" in refused(capsys, evaluate.main, str(file), "--pairs", "pairs.csv")
     assert "did you mean 'controls'" in refused(capsys, tune.main, str(file), "--space", "contrls")

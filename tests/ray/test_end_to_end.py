@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import embed, evaluate, predict, report, train, tune
+from pipelines.stored import read_training_data
 from tests.conftest import CLASSES, draw, picture_tree, write_picture_corpora
 from uml_core.config import load_experiment, parse_experiment
 from uml_core.corpora.known_answer import write_known_answer
@@ -53,6 +54,24 @@ def test_the_whole_thread_on_pictures_and_sentences(tmp_path: Path, monkeypatch:
     assert logged["analysis/margins/silhouette"] == pytest.approx(explained.results["analysis/margins/silhouette"])
     figures = download(experiment.tracking.uri, f"runs:/{trained['run_id']}/analysis", tmp_path / "fetched")
     assert {"margins.svg", "margins.png", "margins.txt"} <= {file.name for file in figures.iterdir()}
+
+    asked = {"evaluation.evaluators": ["corruptions"], "evaluation.corruptions": ["blur", "contrast"]}
+    damaged = evaluate.run(experiment.override(asked), trained["run_id"], against=[trained["run_id"]]).results
+    assert damaged["corruption/clean_accuracy"] == pytest.approx(trained["test_accuracy"]), "encoded again from files"
+    assert (damaged["against/difference"], damaged["against/mcnemar_p"]) == (0, 1)
+    logged = find_run(experiment.tracking, trained["run_id"]).metrics
+    curve = [logged[f"corruption/contrast/{severity}/accuracy"] for severity in range(1, 6)]
+    assert np.mean(curve) == pytest.approx(damaged["corruption/contrast/accuracy"])
+    files = download(experiment.tracking.uri, f"runs:/{trained['run_id']}/evaluation", tmp_path / "fetched")
+    assert {"test/confusion.svg", "test/classes.csv", "corruption/curve.png", "corruption/curve.txt"} <= {
+        str(file.relative_to(files)) for file in files.rglob("*")
+    }
+
+    subset = download(experiment.tracking.uri, f"runs:/{trained['run_id']}/subset.json", tmp_path / "fetched")
+    drawn = read_training_data(experiment).data
+    again = read_training_data(experiment.override({"data.subset": str(subset), "data.split_seed": 9})).data
+    assert again.labelled.rows.tolist() == drawn.labelled.rows.tolist()
+    assert again.val.rows.tolist() == drawn.val.rows.tolist()
 
     new = write_new_pictures(tmp_path / "new")
     output = tmp_path / "out" / "predictions.parquet"

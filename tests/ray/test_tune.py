@@ -22,6 +22,7 @@ from pipelines.runtime import num_gpus
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from tune_spaces import load_space, trials_of
 from uml_core.config import Experiment, parse_experiment
+from uml_core.corpora.subset_files import read_subset
 from uml_core.errors import InputError
 from uml_core.runs import RunRecord
 from uml_core.tracking import download, experiment_runs
@@ -105,6 +106,11 @@ def the_parent_carries_the_results(
     assert {file.suffix for file in (folder / "figures").iterdir()} == {".png", ".svg"}
     with_classes = {t.arm for t in trials if any(name.startswith("test/class_accuracy/") for name in t.metrics)}
     assert with_classes == {"unimodal", "uml_init"}, "baseline and headline"
+    subsets = download(sweep.tracking.uri, f"runs:/{parent.run_id}/subsets", tmp_path / "fetched")
+    drawn = {file.name: read_subset(str(file)).rows["train"] for file in subsets.iterdir()}
+    assert set(drawn) == {f"shots-2-seed-{seed}.json" for seed in range(3)}
+    assert {len(ids) for ids in drawn.values()} == {12}
+    assert len({frozenset(ids) for ids in drawn.values()}) == 3, "every seed draws its own"
 
 
 def the_best_model_is_registered(

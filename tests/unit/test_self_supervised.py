@@ -13,7 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from tests.sequence_corpora import sequence_experiment, sequence_table, wave_tables, waves
 from uml_core.corpora.sequence_data import build_sequence_data, token_places, token_statistics
 from uml_core.errors import InputError
-from uml_core.evaluation.sequence_probe import LinearProbe, raw_features, sequence_features
+from uml_core.evaluation import sequence_features as features_module
+from uml_core.evaluation.linear_probe import LinearProbe
+from uml_core.evaluation.sequence_features import sequence_features
 from uml_core.mixing import MixingPlan
 from uml_core.objective import Place
 from uml_core.results import measure_outcome
@@ -203,7 +205,7 @@ def test_features_do_not_depend_on_how_the_rows_are_cut(monkeypatch: pytest.Monk
     run = run_of()
     rows = run.data.labelled
     whole = sequence_features(run.model, "target", rows)
-    monkeypatch.setattr("uml_core.evaluation.sequence_probe.ROWS_AT_ONCE", 30)
+    monkeypatch.setattr(features_module, "ROWS_AT_ONCE", 30)
     assert sequence_features(run.model, "target", rows) == pytest.approx(whole, abs=1e-5)
     assert run.model.training
 
@@ -212,10 +214,10 @@ def test_raw_features_by_hand() -> None:
     data = build_sequence_data(sequence_experiment(), TABLES)
     rows = data.train["letters"]
     first = TABLES["letters"].tokens[: TABLES["letters"].lengths[0], 0]
-    assert raw_features(rows)[0].tolist() == pytest.approx([(first == letter).mean() for letter in range(5)])
+    assert rows.raw_features()[0].tolist() == pytest.approx([(first == letter).mean() for letter in range(5)])
     target = data.val
     start, length = target.starts[0], target.lengths[0]
-    assert raw_features(target)[0] == pytest.approx(target.table.tokens[start : start + length].mean(axis=0))
+    assert target.raw_features()[0] == pytest.approx(target.table.tokens[start : start + length].mean(axis=0))
 
 
 @pytest.mark.parametrize(

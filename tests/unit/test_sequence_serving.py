@@ -9,7 +9,8 @@ import pytest
 
 from tests.sequence_corpora import sequence_experiment, wave_tables
 from uml_core.corpora.sequence_data import SequenceRows, build_sequence_data
-from uml_core.evaluation.sequence_suite import evaluate_sequences
+from uml_core.evaluation.registry import DEFAULT, chosen_evaluators, measure
+from uml_core.results import evaluated_run
 from uml_core.sequence_serving import SequencePredictor
 from uml_core.serving import load_predictor_folder
 from uml_core.training import TrainingRun
@@ -42,7 +43,7 @@ def test_what_is_loaded_predicts_as_the_run_does(run: TrainingRun, tmp_path: Pat
     tests = run.data.test
     predictions = predictor.classify(sequences_of(tests))
     codes = [run.data.classes.index(name) for name in predictions.classes]
-    accuracy = run.objective.accuracies({"test": tests})["test"]
+    accuracy = evaluated_run(run).accuracy("test")
     assert np.mean(np.array(codes) == tests.labels) == pytest.approx(accuracy), "cut to max_tokens, standardised alike"
     listed = predictor.classify_ready([tokens.tolist() for tokens in sequences_of(tests)])
     assert listed.probabilities == pytest.approx(predictions.probabilities, abs=1e-6)
@@ -51,8 +52,11 @@ def test_what_is_loaded_predicts_as_the_run_does(run: TrainingRun, tmp_path: Pat
 
 
 def test_evaluation_measures_what_training_and_raw_tokens_give(run: TrainingRun) -> None:
-    metrics = evaluate_sequences(run.experiment, run.model, run.data)
-    assert metrics["test/accuracy"] == pytest.approx(run.objective.accuracies({"test": run.data.test})["test"])
+    evaluated = evaluated_run(run)
+    metrics = measure(evaluated, chosen_evaluators(DEFAULT)).metrics
+    probe = run.objective.fit_probe()
+    features = run.objective.features("target", run.data.test)
+    assert metrics["test/accuracy"] == pytest.approx(probe.score(features, run.data.test.labels)[0])
     recalls = [metrics[f"test/class_accuracy/{name}"] for name in run.data.classes]
     assert np.mean(recalls) == pytest.approx(metrics["test/balanced_accuracy"])
     assert metrics["probe/raw/test_accuracy"] < 0.9, "classes are frequencies, which the mean token hardly shows"

@@ -1,14 +1,22 @@
-"""Statistics over paired seeds against values worked out by hand."""
+"""Statistics over paired seeds and rows against values worked out by hand."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uml_core.evaluation.statistics import holm, paired_difference, spread
+from uml_core.evaluation.statistics import (
+    bootstrap_difference,
+    holm,
+    mcnemar,
+    paired_difference,
+    sign_flip_test,
+    spread,
+)
 
 P_VALUES = st.dictionaries(st.text(max_size=4), st.floats(0, 1), max_size=12)
 
@@ -93,3 +101,62 @@ def test_holm_is_bounded_monotonic_and_never_below_the_raw_value(p_values: dict[
 def test_holm_gives_the_smallest_p_value_the_full_correction(p_values: dict[str, float]) -> None:
     smallest = min(p_values.values())
     assert min(holm(p_values).values()) == min(1.0, smallest * len(p_values))
+
+
+def test_the_bootstrap_interval_of_rows_is_near_the_normal_one_and_covers_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.choice([-1.0, 0.0, 1.0], p=[0.1, 0.7, 0.2], size=1000)
+    found = bootstrap_difference([rows])
+    half = 1.96 * rows.std() / math.sqrt(len(rows))
+    assert found.mean == pytest.approx(rows.mean())
+    assert (found.low, found.high) == (
+        pytest.approx(rows.mean() - half, abs=half / 10),
+        pytest.approx(rows.mean() + half, abs=half / 10),
+    )
+    covered = 0
+    for trial in range(200):
+        drawn = rng.choice([-1.0, 0.0, 1.0], p=[0.1, 0.7, 0.2], size=200)
+        interval = bootstrap_difference([drawn], seed=trial)
+        covered += interval.low <= 0.1 <= interval.high
+    assert 0.90 <= covered / 200 <= 0.99  # 95 %, three standard errors of 200 trials either way
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+def test_the_bootstrap_over_seeds_and_rows_covers(crossed: bool) -> None:
+    rng, seeds, rows, covered, trials = np.random.default_rng(1), 12, 60, 0, 60
+    for trial in range(trials):
+        gain_S1 = 0.1 + 0.1 * rng.normal(size=(seeds, 1))
+        hard_1N = rng.random((1 if crossed else seeds, rows)) < 0.5  # rows that no seed gets right
+        differences_SN = (rng.random((seeds, rows)) < gain_S1.clip(0, 1)) & ~hard_1N
+        interval = bootstrap_difference(list(differences_SN.astype(float)), crossed=crossed, seed=trial)
+        covered += interval.low <= 0.5 * 0.108 <= interval.high  # the mean of a normal (0.1, 0.1) cut at 0 is 0.108
+    assert covered / trials >= 0.84
+
+
+def test_rows_shared_by_all_seeds_leave_more_to_chance() -> None:
+    rng = np.random.default_rng(2)
+    same = list(np.repeat(rng.normal(size=(1, 100)), 8, axis=0))
+    apart, crossed = bootstrap_difference(same), bootstrap_difference(same, crossed=True)
+    assert crossed.high - crossed.low > 2 * (apart.high - apart.low), "8 seeds on one test set are not 8 test sets"
+
+
+def test_mcnemar_by_hand() -> None:
+    # 1 of 6 discordant rows: 2 · (C(6, 0) + C(6, 1)) / 2⁶.
+    assert mcnemar(5, 1) == pytest.approx(2 * 7 / 64)
+    assert mcnemar(3, 3) == 1.0
+    assert mcnemar(0, 0) == 1.0
+
+
+def test_sign_flips_by_hand() -> None:
+    assert sign_flip_test([0.1, 0.2, 0.3]) == pytest.approx(2 / 8)  # the sample and its mirror are the extremes
+    # |±1 ± 2 ± 3| reaches |−1 + 2 + 3| = 4 for ±(1, 2, 3), ±(−1, 2, 3).
+    assert sign_flip_test([-1, 2, 3]) == pytest.approx(4 / 8)
+    assert sign_flip_test([0.0, 0.0]) == 1.0
+    assert 0 < sign_flip_test([0.01] * 20) < 0.001
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=8))
+def test_sign_flips_do_not_know_which_arm_is_ours(differences: list[float]) -> None:
+    p_value = sign_flip_test(differences)
+    assert 0 < p_value <= 1
+    assert p_value == pytest.approx(sign_flip_test([-each for each in differences]))

@@ -2,6 +2,7 @@
 
 from uml_core.config.corpora import CorpusConfig, EmbedConfig, EncoderConfig, EncodersConfig, TrackingConfig
 from uml_core.config.dotted import flatten, hash_of, set_dotted
+from uml_core.config.evaluation import EvaluationConfig
 from uml_core.config.experiment import TRAINABLE_TEXT, Experiment, load_experiment, parse_experiment
 from uml_core.config.training import (
     DataConfig,
@@ -24,6 +25,7 @@ __all__ = [
     "EmbedConfig",
     "EncoderConfig",
     "EncodersConfig",
+    "EvaluationConfig",
     "Experiment",
     "FeedConfig",
     "LossWeightSchedule",

@@ -70,6 +70,8 @@ class CorpusConfig(Settings):
     # shuffled_labels permutes the labels over rows; noise replaces embeddings by Gaussian noise of the same mean and
     # scale; unrelated hands each of the corpus's own classes to a target class drawn by lot.
     control: CorpusControl = "none"
+    # shifted: a test set of the target under another distribution, as ImageNet-A: all rows are tested, none trained.
+    role: Literal["train", "shifted"] = "train"
 
     @model_validator(mode="after")
     def _format_fits(self) -> Self:

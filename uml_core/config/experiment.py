@@ -30,6 +30,7 @@ from uml_core.config.corpora import (
 )
 from uml_core.config.dotted import flatten, hash_of, set_dotted
 from uml_core.config.errors import describe_validation_error
+from uml_core.config.evaluation import EvaluationConfig
 from uml_core.config.training import (
     DataConfig,
     FeedConfig,
@@ -68,6 +69,7 @@ class Experiment(Settings):
     feed: FeedConfig = FeedConfig()
     train: TrainConfig = TrainConfig()
     tune: TuneConfig = TuneConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
     def _names_refer_to_corpora(self) -> Self:
@@ -87,6 +89,8 @@ class Experiment(Settings):
                     raise ValueError(
                         f"{setting} names corpus '{name}'; corpora are {listing(known)}{nearest(name, known)}"
                     )
+                if name in self.shifted_corpora:
+                    raise ValueError(f"{setting} names corpus '{name}', which is a shifted test set (role: shifted)")
         for setting in ("loss_weight", "batch_ratio"):
             if self.target in getattr(self.mixing, setting):
                 raise ValueError(
@@ -102,6 +106,20 @@ class Experiment(Settings):
             raise ValueError(f"corpora.{self.target}.control is set on the target; controls are for auxiliary corpora")
         if self.mixing.warm_start.steps and self.mixing.warm_start.corpus is None:
             raise ValueError("mixing.warm_start.steps is set without mixing.warm_start.corpus; name the corpus")
+        return self
+
+    @model_validator(mode="after")
+    def _shifted_corpora_are_of_the_target(self) -> Self:
+        target = self.corpora[self.target]
+        for name in self.shifted_corpora:
+            corpus = self.corpora[name]
+            if corpus.modality != target.modality or self.encoder_of(name) != self.encoder_of(self.target):
+                raise ValueError(
+                    f"corpora.{name} is a shifted test set (role: shifted) and needs the modality and the encoder of "
+                    f"the target {self.target}"
+                )
+            if corpus.control != "none":
+                raise ValueError(f"corpora.{name}.control is set on a shifted test set; controls are for auxiliaries")
         return self
 
     @model_validator(mode="after")
@@ -221,8 +239,13 @@ class Experiment(Settings):
 
     @property
     def auxiliaries(self) -> tuple[str, ...]:
-        """Names of the corpora other than the target, in the file's order."""
-        return tuple(name for name in self.corpora if name != self.target)
+        """Names of the corpora that train beside the target, in the file's order."""
+        return tuple(name for name in self.corpora if name != self.target and name not in self.shifted_corpora)
+
+    @property
+    def shifted_corpora(self) -> tuple[str, ...]:
+        """Names of the corpora that are shifted test sets of the target."""
+        return tuple(name for name, corpus in self.corpora.items() if corpus.role == "shifted")
 
     @property
     def config_hash(self) -> str:
@@ -247,7 +270,9 @@ class Experiment(Settings):
 
     def loss_weight_setting(self, corpus: str) -> float | LossWeightSchedule:
         """Return the weight of a corpus as it is set: a number, or its schedule."""
-        return 1.0 if corpus == self.target else self.mixing.loss_weight.get(corpus, 1.0)
+        if corpus == self.target:
+            return 1.0
+        return 0.0 if corpus in self.shifted_corpora else self.mixing.loss_weight.get(corpus, 1.0)
 
     def batch_ratio(self, corpus: str) -> float:
         """Return the samples of a corpus per target sample in a step (the target's is 1)."""

@@ -126,6 +126,9 @@ class DataConfig(Settings):
     shots: PositiveCount | None = None  # train samples per class; validation gets min(4, shots); None is all
     # Rows per class of an auxiliary corpus; average: each class's mean embedding as its one row; not named: all rows.
     auxiliary_shots: Mapping[str, PositiveCount | Literal["average"]] = Field(default_factory=dict)
+    # Which rows are trained and validated on: a file that `train` logged (subset.json), or a few-shot index file of
+    # cross_modal_adaptation. `shots` then takes its rows per class from the file's, not from the whole corpus.
+    subset: str | None = None
     split_seed: int = 0
     val_fraction: Fraction01 = 0.2  # taken off train where the target has no val split
     test_fraction: Fraction01 = 0.0  # taken off train where the target has no test split; 0 takes none

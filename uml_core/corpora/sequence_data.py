@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from uml_core.config import Experiment
 from uml_core.corpora.subsets import Rows
-from uml_core.corpora.training_data import target_rows
+from uml_core.corpora.target_rows import shifted_corpus_rows, target_rows
+from uml_core.corpora.training_data import RowFunction
 from uml_core.errors import InputError, listing
 from uml_core.sequence_store import SequenceTable
 
@@ -32,6 +33,7 @@ class SequenceRows:
     rows: Rows
     labels: npt.NDArray[np.int64]
     max_tokens: int
+    corpus: str = ""  # of the table; "": the corpus it stands for
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -50,6 +52,43 @@ class SequenceRows:
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each sequence (N,), after cutting."""
         return np.minimum(self.table.lengths[self.rows], self.max_tokens)
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether tokens are names of things rather than numbers."""
+        return self.table.vocabulary is not None
+
+    def statistics(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return the mean and standard deviation of every feature over all tokens (D,), (D,)."""
+        return token_statistics(self)
+
+    def taken(self, places: Rows) -> SequenceRows:
+        """Return some of these sequences, by their place among them."""
+        return replace(self, rows=self.rows[places], labels=self.labels[places])
+
+    def raw_features(self) -> npt.NDArray[np.float32]:
+        """Return what needs no trunk: the mean token of each sequence (N, D); of discrete ones the shares (N, V)."""
+        tokens, vocabulary = self.table.tokens, self.table.vocabulary
+        width = vocabulary or self.dim
+        means = np.empty((len(self), width), dtype=np.float32)
+        for index, (start, length) in enumerate(zip(self.starts, self.lengths, strict=True)):
+            own = tokens[start : start + length]
+            if vocabulary is None:
+                means[index] = own.mean(axis=0)
+            else:
+                means[index] = np.bincount(own[:, 0].astype(np.int64), minlength=width) / length
+        return means
+
+    def mapped(self, function: RowFunction) -> SequenceRows:
+        """Return these sequences with `function(place, tokens (T, D))` in place of each; lengths stay."""
+        starts, lengths = self.starts, self.lengths
+        values = [
+            function(place, self.table.tokens[start : start + length])
+            for place, (start, length) in enumerate(zip(starts, lengths, strict=True))
+        ]
+        before = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+        table = replace(self.table, tokens=np.concatenate(values), starts=before, lengths=lengths)
+        return replace(self, table=table, rows=np.arange(len(self)))
 
 
 @dataclass(frozen=True)
@@ -77,15 +116,17 @@ class SequenceData:
         return lines
 
 
-def build_sequence_data(experiment: Experiment, tables: Mapping[str, SequenceTable]) -> SequenceData:
-    """Select the sequences of an experiment from its tables.
+def build_sequence_data(
+    experiment: Experiment, tables: Mapping[str, SequenceTable], given: Mapping[str, Rows] | None = None
+) -> SequenceData:
+    """Select the sequences of an experiment from its tables; `given` are the rows data.subset names.
 
     Raises:
         InputError: the target's splits or labels do not serve a probe, a corpus has no train rows, or a control is set
             that needs labels.
     """
     target, limit = tables[experiment.target], experiment.sequence_model.max_tokens
-    found = target_rows(experiment, target)
+    found = target_rows(experiment, target, given)
 
     def labelled(rows: Rows) -> SequenceRows:
         return SequenceRows(target, rows, found.labels[rows], limit)
@@ -96,6 +137,10 @@ def build_sequence_data(experiment: Experiment, tables: Mapping[str, SequenceTab
         table = _controlled(experiment, corpus, tables[corpus])
         rows = _train_rows(corpus, table)
         train[corpus] = SequenceRows(table, rows, np.full(len(rows), -1), limit)
+    shifted = {name: labelled(rows) for name, rows in found.shifted.items()}
+    for corpus in experiment.shifted_corpora:
+        rows, codes, _ = shifted_corpus_rows(experiment, corpus, tables, found.classes, taken=shifted)
+        shifted[corpus] = SequenceRows(tables[corpus], rows, codes[rows], limit, corpus)
     return SequenceData(
         classes=found.classes,
         target=experiment.target,
@@ -103,7 +148,7 @@ def build_sequence_data(experiment: Experiment, tables: Mapping[str, SequenceTab
         labelled=labelled(found.splits["train"]),
         val=labelled(found.splits["val"]),
         test=labelled(found.splits["test"]) if len(found.splits["test"]) else None,
-        shifted={name: labelled(rows) for name, rows in found.shifted.items()},
+        shifted=shifted,
     )
 
 

@@ -8,8 +8,8 @@ import torch
 
 from uml_core.config import EncoderConfig
 from uml_core.encoders.base import Encoder
-from uml_core.encoders.weights import first_line
 from uml_core.errors import InputError, listing, nearest
+from uml_core.own_code import imported_callable
 
 # (modality, source) -> {name: "module:class"}; the name "*" takes any name the library knows.
 ENCODERS: dict[tuple[str, str], dict[str, str]] = {
@@ -61,20 +61,11 @@ def own_encoder(config: EncoderConfig, modality: str) -> Encoder:
         InputError: the module or the factory is not there, or what it returns is no encoder of the modality.
     """
     setting = f"encoders.{modality}.name is '{config.name}'"
-    name, separator, attribute = config.name.partition(":")
-    if not (name and separator and attribute):
-        raise InputError(f"{setting}; source module takes package.module:factory, for example my_encoders:MyEncoder")
-    try:
-        module = importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(
-            f"{setting}, but importing {name} fails ({first_line(error)}); it must be importable from the working "
-            "directory or installed, here and on every worker"
-        ) from None
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        known = [public for public in vars(module) if not public.startswith("_")]
-        raise InputError(f"{setting}, but {name} has no function or class '{attribute}'{nearest(attribute, known)}")
+    factory = imported_callable(
+        config.name,
+        setting=setting,
+        kind="source module takes package.module:factory, for example my_encoders:MyEncoder",
+    )
     encoder = factory(config)
     if not isinstance(encoder, Encoder):
         raise InputError(f"{setting}, which returns {encoder!r:.60}; expected an instance of uml_core.encoders.Encoder")

@@ -5,8 +5,9 @@ In: the `RunRecord`s of one experiment. Out: `SweepResults`, which the verdict, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from uml_core.runs import RunRecord
 
@@ -58,6 +59,12 @@ class SweepResults:
     parent: RunRecord
     trials: tuple[RunRecord, ...]
     arms: dict[tuple[str, Condition], ArmResults]
+    names_target: bool = False  # of several sweeps of one space, whose targets differ
+
+    @property
+    def name(self) -> str:
+        """The space, and the target where that tells it from another sweep."""
+        return f"{self.space} for {self.target}" if self.names_target else self.space
 
     @property
     def space(self) -> str:
@@ -81,7 +88,7 @@ class SweepResults:
 
     @property
     def auxiliaries(self) -> tuple[str, ...]:
-        """The auxiliary corpora, unrelated controls left out."""
+        """The auxiliary corpora; unrelated controls and shifted test sets are left out."""
         corpora = [name for name in self.parent.tags.get("uml.corpora", "").split(",") if name]
         return tuple(
             name
@@ -108,13 +115,16 @@ class SweepResults:
         return sorted((name for name in names if name in measured), key=lambda name: name != self.baseline)
 
 
-def latest_sweeps(records: Sequence[RunRecord]) -> dict[str, SweepResults]:
-    """Return the newest finished sweep of every space (the newest unfinished one where none is finished)."""
+def latest_sweeps(records: Sequence[RunRecord]) -> dict[tuple[str, str], SweepResults]:
+    """Return the newest finished sweep of every space and target (the newest unfinished one where none is finished)."""
     parents = [record for record in records if record.kind == "sweep"]
-    chosen: dict[str, RunRecord] = {}
+    chosen: dict[tuple[str, str], RunRecord] = {}
     for parent in sorted(parents, key=lambda record: (record.status == "FINISHED", record.start_time_ms)):
-        chosen[parent.tags.get("uml.space", "")] = parent
-    return {space: collect_sweep(records, parent) for space, parent in chosen.items()}
+        chosen[parent.tags.get("uml.space", ""), parent.tags.get("uml.target", "")] = parent
+    targets = Counter(space for space, _ in chosen)
+    return {
+        key: replace(collect_sweep(records, parent), names_target=targets[key[0]] > 1) for key, parent in chosen.items()
+    }
 
 
 def collect_sweep(records: Iterable[RunRecord], parent: RunRecord) -> SweepResults:

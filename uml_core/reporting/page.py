@@ -7,7 +7,7 @@ In: the runs of one MLflow experiment as `RunRecord`s. Out: a `Report`, whose fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from uml_core.reporting import words
 from uml_core.reporting.backbones import BackboneRow, backbone_rows
 from uml_core.reporting.classes import ClassGains, class_gains
 from uml_core.reporting.collect import DECIDING_SPACES, MIXING_RATIO, SweepResults, latest_sweeps, training_runs
+from uml_core.reporting.directions import directions_of
 from uml_core.reporting.drawing import ReportFigure
 from uml_core.reporting.exchange import ExchangeSection, exchange_section
 from uml_core.reporting.mixtures import mixture_grids
@@ -140,6 +141,7 @@ def build_report(name: str, records: Sequence[RunRecord], *, tracking_uri: str) 
             kind_words=KIND_WORDS,
             deciding_spaces=DECIDING_SPACES,
             sections=sections,
+            directions=directions_of(sweeps),
             deciding_command=DECIDING_COMMAND,
             training_runs=plain[:MAX_TRAINING_RUNS],
             num_training_runs=len(plain),
@@ -161,7 +163,7 @@ def without_credentials(uri: str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
 
-def _in_order(sweeps: dict[str, SweepResults]) -> list[SweepResults]:
+def _in_order(sweeps: Mapping[tuple[str, str], SweepResults]) -> list[SweepResults]:
     """Return the sweeps, the one whose verdict counts first: the newest with controls, mixing_ratio, newest others."""
     rank = {**dict.fromkeys(DECIDING_SPACES, 0), MIXING_RATIO: 1}
     return sorted(sweeps.values(), key=lambda sweep: (rank.get(sweep.space, 2), -sweep.parent.start_time_ms))

@@ -21,7 +21,7 @@ def class_figures(sweep: SweepResults, classes: Sequence[ClassGains]) -> Iterato
     for gains in classes if len(classes) < 3 else (classes[0], classes[-1]):
         where = gains.condition.words
         yield drawn(
-            f"{_slug(sweep.space)}_classes_{'all' if gains.condition.shots is None else gains.condition.shots}",
+            f"{_slug(sweep.name)}_classes_{'all' if gains.condition.shots is None else gains.condition.shots}",
             class_gain_figure(gains),
             caption=f"{sweep.headline} less {sweep.baseline} {where}, class by class: mean over seeds and 95 % "
             "interval of each class alone.",
@@ -40,7 +40,7 @@ def _slug(space: str) -> str:
 
 def sweep_figures(sweep: SweepResults) -> Iterator[ReportFigure]:
     """Draw what a sweep has: accuracy against shots and per arm, gains over mixtures, shifted test sets."""
-    space = _slug(sweep.space)
+    space = _slug(sweep.name)
     target = sweep.target or "the target"
     drawings = (
         (

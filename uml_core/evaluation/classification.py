@@ -1,0 +1,157 @@
+"""Evaluators of the classifier itself: test metrics, shifted test sets, and where it errs class by class.
+
+Shape legend: N rows, C classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from uml_core.evaluation.calibration import (
+    at_temperature,
+    expected_calibration_error,
+    fitted_temperature,
+    negative_log_likelihood,
+)
+from uml_core.evaluation.classification_figures import confusion_figure
+from uml_core.evaluation.evaluator import Results
+from uml_core.evaluation.run import Codes, EvaluatedRun, Probabilities
+from uml_core.reporting.drawing import drawn
+
+CLASS_METRIC = "test/class_accuracy/"
+TOP = 5
+
+
+def evaluate_test(run: EvaluatedRun) -> Results:
+    """Measure the test split: accuracy, balanced accuracy, macro-F1, top-5, NLL, calibration, each class's recall.
+
+    Top-5 is left out of five classes or fewer, where it is always 1. Calibration error (15 bins of equal width) may be
+    compared on the same test rows only; `_at_temperature` is after one temperature fitted on validation, and with few
+    validation rows mostly shows their chance. Macro-F1 is not comparable between sets of classes.
+    """
+    if not run.has_test:
+        return
+    probabilities_NC, labels_N = run.probabilities("test"), run.labels("test")
+    yield from ((f"test/{name}", value) for name, value in classification_metrics(probabilities_NC, labels_N).items())
+    yield "test/calibration_error", expected_calibration_error(probabilities_NC, labels_N)
+    temperature = fitted_temperature(run.probabilities("val"), run.labels("val"))
+    scaled_NC = at_temperature(probabilities_NC, temperature)
+    yield "test/temperature", temperature
+    yield "test/nll_at_temperature", negative_log_likelihood(scaled_NC, labels_N)
+    yield "test/calibration_error_at_temperature", expected_calibration_error(scaled_NC, labels_N)
+    for name, recall in zip(run.classes, _recalls(confusion_of(run)), strict=True):
+        yield f"{CLASS_METRIC}{name}", recall
+
+
+def evaluate_shift(run: EvaluatedRun) -> Results:
+    """Measure every shifted test set: accuracy, and accuracy among its own classes where it has only some.
+
+    `accuracy` is among all of the target's classes. `subset_accuracy` predicts among the classes the set has, as
+    ImageNet-A and -R are scored: compare it with `test_subset_accuracy`, the same on the test rows of these classes,
+    never with `test/accuracy`, which has more classes to confuse.
+    """
+    for split in run.shifted:
+        yield f"shift/{split}/accuracy", run.accuracy(split)
+        present = np.unique(run.labels(split))
+        if len(present) == len(run.classes):
+            continue
+        yield f"shift/{split}/classes", float(len(present))
+        yield f"shift/{split}/subset_accuracy", subset_accuracy(run.probabilities(split), run.labels(split), present)
+        if run.has_test:
+            of_these = np.isin(run.labels("test"), present)
+            if of_these.any():
+                probabilities_NC, labels_N = run.probabilities("test")[of_these], run.labels("test")[of_these]
+                yield f"shift/{split}/test_subset_accuracy", subset_accuracy(probabilities_NC, labels_N, present)
+
+
+def evaluate_classes(run: EvaluatedRun) -> Results:
+    """Write the table of single classes and the confusion matrix of the test split, as CSV and figure.
+
+    Precision depends on how many rows each class has: compare it on the same test rows only.
+    """
+    if not run.has_test:
+        return
+    counts_CC = confusion_of(run)
+    yield "test/classes.csv", _class_table(run, counts_CC)
+    frame = pd.DataFrame(counts_CC, index=pd.Index(run.classes, name="class \\ predicted"), columns=list(run.classes))
+    yield "test/confusion.csv", frame.to_csv()
+    worst = _most_confused(counts_CC, run.classes)
+    caption = (
+        f"Confusion matrix of {int(counts_CC.sum())} test rows of {run.target}: in a row, the shares that a class's "
+        f"rows are predicted as. {worst}"
+    )
+    yield "test/confusion", drawn("confusion", confusion_figure(counts_CC, run.classes), caption, alternative=worst)
+
+
+def classification_metrics(probabilities_NC: Probabilities, labels_N: Codes) -> dict[str, float]:
+    """Return accuracy, balanced accuracy, macro-F1 (over classes that have rows or are predicted), top-5 and NLL."""
+    predicted_N, num_classes = probabilities_NC.argmax(axis=1), probabilities_NC.shape[1]
+    counts_CC = confusion_matrix(labels_N, predicted_N, labels=np.arange(num_classes))
+    present = counts_CC.sum(axis=1) > 0
+    seen = present | (counts_CC.sum(axis=0) > 0)
+    _, _, f1_C, _ = precision_recall_fscore_support(
+        labels_N, predicted_N, labels=np.flatnonzero(seen), zero_division=0.0
+    )
+    metrics = {
+        "accuracy": float((predicted_N == labels_N).mean()),
+        "balanced_accuracy": float(np.mean(np.array(_recalls(counts_CC))[present])),
+        "macro_f1": float(np.mean(f1_C)),
+        "nll": negative_log_likelihood(probabilities_NC, labels_N),
+    }
+    if num_classes > TOP:
+        true_N1 = np.take_along_axis(probabilities_NC, labels_N[:, None], axis=1)
+        metrics["top5_accuracy"] = float(((probabilities_NC > true_N1).sum(axis=1) < TOP).mean())
+    return metrics
+
+
+def subset_accuracy(probabilities_NC: Probabilities, labels_N: Codes, classes: Codes) -> float:
+    """Return the accuracy when the prediction is made among some classes only."""
+    return float((classes[probabilities_NC[:, classes].argmax(axis=1)] == labels_N).mean())
+
+
+def confusion_of(run: EvaluatedRun) -> npt.NDArray[np.int64]:
+    """Return how many test rows of each class (down) are predicted as each class (across) (C, C)."""
+    counts_CC: npt.NDArray[np.int64] = confusion_matrix(
+        run.labels("test"), run.predicted("test"), labels=np.arange(len(run.classes))
+    )
+    return counts_CC
+
+
+def _recalls(counts_CC: npt.NDArray[np.int64]) -> list[float]:
+    recalls: list[float] = (np.diag(counts_CC) / np.maximum(counts_CC.sum(axis=1), 1)).tolist()
+    return recalls
+
+
+def _class_table(run: EvaluatedRun, counts_CC: npt.NDArray[np.int64]) -> str:
+    precision_C, recall_C, f1_C, rows_C = precision_recall_fscore_support(
+        run.labels("test"), run.predicted("test"), labels=np.arange(len(run.classes)), zero_division=0.0
+    )
+    errors_CC = counts_CC * (1 - np.eye(len(run.classes), dtype=np.int64))
+    worst_C, most_C = errors_CC.argmax(axis=1), errors_CC.max(axis=1)
+    frame = pd.DataFrame(
+        {
+            "class": run.classes,
+            "train_rows": np.bincount(run.labels("train"), minlength=len(run.classes)),
+            "test_rows": rows_C,
+            "recall": recall_C,
+            "precision": precision_C,
+            "f1": f1_C,
+            "most_confused_with": [
+                run.classes[code] if most else "" for code, most in zip(worst_C, most_C, strict=True)
+            ],
+            "rows_confused_with_it": most_C,
+        }
+    )
+    return str(frame.to_csv(index=False, float_format="%.4f"))
+
+
+def _most_confused(counts_CC: npt.NDArray[np.int64], classes: tuple[str, ...]) -> str:
+    """Return the three most frequent confusions in words."""
+    errors_CC = counts_CC * (1 - np.eye(len(classes), dtype=np.int64))
+    places = np.argsort(errors_CC, axis=None)[::-1][:3]
+    pairs = [(int(place) // len(classes), int(place) % len(classes)) for place in places]
+    found = [f"{classes[a]} as {classes[b]} ({errors_CC[a, b]})" for a, b in pairs if errors_CC[a, b]]
+    return f"Most often taken for another: {', '.join(found)}." if found else "No test row is taken for another class."

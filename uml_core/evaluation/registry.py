@@ -1,0 +1,128 @@
+"""The registry of evaluators, a user's own beside it, and measuring a run with some of them.
+
+In: names and an `EvaluatedRun`. Out: metrics, and files by name. A new evaluator of ours is one entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from uml_core.errors import InputError, listing, nearest
+from uml_core.evaluation.classification import evaluate_classes, evaluate_shift, evaluate_test
+from uml_core.evaluation.evaluator import Evaluator, Value
+from uml_core.evaluation.few_shot import evaluate_few_shot_probe
+from uml_core.evaluation.probes import (
+    evaluate_knn_probe,
+    evaluate_linear_probe,
+    evaluate_raw_probe,
+    evaluate_untrained,
+    evaluate_zero_shot,
+)
+from uml_core.evaluation.robustness import evaluate_corruptions, evaluate_embedding_corruptions
+from uml_core.evaluation.run import EvaluatedRun
+from uml_core.own_code import imported_callable
+from uml_core.reporting.drawing import ReportFigure
+
+EVALUATORS: dict[str, Evaluator] = {
+    "test": evaluate_test,
+    "shift": evaluate_shift,
+    "classes": evaluate_classes,
+    "linear_probe": evaluate_linear_probe,
+    "raw_probe": evaluate_raw_probe,
+    "knn_probe": evaluate_knn_probe,
+    "zero_shot": evaluate_zero_shot,
+    "untrained": evaluate_untrained,
+    "few_shot_probe": evaluate_few_shot_probe,
+    "corruptions": evaluate_corruptions,
+    "embedding_corruptions": evaluate_embedding_corruptions,
+}
+ON_REQUEST = ("few_shot_probe", "corruptions", "embedding_corruptions")  # dozens of fits, or passes over the test rows
+DEFAULT = tuple(name for name in EVALUATORS if name not in ON_REQUEST)
+
+
+@dataclass
+class Measured:
+    """What evaluators have yielded: metrics by name, and files by name, their folder included."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+def chosen_evaluators(names: Sequence[str]) -> dict[str, Evaluator]:
+    """Return evaluators by name: ours, or a user's own as package.module:function or FILE.py:function.
+
+    `default` stands for those that run unasked. An empty list is the default ones.
+
+    Raises:
+        InputError: a name is unknown, or a user's own cannot be loaded.
+    """
+    chosen: dict[str, Evaluator] = {}
+    for name in names or ("default",):
+        if name == "default":
+            chosen |= {each: EVALUATORS[each] for each in DEFAULT}
+        elif name in EVALUATORS:
+            chosen[name] = EVALUATORS[name]
+        elif ":" in name:
+            kind = "an evaluator of yours is package.module:function or FILE.py:function"
+            chosen[name] = imported_callable(name, setting=f"evaluation.evaluators names '{name}'", kind=kind)
+        else:
+            known = (*EVALUATORS, "default")
+            raise InputError(
+                f"evaluation.evaluators names '{name}'{nearest(name, known)}; evaluators are "
+                f"{listing(known, limit=20)}, or your own as package.module:function or FILE.py:function"
+            )
+    return chosen
+
+
+def measure(run: EvaluatedRun, evaluators: Mapping[str, Evaluator]) -> Measured:
+    """Return what every evaluator yields.
+
+    Raises:
+        InputError: a user's evaluator yields something else than (name, value), or a name that another has yielded.
+    """
+    measured, owners = Measured(), dict[str, str]()
+    for evaluator_name, evaluator in evaluators.items():
+        for item in _items(evaluator_name, evaluator, run):
+            name, value = item
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise InputError(f"evaluator {evaluator_name} yields '{name}'; a name leads to no other folder")
+            if name in owners:
+                raise InputError(
+                    f"evaluator {evaluator_name} yields '{name}', which evaluator {owners[name]} has yielded; "
+                    "give it a name of its own"
+                )
+            owners[name] = evaluator_name
+            _add(measured, name, value)
+    return measured
+
+
+def _items(evaluator_name: str, evaluator: Evaluator, run: EvaluatedRun) -> Sequence[tuple[str, Value]]:
+    """Return an evaluator's pairs, checked."""
+    results = evaluator(run)
+    if results is None or not hasattr(results, "__iter__"):
+        raise InputError(f"evaluator {evaluator_name} returns a {type(results).__name__}; expected (name, value) pairs")
+    items = []
+    for item in results:
+        is_pair = isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
+        if not is_pair or not (isinstance(item[1], str | ReportFigure) or _is_number(item[1])):
+            raise InputError(
+                f"evaluator {evaluator_name} yields {item!r:.80}; expected a name and a number, a text (a file) or a "
+                "ReportFigure"
+            )
+        items.append((item[0], item[1]))
+    return items
+
+
+def _is_number(value: object) -> bool:
+    return hasattr(value, "__float__") and not isinstance(value, bool)
+
+
+def _add(measured: Measured, name: str, value: Value) -> None:
+    if isinstance(value, ReportFigure):
+        measured.files |= {f"{name}.svg": value.svg, f"{name}.png": value.png, f"{name}.txt": value.caption.encode()}
+    elif isinstance(value, str):
+        measured.files[name] = value.encode()
+    else:
+        measured.metrics[name] = float(value)

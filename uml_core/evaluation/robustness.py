@@ -1,0 +1,224 @@
+"""Evaluators of robustness: accuracy on the test rows under built-in corruptions at five severities, as a curve.
+
+Shape legend: N rows, T tokens (1 for an embedding), D width.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from uml_core.corpora.hashes import hash64
+from uml_core.corpora.rows import Row
+from uml_core.errors import InputError, RowError
+from uml_core.evaluation.corruptions import (
+    AUDIO_CORRUPTIONS,
+    EMBEDDING_CORRUPTIONS,
+    IMAGE_CORRUPTIONS,
+    SEVERITIES,
+    Corruption,
+    Vectors,
+    chosen_corruptions,
+)
+from uml_core.evaluation.evaluator import Results
+from uml_core.evaluation.robustness_figures import severity_figure
+from uml_core.evaluation.run import Codes, EvaluatedRun
+from uml_core.reporting.drawing import drawn
+from uml_core.reporting.words import percent
+
+ROWS_AT_ONCE = 128  # raw rows held decoded at a time
+BATCH_SIZE = 32
+RAW_CORRUPTIONS: dict[str, tuple[Corruption[Any], ...]] = {"image": IMAGE_CORRUPTIONS, "audio": AUDIO_CORRUPTIONS}
+Key = tuple[str, int]  # corruption and severity
+
+
+@dataclass
+class Curve:
+    """Hits on the test rows as they are, and of each corruption and severity."""
+
+    rows: int
+    clean: float = 0.0
+    hits: dict[Key, float] = field(default_factory=dict)
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Accuracy on the same rows without corruption."""
+        return self.clean / self.rows
+
+    @property
+    def accuracy(self) -> dict[str, list[float]]:
+        """Accuracy by corruption, at severities 1 to 5."""
+        names = dict.fromkeys(name for name, _ in self.hits)
+        return {name: [self.hits[name, severity] / self.rows for severity in SEVERITIES] for name in names}
+
+
+def evaluate_corruptions(run: EvaluatedRun) -> Results:
+    """Damage the raw test rows (pictures or sounds), encode them again and predict: one accuracy a severity.
+
+    Runs only when it is asked for: it encodes each row about forty times. Pictures are damaged after the encoder's
+    resizing and cropping. At most `evaluation.corruption_rows` rows are taken, the same ones in every run; a damaged
+    row the encoder cannot read counts as wrong. Compare runs on the same target, encoder, rows and seed only, and never
+    with published corruption benchmarks, whose damage is another.
+    """
+    modality = run.experiment.corpora[run.target].modality
+    if modality not in RAW_CORRUPTIONS:
+        raise InputError(
+            f"evaluator corruptions damages pictures and sounds, and target {run.target} is of modality {modality}; "
+            "use embedding_corruptions"
+        )
+    corruptions = chosen_corruptions(run.experiment.evaluation.corruptions, RAW_CORRUPTIONS[modality], modality)
+    places = _places(run)
+    rows, labels = _raw_rows(run, places), run.labels("test")[places]
+    test, curve = _RawTest(run, _damaged_picture if modality == "image" else _damaged_sound), Curve(len(rows))
+    for start in tqdm(range(0, len(rows), ROWS_AT_ONCE), desc="corruptions", unit="block", disable=None):
+        block = slice(start, start + ROWS_AT_ONCE)
+        test.measure(rows[block], labels[block], corruptions, curve)
+    yield from _results("corruption", curve, run)
+
+
+def evaluate_embedding_corruptions(run: EvaluatedRun) -> Results:
+    """Damage the stored embeddings (or tokens) of the test rows and predict: one accuracy a severity.
+
+    Strengths are relative to each feature's standard deviation over the train rows, so runs on different encoders are
+    not comparable, and nothing here says how the encoder itself takes a damaged input. Runs only when it is asked for.
+    """
+    experiment, rows = run.experiment, run.splits["train"]
+    if experiment.model.backbone != "frozen":
+        raise InputError(
+            f"evaluator embedding_corruptions damages stored embeddings, and with model.backbone "
+            f"{experiment.model.backbone} the run reads pictures; use corruptions"
+        )
+    if rows.is_discrete:
+        raise InputError(
+            f"evaluator embedding_corruptions damages numbers, and target {run.target} has discrete tokens"
+        )
+    corruptions = chosen_corruptions(experiment.evaluation.corruptions, EMBEDDING_CORRUPTIONS, "embeddings")
+    places = _places(run)
+    test, labels = run.splits["test"].taken(places), run.labels("test")[places]
+    ids = [run.ids("test")[place] for place in places]
+    mean_D, deviation_D = rows.statistics()
+    curve = Curve(len(labels), clean=_hits(run, test, labels))
+    for corruption, severity in itertools.product(corruptions, SEVERITIES):
+        damage = partial(corruption, severity=severity, seed=experiment.seed)
+        damaged = test.mapped(lambda place, row: damage(Vectors(row, mean_D, deviation_D), row_id=ids[place]))  # noqa: B023
+        curve.hits[corruption.name, severity] = _hits(run, damaged, labels)
+    yield from _results("embedding_corruption", curve, run)
+
+
+class _RawTest:
+    """Reads raw rows, damages them, encodes them with the run's own target model and counts hits."""
+
+    def __init__(self, run: EvaluatedRun, damaged: Callable[..., Any]) -> None:
+        from uml_core.encoders import resolve_precision  # encoders take seconds
+
+        self._classes, self._seed, self._damaged = run.classes, run.experiment.seed, damaged
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._predictor = run.objective.predictor(resolve_precision(run.experiment.embed.precision, device))
+        self._encoder = self._predictor.build_encoder()
+        self._predictor.load_encoder(self._encoder, device=device)
+
+    def measure(
+        self, rows: Sequence[Row], labels_N: Codes, corruptions: Sequence[Corruption[Any]], curve: Curve
+    ) -> None:
+        """Add the hits on some rows to a curve."""
+        content = [row.read() for row in rows]
+        decoded = [self._encoder.decode(raw) for raw in content]
+        curve.clean += self._hits(decoded, labels_N)
+        for corruption, severity in itertools.product(corruptions, SEVERITIES):
+            values = []
+            for row, raw, ready in zip(rows, content, decoded, strict=True):
+                damage = partial(corruption, severity=severity, seed=self._seed, row_id=row.id)
+                values.append(self._damaged(self._encoder, raw, ready, damage))
+            key = corruption.name, severity
+            curve.hits[key] = curve.hits.get(key, 0.0) + self._hits(values, labels_N)
+
+    def _hits(self, values: Sequence[Any], labels_N: Codes) -> float:
+        readable = [place for place, value in enumerate(values) if value is not None]
+        if not readable:
+            return 0.0
+        kept = [values[place] for place in readable]
+        names = self._predictor.classify_decoded(self._encoder, kept, batch_size=BATCH_SIZE).classes
+        return float(sum(name == self._classes[labels_N[place]] for name, place in zip(names, readable, strict=True)))
+
+
+def _hits(run: EvaluatedRun, rows: Any, labels_N: Any) -> float:
+    return float((run.classified(run.features_of(rows)).argmax(axis=1) == labels_N).sum())
+
+
+def _places(run: EvaluatedRun) -> Any:
+    """Return which test rows are taken: all, or a sample that depends on ids alone."""
+    if not run.has_test:
+        raise InputError(f"target {run.target} has no test split to corrupt; set data.test_fraction, or add one")
+    ids, limit = run.ids("test"), run.experiment.evaluation.corruption_rows
+    if len(ids) <= limit:
+        return np.arange(len(ids))
+    return np.sort(np.argsort([hash64("corruption", row_id) for row_id in ids], kind="stable")[:limit])
+
+
+def _raw_rows(run: EvaluatedRun, places: Any) -> list[Row]:
+    rows, ids = run.raw(), run.ids("test")
+    gone = [ids[place] for place in places if ids[place] not in rows]
+    if gone:
+        raise InputError(
+            f"evaluator corruptions reads the raw rows of {run.target}, and {len(gone)} of {len(places)} can no longer "
+            f"be found, first {gone[0]}; put the corpus back, or use embedding_corruptions"
+        )
+    return [rows[ids[place]] for place in places]
+
+
+Damage = Callable[[Any], Any]
+
+
+def _damaged_picture(encoder: Any, raw: bytes, decoded: Any, damage: Damage) -> Any:
+    """Damage a picture as the encoder takes it; where that is no picture any more, the picture in its file."""
+    if isinstance(decoded, np.ndarray) and decoded.dtype == np.uint8 and decoded.ndim == 3:
+        return damage(decoded)
+    from uml_core.encoders.pictures import open_picture
+
+    buffer = io.BytesIO()
+    Image.fromarray(damage(np.asarray(open_picture(raw)))).save(buffer, format="PNG")
+    return encoder.decode(buffer.getvalue())
+
+
+def _damaged_sound(encoder: Any, raw: bytes, decoded: Any, damage: Damage) -> Any:
+    """Damage a sound in its file, one channel; None where nothing that can be read is left of it."""
+    samples_SC, rate = soundfile.read(io.BytesIO(raw), dtype="float32", always_2d=True)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, damage(samples_SC.mean(axis=1, dtype=np.float32)), rate, format="WAV", subtype="FLOAT")
+    try:
+        return encoder.decode(buffer.getvalue())
+    except RowError:
+        return None
+
+
+def _results(prefix: str, curve: Curve, run: EvaluatedRun) -> Iterator[tuple[str, Any]]:
+    """Yield metrics, table and figure of a curve."""
+    means = {name: float(np.mean(values)) for name, values in curve.accuracy.items()}
+    mean = float(np.mean(list(means.values())))
+    yield f"{prefix}/rows", float(curve.rows)
+    yield f"{prefix}/clean_accuracy", curve.clean_accuracy
+    yield f"{prefix}/accuracy", mean
+    for name, values in curve.accuracy.items():
+        yield f"{prefix}/{name}/accuracy", means[name]
+        yield from ((f"{prefix}/{name}/{severity}/accuracy", value) for severity, value in enumerate(values, start=1))
+    frame = pd.DataFrame({0: curve.clean_accuracy, **dict(enumerate(zip(*curve.accuracy.values(), strict=True), 1))})
+    frame.index = pd.Index(list(curve.accuracy), name="corruption \\ severity")
+    yield f"{prefix}/accuracy.csv", str(frame.to_csv(float_format="%.4f"))
+    words = (
+        f"Accuracy on {curve.rows} test rows of {run.target} by severity; {percent(curve.clean_accuracy)} % undamaged, "
+        f"{percent(mean)} % over all corruptions and severities."
+    )
+    alternative = words + " Means: " + "; ".join(f"{name} {percent(value)} %" for name, value in means.items()) + "."
+    figure = severity_figure(curve.accuracy, clean=curve.clean_accuracy, chance=1 / len(run.classes))
+    yield f"{prefix}/curve", drawn(f"{prefix}_curve", figure, words, alternative)

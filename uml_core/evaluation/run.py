@@ -1,0 +1,143 @@
+"""A trained run as evaluators see it: labels, features and class probabilities of the target's rows, by split.
+
+In: an objective with its best weights, and its data. Out: plain arrays, each worked out once whoever asks.
+Supervised, fine-tuned and self-supervised runs look the same from here.
+
+Shape legend: N rows, D width of an input, H width of the representation, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from uml_core.config import Experiment
+from uml_core.objective import Classifier, Features, Objective, Place
+
+Probabilities = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.int64]
+
+
+class EvaluatedRun:
+    """What an evaluator may read of a run. Splits are train (the labelled rows), val, test and shifted test sets."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        data: Any,
+        objective: Objective,
+        *,
+        ids: Callable[[str], tuple[str, ...]] | None = None,
+        raw: Callable[[str], Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Take a run whose best weights are loaded.
+
+        Args:
+            experiment: the one the run was trained with.
+            data: its `TrainingData` or `SequenceData`.
+            objective: its model.
+            ids: returns a corpus's ids, in the order of its table.
+            raw: returns a corpus's raw rows by id, where the corpus can still be read.
+        """
+        self.experiment, self.data, self.objective = experiment, data, objective
+        self._ids, self._raw = ids, raw
+        self.splits: dict[str, Any] = {
+            "train": data.labelled,
+            "val": data.val,
+            **({} if data.test is None else {"test": data.test}),
+            **data.shifted,
+        }
+        self._features: dict[str, Features] = {}
+        self._probabilities: dict[str, Probabilities] = {}
+        self._classifier: Classifier | None = None
+        self._untrained: EvaluatedRun | None = None
+
+    @property
+    def target(self) -> str:
+        """The target corpus."""
+        return str(self.data.target)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The target's classes (C); labels are places in it."""
+        classes: tuple[str, ...] = self.data.classes
+        return classes
+
+    @property
+    def has_test(self) -> bool:
+        """Whether the target has a test split."""
+        return "test" in self.splits
+
+    @property
+    def shifted(self) -> tuple[str, ...]:
+        """The names of the shifted test sets."""
+        return tuple(self.data.shifted)
+
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """The test split, where there is one, and the shifted test sets."""
+        return (*(("test",) if self.has_test else ()), *self.shifted)
+
+    def labels(self, split: str) -> Codes:
+        """Return the class codes of a split's rows (N,)."""
+        labels: Codes = self.splits[split].labels
+        return labels
+
+    def raw_features(self, split: str) -> Features:
+        """Return what needs no training (N, D): the encoder's embeddings, or the mean of the raw tokens."""
+        features: Features = self.splits[split].raw_features()
+        return features
+
+    def features(self, split: str) -> Features:
+        """Return the representation the target's path gives a split's rows, just before the classifier (N, H)."""
+        if split not in self._features:
+            self._features[split] = self.features_of(self.splits[split])
+        return self._features[split]
+
+    def features_of(self, rows: Any, corpus: str | None = None) -> Features:
+        """Return the representation of any rows of the target, or of another corpus (N, H)."""
+        return self.objective.features(corpus or self.target, rows)
+
+    def probabilities(self, split: str) -> Probabilities:
+        """Return the class probabilities of a split's rows (N, C)."""
+        if split not in self._probabilities:
+            self._probabilities[split] = self.classified(self.features(split))
+        return self._probabilities[split]
+
+    def classified(self, features_NH: Features) -> Probabilities:
+        """Return the class probabilities (N, C) of a representation (N, H)."""
+        if self._classifier is None:
+            self._classifier = self.objective.classifier()
+        return self._classifier(features_NH)
+
+    def predicted(self, split: str) -> Codes:
+        """Return the predicted class codes of a split's rows (N,)."""
+        codes: Codes = self.probabilities(split).argmax(axis=1)
+        return codes
+
+    def accuracy(self, split: str) -> float:
+        """Return the accuracy on a split, in [0, 1]."""
+        return float((self.predicted(split) == self.labels(split)).mean())
+
+    def ids(self, split: str) -> tuple[str, ...]:
+        """Return the ids of a split's rows: for pairing and for messages, never for training."""
+        assert self._ids is not None, "a run inside a sweep is measured without ids"
+        rows = self.splits[split]
+        all_ids = self._ids(rows.corpus or self.target)
+        return tuple(all_ids[row] for row in rows.rows)
+
+    def raw(self) -> Mapping[str, Any]:
+        """Return the target's raw rows by id; none where the corpus can no longer be read."""
+        return {} if self._raw is None else self._raw(self.target)
+
+    def untrained(self) -> EvaluatedRun:
+        """Return the same run as initialised, before its first step."""
+        from uml_core.training import build_objective  # the training loop, which measuring alone does not need
+
+        if self._untrained is None:
+            objective = build_objective(self.experiment, self.data, Place.cpu())
+            self._untrained = EvaluatedRun(self.experiment, self.data, objective)
+        return self._untrained
