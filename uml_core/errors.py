@@ -31,7 +31,7 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
 
 
 def listing(names: Iterable[str], *, limit: int = 8) -> str:
-    """Join names for a one-line message: at most `limit`, then how many more."""
+    """Join names for a one-line message: at most `limit`, then how many more; bytes that are no text are escaped."""
     all_names = list(names)
-    shown = ", ".join(all_names[:limit])
+    shown = ", ".join(all_names[:limit]).encode("utf-8", "backslashreplace").decode()
     return shown if len(all_names) <= limit else f"{shown} and {len(all_names) - limit} more"

@@ -29,7 +29,7 @@ def test_an_example_builds_the_space_it_names(file: Path) -> None:
 
 def test_names_are_told_apart_in_mlflow() -> None:
     names = [load_experiment(file).name for file in FILES]
-    assert len(set(names)) == len(names) == 9
+    assert len(set(names)) == len(names) == 10
 
 
 def test_three_modalities() -> None:

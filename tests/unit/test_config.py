@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uml_core.config import flatten, load_experiment, parse_experiment, set_dotted
-from uml_core.errors import InputError
+from uml_core.errors import InputError, listing
 
 MINIMAL = {
     "name": "pets",
@@ -131,3 +131,15 @@ def test_flatten_undoes_set_dotted(values: dict[str, int]) -> None:
     for key, value in kept.items():
         set_dotted(tree, key, value)
     assert flatten(tree) == kept
+
+
+def test_a_trained_encoder_takes_shifted_sets_of_its_own_corpus_alone() -> None:
+    sketches = {"modality": "image", "format": "folder", "path": "data/sketches", "role": "shifted"}
+    tree = {**MINIMAL, "corpora": {**MINIMAL["corpora"], "sketches": sketches}}
+    assert parse_experiment(tree).shifted_corpora == ("sketches",)
+    with pytest.raises(InputError, match=r"extra splits of the target, not role: shifted"):
+        parse_experiment(tree).override({"model.backbone": "finetune"})
+
+
+def test_names_that_are_no_text_are_shown_escaped() -> None:
+    assert listing(["a", "b\udcff"]) == "a, b\\udcff"

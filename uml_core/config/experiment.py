@@ -176,6 +176,7 @@ class Experiment(Settings):
             "an image encoder of source timm, transformers or package": encoder is None or encoder.source != "module",
             "an encoder without pooling=tokens": encoder is None or encoder.pooling != "tokens",
             "train.gradient_cosine=false": not self.train.gradient_cosine,
+            "shifted test sets as extra splits of the target, not role: shifted": not self.shifted_corpora,
         }
         for need, is_met in needs.items():
             if not is_met:

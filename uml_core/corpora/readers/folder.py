@@ -60,7 +60,7 @@ class Census:
         known = listing(sorted(SUFFIXES[self.modality]), limit=12)
         if self.num_barren:
             more = f" and {self.num_barren - len(self.barren)} more" if self.num_barren > len(self.barren) else ""
-            logger.warning("corpora.%s: no %s file in %s%s", name, self.modality, ", ".join(self.barren), more)
+            logger.warning("corpora.%s: no %s file in %s%s", name, self.modality, listing(self.barren), more)
         if self.other_endings:
             shown = listing(f"{ending or 'none'} ({count})" for ending, count in self.other_endings.most_common(9))
             logger.warning("corpora.%s: files of other endings are left out: %s; known: %s", name, shown, known)
