@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 
 from pipelines import embed, evaluate, export, predict, train
 from tests.conftest import picture_tree, write_picture_corpora
+from tests.text_models import save_text_model
 from uml_core.config import Experiment, parse_experiment
+from uml_core.errors import InputError
 from uml_core.tracking import download, find_run, load_predictor
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -65,13 +67,25 @@ def test_streamed_pictures_train_the_kept_ones_model_and_its_encoder_is_what_is_
     assert "encoder.safetensors" in exported["files"]
 
 
-def test_two_workers_see_the_joined_batchs_losses(experiment: Experiment) -> None:
-    changes = {"train.max_steps": 4, "train.eval_every": 1, "train.batch_size": 5}
-    one, two = (
-        find_run(
-            experiment.tracking, train.run(experiment.override({**changes, "train.workers": workers})).results["run_id"]
-        ).metrics
-        for workers in (1, 2)
-    )
+def test_two_workers_thaw_transferred_blocks_together_and_see_the_joined_batchs_losses(
+    experiment: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_text_model(tmp_path / "bert", "bert")
+    transfer = {"source": str(tmp_path / "bert"), "freeze_steps": 2}
+    changes = {"train.max_steps": 4, "train.eval_every": 1, "train.batch_size": 5, "model.transfer": transfer}
+    run_ids = [
+        train.run(experiment.override({**changes, "train.workers": workers})).results["run_id"] for workers in (1, 2)
+    ]
+    one, two = (find_run(experiment.tracking, run_id).metrics for run_id in run_ids)
     for name in ("train/loss/pictures", "train/loss/names", "val/nll"):  # of the fourth step: three updates made it
         assert one[name] == pytest.approx(two[name], rel=5e-3), name
+    assert "36 tensors of 3 blocks go from" in caplog.text
+    table = Path(download(experiment.tracking.uri, f"runs:/{run_ids[0]}/transfer.md", tmp_path / "table")).read_text()
+    assert table.count("| copied |") == 36
+
+
+def test_blocks_that_do_not_fit_begin_no_run(experiment: Experiment) -> None:
+    with pytest.raises(
+        InputError, match=r"'minilm_l6' \(bert\) has width 384, .* and encoders.image 'test_vit' has width 64"
+    ):
+        train.run(experiment.override({"model.transfer": {"source": "minilm_l6"}}))

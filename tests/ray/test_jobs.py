@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,7 +71,14 @@ def wait_for_head(environment: dict[str, str], head: subprocess.Popen[bytes], lo
 def submit(environment: dict[str, str], root: Path | None, *line: str) -> subprocess.CompletedProcess[str]:
     runtime = {"env_vars": {"UML_ROOT": str(root)}} if root else {}
     command = [RAY, "job", "submit", "--working-dir", str(ROOT), "--runtime-env-json", json.dumps(runtime), "--"]
-    return subprocess.run([*command, *line], env=environment, capture_output=True, text=True, check=False, timeout=300)
+    for _ in range(10):  # the head answers before the process that takes jobs has started
+        job = subprocess.run(
+            [*command, *line], env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
+        if "No available agent to submit job" not in job.stderr + job.stdout:
+            break
+        time.sleep(1)
+    return job
 
 
 def test_embed_and_train_as_jobs(cluster: dict[str, str], tmp_path: Path) -> None:
