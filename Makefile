@@ -1,6 +1,7 @@
 # Each target sets up .venv by itself, once. PYTHON=... picks another Python 3.11 or newer.
 PYTHON ?= python3.11
 TEST_PROCESSES ?= 2
+ALONE := tests/ray/test_jobs.py # a Ray head with its dashboard: too slow to answer beside other clusters on two cores
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -13,7 +14,8 @@ demo: $(READY)  ## the whole pipeline on the default corpora
 	$(BIN)/python -m pipelines.demo
 
 test: lint  ## lint, then every test (GPU and network tests are off by default)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest $(ALONE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ALONE:%=--ignore=%)
 
 lint: $(DEV_READY)
 	$(BIN)/ruff check .
