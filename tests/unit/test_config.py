@@ -143,3 +143,9 @@ def test_a_trained_encoder_takes_shifted_sets_of_its_own_corpus_alone() -> None:
 
 def test_names_that_are_no_text_are_shown_escaped() -> None:
     assert listing(["a", "b\udcff"]) == "a, b\\udcff"
+
+
+@pytest.mark.parametrize(("given", "said"), [(0, "greater than or equal to 1"), ("many", "valid integer")])
+def test_a_number_or_a_word_is_refused_with_both(given: object, said: str) -> None:
+    with pytest.raises(InputError, match=rf"tune.pack is {given!r}; allowed: 'auto'; else input should be .*{said}"):
+        parse_experiment({**MINIMAL, "tune": {"pack": given}})

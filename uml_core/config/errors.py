@@ -37,6 +37,9 @@ def describe_validation_error(error: ValidationError, root: type[BaseModel]) -> 
         choices = first["ctx"]["expected"]
         options = [option.strip(" '") for option in choices.replace(" or ", ",").split(",")]
         line = f"{setting} is {given}; allowed: {choices}{nearest(str(first.get('input')), options)}"
+        others = [detail for detail in details[1:] if _setting_path(detail["loc"]) == path]  # of a union: auto, or 3
+        if others:
+            line += f"; else {others[0]['msg'][0].lower()}{others[0]['msg'][1:]}"
     elif first["loc"] and first["loc"][-1] == "[key]":
         line = f"'{path[-1]}' is not a usable name; use letters, digits, '-' and '_', starting with a letter or digit"
     else:
