@@ -63,8 +63,13 @@ class MLflowServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight processes nobody asks for
         self._process = subprocess.Popen(
-            self._line, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            self._line,
+            env=environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
