@@ -65,7 +65,7 @@ def run_encoder_trial(
     seat: Seat,
     on_evaluation: OnEvaluation | None = None,
 ) -> tuple[TrialResult, dict[str, Any] | None]:
-    """Train one trial from its checkpoint on; returns its result and state, as `run_trial` does for light ones."""
+    """Train one trial from its checkpoint on; returns its result and state, as those of light ones."""
     try:
         data = _read_ahead(build_data(experiment, tables, process_sources()))
         run = TrainingRun(experiment, data, device=seat.device, rank=seat.rank, world_size=seat.world_size)

@@ -5,11 +5,10 @@ Objective supervised reads embeddings (`CorpusTable`), self_supervised sequences
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from uml_core.config import CorpusConfig, Experiment, hash_of
@@ -128,7 +127,7 @@ def subset_places(experiment: Experiment) -> dict[str, Rows] | None:
     return _subset_places(experiment.data.subset, store.uri, store.corpus, store.fingerprint)
 
 
-@functools.lru_cache(maxsize=8)
+@lru_cache(maxsize=8)
 def _subset_places(path: str, store_uri: str, corpus: str, fingerprint: str) -> dict[str, Rows]:
     """Read file and ids once in a process: the trials of a sweep share them."""
     return read_subset(path).places(CorpusStore(store_uri, corpus, fingerprint).load_ids())

@@ -41,11 +41,10 @@ from tune_spaces.space import available_spaces
 from uml_core.analysis.raw_rows import words_per_row
 from uml_core.config import Experiment, hash_of
 from uml_core.errors import InputError, listing
-from uml_core.evaluation.classification import CLASS_METRIC
 from uml_core.reporting.collect import EXCHANGE_RATE
 from uml_core.reporting.exchange import exchange_of_sweep
 from uml_core.reporting.verdict import sweep_verdict
-from uml_core.runs import MetricPoint
+from uml_core.runs import CLASS_METRIC, MetricPoint
 from uml_core.tracking import MLflowTracker, find_run, open_experiment, start_run, sweep_runs
 
 logger = logging.getLogger(__name__)

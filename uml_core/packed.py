@@ -95,7 +95,8 @@ class _Pack:
 
     def __init__(self, runs: Sequence[TrainingRun]) -> None:
         self._runs = list(runs)
-        self._plan = MixingPlan.of(runs[0].experiment)  # the same for all but for its weights
+        self._plans = [MixingPlan.of(run.experiment) for run in runs]
+        self._plan = self._plans[0]  # the same for all but for its weights
         smoothing = runs[0].experiment.train.label_smoothing
         self._heads = StackedHeads([run.model for run in runs], self._plan.corpora, label_smoothing=smoothing)
         self._optimizer = StackedAdamW(self._heads, [run.experiment for run in runs])
@@ -177,7 +178,7 @@ class _Pack:
                 diverged[place] = self._runs[place].divergence(error, step, self._last_update)
 
     def _loss_weights(self, step: int) -> Tensor:
-        weights = [MixingPlan.of(run.experiment).loss_weights(step) for run in self._runs]
+        weights = [plan.loss_weights(step) for plan in self._plans]
         return torch.tensor([[of_run[corpus] for corpus in self._plan.corpora] for of_run in weights])
 
     def _columns(self, corpora: tuple[str, ...]) -> list[int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+CLASS_METRIC = "test/class_accuracy/"  # before a class's name: the share of its test rows that are recognised
+
 
 @dataclass(frozen=True)
 class RunRecord:

@@ -20,8 +20,8 @@ from uml_core.evaluation.classification_figures import confusion_figure
 from uml_core.evaluation.evaluator import Results
 from uml_core.evaluation.run import Codes, EvaluatedRun, Probabilities
 from uml_core.reporting.drawing import drawn
+from uml_core.runs import CLASS_METRIC
 
-CLASS_METRIC = "test/class_accuracy/"
 TOP = 5
 
 
