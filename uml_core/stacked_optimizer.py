@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from uml_core.config import Experiment
 from uml_core.models.stacked_heads import StackedHeads
-from uml_core.optimisation import learning_rate
+from uml_core.optimisation import FusedAdamW, learning_rate
 
 State = Mapping[str, Mapping[str, Tensor]]  # of each weight: step (), exp_avg and exp_avg_sq (K, ...)
 
@@ -41,7 +41,7 @@ class StackedAdamW:
                 if chosen:
                     groups.append({"params": chosen, "weight_decay": decay if is_matrix else 0.0})
                     self._settings.append(members[0])
-        self._optimizer = torch.optim.AdamW(groups, fused=True)
+        self._optimizer = FusedAdamW(groups)
         self._reached: set[str] | None = None
 
     def step(self, step: int, reached: set[str]) -> None:

@@ -172,3 +172,29 @@ def test_diverging_loss_stops_before_the_update(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(InputError, match="loss of names is not finite at step 0"):
         finish(run)
     assert torch.equal(run.model.head.weight, before)
+
+
+def test_the_optimiser_is_torchs_adamw_bit_for_bit_also_where_gradients_are_missing_and_after_a_resume() -> None:
+    torch.manual_seed(0)
+    ours = nn.ParameterDict({"matrix": nn.Parameter(torch.randn(5, 3)), "scale": nn.Parameter(torch.ones(()))})
+    theirs = copy.deepcopy(ours)
+    settings = experiment(**{"optim.weight_decay": 0.1}).optim
+    optimizer = build_optimizer(ours, settings)
+    groups = [{"params": [theirs["matrix"]], "weight_decay": 0.1}, {"params": [theirs["scale"]], "weight_decay": 0.0}]
+    reference = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+    for step in range(6):
+        set_learning_rate(optimizer, 0.1 / (1 + step))
+        for group in reference.param_groups:
+            group["lr"] = 0.1 / (1 + step)
+        for name, value in ours.items():
+            is_missing = (name, step) in {("scale", 0), ("matrix", 2)}
+            value.grad = None if is_missing else torch.randn_like(value)
+            theirs[name].grad = None if value.grad is None else value.grad.clone()
+        if step == 4:
+            resumed = build_optimizer(ours, settings)
+            resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            optimizer = resumed
+        optimizer.step()
+        reference.step()
+        for name, value in ours.items():
+            assert torch.equal(value, theirs[name])
