@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks import (
     embed_scale,
     embed_throughput,
+    few_shot_protocol,
     finetune_throughput,
     self_supervised_step,
     stream_throughput,
@@ -33,6 +34,8 @@ BENCHMARKS: dict[str, Callable[[Path], Iterable[Figure]]] = {
     "embed_scale": embed_scale.measure,
     "sweep": sweep_throughput.measure,
     "grid": sweep_throughput.measure_grid,
+    "overhead": sweep_throughput.measure_overhead,
+    "few_shot": few_shot_protocol.measure,
     "self_supervised_step": lambda _: self_supervised_step.measure(),  # last: it keeps this process to one thread
 }
 

@@ -74,6 +74,14 @@ def measure_grid(directory: Path) -> list[Figure]:
     ]
 
 
+def measure_overhead(directory: Path) -> list[Figure]:
+    """Measure what a trial costs beyond its training: that grid with one step a trial, each trial alone."""
+    experiment = _embedded(directory, GRID_STEPS).override({"tune.seeds": 1, "train.max_steps": 1, "tune.pack": 1})
+    results = tune.run(experiment, "linear_probe", max_trials=GRID_TRIALS).results
+    name = f"grid: s a trial beyond its training, {GRID_TRIALS} trials of one step, tune.pack=1"
+    return [Figure(f"{name}, start, MLflow, selection and test included", results["wall_s"] / GRID_TRIALS, digits=2)]
+
+
 def _embedded(directory: Path, steps: int) -> Experiment:
     experiment = write_corpora(directory).override(
         {"train.max_steps": steps, "train.eval_every": 500, "train.patience": 100}
