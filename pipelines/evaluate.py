@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import argparse
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipelines.runtime import Summary, absolute_place, experiment_parser, step_main
 from pipelines.trained_runs import LoadedRun, explained_run, load_run, newest_training_run
@@ -134,23 +132,13 @@ def _compare(experiment: Experiment, ours: Sequence[LoadedRun], others: Sequence
 def log_measured(tracker: MLflowTracker, measured: Measured, step: int) -> None:
     """Log metrics, and tables and figures (with what they show, in words) under evaluation/."""
     tracker.log_metrics([MetricPoint(*item, step) for item in measured.metrics.items()])
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in measured.files.items():
-            path = Path(folder) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        if measured.files:
-            tracker.log_folder(Path(folder), "evaluation")
+    tracker.log_files(measured.files, "evaluation")
 
 
 def log_analysis(tracker: MLflowTracker, analysis: str, result: AnalysisResult, step: int) -> None:
     """Log an analysis's metrics, and its figures, tables and words as artifacts under analysis/."""
     tracker.log_metrics([MetricPoint(*item, step) for item in result.metrics.items()])
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in artifacts_of(analysis, result).items():
-            path = Path(folder) / name
-            path.write_bytes(content)
-            tracker.log_artifact(path, "analysis")
+    tracker.log_files(artifacts_of(analysis, result), "analysis")
 
 
 def artifacts_of(analysis: str, result: AnalysisResult) -> Mapping[str, bytes]:

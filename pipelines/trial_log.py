@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from ray import tune
@@ -52,16 +54,29 @@ class TrialLog:
         if result.stopped:
             tags["uml.stopped"] = "true"
         name = f"{spec.arm} {spec.condition} seed={spec.experiment.seed}".replace("  ", " ")
-        tracker = start_run(spec.experiment, name=name, kind="trial", tags=tags, parent_run_id=self._parent)
+        points = [MetricPoint(**point) for point in result.points]
+        train_s = max((point.value for point in points if point.name == "perf/train_s"), default=0.0)
+        ended_at = result.ended_at or time.time()
+        tracker = start_run(
+            spec.experiment,
+            name=name,
+            kind="trial",
+            tags=tags,
+            parent_run_id=self._parent,
+            started_at=ended_at - train_s,  # MLflow shows how long the trial trained, not how long logging took
+        )
         cost = [] if result.error else [MetricPoint("perf/samples", result.cost)]
-        tracker.log_metrics([*(MetricPoint(**point) for point in result.points), *cost])
-        tracker.finish("FAILED" if result.error else "FINISHED")
+        tracker.log_metrics([*points, *cost])
+        tracker.finish("FAILED" if result.error else "FINISHED", ended_at=ended_at)
         self._run_ids[key] = tracker.run_id
 
-    def mark_selected(self, spec: TrialSpec, points: Sequence[MetricPoint]) -> None:
-        """Log what was measured of a selected trial."""
+    def mark_selected(
+        self, spec: TrialSpec, points: Sequence[MetricPoint], files: Mapping[str, bytes] = MappingProxyType({})
+    ) -> None:
+        """Log what was measured of a selected trial; tables and figures under evaluation/, as `evaluate` does."""
         tracker = self.tracker(spec)
         tracker.log_metrics(points)
+        tracker.log_files(files, "evaluation")
         tracker.set_tags({"uml.selected": "true"})
 
     def mark_pareto(self, spec: TrialSpec) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -15,52 +15,66 @@ from pipelines.stored import Tables, build_data
 from pipelines.trial_results import SweepFolder
 from tune_spaces.space import TrialSpec
 from uml_core.config import Experiment, parse_experiment
-from uml_core.evaluation.classification import evaluate_shift, evaluate_test
-from uml_core.evaluation.registry import measure
+from uml_core.evaluation.registry import EVALUATORS, measure
 from uml_core.results import evaluated_run, measure_outcome
 from uml_core.runs import MetricPoint
 from uml_core.training import TrainingRun
 
-Measured = Iterator[tuple[TrialSpec, list[MetricPoint]]]
+Files = dict[str, bytes]
+Measured = Iterator[tuple[TrialSpec, list[MetricPoint], Files]]
 
 
-def measure_trials(specs: Sequence[TrialSpec], tables: Tables, folder: SweepFolder) -> Measured:
-    """Yield trials with what is measured of them on test and shifted test sets from their stored weights; Ray runs."""
+def measure_trials(
+    specs: Sequence[TrialSpec], tables: Tables, folder: SweepFolder, *, drawn: Collection[TrialSpec] = ()
+) -> Measured:
+    """Yield trials with what is measured of them on test and shifted test sets from their stored weights; Ray runs.
+
+    Of trials that are `drawn`, tables and the confusion matrix as well.
+    """
     heavy = [spec for spec in specs if spec.experiment.model.backbone != "frozen"]
     for spec in specs:
         if spec not in heavy:
-            yield spec, measured(spec.experiment, build_data(spec.experiment, tables), folder.read_state(spec.key))
+            data, state = build_data(spec.experiment, tables), folder.read_state(spec.key)
+            yield spec, *measured(spec.experiment, data, state, drawn=spec in drawn)
     if heavy:
-        yield from _on_cluster(heavy, tables, folder)
+        yield from _on_cluster(heavy, tables, folder, drawn)
 
 
-def _on_cluster(specs: Sequence[TrialSpec], tables: Tables, folder: SweepFolder) -> Measured:
+def _on_cluster(
+    specs: Sequence[TrialSpec], tables: Tables, folder: SweepFolder, drawn: Collection[TrialSpec]
+) -> Measured:
     settings = specs[0].experiment.tune
     resources, _ = trial_resources(settings, cpus=num_cpus(), gpus=num_gpus())
     task = ray.remote(_measure).options(num_cpus=resources["cpu"], num_gpus=resources.get("gpu", 0))
     shared, waiting = ray.put(dict(tables)), {}
     for spec in specs:
         experiment = spec.experiment.model_dump(mode="json")
-        waiting[task.remote(experiment, shared, folder.uri, spec.key)] = spec
+        waiting[task.remote(experiment, shared, folder.uri, spec.key, drawn=spec in drawn)] = spec
     while waiting:
         (done,), _ = ray.wait(list(waiting))
-        yield waiting.pop(done), ray.get(done)
+        yield waiting.pop(done), *ray.get(done)
 
 
-def _measure(tree: Mapping[str, Any], tables: Tables, folder_uri: str, key: str) -> list[MetricPoint]:
+def _measure(
+    tree: Mapping[str, Any], tables: Tables, folder_uri: str, key: str, *, drawn: bool
+) -> tuple[list[MetricPoint], Files]:
     """Measure one trial in a process of the cluster."""
     torch.set_num_threads(1)
     experiment = parse_experiment(tree)
     data = build_data(experiment, tables, process_sources())
-    return measured(experiment, data, SweepFolder(folder_uri).read_state(key))
+    return measured(experiment, data, SweepFolder(folder_uri).read_state(key), drawn=drawn)
 
 
-def measured(experiment: Experiment, data: Any, state: dict[str, Any]) -> list[MetricPoint]:
-    """Return what a finished trial amounts to, on test as well; each row is encoded once."""
+def measured(
+    experiment: Experiment, data: Any, state: dict[str, Any], *, drawn: bool
+) -> tuple[list[MetricPoint], Files]:
+    """Return what a finished trial amounts to, on test as well, and files by name; each row is encoded once."""
     device = "cuda" if experiment.model.backbone != "frozen" and experiment.tune.gpus_per_trial else "cpu"
     run = TrainingRun(experiment, data, device=device)
     run.load_result(state)
     evaluated = evaluated_run(run)
     outcome = measure_outcome(run, evaluated=evaluated)
-    details = measure(evaluated, {"test": evaluate_test, "shift": evaluate_shift}).metrics
-    return [*outcome.points(), *(MetricPoint(*item, outcome.steps) for item in details.items())]
+    evaluators = ("test", "shift", "classes") if drawn else ("test", "shift")
+    details = measure(evaluated, {name: EVALUATORS[name] for name in evaluators})
+    points = [*outcome.points(), *(MetricPoint(*item, outcome.steps) for item in details.metrics.items())]
+    return points, details.files

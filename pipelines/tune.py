@@ -91,10 +91,11 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
         results = folder.all()
         _check_failures(experiment, proposals.total, results, parent)
         chosen = select_trials(experiment, proposals.specs, results, log)
-        for spec, points in measure_trials(chosen, tables, folder):
-            with_classes = spec.arm in (space.baseline, space.headline)  # the arms that the report compares by class
-            kept = [point for point in points if with_classes or not point.name.startswith(CLASS_METRIC)]
-            log.mark_selected(spec, kept)
+        compared = [spec for spec in chosen if spec.arm in (space.baseline, space.headline)]  # class by class
+        drawn = [spec for spec in compared if spec.group[-1] == space.seeds[0]]  # one seed: a figure takes a while
+        for spec, points, files in measure_trials(chosen, tables, folder, drawn=drawn):
+            kept = [point for point in points if spec in compared or not point.name.startswith(CLASS_METRIC)]
+            log.mark_selected(spec, kept, files)
     log_subsets(chosen, tables, parent)
     best = best_trial(chosen, folder)
     model_uri = find_run(experiment.tracking, parent.run_id).tags.get("uml.best_model", "")

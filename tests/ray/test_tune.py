@@ -106,11 +106,27 @@ def the_parent_carries_the_results(
     assert {file.suffix for file in (folder / "figures").iterdir()} == {".png", ".svg"}
     with_classes = {t.arm for t in trials if any(name.startswith("test/class_accuracy/") for name in t.metrics)}
     assert with_classes == {"unimodal", "uml_init"}, "baseline and headline"
+    two_arms_can_be_compared_in_mlflow(sweep, trials)
     subsets = download(sweep.tracking.uri, f"runs:/{parent.run_id}/subsets", tmp_path / "fetched")
     drawn = {file.name: read_subset(str(file)).rows["train"] for file in subsets.iterdir()}
     assert set(drawn) == {f"shots-2-seed-{seed}.json" for seed in range(3)}
     assert {len(ids) for ids in drawn.values()} == {12}
     assert len({frozenset(ids) for ids in drawn.values()}) == 3, "every seed draws its own"
+
+
+def two_arms_can_be_compared_in_mlflow(sweep: Experiment, trials: list[RunRecord]) -> None:
+    """Baseline and headline hold the same figures at one seed; a trial's run lasts as long as its training did."""
+    client = MlflowClient(sweep.tracking.uri, sweep.tracking.uri)
+    with_figures = {}
+    for trial in trials:
+        files = {file.path for file in client.list_artifacts(trial.run_id, "evaluation/test")}
+        if files:
+            with_figures[trial.arm, trial.params["seed"]] = files
+    assert set(with_figures) == {("unimodal", "0"), ("uml_init", "0")}
+    assert with_figures["unimodal", "0"] == with_figures["uml_init", "0"]
+    assert "evaluation/test/confusion.png" in with_figures["unimodal", "0"]
+    for trial in trials:
+        assert trial.end_time_ms - trial.start_time_ms == pytest.approx(1000 * trial.metrics["perf/train_s"], abs=2)
 
 
 def the_best_model_is_registered(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import tempfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,16 @@ class MLflowTracker:
         """Write a text artifact."""
         self._client.log_text(self.run_id, text, name)
 
+    def log_files(self, files: Mapping[str, bytes], folder: str) -> None:
+        """Write files by name, which may lead to folders of their own, to a folder of the run's artifacts."""
+        with tempfile.TemporaryDirectory() as directory:
+            for name, content in files.items():
+                path = Path(directory) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            if files:
+                self.log_folder(Path(directory), folder)
+
     def log_folder(self, directory: Path, folder: str) -> None:
         """Copy a folder's files to a folder of the run's artifacts."""
         self._client.log_artifacts(self.run_id, str(directory), folder)
@@ -67,7 +78,11 @@ class MLflowTracker:
         """Log the target model as an MLflow model that takes raw inputs; returns its URI."""
         predictor.save(directory)
         mlflow.set_tracking_uri(self._tracking.uri)
-        return str(self._client.patiently(lambda: log_target_model(predictor, directory, self.run_id)))
+        before = self._client.get_run(self.run_id).info
+        uri = str(self._client.patiently(lambda: log_target_model(predictor, directory, self.run_id)))
+        if before.end_time is not None:  # MLflow opens a finished run anew and ends it now
+            self._client.set_terminated(self.run_id, before.status, before.end_time)
+        return uri
 
     def register_model(self, model_uri: str, name: str, *, tags: Mapping[str, str]) -> str:
         """Register a logged model and give it the alias `best`; returns its URI, models:/NAME@best.
@@ -91,9 +106,9 @@ class MLflowTracker:
         """Delete the run (MLflow keeps deleted runs out of every list)."""
         self._client.delete_run(self.run_id)
 
-    def finish(self, status: str = "FINISHED") -> None:
-        """End the run."""
-        self._client.set_terminated(self.run_id, status)
+    def finish(self, status: str = "FINISHED", *, ended_at: float | None = None) -> None:
+        """End the run: now, or at some seconds since 1970."""
+        self._client.set_terminated(self.run_id, status, _milliseconds(ended_at))
 
 
 def open_experiment(tracking: TrackingConfig, name: str) -> str:
@@ -120,9 +135,18 @@ def open_experiment(tracking: TrackingConfig, name: str) -> str:
 
 
 def start_run(
-    experiment: Experiment, *, name: str, kind: str, tags: Mapping[str, str], parent_run_id: str | None = None
+    experiment: Experiment,
+    *,
+    name: str,
+    kind: str,
+    tags: Mapping[str, str],
+    parent_run_id: str | None = None,
+    started_at: float | None = None,
 ) -> MLflowTracker:
-    """Start a run with the flattened experiment as parameters; nested under `parent_run_id` if that is given."""
+    """Start a run with the flattened experiment as parameters; nested under `parent_run_id` if that is given.
+
+    It begins now, or where what it holds is over, at `started_at` (seconds since 1970).
+    """
     client = PatientClient(experiment.tracking.uri)
     found = client.get_experiment_by_name(experiment.name)
     assert found is not None, "open_experiment() comes first"
@@ -135,14 +159,16 @@ def start_run(
         **tags,
         **({"mlflow.parentRunId": parent_run_id} if parent_run_id else {}),
     }
-    run = _create_run_once(client, found.experiment_id, all_tags)
+    run = _create_run_once(client, found.experiment_id, all_tags, started_at)
     params = [Param(key, str(value)) for key, value in experiment.flattened().items()]
     for start in range(0, len(params), MAX_PARAMS):
         client.log_batch(run.info.run_id, params=params[start : start + MAX_PARAMS])
     return MLflowTracker(experiment.tracking, run.info.run_id)
 
 
-def _create_run_once(client: PatientClient, experiment_id: str, tags: Mapping[str, str]) -> Any:
+def _create_run_once(
+    client: PatientClient, experiment_id: str, tags: Mapping[str, str], started_at: float | None
+) -> Any:
     """Create a run; where the answer was lost with the server, the run that was made is found by its request's tag."""
     request = uuid.uuid4().hex
     attempts = 0
@@ -154,9 +180,13 @@ def _create_run_once(client: PatientClient, experiment_id: str, tags: Mapping[st
             made = client.plain.search_runs([experiment_id], f"tags.`uml.request` = '{request}'")
             if made:
                 return made[0]
-        return client.plain.create_run(experiment_id, tags={**tags, "uml.request": request})
+        return client.plain.create_run(experiment_id, _milliseconds(started_at), tags={**tags, "uml.request": request})
 
     return client.patiently(create)
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else int(1000 * seconds)
 
 
 def metric_name(name: str) -> str:
