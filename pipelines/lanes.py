@@ -68,7 +68,14 @@ def lanes_of(
 
 
 def check_resources(experiment: Experiment, space: Space) -> None:
-    """Raise InputError for trials that the cluster cannot hold, before the sweep is opened."""
+    """Raise InputError for trials that a sweep cannot run, or the cluster cannot hold, before the sweep is opened."""
+    train = experiment.train
+    for setting, given, default in (("sharding", train.sharding, "none"), ("min_workers", train.min_workers, None)):
+        if given != default:
+            raise InputError(
+                f"train.{setting} is {given}, which python -m pipelines.train alone has: a sweep's trials are whole "
+                f"models on a fixed number of workers; remove train.{setting}"
+            )
     on_workers = groups_on_workers(experiment, space)
     if not on_workers and not experiment.tune.gpus_per_trial:
         return
