@@ -93,9 +93,9 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._decay, self._step = decay, 0
-        self._whole_average = {name: value.clone() for name, value in model.state_dict().items()}
+        self._named_average = {name: value.clone() for name, value in model.state_dict().items()}
         self._weights = [local(value) for value in model.state_dict().values()]  # the model's own, updated in place
-        self._average = [local(value) for value in self._whole_average.values()]
+        self._average = [local(value) for value in self._named_average.values()]
         self._floating = [index for index, value in enumerate(self._weights) if value.is_floating_point()]
 
     @torch.no_grad()
@@ -123,7 +123,7 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, object]:
         """Return what a resumed run needs."""
-        return {"step": self._step, "average": dict(self._whole_average)}
+        return {"step": self._step, "average": dict(self._named_average)}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Continue from `state_dict()`."""
@@ -131,7 +131,7 @@ class WeightAverage:
         assert isinstance(step, int)
         assert isinstance(average, dict)
         self._step = step
-        for name, value in self._whole_average.items():
+        for name, value in self._named_average.items():
             value.copy_(sharded_like(average[name], value))
 
     @torch.no_grad()

@@ -50,12 +50,20 @@ def sharded_weights(whole: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> 
 
 
 def sharded_moments(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return an optimiser's whole state, with what is of a parameter's shape sharded as the parameter."""
+    """Return an optimiser's whole state, with what is of a parameter's shape sharded, and laid out, as the parameter.
+
+    The fused optimiser walks parameter and moments in the order of memory; what was sharded is never channels-last.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def as_parameter(value: Tensor, parameter: Tensor) -> Tensor:
+        if isinstance(parameter, DTensor) or value.stride() == parameter.stride():
+            return sharded_like(value, parameter)
+        return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value).detach()
 
     def of(parameter: Tensor, values: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            key: sharded_like(value, parameter) if getattr(value, "shape", None) == parameter.shape else value
+            key: as_parameter(value, parameter) if getattr(value, "shape", None) == parameter.shape else value
             for key, value in values.items()
         }
 

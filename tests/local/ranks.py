@@ -89,4 +89,5 @@ def _train(case: Case, rank: int) -> Left:
 def _held(tensors: list[Any]) -> int:
     """Return the bytes that this rank holds of some tensors, by the memory they stand on."""
     own = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
-    return sum(tensor.untyped_storage().nbytes() for tensor in own)
+    storages = {storage.data_ptr(): storage.nbytes() for tensor in own if len(storage := tensor.untyped_storage())}
+    return sum(storages.values())  # a block's gradients stand on one
