@@ -52,7 +52,8 @@ def variants_of(directory: Path) -> dict[str, Experiment]:
     resnet = {"source": "transformers", "name": "resnet", "weights": str(directory / "resnet")}
     return {
         **{name: experiment_of(directory, **changes, **SHARDED) for name, changes in VARIANTS.items()},
-        "freeze": experiment_of(directory, **frozen, **SHARDED),
+        "thaw": experiment_of(directory, **frozen, **SHARDED),
+        "thaw_whole": experiment_of(directory, **frozen, **{"train.workers": 2}),
         "bfloat16": experiment_of(directory, **SHARDED, **{"train.precision": "bfloat16"}),
         "batch_norm": experiment_of(directory, **SHARDED, **{"encoders.image": resnet}),
     }
@@ -93,7 +94,7 @@ def assert_weights(state: dict[str, Any], weights: dict[str, torch.Tensor], tole
         assert torch.allclose(state[name][compared], value[compared], rtol=tolerance, atol=tolerance), name
 
 
-@pytest.mark.parametrize("name", [*VARIANTS, "freeze"])
+@pytest.mark.parametrize("name", [*VARIANTS, "thaw", "thaw_whole"])
 def test_two_ranks_equal_one_worker_on_the_joined_batch(
     alone: dict[str, TrainingRun], ranks: list[dict[str, Left]], name: str
 ) -> None:

@@ -188,6 +188,7 @@ class Experiment(Settings):
     def _shards_have_holders(self) -> Self:
         needs = {
             "train.workers of at least 2, one a shard": self.train.workers > 1,
+            f"objective supervised, not {self.objective}": self.objective == "supervised",
             "model.backbone=finetune or partial: a head alone is small": self.model.backbone != "frozen",
         }
         for need, is_met in needs.items():
