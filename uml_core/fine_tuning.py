@@ -89,12 +89,15 @@ class FineTuningObjective:
         self._feed = EmbeddingFeed(experiment, data, replace(self._plan, loss_weight=others), place)
 
     def _shard(self) -> None:
+        frozen = set(map(id, self._frozen.parameters))
+        names = [name for name, parameter in self.model.named_parameters() if id(parameter) in frozen]
+        self._frozen = replace(self._frozen, parameters=())  # whole ones, which may now go
         modules = [self.model.backbone, *self.model.text_backbones.values()]
-        became = shard_encoders(modules, self._place, bfloat16=self._autocast is not contextlib.nullcontext)
+        shard_encoders(modules, self._place, bfloat16=self._autocast is not contextlib.nullcontext)
         for encoder in (self._encoder, *(text.encoder for text in self._texts.values())):
             encoder.take_from(str(self._place.device))
-        frozen = tuple(became[parameter] for parameter in self._frozen.parameters)
-        self._frozen = replace(self._frozen, parameters=frozen)
+        shards = dict(self.model.named_parameters())
+        self._frozen = replace(self._frozen, parameters=tuple(shards[name] for name in names))
 
     def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
         """Return a step's batch for some corpora; None where none of them has a sample in it."""
