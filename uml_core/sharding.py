@@ -65,7 +65,7 @@ def _return_what_is_freed() -> None:
     """Let the C library give buffers of 1 MiB and more back to the system as soon as they are freed.
 
     By default glibc keeps those of up to 32 MiB, which gathered blocks are: measured, a process with half of a ViT-B
-    came to hold more than one with all of it. Other C libraries do not know the setting.
+    came to hold as much as one with all of it. Other C libraries do not know the setting.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)

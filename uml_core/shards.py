@@ -33,6 +33,16 @@ def gathered(tree: Any) -> Any:
     return tree_map_only(DTensor, whole, tree)
 
 
+def whole_copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a copy of a model's weights on the CPU, shards made whole: those on rank 0 alone."""
+    copies = {}
+    for name, value in weights.items():
+        copy = gathered(value) if isinstance(value, DTensor) else value.detach().cpu().clone()
+        if copy is not None:
+            copies[name] = copy
+    return copies
+
+
 def sharded_like(whole: Tensor, like: Tensor) -> Tensor:
     """Return this rank's shard of a whole tensor where `like` is one; else the tensor as it is."""
     if not isinstance(like, DTensor) or isinstance(whole, DTensor):

@@ -30,7 +30,7 @@ from uml_core.gradients import Gradient, NonFiniteError, StepBatch, checked
 from uml_core.mixing import MixingPlan
 from uml_core.objective import Objective, Place
 from uml_core.optimisation import WeightAverage, build_optimizer, learning_rate, optimised, set_learning_rate
-from uml_core.shards import all_finite, clip_gradients, gathered, sharded_moments, sharded_weights
+from uml_core.shards import all_finite, clip_gradients, gathered, sharded_moments, sharded_weights, whole_copy
 from uml_core.solver import solver_step
 from uml_core.supervised import SupervisedObjective
 
@@ -280,9 +280,7 @@ class TrainingRun:
             accuracy, nll = self._agreed(*self.objective.validate())
             better = self.best is None or (accuracy, -nll) > (self.best.val_accuracy, -self.best.val_nll)
             if better:
-                weights = gathered(self.model.state_dict())
-                kept = {name: value.detach().cpu().clone() for name, value in weights.items() if value is not None}
-                self.best = BestModel(progress.step, accuracy, nll, kept)
+                self.best = BestModel(progress.step, accuracy, nll, whole_copy(self.model.state_dict()))
         progress.bad_evaluations = 0 if better else progress.bad_evaluations + 1
         samples_per_s = sum(progress.samples.values()) / progress.train_s if progress.train_s > 0 else 0.0
         cosines = self._gradient_cosines() if self.experiment.train.gradient_cosine else {}
