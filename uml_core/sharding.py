@@ -56,7 +56,8 @@ def shard_encoders(encoders: Sequence[nn.Module], place: Place, *, bfloat16: boo
         encoder.register_forward_hook(_as_its_own_tensor)  # before FSDP's own
         for block in (*blocks_of(encoder), encoder):
             for parameter in block.parameters():
-                parameter.data = parameter.data.contiguous()  # FSDP takes no channels-last weights; pictures stay so
+                if not isinstance(parameter, DTensor):  # FSDP takes no channels-last weights; pictures stay so
+                    parameter.data = parameter.data.contiguous()
             # Also the outermost: between steps, and after an evaluation, only shards are the model's parameters.
             fully_shard(block, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
 
@@ -87,7 +88,9 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
         return inner
     children = list(module.children())
     is_repeated = len(children) > 1 and len({type(child) for child in children}) == 1
-    return [child for child in children if next(child.parameters(), None) is not None] if is_repeated else []
+    if not is_repeated or isinstance(children[0], nn.ModuleList | nn.ModuleDict):  # which nobody calls
+        return []
+    return [child for child in children if next(child.parameters(), None) is not None]
 
 
 class ShardedGradient(AutogradGradient):
