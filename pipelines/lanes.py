@@ -19,7 +19,7 @@ from pipelines.stored import Tables
 from pipelines.trial_loop import train_trial
 from pipelines.trial_results import SweepFolder
 from tune_spaces.space import GroupName, Space, groups_of, product_of
-from uml_core.config import Experiment, TuneConfig
+from uml_core.config import Experiment, TrainConfig, TuneConfig
 from uml_core.errors import InputError
 
 # A Tune trial needs a reservation of its own. One of a byte of memory leaves every CPU, whole, to Train's workers.
@@ -68,7 +68,7 @@ def lanes_of(
 
 
 def check_resources(experiment: Experiment, space: Space) -> None:
-    """Raise InputError for trials that the cluster cannot hold, before the sweep is opened."""
+    """Raise InputError for trials that a sweep cannot run, or the cluster cannot hold, before the sweep is opened."""
     on_workers = groups_on_workers(experiment, space)
     if not on_workers and not experiment.tune.gpus_per_trial:
         return
@@ -81,6 +81,9 @@ def groups_on_workers(experiment: Experiment, space: Space) -> dict[GroupName, i
     """Return the groups that Ray Train trains, with the workers that their trials take at most.
 
     A group is of one lane as a whole: one that searches model.backbone has its frozen heads trained on workers too.
+
+    Raises:
+        InputError: a trial asks for shards, or for a number of workers that may change.
     """
     workers: dict[tuple[str, str], int] = {}
     found = {}
@@ -88,11 +91,22 @@ def groups_on_workers(experiment: Experiment, space: Space) -> dict[GroupName, i
         arm = (group.arm.name, group.label)
         if arm not in workers:  # the seed decides nothing here
             trials = [group.spec(experiment, point).experiment for point in product_of(space.grid_of(group.arm))]
+            for trial in trials:
+                _check_workers(trial.train)
             trains = any(trial.model.backbone != "frozen" and trial.train.workers > 1 for trial in trials)
             workers[arm] = max(trial.train.workers for trial in trials) if trains else 1
         if workers[arm] > 1:
             found[group.name] = workers[arm]
     return found
+
+
+def _check_workers(train: TrainConfig) -> None:
+    for setting, given, default in (("sharding", train.sharding, "none"), ("min_workers", train.min_workers, None)):
+        if given != default:
+            raise InputError(
+                f"train.{setting} is {given}, which python -m pipelines.train alone has: a sweep's trials are whole "
+                f"models on a fixed number of workers; remove train.{setting}"
+            )
 
 
 def trials_on_workers_at_once(

@@ -71,10 +71,12 @@ def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: s
     """Run Ray Train; returns the state of the last checkpoint. Raises InputError for what a worker found wrong."""
     settings = experiment.train
     use_gpu = num_gpus() > 0 if settings.use_gpu == "auto" else settings.use_gpu
-    if use_gpu and num_gpus() < settings.workers:
+    fewest, most = settings.min_workers or settings.workers, settings.workers
+    if use_gpu and num_gpus() < fewest:
+        setting = "workers" if settings.min_workers is None else "min_workers"
         raise InputError(
-            f"train.workers is {settings.workers} with train.use_gpu, but the cluster has {num_gpus()} GPUs; "
-            "lower train.workers or set train.use_gpu=false"
+            f"train.{setting} is {fewest} with train.use_gpu, but the cluster has {num_gpus()} GPUs; "
+            f"lower train.{setting} or set train.use_gpu=false"
         )
     _check_streaming(experiment, stored)
     with TrainingBar(run_id, f"train {run_kind(experiment)}", settings.max_steps):
@@ -87,7 +89,7 @@ def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: s
                 "started_at": psutil.Process().create_time(),
                 "run_dir": attempt.directory,
             },
-            scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=use_gpu),
+            scaling_config=ScalingConfig(num_workers=most if fewest == most else (fewest, most), use_gpu=use_gpu),
             run_config=RunConfig(
                 name=attempt.name,
                 storage_path=attempt.storage_path,

@@ -79,7 +79,7 @@ def _report_evaluations(run: TrainingRun, world_size: int, started_at: float) ->
     if run.progress.finished:  # and its process was killed before it was measured: Train may have lost its list
         _report_checkpoint({"points": []}, run.state_dict())
         return
-    points: list[MetricPoint] = []
+    points = [MetricPoint("perf/workers", world_size, run.progress.step)]  # may be another number after a loss
     first = run.progress.step == 0
     last_report = time.monotonic()
     for evaluation in run.evaluations():

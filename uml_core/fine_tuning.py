@@ -32,6 +32,7 @@ from uml_core.models.fine_tuned import FineTunedModel
 from uml_core.models.seeding import generator_of
 from uml_core.objective import Classifier, Features, Place
 from uml_core.pictures import PictureData, Pictures, TargetOrder, TrainPictures
+from uml_core.sharding import ShardedGradient, is_sharded, shard_encoders
 from uml_core.supervised import evaluate_head, head_classifier, head_features
 from uml_core.trained_text import TrainedText
 from uml_core.transfer import load_backbone, start_blocks, without_gradients
@@ -60,8 +61,10 @@ class FineTuningObjective:
     def __init__(self, experiment: Experiment, data: PictureData, place: Place) -> None:
         self._experiment, self._data, self._place = experiment, data, place
         self._plan, self._parts = MixingPlan.of(experiment), parts_of(experiment.train.accumulate)
-        self._encoder = target_encoder(experiment)
-        load_backbone(experiment, self._encoder, str(place.device))
+        self._encoder, self._is_sharded = target_encoder(experiment), is_sharded(experiment, place)
+        self._autocast = autocast_of(experiment.train.precision, place.device) or contextlib.nullcontext
+        load_on = "cpu" if self._is_sharded else str(place.device)  # no device need hold a sharded encoder
+        load_backbone(experiment, self._encoder, load_on)
         self._texts = {
             corpus: TrainedText(experiment, corpus, data.train[corpus], data.sentences[corpus])
             for corpus in experiment.model.trained_auxiliaries
@@ -69,10 +72,12 @@ class FineTuningObjective:
         }
         text_encoders = {corpus: text.encoder for corpus, text in self._texts.items()}
         for text_encoder in text_encoders.values():
-            text_encoder.load(device=str(place.device))
+            text_encoder.load(device=load_on)
         heads = build_model(experiment, data).to(place.device)
         self.model = FineTunedModel(experiment, self._encoder, heads, text_encoders)
         self._frozen = start_blocks(experiment, self.model.backbone)
+        if self._is_sharded:
+            self._shard()
         self._pictures = Pictures(data.raw, self._encoder, keep=data.keep, kept=data.kept)
         ranks = (place.rank, place.world_size)
         self._order = TargetOrder(self._plan, data.train[data.target].rows, experiment.seed, *ranks, self._parts)
@@ -82,6 +87,17 @@ class FineTuningObjective:
         raw = (data.target, *self._texts)
         others = {name: weight for name, weight in self._plan.loss_weight.items() if name not in raw}
         self._feed = EmbeddingFeed(experiment, data, replace(self._plan, loss_weight=others), place)
+
+    def _shard(self) -> None:
+        frozen = set(map(id, self._frozen.parameters))
+        names = [name for name, parameter in self.model.named_parameters() if id(parameter) in frozen]
+        self._frozen = replace(self._frozen, parameters=())  # whole ones, which may now go
+        modules = [self.model.backbone, *self.model.text_backbones.values()]
+        shard_encoders(modules, self._place, bfloat16=self._autocast is not contextlib.nullcontext)
+        for encoder in (self._encoder, *(text.encoder for text in self._texts.values())):
+            encoder.take_from(str(self._place.device))
+        shards = dict(self.model.named_parameters())
+        self._frozen = replace(self._frozen, parameters=tuple(shards[name] for name in names))
 
     def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
         """Return a step's batch for some corpora; None where none of them has a sample in it."""
@@ -150,12 +166,9 @@ class FineTuningObjective:
 
     def gradient(self) -> Gradient:
         """Return autograd's, under autocast where `train.precision` asks for bfloat16."""
-        return AutogradGradient(
-            self.model,
-            self._plan.loss_weights(0),
-            world_size=self._place.world_size,
-            autocast=autocast_of(self._experiment.train.precision, self._place.device) or contextlib.nullcontext,
-        )
+        kind = ShardedGradient if self._is_sharded else AutogradGradient
+        weights, world_size = self._plan.loss_weights(0), self._place.world_size
+        return kind(self.model, weights, world_size=world_size, autocast=self._autocast)
 
     def learning_rate_scales(self) -> dict[str, float]:
         """Return the factors on optim.lr of the encoder's parameters."""
@@ -222,15 +235,16 @@ class FineTuningObjective:
         embedding_ND = self._encoded(rows.rows, normalize=self._experiment.model.normalize)
         return evaluate_head(self.model.heads, self._data.target, embedding_ND, labels_N)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: what sharded blocks gather here, they gather into again in training
     def _encoded(self, rows: Rows, *, normalize: bool) -> Tensor:
         """Return the embeddings (N, D) of pictures as they are, in eval mode; the mode is restored."""
         encoded = []
-        with in_eval_mode(self.model):
+        # Sharded blocks compute in the arithmetic they are trained in; others are measured in float32.
+        with in_eval_mode(self.model), self._autocast() if self._is_sharded else contextlib.nullcontext():
             for start in range(0, len(rows), ENCODE_ROWS):
-                picture_BHW3 = self._pictures(rows[start : start + ENCODE_ROWS])
-                encoded.append(torch.from_numpy(self._encoder.encode(list(picture_BHW3))))
-        embedding_ND = torch.cat(encoded).to(self._place.device)
+                picture_B3HW = self._on_device(self._pictures(rows[start : start + ENCODE_ROWS]))
+                encoded.append(self.model.features(picture_B3HW.to(torch.float32)))
+        embedding_ND = torch.cat(encoded)
         return nn.functional.normalize(embedding_ND, dim=-1) if normalize else embedding_ND
 
 

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import get_total_norm
 
 from uml_core.errors import InputError
 from uml_core.losses import weighted_sum
+from uml_core.shards import gradient_norm
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -123,9 +123,9 @@ class AutogradGradient:
         if self._world_size > 1:
             torch.distributed.all_reduce(losses_K)
             losses_K /= self._world_size
-        norm: Tensor = get_total_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
-        *means, gradient_norm = torch.cat([losses_K, norm.view(1).to(losses_K)]).tolist()
-        return StepResult(dict(zip(corpora, means, strict=True)), math.isfinite(gradient_norm))
+        norm = gradient_norm(self._parameters)
+        *means, norm_value = torch.cat([losses_K, norm.view(1).to(losses_K)]).tolist()
+        return StepResult(dict(zip(corpora, means, strict=True)), math.isfinite(norm_value))
 
     def reweight(self, loss_weight: Mapping[str, float]) -> None:
         """Take other weights for the batches to come."""

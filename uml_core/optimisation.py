@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from uml_core.config import Experiment, OptimConfig
+from uml_core.shards import local, sharded_like
 
 SCALE = "lr_scale"  # of a parameter group: factor on the learning rate
 LBFGS_HISTORY, LBFGS_TOLERANCE, LBFGS_EVALUATIONS = 20, 1e-7, 26
@@ -39,15 +40,18 @@ def build_optimizer(
             tolerance_change=0.0,
             line_search_fn="strong_wolfe",
         )
-    groups: dict[tuple[float, float], list[Tensor]] = {(1.0, settings.weight_decay): [], (1.0, 0.0): []}
+    # Parameters with a rate of their own are apart also where it is 1: a group is all sharded, or all whole.
+    groups: dict[tuple[float, float, bool], list[Tensor]] = {}
+    for decay in (settings.weight_decay, 0.0):
+        groups[1.0, decay, False] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
-            groups.setdefault((scales.get(name, 1.0), decay), []).append(parameter)
+            groups.setdefault((scales.get(name, 1.0), decay, name in scales), []).append(parameter)
     return FusedAdamW(
         [
             {"params": parameters, "weight_decay": decay, SCALE: scale}
-            for (scale, decay), parameters in groups.items()
+            for (scale, decay, _), parameters in groups.items()
             if parameters
         ],
         lr=settings.lr,
@@ -132,14 +136,14 @@ class WeightAverage:
     """The exponential average of a model's weights: after every step, average ← d · average + (1 − d) · weights.
 
     At step s, d is at most (1 + s) / (10 + s), so that the random start is soon forgotten. Counters among the buffers
-    are taken as they are.
+    are taken as they are. Of a sharded model every rank averages its shards.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._decay, self._step = decay, 0
-        self._weights = list(model.state_dict().values())  # the model's own tensors, updated in place
-        self._names = list(model.state_dict())
-        self._average = [value.clone() for value in self._weights]
+        self._named_average = {name: value.clone() for name, value in model.state_dict().items()}
+        self._weights = [local(value) for value in model.state_dict().values()]  # the model's own, updated in place
+        self._average = [local(value) for value in self._named_average.values()]
         self._floating = [index for index, value in enumerate(self._weights) if value.is_floating_point()]
 
     @torch.no_grad()
@@ -167,7 +171,7 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, object]:
         """Return what a resumed run needs."""
-        return {"step": self._step, "average": dict(zip(self._names, self._average, strict=True))}
+        return {"step": self._step, "average": dict(self._named_average)}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Continue from `state_dict()`."""
@@ -175,8 +179,8 @@ class WeightAverage:
         assert isinstance(step, int)
         assert isinstance(average, dict)
         self._step = step
-        for name, value in zip(self._names, self._average, strict=True):
-            value.copy_(average[name])
+        for name, value in self._named_average.items():
+            value.copy_(sharded_like(average[name], value))
 
     @torch.no_grad()
     def _swap(self) -> None:

@@ -17,8 +17,8 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from uml_core.analysis.gradients import gradient_cosines
 from uml_core.config import Experiment
@@ -30,6 +30,7 @@ from uml_core.gradients import Gradient, NonFiniteError, StepBatch, checked
 from uml_core.mixing import MixingPlan
 from uml_core.objective import Objective, Place
 from uml_core.optimisation import WeightAverage, build_optimizer, learning_rate, optimised, set_learning_rate
+from uml_core.shards import all_finite, clip_gradients, gathered, sharded_moments, sharded_weights, whole_copy
 from uml_core.solver import solver_step
 from uml_core.supervised import SupervisedObjective
 
@@ -56,7 +57,7 @@ class BestModel:
     step: int
     val_accuracy: float
     val_nll: float
-    weights: dict[str, Tensor]
+    weights: dict[str, Tensor]  # whole; of a sharded run on rank 0 alone
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def train_step(
     """
     losses = checked(gradient(batch))
     if clip_norm is not None:
-        clip_grad_norm_(optimised(optimizer), clip_norm)
+        clip_gradients(optimised(optimizer), clip_norm)
     optimizer.step()
     return losses
 
@@ -117,9 +118,9 @@ class TrainingRun:
         world_size: int = 1,
     ) -> None:
         self.experiment, self.data = experiment, data
-        self._world_size = world_size
+        self._place = Place(torch.device(device), rank, world_size)
         self._plan = MixingPlan.of(experiment)
-        self.objective = build_objective(experiment, data, Place(torch.device(device), rank, world_size))
+        self.objective = build_objective(experiment, data, self._place)
         self.model: Any = self.objective.model
         decay = experiment.optim.ema_decay
         self._average = WeightAverage(self.model, decay) if decay else None
@@ -181,18 +182,21 @@ class TrainingRun:
         return evaluation
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything a resumed run needs; batches need nothing but the step."""
-        return {
+        """Return everything a resumed run needs, with any number of ranks; batches need nothing but the step.
+
+        Every rank calls it, and of a sharded run rank 0 alone gets the weights.
+        """
+        state = {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
-            **self.result_state(),
         }
+        return {**gathered(state), **self.result_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._load_weights(state["model"])
+        self._optimizer.load_state_dict(sharded_moments(state["optimizer"], self._optimizer))
         if self._average is not None:
             self._average.load_state_dict(state["average"])
         self.load_result(state)
@@ -210,8 +214,11 @@ class TrainingRun:
     def load_best(self) -> Any:
         """Put the best weights into the model and return it."""
         assert self.best is not None, "no evaluation yet"
-        self.model.load_state_dict(self.best.weights)
+        self._load_weights(self.best.weights)
         return self.model
+
+    def _load_weights(self, weights: dict[str, Tensor]) -> None:
+        self.model.load_state_dict(sharded_weights(weights, self.model.state_dict()))
 
     def _train(self, until: int, gradient: Gradient) -> Stretch:
         """Train up to a step."""
@@ -270,25 +277,32 @@ class TrainingRun:
         if self._last_update is not None and not self._weights_are_finite():  # such are never measured or saved
             raise self._named(*self._last_update)
         with contextlib.nullcontext() if self._average is None else self._average.in_place():
-            accuracy, nll = self.objective.validate()
+            accuracy, nll = self._agreed(*self.objective.validate())
             better = self.best is None or (accuracy, -nll) > (self.best.val_accuracy, -self.best.val_nll)
             if better:
-                weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-                self.best = BestModel(progress.step, accuracy, nll, weights)
+                self.best = BestModel(progress.step, accuracy, nll, whole_copy(self.model.state_dict()))
         progress.bad_evaluations = 0 if better else progress.bad_evaluations + 1
         samples_per_s = sum(progress.samples.values()) / progress.train_s if progress.train_s > 0 else 0.0
         cosines = self._gradient_cosines() if self.experiment.train.gradient_cosine else {}
         return Evaluation(progress.step, accuracy, nll, losses, samples_per_s, progress.data_wait_s, cosines)
 
-    @torch.no_grad()
+    def _agreed(self, accuracy: float, nll: float) -> tuple[float, float]:
+        """Return rank 0's validation: ranks that differ in rounding would not end the run at the same step."""
+        if self._place.world_size == 1:
+            return accuracy, nll
+        measured = torch.tensor([accuracy, nll], dtype=torch.float64, device=self._place.device)
+        torch.distributed.broadcast(measured, src=0)
+        accuracy, nll = measured.tolist()
+        return accuracy, nll
+
     def _weights_are_finite(self) -> bool:
-        return bool(torch.stack([parameter.sum() for parameter in self.model.parameters()]).isfinite().all())
+        return all_finite(self.model.parameters())
 
     def _gradient_cosines(self) -> dict[str, float]:
         """Compare the corpora's gradients on the batch that comes next, which these weights have not seen."""
         batch = self.objective.batch(self._progress.step, self._plan.corpora)
         assert isinstance(batch, Batch), "other objectives with train.gradient_cosine are refused with the experiment"
-        return gradient_cosines(self.model, batch, self.data.target, world_size=self._world_size)
+        return gradient_cosines(self.model, batch, self.data.target, world_size=self._place.world_size)
 
 
 def build_objective(experiment: Experiment, data: TrainingData | SequenceData, place: Place) -> Objective:

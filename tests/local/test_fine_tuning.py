@@ -189,7 +189,7 @@ def test_evaluation_is_in_eval_mode_and_restores_training(corpus: Path, monkeypa
     assert modes == [True] * 3 + [False], "three steps, and one batch of validation pictures"
     assert run.model.training
     assert run.model.backbone.training
-    monkeypatch.setattr(run.objective._encoder, "encode", lambda rows: 1 / 0)
+    monkeypatch.setattr(run.objective._encoder, "features", lambda pixels: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run.objective.validate()
     assert run.model.backbone.training, "also where an evaluation fails"

@@ -40,6 +40,14 @@ def test_a_group_that_searches_the_backbone_is_of_one_lane() -> None:
     assert set(groups_on_workers(experiment(), searched).values()) == {4}
 
 
+@pytest.mark.parametrize("changes", [{"train.sharding": "full"}, {"train.min_workers": 1}])
+def test_trials_in_shards_or_on_a_changing_number_of_workers_are_refused(changes: dict[str, Any]) -> None:
+    (setting,) = changes
+    space = space_of(Arm("uml", {**TUNED, **changes}))
+    with pytest.raises(InputError, match=rf"{setting} is \S+, which python -m pipelines.train alone has"):
+        groups_on_workers(experiment(train_workers=2), space)
+
+
 @pytest.mark.parametrize(
     ("workers", "cpus", "gpus", "gpus_per_trial", "expected"),
     [(2, 2, 0, 0, 1), (2, 5, 0, 0, 2), (4, 64, 8, 4, 2), (2, 64, 8, 4, 2), (2, 3, 8, 2, 1), (1, 7, 1, 0.25, 7)],

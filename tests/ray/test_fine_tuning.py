@@ -67,18 +67,22 @@ def test_streamed_pictures_train_the_kept_ones_model_and_its_encoder_is_what_is_
     assert "encoder.safetensors" in exported["files"]
 
 
-def test_two_workers_thaw_transferred_blocks_together_and_see_the_joined_batchs_losses(
+def test_two_sharded_workers_thaw_transferred_blocks_together_and_see_the_joined_batchs_losses(
     experiment: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save_text_model(tmp_path / "bert", "bert")
     transfer = {"source": str(tmp_path / "bert"), "freeze_steps": 2}
     changes = {"train.max_steps": 4, "train.eval_every": 1, "train.batch_size": 5, "model.transfer": transfer}
-    run_ids = [
-        train.run(experiment.override({**changes, "train.workers": workers})).results["run_id"] for workers in (1, 2)
-    ]
+    sharded = {"train.workers": 2, "train.sharding": "full"}
+    runs = [train.run(experiment.override({**changes, **more})).results for more in ({}, sharded)]
+    run_ids = [run["run_id"] for run in runs]
     one, two = (find_run(experiment.tracking, run_id).metrics for run_id in run_ids)
     for name in ("train/loss/pictures", "train/loss/names", "val/nll"):  # of the fourth step: three updates made it
         assert one[name] == pytest.approx(two[name], rel=5e-3), name
+    assert (one["perf/workers"], two["perf/workers"]) == (1, 2)
+    assert runs[0]["trained_parameters"] == runs[1]["trained_parameters"]
+    predictor = load_predictor(experiment.tracking.uri, runs[1]["model_uri"], tmp_path / "model")
+    assert predictor.encoder_weights.keys() == timm.create_model("test_vit", num_classes=0).state_dict().keys()
     assert "36 tensors of 3 blocks go from" in caplog.text
     table = Path(download(experiment.tracking.uri, f"runs:/{run_ids[0]}/transfer.md", tmp_path / "table")).read_text()
     assert table.count("| copied |") == 36

@@ -176,11 +176,24 @@ class Experiment(Settings):
             "an image encoder of source timm, transformers or package": encoder is None or encoder.source != "module",
             "an encoder without pooling=tokens": encoder is None or encoder.pooling != "tokens",
             "train.gradient_cosine=false": not self.train.gradient_cosine,
+            "train.batch_size of at least train.workers": self.train.batch_size >= self.train.workers,
             "shifted test sets as extra splits of the target, not role: shifted": not self.shifted_corpora,
         }
         for need, is_met in needs.items():
             if not is_met:
                 raise ValueError(f"model.backbone is {backbone}, which needs {need}; or set model.backbone=frozen")
+        return self
+
+    @model_validator(mode="after")
+    def _shards_have_holders(self) -> Self:
+        needs = {
+            "train.workers of at least 2, one a shard": self.train.workers > 1,
+            f"objective supervised, not {self.objective}": self.objective == "supervised",
+            "model.backbone=finetune or partial: a head alone is small": self.model.backbone != "frozen",
+        }
+        for need, is_met in needs.items():
+            if self.train.sharding != "none" and not is_met:
+                raise ValueError(f"train.sharding is {self.train.sharding}, which needs {need}; or set it to none")
         return self
 
     @model_validator(mode="after")

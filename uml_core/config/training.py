@@ -182,6 +182,10 @@ class TrainConfig(Settings):
     eval_every: PositiveCount = 100
     patience: PositiveCount = 10  # evaluations without a better validation result before stopping
     workers: PositiveCount = 1
+    # full: each worker keeps 1/workers of a trained encoder's weights, gradients and optimiser state (FSDP2).
+    sharding: Literal["none", "full"] = "none"
+    # Where fewer nodes are there: from so many workers on, the run goes on with what there is. None: it waits for all.
+    min_workers: PositiveCount | None = None
     use_gpu: Literal["auto"] | bool = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on a GPU, float32 on a CPU
     accumulate: PositiveCount = 1  # parts that a step's batch is computed in: less memory, the same update
@@ -190,6 +194,15 @@ class TrainConfig(Settings):
     report_every_s: Positive = 10.0  # metrics and checkpoints are reported by wall time: a report may block for 2 s
     keep_checkpoints: PositiveCount = 2  # the newest ones: a damaged one is passed over for the one before it
     twin: bool = False  # also train the matched unimodal baseline and print the difference
+
+    @model_validator(mode="after")
+    def _workers_are_at_least_min_workers(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(
+                f"train.min_workers is {self.min_workers} with train.workers {self.workers}; it says how few workers "
+                "the run may go on with: give at most train.workers"
+            )
+        return self
 
 
 class TuneConfig(Settings):

@@ -184,6 +184,10 @@ class TorchEncoder(Encoder):
         module: torch.nn.Module = getattr(self._model, "_orig_mod", self._model)
         return module
 
+    def take_from(self, device: str) -> None:
+        """Take inputs from a device that the module has been moved to."""
+        self._device = device
+
     def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
         """Load the weights; with `compile: true` the module is compiled at its first batch."""
         self._place(self._build_model(DTYPES[precision]), device, precision)

@@ -66,6 +66,11 @@ class PixelEncoder(TorchEncoder):
 
     def _place(self, module: torch.nn.Module, device: str, precision: str) -> None:
         super()._place(module, device, precision)  # in channels-last layout: 4 times faster on a CPU
+        self.take_from(device)
+
+    def take_from(self, device: str) -> None:
+        """Take pixels from a device that the module has been moved to."""
+        super().take_from(device)
         mean, std = self._mean_and_std
         self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)

@@ -63,8 +63,12 @@ class FineTunedModel(nn.Module):
 
     def encode(self, pixels_B3HW: Tensor) -> Tensor:
         """Return the target's embeddings (B, D) from pixels (B, 3, H, W) on the scale 0 to 255."""
-        features_BD = self._encoder.features(self._encoder.normalised(pixels_B3HW.clone())).float()
+        features_BD = self.features(pixels_B3HW)
         return functional.normalize(features_BD, dim=-1) if self._normalize else features_BD
+
+    def features(self, pixels_B3HW: Tensor) -> Tensor:
+        """Return the target's embeddings (B, D) as the encoder gives them, at any length."""
+        return self._encoder.features(self._encoder.normalised(pixels_B3HW.clone())).float()
 
     def train(self, mode: bool = True) -> FineTunedModel:
         """Set the mode; blocks without a trained parameter stay in eval mode, and keep their running statistics."""

@@ -1,0 +1,93 @@
+"""Two processes that train together over gloo, without Ray: what each of them does, and what it leaves behind.
+
+A module of its own, so that a process imports what it trains with and not the tests.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+import torch.multiprocessing
+from torch.distributed.tensor import DTensor
+
+from uml_core.errors import InputError
+from uml_core.training import TrainingRun
+
+NUM_RANKS = 2
+
+
+@dataclass
+class Case:
+    """A run for the ranks: its experiment and data, a state to go on from, and evaluations after which it stops."""
+
+    experiment: Any
+    data: Any
+    state: dict[str, Any] | None = None
+    evaluations: int | None = None
+
+
+@dataclass
+class Left:
+    """What a rank leaves of a case."""
+
+    evaluations: list[tuple[int, float, float, dict[str, float]]] = field(default_factory=list)
+    state: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    held: dict[str, int] = field(default_factory=dict)  # bytes of the encoder that this rank holds, by kind
+    whole: int = 0  # bytes of all the encoder's weights
+    trained: int = 0  # bytes of those that are trained
+
+
+def train_on_ranks(directory: Path, cases: dict[str, Case]) -> list[dict[str, Left]]:
+    """Train every case on two processes; returns what each rank left."""
+    directory.mkdir()
+    (directory / "cases.pkl").write_bytes(pickle.dumps(cases))
+    torch.multiprocessing.spawn(_rank, (directory,), nprocs=NUM_RANKS)
+    return [torch.load(directory / f"{rank}.pt", weights_only=False) for rank in range(NUM_RANKS)]
+
+
+def _rank(rank: int, directory: Path) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{directory}/meeting", rank=rank, world_size=NUM_RANKS)
+    cases: dict[str, Case] = pickle.loads((directory / "cases.pkl").read_bytes())
+    torch.save({name: _train(case, rank) for name, case in cases.items()}, directory / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def _train(case: Case, rank: int) -> Left:
+    run, left = TrainingRun(case.experiment, case.data, rank=rank, world_size=NUM_RANKS), Left()
+    if case.state is not None:
+        run.load_state_dict(case.state)
+    try:
+        for evaluation in run.evaluations():
+            left.evaluations.append((evaluation.step, evaluation.val_accuracy, evaluation.val_nll, evaluation.losses))
+            if len(left.evaluations) == case.evaluations:
+                break
+    except InputError as error:
+        left.error = str(error)
+        return left
+    left.state = copy.deepcopy(run.state_dict())
+    parameters = list(run.model.backbone.parameters())
+    left.whole = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    left.trained = sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    moments = [run._optimizer.state[parameter] for parameter in trained]
+    left.held = {
+        "weights": _held(parameters),
+        "gradients": _held([parameter.grad for parameter in trained if parameter.grad is not None]),
+        **{key: _held([moment[key] for moment in moments]) for key in ("exp_avg", "exp_avg_sq")},
+    }
+    return left
+
+
+def _held(tensors: list[Any]) -> int:
+    """Return the bytes that this rank holds of some tensors, by the memory they stand on."""
+    own = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    storages = {storage.data_ptr(): storage.nbytes() for tensor in own if len(storage := tensor.untyped_storage())}
+    return sum(storages.values())  # a block's gradients stand on one
