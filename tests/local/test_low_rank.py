@@ -1,4 +1,4 @@
-"""Low-rank adapters: nothing else of an encoder is trained or saved, and merged they are the model that was measured."""
+"""Low-rank adapters: nothing else of an encoder is trained or saved; merged, they are the model that was measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
