@@ -4,14 +4,18 @@ Both train timm's test_vit (0.3 million weights at 160 × 160 pixels, random) on
 crops and flips, batch 32. So small a model shows what feeding it costs; with a large one, both wait for the model.
 The bare loop decodes every picture anew at every epoch, with one DataLoader worker, as `pictures.keep=stream` does with
 one CPU beside the training worker; `pictures.keep=memory` decodes once. Auxiliary corpora are off on both sides.
+The last figures set `train.compile` beside training without it, in one process, with nothing compiled before.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.figures import Figure
 from pipelines import embed
+from pipelines.stored import read_training_data
 from uml_core.config import Experiment, parse_experiment
+from uml_core.training import TrainingRun
 
 CLASSES, PER_CLASS, SIDE, BATCH, STEPS, WARMUP, LOADERS = 4, 100, 256, 32, 60, 3, 1
 
@@ -102,6 +108,34 @@ def ours_samples_per_s(file: Path, keep: str) -> float:
     return float(json.loads(output.splitlines()[-1])["samples_per_s"])
 
 
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of the first step, and steps per second after it; evaluations are in neither."""
+
+    first_step_s: float
+    steps_per_s: float
+
+
+def pace_of(experiment: Experiment) -> Pace:
+    """Train in this process, on pictures kept in memory."""
+    run = TrainingRun(experiment.override({"train.eval_every": 1}), read_training_data(experiment).data)
+    seconds = [run.progress.train_s for _ in run.evaluations()]  # at every step, so far
+    started, ended = seconds[WARMUP - 1], seconds[-1]
+    return Pace(seconds[0], (len(seconds) - WARMUP) / (ended - started))
+
+
+def compiled_figures(experiment: Experiment, backbone: str) -> list[Figure]:
+    """Measure a backbone's training with train.compile and without."""
+    plain = experiment.override({"model.backbone": backbone, "train.patience": STEPS})
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # else the second measurement of a machine finds its code
+        bare, ours = pace_of(plain), pace_of(plain.override({"train.compile": True}))
+    return [
+        Figure(f"{backbone}: steps/s, compiled against not", ours.steps_per_s, bare.steps_per_s, digits=1),
+        Figure(f"{backbone}: s of the first step, compiled against not", ours.first_step_s, bare.first_step_s, 1),
+    ]
+
+
 def measure(directory: Path) -> list[Figure]:
     """Measure bare, ours kept, ours streamed, bare: the machine's drift falls on both sides."""
     experiment = write_pictures(directory)
@@ -114,4 +148,6 @@ def measure(directory: Path) -> list[Figure]:
     return [
         Figure("finetune: samples/s, pictures kept in memory", kept, bare),
         Figure("finetune: samples/s, pictures streamed by Ray Data", streamed, bare),
+        *compiled_figures(experiment, "finetune"),
+        *compiled_figures(experiment, "lora"),
     ]

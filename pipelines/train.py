@@ -5,6 +5,7 @@ In: an embedded experiment. Out: an MLflow run with metrics, weights and the tar
     python -m pipelines.train examples/demo.yaml
     python -m pipelines.train examples/demo.yaml train.twin=true      # the matched unimodal baseline beside it
     python -m pipelines.train examples/demo.yaml model.backbone=finetune train.max_steps=200    # the image encoder too
+    python -m pipelines.train examples/demo.yaml model.backbone=lora train.max_steps=200        # adapters in it alone
 
 A killed run, started again with the same line, goes on from its last checkpoint; a finished one starts a new run.
 `pipelines.train_fit` runs Ray Train, `pipelines.train_loop` is what its workers run.
@@ -73,7 +74,8 @@ def describe(experiment: Experiment, outcome: RunOutcome) -> str:
     test = "no test split" if outcome.test_accuracy is None else f"test {100 * outcome.test_accuracy:.1f} %"
     return (
         f"{run_kind(experiment):<9} val {100 * outcome.val_accuracy:.1f} %, {test}, best at step {outcome.best_step} "
-        f"of {outcome.steps}; {outcome.steps_per_s:.0f} steps/s; MLflow run {outcome.run_id}"
+        f"of {outcome.steps}; {outcome.trained_parameters:,} of {outcome.parameters:,} parameters trained; "
+        f"{outcome.steps_per_s:.0f} steps/s; MLflow run {outcome.run_id}"
     )
 
 

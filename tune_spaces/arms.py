@@ -10,8 +10,10 @@ from uml_core.config import Experiment
 FROZEN: dict[str, Any] = {
     "model.backbone": "frozen",
     "model.trained_blocks": None,
+    "model.lora": {},
     "model.trained_auxiliaries": [],
     "model.drop_path": 0.0,
+    "train.compile": False,
 }
 
 

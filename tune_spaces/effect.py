@@ -13,8 +13,10 @@ from uml_core.config import Experiment
 from uml_core.errors import InputError
 
 NOT_TRAINED_ON = ("name", "store", "tracking", "encoders", "embed", "tune")
-WITH_A_TRAINED_BACKBONE = ("backbone_lr", "layer_decay")  # of optim, and the section pictures
-NOT_TRAINED_ON_IN_TRAIN = ("workers", "use_gpu", "report_every_s", "twin", "gradient_cosine")
+# Of optim: what a backbone does not use. One that is frozen does not use the section pictures either.
+UNUSED_RATES = {"frozen": ("backbone_lr", "lora_lr", "layer_decay"), "lora": ("backbone_lr",)}
+WITHOUT_ADAPTERS = ("lora_lr",)
+NOT_TRAINED_ON_IN_TRAIN = ("workers", "use_gpu", "report_every_s", "twin", "gradient_cosine", "compile")
 
 
 def trained_settings(experiment: Experiment) -> dict[str, Any]:
@@ -33,10 +35,10 @@ def trained_settings(experiment: Experiment) -> dict[str, Any]:
     trained = [name for name in experiment.model.trained_auxiliaries if name in active]
     settings["model"] = {**tree["model"], "trained_auxiliaries": trained}
     settings["train"] = {key: value for key, value in tree["train"].items() if key not in NOT_TRAINED_ON_IN_TRAIN}
-    optim = dict(tree["optim"])
+    unused = UNUSED_RATES.get(experiment.model.backbone, WITHOUT_ADAPTERS)
+    optim = {key: value for key, value in tree["optim"].items() if key not in unused}
     if experiment.model.backbone == "frozen":
         settings.pop("pictures")
-        optim = {key: value for key, value in optim.items() if key not in WITH_A_TRAINED_BACKBONE}
     if not optim["warmup_steps"]:
         optim.pop("warmup_lr")
     settings["optim"] = optim

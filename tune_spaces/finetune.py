@@ -1,8 +1,9 @@
 """Does unpaired data still help when the target's encoder is trained as well?
 
 The arms of a verdict are fine-tuned: the baseline, the method, and its control with shuffled labels, beside a plain
-linear probe on the frozen encoder. Two pairs more show what training the encoder does to the gain: frozen_* leaves it
-as it is, partial_* trains its last blocks (model.trained_blocks, else 2). Where a text encoder can be trained too, arm
+linear probe on the frozen encoder. Three pairs more show what training the encoder does to the gain: frozen_* leaves it
+as it is, partial_* trains its last blocks (model.trained_blocks, else 2), lora_* trains low-rank adapters in its blocks
+(model.lora, at the rate optim.lora_lr). Where a text encoder can be trained too, arm
 *_trained_text does so; the paper finds it better frozen (PAPER.md section 2). Steps, target batches, search budget and
 seeds are the same in every arm. Frozen arms see no crops or flips: they train on stored embeddings.
 """
@@ -22,15 +23,20 @@ TRAINED_BLOCKS = 2
 def build(experiment: Experiment) -> Space:
     """Return the arms for an experiment; whatever its model.backbone is. InputError where it cannot be trained."""
     related, suffix = related_auxiliaries(experiment), headline_suffix(experiment)
-    model = {"model.backbone": "finetune", "model.trained_blocks": None, "model.trained_auxiliaries": []}
+    model: dict[str, Any] = {
+        **{"model.backbone": "finetune", "model.trained_blocks": None, "model.lora": {}},
+        "model.trained_auxiliaries": [],
+    }
     blocks = experiment.model.trained_blocks or TRAINED_BLOCKS
     partial = {**model, "model.backbone": "partial", "model.trained_blocks": blocks}
+    adapters = experiment.model.lora.model_dump(mode="json")
+    lora = {**model, "model.backbone": "lora", "model.lora": adapters}
     arms = standard_arms(experiment)
     headline = f"uml{suffix}"
     initialised = ("unimodal_init",) if suffix else ()
     deciding = ("unimodal", *initialised, headline, f"shuffled{suffix}")
     chosen = [arms["linear_probe"], *(_with(arms[name], name, model) for name in deciding)]
-    for prefix, backbone in (("frozen", FROZEN), ("partial", partial)):
+    for prefix, backbone in (("frozen", FROZEN), ("partial", partial), ("lora", lora)):
         chosen += [_with(arms[name], f"{prefix}_{name}", backbone) for name in ("unimodal", headline)]
     texts = trainable_texts(experiment, related)
     if texts:

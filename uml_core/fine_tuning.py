@@ -198,7 +198,7 @@ class FineTuningObjective:
         """Return the target's path: the trained encoder's weights, and the rest folded into one matrix."""
         from uml_core.serving import TargetPredictor
 
-        classes, weights = self._data.classes, self.model.backbone.state_dict()
+        classes, weights = self._data.classes, self.model.encoder_weights()
         folded = TargetPredictor.of(self._experiment, self.model.heads, classes, precision=precision)
         return replace(folded, encoder_weights={name: value.cpu().contiguous() for name, value in weights.items()})
 

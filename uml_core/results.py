@@ -32,6 +32,7 @@ class RunOutcome:
     target_samples: int
     observed_ratio: dict[str, float]
     trained_parameters: int
+    parameters: int  # of the same modules, frozen ones too
     train_rows: dict[str, int]  # of each corpus, after shots
     classes: int
     model_uri: str = ""
@@ -50,6 +51,7 @@ class RunOutcome:
             "perf/train_s": self.train_s,
             "perf/steps": self.steps,
             "model/trained_parameters": self.trained_parameters,
+            "model/parameters": self.parameters,
         }
         return [MetricPoint(name, float(value), self.steps) for name, value in values.items() if value is not None]
 
@@ -88,6 +90,7 @@ def measure_outcome(
         target_samples=progress.samples[data.target],
         observed_ratio={corpus: run.observed_ratio(corpus) for corpus in data.train if corpus != data.target},
         trained_parameters=trained_parameters(run),
+        parameters=sum(parameter.numel() for parameter in target_parameters(run)),
         train_rows={corpus: len(rows) for corpus, rows in data.train.items()},
         classes=len(data.classes),
     )
@@ -95,9 +98,12 @@ def measure_outcome(
 
 def trained_parameters(run: TrainingRun) -> int:
     """Return the number of parameters on the target's path: what a matched baseline must have as well."""
-    modules = run.objective.target_path()
-    trained = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
-    return sum(parameter.numel() for parameter in trained)
+    return sum(parameter.numel() for parameter in target_parameters(run) if parameter.requires_grad)
+
+
+def target_parameters(run: TrainingRun) -> list[nn.Parameter]:
+    """Return the parameters on the target's path, trained or not; a frozen encoder before the store is not in it."""
+    return [parameter for module in run.objective.target_path() for parameter in module.parameters()]
 
 
 def evaluation_points(run: TrainingRun, evaluation: Evaluation) -> list[MetricPoint]:
@@ -112,6 +118,7 @@ def evaluation_points(run: TrainingRun, evaluation: Evaluation) -> list[MetricPo
         "mixing/target_samples": run.progress.samples[run.data.target],
         "perf/samples_per_s": evaluation.samples_per_s,
         "perf/data_wait_s": evaluation.data_wait_s,
+        **({"perf/compiled": float(run.model.is_compiled)} if run.experiment.train.compile else {}),
     }
     return [MetricPoint(name, value, evaluation.step) for name, value in values.items()]
 

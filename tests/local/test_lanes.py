@@ -25,10 +25,10 @@ def test_frozen_arms_and_single_workers_stay_in_tunes_processes() -> None:
     found = groups_on_workers(two, load_space("finetune", two))
     assert {arm for arm, _, _ in found} == {
         *("unimodal", "unimodal_init", "uml_init", "shuffled_init", "partial_unimodal", "partial_uml_init"),
-        "uml_init_trained_text",
+        *("lora_unimodal", "lora_uml_init", "uml_init_trained_text"),
     }
     assert set(found.values()) == {2}
-    assert len(found) == 7 * 3, "seeds of an arm go together"
+    assert len(found) == 9 * 3, "seeds of an arm go together"
     one = experiment(train_workers=1)
     assert groups_on_workers(one, load_space("finetune", one)) == {}
 

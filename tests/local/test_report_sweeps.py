@@ -258,11 +258,18 @@ def inspected(page: Path, directory: Path) -> dict[str, object]:
 def test_what_training_the_encoder_does_to_the_gain_has_a_table() -> None:
     arms = {"linear_probe": 0.6, "unimodal": 0.66, "uml_init": 0.73, "shuffled_init": 0.65, "unimodal_init": 0.67}
     arms |= {"frozen_unimodal": 0.60, "frozen_uml_init": 0.70, "partial_unimodal": 0.64, "partial_uml_init": 0.68}
+    arms |= {"lora_unimodal": 0.65, "lora_uml_init": 0.70}
     records = sweep_records({**arms, "uml_init_trained_text": 0.71}, parent=parent_record("finetune"))
     sweep = collect_sweep(records, records[0])
     rows = {row.trained: row for row in backbone_rows(sweep)}
-    assert list(rows) == ["nothing", "its last blocks", "all of it", "text encoder too, against frozen"]
-    for trained, gain in zip(rows, (0.10, 0.04, 0.07, -0.02), strict=True):
+    assert list(rows) == [
+        "nothing",
+        "its last blocks",
+        "low-rank adapters in it",
+        "all of it",
+        "text encoder too, against frozen",
+    ]
+    for trained, gain in zip(rows, (0.10, 0.04, 0.05, 0.07, -0.02), strict=True):
         assert rows[trained].difference.mean == pytest.approx(gain, abs=0.005)
     assert rows["nothing"].against == "frozen_unimodal"
     assert verdict_of(sweep).kind == "gain"

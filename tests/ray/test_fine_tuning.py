@@ -93,3 +93,26 @@ def test_blocks_that_do_not_fit_begin_no_run(experiment: Experiment) -> None:
         InputError, match=r"'minilm_l6' \(bert\) has width 384, .* and encoders.image 'test_vit' has width 64"
     ):
         train.run(experiment.override({"model.transfer": {"source": "minilm_l6"}}))
+
+
+def test_two_workers_train_one_workers_adapters_and_predict_and_evaluate_use_them(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    uri = experiment.tracking.uri
+    changes = {"train.max_steps": 4, "train.eval_every": 1, "train.batch_size": 5, "optim.lora_lr": 5e-3}
+    adapted = experiment.override({**changes, "model.backbone": "lora"})
+    one, two = (train.run(adapted.override({"train.workers": workers})).results for workers in (1, 2))
+    metrics = [find_run(experiment.tracking, run["run_id"]).metrics for run in (one, two)]
+    for name in ("train/loss/pictures", "train/loss/names", "val/nll"):
+        assert metrics[0][name] == pytest.approx(metrics[1][name], rel=5e-3), name
+    assert metrics[0]["model/trained_parameters"] < metrics[0]["model/parameters"] / 2
+    weights = load_file(download(uri, f"runs:/{two['run_id']}/weights/model.safetensors", tmp_path / "weights"))
+    assert {name.partition(".")[0] for name in weights if ".lora_" not in name} == {"heads"}
+
+    evaluated = evaluate.run(adapted, two["run_id"]).results
+    assert evaluated["test/accuracy"] == pytest.approx(two["test_accuracy"])
+    pictures = Path(str(experiment.corpora["pictures"].path)) / "test"
+    predict.run(two["model_uri"], str(pictures), str(tmp_path / "out.parquet"), uri)
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    accuracy = np.mean([row["id"].split("/")[0] == row["prediction"] for row in rows])
+    assert accuracy == pytest.approx(two["test_accuracy"])

@@ -17,6 +17,7 @@ from tune_spaces import Arm, Space, load_space, trials_of
 from tune_spaces.effect import trained_settings
 from tune_spaces.space import available_spaces, points_per_group
 from uml_core.config import Experiment, parse_experiment
+from uml_core.config.training import LowRankConfig
 from uml_core.corpora.training_data import build_training_data
 from uml_core.errors import InputError
 
@@ -303,16 +304,24 @@ def test_finetune_compares_frozen_partial_and_full_with_and_without_the_data() -
         **trained,
         **{f"frozen_{name}": ("frozen", None) for name in ("unimodal", "uml_init")},
         **{f"partial_{name}": ("partial", 2) for name in ("unimodal", "uml_init")},
+        **{f"lora_{name}": ("lora", None) for name in ("unimodal", "uml_init")},
         "uml_init_trained_text": ("finetune", None),
     }
     assert specs["uml_init_trained_text"].model.trained_auxiliaries == ("names", "templates")
     assert {trial.model.trained_auxiliaries for name, trial in specs.items() if "text" not in name} == {()}
-    for pair in ("frozen", "partial"):
+    for pair in ("frozen", "partial", "lora"):
         weights = [specs[f"{pair}_{name}"].loss_weight("names") for name in ("unimodal", "uml_init")]
         assert weights == [0.0, 1.0]
     own = experiment(**{"model_backbone": "partial", "model_trained_blocks": 5})
     blocks = {spec.experiment.model.trained_blocks for spec in trials_of(load_space("finetune", own), own)}
     assert blocks == {None, 5}
+    own = experiment(model_backbone="lora", model_lora={"rank": 3}, train_compile=True)
+    ranks = {
+        (spec.arm.split("_")[0], spec.experiment.model.lora.rank)
+        for spec in trials_of(load_space("finetune", own), own)
+    }
+    assert {rank for arm, rank in ranks if arm == "lora"} == {3}
+    assert {rank for arm, rank in ranks if arm != "lora"} == {LowRankConfig().rank}, "that of no adapters"
     sounds_only = experiment().override(only("sounds"))
     assert "uml_init_trained_text" not in arms_of("finetune", sounds_only)
     sounds = experiment().override({"target": "sounds", "mixing.loss_weight": {"other": 0}})
@@ -328,3 +337,24 @@ def test_probe_and_zero_shot_leave_a_trained_encoder_frozen_in_every_space() -> 
     frozen, slower = experiment(), experiment(optim_backbone_lr=1e-6, pictures_augment=False)
     assert trained_settings(frozen) == trained_settings(slower), "of a frozen encoder nothing of it counts"
     assert trained_settings(tuned) != trained_settings(tuned.override({"optim.backbone_lr": 1e-6}))
+
+
+def test_a_space_searches_the_rank_and_rates_that_a_backbone_does_not_use_count_for_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "ranks.py"
+    file.write_text(
+        '"""Which rank?"""\n'
+        "from tune_spaces import Arm, Space\n"
+        "def build(experiment):\n"
+        '    arms = (Arm("unimodal", {"mixing.loss_weight.names": 0}), Arm("uml"))\n'
+        '    return Space("Which rank?", arms, "unimodal", "uml", (0,), grid={"model.lora.rank": (2, 8)})\n',
+        encoding="utf-8",
+    )
+    adapted = experiment(model_backbone="lora")
+    ranks = {(spec.arm, spec.experiment.model.lora.rank) for spec in trials_of(load_space(str(file), adapted), adapted)}
+    assert ranks == {(arm, rank) for arm in ("unimodal", "uml") for rank in (2, 8)}
+    assert adapted.model.lora.scale == adapted.override({"model.lora.rank": 2}).model.lora.scale == 2
+    assert adapted.override({"model.lora.alpha": 4}).model.lora.scale == 0.5
+    for backbone, unused, used in (("lora", "backbone_lr", "lora_lr"), ("finetune", "lora_lr", "backbone_lr")):
+        one = experiment(model_backbone=backbone)
+        assert trained_settings(one) == trained_settings(one.override({f"optim.{unused}": 1e-6}))
+        assert trained_settings(one) != trained_settings(one.override({f"optim.{used}": 1e-6}))

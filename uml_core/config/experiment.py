@@ -35,6 +35,7 @@ from uml_core.config.training import (
     DataConfig,
     FeedConfig,
     LossWeightSchedule,
+    LowRankConfig,
     MixingConfig,
     ModelConfig,
     OptimConfig,
@@ -160,7 +161,17 @@ class Experiment(Settings):
                 f"model.trained_blocks is {blocks} with model.backbone {backbone}; it says how many of the last blocks "
                 "model.backbone=partial trains: set both or neither"
             )
+        if backbone != "lora" and self.model.lora != LowRankConfig():
+            raise ValueError(
+                f"model.lora is set with model.backbone {backbone}; it says which adapters model.backbone=lora trains: "
+                "set that, or remove model.lora"
+            )
         if backbone == "frozen":
+            if self.train.compile:
+                raise ValueError(
+                    "train.compile is true with model.backbone frozen, where no encoder is trained; set "
+                    "model.backbone=finetune, or remove it (encoders.image.compile compiles a frozen one for embed)"
+                )
             for setting in ("trained_auxiliaries", "drop_path"):
                 if value := getattr(self.model, setting):
                     raise ValueError(

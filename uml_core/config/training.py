@@ -25,16 +25,36 @@ class TransferConfig(Settings):
     control: Literal["none", "shuffled", "scratch"] = "none"
 
 
+class LowRankConfig(Settings):
+    """Low-rank adapters beside an encoder's layers (LoRA, arXiv 2106.09685): y = W x + alpha / rank · B (A x).
+
+    W stays as it was loaded; A and B are trained, on `optim.lora_lr`. B starts at 0.
+    """
+
+    rank: PositiveCount = 8
+    alpha: Positive | None = None  # None: twice the rank, so that a search over ranks leaves the factor alone
+    dropout: Fraction01 = 0.0  # of what an adapter reads
+    # Names of layers, or the ends of them: [qkv, proj]. None: every linear layer and every pointwise (1 × 1)
+    # convolution in the encoder's blocks.
+    targets: tuple[str, ...] | None = None
+
+    @property
+    def scale(self) -> float:
+        """The factor alpha / rank on what the adapters add."""
+        return 2.0 if self.alpha is None else self.alpha / self.rank
+
+
 class ModelConfig(Settings):
     """The shared-weight model: projections into one width, one head for all corpora.
 
     `backbone` finetune trains the target's image encoder with the head, from its pictures; partial its last
-    `trained_blocks` blocks.
+    `trained_blocks` blocks; lora low-rank adapters in its blocks, as `lora` says.
     """
 
-    backbone: Literal["frozen", "finetune", "partial"] = "frozen"
+    backbone: Literal["frozen", "finetune", "partial", "lora"] = "frozen"
     trained_blocks: PositiveCount | None = None  # backbone partial: how many of the last blocks are trained
-    # Text corpora whose encoder is trained beside the target's, its last `trained_blocks` blocks with backbone partial.
+    lora: LowRankConfig = LowRankConfig()  # backbone lora
+    # Text corpora whose encoder is trained beside the target's: as much of it as `backbone` says of the target's.
     trained_auxiliaries: tuple[str, ...] = ()
     # Of a trained encoder's residual branches: the share of samples that skip the last one, rising from 0 at the first.
     drop_path: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
@@ -149,7 +169,8 @@ class OptimConfig(Settings):
     warmup_lr: NonNegative = 1e-5
     clip_norm: Positive | None = None  # gradients whose norm over all parameters is larger are scaled down to it
     backbone_lr: Positive = 5e-5  # of a trained encoder, on the schedule of lr
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # factor on backbone_lr with every block towards the input
+    lora_lr: Positive = 5e-4  # of its adapters, with model.backbone lora: they take about ten times the encoder's rate
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # factor on these two with every block towards the input
     # Above 0, an exponential average of the weights is what is evaluated, selected, logged and exported.
     ema_decay: Fraction01 = 0.0
 
@@ -190,6 +211,9 @@ class TrainConfig(Settings):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on a GPU, float32 on a CPU
     accumulate: PositiveCount = 1  # parts that a step's batch is computed in: less memory, the same update
     label_smoothing: Fraction01 = 0.0  # share of a label spread over all classes, of every corpus
+    # The target's encoder, where it is trained, compiled by torch.compile for the steps: longer to the first step, then
+    # faster. Evaluations run it as it is. Where it cannot be compiled, a warning says so and training goes on without.
+    compile: bool = False
     gradient_cosine: bool = False  # at every evaluation, the angle between corpora's gradients on the shared head
     report_every_s: Positive = 10.0  # metrics and checkpoints are reported by wall time: a report may block for 2 s
     keep_checkpoints: PositiveCount = 2  # the newest ones: a damaged one is passed over for the one before it

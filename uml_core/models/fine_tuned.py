@@ -16,6 +16,7 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn import functional
 
+from uml_core.compiling import Compiled
 from uml_core.config import Experiment
 from uml_core.encoders.image import PixelEncoder
 from uml_core.encoders.text import TransformersTextEncoder
@@ -27,7 +28,10 @@ BACKBONE, TEXTS = "backbone.", "text_backbones."  # how the encoders' weights ar
 
 
 class FineTunedModel(nn.Module):
-    """Encoders with loaded weights, and the shared head. Blocks that are not trained stay in eval mode."""
+    """Encoders with loaded weights, and the shared head. Blocks that are not trained stay in eval mode.
+
+    With adapters (model.backbone lora) the state holds these and the head: weights that stay as loaded are not in it.
+    """
 
     def __init__(
         self,
@@ -39,15 +43,24 @@ class FineTunedModel(nn.Module):
         super().__init__()
         self._encoder, self._target, self._normalize = encoder, experiment.target, experiment.model.normalize
         self._text_encoders = dict(text_encoders)
+        self.has_adapters = experiment.model.backbone == "lora"
+        if self.has_adapters:
+            from uml_core.models.low_rank import add_adapters  # peft takes a second
+
+            add_adapters(experiment, {experiment.target: encoder, **text_encoders})
         self.backbone, self.heads = encoder.module, heads
         self.text_backbones = nn.ModuleDict({corpus: text.module for corpus, text in text_encoders.items()})
         self.depths = block_depths(self.backbone)
         self.text_depths = {corpus: block_depths(module) for corpus, module in self.text_backbones.items()}
-        set_trained(self.backbone, self.depths, experiment)
-        for corpus, module in self.text_backbones.items():
-            set_trained(module, self.text_depths[corpus], experiment)
+        if self.has_adapters:
+            self._leave_out_loaded_weights()
+        else:
+            set_trained(self.backbone, self.depths, experiment)
+            for corpus, module in self.text_backbones.items():
+                set_trained(module, self.text_depths[corpus], experiment)
         if experiment.model.drop_path:
             set_drop_path(self.backbone, experiment.model.drop_path)
+        self._compiled = Compiled(encoder.features) if experiment.train.compile else None
 
     def forward(self, batches: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the logits (B, C) of each corpus: of embeddings (B, D), pixels (B, 3, H, W) or tokens (2, B, T)."""
@@ -68,26 +81,51 @@ class FineTunedModel(nn.Module):
 
     def features(self, pixels_B3HW: Tensor) -> Tensor:
         """Return the target's embeddings (B, D) as the encoder gives them, at any length."""
-        return self._encoder.features(self._encoder.normalised(pixels_B3HW.clone())).float()
+        # What is measured, exported and served is the encoder as it is: only steps are compiled.
+        features = self._compiled if self._compiled is not None and self.training else self._encoder.features
+        return features(self._encoder.normalised(pixels_B3HW.clone())).float()
 
     def train(self, mode: bool = True) -> FineTunedModel:
         """Set the mode; blocks without a trained parameter stay in eval mode, and keep their running statistics."""
         super().train(mode)
         for module in (*self.backbone.modules(), *self.text_backbones.modules()):
             parameters = list(module.parameters())
-            if parameters and not any(parameter.requires_grad for parameter in parameters):
+            # A state with adapters alone holds no running statistics: these stay as loaded, whatever else there is.
+            has_state = bool(parameters) or (self.has_adapters and next(module.buffers(), None) is not None)
+            if has_state and not any(parameter.requires_grad for parameter in parameters):
                 module.eval()
         return self
 
     def learning_rate_scales(self, experiment: Experiment) -> dict[str, float]:
-        """Return the factor on optim.lr of encoders' parameters: backbone_lr / lr · layer_decay ^ blocks above."""
+        """Return the factor on optim.lr of encoders' parameters: their rate / lr · layer_decay ^ blocks above."""
         optim = experiment.optim
+        rate = optim.lora_lr if self.has_adapters else optim.backbone_lr
         named = {BACKBONE: self.depths, **{f"{TEXTS}{name}.": depths for name, depths in self.text_depths.items()}}
         return {
-            prefix + name: optim.backbone_lr / optim.lr * optim.layer_decay ** (max(depths.values()) - depth)
+            prefix + name: rate / optim.lr * optim.layer_decay ** (max(depths.values()) - depth)
             for prefix, depths in named.items()
             for name, depth in depths.items()
         }
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether steps run the encoder compiled; False, too, where that has failed."""
+        return self._compiled is not None and self._compiled.is_compiled
+
+    def encoder_weights(self) -> dict[str, Tensor]:
+        """Return the weights of the target's encoder under its own names, adapters merged into them."""
+        if not self.has_adapters:
+            return self.backbone.state_dict()
+        from uml_core.models.low_rank import merged_weights
+
+        return merged_weights(self.backbone)
+
+    def _leave_out_loaded_weights(self) -> None:
+        from uml_core.models.low_rank import leave_out_of_state, own_weight_names
+
+        modules = {BACKBONE: self.backbone, **{f"{TEXTS}{name}.": part for name, part in self.text_backbones.items()}}
+        loaded = {prefix + name for prefix, module in modules.items() for name in own_weight_names(module)}
+        leave_out_of_state(self, loaded.__contains__)
 
 
 def set_trained(module: nn.Module, depths: Mapping[str, int], experiment: Experiment) -> None:

@@ -9,7 +9,7 @@ from uml_core.evaluation.statistics import PairedDifference, Spread, holm, sprea
 from uml_core.reporting.collect import FINE_TUNING, Condition, SweepResults
 from uml_core.reporting.tables import shared_difference
 
-TRAINED = {"frozen_": "nothing", "partial_": "its last blocks", "": "all of it"}
+TRAINED = {"frozen_": "nothing", "partial_": "its last blocks", "lora_": "low-rank adapters in it", "": "all of it"}
 TEXT = "_trained_text"
 
 

@@ -56,6 +56,7 @@ FINE_TUNING_NOTES = {
     "unimodal": "the matched baseline: encoder and head are trained on the target alone (λ = 0), from a random head.",
     **{f"frozen_{arm}": f"as {arm}, with the encoder left as it is." for arm in ("unimodal", "uml", "uml_init")},
     **{f"partial_{arm}": f"as {arm}, with its last blocks alone trained." for arm in ("unimodal", "uml", "uml_init")},
+    **{f"lora_{arm}": f"as {arm}, with low-rank adapters alone trained." for arm in ("unimodal", "uml", "uml_init")},
     **{f"{arm}_trained_text": f"as {arm}, with the text encoder trained as well." for arm in ("uml", "uml_init")},
 }
 EXCHANGE_RATE_NOTES = {"unimodal": "no auxiliary rows: λ = 0 and a random head, the projection kept."}

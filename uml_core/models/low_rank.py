@@ -1,0 +1,196 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) on encoders with loaded weights, by peft: the only room that imports it.
+
+    y = W x + alpha / rank · B (A x)     W stays as it was loaded, A is drawn by the seed, B starts at 0
+
+In: encoders. Out: the same modules with adapters in place, of which a state holds the adapters alone, and the merged
+weights W + alpha / rank · B A, which need neither this nor peft.
+
+Shape legend: H height, W width; a leading 2 is token ids and mask.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from PIL import Image
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from uml_core.config import Experiment
+from uml_core.encoders.image import PixelEncoder
+from uml_core.encoders.text import TransformersTextEncoder
+from uml_core.errors import InputError, listing, nearest
+from uml_core.models.seeding import generator_of
+
+ADAPTER = "default"  # peft's name for the only one
+# Exactly these: a subclass may do more to its weights than W x (standardise them), and W + B A would not be its merger.
+LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
+BLANK_SIDE = 64  # pixels of the picture that is encoded to see which layers are called
+
+TrainedEncoder = PixelEncoder | TransformersTextEncoder
+
+
+def add_adapters(experiment: Experiment, encoders: Mapping[str, TrainedEncoder]) -> None:
+    """Put adapters beside layers of some encoders as `model.lora` says; nothing else of them is trained.
+
+    Args:
+        experiment: its settings and seed.
+        encoders: with loaded weights, by corpus.
+
+    Raises:
+        InputError: an encoder has no layer that adapters fit, or none of a name in `model.lora.targets`.
+    """
+    layers = {corpus: adaptable_layers(encoder) for corpus, encoder in encoders.items()}
+    targets = experiment.model.lora.targets
+    _refuse_unknown(targets or (), layers)
+    for corpus, encoder in encoders.items():
+        own, module = layers[corpus], encoder.module
+        named = [name for name in own if any(_is_called(name, target) for target in targets or ())]
+        chosen = [name for name in own if _in_a_block(module, name)] if targets is None else named
+        if not chosen:
+            raise InputError(_nothing_to_adapt(module, own, targets))
+        _inject(experiment, corpus, module, [(name, own[name]) for name in chosen])
+
+
+def adaptable_layers(encoder: TrainedEncoder) -> dict[str, nn.Module]:
+    """Return the linear layers and pointwise convolutions that encoding one input calls, by name.
+
+    A layer whose weights are read past its call (a fused attention, a tied matrix) would leave its adapter out.
+    """
+    fitting = {name: part for name, part in encoder.module.named_modules() if _fits(part)}
+    called: set[nn.Module] = set()
+    hooks = [part.register_forward_hook(lambda part, *_: called.add(part)) for part in fitting.values()]
+    try:
+        with torch.no_grad():
+            _encode_something(encoder)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: part for name, part in fitting.items() if part in called}
+
+
+def has_adapters(module: nn.Module) -> bool:
+    """Return whether an encoder has adapters."""
+    return any(isinstance(part, LoraLayer) for part in module.modules())
+
+
+@torch.no_grad()
+def merged_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Return an encoder's weights under the names it had without adapters, each adapter added to its layer's."""
+    adapted: dict[str, Any] = {name: part for name, part in module.named_modules() if isinstance(part, LoraLayer)}
+    own_names = own_weight_names(module)
+    merged = {plain_name(name): value for name, value in module.state_dict().items() if name in own_names}
+    for name, layer in adapted.items():
+        merged[f"{name}.weight"] = merged[f"{name}.weight"] + layer.get_delta_weight(ADAPTER)
+    return merged
+
+
+def own_weight_names(module: nn.Module) -> set[str]:
+    """Return the names, in the state of a module with adapters, of everything that is no adapter."""
+    return {name for name in module.state_dict() if not re.search(r"(^|\.)lora_[A-Z]\.", name)}
+
+
+def plain_name(name: str) -> str:
+    """Return a weight's name in the encoder without adapters."""
+    return name.replace(".base_layer.", ".")
+
+
+def leave_out_of_state(model: nn.Module, left_out: Callable[[str], bool]) -> None:
+    """Let a model's state hold no weight that is named so: they are loaded anew wherever the model is built.
+
+    `state_dict()` lacks them, and `load_state_dict()` does not miss them.
+    """
+
+    def drop(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+        for name in [name for name in state if left_out(name.removeprefix(prefix))]:
+            del state[name]
+
+    def forgive(module: nn.Module, incompatible: Any) -> None:
+        incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if not left_out(name)]
+
+    model.register_state_dict_post_hook(drop)  # type: ignore[no-untyped-call]
+    model.register_load_state_dict_post_hook(forgive)  # type: ignore[no-untyped-call]
+
+
+def _fits(part: nn.Module) -> bool:
+    if type(part) is nn.Conv2d:
+        return part.kernel_size == (1, 1) and part.groups == 1
+    return type(part) in LINEAR
+
+
+def _is_called(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _in_a_block(module: nn.Module, name: str) -> bool:
+    """Return whether a layer is inside an entry of a list of modules: not a stem's, a pooler's or a last projection."""
+    parts = name.split(".")[:-1]
+    ancestors = (module.get_submodule(".".join(parts[:count])) for count in range(1, len(parts) + 1))
+    return any(isinstance(ancestor, nn.ModuleList | nn.Sequential) for ancestor in ancestors)
+
+
+def _encode_something(encoder: TrainedEncoder) -> None:
+    """Encode a blank picture, or one letter; random numbers and the module's mode are left as they are."""
+    device = next(encoder.module.parameters()).device
+    if isinstance(encoder, TransformersTextEncoder):
+        encoder.features(encoder.padded([encoder.decode("a")]).to(device))
+        return
+    file = io.BytesIO()
+    Image.new("RGB", (BLANK_SIDE, BLANK_SIDE)).save(file, "png")
+    picture_HW3 = np.array(encoder.decode(file.getvalue()))
+    pixels_13HW = torch.from_numpy(picture_HW3).permute(2, 0, 1)[None].to(device, torch.float32)
+    encoder.features(encoder.normalised(pixels_13HW))
+
+
+def _inject(experiment: Experiment, corpus: str, module: nn.Module, chosen: Sequence[tuple[str, nn.Module]]) -> None:
+    settings = experiment.model.lora
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.scale * settings.rank,  # type: ignore[arg-type]  # a float does as well
+        lora_dropout=settings.dropout,
+        target_modules="|".join(re.escape(name) for name, _ in chosen),  # as text, the whole name has to match
+        fan_in_fan_out=isinstance(chosen[0][1], Conv1D),
+    )
+    with torch.random.fork_rng(devices=[]):  # torch's own random state stays as it was
+        torch.manual_seed(generator_of(experiment.seed, "adapters", corpus).initial_seed())
+        inject_adapter_in_model(config, module, ADAPTER)
+
+
+def _refuse_unknown(targets: Sequence[str], layers: Mapping[str, Mapping[str, nn.Module]]) -> None:
+    for target in targets:
+        names = [name for own in layers.values() for name in own]
+        if not any(_is_called(name, target) for name in names):
+            ends = _ends(names)
+            raise InputError(
+                f"model.lora.targets names '{target}', and no linear layer or pointwise convolution that the trained "
+                f"encoders use is called so; there are {listing(ends, limit=20)}{nearest(target, ends)}, or whole "
+                f"names such as {names[0] if names else 'blocks.0.attn.qkv'}"
+            )
+
+
+def _nothing_to_adapt(module: nn.Module, own: Mapping[str, nn.Module], targets: Sequence[str] | None) -> str:
+    kind, found = type(module).__name__, listing(_ends(own), limit=20)
+    if targets is not None:
+        return (
+            f"model.lora.targets names {listing(targets)}, none of them in the encoder {kind}, which has "
+            f"{found or 'no layer that adapters fit'}; add one of its names"
+        )
+    kinds = sorted({type(part).__name__ for part in module.modules() if hasattr(part, "weight")})
+    outside = f"outside of them are {found}: name some in model.lora.targets, " if found else ""
+    return (
+        f"model.backbone is lora, and the encoder ({kind}) has no linear layer or pointwise convolution in its blocks, "
+        f"which adapters fit (its layers are {listing(kinds)}); {outside or ''}"
+        f"{'or ' if outside else ''}set model.backbone=partial"
+    )
+
+
+def _ends(names: Any) -> list[str]:
+    """Return the last words of names, each once; a number keeps the word before it."""
+    return list(dict.fromkeys(re.sub(r"^.*?([^.]+(\.\d+)*)$", r"\1", name) for name in names))
