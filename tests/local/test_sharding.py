@@ -33,6 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "everything": EVERYTHING,
     "partial": {"model.backbone": "partial", "model.trained_blocks": 2, "mixing.schedule": "alternate"},
+    "lora": {"model.backbone": "lora", "optim.lora_lr": 1e-3},
 }
 
 
@@ -211,7 +212,8 @@ def test_blocks_are_the_innermost_repeated_modules(kind: str, count: int) -> Non
     ("changes", "message"),
     [
         ({"train.workers": 1}, r"train.sharding is full, which needs train.workers of at least 2, one a shard; or set"),
-        ({"model.backbone": "frozen"}, r"train.sharding is full, which needs model.backbone=finetune or partial"),
+        ({"model.backbone": "frozen"}, r"train.sharding is full, which needs model.backbone=finetune, partial or lora"),
+        ({"train.compile": True}, r"train.sharding is full, which needs train.compile=false"),
         (
             {"train.batch_size": 1},
             r"model.backbone is finetune, which needs train.batch_size of at least",

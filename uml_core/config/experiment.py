@@ -200,7 +200,8 @@ class Experiment(Settings):
         needs = {
             "train.workers of at least 2, one a shard": self.train.workers > 1,
             f"objective supervised, not {self.objective}": self.objective == "supervised",
-            "model.backbone=finetune or partial: a head alone is small": self.model.backbone != "frozen",
+            "model.backbone=finetune, partial or lora: a head alone is small": self.model.backbone != "frozen",
+            "train.compile=false": not self.train.compile,
         }
         for need, is_met in needs.items():
             if self.train.sharding != "none" and not is_met:
