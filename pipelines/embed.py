@@ -119,11 +119,12 @@ def _embed_missing(
     before = store.footers()
     stored = np.sort(Settled(tuple(before), ()).keys)
     listing, spool = Listing(), store.spool()
-    names = spool.write(listing.missing_parts(rows(), stored, experiment.embed.part_rows))
+    encoder = build_encoder(experiment.encoder_of(corpus), experiment.corpora[corpus].modality)
+    part_rows = encoder.part_rows if experiment.embed.part_rows == "auto" else experiment.embed.part_rows
+    names = spool.write(listing.missing_parts(rows(), stored, part_rows))
     progress = EmbedProgress(corpus, len(listing.keys), experiment.embed.max_rejected)
     if listing.first_fault is not None and listing.num_faults > progress.max_rejected * progress.total:
         progress.refuse(listing.num_faults, f"{listing.first_fault.id}: {listing.first_fault.fault}")
-    encoder = build_encoder(experiment.encoder_of(corpus), experiment.corpora[corpus].modality)
     if names:
         session.enter_context(ray_session())
         with tqdm(total=listing.num_missing, desc=f"embed {corpus}", unit="row", file=sys.stderr) as bar:

@@ -26,11 +26,14 @@ class EmbedProgress:
     batch_size: int = 0
     stage_s: Counter[str] = field(default_factory=Counter)
     finished: list[tuple[float, int]] = field(default_factory=list)  # when a part was done, and its rows
+    first_of: dict[str, float] = field(default_factory=dict)  # when each actor was done with its first part
 
     def add(self, part: Mapping[str, Any]) -> None:
         """Take in what EncodePart says of a part. Raises InputError as soon as too many rows are unreadable."""
         self.stage_s.update({stage: float(part[f"{stage}_s"]) for stage in STAGES})
-        self.finished.append((float(part["finished_at"]), int(part["rows"])))
+        done_at = float(part["finished_at"])
+        self.finished.append((done_at, int(part["rows"])))
+        self.first_of[str(part["actor"])] = min(done_at, self.first_of.get(str(part["actor"]), done_at))
         self.encoded += int(part["encoded"])
         self.batch_size = int(part["batch_size"])
         self.rejected += int(part["rejected"])
@@ -42,10 +45,12 @@ class EmbedProgress:
         raise InputError(too_many_rejected(self.corpus, rejected, self.total, self.max_rejected, first=first))
 
     def facts(self) -> dict[str, Any]:
-        """Return the manifest's entries. The steady rate leaves out everything up to the first finished part."""
+        """Return the manifest's entries. The steady rate starts when every actor has finished its first part."""
         ordered = sorted(self.finished)
-        rows, later_rows = sum(rows for _, rows in ordered), sum(rows for _, rows in ordered[1:])
-        steady_s = ordered[-1][0] - ordered[0][0] if later_rows else 0.0
+        ready_at = max(self.first_of.values(), default=ordered[0][0] if ordered else 0.0)
+        rows = sum(rows for _, rows in ordered)
+        later_rows = sum(rows for done_at, rows in ordered if done_at > ready_at)
+        steady_s = ordered[-1][0] - ready_at if later_rows else 0.0
         first_part_s = ordered[0][0] - self.started_at if ordered else 0.0
         wall_s = time.time() - self.started_at
         return {

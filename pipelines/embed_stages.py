@@ -181,6 +181,7 @@ class EncodePart:
         self._encoder.load(device=workers.device, precision=precision)
         self._batch_size = None if settings.batch_size == "auto" else settings.batch_size
         self._cache = cache
+        self._name = ray.get_runtime_context().get_actor_id() or ""
         if ray.get_runtime_context().was_current_actor_reconstructed:
             self._cache.release.remote()
 
@@ -204,6 +205,7 @@ class EncodePart:
             "encode_s": encoded - started,
             "write_s": written - encoded,
             "finished_at": time.time(),
+            "actor": self._name,
         }
         return {name: np.array([value]) for name, value in facts.items()}
 

@@ -34,7 +34,7 @@ class EncoderConfig(Settings):
     heads: PositiveCount | None = None  # timm's ViTs: so many attention heads; None: the model's own
     max_length: PositiveCount = 256  # text: tokens kept
     max_seconds: Positive = 10.0  # audio: longer clips are cut
-    compile: bool = False  # torch.compile: a minute at the start, for long runs on a GPU
+    compile: bool = False  # torch.compile: a minute at the start, for long runs on a GPU; on a CPU, no ONNX Runtime
 
     @model_validator(mode="after")
     def _belongs_to_timm(self) -> Self:
@@ -135,7 +135,8 @@ class EmbedConfig(Settings):
     """How corpora are embedded. `part_rows` is the unit of resuming: rows embedded and renamed into place at once."""
 
     batch_size: Literal["auto"] | PositiveCount = "auto"  # rows a forward pass; auto: what is fast and fits into memory
-    part_rows: PositiveCount = 256  # for millions of rows take some thousands: fewer files
+    # auto: 256, of text 1024; for millions of rows take some thousands: fewer files
+    part_rows: Literal["auto"] | PositiveCount = "auto"
     actors: Literal["auto"] | PositiveCount = "auto"  # hold the encoder; auto: one a GPU, else one a core (up to 4)
     decoders: Literal["auto"] | Count = (
         "auto"  # tasks that decode beside the actors; auto: other cores beside GPUs, else 0

@@ -50,6 +50,8 @@ class Encoder(ABC):
     pads_rows: bool = True
     # What one row of `batch_size` pays for, in units of `cost`. None: a batch is so many rows, whatever they cost.
     unit_cost: int | None = None
+    # Rows embedded and stored together where the settings leave it open: among them, rows of like cost are found.
+    part_rows: int = 256
     # Where `choose_batch_size` starts: what was measured to be fast.
     cpu_batch_size: int = 16
     gpu_batch_size: int = 256
@@ -83,6 +85,10 @@ class Encoder(ABC):
         file the encoder is written in."""
         settings = self.config.model_dump(mode="json", exclude={"compile", "depth", "heads"})  # these two are timm's
         return {**settings, "code": source_digest(type(self))}
+
+    def arithmetic(self, precision: str) -> str:
+        """Return what the fingerprint says of a precision: also how it is reached, where that changes the numbers."""
+        return precision
 
     @abstractmethod
     def decode(self, raw: Raw) -> Decoded:
@@ -180,7 +186,7 @@ class TorchEncoder(Encoder):
 
     @property
     def module(self) -> torch.nn.Module:
-        """The module that `load` loaded, for training it."""
+        """The loaded module, for training it (of pictures, after `load_trainable`)."""
         module: torch.nn.Module = getattr(self._model, "_orig_mod", self._model)
         return module
 
@@ -202,4 +208,5 @@ class TorchEncoder(Encoder):
 
 def fingerprint(encoder: Encoder, *, dtype: str, precision: str) -> str:
     """Return the store folder's name for an encoder: a hash of identity, storage dtype and arithmetic precision."""
-    return hash_of({**encoder.identity(), "dim": encoder.dim, "dtype": dtype, "precision": precision})
+    arithmetic = encoder.arithmetic(precision)
+    return hash_of({**encoder.identity(), "dim": encoder.dim, "dtype": dtype, "precision": arithmetic})

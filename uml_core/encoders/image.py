@@ -18,16 +18,18 @@ import torch
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor
 
-from uml_core.config import EncoderConfig
 from uml_core.config.corpora import RANDOM_WEIGHTS
 from uml_core.corpora.content import Raw
-from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, TorchEncoder
+from uml_core.encoders.base import DTYPES, Decoded, Embeddings, TokenSequences, TorchEncoder
+from uml_core.encoders.folding import fold_batch_norms, has_foldable
+from uml_core.encoders.onnx_engine import is_convolutional, onnx_forward
 from uml_core.encoders.pictures import open_picture
-from uml_core.encoders.weights import UNREADABLE, file_digest, first_line, hub_reachable, local_weights
+from uml_core.encoders.timm_models import Features, create_timm_model, load_checkpoint, resized, skeleton_of
+from uml_core.encoders.weights import file_digest, first_line, hub_reachable, local_weights
 from uml_core.errors import InputError, nearest
 
+ONNX_BATCH_SIZE = 4  # small pictures stay in the caches: a tenth faster than 8
 RANDOM_SEED = 0  # of random weights in the store; training draws them by the experiment's seed
-POOLINGS = {"auto": None, "tokens": None, "cls": "token", "mean": "avg"}  # timm's names; None: the model's own
 
 
 class PixelEncoder(TorchEncoder):
@@ -49,8 +51,16 @@ class PixelEncoder(TorchEncoder):
     def _empty_model(self) -> torch.nn.Module:
         """Return the module with random weights, on the CPU: what a fine-tuned run's weights are put into."""
 
+    def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
+        """Load the weights for encoding, in channels-last layout; with `compile: true` compiled at the first batch."""
+        self._place_frozen(self._build_model(DTYPES[precision]), device, precision)
+
+    def load_trainable(self, *, device: str = "cpu") -> None:
+        """Load the weights into the module as its authors wrote it, in float32: nothing is folded or exported."""
+        self._place(self._build_model(torch.float32), device, "float32")
+
     def load_random(self, seed: int, *, device: str = "cpu") -> None:
-        """Take random weights, as the module draws them, by a seed."""
+        """Take random weights for training, as the module draws them, by a seed."""
         self._place(self._random_model(seed), device, "float32")
 
     def _random_model(self, seed: int) -> torch.nn.Module:
@@ -62,6 +72,10 @@ class PixelEncoder(TorchEncoder):
         """Take fine-tuned weights instead of those the settings name."""
         module = self._empty_model()
         module.load_state_dict(weights)
+        self._place_frozen(module, device, precision)
+
+    def _place_frozen(self, module: torch.nn.Module, device: str, precision: str) -> None:
+        """Place a module that will only encode."""
         self._place(module, device, precision)
 
     def _place(self, module: torch.nn.Module, device: str, precision: str) -> None:
@@ -121,7 +135,7 @@ class TimmEncoder(PixelEncoder):
             "weights": self._weights_revision(),
             "preprocessing": {key: self._data_config[key] for key in sorted(self._data_config)},
             "pooling": self.config.pooling,
-            **_resized(self.config),
+            **resized(self.config),
         }
 
     def decode(self, raw: Raw) -> Decoded:
@@ -132,12 +146,22 @@ class TimmEncoder(PixelEncoder):
             picture = transform(picture)
         return np.asarray(picture, dtype=np.uint8)
 
-    def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
-        """Load the weights, in channels-last layout."""
-        super().load(device=device, precision=precision)
-        if self.yields_tokens:
-            features = getattr(self._model, "_orig_mod", self._model).forward_features
-            self._model = torch.compile(features, dynamic=True) if self.config.compile else features
+    def arithmetic(self, precision: str) -> str:
+        """Return the precision, and whether batch normalisation is folded before the weights are rounded to it."""
+        rounds = precision in ("bfloat16", "float16")
+        return f"{precision}, batch normalisation folded" if rounds and has_foldable(self.skeleton) else precision
+
+    def _place_frozen(self, module: torch.nn.Module, device: str, precision: str) -> None:
+        """Place a module that will only encode: on a CPU, ONNX Runtime runs a convolutional one in float32."""
+        fold_batch_norms(module.eval())
+        self._place(Features(module) if self.yields_tokens else module, device, precision)
+        if (device, precision) == ("cpu", "float32") and not self.config.compile and is_convolutional(module):
+            contiguous = self._model.to(memory_format=torch.contiguous_format)
+            exported = onnx_forward(contiguous, self._data_config["input_size"][1:])
+            if exported is None:
+                self._model = contiguous.to(memory_format=torch.channels_last)
+            else:
+                self._model, self.cpu_batch_size = exported, ONNX_BATCH_SIZE
 
     def features(self, pixels_B3HW: Tensor) -> Tensor:
         """Return what the model pools (B, D)."""
@@ -167,7 +191,7 @@ class TimmEncoder(PixelEncoder):
         if not timm.is_model(self.timm_name):
             hint = nearest(self.timm_name.split(".")[0], timm.list_models())
             raise InputError(f"encoders.image.name is '{self.config.name}', which timm does not know{hint}")
-        return _skeleton(self.timm_name, self.config)
+        return skeleton_of(self.timm_name, self.config)
 
     @property
     def _data_config(self) -> dict[str, Any]:
@@ -190,7 +214,7 @@ class TimmEncoder(PixelEncoder):
         if self.config.weights is not None:
             model = self._empty_model()
             file = local_weights(self.config.weights, setting="encoders.image.weights")
-            _load_checkpoint(model, file, name=self.config.name)
+            load_checkpoint(model, file, name=self.config.name)
             return model
         reason = "the hub cannot be reached"
         if self._is_cached() or hub_reachable():
@@ -220,54 +244,6 @@ class TimmEncoder(PixelEncoder):
             return file_digest(local_weights(self.config.weights, setting="encoders.image.weights"))
         cfg = self.skeleton.pretrained_cfg
         return str(cfg.get("hf_hub_id") or cfg.get("url") or "unknown")
-
-
-def create_timm_model(timm_name: str, config: EncoderConfig, *, pretrained: bool) -> Any:
-    """Build a timm model without its classifier. Raises InputError for a size or pooling it does not have."""
-    if config.pooling not in POOLINGS:
-        raise InputError(
-            f"encoders.image.pooling is '{config.pooling}'; image encoders have auto, cls, mean and tokens"
-        )
-    options: dict[str, Any] = {"num_classes": 0, **_resized(config)}
-    if config.image_size is not None:
-        options["img_size"] = config.image_size
-    if POOLINGS[config.pooling] is not None:
-        options["global_pool"] = POOLINGS[config.pooling]
-    try:
-        return timm.create_model(timm_name, pretrained=pretrained, **options)
-    except (TypeError, AssertionError) as error:
-        sizes = "".join(f", {name}={value}" for name, value in _resized(config).items())
-        raise InputError(
-            f"encoders.image '{config.name}' does not take pooling={config.pooling}, "
-            f"image_size={config.image_size}{sizes}: {first_line(error)}"
-        ) from None
-
-
-def _resized(config: EncoderConfig) -> dict[str, int]:
-    """Return the sizes of a ViT that are not its own, under timm's names."""
-    return {name: value for name, value in (("depth", config.depth), ("num_heads", config.heads)) if value is not None}
-
-
-def _load_checkpoint(model: torch.nn.Module, file: Path, *, name: str) -> None:
-    """Fill a timm model from a file. Raises InputError if any weight is missing: it would stay random."""
-    try:
-        missing = timm.models.load_checkpoint(model, str(file), strict=False).missing_keys
-    except UNREADABLE as error:
-        raise InputError(
-            f"encoders.image.weights {file} does not hold weights of timm model '{name}': {first_line(error)}"
-        ) from None
-    if missing:
-        raise InputError(
-            f"encoders.image.weights {file} lacks {len(missing)} weights of timm model '{name}', first {missing[0]}; "
-            "give the weights of this very model"
-        )
-
-
-@functools.lru_cache(maxsize=32)
-def _skeleton(timm_name: str, config: EncoderConfig) -> Any:
-    # Built once a process: it takes a tenth of a second, and every decode task asks for it.
-    with torch.device("meta"):
-        return create_timm_model(timm_name, config, pretrained=False)
 
 
 class PackagedEfficientNet(TimmEncoder):

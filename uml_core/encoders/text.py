@@ -42,6 +42,7 @@ class TransformersTextEncoder(TorchEncoder):
     modality = "text"
     normalize = False
     unit_cost = 32  # tokens
+    part_rows = 1024  # short sentences: 6 % of the tokens are padding, among 256 rows 19 %
 
     @property
     def location(self) -> str:

@@ -53,7 +53,7 @@ def load_backbone(experiment: Experiment, encoder: PixelEncoder, device: str) ->
     if encoder.config.weights == RANDOM_WEIGHTS:
         encoder.load_random(experiment.seed, device=device)
     else:
-        encoder.load(device=device)
+        encoder.load_trainable(device=device)
 
 
 def start_blocks(experiment: Experiment, module: nn.Module) -> Frozen:
