@@ -18,8 +18,8 @@ from benchmarks.advise_cases import Case
 from uml_core.config import Experiment
 from uml_core.corpora.training_data import build_training_data
 from uml_core.evaluation.statistics import PairedDifference, paired_difference
+from uml_core.results import evaluated_run
 from uml_core.store import CorpusTable
-from uml_core.supervised import evaluate_rows
 from uml_core.training import TrainingRun
 
 ARMS = {
@@ -88,9 +88,7 @@ def _over_seeds(case: Case, arm: dict[str, object], num_seeds: int) -> dict[int,
 
 def _accuracy(experiment: Experiment, tables: dict[str, CorpusTable], seed: int) -> float:
     seeded = experiment.override({"seed": seed, "data.split_seed": seed})
-    data = build_training_data(seeded, tables)
-    run = TrainingRun(seeded, data)
+    run = TrainingRun(seeded, build_training_data(seeded, tables))
     for _ in run.evaluations():
         pass
-    assert data.test is not None, "the target has no test rows"
-    return evaluate_rows(run.load_best(), "target", data.test, normalize=False)
+    return evaluated_run(run).accuracy("test")

@@ -17,6 +17,7 @@ from pipelines.stored import RawSources, Tables, build_data
 from pipelines.trial_results import OnEvaluation, SweepFolder, TrialResult, finished_result
 from uml_core.config import Experiment
 from uml_core.errors import InputError
+from uml_core.objective import Place
 from uml_core.results import evaluation_points
 from uml_core.runs import MetricPoint
 from uml_core.training import TrainingRun
@@ -48,27 +49,18 @@ class TrialCheckpoints:
             self.last = time.monotonic()
 
 
-@dataclass(frozen=True)
-class Seat:
-    """Where one process of a trial trains: its device, and which of how many it is."""
-
-    device: str = "cpu"
-    rank: int = 0
-    world_size: int = 1
-
-
 def run_encoder_trial(
     experiment: Experiment,
     tables: Tables,
     checkpoints: TrialCheckpoints,
     *,
-    seat: Seat,
+    place: Place,
     on_evaluation: OnEvaluation | None = None,
 ) -> tuple[TrialResult, dict[str, Any] | None]:
     """Train one trial from its checkpoint on; returns its result and state, as those of light ones."""
     try:
         data = _read_ahead(build_data(experiment, tables, process_sources()))
-        run = TrainingRun(experiment, data, device=seat.device, rank=seat.rank, world_size=seat.world_size)
+        run = TrainingRun(experiment, data, device=str(place.device), rank=place.rank, world_size=place.world_size)
         points = checkpoints.restore(run)
         for evaluation in run.evaluations():
             points += evaluation_points(run, evaluation)

@@ -14,7 +14,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
 from pipelines.runtime import num_cpus, num_gpus, ray_session
-from pipelines.search import scheduler_of, trial_resources
+from pipelines.search import check_gpus, scheduler_of, trial_resources
 from pipelines.stored import Tables
 from pipelines.trial_loop import train_trial
 from pipelines.trial_results import SweepFolder
@@ -130,8 +130,5 @@ def trials_on_workers_at_once(
             f"tune.gpus_per_trial is {wanted:g} with train.workers {workers}; every worker needs whole GPUs: set "
             f"tune.gpus_per_trial={workers}, or train.workers=1, where a trial may take part of one"
         )
-    if gpus < wanted:
-        raise InputError(
-            f"tune.gpus_per_trial is {wanted:g}, but the cluster has {gpus} GPUs; lower it (0 trains on CPUs)"
-        )
+    check_gpus(settings, wanted, gpus)
     return min(cpus // workers, int(gpus // wanted))

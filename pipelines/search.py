@@ -259,9 +259,14 @@ def trial_resources(settings: TuneConfig, *, cpus: int, gpus: int) -> tuple[dict
     wanted = min(1.0, settings.gpus_per_trial)  # a process trains on one
     if not wanted:
         return {"cpu": 1}, cpus
+    check_gpus(settings, wanted, gpus)
+    return {"cpu": 1, "gpu": wanted}, min(cpus, max(1, int(gpus / wanted)))
+
+
+def check_gpus(settings: TuneConfig, wanted: float, gpus: int) -> None:
+    """Raise InputError where a trial wants more GPUs than the cluster has."""
     if gpus < wanted:
         raise InputError(
             f"tune.gpus_per_trial is {settings.gpus_per_trial:g}, but the cluster has {gpus} GPUs; "
             "lower it (0 trains on CPUs)"
         )
-    return {"cpu": 1, "gpu": wanted}, min(cpus, max(1, int(gpus / wanted)))

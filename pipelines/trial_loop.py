@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from ray import tune
 
-from pipelines.encoder_trials import Seat, TrialCheckpoints, run_encoder_trial
+from pipelines.encoder_trials import TrialCheckpoints, run_encoder_trial
 from pipelines.stored import Tables, build_data
 from pipelines.trial_results import (
     OnEvaluation,
@@ -25,6 +25,7 @@ from pipelines.trial_results import (
 )
 from uml_core.config import Experiment, hash_of
 from uml_core.errors import InputError
+from uml_core.objective import Place
 from uml_core.packed import shapes_of, train_together
 from uml_core.results import evaluation_points
 from uml_core.runs import MetricPoint
@@ -50,7 +51,12 @@ def train_trial(config: dict[str, Any], *, tables: Tables, experiment: Experimen
         run_trials(trials, tables, device=device, on_evaluation=on_evaluation, on_end=write)
     else:  # trains alone
         checkpoints = TrialCheckpoints(folder, assignments[0].key, trials[0].train.report_every_s)
-        write(0, *run_encoder_trial(trials[0], tables, checkpoints, seat=Seat(device), on_evaluation=on_evaluation))
+        write(
+            0,
+            *run_encoder_trial(
+                trials[0], tables, checkpoints, place=Place(torch.device(device)), on_evaluation=on_evaluation
+            ),
+        )
     first = results[0]  # schedulers and searches that look at what is reported have trials of their own
     reported = {"val_accuracy": first.val_accuracy, "val_nll": first.val_nll, "cost": first.cost}
     tune.report({**reported, "step": experiment.train.max_steps})

@@ -25,10 +25,11 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.util.placement_group import PlacementGroup
 
-from pipelines.encoder_trials import Seat, TrialCheckpoints, run_encoder_trial
+from pipelines.encoder_trials import TrialCheckpoints, run_encoder_trial
 from pipelines.stored import load_tables
 from pipelines.trial_results import SweepFolder, TrialResult, assignments_of, described, progress_report
 from uml_core.config import Experiment, parse_experiment
+from uml_core.objective import Place
 from uml_core.training import Evaluation, TrainingRun
 
 MAX_RESTARTS = 3  # of a trial's workers
@@ -105,9 +106,9 @@ def train_trial_on_worker(config: dict[str, Any]) -> None:
     """Be one Ray Train worker of a trial; rank 0 writes the result."""
     torch.set_num_threads(1)  # it has one CPU; what else runs on this machine has the others
     experiment, context = parse_experiment(config["experiment"]), ray.train.get_context()
-    seat = Seat(str(ray.train.torch.get_device()), context.get_world_rank(), context.get_world_size())
+    place = Place(ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size())
     (assignment,), folder = assignments_of(config["trial"]), SweepFolder(config["folder"])
-    if seat.rank == 0:
+    if place.rank == 0:
         _remember_workers(assignment.key)
 
     def report(run: TrainingRun, evaluation: Evaluation) -> None:
@@ -121,13 +122,13 @@ def train_trial_on_worker(config: dict[str, Any]) -> None:
         result, state = run_encoder_trial(
             experiment,
             load_tables(experiment, config["fingerprints"]),
-            TrialCheckpoints(folder, assignment.key, experiment.train.report_every_s, is_writer=seat.rank == 0),
-            seat=seat,
+            TrialCheckpoints(folder, assignment.key, experiment.train.report_every_s, is_writer=place.rank == 0),
+            place=place,
             on_evaluation=report if config["stops"] else None,
         )
     except StoppedError as stopped:
         result, state = TrialResult.cut_short(stopped.progress), None
-    if seat.rank == 0:
+    if place.rank == 0:
         folder.write(assignment.key, described(result, assignment), state=state)
 
 

@@ -135,12 +135,6 @@ def evaluate_head(
     return accuracy, nn.functional.cross_entropy(logits_NC.float(), labels_N).item()
 
 
-def evaluate_rows(model: SharedHeadModel, corpus: str, rows: LabelledRows, *, normalize: bool) -> float:
-    """Return the accuracy in [0, 1] on some rows of the target."""
-    blocks = evaluation_blocks(rows, next(model.parameters()).device)
-    return evaluate_blocks(model, corpus, blocks, normalize=normalize)[0]
-
-
 def evaluate_blocks(
     model: SharedHeadModel, corpus: str, blocks: Iterable[tuple[Tensor, Tensor]], *, normalize: bool
 ) -> tuple[float, float]:

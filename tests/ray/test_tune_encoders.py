@@ -19,13 +19,14 @@ import torch
 
 import uml_core.pictures
 from pipelines import embed, tune
-from pipelines.encoder_trials import Seat, TrialCheckpoints, run_encoder_trial
+from pipelines.encoder_trials import TrialCheckpoints, run_encoder_trial
 from pipelines.runtime import ray_session
 from pipelines.stored import store_tables
 from pipelines.trial_results import SweepFolder, TrialResult
 from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
 from tests.ray.test_tune import nested, wait_for_trials
 from uml_core.config import Experiment, parse_experiment
+from uml_core.objective import Place
 from uml_core.runs import RunRecord
 from uml_core.tracking import experiment_runs
 from uml_core.training import Evaluation, TrainingRun
@@ -146,7 +147,7 @@ def test_two_workers_on_two_cpus_train_what_one_process_trains_and_poor_trials_e
 
     alone = sweep.override({"train.workers": 1, "optim.lr": 1e-2, "optim.backbone_lr": 1e-4, "seed": 0})
     result, _ = run_encoder_trial(
-        alone, store_tables(alone), TrialCheckpoints(SweepFolder(str(tmp_path)), "alone", 1e9), seat=Seat()
+        alone, store_tables(alone), TrialCheckpoints(SweepFolder(str(tmp_path)), "alone", 1e9), place=Place.cpu()
     )
     losses = {point["name"]: point["value"] for point in result.points if point["step"] == 4}
     logged = loss_at(sweep, whole, "train/loss/pictures", 4)
@@ -171,7 +172,7 @@ def interrupt(run: TrainingRun, evaluation: Evaluation) -> None:
 
 def trial_of(experiment: Experiment, folder: Path, **options: Any) -> tuple[TrialResult, dict[str, Any] | None]:
     checkpoints = TrialCheckpoints(SweepFolder(str(folder)), "trial", 0.0)
-    return run_encoder_trial(experiment, store_tables(experiment), checkpoints, seat=Seat(), **options)
+    return run_encoder_trial(experiment, store_tables(experiment), checkpoints, place=Place.cpu(), **options)
 
 
 def without_times(result: TrialResult) -> list[dict[str, Any]]:
