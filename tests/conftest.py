@@ -130,7 +130,7 @@ def picture_tree(directory: Path) -> dict[str, Any]:
             "pictures": {"modality": "image", "format": "folder", "path": str(directory / "pictures")},
             "names": {"modality": "text", "format": "table", "path": str(directory / "names.jsonl")},
         },
-        "embed": {"part_rows": 8},
+        "embed": {"part_rows": 8, "actors": 1},  # each actor is a process that imports torch and an encoder
         "train": {"max_steps": 40, "eval_every": 20, "batch_size": 8},
     }
 
