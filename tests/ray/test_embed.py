@@ -37,7 +37,7 @@ def experiment(tmp_path: Path) -> Experiment:
 def embedded(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple[Experiment, Summary]:
     """Both corpora, embedded by two actors each, and what the step said; left as it is by the tests."""
     directory = write_picture_corpora(tmp_path_factory.mktemp("embedded"))
-    experiment = parse_experiment(picture_tree(directory)).override({"embed.actors": 2})
+    experiment = parse_experiment(picture_tree(directory)).override({"embed.actors": 2, "embed.batch_size": "auto"})
     return experiment, embed.run(experiment)
 
 
