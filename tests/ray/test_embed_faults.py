@@ -74,7 +74,7 @@ def test_kill_9_at_a_random_moment_and_the_same_line_again(
 ) -> None:
     driver = start(tmp_path)
     wait_for_parts(experiment, 1, driver)
-    time.sleep(random.Random(time.time_ns()).uniform(0, 1))
+    time.sleep(random.Random(time.time_ns()).uniform(0, 0.5))
     os.killpg(driver.pid, signal.SIGKILL)  # the driver and the whole of its Ray
     driver.communicate()
     assert corpus_store(experiment, "pictures").read_manifest() is None or parts(experiment) >= 21
