@@ -1,9 +1,11 @@
 # Each target sets up .venv by itself, once. PYTHON=... picks another Python 3.11 or newer.
 PYTHON ?= python3.11
 TEST_PROCESSES ?= 2
-ALONE := tests/ray/test_jobs.py # a Ray head with its dashboard: too slow to answer beside other clusters on two cores
+JOBS := tests/ray/test_jobs.py# a Ray head with its dashboard: too slow to answer beside other clusters on two cores
 VENV := .venv
 BIN := $(VENV)/bin
+# A file's tests share what they start, so they run in one process; files start in the order in which they are given.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
@@ -14,8 +16,8 @@ demo: $(READY)  ## the whole pipeline on the default corpora
 	$(BIN)/python -m pipelines.demo
 
 test: lint  ## lint, then every test (GPU and network tests are off by default)
-	$(BIN)/python -m pytest $(ALONE)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ALONE:%=--ignore=%)
+	$(PYTEST) $(JOBS) tests/unit tests/local
+	$(PYTEST) --ignore=$(JOBS) tests/ray
 
 lint: $(DEV_READY)
 	$(BIN)/ruff check .

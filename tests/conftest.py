@@ -13,14 +13,14 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
-from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.places import filesystem_of
 from uml_core.store import CorpusTable
 
-settings.register_profile("untimed", deadline=None)  # machines differ, and are shared
+# Untimed, because machines differ, and are shared; a test that needs more examples says so.
+settings.register_profile("untimed", deadline=None, max_examples=50)
 settings.load_profile("untimed")
 
 CLASSES = ("circle", "square", "stripes")
@@ -130,7 +130,7 @@ def picture_tree(directory: Path) -> dict[str, Any]:
             "pictures": {"modality": "image", "format": "folder", "path": str(directory / "pictures")},
             "names": {"modality": "text", "format": "table", "path": str(directory / "names.jsonl")},
         },
-        "embed": {"part_rows": 8},
+        "embed": {"part_rows": 8, "actors": 1, "batch_size": 8},  # an actor is a process with torch and an encoder
         "train": {"max_steps": 40, "eval_every": 20, "batch_size": 8},
     }
 
@@ -138,6 +138,8 @@ def picture_tree(directory: Path) -> dict[str, Any]:
 @pytest.fixture
 def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty bucket of a local server that speaks S3; its address stands in the environment, as a user gives it."""
+    from moto.server import ThreadedMotoServer  # half a second for these tests alone
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     for name, value in {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,8 @@ from safetensors.torch import load_file
 from timm.layers import DropPath
 from torch import nn
 
-from tests.conftest import CLASSES, table, write_picture_corpora
-from tests.tiny_models import save_text, save_vision, vision_model
-from uml_core.config import Experiment, parse_experiment
-from uml_core.corpora.readers import rows_of
-from uml_core.corpora.rows import Row
+from tests.fine_tuning_runs import experiment_of, finish, run_of, tables_of, write_corpus
+from tests.tiny_models import save_vision, vision_model
 from uml_core.corpora.training_data import build_training_data
 from uml_core.encoders.image import PixelEncoder
 from uml_core.errors import InputError
@@ -30,71 +26,15 @@ from uml_core.fine_tuning import fine_tuned_space, target_encoder
 from uml_core.models.drop_path import set_drop_path
 from uml_core.models.fine_tuned import block_depths
 from uml_core.optimisation import build_optimizer, set_learning_rate
-from uml_core.pictures import PictureData, picture_data
-from uml_core.results import measure_outcome, trained_parameters
+from uml_core.results import measure_outcome
 from uml_core.serving import TargetPredictor
-from uml_core.store import CorpusTable
 from uml_core.supervised import evaluate_head
-from uml_core.trained_text import text_encoder
 from uml_core.training import TrainingRun
-
-NAMES = np.random.default_rng(1).normal(size=(9, 8))
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of three shapes, and a tiny vision transformer with random weights."""
-    directory = write_picture_corpora(tmp_path_factory.mktemp("pictures"), counts={"train": 6, "val": 4, "test": 4})
-    torch.manual_seed(0)
-    torch.save(timm.create_model("test_vit", img_size=32).state_dict(), directory / "weights.pth")
-    return directory
-
-
-def experiment_of(directory: Path, **changes: Any) -> Experiment:
-    tree = {
-        "name": "x",
-        "store": str(directory / "store"),
-        "target": "pictures",
-        "corpora": {
-            "pictures": {"modality": "image", "format": "folder", "path": str(directory / "pictures")},
-            "names": {"modality": "vector", "format": "embeddings", "path": "names"},
-        },
-        "encoders": {
-            "image": {"source": "timm", "name": "test_vit", "image_size": 32, "weights": str(directory / "weights.pth")}
-        },
-        "model": {"backbone": "finetune"},
-        "train": {"max_steps": 6, "eval_every": 3, "batch_size": 6},
-        "optim": {"lr": 1e-3, "backbone_lr": 1e-3, "warmup_steps": 0, "schedule": "constant"},
-    }
-    return parse_experiment(tree).override(changes)
-
-
-def tables_of(experiment: Experiment) -> tuple[dict[str, CorpusTable], list[Row]]:
-    """The store's tables without a store: the frozen encoder's embeddings, and random ones of the auxiliary corpus."""
-    rows, encoder = list(rows_of(experiment, "pictures")), target_encoder(experiment)
-    encoder.load()
-    embeddings = encoder.encode_all([encoder.decode(row.read()) for row in rows], 32)
-    target = table(embeddings, [row.label for row in rows], [row.split for row in rows])
-    classes = sorted({row.label or "" for row in rows})
-    names = table(NAMES[: 3 * len(classes)], [label for label in classes for _ in range(3)])
-    return {"pictures": target, "names": names}, rows
-
-
-def data_of(experiment: Experiment) -> PictureData:
-    tables, rows = tables_of(experiment)
-    data, ids = build_training_data(experiment, tables), [row.id for row in rows]
-    return picture_data(experiment, data, ids, {row.id: row for row in rows}, target_encoder(experiment))
-
-
-def run_of(directory: Path, **changes: Any) -> TrainingRun:
-    experiment = experiment_of(directory, **changes)
-    return TrainingRun(experiment, data_of(experiment))
-
-
-def finish(run: TrainingRun) -> TrainingRun:
-    for _ in run.evaluations():
-        pass
-    return run
+    return write_corpus(tmp_path_factory.mktemp("pictures"))
 
 
 def write_stripes(directory: Path, counts: dict[str, int]) -> None:
@@ -285,93 +225,3 @@ def test_drop_path_finds_the_branches_of_transformers_models(kind: str) -> None:
     assert rates == sorted(rates)
     with pytest.raises(InputError, match=r"model.drop_path is 0.5, and the encoder \(ResNetModel\) names no residual"):
         set_drop_path(vision_model("resnet"), 0.5)
-
-
-@pytest.fixture(scope="module")
-def sentences(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Names as sentences, and a tiny BERT of random weights: the changes that make an experiment of them."""
-    directory = tmp_path_factory.mktemp("sentences")
-    save_text(directory / "bert", "bert")
-    texts = [(f"{word} sat on the mat", label) for label, word in zip(CLASSES, ("a", "cat", "dog"), strict=True)]
-    lines = [json.dumps({"text": text, "label": label, "id": label}) for text, label in texts]
-    (directory / "names.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    return {
-        "corpora.names": {"modality": "text", "format": "table", "path": str(directory / "names.jsonl")},
-        "encoders.text": {"source": "transformers", "name": "bert", "weights": str(directory / "bert")},
-    }
-
-
-def run_with_text(directory: Path, sentences: dict[str, Any], **changes: Any) -> TrainingRun:
-    """A run whose auxiliary table is what the text encoder makes of the sentences."""
-    experiment = experiment_of(directory, **sentences, **changes)
-    tables, rows = tables_of(experiment)
-    texts, encoder = list(rows_of(experiment, "names")), text_encoder(experiment, "names")
-    encoder.load()
-    embeddings = encoder.encode_all([encoder.decode(row.read()) for row in texts], 8)
-    tables["names"] = table(embeddings, [row.label for row in texts])
-    data = build_training_data(experiment, tables)
-    pictures = picture_data(
-        experiment, data, [row.id for row in rows], {row.id: row for row in rows}, target_encoder(experiment)
-    )
-    return TrainingRun(experiment, replace(pictures, sentences={"names": tuple(texts)}))
-
-
-TRAINED_TEXT = {"model.trained_auxiliaries": ["names"]}
-
-
-def test_a_trained_text_encoder_starts_as_the_frozen_one_and_learns(corpus: Path, sentences: dict[str, Any]) -> None:
-    trained = run_with_text(corpus, sentences, **TRAINED_TEXT)
-    frozen = run_with_text(corpus, sentences)
-    trained.model.eval()
-    frozen.model.eval()
-    one, other = (run.objective.batch(0, ["pictures", "names"]).losses(run.model, 1) for run in (trained, frozen))
-    assert one["names"].item() == pytest.approx(other["names"].item(), rel=1e-5), "the same sentences, the same loss"
-    before = copy.deepcopy(trained.model.text_backbones["names"].state_dict())
-    finish(trained)
-    after = trained.model.text_backbones["names"].state_dict()
-    moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert {"embeddings.word_embeddings.weight", "encoder.layer.1.output.dense.weight"} <= moved
-    assert trained.progress.samples == finish(frozen).progress.samples
-    anew = trained.objective.embedded().train["names"].gathered()
-    assert not np.allclose(anew, trained.data.train["names"].gathered(), atol=1e-4)
-    assert trained.objective.batch_rows(0, "names") == frozen.objective.batch_rows(0, "names")
-
-
-def test_a_trained_text_encoder_resumes_to_the_bit_and_leaves_the_target_path_alone(
-    corpus: Path, sentences: dict[str, Any]
-) -> None:
-    changes = {**TRAINED_TEXT, "model.backbone": "partial", "model.trained_blocks": 1, "train.accumulate": 2}
-    whole = finish(run_with_text(corpus, sentences, **changes))
-    first = run_with_text(corpus, sentences, **changes)
-    text = copy.deepcopy(first.model.text_backbones["names"])
-    next(first.evaluations())
-    second = run_with_text(corpus, sentences, **changes)
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
-    finish(second)
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, second.model.state_dict()[name]), name
-    last = whole.model.text_backbones["names"].encoder.layer
-    assert torch.equal(last[0].output.dense.weight, text.encoder.layer[0].output.dense.weight)
-    assert not torch.equal(last[1].output.dense.weight, text.encoder.layer[1].output.dense.weight)
-    alone = run_with_text(corpus, sentences, **TRAINED_TEXT, **{"mixing.loss_weight.names": 0.0})
-    assert not len(alone.model.text_backbones), "a corpus of weight 0 needs no encoder"
-    plain = run_with_text(corpus, sentences, **{"model.backbone": "partial", "model.trained_blocks": 1})
-    assert trained_parameters(whole) == trained_parameters(plain)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model.backbone": "frozen"}, r"trained_auxiliaries is \('names',\) with model.backbone frozen"),
-        ({"corpora.names.control": "noise"}, r"needs no noise in place of its embeddings"),
-        ({"data.auxiliary_shots": {"names": "average"}}, r"needs no data.auxiliary_shots average"),
-        ({"encoders.text": {"source": "module", "name": "m:X"}}, r"needs a text encoder of source transformers or"),
-        ({"model.trained_auxiliaries": ["pictures"]}, r"needs an auxiliary corpus, not the target"),
-        ({"model.trained_auxiliaries": ["nmes"]}, r"names corpus 'nmes'.*did you mean 'names'"),
-    ],
-)
-def test_text_encoders_that_cannot_be_trained_are_refused(
-    corpus: Path, sentences: dict[str, Any], changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        experiment_of(corpus, **{**sentences, **TRAINED_TEXT, **changes})

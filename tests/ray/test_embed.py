@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import embed
+from pipelines.runtime import Summary
 from pipelines.stored import corpus_store
 from tests.bad_rows import write_bad_rows
 from tests.conftest import draw, picture_tree, write_picture_corpora
@@ -30,6 +31,14 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 def experiment(tmp_path: Path) -> Experiment:
     write_picture_corpora(tmp_path)
     return parse_experiment(picture_tree(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple[Experiment, Summary]:
+    """Both corpora, embedded by two actors each, and what the step said; left as it is by the tests."""
+    directory = write_picture_corpora(tmp_path_factory.mktemp("embedded"))
+    experiment = parse_experiment(picture_tree(directory)).override({"embed.actors": 2, "embed.batch_size": "auto"})
+    return experiment, embed.run(experiment)
 
 
 def embed_only(experiment: Experiment, corpus: str) -> dict[str, Any]:
@@ -60,16 +69,16 @@ def test_every_row_once_then_nothing_then_only_what_is_missing(experiment: Exper
     pictures = tmp_path / "pictures"
     (pictures / "train" / "circle" / "bad.png").write_bytes(b"not a picture")
     experiment = experiment.override({"embed.max_rejected": 0.1})
-    results = embed.run(experiment).results["corpora"]
-    assert (results["pictures"]["rows"], results["pictures"]["rejected_rows"]) == (33, 1)
-    assert results["pictures"]["rows_per_split"] == {"dark": 6, "test": 9, "train": 12, "val": 6}
+    facts = embed_only(experiment, "pictures")
+    assert (facts["rows"], facts["rejected_rows"]) == (33, 1)
+    assert facts["rows_per_split"] == {"dark": 6, "test": 9, "train": 12, "val": 6}
     expected = {file.relative_to(pictures).as_posix() for file in pictures.rglob("*.png")}
     assert stored_ids(experiment, "pictures") == Counter(expected)
     rejected = corpus_store(experiment, "pictures").rejected_rows()
     assert [(row.id, row.reason) for row in rejected] == [("train/circle/bad.png", "not a picture in a known format")]
 
     before = times(experiment, "pictures")
-    assert embed.run(experiment).results["corpora"]["pictures"]["up_to_date"]
+    assert embed_only(experiment, "pictures")["up_to_date"]
     assert times(experiment, "pictures") == before
 
     # As after a kill: no manifest, one part missing, one half-written temporary file.
@@ -101,20 +110,26 @@ def test_every_row_once_then_nothing_then_only_what_is_missing(experiment: Exper
     }
 
 
-def test_identical_inputs_are_encoded_once(experiment: Experiment, tmp_path: Path) -> None:
+def test_identical_inputs_are_encoded_once_and_half_precision_is_another_store(
+    experiment: Experiment, tmp_path: Path
+) -> None:
     pictures = tmp_path / "pictures"
     original = pictures / "train" / "circle" / "0.png"
     for index in range(10):  # over several parts of 8 rows
         shutil.copy(original, pictures / "train" / "stripes" / f"copy-{index}.png")
-    facts = embed_only(experiment, "pictures")
+    half = experiment.override({"embed.actors": 2, "embed.dtype": "float16"})
+    facts = embed_only(half, "pictures")
     assert (facts["rows"], facts["encoded_rows"], facts["repeated_inputs"]) == (43, 33, 10)
-    vectors = embedding_of(experiment, "pictures")
+    vectors = embedding_of(half, "pictures")
     for index in range(10):
         assert np.array_equal(vectors[f"train/stripes/copy-{index}.png"], vectors["train/circle/0.png"])
+    assert corpus_store(half, "pictures").load().embeddings.dtype == np.float32
+    with pytest.raises(InputError, match="embedded by another encoder or setting"):
+        corpus_store(experiment, "pictures").load()
 
 
-def test_what_embed_did_is_in_the_manifest_and_in_mlflow(experiment: Experiment) -> None:
-    summary = embed.run(experiment)
+def test_what_embed_did_is_in_the_manifest_and_in_mlflow(embedded: tuple[Experiment, Summary]) -> None:
+    experiment, summary = embedded
     manifest = corpus_store(experiment, "pictures").read_manifest()
     assert manifest is not None
     assert sum(manifest["stage_share"].values()) == pytest.approx(1, abs=1e-3)
@@ -124,7 +139,8 @@ def test_what_embed_did_is_in_the_manifest_and_in_mlflow(experiment: Experiment)
     assert run.kind == "embed"
     assert run.metrics["embed/rows_per_s/pictures"] == manifest["rows_per_s"]
     assert run.metrics["embed/share/encode/names"] > 0
-    embed.run(experiment)
+    again = embed.run(experiment).results["corpora"]
+    assert all(facts["up_to_date"] for facts in again.values())
     assert len(experiment_runs(experiment.tracking.uri, experiment.name)) == 1, "nothing done, nothing logged"
 
 
@@ -132,7 +148,8 @@ def test_odd_and_damaged_rows_of_every_modality(tmp_path: Path) -> None:
     """Each is embedded, or rejected with a reason a person understands, and none stops the others."""
     expected = {modality: write_bad_rows(tmp_path / modality, modality) for modality in ("image", "audio", "text")}
     corpora = {name: {"modality": name, "format": "folder", "path": str(tmp_path / name)} for name in expected}
-    tree = {**picture_tree(tmp_path), "target": "image", "corpora": corpora, "embed": {"max_rejected": 0.9}}
+    tree = {**picture_tree(tmp_path), "target": "image", "corpora": corpora}
+    tree["embed"] = {"max_rejected": 0.9, "actors": 1}
     experiment = parse_experiment(tree)
     embed.run(experiment)
     for modality, reasons in expected.items():
@@ -157,24 +174,17 @@ def test_tokens_are_stored_as_sequences(experiment: Experiment) -> None:
         store.load()
 
 
-def test_actors_decoders_and_batches_do_not_change_the_vectors(experiment: Experiment, tmp_path: Path) -> None:
-    embed.run(experiment)
-    other = experiment.override(
-        {"store": str(tmp_path / "other"), "embed.actors": 1, "embed.decoders": 1, "embed.batch_size": 3}
-    )
-    embed.run(other)
+def test_actors_decoders_and_batches_do_not_change_the_vectors(
+    embedded: tuple[Experiment, Summary], tmp_path: Path
+) -> None:
+    experiment, _ = embedded
+    one = {"embed.actors": 1, "embed.decoders": 1, "embed.batch_size": 3}
+    other = experiment.override({"store": str(tmp_path / "other"), **one})
     for corpus in experiment.corpora:
+        embed_only(other, corpus)
         first, second = embedding_of(experiment, corpus), embedding_of(other, corpus)
         assert first.keys() == second.keys()
         assert all(np.allclose(first[name], second[name], atol=1e-4) for name in first)
-
-
-def test_half_precision_is_another_store(experiment: Experiment) -> None:
-    half = experiment.override({"embed.dtype": "float16"})
-    embed_only(half, "names")
-    assert corpus_store(half, "names").load().embeddings.dtype == np.float32
-    with pytest.raises(InputError, match="embedded by another encoder or setting"):
-        corpus_store(experiment, "names").load()
 
 
 def test_too_many_unreadable_rows_fail_and_finish_nothing(experiment: Experiment, tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -14,11 +17,89 @@ import pytest
 from pipelines import embed, evaluate, predict, report, train, tune
 from pipelines.stored import read_training_data
 from tests.conftest import CLASSES, draw, picture_tree, write_picture_corpora
-from uml_core.config import load_experiment, parse_experiment
+from uml_core.config import Experiment, load_experiment, parse_experiment
 from uml_core.corpora.known_answer import write_known_answer
 from uml_core.tracking import download, find_run
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@dataclass(frozen=True)
+class Thread:
+    """Pictures and sentences, embedded, and a run trained on them."""
+
+    experiment: Experiment
+    trained: dict[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        return str(self.trained["run_id"])
+
+    def metrics(self) -> Mapping[str, float]:
+        """What MLflow holds of the run now."""
+        return find_run(self.experiment.tracking, self.run_id).metrics
+
+    def fetched(self, artifact: str, directory: Path) -> Path:
+        """Download an artifact of the run."""
+        return download(self.experiment.tracking.uri, f"runs:/{self.run_id}/{artifact}", directory)
+
+
+@pytest.fixture(scope="module")
+def thread(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Thread:
+    """Embed and train, as every test goes on from."""
+    tree = picture_tree(write_picture_corpora(tmp_path_factory.mktemp("thread")))
+    experiment = parse_experiment({**tree, "train": {**tree["train"], "max_steps": 100}, "optim": {"lr": 0.01}})
+    embed.run(experiment)
+    return Thread(experiment, train.run(experiment).results)
+
+
+def test_what_was_trained_is_what_is_evaluated(thread: Thread, tmp_path: Path) -> None:
+    trained = thread.trained
+    assert trained["test_accuracy"] > 0.6, "circles, squares and stripes are easy"
+    evaluated = evaluate.run(thread.experiment, thread.run_id).results
+    assert evaluated["test/accuracy"] == pytest.approx(trained["test_accuracy"])
+    assert evaluated["shift/dark/accuracy"] == pytest.approx(trained["shift_accuracy"]["dark"])
+    logged = thread.metrics()
+    assert logged["probe/linear/test_accuracy"] == pytest.approx(evaluated["probe/linear/test_accuracy"])
+    recalls = [logged[f"test/class_accuracy/{label}"] for label in CLASSES]
+    assert np.mean(recalls) == pytest.approx(evaluated["test/balanced_accuracy"])
+    files = thread.fetched("evaluation", tmp_path)
+    assert {"test/confusion.svg", "test/classes.csv"} <= {str(file.relative_to(files)) for file in files.rglob("*")}
+
+
+def test_analyses_are_explained_and_logged(thread: Thread, tmp_path: Path) -> None:
+    asked = evaluate.AnalysisRequest(("margins", "neurons"))
+    explained = evaluate.run(thread.experiment, thread.run_id, analyses=asked)
+    assert explained.results["analysis/margins/positive_share"] == pytest.approx(thread.trained["test_accuracy"])
+    assert "fewer than 8 class-mean pairs" in explained.text, "three classes cannot be tested, and the step says so"
+    silhouette = explained.results["analysis/margins/silhouette"]
+    assert thread.metrics()["analysis/margins/silhouette"] == pytest.approx(silhouette)
+    figures = thread.fetched("analysis", tmp_path)
+    assert {"margins.svg", "margins.png", "margins.txt"} <= {file.name for file in figures.iterdir()}
+
+
+def test_corrupted_pictures_are_encoded_again_and_a_run_is_no_better_than_itself(
+    thread: Thread, tmp_path: Path
+) -> None:
+    asked = {"evaluation.evaluators": ["corruptions"], "evaluation.corruptions": ["blur", "contrast"]}
+    damaged = evaluate.run(thread.experiment.override(asked), thread.run_id, against=[thread.run_id]).results
+    assert damaged["corruption/clean_accuracy"] == pytest.approx(thread.trained["test_accuracy"])
+    assert (damaged["against/difference"], damaged["against/mcnemar_p"]) == (0, 1)
+    logged = thread.metrics()
+    curve = [logged[f"corruption/contrast/{severity}/accuracy"] for severity in range(1, 6)]
+    assert np.mean(curve) == pytest.approx(damaged["corruption/contrast/accuracy"])
+    files = thread.fetched("evaluation", tmp_path)
+    assert {"corruption/curve.png", "corruption/curve.txt"} <= {
+        str(file.relative_to(files)) for file in files.rglob("*")
+    }
+
+
+def test_the_logged_subset_draws_the_same_rows_again(thread: Thread, tmp_path: Path) -> None:
+    subset = thread.fetched("subset.json", tmp_path)
+    drawn = read_training_data(thread.experiment).data
+    again = read_training_data(thread.experiment.override({"data.subset": str(subset), "data.split_seed": 9})).data
+    assert again.labelled.rows.tolist() == drawn.labelled.rows.tolist()
+    assert again.val.rows.tolist() == drawn.val.rows.tolist()
 
 
 def write_new_pictures(directory: Path) -> Path:
@@ -31,54 +112,15 @@ def write_new_pictures(directory: Path) -> Path:
     return directory
 
 
-def test_the_whole_thread_on_pictures_and_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_picture_corpora(tmp_path)
-    tree = picture_tree(tmp_path)
-    experiment = parse_experiment({**tree, "train": {**tree["train"], "max_steps": 100}, "optim": {"lr": 0.01}})
-    embed.run(experiment)
-    trained = train.run(experiment).results
-    assert trained["test_accuracy"] > 0.6, "circles, squares and stripes are easy"
-
-    evaluated = evaluate.run(experiment, trained["run_id"]).results
-    assert evaluated["test/accuracy"] == pytest.approx(trained["test_accuracy"])
-    assert evaluated["shift/dark/accuracy"] == pytest.approx(trained["shift_accuracy"]["dark"])
-    record = find_run(experiment.tracking, trained["run_id"])
-    assert record.metrics["probe/linear/test_accuracy"] == pytest.approx(evaluated["probe/linear/test_accuracy"])
-    recalls = [record.metrics[f"test/class_accuracy/{label}"] for label in CLASSES]
-    assert np.mean(recalls) == pytest.approx(evaluated["test/balanced_accuracy"])
-
-    explained = evaluate.run(experiment, trained["run_id"], analyses=evaluate.AnalysisRequest(("margins", "neurons")))
-    assert explained.results["analysis/margins/positive_share"] == pytest.approx(trained["test_accuracy"])
-    assert "fewer than 8 class-mean pairs" in explained.text, "three classes cannot be tested, and the step says so"
-    logged = find_run(experiment.tracking, trained["run_id"]).metrics
-    assert logged["analysis/margins/silhouette"] == pytest.approx(explained.results["analysis/margins/silhouette"])
-    figures = download(experiment.tracking.uri, f"runs:/{trained['run_id']}/analysis", tmp_path / "fetched")
-    assert {"margins.svg", "margins.png", "margins.txt"} <= {file.name for file in figures.iterdir()}
-
-    asked = {"evaluation.evaluators": ["corruptions"], "evaluation.corruptions": ["blur", "contrast"]}
-    damaged = evaluate.run(experiment.override(asked), trained["run_id"], against=[trained["run_id"]]).results
-    assert damaged["corruption/clean_accuracy"] == pytest.approx(trained["test_accuracy"]), "encoded again from files"
-    assert (damaged["against/difference"], damaged["against/mcnemar_p"]) == (0, 1)
-    logged = find_run(experiment.tracking, trained["run_id"]).metrics
-    curve = [logged[f"corruption/contrast/{severity}/accuracy"] for severity in range(1, 6)]
-    assert np.mean(curve) == pytest.approx(damaged["corruption/contrast/accuracy"])
-    files = download(experiment.tracking.uri, f"runs:/{trained['run_id']}/evaluation", tmp_path / "fetched")
-    assert {"test/confusion.svg", "test/classes.csv", "corruption/curve.png", "corruption/curve.txt"} <= {
-        str(file.relative_to(files)) for file in files.rglob("*")
-    }
-
-    subset = download(experiment.tracking.uri, f"runs:/{trained['run_id']}/subset.json", tmp_path / "fetched")
-    drawn = read_training_data(experiment).data
-    again = read_training_data(experiment.override({"data.subset": str(subset), "data.split_seed": 9})).data
-    assert again.labelled.rows.tolist() == drawn.labelled.rows.tolist()
-    assert again.val.rows.tolist() == drawn.val.rows.tolist()
-
+def test_new_pictures_are_predicted_by_the_step_and_by_mlflows_own_loading(
+    thread: Thread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     new = write_new_pictures(tmp_path / "new")
     output = tmp_path / "out" / "predictions.parquet"
-    uri = experiment.tracking.uri
+    uri = thread.experiment.tracking.uri
     monkeypatch.setattr(predict, "PART_ROWS", 2)  # four inputs, listed in two windows
     monkeypatch.setattr(predict, "WINDOW_PARTS", 1)
-    results = predict.run(f"runs:/{trained['run_id']}/model", str(new), str(output), uri).results
+    results = predict.run(f"runs:/{thread.run_id}/model", str(new), str(output), uri).results
     assert (results["rows"], results["rejected_rows"]) == (3, 1)
     predictions = pq.read_table(output).to_pydict()
     assert list(predictions) == ["id", "prediction", "probability"]
@@ -89,21 +131,23 @@ def test_the_whole_thread_on_pictures_and_sentences(tmp_path: Path, monkeypatch:
 
     # The same model through MLflow's own loading, as `mlflow models serve` does it: raw file bytes in.
     mlflow.set_tracking_uri(uri)
-    served = mlflow.pyfunc.load_model(trained["model_uri"])
+    served = mlflow.pyfunc.load_model(thread.trained["model_uri"])
     contents = [(new / row).read_bytes() for row in predictions["id"]]
     frame = served.predict(pd.DataFrame({"content": contents}))
     assert frame["prediction"].tolist() == predictions["prediction"]
     assert frame["probability"].tolist() == pytest.approx(predictions["probability"], abs=1e-4)
 
+
+def test_a_sweep_of_two_seeds_is_reported_as_undecided(thread: Thread, tmp_path: Path) -> None:
     fewer = {
         "data.shots": 2,
         "tune.seeds": 2,
         "tune.mixing": ["loss_weight", "schedule"],
         "tune.loss_weights": [0.3, 1],
     }
-    swept = tune.run(experiment.override(fewer), "mixing_ratio").results
+    swept = tune.run(thread.experiment.override(fewer), "mixing_ratio").results
     assert swept["trials"] == 2 * (4 + 4)
-    page = report.run(experiment, tmp_path / "report").results
+    page = report.run(thread.experiment, tmp_path / "report").results
     assert page["verdict_kind"] == "undecided", "two seeds and no controls decide nothing"
     assert Path(page["report"]).stat().st_size > 10_000
 

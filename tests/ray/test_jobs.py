@@ -12,12 +12,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from tests.conftest import picture_tree, write_picture_corpora
+from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
 from uml_core.config import parse_experiment
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,8 @@ def submit(environment: dict[str, str], root: Path | None, *line: str) -> subpro
 def test_embed_and_train_as_jobs(cluster: dict[str, str], tmp_path: Path) -> None:
     write_picture_corpora(tmp_path)
     tree = picture_tree(tmp_path)
+    write_embeddings(tmp_path / "names.parquet", {"label": list(CLASSES), "embedding": np.eye(3, 8)})
+    tree["corpora"]["names"] = {"modality": "vector", "format": "embeddings", "path": str(tmp_path / "names.parquet")}
     tree |= {"store": "store", "tracking": {"uri": "sqlite:///mlflow.db", "artifacts": "artifacts"}}
     file = tmp_path / "experiment.yaml"
     file.write_text(parse_experiment(tree).to_yaml(), encoding="utf-8")

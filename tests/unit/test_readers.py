@@ -70,16 +70,21 @@ def test_descriptors_of_both_shapes(tmp_path: Path) -> None:
     assert [(row.label, row.text) for row in found] == [("cat", "purrs"), ("cat", "has fur"), ("dog", "barks")]
 
 
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that is written anew for every example."""
+    return tmp_path_factory.mktemp("facts") / "facts.json"
+
+
 @given(st.dictionaries(st.text(min_size=1), st.lists(st.text(), max_size=4), max_size=5))
-def test_descriptors_keep_every_sentence(tmp_path_factory: pytest.TempPathFactory, tree: dict[str, list[str]]) -> None:
-    path = tmp_path_factory.mktemp("facts") / "facts.json"
-    path.write_text(json.dumps(tree), encoding="utf-8")
+def test_descriptors_keep_every_sentence(facts: Path, tree: dict[str, list[str]]) -> None:
+    facts.write_text(json.dumps(tree), encoding="utf-8")
     expected = [(label, text) for label, texts in tree.items() for text in texts]
     if not expected:
         with pytest.raises(InputError, match="is empty"):
-            list_rows("facts", corpus(path, "descriptors"))
+            list_rows("facts", corpus(facts, "descriptors"))
         return
-    assert [(row.label, row.text) for row in list_rows("facts", corpus(path, "descriptors"))] == expected
+    assert [(row.label, row.text) for row in list_rows("facts", corpus(facts, "descriptors"))] == expected
 
 
 @pytest.mark.parametrize(

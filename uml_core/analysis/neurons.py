@@ -15,6 +15,7 @@ Shape legend: N pairs, U units, K covariates, L labels.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -138,12 +139,16 @@ class _Residuals:
         The first side is orthogonal to the covariates Q, so regressing the shuffled side y again changes no product
         with it, only y's length: ‖y‖² − ‖Qᵀy‖².
         """
-        order = rng.permutation(len(self.second))
-        products_U = np.einsum("nu,nu->u", self.first, self.second[order])
-        explained_U = ((self.basis[np.argsort(order)].T @ self.second) ** 2).sum(axis=0)
-        squares_U = (self.second**2).sum(axis=0)
-        lengths_U = np.linalg.norm(self.first, axis=0) * np.sqrt(np.maximum(squares_U - explained_U, 0.0))
-        return _ratio(products_U, lengths_U)
+        shuffled_NU = self.second[rng.permutation(len(self.second))]
+        products_U = np.einsum("nu,nu->u", self.first, shuffled_NU)
+        explained_U = ((self.basis.T @ shuffled_NU) ** 2).sum(axis=0)
+        first_U, squares_U = self._lengths
+        return _ratio(products_U, first_U * np.sqrt(np.maximum(squares_U - explained_U, 0.0)))
+
+    @functools.cached_property
+    def _lengths(self) -> tuple[Floats, Floats]:
+        """The length of each unit's first side (U,), and the squared one of its second: no shuffle changes them."""
+        return np.linalg.norm(self.first, axis=0), (self.second**2).sum(axis=0)
 
     def of(self, units: npt.NDArray[np.bool_]) -> _Residuals:
         """Return the residuals of some units."""

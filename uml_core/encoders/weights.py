@@ -13,7 +13,6 @@ from typing import Any
 
 import huggingface_hub
 from safetensors import SafetensorError
-from transformers.utils import logging as transformers_logging
 
 from uml_core.errors import InputError
 
@@ -82,8 +81,10 @@ def from_hub(factory: Any, location: str, *, setting: str, place: str | None = N
     Raises:
         InputError: the model is in none of them, or is damaged, or needs a package that is not installed.
     """
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    from transformers.utils import logging  # half a second that encoders of other sources need not wait for
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     is_directory = Path(location).is_dir()
     try:
         return factory.from_pretrained(location, local_files_only=True, **options)

@@ -1,0 +1,77 @@
+"""Runs that train the target's encoder on small pictures, without a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+
+from tests.conftest import table, write_picture_corpora
+from uml_core.config import Experiment, parse_experiment
+from uml_core.corpora.readers import rows_of
+from uml_core.corpora.rows import Row
+from uml_core.corpora.training_data import build_training_data
+from uml_core.fine_tuning import target_encoder
+from uml_core.pictures import PictureData, picture_data
+from uml_core.store import CorpusTable
+from uml_core.training import TrainingRun
+
+NAMES = np.random.default_rng(1).normal(size=(9, 8))
+
+
+def write_corpus(directory: Path) -> Path:
+    """Write pictures of three shapes, and a tiny vision transformer with random weights."""
+    write_picture_corpora(directory, counts={"train": 6, "val": 4, "test": 4})
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit", img_size=32).state_dict(), directory / "weights.pth")
+    return directory
+
+
+def experiment_of(directory: Path, **changes: Any) -> Experiment:
+    tree = {
+        "name": "x",
+        "store": str(directory / "store"),
+        "target": "pictures",
+        "corpora": {
+            "pictures": {"modality": "image", "format": "folder", "path": str(directory / "pictures")},
+            "names": {"modality": "vector", "format": "embeddings", "path": "names"},
+        },
+        "encoders": {
+            "image": {"source": "timm", "name": "test_vit", "image_size": 32, "weights": str(directory / "weights.pth")}
+        },
+        "model": {"backbone": "finetune"},
+        "train": {"max_steps": 6, "eval_every": 3, "batch_size": 6},
+        "optim": {"lr": 1e-3, "backbone_lr": 1e-3, "warmup_steps": 0, "schedule": "constant"},
+    }
+    return parse_experiment(tree).override(changes)
+
+
+def tables_of(experiment: Experiment) -> tuple[dict[str, CorpusTable], list[Row]]:
+    """The store's tables without a store: the frozen encoder's embeddings, and random ones of the auxiliary corpus."""
+    rows, encoder = list(rows_of(experiment, "pictures")), target_encoder(experiment)
+    encoder.load()
+    embeddings = encoder.encode_all([encoder.decode(row.read()) for row in rows], 32)
+    target = table(embeddings, [row.label for row in rows], [row.split for row in rows])
+    classes = sorted({row.label or "" for row in rows})
+    names = table(NAMES[: 3 * len(classes)], [label for label in classes for _ in range(3)])
+    return {"pictures": target, "names": names}, rows
+
+
+def data_of(experiment: Experiment) -> PictureData:
+    tables, rows = tables_of(experiment)
+    data, ids = build_training_data(experiment, tables), [row.id for row in rows]
+    return picture_data(experiment, data, ids, {row.id: row for row in rows}, target_encoder(experiment))
+
+
+def run_of(directory: Path, **changes: Any) -> TrainingRun:
+    experiment = experiment_of(directory, **changes)
+    return TrainingRun(experiment, data_of(experiment))
+
+
+def finish(run: TrainingRun) -> TrainingRun:
+    for _ in run.evaluations():
+        pass
+    return run
