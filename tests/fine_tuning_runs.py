@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from uml_core.corpora.training_data import build_training_data
 from uml_core.fine_tuning import target_encoder
 from uml_core.pictures import PictureData, picture_data
 from uml_core.store import CorpusTable
+from uml_core.trained_text import text_encoder
 from uml_core.training import TrainingRun
 
 NAMES = np.random.default_rng(1).normal(size=(9, 8))
@@ -75,3 +77,18 @@ def finish(run: TrainingRun) -> TrainingRun:
     for _ in run.evaluations():
         pass
     return run
+
+
+def run_with_text(directory: Path, sentences: dict[str, Any], **changes: Any) -> TrainingRun:
+    """A run whose auxiliary table is what the text encoder makes of the sentences."""
+    experiment = experiment_of(directory, **sentences, **changes)
+    tables, rows = tables_of(experiment)
+    texts, encoder = list(rows_of(experiment, "names")), text_encoder(experiment, "names")
+    encoder.load()
+    embeddings = encoder.encode_all([encoder.decode(row.read()) for row in texts], 8)
+    tables["names"] = table(embeddings, [row.label for row in texts])
+    data = build_training_data(experiment, tables)
+    pictures = picture_data(
+        experiment, data, [row.id for row in rows], {row.id: row for row in rows}, target_encoder(experiment)
+    )
+    return TrainingRun(experiment, replace(pictures, sentences={"names": tuple(texts)}))

@@ -17,7 +17,7 @@ import timm
 import torch
 
 from tests.conftest import write_picture_corpora
-from tests.local.test_fine_tuning import experiment_of, finish, run_of
+from tests.fine_tuning_runs import experiment_of, finish, run_of
 from tests.local.test_low_rank import weights_of
 from uml_core.compiling import Compiled
 from uml_core.errors import InputError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import CLASSES, table
-from tests.fine_tuning_runs import experiment_of, finish, tables_of, write_corpus
+from tests.conftest import CLASSES
+from tests.fine_tuning_runs import experiment_of, finish, run_with_text, write_corpus
 from tests.tiny_models import save_text
-from uml_core.corpora.readers import rows_of
-from uml_core.corpora.training_data import build_training_data
 from uml_core.errors import InputError
-from uml_core.fine_tuning import target_encoder
-from uml_core.pictures import picture_data
 from uml_core.results import trained_parameters
-from uml_core.trained_text import text_encoder
-from uml_core.training import TrainingRun
 
 
 @pytest.fixture(scope="module")
@@ -42,21 +35,6 @@ def sentences(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "corpora.names": {"modality": "text", "format": "table", "path": str(directory / "names.jsonl")},
         "encoders.text": {"source": "transformers", "name": "bert", "weights": str(directory / "bert")},
     }
-
-
-def run_with_text(directory: Path, sentences: dict[str, Any], **changes: Any) -> TrainingRun:
-    """A run whose auxiliary table is what the text encoder makes of the sentences."""
-    experiment = experiment_of(directory, **sentences, **changes)
-    tables, rows = tables_of(experiment)
-    texts, encoder = list(rows_of(experiment, "names")), text_encoder(experiment, "names")
-    encoder.load()
-    embeddings = encoder.encode_all([encoder.decode(row.read()) for row in texts], 8)
-    tables["names"] = table(embeddings, [row.label for row in texts])
-    data = build_training_data(experiment, tables)
-    pictures = picture_data(
-        experiment, data, [row.id for row in rows], {row.id: row for row in rows}, target_encoder(experiment)
-    )
-    return TrainingRun(experiment, replace(pictures, sentences={"names": tuple(texts)}))
 
 
 TRAINED_TEXT = {"model.trained_auxiliaries": ["names"]}

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.conftest import CLASSES, write_picture_corpora
-from tests.local.test_fine_tuning import data_of, experiment_of, finish, run_of, run_with_text
+from tests.fine_tuning_runs import data_of, experiment_of, finish, run_of, run_with_text
 from tests.text_models import text_model
 from tests.tiny_models import save_text, save_vision
 from uml_core.encoders.image import TimmEncoder

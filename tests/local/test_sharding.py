@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from tests.conftest import write_picture_corpora
+from tests.fine_tuning_runs import data_of, experiment_of, finish
 from tests.local.ranks import Case, Left, train_on_ranks
-from tests.local.test_fine_tuning import data_of, experiment_of, finish
 from tests.text_models import save_text_model
 from tests.tiny_models import save_vision, vision_model
 from uml_core.config import Experiment

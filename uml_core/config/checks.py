@@ -1,0 +1,214 @@
+"""The checks across an experiment's sections: what is allowed alone, and not together.
+
+In: an `Experiment` whose sections are each valid. Out: nothing, or a ValueError with one line: the setting, what was
+given, what is allowed, how to mend it. They run in this order, the first mistake is the one that is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from uml_core.config.training import LowRankConfig
+from uml_core.errors import listing, nearest
+
+if TYPE_CHECKING:
+    from uml_core.config.experiment import Experiment
+
+TRAINABLE_TEXT = ("transformers", "package")  # sources of text encoders whose pooling is ours
+NEED = "<need>"  # where a message names what is missing
+
+
+def _require(needs: Mapping[str, bool], message: str) -> None:
+    """Raise ValueError with the first need that is not met, named in place of NEED in a message."""
+    for need, is_met in needs.items():
+        if not is_met:
+            raise ValueError(message.replace(NEED, need))
+
+
+def _names_refer_to_corpora(experiment: Experiment) -> None:
+    known = list(experiment.corpora)
+    references: dict[str, list[str | None]] = {
+        "target": [experiment.target],
+        "model.init_corpus": [experiment.model.init_corpus],
+        "model.trained_auxiliaries": list(experiment.model.trained_auxiliaries),
+        "mixing.warm_start.corpus": [experiment.mixing.warm_start.corpus],
+        "mixing.loss_weight": list(experiment.mixing.loss_weight),
+        "mixing.batch_ratio": list(experiment.mixing.batch_ratio),
+        "data.auxiliary_shots": list(experiment.data.auxiliary_shots),
+    }
+    for setting, names in references.items():
+        for name in names:
+            if name is not None and name not in experiment.corpora:
+                raise ValueError(f"{setting} names corpus '{name}'; corpora are {listing(known)}{nearest(name, known)}")
+            if name in experiment.shifted_corpora:
+                raise ValueError(f"{setting} names corpus '{name}', which is a shifted test set (role: shifted)")
+    for setting in ("loss_weight", "batch_ratio"):
+        if experiment.target in getattr(experiment.mixing, setting):
+            raise ValueError(
+                f"mixing.{setting} names the target '{experiment.target}', whose weight and ratio are always 1; "
+                f"name auxiliary corpora only ({listing(experiment.auxiliaries) or 'there are none'})"
+            )
+    if experiment.target in experiment.data.auxiliary_shots:
+        raise ValueError(
+            f"data.auxiliary_shots names the target '{experiment.target}', whose rows per class are data.shots; "
+            f"name auxiliary corpora only ({listing(experiment.auxiliaries) or 'there are none'})"
+        )
+    if experiment.corpora[experiment.target].control != "none":
+        raise ValueError(
+            f"corpora.{experiment.target}.control is set on the target; controls are for auxiliary corpora"
+        )
+    if experiment.mixing.warm_start.steps and experiment.mixing.warm_start.corpus is None:
+        raise ValueError("mixing.warm_start.steps is set without mixing.warm_start.corpus; name the corpus")
+
+
+def _shifted_corpora_are_of_the_target(experiment: Experiment) -> None:
+    target = experiment.corpora[experiment.target]
+    for name in experiment.shifted_corpora:
+        corpus = experiment.corpora[name]
+        if corpus.modality != target.modality or experiment.encoder_of(name) != experiment.encoder_of(
+            experiment.target
+        ):
+            raise ValueError(
+                f"corpora.{name} is a shifted test set (role: shifted) and needs the modality and the encoder of "
+                f"the target {experiment.target}"
+            )
+        if corpus.control != "none":
+            raise ValueError(f"corpora.{name}.control is set on a shifted test set; controls are for auxiliaries")
+
+
+def _settings_fit_the_objective(experiment: Experiment) -> None:
+    train = experiment.train
+    if train.accumulate > 1 and train.batch_size < train.workers * train.accumulate:
+        raise ValueError(
+            f"train.accumulate is {train.accumulate} with train.batch_size {train.batch_size} and train.workers "
+            f"{train.workers}; a batch has at most one part a sample: lower train.accumulate"
+        )
+    if experiment.objective == "supervised":
+        return
+    if experiment.feed.keep == "stream":
+        raise ValueError(
+            "feed.keep is stream, and sequences stay in memory; set feed.keep=auto, or objective=supervised"
+        )
+    if train.label_smoothing:
+        raise ValueError("train.label_smoothing spreads class labels; set objective=supervised, or remove it")
+    if train.gradient_cosine:
+        raise ValueError("train.gradient_cosine compares gradients on the shared head; set objective=supervised")
+    if train.batch_size < train.workers:
+        raise ValueError(
+            f"train.batch_size is {train.batch_size} with train.workers {train.workers}; "
+            "every worker needs a sequence in a step"
+        )
+    if experiment.data.auxiliary_shots:
+        raise ValueError(
+            "data.auxiliary_shots counts rows per class, and objective self_supervised reads no auxiliary labels; "
+            "remove it"
+        )
+
+
+def _a_trained_backbone_can_be_trained(experiment: Experiment) -> None:
+    backbone, blocks = experiment.model.backbone, experiment.model.trained_blocks
+    if (blocks is not None) != (backbone == "partial"):
+        raise ValueError(
+            f"model.trained_blocks is {blocks} with model.backbone {backbone}; it says how many of the last blocks "
+            "model.backbone=partial trains: set both or neither"
+        )
+    if backbone != "lora" and experiment.model.lora != LowRankConfig():
+        raise ValueError(
+            f"model.lora is set with model.backbone {backbone}; it says which adapters model.backbone=lora trains: "
+            "set that, or remove model.lora"
+        )
+    if backbone == "frozen":
+        if experiment.train.compile:
+            raise ValueError(
+                "train.compile is true with model.backbone frozen, where no encoder is trained; set "
+                "model.backbone=finetune, or remove it (encoders.image.compile compiles a frozen one for embed)"
+            )
+        for setting in ("trained_auxiliaries", "drop_path"):
+            if value := getattr(experiment.model, setting):
+                raise ValueError(
+                    f"model.{setting} is {value} with model.backbone frozen, where no encoder is trained; "
+                    "set model.backbone=finetune, or remove it"
+                )
+        return
+    target, encoder = experiment.corpora[experiment.target], experiment.encoder_of(experiment.target)
+    needs = {
+        f"objective supervised, not {experiment.objective}": experiment.objective == "supervised",
+        f"a target of pictures, not of modality {target.modality}": target.modality == "image",
+        f"raw pictures, not format {target.format}": encoder is not None,
+        "an image encoder of source timm, transformers or package": encoder is None or encoder.source != "module",
+        "an encoder without pooling=tokens": encoder is None or encoder.pooling != "tokens",
+        "train.gradient_cosine=false": not experiment.train.gradient_cosine,
+        "train.batch_size of at least train.workers": experiment.train.batch_size >= experiment.train.workers,
+        "shifted test sets as extra splits of the target, not role: shifted": not experiment.shifted_corpora,
+    }
+    _require(needs, f"model.backbone is {backbone}, which needs {NEED}; or set model.backbone=frozen")
+
+
+def _shards_have_holders(experiment: Experiment) -> None:
+    needs = {
+        "train.workers of at least 2, one a shard": experiment.train.workers > 1,
+        f"objective supervised, not {experiment.objective}": experiment.objective == "supervised",
+        "model.backbone=finetune, partial or lora: a head alone is small": experiment.model.backbone != "frozen",
+        "train.compile=false": not experiment.train.compile,
+    }
+    if experiment.train.sharding != "none":
+        _require(needs, f"train.sharding is {experiment.train.sharding}, which needs {NEED}; or set it to none")
+
+
+def _a_transfer_has_a_trunk(experiment: Experiment) -> None:
+    transfer, encoder = experiment.model.transfer, experiment.encoder_of(experiment.target)
+    if transfer is None or experiment.objective == "self_supervised":
+        return
+    needs = {
+        f"model.backbone=finetune, not {experiment.model.backbone}": experiment.model.backbone == "finetune",
+        "encoders.image of source timm": encoder is not None and encoder.source == "timm",
+    }
+    _require(needs, f"model.transfer starts blocks of a trained trunk, which needs {NEED}; or remove it")
+
+
+def _trained_auxiliaries_can_be_trained(experiment: Experiment) -> None:
+    for name in experiment.model.trained_auxiliaries:
+        corpus, encoder = experiment.corpora[name], experiment.encoder_of(name)
+        needs = {
+            "an auxiliary corpus, not the target": name != experiment.target,
+            f"text, not modality {corpus.modality}": corpus.modality == "text",
+            f"raw sentences, not format {corpus.format}": encoder is not None,
+            "a text encoder of source transformers or package": encoder is None or encoder.source in TRAINABLE_TEXT,
+            "an encoder without pooling=tokens": encoder is None or encoder.pooling != "tokens",
+            "no noise in place of its embeddings (control)": corpus.control != "noise",
+            "no data.auxiliary_shots average": experiment.data.auxiliary_shots.get(name) != "average",
+        }
+        _require(needs, f"model.trained_auxiliaries names {name}, and training its encoder needs {NEED}")
+
+
+def _a_solver_has_a_convex_problem(experiment: Experiment) -> None:
+    if experiment.optim.name != "lbfgs":
+        return
+    mixing, train = experiment.mixing, experiment.train
+    needs = {
+        "objective=supervised": experiment.objective == "supervised",
+        "model.backbone=frozen": experiment.model.backbone == "frozen",
+        "model.learnable_scale=false": not experiment.model.learnable_scale,
+        "mixing.schedule=joint": mixing.schedule == "joint",
+        "no mixing.warm_start": not mixing.warm_start.steps,
+        "loss weights that are numbers": all(isinstance(each, float) for each in mixing.loss_weight.values()),
+        "no optim.clip_norm": experiment.optim.clip_norm is None,
+        "optim.ema_decay=0": not experiment.optim.ema_decay,
+        "train.accumulate=1": train.accumulate == 1,
+        "feed.keep other than stream, because a step takes all rows": experiment.feed.keep != "stream",
+        "a train.precision other than bfloat16": train.precision != "bfloat16",
+    }
+    _require(needs, f"train with optim.name=lbfgs needs {NEED}; or set optim.name=adamw")
+
+
+CHECKS: tuple[Callable[[Experiment], None], ...] = (
+    _names_refer_to_corpora,
+    _shifted_corpora_are_of_the_target,
+    _settings_fit_the_objective,
+    _a_trained_backbone_can_be_trained,
+    _shards_have_holders,
+    _a_transfer_has_a_trunk,
+    _trained_auxiliaries_can_be_trained,
+    _a_solver_has_a_convex_problem,
+)
