@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pipelines.picture_stream import chunks_of
-from tests.local.test_fine_tuning import corpus, data_of, experiment_of, finish, run_of, tables_of
+from tests.fine_tuning_runs import corpus, data_of, experiment_of, finish, run_of, tables_of
 from uml_core.augmentation import Crops, crop_and_flip
 from uml_core.corpora.rows import Row
 from uml_core.corpora.subsets import Rows
