@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pipelines.picture_stream import chunks_of
-from tests.fine_tuning_runs import corpus, data_of, experiment_of, finish, run_of, tables_of
+from tests.fine_tuning_runs import data_of, experiment_of, finish, run_of, tables_of, write_corpus
 from uml_core.augmentation import Crops, crop_and_flip
 from uml_core.corpora.rows import Row
 from uml_core.corpora.subsets import Rows
@@ -25,7 +25,10 @@ from uml_core.objective import Place
 from uml_core.pictures import Pictures, TargetOrder, picture_data
 from uml_core.training import TrainingRun
 
-__all__ = ["corpus"]  # the fixture, found by its name
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("pictures"))
 
 
 def test_dropout_is_drawn_from_the_batchs_seed_alone() -> None:
