@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,19 +146,19 @@ def _absolute(place: str, root: Path) -> str:
 
 
 @contextlib.contextmanager
-def ray_session(*, importing: Sequence[str] = ()) -> Iterator[None]:
+def ray_session(*, meanwhile: Callable[[], object] | None = None) -> Iterator[None]:
     """Connect to the cluster of $RAY_ADDRESS (a job has it), else start a local one; a started one is stopped.
 
-    Modules named in `importing` are imported meanwhile: starting Ray is mostly waiting for its processes.
+    `meanwhile` is called in a thread while Ray's processes start, which is mostly waiting; where Ray runs already, not.
     """
     if ray.is_initialized():
         yield
         return
     with ThreadPoolExecutor(1) as background:
-        imports = [background.submit(importlib.import_module, name) for name in importing]
+        called = None if meanwhile is None else background.submit(meanwhile)
         _start_ray()
-        for module in imports:
-            module.result()
+        if called is not None:
+            called.result()
     try:
         yield
     finally:

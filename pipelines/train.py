@@ -42,8 +42,7 @@ def run(experiment: Experiment) -> Summary:
         logger.warning("%s", line)
     if "stream" in stored.feeds.values():
         logger.warning("%s", stored.describe_feed(experiment))
-    # torch, Ray Train and MLflow take as long to import as Ray's processes to start: both at once.
-    with ray_session(importing=("pipelines.train_fit",)):
+    with ray_session(meanwhile=lambda: _prepare(experiment)):
         from pipelines.train_fit import train_once
 
         outcome = train_once(experiment, stored)
@@ -51,6 +50,14 @@ def run(experiment: Experiment) -> Summary:
         if experiment.train.twin and run_kind(experiment) == "uml":
             twin = train_once(experiment.unimodal_twin(), stored)  # of the same splits and shots
     return _summary(experiment, stored, outcome, twin)
+
+
+def _prepare(experiment: Experiment) -> None:
+    """Do what takes as long as Ray's processes to start: import torch, Ray Train and MLflow, open MLflow's database."""
+    from pipelines import train_fit  # noqa: F401
+    from uml_core.tracking import open_experiment
+
+    open_experiment(experiment.tracking, experiment.name)
 
 
 def _summary(experiment: Experiment, stored: StoredData, outcome: RunOutcome, twin: RunOutcome | None) -> Summary:
