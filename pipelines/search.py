@@ -13,7 +13,7 @@ from typing import Any
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from pipelines.trial_results import Assignment, SweepFolder, TrialResult, assignments_of, trial_config
+from pipelines.trial_results import Assignment, TrialResult, assignments_of, trial_config
 from tune_spaces.space import Group, GroupName, Space, TrialSpec, check_effect, groups_of, points_per_group, trials_of
 from uml_core.config import Experiment, TuneConfig
 from uml_core.errors import InputError
@@ -48,10 +48,9 @@ class Proposals:
         """Return trials that name the sweep, and on which the user's data is checked: one of every arm at least."""
         return list(self.specs.values())
 
-    def take_over(self, folder: SweepFolder) -> None:
-        """Learn what a killed sweep has in its folder; only the rest is proposed."""
-        done = folder.keys()
-        self._waiting = [spec for spec in self._waiting if spec.key not in done]
+    def take_over(self, results: Mapping[str, TrialResult]) -> None:
+        """Learn what a killed sweep has left, by trials' keys; only the rest is proposed."""
+        self._waiting = [spec for spec in self._waiting if spec.key not in results]
 
     def next_pack(self, processes: int | None, takes: TakesGroup = every_group) -> list[TrialSpec]:
         """Return the next trials to train at once, of groups that are taken and of one label; none where none is left.
@@ -123,9 +122,9 @@ class TpeProposals(Proposals):
             for name, group in self._groups.items()
         ]
 
-    def take_over(self, folder: SweepFolder) -> None:
-        """Rebuild specs and searches from the results in the folder, in the order in which they ended."""
-        for key, result in folder.all().items():
+    def take_over(self, results: Mapping[str, TrialResult]) -> None:
+        """Rebuild specs and searches from results by trials' keys, in the order in which they ended."""
+        for key, result in results.items():
             point = {axis: result.overrides[axis] for axis in self._axes[result.group]}
             self._note(self._groups[result.group], point)
             assert key in self.specs, f"result {key} is of another sweep"

@@ -33,15 +33,15 @@ class TrialLog:
         self._run_ids: dict[str, str] = {}
         self._tags = {"uml.selected": "false", **provenance}
 
-    def catch_up(self, folder: SweepFolder) -> None:
-        """Find the trials a killed sweep logged already, and log those it finished but did not log."""
+    def catch_up(self, results: Mapping[str, TrialResult]) -> None:
+        """Find the trials a killed sweep logged already, and log those it has results of but did not log."""
         for record in sweep_runs(self._experiment, self._parent)[1:]:
             # One that is still "running" was being logged when the sweep was killed: it is logged again.
             if record.status == "RUNNING":
                 MLflowTracker(self._experiment.tracking, record.run_id).discard()
             else:
                 self._run_ids[record.tags["uml.trial"]] = record.run_id
-        for key, result in folder.all().items():
+        for key, result in results.items():
             if key not in self._run_ids:
                 self.add(key, result)
 

@@ -82,13 +82,14 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
     started = time.perf_counter()
     parent = _open_sweep(experiment, space, space_name, attempt, provenance_tags(fingerprints))
     folder = SweepFolder(f"{attempt.storage_path}/{attempt.name}/trials")
-    proposals.take_over(folder)
+    left = folder.all()  # read once: a killed sweep's last processes may still be writing
+    proposals.take_over(left)
     log = TrialLog(experiment, parent.run_id, proposals.specs, provenance_tags(fingerprints))
-    log.catch_up(folder)
+    log.catch_up(left)
     with ray_session():
         lanes = lanes_of(experiment, space, tables, fingerprints=fingerprints, folder=folder)
         _run_missing(proposals, lanes, folder, log)
-        results = folder.all()
+        results = {key: result for key, result in folder.all().items() if key in proposals.specs}
         _check_failures(experiment, proposals.total, results, parent)
         chosen = select_trials(experiment, proposals.specs, results, log)
         compared = [spec for spec in chosen if spec.arm in (space.baseline, space.headline)]  # class by class

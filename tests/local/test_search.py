@@ -151,7 +151,7 @@ def test_a_killed_sweep_s_folder_is_taken_over(experiment: Experiment, tmp_path:
         folder.write(spec.key, replace(result, overrides=spec.overrides, group=spec.group), state=None)
         done[spec.key] = spec.group
     second = proposals_of(space(), experiment, max_trials=16)
-    second.take_over(folder)
+    second.take_over(folder.all())
     rest = {}
     for spec in one_by_one(second):
         rest[spec.key] = spec.group
