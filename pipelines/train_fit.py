@@ -5,6 +5,7 @@ Workers run `pipelines.train_loop.train_loop_per_worker`; Train's controller wri
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 from pathlib import Path
@@ -79,6 +80,7 @@ def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: s
             f"lower train.{setting} or set train.use_gpu=false"
         )
     _check_streaming(experiment, stored)
+    _start_coordinator()
     with TrainingBar(run_id, f"train {run_kind(experiment)}", settings.max_steps):
         result = _through_losses(
             experiment,
@@ -104,6 +106,16 @@ def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: s
         raise InputError(metrics["input_error"] + kept)
     with result.checkpoint.as_directory() as directory:
         return load_state(Path(directory))
+
+
+def _start_coordinator() -> None:
+    """Let the actor start that Train's controller asks first and waits for: side by side they cost two seconds less."""
+    with contextlib.suppress(ImportError):  # Ray's own room: where it moves, the controller starts the actor
+        from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+            get_or_create_autoscaling_coordinator,
+        )
+
+        get_or_create_autoscaling_coordinator()
 
 
 def _through_losses(experiment: Experiment, attempt: Attempt, **trainer: Any) -> Result:
