@@ -90,7 +90,7 @@ def value(trial: RunRecord, name: str) -> float:
 
 
 def test_a_killed_sweep_of_frozen_and_trained_encoders_goes_on(experiment: Experiment, tmp_path: Path) -> None:
-    sweep = experiment.override({"name": "killed", "train.max_steps": 40, "tune.seeds": 1})
+    sweep = experiment.override({"name": "killed", "train.max_steps": 20, "tune.seeds": 1})
     file = tmp_path / "experiment.yaml"
     file.write_text(sweep.to_yaml(), encoding="utf-8")
     line = [sys.executable, "-m", "pipelines.tune", str(file), "--space", "finetune"]
@@ -115,7 +115,7 @@ def test_a_killed_sweep_of_frozen_and_trained_encoders_goes_on(experiment: Exper
         **{("frozen", "linear"): 1, ("frozen", "frozen"): 2, ("partial", "partial"): 2, ("lora", "lora"): 2},
         **{("finetune", arm): 1 for arm in ("unimodal", "uml", "shuffled")},
     }
-    assert {value(trial, "mixing/target_samples") for trial in trials} == {40 * 6}, "the same samples in every arm"
+    assert {value(trial, "mixing/target_samples") for trial in trials} == {20 * 6}, "the same samples in every arm"
     assert all("test/accuracy" in trial.metrics and "shift/dark/accuracy" in trial.metrics for trial in trials)
     assert results["model"] == "models:/killed@best"
     assert not [file.name for file in sweep_folder(sweep).iterdir() if file.suffix not in (".json", ".pt")]
