@@ -7,37 +7,48 @@ tensors alone they are what torch has, to the bit, and talk to nobody.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+def is_shard(value: object) -> TypeGuard[DTensor]:
+    """Return whether something is a shard. Half a second of imports is paid by processes that shard, not by all."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
     """Return what this rank holds of a tensor, not copied: its shard, or the tensor itself."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_shard(tensor) else tensor
 
 
 def gathered(tree: Any) -> Any:
     """Return nested dicts and lists with every shard made whole, on the CPU of rank 0; elsewhere None in its place."""
 
-    def whole(shard: DTensor) -> Tensor | None:
-        tensor: Tensor = shard.full_tensor().detach()
+    def whole(value: Any) -> Any:
+        if not is_shard(value):
+            return value
+        tensor: Tensor = value.full_tensor().detach()
         return tensor.cpu() if torch.distributed.get_rank() == 0 else None
 
-    return tree_map_only(DTensor, whole, tree)
+    return tree_map(whole, tree)
 
 
 def whole_copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a copy of a model's weights on the CPU, shards made whole: those on rank 0 alone."""
     copies = {}
     for name, value in weights.items():
-        copy = gathered(value) if isinstance(value, DTensor) else value.detach().cpu().clone()
+        copy = gathered(value) if is_shard(value) else value.detach().cpu().clone()
         if copy is not None:
             copies[name] = copy
     return copies
@@ -45,12 +56,14 @@ def whole_copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def sharded_like(whole: Tensor, like: Tensor) -> Tensor:
     """Return this rank's shard of a whole tensor where `like` is one; else the tensor as it is."""
-    if not isinstance(like, DTensor) or isinstance(whole, DTensor):
+    if not is_shard(like) or is_shard(whole):
         return whole
     mesh = like.device_mesh
     chunks, rank = whole.chunk(mesh.size()), mesh.get_local_rank()  # fewer chunks than ranks: the last hold no row
     own = chunks[rank] if rank < len(chunks) else whole[:0]
     placed = own.to(like.device).contiguous()
+    from torch.distributed.tensor import DTensor
+
     return DTensor.from_local(placed, mesh, like.placements, shape=like.shape, stride=like.stride())
 
 
@@ -67,7 +80,7 @@ def sharded_moments(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> 
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def as_parameter(value: Tensor, parameter: Tensor) -> Tensor:
-        if isinstance(parameter, DTensor) or value.stride() == parameter.stride():
+        if is_shard(parameter) or value.stride() == parameter.stride():
             return sharded_like(value, parameter)
         return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value).detach()
 
@@ -117,7 +130,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Return whether no tensor holds a NaN or an infinite number, on any rank where there are shards."""
     tensors = list(tensors)
     finite = torch.stack([local(tensor).sum() for tensor in tensors]).isfinite().all()
-    if any(isinstance(tensor, DTensor) for tensor in tensors):
+    if any(is_shard(tensor) for tensor in tensors):
         flag = finite.to(torch.int32)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
         return bool(flag)
@@ -127,8 +140,8 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 def _with_gradients(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the parameters that have a gradient: plain ones, and shards."""
     present = [parameter for parameter in parameters if parameter.grad is not None]
-    shards: list[Tensor] = [parameter for parameter in present if isinstance(parameter, DTensor)]
-    return [parameter for parameter in present if not isinstance(parameter, DTensor)], shards
+    shards: list[Tensor] = [parameter for parameter in present if is_shard(parameter)]
+    return [parameter for parameter in present if not is_shard(parameter)], shards
 
 
 def _gradient(parameter: Tensor) -> Tensor:
