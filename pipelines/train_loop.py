@@ -23,9 +23,10 @@ from pipelines.stored import build_data, training_tables
 from pipelines.train_progress import TrainingState
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
+from uml_core.progress import Evaluation
 from uml_core.results import evaluation_points
 from uml_core.runs import MetricPoint
-from uml_core.training import Evaluation, TrainingRun
+from uml_core.training import TrainingRun
 
 LARGE_BATCH = 512  # samples per worker from which several threads pay
 

@@ -27,9 +27,10 @@ from uml_core.config import Experiment, hash_of
 from uml_core.errors import InputError
 from uml_core.objective import Place
 from uml_core.packed import shapes_of, train_together
+from uml_core.progress import Evaluation
 from uml_core.results import evaluation_points
 from uml_core.runs import MetricPoint
-from uml_core.training import Evaluation, TrainingRun
+from uml_core.training import TrainingRun
 
 OnEnd = Callable[[int, TrialResult, dict[str, Any] | None], None]
 

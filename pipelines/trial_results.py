@@ -18,10 +18,11 @@ import pyarrow.fs as pafs
 import torch
 
 from uml_core.evaluation.selection import Candidate
+from uml_core.progress import Evaluation
 from uml_core.results import measure_outcome
 from uml_core.runs import MetricPoint
 from uml_core.store import open_filesystem
-from uml_core.training import Evaluation, TrainingRun
+from uml_core.training import TrainingRun
 
 OnEvaluation = Callable[[TrainingRun, Evaluation], None]
 

@@ -30,7 +30,8 @@ from pipelines.stored import load_tables
 from pipelines.trial_results import SweepFolder, TrialResult, assignments_of, described, progress_report
 from uml_core.config import Experiment, parse_experiment
 from uml_core.objective import Place
-from uml_core.training import Evaluation, TrainingRun
+from uml_core.progress import Evaluation
+from uml_core.training import TrainingRun
 
 MAX_RESTARTS = 3  # of a trial's workers
 CONTROLLER_ENDS_S = 2.0

@@ -22,8 +22,9 @@ from uml_core.feed import Batch
 from uml_core.gradients import NonFiniteError
 from uml_core.mixing import MixingPlan
 from uml_core.models.stacked_heads import StackedHeads
+from uml_core.progress import Evaluation, Stretch, Update
 from uml_core.stacked_optimizer import StackedAdamW
-from uml_core.training import Evaluation, Stretch, TrainingRun, Update
+from uml_core.training import TrainingRun
 
 # What the runs of a pack may differ in; everything else, and with it every shape, is the same.
 FREE = {

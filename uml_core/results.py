@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from uml_core.evaluation.run import EvaluatedRun
+from uml_core.progress import Evaluation
 from uml_core.runs import MetricPoint
-from uml_core.training import Evaluation, TrainingRun
+from uml_core.training import TrainingRun
 
 
 @dataclass

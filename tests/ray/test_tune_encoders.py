@@ -27,9 +27,10 @@ from tests.conftest import CLASSES, picture_tree, write_embeddings, write_pictur
 from tests.ray.test_tune import nested, wait_for_trials
 from uml_core.config import Experiment, parse_experiment
 from uml_core.objective import Place
+from uml_core.progress import Evaluation
 from uml_core.runs import RunRecord
 from uml_core.tracking import experiment_runs
-from uml_core.training import Evaluation, TrainingRun
+from uml_core.training import TrainingRun
 
 ROOT = Path(__file__).parents[2]
 RATES = '''

@@ -13,7 +13,8 @@ from uml_core.config import Experiment
 from uml_core.corpora.training_data import build_training_data
 from uml_core.errors import InputError
 from uml_core.packed import pack_label, shapes_of, train_together
-from uml_core.training import Evaluation, TrainingRun
+from uml_core.progress import Evaluation
+from uml_core.training import TrainingRun
 
 GRID: list[dict[str, Any]] = [
     {"optim.lr": 1e-2},
