@@ -25,7 +25,7 @@ from uml_core.corpora.known_answer import LinearGaussian, write_known_answer
 from uml_core.corpora.openmoji_catalog import emoji_names, read_catalog
 from uml_core.corpora.readers import list_rows
 from uml_core.corpora.ready import ReadyEmbeddings, read_ready_embeddings
-from uml_core.store import CorpusTable
+from uml_core.tables import CorpusTable
 
 SHOTS = (1, 2, 4, 8)
 FEW_SHOTS = (1, 4)  # for the cases that only vary another one

@@ -19,7 +19,7 @@ from uml_core.config import Experiment
 from uml_core.corpora.training_data import build_training_data
 from uml_core.evaluation.statistics import PairedDifference, paired_difference
 from uml_core.results import evaluated_run
-from uml_core.store import CorpusTable
+from uml_core.tables import CorpusTable
 from uml_core.training import TrainingRun
 
 ARMS = {

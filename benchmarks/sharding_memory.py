@@ -28,7 +28,7 @@ from uml_core.corpora.training_data import build_training_data
 from uml_core.fine_tuning import target_encoder
 from uml_core.pictures import PictureData, picture_data
 from uml_core.shards import local
-from uml_core.store import CorpusTable
+from uml_core.tables import CorpusTable
 from uml_core.training import TrainingRun
 
 MODEL, SIDE, CLASSES, PER_CLASS, BATCH, STEPS = "vit_base_patch16_224", 64, 4, 8, 8, 4

@@ -20,7 +20,7 @@ from tune_spaces import load_space, trials_of
 from uml_core.config import Experiment
 from uml_core.corpora.training_data import build_training_data
 from uml_core.results import measure_outcome
-from uml_core.store import CorpusTable
+from uml_core.tables import CorpusTable
 from uml_core.training import TrainingRun
 
 STEPS, GRID_STEPS, GRID_TRIALS = 3000, 2000, 120

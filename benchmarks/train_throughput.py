@@ -24,7 +24,7 @@ from benchmarks.figures import Figure, peak_memory
 from pipelines import embed
 from pipelines.stored import store_tables
 from uml_core.config import Experiment, parse_experiment
-from uml_core.store import CorpusTable
+from uml_core.tables import CorpusTable
 from uml_core.tracking import find_run
 
 STEPS, WARMUP, CLASSES, BATCH = 4000, 200, 100, 32

@@ -21,7 +21,8 @@ from uml_core.corpora.training_data import TrainingData, build_training_data
 from uml_core.errors import listing
 from uml_core.mapped import cache_dir, embedding_bytes, is_mapped, mapped_table, streamed_corpora
 from uml_core.sequence_store import SequenceTable, load_sequences
-from uml_core.store import CorpusStore, CorpusTable
+from uml_core.store import CorpusStore
+from uml_core.tables import CorpusTable
 
 if TYPE_CHECKING:
     from uml_core.corpora.rows import Row

@@ -17,7 +17,7 @@ from uml_core.corpora.rows import Row
 from uml_core.corpora.training_data import build_training_data
 from uml_core.fine_tuning import target_encoder
 from uml_core.pictures import PictureData, picture_data
-from uml_core.store import CorpusTable
+from uml_core.tables import CorpusTable
 from uml_core.trained_text import text_encoder
 from uml_core.training import TrainingRun
 

@@ -30,7 +30,8 @@ from uml_core.config import Experiment, FeedConfig, hash_of
 from uml_core.corpora.places import is_uri, local_path
 from uml_core.errors import InputError
 from uml_core.locks import exclusive
-from uml_core.store import CorpusStore, CorpusTable, codes_of, finite_matrix
+from uml_core.store import CorpusStore
+from uml_core.tables import CorpusTable, codes_of, finite_matrix
 
 GIB = 2**30
 BYTES_PER_NUMBER = 4  # float32, also of a store in float16

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from uml_core.errors import InputError
-from uml_core.store import CorpusStore, codes_of, finite_matrix, order_by_id
+from uml_core.store import CorpusStore
+from uml_core.tables import codes_of, finite_matrix, order_by_id
 
 
 @dataclass(frozen=True)

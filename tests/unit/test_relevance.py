@@ -26,7 +26,7 @@ from uml_core.analysis.relevance import (
 )
 from uml_core.config import parse_experiment
 from uml_core.corpora.training_data import LabelledRows, TrainingData, build_training_data
-from uml_core.store import CorpusTable
+from uml_core.tables import CorpusTable
 
 NUM_CLASSES = 24
 NAMES = [f"class-{code:02d}" for code in range(NUM_CLASSES)]

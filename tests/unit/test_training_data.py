@@ -14,7 +14,7 @@ from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.subsets import split_off, take_shots
 from uml_core.corpora.training_data import TrainingData, build_training_data
 from uml_core.errors import InputError
-from uml_core.store import CorpusTable
+from uml_core.tables import CorpusTable
 
 LABELS = [label for label in "abc" for _ in range(10)]
 TARGET = table(np.arange(60).reshape(30, 2), LABELS)

@@ -22,7 +22,7 @@ from uml_core.corpora.subsets import Rows, take_shots
 from uml_core.corpora.target_rows import class_codes, count_by_class, shifted_corpus_rows, target_rows
 from uml_core.errors import InputError, listing
 from uml_core.mapped import release
-from uml_core.store import CorpusTable
+from uml_core.tables import CorpusTable
 
 logger = logging.getLogger(__name__)
 
