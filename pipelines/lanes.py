@@ -92,7 +92,7 @@ def groups_on_workers(experiment: Experiment, space: Space) -> dict[GroupName, i
         if arm not in workers:  # the seed decides nothing here
             trials = [group.spec(experiment, point).experiment for point in product_of(space.grid_of(group.arm))]
             for trial in trials:
-                _check_workers(trial.train)
+                check_workers(trial.train)
             trains = any(trial.model.backbone != "frozen" and trial.train.workers > 1 for trial in trials)
             workers[arm] = max(trial.train.workers for trial in trials) if trains else 1
         if workers[arm] > 1:
@@ -100,7 +100,8 @@ def groups_on_workers(experiment: Experiment, space: Space) -> dict[GroupName, i
     return found
 
 
-def _check_workers(train: TrainConfig) -> None:
+def check_workers(train: TrainConfig) -> None:
+    """Raise InputError for what a trial's workers cannot be told to do."""
     for setting, given, default in (("sharding", train.sharding, "none"), ("min_workers", train.min_workers, None)):
         if given != default:
             raise InputError(

@@ -27,7 +27,7 @@ from ray import tune
 from tqdm import tqdm
 
 from pipelines.attempts import Attempt, open_attempt
-from pipelines.lanes import Lane, check_resources, lanes_of
+from pipelines.lanes import Lane, check_resources, check_workers, lanes_of
 from pipelines.provenance import provenance_tags
 from pipelines.publish import best_trial, log_subsets, log_summary, register_best, select_trials
 from pipelines.runtime import Summary, experiment_parser, ray_session, step_main
@@ -67,6 +67,7 @@ def _step(experiment: Experiment, arguments: argparse.Namespace) -> Summary:
 
 def run(experiment: Experiment, space_name: str, *, max_trials: int | None = None, resume: bool = False) -> Summary:
     """Run a sweep to its end: train what is missing, select on validation, measure test once, say what it shows."""
+    check_workers(experiment.train)  # before an arm's own settings get in its way
     space = load_space(space_name, experiment)
     proposals = proposals_of(space, experiment, max_trials=max_trials)
     fingerprints = corpus_fingerprints(experiment)
