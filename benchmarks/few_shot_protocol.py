@@ -13,7 +13,7 @@ import ray
 
 from benchmarks.figures import Figure
 from pipelines import embed, tune
-from pipelines.runtime import absolute_places, ray_session
+from pipelines.runtime import absolute_places
 from uml_core.config import Experiment, load_experiment
 from uml_core.corpora.openmoji import write_openmoji
 
@@ -52,8 +52,7 @@ def _sweep_s(experiment: Experiment, num_cpus: int, num_trials: int) -> float:
     named = experiment.override({"name": f"few-shot-{num_cpus}"})
     ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
     try:
-        with ray_session():
-            results = tune.run(named, "linear_probe", max_trials=num_trials).results
+        results = tune.run(named, "linear_probe", max_trials=num_trials).results
     finally:
         ray.shutdown()
     assert results["trials"] == num_trials

@@ -146,19 +146,19 @@ def _absolute(place: str, root: Path) -> str:
 
 
 @contextlib.contextmanager
-def ray_session(*, meanwhile: Callable[[], object] | None = None) -> Iterator[None]:
+def ray_session(*, meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Connect to the cluster of $RAY_ADDRESS (a job has it), else start a local one; a started one is stopped.
 
-    `meanwhile` is called in a thread while Ray's processes start, which is mostly waiting; where Ray runs already, not.
+    `meanwhile` is called in a thread while Ray's processes start, which is mostly waiting.
     """
     if ray.is_initialized():
+        meanwhile()
         yield
         return
     with ThreadPoolExecutor(1) as background:
-        called = None if meanwhile is None else background.submit(meanwhile)
+        called = background.submit(meanwhile)
         _start_ray()
-        if called is not None:
-            called.result()
+        called.result()
     try:
         yield
     finally:

@@ -29,7 +29,7 @@ from uml_core.config import Experiment
 from uml_core.corpora.places import one_line
 from uml_core.errors import InputError
 from uml_core.results import RunOutcome, measure_outcome, save_weights
-from uml_core.tracking import MLflowTracker, open_experiment, start_run
+from uml_core.tracking import MLflowTracker, start_run
 from uml_core.training import TrainingRun
 from uml_core.transfer import transfer_plan
 
@@ -39,8 +39,10 @@ logger = logging.getLogger(__name__)
 
 
 def train_once(experiment: Experiment, stored: StoredData) -> RunOutcome:
-    """Train one experiment to its end under Ray Train and log it; resumes where a killed run stopped."""
-    open_experiment(experiment.tracking, experiment.name)
+    """Train one experiment to its end under Ray Train and log it; resumes where a killed run stopped.
+
+    `open_experiment()` comes first.
+    """
     attempt = open_attempt(experiment)
     tracker = _open_run(experiment, attempt, stored)
     try:

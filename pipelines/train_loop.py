@@ -35,7 +35,6 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     """Train on one worker: read the store, iterate the run's evaluations, report by wall time."""
     experiment = parse_experiment(config["experiment"])
     context = ray.train.get_context()
-    world_size = context.get_world_size()
     torch.set_num_threads(_num_threads(experiment, context.get_local_world_size()))
     try:
         run = TrainingRun(
@@ -43,12 +42,12 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
             _streamed(experiment, build_data(experiment, training_tables(experiment, config["fingerprints"]))),
             device=str(ray.train.torch.get_device()),
             rank=context.get_world_rank(),
-            world_size=world_size,
+            world_size=context.get_world_size(),
         )
         state = newest_state(config["run_dir"])
         if state is not None:
             run.load_state_dict(state)
-        _report_evaluations(run, world_size, config["started_at"])
+        _report_evaluations(run, config["started_at"])
     except InputError as error:
         # Retrying would end the same way: hand the message to the driver instead of failing the worker. With a
         # checkpoint, because Train keeps the metrics of a report only if it has one: the last good one, if there is.
@@ -75,12 +74,13 @@ def _num_threads(experiment: Experiment, local_workers: int) -> int:
     return max(1, (os.cpu_count() or 1) // local_workers)
 
 
-def _report_evaluations(run: TrainingRun, world_size: int, started_at: float) -> None:
+def _report_evaluations(run: TrainingRun, started_at: float) -> None:
     """Collect metrics and report them with a checkpoint every so often, the same times on all ranks."""
     if run.progress.finished:  # and its process was killed before it was measured: Train may have lost its list
         _report_checkpoint({"points": []}, run.state_dict())
         return
-    points = [MetricPoint("perf/workers", world_size, run.progress.step)]  # may be another number after a loss
+    # Of workers there may be another number after a loss.
+    points = [MetricPoint("perf/workers", run.place.world_size, run.progress.step)]
     first = run.progress.step == 0
     last_report = time.monotonic()
     for evaluation in run.evaluations():
@@ -91,19 +91,10 @@ def _report_evaluations(run: TrainingRun, world_size: int, started_at: float) ->
             first = False
         points += evaluation_points(run, evaluation)
         due = time.monotonic() - last_report >= run.experiment.train.report_every_s
-        if run.progress.finished or _rank_zero_says(due, world_size):
+        if run.progress.finished or any(run.place.of_rank_zero(due)):  # a report is a barrier
             _report(run, points, evaluation)
             points = []
             last_report = time.monotonic()
-
-
-def _rank_zero_says(value: bool, world_size: int) -> bool:
-    """Return rank 0's value on every rank: their clocks differ, and a report is a barrier."""
-    if world_size == 1:
-        return value
-    flag = torch.tensor([int(value)], device=ray.train.torch.get_device())
-    torch.distributed.broadcast(flag, src=0)
-    return bool(flag.item())
 
 
 def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from ray import tune
@@ -70,9 +69,7 @@ class TrialLog:
         tracker.finish("FAILED" if result.error else "FINISHED", ended_at=ended_at)
         self._run_ids[key] = tracker.run_id
 
-    def mark_selected(
-        self, spec: TrialSpec, points: Sequence[MetricPoint], files: Mapping[str, bytes] = MappingProxyType({})
-    ) -> None:
+    def mark_selected(self, spec: TrialSpec, points: Sequence[MetricPoint], files: Mapping[str, bytes]) -> None:
         """Log what was measured of a selected trial; tables and figures under evaluation/, as `evaluate` does."""
         tracker = self.tracker(spec)
         tracker.log_metrics(points)

@@ -52,12 +52,8 @@ def train_trial(config: dict[str, Any], *, tables: Tables, experiment: Experimen
         run_trials(trials, tables, device=device, on_evaluation=on_evaluation, on_end=write)
     else:  # trains alone
         checkpoints = TrialCheckpoints(folder, assignments[0].key, trials[0].train.report_every_s)
-        write(
-            0,
-            *run_encoder_trial(
-                trials[0], tables, checkpoints, place=Place(torch.device(device)), on_evaluation=on_evaluation
-            ),
-        )
+        place = Place(torch.device(device))
+        write(0, *run_encoder_trial(trials[0], tables, checkpoints, place=place, on_evaluation=on_evaluation))
     first = results[0]  # schedulers and searches that look at what is reported have trials of their own
     reported = {"val_accuracy": first.val_accuracy, "val_nll": first.val_nll, "cost": first.cost}
     tune.report({**reported, "step": experiment.train.max_steps})

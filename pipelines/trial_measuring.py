@@ -25,31 +25,29 @@ Measured = Iterator[tuple[TrialSpec, list[MetricPoint], Files]]
 
 
 def measure_trials(
-    specs: Sequence[TrialSpec], tables: Tables, folder: SweepFolder, *, drawn: Collection[TrialSpec] = ()
+    specs: Sequence[TrialSpec], tables: Tables, folder: SweepFolder, *, drawn: Collection[str]
 ) -> Measured:
     """Yield trials with what is measured of them on test and shifted test sets from their stored weights; Ray runs.
 
-    Of trials that are `drawn`, tables and the confusion matrix as well.
+    Of trials whose keys are in `drawn`, tables and the confusion matrix as well.
     """
     heavy = [spec for spec in specs if spec.experiment.model.backbone != "frozen"]
     for spec in specs:
         if spec not in heavy:
             data, state = build_data(spec.experiment, tables), folder.read_state(spec.key)
-            yield spec, *measured(spec.experiment, data, state, drawn=spec in drawn)
+            yield spec, *measured(spec.experiment, data, state, drawn=spec.key in drawn)
     if heavy:
         yield from _on_cluster(heavy, tables, folder, drawn)
 
 
-def _on_cluster(
-    specs: Sequence[TrialSpec], tables: Tables, folder: SweepFolder, drawn: Collection[TrialSpec]
-) -> Measured:
+def _on_cluster(specs: Sequence[TrialSpec], tables: Tables, folder: SweepFolder, drawn: Collection[str]) -> Measured:
     settings = specs[0].experiment.tune
     resources, _ = trial_resources(settings, cpus=num_cpus(), gpus=num_gpus())
     task = ray.remote(_measure).options(num_cpus=resources["cpu"], num_gpus=resources.get("gpu", 0))
     shared, waiting = ray.put(dict(tables)), {}
     for spec in specs:
         experiment = spec.experiment.model_dump(mode="json")
-        waiting[task.remote(experiment, shared, folder.uri, spec.key, drawn=spec in drawn)] = spec
+        waiting[task.remote(experiment, shared, folder.uri, spec.key, drawn=spec.key in drawn)] = spec
     while waiting:
         (done,), _ = ray.wait(list(waiting))
         yield waiting.pop(done), *ray.get(done)

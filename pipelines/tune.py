@@ -93,10 +93,12 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
         results = {key: result for key, result in folder.all().items() if key in proposals.specs}
         _check_failures(experiment, proposals.total, results, parent)
         chosen = select_trials(experiment, proposals.specs, results, log)
-        compared = [spec for spec in chosen if spec.arm in (space.baseline, space.headline)]  # class by class
-        drawn = [spec for spec in compared if spec.group[-1] == space.seeds[0]]  # one seed: a figure takes a while
+        compared = (space.baseline, space.headline)  # the arms that are compared class by class
+        # Of one seed: a figure takes a while.
+        drawn = {spec.key for spec in chosen if spec.arm in compared and spec.experiment.seed == space.seeds[0]}
         for spec, points, files in measure_trials(chosen, tables, folder, drawn=drawn):
-            kept = [point for point in points if spec in compared or not point.name.startswith(CLASS_METRIC)]
+            with_classes = spec.arm in compared
+            kept = [point for point in points if with_classes or not point.name.startswith(CLASS_METRIC)]
             log.mark_selected(spec, kept, files)
     log_subsets(chosen, tables, parent)
     best = best_trial(chosen, folder)

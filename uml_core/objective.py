@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.distributed
 from torch import nn
 
 from uml_core.gradients import Gradient, StepBatch
@@ -32,6 +33,14 @@ class Place:
     def cpu(cls) -> Place:
         """Return the place of a run that is only measured."""
         return cls(torch.device("cpu"))
+
+    def of_rank_zero(self, *values: float) -> tuple[float, ...]:
+        """Return rank 0's numbers on every rank: by clocks and rounding, ranks would not decide alike."""
+        if self.world_size == 1:
+            return values
+        shared = torch.tensor(values, dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(shared, src=0)
+        return tuple(shared.tolist())
 
 
 class Objective(Protocol):

@@ -18,13 +18,12 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from uml_core.config import Experiment
 from uml_core.gradients import Autocast, AutogradGradient, StepBatch
 from uml_core.objective import Place
-from uml_core.shards import average_gradients
+from uml_core.shards import average_gradients, is_shard
 
 M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 
@@ -56,7 +55,7 @@ def shard_encoders(encoders: Sequence[nn.Module], place: Place, *, bfloat16: boo
         encoder.register_forward_hook(_as_its_own_tensor)  # before FSDP's own
         for block in (*blocks_of(encoder), encoder):
             for parameter in block.parameters():
-                if not isinstance(parameter, DTensor):  # FSDP takes no channels-last weights; pictures stay so
+                if not is_shard(parameter):  # FSDP takes no channels-last weights; pictures stay so
                     parameter.data = parameter.data.contiguous()
             # Also the outermost: between steps, and after an evaluation, only shards are the model's parameters.
             fully_shard(block, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
@@ -104,7 +103,7 @@ class ShardedGradient(AutogradGradient):
     ) -> None:
         super().__init__(model, loss_weight, autocast=autocast)  # as of one rank: nothing for DDP to do
         self._world_size = world_size
-        self._whole = [parameter for parameter in self._parameters if not isinstance(parameter, DTensor)]
+        self._whole = [parameter for parameter in self._parameters if not is_shard(parameter)]
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
 

@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.distributed
 from torch import Tensor
 
 from uml_core.analysis.gradients import gradient_cosines
@@ -69,9 +68,9 @@ class TrainingRun:
         world_size: int = 1,
     ) -> None:
         self.experiment, self.data = experiment, data
-        self._place = Place(torch.device(device), rank, world_size)
+        self.place = Place(torch.device(device), rank, world_size)
         self._plan = MixingPlan.of(experiment)
-        self.objective = build_objective(experiment, data, self._place)
+        self.objective = build_objective(experiment, data, self.place)
         self.model: Any = self.objective.model
         decay = experiment.optim.ema_decay
         self._average = WeightAverage(self.model, decay) if decay else None
@@ -228,7 +227,7 @@ class TrainingRun:
         if self._last_update is not None and not self._weights_are_finite():  # such are never measured or saved
             raise self._named(*self._last_update)
         with contextlib.nullcontext() if self._average is None else self._average.in_place():
-            accuracy, nll = self._agreed(*self.objective.validate())
+            accuracy, nll = self.place.of_rank_zero(*self.objective.validate())
             better = self.best is None or (accuracy, -nll) > (self.best.val_accuracy, -self.best.val_nll)
             if better:
                 self.best = BestModel(progress.step, accuracy, nll, whole_copy(self.model.state_dict()))
@@ -237,15 +236,6 @@ class TrainingRun:
         cosines = self._gradient_cosines() if self.experiment.train.gradient_cosine else {}
         return Evaluation(progress.step, accuracy, nll, losses, samples_per_s, progress.data_wait_s, cosines)
 
-    def _agreed(self, accuracy: float, nll: float) -> tuple[float, float]:
-        """Return rank 0's validation: ranks that differ in rounding would not end the run at the same step."""
-        if self._place.world_size == 1:
-            return accuracy, nll
-        measured = torch.tensor([accuracy, nll], dtype=torch.float64, device=self._place.device)
-        torch.distributed.broadcast(measured, src=0)
-        accuracy, nll = measured.tolist()
-        return accuracy, nll
-
     def _weights_are_finite(self) -> bool:
         return all_finite(self.model.parameters())
 
@@ -253,7 +243,7 @@ class TrainingRun:
         """Compare the corpora's gradients on the batch that comes next, which these weights have not seen."""
         batch = self.objective.batch(self._progress.step, self._plan.corpora)
         assert isinstance(batch, Batch), "other objectives with train.gradient_cosine are refused with the experiment"
-        return gradient_cosines(self.model, batch, self.data.target, world_size=self._place.world_size)
+        return gradient_cosines(self.model, batch, self.data.target, world_size=self.place.world_size)
 
 
 def build_objective(experiment: Experiment, data: TrainingData | SequenceData, place: Place) -> Objective:

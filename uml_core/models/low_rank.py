@@ -76,11 +76,6 @@ def adaptable_layers(encoder: TrainedEncoder) -> dict[str, nn.Module]:
     return {name: part for name, part in fitting.items() if part in called}
 
 
-def has_adapters(module: nn.Module) -> bool:
-    """Return whether an encoder has adapters."""
-    return any(isinstance(part, LoraLayer) for part in module.modules())
-
-
 @torch.no_grad()
 def merged_weights(module: nn.Module) -> dict[str, Tensor]:
     """Return an encoder's weights under the names it had without adapters, each adapter added to its layer's."""
