@@ -2,15 +2,20 @@
 
 Tune reserves nothing for such a trial that a worker needs, and runs no more of them at once than the cluster holds
 workers for (`pipelines.lanes`): a trial that runs can always get its workers. Rank 0 writes the sweep's folder.
+What a scheduler is to know goes from rank 0 through an actor to the Tune trial, which alone speaks to Tune: Ray's
+TuneReportCallback has a second thread speak, and the two block each other where Tune is slow to take a last report.
 With train.workers=1 none of this is needed: a Tune trial trains in its own process, whose CPU and share of a GPU Tune
 reserves, and that is used again by the next trial (`pipelines.encoder_trials`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import ray.train
@@ -21,7 +26,6 @@ from ray.experimental import internal_kv
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
-from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.util.placement_group import PlacementGroup
 
@@ -35,7 +39,32 @@ from uml_core.training import TrainingRun
 
 MAX_RESTARTS = 3  # of a trial's workers
 CONTROLLER_ENDS_S = 2.0
+LOOKS_EVERY_S = 0.1  # a Tune trial, for a report or the end of its workers
 NAMESPACE = b"uml-trials"
+
+
+class Reports:
+    """An actor: what rank 0 reports waits here for the Tune trial, and rank 0 for the answer."""
+
+    def __init__(self) -> None:
+        self._waiting: asyncio.Queue[tuple[dict[str, float], asyncio.Future[bool]]] = asyncio.Queue()
+        self._taken: asyncio.Future[bool] | None = None
+
+    async def ask(self, report: dict[str, float]) -> bool:
+        """Hand in a report; returns whether the trial is to stop, once its scheduler has seen the report."""
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        await self._waiting.put((report, answer))
+        return await answer
+
+    async def take(self) -> dict[str, float]:
+        """Return the next report, once there is one."""
+        report, self._taken = await self._waiting.get()
+        return report
+
+    async def answer(self, stop: bool) -> None:
+        """Answer the report that was taken last."""
+        assert self._taken is not None, "a report is taken first"
+        self._taken.set_result(stop)
 
 
 class AskingScheduler(FIFOScheduler):
@@ -70,14 +99,15 @@ def train_on_workers(
 ) -> None:
     """Be a Tune trial whose training Ray Train runs on experiment.train.workers workers."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # also where a cluster was started without it
-    (assignment,) = assignments_of(config)  # heads alone train in packs
+    (assignment,), folder = assignments_of(config), SweepFolder(folder_uri)  # heads alone train in packs
     trial, stops = experiment.override(assignment.overrides), experiment.tune.stopping != "none"
     gpus = experiment.tune.gpus_per_trial / trial.train.workers
+    reports = ray.remote(num_cpus=0)(Reports).remote() if stops else None
     trainer = TorchTrainer(
         train_trial_on_worker,
         train_loop_config={
             **{"trial": config, "experiment": trial.model_dump(mode="json"), "fingerprints": dict(fingerprints)},
-            **{"folder": folder_uri, "stops": stops},
+            **{"folder": folder_uri, "reports": reports},
         },
         scaling_config=ScalingConfig(
             num_workers=trial.train.workers,
@@ -88,19 +118,44 @@ def train_on_workers(
             name=assignment.key,
             storage_path=f"{folder_uri}-train",
             failure_config=FailureConfig(max_failures=MAX_RESTARTS),
-            callbacks=[TuneReportCallback()] if stops else [],
         ),
     )
     try:
-        trainer.fit()
+        if reports is None:
+            trainer.fit()
+        else:
+            _fit_and_report(trainer, reports, folder, assignment.key)
     except Exception:
         free_workers(assignment.key)
         raise
-    result = SweepFolder(folder_uri).read(assignment.key)
+    result = folder.read(assignment.key)
     assert result is not None, "the workers have written it"
     if not result.stopped:
         last = {"val_accuracy": result.val_accuracy, "val_nll": result.val_nll, "cost": result.cost}
         tune.report({**last, "step": trial.train.max_steps})
+
+
+def _fit_and_report(trainer: TorchTrainer, reports: Any, folder: SweepFolder, key: str) -> None:
+    """Run Ray Train in another thread, and pass its reports on to Tune in this one, until it ends."""
+    ended: Future[None] = Future()
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # noqa: BLE001  raised where the end is waited for
+            ended.set_exception(error)
+        else:
+            ended.set_result(None)
+
+    threading.Thread(target=fit, daemon=True).start()  # a process that is to end does not wait for it
+    report = reports.take.remote()
+    while not ended.done():
+        ready, _ = ray.wait([report], timeout=LOOKS_EVERY_S)
+        if ready:
+            tune.report(ray.get(report))  # returns when the scheduler has seen it
+            ray.get(reports.answer.remote(folder.is_asked_to_stop(key)))
+            report = reports.take.remote()
+    ended.result()
 
 
 def train_trial_on_worker(config: dict[str, Any]) -> None:
@@ -109,14 +164,13 @@ def train_trial_on_worker(config: dict[str, Any]) -> None:
     experiment, context = parse_experiment(config["experiment"]), ray.train.get_context()
     place = Place(ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size())
     (assignment,), folder = assignments_of(config["trial"]), SweepFolder(config["folder"])
+    reports = config["reports"]
     if place.rank == 0:
         _remember_workers(assignment.key)
 
     def report(run: TrainingRun, evaluation: Evaluation) -> None:
         progress = progress_report(run, evaluation)
-        ray.train.report(progress)
-        # What rank 0 sees counts: the others could see a request that has come since.
-        if broadcast_from_rank_zero(folder.is_asked_to_stop(assignment.key)):
+        if broadcast_from_rank_zero(place.rank == 0 and ray.get(reports.ask.remote(progress))):
             raise StoppedError(progress)
 
     try:
@@ -125,7 +179,7 @@ def train_trial_on_worker(config: dict[str, Any]) -> None:
             load_tables(experiment, config["fingerprints"]),
             TrialCheckpoints(folder, assignment.key, experiment.train.report_every_s, is_writer=place.rank == 0),
             place=place,
-            on_evaluation=report if config["stops"] else None,
+            on_evaluation=report if reports is not None else None,
         )
     except StoppedError as stopped:
         result, state = TrialResult.cut_short(stopped.progress), None

@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pipelines.encoder_trials import TrialCheckpoints, run_encoder_trial
 from pipelines.runtime import ray_session
 from pipelines.stored import store_tables
 from pipelines.trial_results import SweepFolder, TrialResult
+from pipelines.trial_workers import AskingScheduler
 from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
 from tests.ray.test_tune import nested, wait_for_trials
 from uml_core.config import Experiment, parse_experiment
@@ -129,9 +131,13 @@ def sweep_folder(sweep: Experiment) -> Path:
 
 
 def test_two_workers_on_two_cpus_train_what_one_process_trains_and_poor_trials_end(
-    experiment: Experiment, tmp_path: Path
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every trial needs both CPUs, and a Tune trial for itself; the heads of another arm train beside them."""
+    """Every trial needs both CPUs, and a Tune trial for itself; the heads of another arm train beside them.
+
+    A driver that was slow to take a report, while the trial ended, once hung the sweep.
+    """
+    monkeypatch.setattr(AskingScheduler, "on_trial_result", slow_at(32))
     arms = '(Arm("uml", grid={"optim": (FAST, SLOW)}), Arm("frozen", FROZEN, {"optim": (FAST, SLOW)}))'
     sweep = experiment.override({"name": "workers", "train.max_steps": 40, "tune.seeds": 1})
     sweep = sweep.override({"train.workers": 2, "tune.stopping": "asha"})
@@ -153,6 +159,18 @@ def test_two_workers_on_two_cpus_train_what_one_process_trains_and_poor_trials_e
     losses = {point["name"]: point["value"] for point in result.points if point["step"] == 4}
     logged = loss_at(sweep, whole, "train/loss/pictures", 4)
     assert logged == pytest.approx(losses["train/loss/pictures"], rel=1e-2), "the joined batch's loss"
+
+
+def slow_at(step: int) -> Callable[..., str]:
+    """A scheduler's answer to a report, late by some seconds at one step."""
+    decide = AskingScheduler.on_trial_result
+
+    def decide_late(scheduler: AskingScheduler, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if result["step"] == step:
+            time.sleep(5)
+        return decide(scheduler, controller, trial, result)
+
+    return decide_late
 
 
 def loss_at(sweep: Experiment, trial: RunRecord, name: str, step: int) -> float:
