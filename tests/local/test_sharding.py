@@ -92,7 +92,10 @@ def assert_weights(state: dict[str, Any], weights: dict[str, torch.Tensor], tole
         compared = torch.ones(len(value), dtype=torch.bool) if value.ndim else torch.tensor(True)
         if name.endswith("attn.qkv.bias"):  # what it adds to keys, softmax takes away: its gradient is rounding alone
             compared[len(value) // 3 : 2 * len(value) // 3] = False
-        assert torch.allclose(state[name][compared], value[compared], rtol=tolerance, atol=tolerance), name
+        difference = (state[name][compared] - value[compared]).abs()
+        # Adam steps by a gradient's sign where it is next to nothing: one of 500 may be half a step apart.
+        assert (difference > tolerance * (1 + value[compared].abs())).float().mean() <= 1 / 500, name
+        assert difference.max() < 5e-4, name
 
 
 @pytest.mark.parametrize("name", [*VARIANTS, "thaw", "thaw_whole"])
