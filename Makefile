@@ -1,7 +1,6 @@
 # Each target sets up .venv by itself, once. PYTHON=... picks another Python 3.11 or newer.
 PYTHON ?= python3.11
 TEST_PROCESSES ?= 2
-JOBS := tests/ray/test_jobs.py# a Ray head with its dashboard: too slow to answer beside other clusters on two cores
 VENV := .venv
 BIN := $(VENV)/bin
 # A file's tests share what they start, so they run in one process; files start in the order in which they are given.
@@ -10,14 +9,16 @@ READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 
-.PHONY: demo test lint format benchmark clean
+.PHONY: demo test tests lint format benchmark clean
 
 demo: $(READY)  ## the whole pipeline on the default corpora
 	$(BIN)/python -m pipelines.demo
 
-test: lint  ## lint, then every test (GPU and network tests are off by default)
-	$(PYTEST) $(JOBS) tests/unit tests/local
-	$(PYTEST) --ignore=$(JOBS) tests/ray
+test: $(DEV_READY)  ## lint and every test, at once (GPU and network tests are off by default)
+	@$(MAKE) --no-print-directory -j2 lint tests
+
+tests: $(DEV_READY)
+	$(PYTEST) tests
 
 lint: $(DEV_READY)
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
-"""A small local Ray for each test module, stopped after it."""
+"""A small local Ray, which the test files of one process share: a start costs eight seconds of CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -11,22 +11,39 @@ import ray
 from pipelines.runtime import ray_session
 
 FOLDER = Path(__file__).parent
-# Files that take long start first, so that all processes end together.
+# A Ray head with its dashboard is too slow to answer beside other clusters: its file runs beside the tests without Ray.
+# Then files that take long start first, so that all processes end together.
+BEFORE_OTHER_LAYERS = ("test_jobs",)
 LONGEST_FIRST = (
-    *("test_train", "test_tune_encoders", "test_tune", "test_embed", "test_end_to_end", "test_fine_tuning"),
+    *("test_tune_encoders", "test_train", "test_tune", "test_embed", "test_end_to_end", "test_fine_tuning"),
     *("test_embed_faults", "test_self_supervised", "test_tracking_servers"),
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order files by how long they take; each keeps its tests together, and in their order."""
-    places = {f"{name}.py": place for place, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: places.get(item.path.name, len(places)) if item.path.parent == FOLDER else -1)
+    last = len(LONGEST_FIRST)
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)} | dict.fromkeys(BEFORE_OTHER_LAYERS, -2)
+    items.sort(key=lambda item: places.get(item.path.stem, last) if item.path.parent == FOLDER else -1)
+
+
+running = contextlib.ExitStack()  # the shared Ray
 
 
 @pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """Start Ray as the steps do, and stop it after the module's tests."""
-    with ray_session():
-        yield
-    assert not ray.is_initialized()
+def ray_cluster() -> None:
+    """A running Ray, started as the steps start it; the next file finds it running."""
+    if not ray.is_initialized():  # a step's command line, called as a user calls it, stops what runs
+        running.close()
+        running.enter_context(ray_session())
+
+
+@pytest.fixture(scope="module")
+def no_ray() -> None:
+    """No shared Ray: for files that start one of their own."""
+    running.close()
+
+
+def pytest_sessionfinish() -> None:
+    """Leave no process behind."""
+    running.close()

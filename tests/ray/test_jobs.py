@@ -12,13 +12,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
+from tests.conftest import vector_tree, write_vector_corpora
 from uml_core.config import parse_experiment
 
 ROOT = Path(__file__).parents[2]
@@ -83,18 +82,16 @@ def submit(environment: dict[str, str], root: Path | None, *line: str) -> subpro
 
 
 def test_embed_and_train_as_jobs(cluster: dict[str, str], tmp_path: Path) -> None:
-    write_picture_corpora(tmp_path)
-    tree = picture_tree(tmp_path)
-    write_embeddings(tmp_path / "names.parquet", {"label": list(CLASSES), "embedding": np.eye(3, 8)})
-    tree["corpora"]["names"] = {"modality": "vector", "format": "embeddings", "path": str(tmp_path / "names.parquet")}
-    tree |= {"store": "store", "tracking": {"uri": "sqlite:///mlflow.db", "artifacts": "artifacts"}}
+    write_vector_corpora(tmp_path)
+    tracking = {"uri": "sqlite:///mlflow.db", "artifacts": "artifacts"}
+    tree = vector_tree(tmp_path, store="store", tracking=tracking)
     file = tmp_path / "experiment.yaml"
     file.write_text(parse_experiment(tree).to_yaml(), encoding="utf-8")
     for step in ("embed", "train"):
         job = submit(cluster, tmp_path, sys.executable, "-m", f"pipelines.{step}", str(file))
         assert job.returncode == 0, job.stdout[-3000:] + job.stderr[-3000:]
     assert (tmp_path / "mlflow.db").exists()
-    assert list((tmp_path / "store" / "pictures").glob("*/manifest.json"))
+    assert list((tmp_path / "store" / "target").glob("*/manifest.json"))
     assert "val " in job.stdout
     assert "test " in job.stdout
 

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -275,37 +270,6 @@ def test_trials_thins_the_grid_equally(experiment: Experiment) -> None:
     specs = trials_of(load_space("controls", wide), wide, max_trials=60)
     assert len(specs) == 60
     assert set(Counter((spec.arm, spec.experiment.seed) for spec in specs).values()) == {2}
-
-
-@in_one_cluster
-def test_a_killed_sweep_goes_on_without_repeating_or_doubling(
-    experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """kill -9 of the driver in the middle of a search that learns; the same line with --resume runs what is missing."""
-    sweep = experiment.override(
-        {"name": "resumed", "train.max_steps": 600, "train.patience": 1000, "tune.search": "tpe"}
-    )
-    file = tmp_path / "experiment.yaml"
-    file.write_text(sweep.to_yaml(), encoding="utf-8")
-    line = [str(file), "--space", write_space(tmp_path, "(1e-3, 2e-3, 3e-3, 1e-2, 3e-2)"), "--trials", "12"]
-    command = [sys.executable, "-m", "pipelines.tune", *line]
-    driver = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
-    try:
-        wait_for_trials(sweep, 3)
-    finally:
-        os.killpg(driver.pid, signal.SIGKILL)
-        driver.wait()
-    parent_id = next(run.run_id for run in experiment_runs(sweep.tracking.uri, sweep.name) if run.kind == "sweep")
-    before = {run.tags["uml.trial"]: run.run_id for run in nested(sweep, parent_id) if run.status == "FINISHED"}
-    assert 3 <= len(before) < 12, "the kill fell into the sweep"
-    assert tune.main([*line, "--resume"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["run_id"] == parent_id
-    trials = [run for run in nested(sweep, parent_id) if run.status == "FINISHED"]
-    assert len(trials) == len({trial.tags["uml.trial"] for trial in trials}) == 12
-    assert before.items() <= {trial.tags["uml.trial"]: trial.run_id for trial in trials}.items()
-    assert set(Counter((trial.arm, trial.params["seed"]) for trial in trials).values()) == {3}, "equal budgets"
-    assert tune.main([*line, "--resume"]) == 2
-    assert "no unfinished sweep" in capsys.readouterr().err
 
 
 def wait_for_trials(sweep: Experiment, count: int, timeout_s: float = 120) -> None:

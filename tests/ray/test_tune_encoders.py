@@ -46,7 +46,7 @@ def build(experiment):
 
 
 @pytest.fixture(scope="module")
-def two_cpus() -> Iterator[None]:
+def two_cpus(no_ray: None) -> Iterator[None]:
     """A local Ray of 2 CPUs, however many the machine has."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
@@ -92,36 +92,45 @@ def value(trial: RunRecord, name: str) -> float:
     return trial.metrics[name]
 
 
-def test_a_killed_sweep_of_frozen_and_trained_encoders_goes_on(experiment: Experiment, tmp_path: Path) -> None:
-    sweep = experiment.override({"name": "killed", "train.max_steps": 20, "tune.seeds": 1})
+def test_a_killed_search_over_frozen_and_trained_encoders_goes_on_without_repeating_or_doubling(
+    experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """kill -9 of the driver in the middle of a search that learns; the same line with --resume runs what is missing."""
+    search = {"tune.search": "tpe", "tune.lr": [1e-3, 3e-3, 1e-2], "tune.seeds": 1}
+    sweep = experiment.override({"name": "killed", "train.max_steps": 20, **search})
     file = tmp_path / "experiment.yaml"
     file.write_text(sweep.to_yaml(), encoding="utf-8")
-    line = [sys.executable, "-m", "pipelines.tune", str(file), "--space", "finetune"]
-    driver = subprocess.Popen(line, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    line = [str(file), "--space", "finetune", "--trials", "20"]
+    command = [sys.executable, "-m", "pipelines.tune", *line]
+    driver = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
     try:
-        wait_for_trials(sweep, 2)
+        wait_for_trials(sweep, 3)
     finally:
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
     (parent,) = [run for run in experiment_runs(sweep.tracking.uri, sweep.name) if run.kind == "sweep"]
     before = {run.tags["uml.trial"]: run.run_id for run in nested(sweep, parent.run_id) if run.status == "FINISHED"}
-    assert 2 <= len(before) < 10, "the kill fell into the sweep"
+    assert 3 <= len(before) < 20, "the kill fell into the sweep"
 
-    results = tune.run(sweep, "finetune", resume=True).results
+    results = tune.run(sweep, "finetune", max_trials=20, resume=True).results
     assert results["run_id"] == parent.run_id
     assert results["failed"] == 0
     trials = [run for run in nested(sweep, parent.run_id) if run.status == "FINISHED"]
-    assert len(trials) == len({trial.tags["uml.trial"] for trial in trials}) == results["trials"] == 10
+    assert len(trials) == len({trial.tags["uml.trial"] for trial in trials}) == results["trials"] == 20
     assert before.items() <= {trial.tags["uml.trial"]: trial.run_id for trial in trials}.items()
-    backbones = Counter((trial.params["model.backbone"], trial.arm.split("_")[0]) for trial in trials)
-    assert backbones == {
-        **{("frozen", "linear"): 1, ("frozen", "frozen"): 2, ("partial", "partial"): 2, ("lora", "lora"): 2},
-        **{("finetune", arm): 1 for arm in ("unimodal", "uml", "shuffled")},
-    }
+    assert set(Counter(trial.arm for trial in trials).values()) == {2}, "equal budgets"
+    assert len({(trial.arm, trial.params["optim.lr"]) for trial in trials}) == 20, "no point twice"
+    backbones = {(trial.params["model.backbone"], trial.arm.split("_")[0]) for trial in trials}
+    own = {("finetune", arm) for arm in ("unimodal", "uml", "shuffled")}
+    assert backbones == {("frozen", "linear"), *((name, name) for name in ("frozen", "partial", "lora")), *own}
     assert {value(trial, "mixing/target_samples") for trial in trials} == {20 * 6}, "the same samples in every arm"
-    assert all("test/accuracy" in trial.metrics and "shift/dark/accuracy" in trial.metrics for trial in trials)
+    selected = [trial for trial in trials if trial.tags["uml.selected"] == "true"]
+    assert len(selected) == 10
+    assert all("test/accuracy" in trial.metrics and "shift/dark/accuracy" in trial.metrics for trial in selected)
     assert results["model"] == "models:/killed@best"
     assert not [file.name for file in sweep_folder(sweep).iterdir() if file.suffix not in (".json", ".pt")]
+    assert tune.main([*line, "--resume"]) == 2
+    assert "no unfinished sweep" in capsys.readouterr().err
 
 
 def sweep_folder(sweep: Experiment) -> Path:
