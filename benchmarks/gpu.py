@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -51,13 +52,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"utilisation is left out: the peak of {name} is not known; give --peak-tflops\n")
     print("| figure | ours | bare | ratio |\n|---|--:|--:|--:|", flush=True)
     figures: list[Figure] = []
+    failed: list[str] = []
     for group in chosen.only or (QUICK if chosen.small else BENCHMARKS):
         with tempfile.TemporaryDirectory() as directory:
-            for figure in BENCHMARKS[group](bench, Path(directory)):
-                print(figure.row(), flush=True)
-                figures.append(figure)
+            try:
+                for figure in BENCHMARKS[group](bench, Path(directory)):
+                    print(figure.row(), flush=True)
+                    figures.append(figure)
+            except Exception:  # noqa: BLE001  time on a GPU is lent: what comes after is measured all the same
+                failed.append(group)
+                traceback.print_exc()
     print(json.dumps({figure.name: [figure.ours, figure.bare] for figure in figures}))
-    return 0
+    if failed:
+        print(f"failed, see above: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
