@@ -1,6 +1,6 @@
 """Figures of one GPU, each against a bare loop in the same process: fine-tuning, compiling, packed heads, embedding.
 
-    python -m benchmarks.gpu                        # a few minutes on one GPU, half of them compiling
+    python -m benchmarks.gpu                        # on one GPU; what takes longest, compiling, comes last
     python -m benchmarks.gpu --only finetune packed
     python -m benchmarks.gpu --small                # the same code on a CPU, with tiny models: shows that it runs
 

@@ -88,21 +88,23 @@ class DeviceTime:
 
     @classmethod
     def of(cls, spans: Iterable[Span]) -> DeviceTime:
-        """Sum spans by kind; where several run at once, the device is busy once."""
+        """Sum spans by kind; where several run at once, the device is busy once. NaN where nothing was recorded."""
         ordered = sorted(spans, key=lambda span: span.start_us)
+        if not ordered:
+            return cls(float("nan"), {})
         by_kind: dict[str, float] = defaultdict(float)
         busy_us, end_us = 0.0, float("-inf")
         for span in ordered:
             by_kind[kind_of(span.name)] += span.end_us - span.start_us
             busy_us += max(0.0, span.end_us - max(span.start_us, end_us))
             end_us = max(end_us, span.end_us)
-        total = sum(by_kind.values()) or 1.0
+        total = sum(by_kind.values())
         kinds = [*(kind for kind, _ in KINDS), OTHER]
         return cls(busy_us / 1e6, {kind: by_kind[kind] / total for kind in kinds if kind in by_kind})
 
     def idle_share(self, wall_s: float) -> float:
         """Return the share of wall seconds, measured without the profiler, in which the device did nothing."""
-        return max(0.0, 1 - self.busy_s / wall_s)
+        return max(1 - self.busy_s / wall_s, 0.0)  # in this order NaN stays NaN
 
 
 def spans_of(events: Iterable[Any], *, on_gpu: bool) -> list[Span]:

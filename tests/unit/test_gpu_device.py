@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import timm
 import torch
@@ -56,6 +58,7 @@ def test_a_device_is_busy_once_where_kernels_overlap() -> None:
     assert time.shares == pytest.approx({"attention": 30 / 82, "matrix products": 50 / 82, "copies and casts": 2 / 82})
     assert time.idle_share(100e-6) == pytest.approx(0.3)
     assert time.idle_share(50e-6) == 0, "the profiler's own cost is no work"
+    assert math.isnan(DeviceTime.of([]).idle_share(1.0)), "nothing recorded is not an idle device"
 
 
 def test_flops_of_vit_b_are_three_forward_passes_as_published() -> None:
