@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.bare_head import bare_steps_per_s
 from benchmarks.figures import Figure, peak_memory
-from benchmarks.train_throughput import bare_by_threads, bare_steps_per_s, write_corpora
+from benchmarks.train_throughput import bare_by_threads, write_corpora
 from pipelines import embed, tune
 from pipelines.stored import store_tables
 from tune_spaces import load_space, trials_of

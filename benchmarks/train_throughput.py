@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import nn
 
+from benchmarks.bare_head import BATCH, CLASSES, STEPS, WIDTHS, bare_steps_per_s
 from benchmarks.figures import Figure, peak_memory
 from pipelines import embed
 from pipelines.stored import store_tables
@@ -27,13 +26,11 @@ from uml_core.config import Experiment, parse_experiment
 from uml_core.tables import CorpusTable
 from uml_core.tracking import find_run
 
-STEPS, WARMUP, CLASSES, BATCH = 4000, 200, 100, 32
-
 
 def write_corpora(directory: Path, *, rows: int = 20_000, seed: int = 0) -> Experiment:
     """Write random embeddings and return an experiment over them."""
     rng = np.random.default_rng(seed)
-    for name, width in (("target", 384), ("names", 768)):
+    for name, width in WIDTHS.items():
         labels = rng.integers(0, CLASSES, size=rows)
         splits = np.where(np.arange(rows) % 20 == 0, "val", "train") if name == "target" else np.full(rows, "train")
         values = pa.array(rng.standard_normal((rows, width), dtype=np.float32).reshape(-1))
@@ -55,38 +52,6 @@ def write_corpora(directory: Path, *, rows: int = 20_000, seed: int = 0) -> Expe
         "train": {"max_steps": STEPS, "eval_every": 1000, "patience": 100, "batch_size": BATCH},
     }
     return parse_experiment(tree)
-
-
-def bare_steps_per_s(tables: Mapping[str, CorpusTable], trial: Experiment, *, steps: int = STEPS) -> float:
-    """Run a trial as a plain, well-written loop: resident tensors, sampled indices, fused AdamW, no evaluation."""
-    names = [name for name in trial.corpora if trial.loss_weight(name) > 0]
-    values = {name: torch.from_numpy(tables[name].embeddings) for name in names}
-    labels = {name: torch.from_numpy(tables[name].label_codes) for name in names}
-    widths = {name: tables[name].embeddings.shape[1] for name in trial.corpora}
-    shared = widths.get("names", widths["target"])
-    head = nn.Linear(shared, CLASSES, bias=False)
-    project = nn.Linear(widths["target"], shared, bias=False) if shared != widths["target"] else nn.Identity()
-    scales = {name: nn.Parameter(torch.ones(()), requires_grad=trial.model.learnable_scale) for name in names}
-    trained = [value for value in (*project.parameters(), *head.parameters(), *scales.values()) if value.requires_grad]
-    decay, size = trial.optim.weight_decay, trial.train.batch_size
-    optimizer = torch.optim.AdamW(trained, lr=trial.optim.lr, weight_decay=decay, fused=True)
-    started = time.perf_counter()
-    for step in range(steps + WARMUP):
-        if step == WARMUP:
-            started = time.perf_counter()
-        index = {name: torch.randint(len(values[name]), (size,)) for name in names}
-        hidden = {name: values[name][rows] for name, rows in index.items()}
-        hidden["target"] = project(hidden["target"])
-        losses = [
-            trial.loss_weight(name)
-            * nn.functional.cross_entropy(scales[name] * head(hidden[name]), labels[name][index[name]])
-            for name in names
-        ]
-        loss = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-    return steps / (time.perf_counter() - started)
 
 
 def measure(directory: Path) -> list[Figure]:

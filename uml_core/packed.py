@@ -120,7 +120,8 @@ class _Pack:
     def train(self) -> list[Stretch | NonFiniteError]:
         """Train up to the next evaluation; returns each run's own account of it."""
         num_runs, stop = len(self._runs), self._runs[0].next_stop
-        sums = {corpus: torch.zeros(num_runs, dtype=torch.float64) for corpus in self._plan.corpora}
+        zeros_K = torch.zeros(num_runs, dtype=torch.float64, device=self._heads.device)
+        sums = {corpus: zeros_K.clone() for corpus in self._plan.corpora}
         updates: Counter[str] = Counter()
         samples: Counter[str] = Counter()
         diverged: dict[int, NonFiniteError] = {}
@@ -180,7 +181,8 @@ class _Pack:
 
     def _loss_weights(self, step: int) -> Tensor:
         weights = [plan.loss_weights(step) for plan in self._plans]
-        return torch.tensor([[of_run[corpus] for corpus in self._plan.corpora] for of_run in weights])
+        rows = [[of_run[corpus] for corpus in self._plan.corpora] for of_run in weights]
+        return torch.tensor(rows, device=self._heads.device)
 
     def _columns(self, corpora: tuple[str, ...]) -> list[int]:
         return [self._plan.corpora.index(corpus) for corpus in corpora]

@@ -1,4 +1,6 @@
-"""Two processes that train together over gloo, without Ray: what each of them does, and what it leaves behind.
+"""Two processes that train together, without Ray: what each of them does, and what it leaves behind.
+
+On CPUs they talk over gloo, on GPUs, one each, over NCCL.
 
 A module of its own, so that a process imports what it trains with and not the tests.
 """
@@ -44,24 +46,30 @@ class Left:
     trained: int = 0  # bytes of those that are trained
 
 
-def train_on_ranks(directory: Path, cases: dict[str, Case]) -> list[dict[str, Left]]:
-    """Train every case on two processes; returns what each rank left."""
+def train_on_ranks(directory: Path, cases: dict[str, Case], *, device: str = "cpu") -> list[dict[str, Left]]:
+    """Train every case on two processes; returns what each rank left, on the CPU."""
     directory.mkdir()
     (directory / "cases.pkl").write_bytes(pickle.dumps(cases))
-    torch.multiprocessing.spawn(_rank, (directory,), nprocs=NUM_RANKS)
-    return [torch.load(directory / f"{rank}.pt", weights_only=False) for rank in range(NUM_RANKS)]
+    torch.multiprocessing.spawn(_rank, (directory, device), nprocs=NUM_RANKS)
+    files = [directory / f"{rank}.pt" for rank in range(NUM_RANKS)]
+    return [torch.load(file, map_location="cpu", weights_only=False) for file in files]
 
 
-def _rank(rank: int, directory: Path) -> None:
+def _rank(rank: int, directory: Path, device: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{directory}/meeting", rank=rank, world_size=NUM_RANKS)
+    backend = "gloo"
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+        backend, device = "nccl", f"cuda:{rank}"
+    torch.distributed.init_process_group(backend, f"file://{directory}/meeting", rank=rank, world_size=NUM_RANKS)
     cases: dict[str, Case] = pickle.loads((directory / "cases.pkl").read_bytes())
-    torch.save({name: _train(case, rank) for name, case in cases.items()}, directory / f"{rank}.pt")
+    torch.save({name: _train(case, rank, device) for name, case in cases.items()}, directory / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def _train(case: Case, rank: int) -> Left:
-    run, left = TrainingRun(case.experiment, case.data, rank=rank, world_size=NUM_RANKS), Left()
+def _train(case: Case, rank: int, device: str) -> Left:
+    run = TrainingRun(case.experiment, case.data, device=device, rank=rank, world_size=NUM_RANKS)
+    left = Left()
     if case.state is not None:
         run.load_state_dict(case.state)
     try:

@@ -36,6 +36,11 @@ class StackedHeads:
             for name in names:
                 parameters[name].data = self.values[name][index]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie, and so all of a step."""
+        return self.values[HEAD].device
+
     def reached(self, corpora: Sequence[str]) -> set[str]:
         """Return the names of the weights that a batch of some corpora has a gradient for."""
         return self.gradients.keys() & {HEAD, *map(_projection, corpora), *map(_scale, corpora)}
