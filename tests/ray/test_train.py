@@ -57,7 +57,7 @@ def alone(experiment: Experiment, ray_cluster: None) -> dict[str, Any]:
 
 
 # Many small batches, so that the kills fall inside the run, with a checkpoint every 0.2 s.
-LONG = {"train.max_steps": 5000, "train.eval_every": 50, "train.patience": 1000, "train.report_every_s": 0.2}
+LONG = {"train.max_steps": 12_000, "train.eval_every": 50, "train.patience": 1000, "train.report_every_s": 0.2}
 
 
 @pytest.fixture(scope="module")
@@ -146,80 +146,65 @@ class TestOnOneCluster:
         assert cosines[0] == pytest.approx(cosines[1], abs=1e-4)
         assert 0 < abs(cosines[0]) <= 1
 
-    def test_divergence_is_told_and_the_run_failed(self, experiment: Experiment) -> None:
-        with pytest.raises(InputError, match=r"is not finite at step \d+; lower optim.lr.* rows of that batch"):
-            train.run(experiment.override({"optim.lr": 1e30, "optim.warmup_steps": 0, "model.scale_init": 1e30}))
-        assert experiment_runs(experiment.tracking.uri, experiment.name)[0].status == "FAILED"
-
-    def test_divergence_leaves_the_last_good_checkpoint(
-        self, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_divergence_is_told_fails_the_run_and_leaves_the_last_good_checkpoint(self, experiment: Experiment) -> None:
         """The rate grows until the weights overflow, many reports after the start."""
         changes = {"optim.lr": 1e38, "optim.warmup_lr": 1e-5, "optim.warmup_steps": 10**36, "train.max_steps": 400}
         changes |= {"train.eval_every": 1, "train.report_every_s": 0.01, "train.patience": 1000, "train.workers": 2}
-        with pytest.raises(InputError, match=r"is not finite at step \d+; .* step \d+ is kept in /") as told:
+        message = (
+            r"the (?:loss|gradient) of (?:target|names|target, names) is not finite at step (\d+); lower optim.lr.*"
+            r" rows of that batch, .*: (?:target|names) \d+, .*; step (\d+) is kept in (\S+)$"
+        )
+        with pytest.raises(InputError, match=message) as told:
             train.run(experiment.override(changes))
-        at, good, path = re.search(r"at step (\d+);.*; step (\d+) is kept in (\S+)$", str(told.value)).groups()
+        at, good, path = re.search(message, str(told.value)).groups()
+        assert experiment_runs(experiment.tracking.uri, experiment.name)[0].status == "FAILED"
         state = load_state(Path(path))
         assert state["progress"]["step"] == int(good) <= int(at)
         assert all(value.isfinite().all() for value in state["model"].values())
 
 
 @pytest.mark.usefixtures("ray_cluster")
-class TestFaults:
-    """Training is killed at random steps; every way ends with the weights of the run that was left alone."""
+def test_a_run_that_is_killed_at_random_steps_ends_as_the_one_that_was_left_alone(
+    experiment: Experiment, whole: TrainingRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One run is hit by everything in turn, and ends with the weights and samples of the whole one, to the bit.
 
-    def check(self, settings: Experiment, whole: TrainingRun, directory: Path) -> None:
-        """Fail unless the experiment has one run, finished, with the weights and samples of the whole one."""
-        (record,) = experiment_runs(settings.tracking.uri, settings.name)
-        assert (record.status, record.metrics["perf/steps"]) == ("FINISHED", whole.progress.step)
-        weights = weights_of(settings, record.run_id, directory)
-        for name, value in whole.model.state_dict().items():
-            assert torch.equal(value, weights[name]), name
-        assert record.metrics["mixing/target_samples"] == whole.progress.samples["target"]
+    Its driver is killed with its whole session, and its newest checkpoint damaged. The same line goes on in the same
+    MLflow run, from the checkpoint before. Then its worker is killed, and then Ray Train's controller.
+    """
+    settings, rng = experiment.override({**LONG, "name": "killed"}), random.Random()
+    file = tmp_path / "experiment.yaml"
+    file.write_text(settings.to_yaml(), encoding="utf-8")
+    line = [sys.executable, "-m", "pipelines.train", str(file)]
+    driver = subprocess.Popen(line, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    try:
+        reached = [wait_for_step(settings, 500 + rng.randrange(700))]
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    folders = Path(settings.store, "_runs", f"train-{settings.config_hash}", "1").glob("checkpoint_*/state.pt")
+    os.truncate(max(folders), 1000)
 
-    def test_a_killed_worker_and_then_a_killed_controller(
-        self, experiment: Experiment, whole: TrainingRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        settings = experiment.override({**LONG, "name": "killed-inside"})
-        killed = []
+    def kill() -> None:
+        for title in ("ray::RayTrainWorker", "ray::TrainController"):
+            step = wait_for_step(settings, reached[-1] + 300 + rng.randrange(700))
+            os.kill(process_of(title), signal.SIGKILL)
+            reached.append(step)
 
-        def kill() -> None:
-            rng = random.Random()
-            for title, lowest in (("ray::RayTrainWorker", 300), ("ray::TrainController", 1800)):
-                step = wait_for_step(settings, lowest + rng.randrange(1000))
-                killed.append((title, step))
-                os.kill(process_of(title), signal.SIGKILL)
-
-        killer = threading.Thread(target=kill)
-        killer.start()
-        results = train.run(settings).results
-        killer.join()
-        assert len(killed) == 2, killed
-        assert results["steps"] == 5000
-        assert "Ray Train's controller was lost; going on from the last checkpoint" in caplog.text
-        self.check(settings, whole, tmp_path)
-
-    def test_a_killed_driver_and_a_damaged_checkpoint(
-        self, experiment: Experiment, whole: TrainingRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """The same line goes on in the same MLflow run, from the checkpoint before the newest."""
-        settings = experiment.override({**LONG, "name": "killed-outside"})
-        file = tmp_path / "experiment.yaml"
-        file.write_text(settings.to_yaml(), encoding="utf-8")
-        line = [sys.executable, "-m", "pipelines.train", str(file)]
-        driver = subprocess.Popen(line, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
-        try:
-            step = wait_for_step(settings, 500 + random.Random().randrange(2000))
-        finally:
-            os.killpg(driver.pid, signal.SIGKILL)
-            driver.wait()
-        assert step < 5000
-        folders = Path(settings.store, "_runs", f"train-{settings.config_hash}", "1").glob("checkpoint_*/state.pt")
-        os.truncate(max(folders), 1000)
-        train.run(settings)
-        assert "is passed over for the one before it: its state.pt is not what was written" in caplog.text
-        self.check(settings, whole, tmp_path)
+    killer = threading.Thread(target=kill)
+    killer.start()
+    results = train.run(settings).results
+    killer.join()
+    assert len(reached) == 3, reached
+    assert reached[-1] < results["steps"] == LONG["train.max_steps"]
+    assert "is passed over for the one before it: its state.pt is not what was written" in caplog.text
+    assert "Ray Train's controller was lost; going on from the last checkpoint" in caplog.text
+    (record,) = experiment_runs(settings.tracking.uri, settings.name)
+    assert (record.status, record.metrics["perf/steps"]) == ("FINISHED", whole.progress.step)
+    weights = weights_of(settings, record.run_id, tmp_path)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    assert record.metrics["mixing/target_samples"] == whole.progress.samples["target"]
 
 
 def process_of(title: str) -> int:
