@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import random
 import re
@@ -29,6 +30,7 @@ from pipelines.stored import read_training_data
 from tests.conftest import vector_tree, write_vector_corpora
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
+from uml_core.results import evaluation_points, measure_outcome
 from uml_core.tracking import download, experiment_runs, find_run, load_predictor
 from uml_core.training import TrainingRun
 
@@ -44,16 +46,21 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     return experiment
 
 
-# Batches that two workers cannot share evenly.
+# Batches that two workers cannot share evenly, of embeddings that are read ahead from files.
 UNEVEN = {"train.batch_size": 7, "mixing.batch_ratio.names": 0.4, "train.gradient_cosine": True, "seed": 5}
+STREAM = {"train.workers": 2, "feed.keep": "stream", "feed.memory_gib": 1e-5}
+STREAMED = {**UNEVEN, **STREAM, "train.twin": True}
 
 
 @pytest.fixture(scope="module")
-def alone(experiment: Experiment, ray_cluster: None) -> dict[str, Any]:
-    """The results of one worker, its twin's, and what was drawn on stderr meanwhile."""
+def streamed(experiment: Experiment, ray_cluster: None) -> dict[str, Any]:
+    """The results of two workers that stream, their twin's, and what was logged and drawn on stderr meanwhile."""
+    log = logging.StreamHandler(io.StringIO())
+    logging.getLogger().addHandler(log)
     with contextlib.redirect_stderr(io.StringIO()) as bars:
-        results = train.run(experiment.override({**UNEVEN, "train.twin": True})).results
-    return {**results, "bars": bars.getvalue()}
+        results = train.run(experiment.override(STREAMED)).results
+    logging.getLogger().removeHandler(log)
+    return {**results, "bars": bars.getvalue(), "log": log.stream.getvalue()}
 
 
 # Many small batches, so that the kills fall inside the run, with a checkpoint every 0.2 s.
@@ -83,9 +90,9 @@ class TestOnOneCluster:
     """Tests that share a running Ray."""
 
     def test_a_run_and_its_twin_follow_the_contract(
-        self, experiment: Experiment, alone: dict[str, Any], tmp_path: Path
+        self, experiment: Experiment, streamed: dict[str, Any], tmp_path: Path
     ) -> None:
-        results, bars = alone, alone["bars"]
+        results, bars = streamed, streamed["bars"]
         assert re.search(
             r"train uml: 100%.*40/40 steps, .* steps/s, 0:00:00 left, loss target .*, names .*, val ", bars
         )
@@ -109,13 +116,13 @@ class TestOnOneCluster:
         assert results["test_difference_points"] == pytest.approx(difference, abs=0.01)
         logged = download(experiment.tracking.uri, f"runs:/{record.run_id}/experiment.yaml", tmp_path)
         assert parse_experiment(yaml.safe_load(logged.read_text())).name == experiment.name
-        again = open_attempt(experiment.override({**UNEVEN, "train.twin": True}))
+        again = open_attempt(experiment.override(STREAMED))
         assert again.run_id is None, "a finished run again is a new run"
 
     def test_the_logged_model_gives_trainings_logits(
-        self, experiment: Experiment, alone: dict[str, Any], tmp_path: Path
+        self, experiment: Experiment, streamed: dict[str, Any], tmp_path: Path
     ) -> None:
-        results = alone
+        results = streamed
         predictor = load_predictor(experiment.tracking.uri, results["model_uri"], tmp_path / "model")
         weights = weights_of(experiment, results["run_id"], tmp_path)
         embeddings = np.random.default_rng(0).normal(size=(5, 12)).astype(np.float32)
@@ -128,23 +135,25 @@ class TestOnOneCluster:
         assert np.allclose(embeddings @ exported.numpy().T, expected.numpy(), atol=1e-5)
 
     def test_two_workers_that_stream_equal_one_on_the_joined_batch(
-        self, experiment: Experiment, alone: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, experiment: Experiment, streamed: dict[str, Any], tmp_path: Path
     ) -> None:
-        stream = {"train.workers": 2, "feed.keep": "stream", "feed.memory_gib": 1e-5}
-        one, two = alone, train.run(experiment.override({**UNEVEN, **stream})).results
-        assert (one["feed"]["names"], two["feed"]["names"]) == ("memory", "stream")
-        assert "embeddings of target, names are read ahead from a file in " in caplog.text
-        assert find_run(experiment.tracking, two["run_id"]).tags["uml.feed"] == "target=stream,names=stream"
-        first = weights_of(experiment, one["run_id"], tmp_path / "one")
-        second = weights_of(experiment, two["run_id"], tmp_path / "two")
-        assert two["observed_ratio"] == one["observed_ratio"] == {"names": pytest.approx(112 / 280)}
-        for name, value in first.items():
-            assert torch.allclose(value, second[name], atol=1e-5), name
-        cosines = [
-            find_run(experiment.tracking, run["run_id"]).metrics["analysis/gradient_cosine/names"] for run in (one, two)
-        ]
-        assert cosines[0] == pytest.approx(cosines[1], abs=1e-4)
-        assert 0 < abs(cosines[0]) <= 1
+        """The one has its embeddings in memory, and trains in this process, without Ray."""
+        settings = experiment.override(UNEVEN)
+        stored = read_training_data(settings)
+        assert (stored.feeds["names"], streamed["feed"]["names"]) == ("memory", "stream")
+        assert "embeddings of target, names are read ahead from a file in " in streamed["log"]
+        record = find_run(experiment.tracking, streamed["run_id"])
+        assert record.tags["uml.feed"] == "target=stream,names=stream"
+        one = TrainingRun(settings, stored.data)
+        *_, last = one.evaluations()
+        two = weights_of(experiment, streamed["run_id"], tmp_path)
+        for name, value in one.load_best().state_dict().items():
+            assert torch.allclose(value, two[name], atol=1e-5), name
+        ratio = measure_outcome(one).observed_ratio
+        assert ratio == streamed["observed_ratio"] == {"names": pytest.approx(112 / 280)}
+        (cosine,) = [point.value for point in evaluation_points(one, last) if "gradient_cosine" in point.name]
+        assert cosine == pytest.approx(record.metrics["analysis/gradient_cosine/names"], abs=1e-4)
+        assert 0 < abs(cosine) <= 1
 
     def test_divergence_is_told_fails_the_run_and_leaves_the_last_good_checkpoint(self, experiment: Experiment) -> None:
         """The rate grows until the weights overflow, many reports after the start."""
