@@ -55,6 +55,7 @@ def variants_of(directory: Path) -> dict[str, Experiment]:
         **{name: experiment_of(directory, **changes, **SHARDED) for name, changes in VARIANTS.items()},
         "thaw": experiment_of(directory, **frozen, **SHARDED),
         "thaw_whole": experiment_of(directory, **frozen, **{"train.workers": 2}),
+        "lora_whole": experiment_of(directory, **VARIANTS["lora"], **{"train.workers": 2}),
         "bfloat16": experiment_of(directory, **SHARDED, **{"train.precision": "bfloat16"}),
         "batch_norm": experiment_of(directory, **SHARDED, **{"encoders.image": resnet}),
     }
@@ -98,7 +99,7 @@ def assert_weights(state: dict[str, Any], weights: dict[str, torch.Tensor], tole
         assert difference.max() < 5e-4, name
 
 
-@pytest.mark.parametrize("name", [*VARIANTS, "thaw", "thaw_whole"])
+@pytest.mark.parametrize("name", [*VARIANTS, "thaw", "thaw_whole", "lora_whole"])
 def test_two_ranks_equal_one_worker_on_the_joined_batch(
     alone: dict[str, TrainingRun], ranks: list[dict[str, Left]], name: str
 ) -> None:
@@ -154,7 +155,9 @@ def test_a_sharded_runs_result_is_measured_and_served_by_one_process(
     whole = alone["plain"]
     run = TrainingRun(whole.experiment, whole.data)
     run.load_result(ranks[0]["plain"].state)
-    assert measure_outcome(run).test_accuracy == measure_outcome(whole).test_accuracy
+    outcome = measure_outcome(run)
+    assert outcome.test_accuracy == measure_outcome(whole).test_accuracy
+    assert outcome.trained_parameters == outcome.parameters, "shards are counted whole"
     raw = [run.data.raw[row].read() for row in run.data.test.rows]
     logits = [each.objective.predictor("float32").predict(raw).logits for each in (run, whole)]
     assert np.allclose(logits[0], logits[1], atol=1e-3)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,11 +15,12 @@ from safetensors.torch import load_file
 
 from pipelines import embed, evaluate, export, predict, train
 from pipelines.stored import read_training_data
-from tests.conftest import picture_tree, write_picture_corpora
+from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
 from tests.text_models import save_text_model
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.results import evaluation_points
+from uml_core.serving import TargetPredictor
 from uml_core.tracking import download, find_run, load_predictor
 from uml_core.training import TrainingRun
 
@@ -26,77 +29,78 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    """Pictures of shapes, their names, and a tiny vision transformer with random weights."""
+    """Pictures of shapes with a tiny vision transformer of random weights; names of the shapes as ready embeddings."""
     directory = write_picture_corpora(tmp_path_factory.mktemp("fine_tuning"))
+    names = {"label": [*CLASSES] * 3, "embedding": np.random.default_rng(1).normal(size=(9, 8))}
+    write_embeddings(directory / "names.parquet", names)
     torch.manual_seed(0)
     torch.save(timm.create_model("test_vit", img_size=32).state_dict(), directory / "weights.pth")
     image = {"source": "timm", "name": "test_vit", "image_size": 32, "weights": str(directory / "weights.pth")}
     tree = {**picture_tree(directory), "encoders": {"image": image}, "model": {"backbone": "finetune"}}
+    tree["corpora"]["names"] = {"modality": "vector", "format": "embeddings", "path": str(directory / "names.parquet")}
     train = {"max_steps": 6, "eval_every": 3, "batch_size": 6}
     experiment = parse_experiment({**tree, "train": train, "optim": {"warmup_steps": 0, "backbone_lr": 1e-3}})
     embed.run(experiment)
     return experiment
 
 
-def metrics_of_the_last_evaluation(experiment: Experiment) -> dict[str, float]:
-    """Train in this process, without Ray; a batch of one rank."""
+def trained_here(experiment: Experiment, *, threads: int) -> tuple[TrainingRun, dict[str, float]]:
+    """Train in this process, without Ray; returns the run and the metrics of its last evaluation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     run = TrainingRun(experiment, read_training_data(experiment).data)
     *_, last = run.evaluations()
-    return {point.name: point.value for point in evaluation_points(run, last)}
+    torch.set_num_threads(before)
+    return run, {point.name: point.value for point in evaluation_points(run, last)}
+
+
+def weights_of(experiment: Experiment, run_id: str, directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(download(experiment.tracking.uri, f"runs:/{run_id}/weights/model.safetensors", directory))
+
+
+def evaluated_alike(experiment: Experiment, trained: dict[str, Any], directory: Path) -> TargetPredictor:
+    """Check that evaluate and the logged model reach the run's accuracy; returns the model, as predict loads it."""
+    uri = experiment.tracking.uri
+    evaluated = evaluate.run(experiment, trained["run_id"]).results
+    assert evaluated["test/accuracy"] == pytest.approx(trained["test_accuracy"])
+    assert evaluated["shift/dark/accuracy"] == pytest.approx(trained["shift_accuracy"]["dark"])
+    predictor = load_predictor(uri, trained["model_uri"], directory / "model")
+    files = sorted(Path(str(experiment.corpora["pictures"].path)).glob("test/*/*.png"))
+    predicted = predictor.predict([file.read_bytes() for file in files]).classes
+    accuracy = np.mean([file.parent.name == label for file, label in zip(files, predicted, strict=True)])
+    assert accuracy == pytest.approx(trained["test_accuracy"])
+    assert predictor.encoder_weights.keys() == timm.create_model("test_vit", num_classes=0).state_dict().keys()
+    return predictor
 
 
 def test_streamed_pictures_train_the_kept_ones_model_and_its_encoder_is_what_is_used(
     experiment: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    uri = experiment.tracking.uri
-    kept = train.run(experiment).results
-    streamed = train.run(experiment.override({"pictures.keep": "stream"})).results
-    assert "are kept in memory once decoded" in caplog.text
+    """Also of transferred blocks that thaw on the way; the kept pictures train in this process, without Ray."""
+    save_text_model(tmp_path / "bert", "bert")
+    started = experiment.override({"model.transfer": {"source": str(tmp_path / "bert"), "freeze_steps": 2}})
+    kept, _ = trained_here(started, threads=os.cpu_count() or 1)  # as the one worker: sums are of the same order
+    assert kept.data.keep
+    settings = started.override({"pictures.keep": "stream"})
+    streamed = train.run(settings).results
     assert "are decoded for every step" in caplog.text
-    weights = [
-        load_file(download(uri, f"runs:/{run['run_id']}/weights/model.safetensors", tmp_path / name))
-        for name, run in (("kept", kept), ("streamed", streamed))
-    ]
-    for name, value in weights[0].items():
-        assert torch.equal(value, weights[1][name]), name
+    weights = weights_of(experiment, streamed["run_id"], tmp_path / "weights")
+    for name, value in kept.load_best().state_dict().items():
+        assert torch.equal(value, weights[name]), name
 
-    evaluated = evaluate.run(experiment, kept["run_id"]).results
-    assert evaluated["test/accuracy"] == pytest.approx(kept["test_accuracy"])
-    assert evaluated["shift/dark/accuracy"] == pytest.approx(kept["shift_accuracy"]["dark"])
-
-    pictures = Path(str(experiment.corpora["pictures"].path)) / "test"
-    predict.run(kept["model_uri"], str(pictures), str(tmp_path / "out.parquet"), uri)
+    assert "36 tensors of 3 blocks go from" in caplog.text
+    table = download(experiment.tracking.uri, f"runs:/{streamed['run_id']}/transfer.md", tmp_path / "table")
+    assert Path(table).read_text().count("| copied |") == 36
+    predictor = evaluated_alike(settings, streamed, tmp_path)
+    uri, pictures = experiment.tracking.uri, Path(str(experiment.corpora["pictures"].path)) / "test"
+    predict.run(streamed["model_uri"], str(pictures), str(tmp_path / "out.parquet"), uri)
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
     accuracy = np.mean([row["id"].split("/")[0] == row["prediction"] for row in rows])
-    assert accuracy == pytest.approx(kept["test_accuracy"])
-    predictor = load_predictor(uri, kept["model_uri"], tmp_path / "model")
+    assert accuracy == pytest.approx(streamed["test_accuracy"])
     raw = [(pictures / row["id"]).read_bytes() for row in rows]
     assert np.allclose(predictor.predict(raw).probabilities, [row["probability"] for row in rows], atol=1e-5)
-
-    exported = export.run(kept["model_uri"], str(tmp_path / "head"), uri, formats=("safetensors",)).results
+    exported = export.run(streamed["model_uri"], str(tmp_path / "head"), uri, formats=("safetensors",)).results
     assert "encoder.safetensors" in exported["files"]
-
-
-def test_two_sharded_workers_thaw_transferred_blocks_together_and_see_the_joined_batchs_losses(
-    experiment: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    save_text_model(tmp_path / "bert", "bert")
-    transfer = {"source": str(tmp_path / "bert"), "freeze_steps": 2}
-    changes = {"train.max_steps": 4, "train.eval_every": 1, "train.batch_size": 5, "model.transfer": transfer}
-    settings = experiment.override(changes)
-    one = metrics_of_the_last_evaluation(settings)
-    results = train.run(settings.override({"train.workers": 2, "train.sharding": "full"})).results
-    run_id = results["run_id"]
-    two = find_run(experiment.tracking, run_id).metrics
-    for name in ("train/loss/pictures", "train/loss/names", "val/nll"):  # of the fourth step: three updates made it
-        assert one[name] == pytest.approx(two[name], rel=5e-3), name
-    assert two["perf/workers"] == 2
-    assert results["trained_parameters"] == results["parameters"], "shards are counted whole"
-    predictor = load_predictor(experiment.tracking.uri, results["model_uri"], tmp_path / "model")
-    assert predictor.encoder_weights.keys() == timm.create_model("test_vit", num_classes=0).state_dict().keys()
-    assert "36 tensors of 3 blocks go from" in caplog.text
-    table = Path(download(experiment.tracking.uri, f"runs:/{run_id}/transfer.md", tmp_path / "table")).read_text()
-    assert table.count("| copied |") == 36
 
 
 def test_blocks_that_do_not_fit_begin_no_run(experiment: Experiment) -> None:
@@ -106,25 +110,20 @@ def test_blocks_that_do_not_fit_begin_no_run(experiment: Experiment) -> None:
         train.run(experiment.override({"model.transfer": {"source": "minilm_l6"}}))
 
 
-def test_two_workers_train_one_workers_adapters_and_predict_and_evaluate_use_them(
-    experiment: Experiment, tmp_path: Path
+def test_two_workers_train_one_workers_adapters_in_shards_and_evaluate_and_the_logged_model_use_them(
+    experiment: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    uri = experiment.tracking.uri
     changes = {"train.max_steps": 4, "train.eval_every": 1, "train.batch_size": 5, "optim.lora_lr": 5e-3}
     adapted = experiment.override({**changes, "model.backbone": "lora"})
-    one = metrics_of_the_last_evaluation(adapted)
-    two = train.run(adapted.override({"train.workers": 2})).results
-    metrics = find_run(experiment.tracking, two["run_id"]).metrics
-    for name in ("train/loss/pictures", "train/loss/names", "val/nll"):
-        assert one[name] == pytest.approx(metrics[name], rel=5e-3), name
-    assert metrics["model/trained_parameters"] < metrics["model/parameters"] / 2
-    weights = load_file(download(uri, f"runs:/{two['run_id']}/weights/model.safetensors", tmp_path / "weights"))
+    _, one = trained_here(adapted, threads=1)
+    settings = adapted.override({"train.workers": 2, "train.sharding": "full"})
+    results = train.run(settings).results
+    assert "are kept in memory once decoded" in caplog.text
+    two = find_run(experiment.tracking, results["run_id"]).metrics
+    for name in ("train/loss/pictures", "train/loss/names", "val/nll"):  # of the fourth step: three updates made it
+        assert one[name] == pytest.approx(two[name], rel=5e-3), name
+    assert two["perf/workers"] == 2
+    assert two["model/trained_parameters"] < two["model/parameters"] / 2
+    weights = weights_of(experiment, results["run_id"], tmp_path / "weights")
     assert {name.partition(".")[0] for name in weights if ".lora_" not in name} == {"heads"}
-
-    evaluated = evaluate.run(adapted, two["run_id"]).results
-    assert evaluated["test/accuracy"] == pytest.approx(two["test_accuracy"])
-    pictures = Path(str(experiment.corpora["pictures"].path)) / "test"
-    predict.run(two["model_uri"], str(pictures), str(tmp_path / "out.parquet"), uri)
-    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
-    accuracy = np.mean([row["id"].split("/")[0] == row["prediction"] for row in rows])
-    assert accuracy == pytest.approx(two["test_accuracy"])
+    evaluated_alike(settings, results, tmp_path)

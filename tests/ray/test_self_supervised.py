@@ -70,40 +70,23 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     return settings
 
 
-def test_train_evaluate_and_predict_agree(experiment: Experiment, tmp_path: Path) -> None:
-    trained = train.run(experiment).results
-    record = find_run(experiment.tracking, trained["run_id"])
-    assert (record.status, record.kind) == ("FINISHED", "uml")
-    for name in ("train/loss/target", "train/loss/other", "train/loss/words", "val/accuracy", "test/accuracy"):
-        assert name in record.metrics, name
-    assert run_kind(experiment.unimodal_twin()) == "unimodal"
-
-    evaluated = evaluate.run(experiment, trained["run_id"]).results
-    assert evaluated["test/accuracy"] == pytest.approx(trained["test_accuracy"])
-    assert {"probe/untrained/test_accuracy", "probe/raw/test_accuracy"} <= set(evaluated)
-    with pytest.raises(InputError, match="shared head"):
-        evaluate.run(experiment, trained["run_id"], analyses=evaluate.AnalysisRequest(("margins",)))
-
-    stored = pq.read_table(experiment.corpora["target"].path)
-    tests = stored.filter(pa.array([split == "test" for split in stored["split"].to_pylist()]))
-    pq.write_table(tests.drop_columns(["label", "split"]), tmp_path / "new.parquet")
-    uri, output = experiment.tracking.uri, tmp_path / "out.parquet"
-    predicted = predict.run(f"runs:/{trained['run_id']}/model", str(tmp_path / "new.parquet"), str(output), uri)
-    assert predicted.results["rows"] == 18
-    predictions = pq.read_table(output).to_pydict()
-    hits = [one == other for one, other in zip(predictions["prediction"], tests["label"].to_pylist(), strict=True)]
-    assert np.mean(hits) == pytest.approx(trained["test_accuracy"])
-    mlflow.set_tracking_uri(uri)
-    served = mlflow.pyfunc.load_model(trained["model_uri"])
-    frame = served.predict(pd.DataFrame({"tokens": tests["tokens"].to_pylist()}))
-    assert frame["prediction"].tolist() == predictions["prediction"]
-
-
-def test_two_workers_equal_one_on_the_joined_batch(experiment: Experiment, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def settings(experiment: Experiment) -> Experiment:
+    """Batches that two workers cannot share evenly."""
     changes = {"sequence_model.dropout": 0.0, "train.batch_size": 5, "mixing.batch_ratio.words": 0.3}
-    settings = experiment.override({**changes, "train.workers": 2})
-    run_id = train.run(settings).results["run_id"]
-    two = load_file(download(experiment.tracking.uri, f"runs:/{run_id}/weights/model.safetensors", tmp_path))
+    return experiment.override({**changes, "train.workers": 2})
+
+
+@pytest.fixture(scope="module")
+def trained(settings: Experiment) -> dict[str, Any]:
+    return train.run(settings).results
+
+
+def test_two_workers_equal_one_on_the_joined_batch(
+    settings: Experiment, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    file = f"runs:/{trained['run_id']}/weights/model.safetensors"
+    two = load_file(download(settings.tracking.uri, file, tmp_path))
     one = TrainingRun(settings, read_training_data(settings).data)
     for _ in one.evaluations():
         pass
@@ -113,6 +96,34 @@ def test_two_workers_equal_one_on_the_joined_batch(experiment: Experiment, tmp_p
         if name.endswith("attention_in.bias"):
             difference[width : 2 * width] = 0  # no loss depends on the keys' bias: Adam steps along rounding errors
         assert difference.max() < 1e-3, name
+
+
+def test_train_evaluate_and_predict_agree(settings: Experiment, trained: dict[str, Any], tmp_path: Path) -> None:
+    record = find_run(settings.tracking, trained["run_id"])
+    assert (record.status, record.kind) == ("FINISHED", "uml")
+    for name in ("train/loss/target", "train/loss/other", "train/loss/words", "val/accuracy", "test/accuracy"):
+        assert name in record.metrics, name
+    assert run_kind(settings.unimodal_twin()) == "unimodal"
+
+    evaluated = evaluate.run(settings, trained["run_id"]).results
+    assert evaluated["test/accuracy"] == pytest.approx(trained["test_accuracy"])
+    assert {"probe/untrained/test_accuracy", "probe/raw/test_accuracy"} <= set(evaluated)
+    with pytest.raises(InputError, match="shared head"):
+        evaluate.run(settings, trained["run_id"], analyses=evaluate.AnalysisRequest(("margins",)))
+
+    stored = pq.read_table(settings.corpora["target"].path)
+    tests = stored.filter(pa.array([split == "test" for split in stored["split"].to_pylist()]))
+    pq.write_table(tests.drop_columns(["label", "split"]), tmp_path / "new.parquet")
+    uri, output = settings.tracking.uri, tmp_path / "out.parquet"
+    predicted = predict.run(f"runs:/{trained['run_id']}/model", str(tmp_path / "new.parquet"), str(output), uri)
+    assert predicted.results["rows"] == 18
+    predictions = pq.read_table(output).to_pydict()
+    hits = [one == other for one, other in zip(predictions["prediction"], tests["label"].to_pylist(), strict=True)]
+    assert np.mean(hits) == pytest.approx(trained["test_accuracy"])
+    mlflow.set_tracking_uri(uri)
+    served = mlflow.pyfunc.load_model(trained["model_uri"])
+    frame = served.predict(pd.DataFrame({"tokens": tests["tokens"].to_pylist()}))
+    assert frame["prediction"].tolist() == predictions["prediction"]
 
 
 def test_the_sweep_compares_with_noise(experiment: Experiment, tmp_path: Path) -> None:

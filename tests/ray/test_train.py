@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import random
 import re
@@ -29,6 +30,7 @@ from pipelines.stored import read_training_data
 from tests.conftest import vector_tree, write_vector_corpora
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
+from uml_core.results import evaluation_points, measure_outcome
 from uml_core.tracking import download, experiment_runs, find_run, load_predictor
 from uml_core.training import TrainingRun
 
@@ -44,20 +46,25 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     return experiment
 
 
-# Batches that two workers cannot share evenly.
+# Batches that two workers cannot share evenly, of embeddings that are read ahead from files.
 UNEVEN = {"train.batch_size": 7, "mixing.batch_ratio.names": 0.4, "train.gradient_cosine": True, "seed": 5}
+STREAM = {"train.workers": 2, "feed.keep": "stream", "feed.memory_gib": 1e-5}
+STREAMED = {**UNEVEN, **STREAM, "train.twin": True}
 
 
 @pytest.fixture(scope="module")
-def alone(experiment: Experiment, ray_cluster: None) -> dict[str, Any]:
-    """The results of one worker, its twin's, and what was drawn on stderr meanwhile."""
+def streamed(experiment: Experiment, ray_cluster: None) -> dict[str, Any]:
+    """The results of two workers that stream, their twin's, and what was logged and drawn on stderr meanwhile."""
+    log = logging.StreamHandler(io.StringIO())
+    logging.getLogger().addHandler(log)
     with contextlib.redirect_stderr(io.StringIO()) as bars:
-        results = train.run(experiment.override({**UNEVEN, "train.twin": True})).results
-    return {**results, "bars": bars.getvalue()}
+        results = train.run(experiment.override(STREAMED)).results
+    logging.getLogger().removeHandler(log)
+    return {**results, "bars": bars.getvalue(), "log": log.stream.getvalue()}
 
 
 # Many small batches, so that the kills fall inside the run, with a checkpoint every 0.2 s.
-LONG = {"train.max_steps": 5000, "train.eval_every": 50, "train.patience": 1000, "train.report_every_s": 0.2}
+LONG = {"train.max_steps": 12_000, "train.eval_every": 50, "train.patience": 1000, "train.report_every_s": 0.2}
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +90,9 @@ class TestOnOneCluster:
     """Tests that share a running Ray."""
 
     def test_a_run_and_its_twin_follow_the_contract(
-        self, experiment: Experiment, alone: dict[str, Any], tmp_path: Path
+        self, experiment: Experiment, streamed: dict[str, Any], tmp_path: Path
     ) -> None:
-        results, bars = alone, alone["bars"]
+        results, bars = streamed, streamed["bars"]
         assert re.search(
             r"train uml: 100%.*40/40 steps, .* steps/s, 0:00:00 left, loss target .*, names .*, val ", bars
         )
@@ -109,13 +116,13 @@ class TestOnOneCluster:
         assert results["test_difference_points"] == pytest.approx(difference, abs=0.01)
         logged = download(experiment.tracking.uri, f"runs:/{record.run_id}/experiment.yaml", tmp_path)
         assert parse_experiment(yaml.safe_load(logged.read_text())).name == experiment.name
-        again = open_attempt(experiment.override({**UNEVEN, "train.twin": True}))
+        again = open_attempt(experiment.override(STREAMED))
         assert again.run_id is None, "a finished run again is a new run"
 
     def test_the_logged_model_gives_trainings_logits(
-        self, experiment: Experiment, alone: dict[str, Any], tmp_path: Path
+        self, experiment: Experiment, streamed: dict[str, Any], tmp_path: Path
     ) -> None:
-        results = alone
+        results = streamed
         predictor = load_predictor(experiment.tracking.uri, results["model_uri"], tmp_path / "model")
         weights = weights_of(experiment, results["run_id"], tmp_path)
         embeddings = np.random.default_rng(0).normal(size=(5, 12)).astype(np.float32)
@@ -128,98 +135,85 @@ class TestOnOneCluster:
         assert np.allclose(embeddings @ exported.numpy().T, expected.numpy(), atol=1e-5)
 
     def test_two_workers_that_stream_equal_one_on_the_joined_batch(
-        self, experiment: Experiment, alone: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, experiment: Experiment, streamed: dict[str, Any], tmp_path: Path
     ) -> None:
-        stream = {"train.workers": 2, "feed.keep": "stream", "feed.memory_gib": 1e-5}
-        one, two = alone, train.run(experiment.override({**UNEVEN, **stream})).results
-        assert (one["feed"]["names"], two["feed"]["names"]) == ("memory", "stream")
-        assert "embeddings of target, names are read ahead from a file in " in caplog.text
-        assert find_run(experiment.tracking, two["run_id"]).tags["uml.feed"] == "target=stream,names=stream"
-        first = weights_of(experiment, one["run_id"], tmp_path / "one")
-        second = weights_of(experiment, two["run_id"], tmp_path / "two")
-        assert two["observed_ratio"] == one["observed_ratio"] == {"names": pytest.approx(112 / 280)}
-        for name, value in first.items():
-            assert torch.allclose(value, second[name], atol=1e-5), name
-        cosines = [
-            find_run(experiment.tracking, run["run_id"]).metrics["analysis/gradient_cosine/names"] for run in (one, two)
-        ]
-        assert cosines[0] == pytest.approx(cosines[1], abs=1e-4)
-        assert 0 < abs(cosines[0]) <= 1
+        """The one has its embeddings in memory, and trains in this process, without Ray."""
+        settings = experiment.override(UNEVEN)
+        stored = read_training_data(settings)
+        assert (stored.feeds["names"], streamed["feed"]["names"]) == ("memory", "stream")
+        assert "embeddings of target, names are read ahead from a file in " in streamed["log"]
+        record = find_run(experiment.tracking, streamed["run_id"])
+        assert record.tags["uml.feed"] == "target=stream,names=stream"
+        one = TrainingRun(settings, stored.data)
+        *_, last = one.evaluations()
+        two = weights_of(experiment, streamed["run_id"], tmp_path)
+        for name, value in one.load_best().state_dict().items():
+            assert torch.allclose(value, two[name], atol=1e-5), name
+        ratio = measure_outcome(one).observed_ratio
+        assert ratio == streamed["observed_ratio"] == {"names": pytest.approx(112 / 280)}
+        (cosine,) = [point.value for point in evaluation_points(one, last) if "gradient_cosine" in point.name]
+        assert cosine == pytest.approx(record.metrics["analysis/gradient_cosine/names"], abs=1e-4)
+        assert 0 < abs(cosine) <= 1
 
-    def test_divergence_is_told_and_the_run_failed(self, experiment: Experiment) -> None:
-        with pytest.raises(InputError, match=r"is not finite at step \d+; lower optim.lr.* rows of that batch"):
-            train.run(experiment.override({"optim.lr": 1e30, "optim.warmup_steps": 0, "model.scale_init": 1e30}))
-        assert experiment_runs(experiment.tracking.uri, experiment.name)[0].status == "FAILED"
-
-    def test_divergence_leaves_the_last_good_checkpoint(
-        self, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_divergence_is_told_fails_the_run_and_leaves_the_last_good_checkpoint(self, experiment: Experiment) -> None:
         """The rate grows until the weights overflow, many reports after the start."""
         changes = {"optim.lr": 1e38, "optim.warmup_lr": 1e-5, "optim.warmup_steps": 10**36, "train.max_steps": 400}
         changes |= {"train.eval_every": 1, "train.report_every_s": 0.01, "train.patience": 1000, "train.workers": 2}
-        with pytest.raises(InputError, match=r"is not finite at step \d+; .* step \d+ is kept in /") as told:
+        message = (
+            r"the (?:loss|gradient) of (?:target|names|target, names) is not finite at step (\d+); lower optim.lr.*"
+            r" rows of that batch, .*: (?:target|names) \d+, .*; step (\d+) is kept in (\S+)$"
+        )
+        with pytest.raises(InputError, match=message) as told:
             train.run(experiment.override(changes))
-        at, good, path = re.search(r"at step (\d+);.*; step (\d+) is kept in (\S+)$", str(told.value)).groups()
+        at, good, path = re.search(message, str(told.value)).groups()
+        assert experiment_runs(experiment.tracking.uri, experiment.name)[0].status == "FAILED"
         state = load_state(Path(path))
         assert state["progress"]["step"] == int(good) <= int(at)
         assert all(value.isfinite().all() for value in state["model"].values())
 
 
 @pytest.mark.usefixtures("ray_cluster")
-class TestFaults:
-    """Training is killed at random steps; every way ends with the weights of the run that was left alone."""
+def test_a_run_that_is_killed_at_random_steps_ends_as_the_one_that_was_left_alone(
+    experiment: Experiment, whole: TrainingRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One run is hit by everything in turn, and ends with the weights and samples of the whole one, to the bit.
 
-    def check(self, settings: Experiment, whole: TrainingRun, directory: Path) -> None:
-        """Fail unless the experiment has one run, finished, with the weights and samples of the whole one."""
-        (record,) = experiment_runs(settings.tracking.uri, settings.name)
-        assert (record.status, record.metrics["perf/steps"]) == ("FINISHED", whole.progress.step)
-        weights = weights_of(settings, record.run_id, directory)
-        for name, value in whole.model.state_dict().items():
-            assert torch.equal(value, weights[name]), name
-        assert record.metrics["mixing/target_samples"] == whole.progress.samples["target"]
+    Its driver is killed with its whole session, and its newest checkpoint damaged. The same line goes on in the same
+    MLflow run, from the checkpoint before. Then its worker is killed, and then Ray Train's controller.
+    """
+    settings, rng = experiment.override({**LONG, "name": "killed"}), random.Random()
+    file = tmp_path / "experiment.yaml"
+    file.write_text(settings.to_yaml(), encoding="utf-8")
+    line = [sys.executable, "-m", "pipelines.train", str(file)]
+    driver = subprocess.Popen(line, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    try:
+        reached = [wait_for_step(settings, 500 + rng.randrange(700))]
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    folders = Path(settings.store, "_runs", f"train-{settings.config_hash}", "1").glob("checkpoint_*/state.pt")
+    os.truncate(max(folders), 1000)
 
-    def test_a_killed_worker_and_then_a_killed_controller(
-        self, experiment: Experiment, whole: TrainingRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        settings = experiment.override({**LONG, "name": "killed-inside"})
-        killed = []
+    def kill() -> None:
+        for title in ("ray::RayTrainWorker", "ray::TrainController"):
+            step = wait_for_step(settings, reached[-1] + 300 + rng.randrange(700))
+            os.kill(process_of(title), signal.SIGKILL)
+            reached.append(step)
 
-        def kill() -> None:
-            rng = random.Random()
-            for title, lowest in (("ray::RayTrainWorker", 300), ("ray::TrainController", 1800)):
-                step = wait_for_step(settings, lowest + rng.randrange(1000))
-                killed.append((title, step))
-                os.kill(process_of(title), signal.SIGKILL)
-
-        killer = threading.Thread(target=kill)
-        killer.start()
-        results = train.run(settings).results
-        killer.join()
-        assert len(killed) == 2, killed
-        assert results["steps"] == 5000
-        assert "Ray Train's controller was lost; going on from the last checkpoint" in caplog.text
-        self.check(settings, whole, tmp_path)
-
-    def test_a_killed_driver_and_a_damaged_checkpoint(
-        self, experiment: Experiment, whole: TrainingRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """The same line goes on in the same MLflow run, from the checkpoint before the newest."""
-        settings = experiment.override({**LONG, "name": "killed-outside"})
-        file = tmp_path / "experiment.yaml"
-        file.write_text(settings.to_yaml(), encoding="utf-8")
-        line = [sys.executable, "-m", "pipelines.train", str(file)]
-        driver = subprocess.Popen(line, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
-        try:
-            step = wait_for_step(settings, 500 + random.Random().randrange(2000))
-        finally:
-            os.killpg(driver.pid, signal.SIGKILL)
-            driver.wait()
-        assert step < 5000
-        folders = Path(settings.store, "_runs", f"train-{settings.config_hash}", "1").glob("checkpoint_*/state.pt")
-        os.truncate(max(folders), 1000)
-        train.run(settings)
-        assert "is passed over for the one before it: its state.pt is not what was written" in caplog.text
-        self.check(settings, whole, tmp_path)
+    killer = threading.Thread(target=kill)
+    killer.start()
+    results = train.run(settings).results
+    killer.join()
+    assert len(reached) == 3, reached
+    assert reached[-1] < results["steps"] == LONG["train.max_steps"]
+    assert "is passed over for the one before it: its state.pt is not what was written" in caplog.text
+    assert "Ray Train's controller was lost; going on from the last checkpoint" in caplog.text
+    (record,) = experiment_runs(settings.tracking.uri, settings.name)
+    assert (record.status, record.metrics["perf/steps"]) == ("FINISHED", whole.progress.step)
+    weights = weights_of(settings, record.run_id, tmp_path)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    assert record.metrics["mixing/target_samples"] == whole.progress.samples["target"]
 
 
 def process_of(title: str) -> int:
