@@ -29,14 +29,18 @@ from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.tracking import experiment_runs
 
+# One actor beside one decode task, and another batch than `auto` takes.
+ONE = {"embed.actors": 1, "embed.decoders": 1, "embed.batch_size": 3}
+
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Experiment:
-    """Pictures for a light encoder, and sentences for the real one."""
-    write_picture_corpora(tmp_path)
-    return parse_experiment(light(picture_tree(tmp_path)))
+    """Pictures for a light encoder."""
+    tree = light(picture_tree(write_picture_corpora(tmp_path)))
+    del tree["corpora"]["names"]
+    return parse_experiment(tree)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Embedded:
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Embedded:
-    """Embed pictures and sentences by two actors each, and sounds, which are one part, by one."""
+    """Embed pictures by two actors, sentences and sounds, each one part, by one."""
     directory = write_picture_corpora(tmp_path_factory.mktemp("embedded"))
     reasons = {
         "pictures": {f"train/{row}": why for row, why in write_bad_rows(directory / "pictures/train", "image").items()},
@@ -70,7 +74,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Emb
         corpus: {"modality": modality, "format": "folder", "path": str(directory / corpus)}
         for corpus, modality in modalities.items()
     }
-    settings = {"actors": 2, "part_rows": 13, "max_rejected": 0.9}
+    settings = {"actors": 2, "part_rows": 17, "max_rejected": 0.9}
     experiment = parse_experiment({**picture_tree(directory), "corpora": corpora, "embed": settings})
     return Embedded(experiment, embed.run(experiment), reasons)
 
@@ -174,7 +178,7 @@ def test_odd_and_damaged_rows_of_every_modality(embedded: Embedded) -> None:
         vectors = embedding_of(embedded.experiment, corpus)
         assert vectors.keys() == reasons.keys() - rejected.keys()
         assert all(np.isfinite(vector).all() for vector in vectors.values())
-        assert stored_ids(embedded.experiment, corpus) == Counter(reasons)
+        assert stored_ids(embedded.experiment, corpus) == Counter(list(reasons))
 
 
 def test_what_embed_did_is_in_the_manifest_and_in_mlflow(embedded: Embedded) -> None:
@@ -195,27 +199,34 @@ def test_what_embed_did_is_in_the_manifest_and_in_mlflow(embedded: Embedded) -> 
 
 
 def test_actors_decoders_and_batches_do_not_change_the_vectors(embedded: Embedded, tmp_path: Path) -> None:
-    one = {"embed.actors": 1, "embed.decoders": 1, "embed.batch_size": 3}
-    other = embedded.experiment.override({"store": str(tmp_path / "other"), **one})
-    for corpus in ("pictures", "sentences"):
-        embed_only(other, corpus)
-        first, second = embedding_of(embedded.experiment, corpus), embedding_of(other, corpus)
-        assert first.keys() == second.keys()
-        assert all(np.allclose(first[name], second[name], atol=1e-4) for name in first)
-        assert rejected_of(other, corpus) == rejected_of(embedded.experiment, corpus)
+    other = embedded.experiment.override({"store": str(tmp_path / "other"), **ONE})
+    embed_only(other, "pictures")
+    first, second = embedding_of(embedded.experiment, "pictures"), embedding_of(other, "pictures")
+    assert first.keys() == second.keys()
+    assert all(np.allclose(first[name], second[name], atol=1e-4) for name in first)
+    assert rejected_of(other, "pictures") == rejected_of(embedded.experiment, "pictures")
 
 
-def test_tokens_are_stored_as_sequences(experiment: Experiment) -> None:
-    tokens = experiment.override({"encoders.text.pooling": "tokens", "embed.dtype": "float16"})
-    embed_only(tokens, "names")
-    store = corpus_store(tokens, "names")
+def test_tokens_are_stored_as_sequences_whose_mean_is_the_embedding(embedded: Embedded) -> None:
+    """Decoded by a task and in batches of three, long texts and short: MiniLM's embedding is the mean of its tokens."""
+    tokens = {"encoders.text.pooling": "tokens", "embed.dtype": "float16"}
+    sequences = embedded.experiment.override({**ONE, **tokens})
+    embed_only(sequences, "sentences")
+    store = corpus_store(sequences, "sentences")
     manifest = store.read_manifest()
     assert manifest is not None
-    table = pq.read_table(Path(store.directory) / manifest["parts"][0])
+    (part,) = manifest["parts"]
+    table = pq.read_table(Path(store.directory) / part)
     assert table.schema.field("tokens").type == pa.list_(pa.list_(pa.float16(), manifest["dim"]))
-    assert min(len(sequence) for sequence in table["tokens"].to_pylist()) >= 3
+    vectors = embedding_of(embedded.experiment, "sentences")
+    assert sorted(vectors) == sorted(table["id"].to_pylist())
+    for row, sequence in zip(table["id"].to_pylist(), table["tokens"].to_pylist(), strict=True):
+        assert len(sequence) >= 3
+        mean = np.mean(np.array(sequence, dtype=np.float32), axis=0)
+        assert np.allclose(mean / np.linalg.norm(mean), vectors[row], atol=2e-4), row  # float16
     with pytest.raises(InputError, match="sequences of tokens"):
         store.load()
+    assert rejected_of(sequences, "sentences") == rejected_of(embedded.experiment, "sentences")
 
 
 def test_too_many_unreadable_rows_fail_and_finish_nothing(experiment: Experiment, tmp_path: Path) -> None:
