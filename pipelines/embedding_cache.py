@@ -2,7 +2,8 @@
 
 An actor claims the digests of a part. What nobody has is its own to encode, what another actor claimed it waits for,
 and what is known it takes. A claim that is not kept in time (its actor was killed) falls to the next who asks. The
-newest embeddings are kept up to a limit in bytes; what was dropped is encoded again.
+newest embeddings are kept up to a limit in bytes; what was dropped is encoded again. Several actors share a cache in
+a process of its own; a run's only actor holds it itself.
 """
 
 from __future__ import annotations

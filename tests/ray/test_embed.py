@@ -61,6 +61,9 @@ def embedded(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Emb
         "sentences": write_bad_rows(directory / "sentences", "text"),
         "sounds": write_bad_rows(directory / "sounds", "audio"),
     }
+    for index in range(10):  # over two parts, and the original in a third
+        copy = directory / "pictures" / "train" / "stripes" / f"copy-{index}.png"
+        shutil.copy(directory / "pictures" / "train" / "circle" / "0.png", copy)
     for label in CLASSES:
         (directory / "sentences" / label).mkdir()
         for index, sentence in enumerate((f"a {label}", f"the {label} shape", f"one more {label}")):
@@ -114,7 +117,7 @@ def files_in(pictures: Path) -> Counter[str]:
 def test_every_row_once_then_nothing_then_only_what_is_missing(experiment: Experiment, tmp_path: Path) -> None:
     """One history of one store, in half precision.
 
-    1. Two actors embed every row once; identical inputs are encoded once, a damaged row is set apart.
+    1. Every row is embedded once, a damaged one is set apart.
     2. The same line again does nothing.
     3. After a kill only the lost part is embedded.
     4. A changed file is embedded again, a new one alone is added, a removed one goes.
@@ -122,18 +125,13 @@ def test_every_row_once_then_nothing_then_only_what_is_missing(experiment: Exper
     """
     pictures = tmp_path / "pictures"
     (pictures / "train" / "circle" / "bad.png").write_bytes(b"not a picture")
-    for index in range(10):  # over several parts of 8 rows
-        shutil.copy(pictures / "train" / "circle" / "0.png", pictures / "train" / "stripes" / f"copy-{index}.png")
-    half = experiment.override({"embed.actors": 2, "embed.dtype": "float16", "embed.max_rejected": 0.1})
+    half = experiment.override({"embed.dtype": "float16", "embed.max_rejected": 0.1})
     facts = embed_only(half, "pictures")
-    assert (facts["rows"], facts["rejected_rows"]) == (43, 1)
-    assert facts["rows_per_split"] == {"dark": 6, "test": 9, "train": 22, "val": 6}
-    assert (facts["encoded_rows"], facts["repeated_inputs"]) == (33, 10)
+    assert (facts["rows"], facts["rejected_rows"], facts["encoded_rows"]) == (33, 1, 33)
+    assert facts["rows_per_split"] == {"dark": 6, "test": 9, "train": 12, "val": 6}
     assert stored_ids(half, "pictures") == files_in(pictures)
     assert rejected_of(half, "pictures") == {"train/circle/bad.png": "not a picture in a known format"}
     vectors = embedding_of(half, "pictures")
-    for index in range(10):
-        assert np.array_equal(vectors[f"train/stripes/copy-{index}.png"], vectors["train/circle/0.png"])
     assert corpus_store(half, "pictures").load().embeddings.dtype == np.float32
 
     before = times(half, "pictures")
@@ -181,13 +179,21 @@ def test_odd_and_damaged_rows_of_every_modality(embedded: Embedded) -> None:
         assert stored_ids(embedded.experiment, corpus) == Counter(list(reasons))
 
 
+def test_identical_inputs_are_encoded_once_by_two_actors(embedded: Embedded) -> None:
+    facts = embedded.summary.results["corpora"]["pictures"]
+    assert (facts["rows"], facts["encoded_rows"], facts["repeated_inputs"]) == (56, 46, 10)
+    vectors = embedding_of(embedded.experiment, "pictures")
+    for index in range(10):
+        assert np.array_equal(vectors[f"train/stripes/copy-{index}.png"], vectors["train/circle/0.png"])
+
+
 def test_what_embed_did_is_in_the_manifest_and_in_mlflow(embedded: Embedded) -> None:
     experiment = embedded.experiment
     manifest = corpus_store(experiment, "pictures").read_manifest()
     assert manifest is not None
     assert sum(manifest["stage_share"].values()) == pytest.approx(1, abs=1e-3)
     assert manifest["stage_s"]["encode"] > 0
-    line = r"pictures +46 +7 +\d+ +\d+ % +\d+ % +\d+ % +\d+ %  [\d.]+ s, 53 new"
+    line = r"pictures +56 +7 +\d+ +\d+ % +\d+ % +\d+ % +\d+ %  [\d.]+ s, 63 new"
     assert re.search(line, embedded.summary.text), embedded.summary.text
     (run,) = experiment_runs(experiment.tracking.uri, experiment.name)
     assert run.kind == "embed"
