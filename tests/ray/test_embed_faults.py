@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Experiment:
-    """21 parts of 4 pictures, 8 damaged: at least 4 s of pauses for two actors, in which to kill."""
+    """21 parts of 4 pictures, 8 damaged: some 6 s of pauses for two actors, in which to kill."""
     write_picture_corpora(tmp_path, counts={"train": 24, "val": 2, "test": 2})
     tree = {**picture_tree(tmp_path), "embed": {"part_rows": 4, "actors": 2, "max_rejected": 0.2}}
     del tree["corpora"]["names"]
@@ -98,12 +98,15 @@ def test_a_killed_run_goes_on_through_killed_actors_beside_a_second_run(
     driver = start(tmp_path)
     wait_for_parts(experiment, 1, driver)
     time.sleep(random.Random(time.time_ns()).uniform(0, 0.5))
+    killed = psutil.Process(driver.pid).children(recursive=True)
     os.killpg(driver.pid, signal.SIGKILL)  # the driver and the whole of its Ray
     driver.communicate()
+    again = start(tmp_path)
+    _, alive = psutil.wait_procs(killed, timeout=60)  # an actor may write its part before it misses its Ray
+    assert not alive
     assert corpus_store(experiment, "pictures").read_manifest() is None
     before = part_times(experiment)
 
-    again = start(tmp_path)
     wait_for_parts(experiment, len(before) + 2, again)
     with ThreadPoolExecutor(1) as beside:
         second = beside.submit(embed.run, experiment)
