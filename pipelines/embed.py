@@ -19,12 +19,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import ray
 from tqdm import tqdm
 
 from pipelines.embed_progress import STAGES, EmbedProgress, too_many_rejected
 from pipelines.embed_stages import EncodePart, Workers, stream_parts
-from pipelines.embedding_cache import EmbeddingCache
+from pipelines.embedding_cache import EmbeddingCache, SharedCache
 from pipelines.runtime import Summary, experiment_parser, ray_session, step_main
 from pipelines.stored import adopted_identity, corpus_fingerprint, corpus_store, embedding_precision
 from uml_core.config import Experiment
@@ -210,14 +209,13 @@ def _encode_parts(
     progress: EmbedProgress,
 ) -> Iterator[int]:
     """Stream spooled parts through the workers; yields the rows of each part that is written."""
+    workers = Workers.of(experiment.embed, num_parts=len(names))
     arguments = {
         "store": (experiment.store, progress.corpus, corpus_fingerprint(experiment, progress.corpus)),
         "settings": experiment.embed,
         "precision": embedding_precision(experiment),
-        # No CPU of its own; started anew and empty if it is killed.
-        "cache": ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(EmbeddingCache).remote(),
+        "cache": SharedCache() if workers.actors > 1 else EmbeddingCache(),  # a process less to start
     }
-    workers = Workers.of(experiment.embed, num_parts=len(names))
     for part in stream_parts(names, EncodePart, workers, encoder=encoder, read=spool.read, arguments=arguments):
         progress.add(part)
         yield int(part["rows"])

@@ -21,7 +21,7 @@ import ray
 import ray.data
 import torch
 
-from pipelines.embedding_cache import Claimed
+from pipelines.embedding_cache import EmbeddingCache, SharedCache
 from pipelines.runtime import num_cpus, num_gpus
 from uml_core.config import EmbedConfig
 from uml_core.corpora.rows import Row
@@ -173,7 +173,7 @@ class EncodePart:
         store: tuple[str, str, str],
         settings: EmbedConfig,
         precision: str,
-        cache: Any,
+        cache: EmbeddingCache | SharedCache,
     ) -> None:
         set_encoder_threads(workers)
         self._encoder, self._read, self._settings, self._device = encoder, read, settings, workers.device
@@ -183,7 +183,7 @@ class EncodePart:
         self._cache = cache
         self._name = ray.get_runtime_context().get_actor_id() or ""
         if ray.get_runtime_context().was_current_actor_reconstructed:
-            self._cache.release.remote()
+            self._cache.release()
 
     def __call__(self, batch: Batch) -> Batch:
         """Encode and write one part; returns its counts, its first reject's reason and its seconds."""
@@ -215,7 +215,7 @@ class EncodePart:
         found: dict[bytes, np.ndarray] = {}
         num_encoded, waiting = 0, list(decoded)
         while waiting:
-            claimed: Claimed = ray.get(self._cache.claim.remote(waiting))
+            claimed = self._cache.claim(waiting)
             new = self._encode_new({digest: decoded[digest] for digest in claimed.own})
             num_encoded += len(new)
             found |= claimed.known | new
@@ -240,7 +240,7 @@ class EncodePart:
             self._batch_size = choose_batch_size(self._encoder, inputs, device=self._device)
         encode = self._encoder.encode_all_tokens if self._encoder.yields_tokens else self._encoder.encode_all
         new: dict[bytes, np.ndarray] = dict(zip(decoded, encode(inputs, self._batch_size), strict=True))
-        self._cache.add.remote(new)
+        self._cache.add(new)
         return new
 
     def _stored(self, values: list[np.ndarray]) -> Any:

@@ -2,7 +2,8 @@
 
 An actor claims the digests of a part. What nobody has is its own to encode, what another actor claimed it waits for,
 and what is known it takes. A claim that is not kept in time (its actor was killed) falls to the next who asks. The
-newest embeddings are kept up to a limit in bytes; what was dropped is encoded again.
+newest embeddings are kept up to a limit in bytes; what was dropped is encoded again. Several actors share a cache in
+a process of its own; a run's only actor holds it itself.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import ray
 
 LIMIT_BYTES = 256 * 2**20
 CLAIM_S = 30.0  # seconds a claim holds: longer than a part takes, or an input is encoded twice
@@ -28,7 +30,7 @@ class Claimed:
 
 
 class EmbeddingCache:
-    """The cache itself; `ray.remote` makes one of it for a run."""
+    """The cache itself, of a run with one encode actor; more share it as a `SharedCache`."""
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES, claim_s: float = CLAIM_S) -> None:
         self._limit, self._claim_s, self._bytes = limit_bytes, claim_s, 0
@@ -58,3 +60,24 @@ class EmbeddingCache:
         while self._bytes > self._limit:
             _, oldest = self._values.popitem(last=False)
             self._bytes -= oldest.nbytes
+
+
+class SharedCache:
+    """The same cache in a process of its own, for several actors; pickled, it is a handle to that process."""
+
+    def __init__(self) -> None:
+        # No CPU of its own; started anew and empty if it is killed.
+        self._actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(EmbeddingCache).remote()
+
+    def claim(self, digests: Sequence[bytes]) -> Claimed:
+        """Claim what is neither known nor claimed by another; waits for the answer."""
+        claimed: Claimed = ray.get(self._actor.claim.remote(digests))
+        return claimed
+
+    def release(self) -> None:
+        """Drop all claims; does not wait."""
+        self._actor.release.remote()
+
+    def add(self, values: Mapping[bytes, np.ndarray]) -> None:
+        """Keep embeddings; does not wait."""
+        self._actor.add.remote(values)

@@ -1,4 +1,7 @@
-"""Embedding: rows neither lost nor doubled, damaged pictures set apart, nothing computed twice."""
+"""Embedding: rows neither lost nor doubled, damaged ones set apart, nothing computed twice.
+
+Real encoders embed odd rows of every modality; a light one embeds where only the flow of rows is looked at.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import re
 import shutil
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +23,63 @@ from pipelines import embed
 from pipelines.runtime import Summary
 from pipelines.stored import corpus_store
 from tests.bad_rows import write_bad_rows
-from tests.conftest import draw, picture_tree, write_picture_corpora
+from tests.conftest import CLASSES, draw, picture_tree, write_picture_corpora
+from tests.light_encoder import light
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.tracking import experiment_runs
+
+# One actor beside one decode task, and another batch than `auto` takes.
+ONE = {"embed.actors": 1, "embed.decoders": 1, "embed.batch_size": 3}
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Experiment:
-    write_picture_corpora(tmp_path)
-    return parse_experiment(picture_tree(tmp_path))
+    """Pictures for a light encoder."""
+    tree = light(picture_tree(write_picture_corpora(tmp_path)))
+    del tree["corpora"]["names"]
+    return parse_experiment(tree)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Plain and odd rows of every modality, embedded by the real encoders; left as they are by the tests."""
+
+    experiment: Experiment
+    summary: Summary
+    reasons: dict[str, dict[str, str | None]]  # by corpus and row: words of why it is rejected, None: it is embedded
 
 
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple[Experiment, Summary]:
-    """Both corpora, embedded by two actors each, and what the step said; left as it is by the tests."""
+def embedded(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Embedded:
+    """Embed pictures by two actors, sentences and sounds, each one part, by one."""
     directory = write_picture_corpora(tmp_path_factory.mktemp("embedded"))
-    experiment = parse_experiment(picture_tree(directory)).override({"embed.actors": 2, "embed.batch_size": "auto"})
-    return experiment, embed.run(experiment)
+    reasons = {
+        "pictures": {f"train/{row}": why for row, why in write_bad_rows(directory / "pictures/train", "image").items()},
+        "sentences": write_bad_rows(directory / "sentences", "text"),
+        "sounds": write_bad_rows(directory / "sounds", "audio"),
+    }
+    for index in range(10):  # over two parts, and the original in a third
+        copy = directory / "pictures" / "train" / "stripes" / f"copy-{index}.png"
+        shutil.copy(directory / "pictures" / "train" / "circle" / "0.png", copy)
+    for label in CLASSES:
+        (directory / "sentences" / label).mkdir()
+        for index, sentence in enumerate((f"a {label}", f"the {label} shape", f"one more {label}")):
+            (directory / "sentences" / label / f"{index}.txt").write_text(sentence, encoding="utf-8")
+    modalities = {"pictures": "image", "sentences": "text", "sounds": "audio"}
+    for corpus in modalities:
+        files = [file for file in (directory / corpus).rglob("*") if file.is_file()]
+        plain = dict.fromkeys(file.relative_to(directory / corpus).as_posix() for file in files)
+        reasons[corpus] = {**plain, **reasons[corpus]}
+    corpora = {
+        corpus: {"modality": modality, "format": "folder", "path": str(directory / corpus)}
+        for corpus, modality in modalities.items()
+    }
+    settings = {"actors": 2, "part_rows": 17, "max_rejected": 0.9}
+    experiment = parse_experiment({**picture_tree(directory), "corpora": corpora, "embed": settings})
+    return Embedded(experiment, embed.run(experiment), reasons)
 
 
 def embed_only(experiment: Experiment, corpus: str) -> dict[str, Any]:
@@ -65,126 +106,133 @@ def times(experiment: Experiment, corpus: str) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in folder.glob("part-*")}
 
 
+def rejected_of(experiment: Experiment, corpus: str) -> dict[str, str]:
+    return {row.id: row.reason for row in corpus_store(experiment, corpus).rejected_rows()}
+
+
+def files_in(pictures: Path) -> Counter[str]:
+    return Counter(file.relative_to(pictures).as_posix() for file in pictures.rglob("*.png"))
+
+
 def test_every_row_once_then_nothing_then_only_what_is_missing(experiment: Experiment, tmp_path: Path) -> None:
+    """One history of one store, in half precision.
+
+    1. Every row is embedded once, a damaged one is set apart.
+    2. The same line again does nothing.
+    3. After a kill only the lost part is embedded.
+    4. A changed file is embedded again, a new one alone is added, a removed one goes.
+    5. In full precision it is another store, and none is there.
+    """
     pictures = tmp_path / "pictures"
     (pictures / "train" / "circle" / "bad.png").write_bytes(b"not a picture")
-    experiment = experiment.override({"embed.max_rejected": 0.1})
-    facts = embed_only(experiment, "pictures")
-    assert (facts["rows"], facts["rejected_rows"]) == (33, 1)
+    half = experiment.override({"embed.dtype": "float16", "embed.max_rejected": 0.1})
+    facts = embed_only(half, "pictures")
+    assert (facts["rows"], facts["rejected_rows"], facts["encoded_rows"]) == (33, 1, 33)
     assert facts["rows_per_split"] == {"dark": 6, "test": 9, "train": 12, "val": 6}
-    expected = {file.relative_to(pictures).as_posix() for file in pictures.rglob("*.png")}
-    assert stored_ids(experiment, "pictures") == Counter(expected)
-    rejected = corpus_store(experiment, "pictures").rejected_rows()
-    assert [(row.id, row.reason) for row in rejected] == [("train/circle/bad.png", "not a picture in a known format")]
+    assert stored_ids(half, "pictures") == files_in(pictures)
+    assert rejected_of(half, "pictures") == {"train/circle/bad.png": "not a picture in a known format"}
+    vectors = embedding_of(half, "pictures")
+    assert corpus_store(half, "pictures").load().embeddings.dtype == np.float32
 
-    before = times(experiment, "pictures")
-    assert embed_only(experiment, "pictures")["up_to_date"]
-    assert times(experiment, "pictures") == before
+    before = times(half, "pictures")
+    assert embed_only(half, "pictures")["up_to_date"]
+    assert times(half, "pictures") == before
 
     # As after a kill: no manifest, one part missing, one half-written temporary file.
-    folder = Path(corpus_store(experiment, "pictures").directory)
-    vectors = embedding_of(experiment, "pictures")
+    folder = Path(corpus_store(half, "pictures").directory)
     (folder / "manifest.json").unlink()
     lost = sorted(before)[0]
     (folder / lost).unlink()
     (folder / "tmp-half").write_bytes(b"PAR1")
-    embed_only(experiment, "pictures")
-    after = times(experiment, "pictures")
+    embed_only(half, "pictures")
+    after = times(half, "pictures")
     assert {name for name in before if before[name] != after[name]} == {lost}
-    assert stored_ids(experiment, "pictures") == Counter(expected)
-    same = embedding_of(experiment, "pictures")
+    assert stored_ids(half, "pictures") == files_in(pictures)
+    same = embedding_of(half, "pictures")
     assert same.keys() == vectors.keys()
-    assert all(np.allclose(same[name], vectors[name], atol=1e-5) for name in vectors)
+    assert all(np.array_equal(same[name], vectors[name]) for name in vectors)
 
-    # A changed file is embedded again and its old vector is gone; a new one alone is added; a removed one goes.
     draw("stripes", np.random.default_rng(9)).save(pictures / "val" / "square" / "0.png")
     draw("circle", np.random.default_rng(8)).save(pictures / "train" / "circle" / "aa.png")
     (pictures / "dark" / "circle" / "0.png").unlink()
-    facts = embed_only(experiment, "pictures")
+    facts = embed_only(half, "pictures")
     assert (facts["new"], facts["changed"], facts["removed"], facts["encoded_rows"]) == (1, 1, 1, 2)
-    now = {file.relative_to(pictures).as_posix() for file in pictures.rglob("*.png")}
-    assert stored_ids(experiment, "pictures") == Counter(now)
-    after = embedding_of(experiment, "pictures")
-    assert {name for name in after if name in vectors and not np.array_equal(after[name], same[name])} == {
+    assert stored_ids(half, "pictures") == files_in(pictures)
+    now = embedding_of(half, "pictures")
+    assert {name for name in now if name in vectors and not np.array_equal(now[name], same[name])} == {
         "val/square/0.png"
     }
 
+    with pytest.raises(InputError, match="embedded by another encoder or setting"):
+        corpus_store(half.override({"embed.dtype": "float32"}), "pictures").load()
 
-def test_identical_inputs_are_encoded_once_and_half_precision_is_another_store(
-    experiment: Experiment, tmp_path: Path
-) -> None:
-    pictures = tmp_path / "pictures"
-    original = pictures / "train" / "circle" / "0.png"
-    for index in range(10):  # over several parts of 8 rows
-        shutil.copy(original, pictures / "train" / "stripes" / f"copy-{index}.png")
-    half = experiment.override({"embed.actors": 2, "embed.dtype": "float16"})
-    facts = embed_only(half, "pictures")
-    assert (facts["rows"], facts["encoded_rows"], facts["repeated_inputs"]) == (43, 33, 10)
-    vectors = embedding_of(half, "pictures")
+
+def test_odd_and_damaged_rows_of_every_modality(embedded: Embedded) -> None:
+    """Each is embedded, or rejected with a reason a person understands, and none stops the others."""
+    for corpus, reasons in embedded.reasons.items():
+        rejected = rejected_of(embedded.experiment, corpus)
+        assert rejected.keys() == {name for name, reason in reasons.items() if reason is not None}
+        assert all((reasons[name] or "") in reason for name, reason in rejected.items()), rejected
+        vectors = embedding_of(embedded.experiment, corpus)
+        assert vectors.keys() == reasons.keys() - rejected.keys()
+        assert all(np.isfinite(vector).all() for vector in vectors.values())
+        assert stored_ids(embedded.experiment, corpus) == Counter(list(reasons))
+
+
+def test_identical_inputs_are_encoded_once_by_two_actors(embedded: Embedded) -> None:
+    facts = embedded.summary.results["corpora"]["pictures"]
+    assert (facts["rows"], facts["encoded_rows"], facts["repeated_inputs"]) == (56, 46, 10)
+    vectors = embedding_of(embedded.experiment, "pictures")
     for index in range(10):
         assert np.array_equal(vectors[f"train/stripes/copy-{index}.png"], vectors["train/circle/0.png"])
-    assert corpus_store(half, "pictures").load().embeddings.dtype == np.float32
-    with pytest.raises(InputError, match="embedded by another encoder or setting"):
-        corpus_store(experiment, "pictures").load()
 
 
-def test_what_embed_did_is_in_the_manifest_and_in_mlflow(embedded: tuple[Experiment, Summary]) -> None:
-    experiment, summary = embedded
+def test_what_embed_did_is_in_the_manifest_and_in_mlflow(embedded: Embedded) -> None:
+    experiment = embedded.experiment
     manifest = corpus_store(experiment, "pictures").read_manifest()
     assert manifest is not None
     assert sum(manifest["stage_share"].values()) == pytest.approx(1, abs=1e-3)
     assert manifest["stage_s"]["encode"] > 0
-    assert re.search(r"pictures +33 +0 +\d+ +\d+ % +\d+ % +\d+ % +\d+ %  [\d.]+ s, 33 new", summary.text)
+    line = r"pictures +56 +7 +\d+ +\d+ % +\d+ % +\d+ % +\d+ %  [\d.]+ s, 63 new"
+    assert re.search(line, embedded.summary.text), embedded.summary.text
     (run,) = experiment_runs(experiment.tracking.uri, experiment.name)
     assert run.kind == "embed"
     assert run.metrics["embed/rows_per_s/pictures"] == manifest["rows_per_s"]
-    assert run.metrics["embed/share/encode/names"] > 0
+    assert run.metrics["embed/share/encode/sentences"] > 0
     again = embed.run(experiment).results["corpora"]
     assert all(facts["up_to_date"] for facts in again.values())
     assert len(experiment_runs(experiment.tracking.uri, experiment.name)) == 1, "nothing done, nothing logged"
 
 
-def test_odd_and_damaged_rows_of_every_modality(tmp_path: Path) -> None:
-    """Each is embedded, or rejected with a reason a person understands, and none stops the others."""
-    expected = {modality: write_bad_rows(tmp_path / modality, modality) for modality in ("image", "audio", "text")}
-    corpora = {name: {"modality": name, "format": "folder", "path": str(tmp_path / name)} for name in expected}
-    tree = {**picture_tree(tmp_path), "target": "image", "corpora": corpora}
-    tree["embed"] = {"max_rejected": 0.9, "actors": 1}
-    experiment = parse_experiment(tree)
-    embed.run(experiment)
-    for modality, reasons in expected.items():
-        rejected = {row.id: row.reason for row in corpus_store(experiment, modality).rejected_rows()}
-        assert rejected.keys() == {name for name, reason in reasons.items() if reason is not None}
-        assert all((reasons[name] or "") in reason for name, reason in rejected.items()), rejected
-        vectors = embedding_of(experiment, modality)
-        assert vectors.keys() == reasons.keys() - rejected.keys()
-        assert all(np.isfinite(vector).all() for vector in vectors.values())
+def test_actors_decoders_and_batches_do_not_change_the_vectors(embedded: Embedded, tmp_path: Path) -> None:
+    other = embedded.experiment.override({"store": str(tmp_path / "other"), **ONE})
+    embed_only(other, "pictures")
+    first, second = embedding_of(embedded.experiment, "pictures"), embedding_of(other, "pictures")
+    assert first.keys() == second.keys()
+    assert all(np.allclose(first[name], second[name], atol=1e-4) for name in first)
+    assert rejected_of(other, "pictures") == rejected_of(embedded.experiment, "pictures")
 
 
-def test_tokens_are_stored_as_sequences(experiment: Experiment) -> None:
-    tokens = experiment.override({"encoders.text.pooling": "tokens", "embed.dtype": "float16"})
-    embed_only(tokens, "names")
-    store = corpus_store(tokens, "names")
+def test_tokens_are_stored_as_sequences_whose_mean_is_the_embedding(embedded: Embedded) -> None:
+    """Decoded by a task and in batches of three, long texts and short: MiniLM's embedding is the mean of its tokens."""
+    tokens = {"encoders.text.pooling": "tokens", "embed.dtype": "float16"}
+    sequences = embedded.experiment.override({**ONE, **tokens})
+    embed_only(sequences, "sentences")
+    store = corpus_store(sequences, "sentences")
     manifest = store.read_manifest()
     assert manifest is not None
-    table = pq.read_table(Path(store.directory) / manifest["parts"][0])
+    (part,) = manifest["parts"]
+    table = pq.read_table(Path(store.directory) / part)
     assert table.schema.field("tokens").type == pa.list_(pa.list_(pa.float16(), manifest["dim"]))
-    assert min(len(sequence) for sequence in table["tokens"].to_pylist()) >= 3
+    vectors = embedding_of(embedded.experiment, "sentences")
+    assert sorted(vectors) == sorted(table["id"].to_pylist())
+    for row, sequence in zip(table["id"].to_pylist(), table["tokens"].to_pylist(), strict=True):
+        assert len(sequence) >= 3
+        mean = np.mean(np.array(sequence, dtype=np.float32), axis=0)
+        assert np.allclose(mean / np.linalg.norm(mean), vectors[row], atol=2e-4), row  # float16
     with pytest.raises(InputError, match="sequences of tokens"):
         store.load()
-
-
-def test_actors_decoders_and_batches_do_not_change_the_vectors(
-    embedded: tuple[Experiment, Summary], tmp_path: Path
-) -> None:
-    experiment, _ = embedded
-    one = {"embed.actors": 1, "embed.decoders": 1, "embed.batch_size": 3}
-    other = experiment.override({"store": str(tmp_path / "other"), **one})
-    for corpus in experiment.corpora:
-        embed_only(other, corpus)
-        first, second = embedding_of(experiment, corpus), embedding_of(other, corpus)
-        assert first.keys() == second.keys()
-        assert all(np.allclose(first[name], second[name], atol=1e-4) for name in first)
+    assert rejected_of(sequences, "sentences") == rejected_of(embedded.experiment, "sentences")
 
 
 def test_too_many_unreadable_rows_fail_and_finish_nothing(experiment: Experiment, tmp_path: Path) -> None:

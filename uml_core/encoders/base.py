@@ -227,6 +227,12 @@ class TorchEncoder(Encoder):
         self._model = torch.compile(model, dynamic=True) if self.config.compile else model
 
 
+def to_numpy(encoded: torch.Tensor) -> Embeddings:
+    """Return a tensor as a float32 array on the CPU."""
+    array: Embeddings = encoded.float().cpu().numpy()
+    return array
+
+
 def fingerprint(encoder: Encoder, *, dtype: str, precision: str) -> str:
     """Return the store folder's name for an encoder: a hash of identity, storage dtype and arithmetic precision."""
     arithmetic = encoder.arithmetic(precision)

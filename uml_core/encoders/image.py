@@ -20,7 +20,7 @@ from torch import Tensor
 
 from uml_core.config.corpora import RANDOM_WEIGHTS
 from uml_core.corpora.content import Raw
-from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, TorchEncoder
+from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, TorchEncoder, to_numpy
 from uml_core.encoders.folding import fold_batch_norms, has_foldable
 from uml_core.encoders.openvino_engine import engine_forward
 from uml_core.encoders.pictures import open_picture
@@ -97,12 +97,6 @@ class PixelEncoder(TorchEncoder):
     def normalised(self, pixels_B3HW: Tensor) -> Tensor:
         """Return pixels on the scale 0 to 255 (overwritten) as the model takes them, in its precision."""
         return pixels_B3HW.sub_(self._mean).div_(self._std).to(self._dtype)
-
-
-def to_numpy(encoded: Tensor) -> Embeddings:
-    """Return a tensor as a float32 array on the CPU."""
-    array: Embeddings = encoded.float().cpu().numpy()
-    return array
 
 
 class TimmEncoder(PixelEncoder):

@@ -20,8 +20,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from uml_core.corpora.content import Raw
-from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, TorchEncoder
-from uml_core.encoders.image import to_numpy
+from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, TorchEncoder, to_numpy
 from uml_core.encoders.openvino_engine import named_forward
 from uml_core.encoders.transformers_models import HubModel, hub_model, place_of, resolve_pooling
 from uml_core.encoders.weights import from_hub, weights_revision

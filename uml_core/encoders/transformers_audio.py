@@ -24,8 +24,7 @@ from transformers import AutoFeatureExtractor
 from uml_core.config import EncoderConfig
 from uml_core.corpora.content import Raw
 from uml_core.encoders.audio import RESAMPLING, decode_audio
-from uml_core.encoders.base import Clip, Decoded, Embeddings, Encoder, TokenSequences, TorchEncoder
-from uml_core.encoders.image import to_numpy
+from uml_core.encoders.base import Clip, Decoded, Embeddings, Encoder, TokenSequences, TorchEncoder, to_numpy
 from uml_core.encoders.transformers_models import HubModel, hub_model, place_of, resolve_pooling
 from uml_core.encoders.weights import from_hub, weights_revision
 

@@ -21,8 +21,8 @@ from transformers import AutoImageProcessor
 
 from uml_core.config import EncoderConfig
 from uml_core.corpora.content import Raw
-from uml_core.encoders.base import Decoded, Embeddings, TokenSequences
-from uml_core.encoders.image import PixelEncoder, to_numpy
+from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, to_numpy
+from uml_core.encoders.image import PixelEncoder
 from uml_core.encoders.openvino_engine import named_forward
 from uml_core.encoders.pictures import open_picture
 from uml_core.encoders.transformers_models import HubModel, hub_model, place_of, resolve_pooling
