@@ -79,9 +79,9 @@ class TransformersImageEncoder(PixelEncoder):
     def decode(self, raw: Raw) -> Decoded:
         """Open, turn upright, put transparency on white; resize and crop as the processor says: uint8 (H, W, 3)."""
         assert isinstance(raw, bytes)
-        picture = open_picture(raw)
+        picture, processor = open_picture(raw), self._processor
         try:
-            batch = self._processor(picture, do_rescale=False, do_normalize=False, return_tensors="np")
+            batch = processor(picture, do_rescale=False, do_normalize=False, return_tensors="np")
         except ValueError as error:
             raise RowError(f"picture of {picture.width} x {picture.height} pixels cannot be resized: {error}") from None
         pixels_3HW = np.asarray(batch["pixel_values"][0])
