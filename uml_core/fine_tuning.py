@@ -72,7 +72,7 @@ class FineTuningObjective:
         }
         text_encoders = {corpus: text.encoder for corpus, text in self._texts.items()}
         for text_encoder in text_encoders.values():
-            text_encoder.load(device=load_on)
+            text_encoder.load_trainable(device=load_on)
         heads = build_model(experiment, data).to(place.device)
         self.model = FineTunedModel(experiment, self._encoder, heads, text_encoders)
         self._frozen = start_blocks(experiment, self.model.backbone)

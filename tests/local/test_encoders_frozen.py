@@ -1,7 +1,8 @@
-"""Encoders that only encode: batch normalisation folded, convolutions run by ONNX Runtime, the same features."""
+"""Encoders that only encode: batch normalisation folded, run by OpenVINO on a CPU, the same features."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from tests.tiny_models import save_text, save_vision
 from uml_core.config import EncoderConfig
-from uml_core.encoders import build_encoder, fingerprint
+from uml_core.encoders import Encoder, build_encoder, fingerprint, openvino_engine
+from uml_core.encoders.base import TorchEncoder
 from uml_core.encoders.folding import fold_batch_norms, has_foldable
-from uml_core.encoders.image import ONNX_BATCH_SIZE, TimmEncoder
-from uml_core.encoders.onnx_engine import OnnxForward, onnx_forward
+from uml_core.encoders.image import ENGINE_BATCH_SIZE, TimmEncoder
+from uml_core.encoders.openvino_engine import NamedForward, OpenVinoForward, engine_forward, runs_in
 
 
 def lively(module: nn.Module) -> nn.Module:
@@ -93,37 +96,91 @@ def test_what_is_not_one_convolution_stays_as_it_is(how: str) -> None:
     assert has_foldable(module)
 
 
-@pytest.mark.parametrize("pooling", ["auto", "tokens"])
-def test_on_a_cpu_convolutions_run_in_onnx_runtime_with_the_same_features(tmp_path: Path, pooling: str) -> None:
-    encoder = encoder_of(tmp_path, "test_efficientnet", pooling=pooling)
-    rows = pictures(5)
-    encoder.load_trainable()
-    if pooling == "tokens":  # what trains has no tokens: timm's own way to them
-        with torch.inference_mode():
-            expected = encoder.module.forward_features(encoder._pixels(rows)).flatten(2).transpose(1, 2).numpy()  # type: ignore[operator]
-    else:
-        expected = encoder.encode(rows)
-    encoder.load()
-    assert isinstance(encoder._model, OnnxForward)
-    assert encoder.cpu_batch_size == ONNX_BATCH_SIZE
-    scale = np.abs(expected).max()
-    for count in (1, 2, 5):
-        np.testing.assert_allclose(np.stack(encoder.encode(rows[:count])), expected[:count], atol=1e-4 * scale)
+def encoded(encoder: Encoder, rows: Sequence[Any]) -> np.ndarray:
+    """Embeddings (N, D), or the tokens of all rows below one another."""
+    return np.concatenate([np.atleast_2d(row) for row in encoder.encode(rows)])
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "precision"),
-    [
-        ("test_resnet", {}, "bfloat16"),
-        ("test_resnet", {"compile": True}, "float32"),
-        ("test_vit", {}, "float32"),
-    ],
-)
-def test_all_else_runs_in_torch(tmp_path: Path, name: str, settings: dict[str, Any], precision: str) -> None:
-    encoder = encoder_of(tmp_path, name, **settings)
-    encoder.load(precision=precision)
+def in_torch(encoder: Encoder, rows: Sequence[Any], **loading: str) -> np.ndarray:
+    """What torch makes of rows, as on a machine without OpenVINO."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openvino_engine, "runs_in", lambda precision: False)
+        encoder.load(**loading)
+    assert isinstance(encoder, TorchEncoder)
     assert isinstance(encoder.module, nn.Module)
     assert not has_foldable(encoder.module)
+    return encoded(encoder, rows)
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit"])
+@pytest.mark.parametrize("pooling", ["auto", "tokens"])
+def test_openvino_gives_pictures_the_same_features(tmp_path: Path, name: str, pooling: str) -> None:
+    encoder, rows = encoder_of(tmp_path, name, pooling=pooling), pictures(5)
+    expected = in_torch(encoder, rows)
+    encoder.load()
+    assert isinstance(encoder._model, OpenVinoForward)
+    assert encoder.cpu_batch_size == ENGINE_BATCH_SIZE
+    for count in (1, 2, 5):
+        first = expected[: count * len(expected) // 5]
+        np.testing.assert_allclose(encoded(encoder, rows[:count]), first, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["vit", "clip", "siglip_vision_model", "convnext", "swin"])
+def test_openvino_gives_hugging_face_pictures_the_same_features(tmp_path: Path, kind: str) -> None:
+    save_vision(tmp_path, kind)
+    config = EncoderConfig(source="transformers", name=kind, weights=str(tmp_path))
+    encoder = build_encoder(config, "image")
+    rows = pictures(3, encoder._picture_size()[0])  # type: ignore[attr-defined]
+    expected = in_torch(encoder, rows)
+    encoder.load()
+    assert isinstance(encoder._model, NamedForward)  # type: ignore[attr-defined]
+    np.testing.assert_allclose(encoded(encoder, rows), expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("pooling", ["auto", "tokens"])
+@pytest.mark.parametrize("kind", ["bert", "clip", "gpt2", "t5"])
+def test_openvino_gives_sentences_the_same_features_whatever_their_lengths(
+    tmp_path: Path, kind: str, pooling: str
+) -> None:
+    save_text(tmp_path, kind)
+    settings = {"source": "transformers", "name": kind, "weights": str(tmp_path), "pooling": pooling}
+    encoder = build_encoder(EncoderConfig.model_validate(settings), "text")
+    batches = [[np.arange(1, length + 1) % 7 + 1 for length in lengths] for lengths in ((5,), (3, 8, 1), (2, 2))]
+    expected = [in_torch(encoder, rows) for rows in batches]
+    encoder.load()
+    assert isinstance(encoder._model, NamedForward)  # type: ignore[attr-defined]
+    for rows, each in zip(batches, expected, strict=True):
+        np.testing.assert_allclose(encoded(encoder, rows), each, rtol=1e-3, atol=1e-4 * np.abs(each).max())
+
+
+@pytest.mark.skipif(not runs_in("bfloat16"), reason="this CPU does not compute in bfloat16")
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit"])
+def test_openvino_computes_in_bfloat16_where_the_cpu_does(tmp_path: Path, name: str) -> None:
+    encoder, rows = encoder_of(tmp_path, name), pictures(5)
+    exact = in_torch(encoder, rows)
+    encoder.load(precision="bfloat16")
+    assert isinstance(encoder._model, OpenVinoForward)
+    low = encoded(encoder, rows)
+    assert cosines(exact, low).min() > 0.999
+    assert np.abs(exact - low).max() > 1e-4 * np.abs(exact).max(), "it did round"
+
+
+def test_a_compiled_encoder_runs_in_torch(tmp_path: Path) -> None:
+    encoder = encoder_of(tmp_path, "test_resnet", compile=True)
+    encoder.load()
+    assert isinstance(encoder.module, nn.Module)
+
+
+def test_a_model_that_is_too_large_to_export_runs_in_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_engine, "MAX_PARAMETERS", 1000)
+    encoder = encoder_of(tmp_path, "test_vit")
+    encoder.load()
+    assert isinstance(encoder.module, nn.Module)
+
+
+def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    cosine: np.ndarray = (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    return cosine
 
 
 def test_in_bfloat16_folding_comes_before_rounding(tmp_path: Path) -> None:
@@ -133,8 +190,7 @@ def test_in_bfloat16_folding_comes_before_rounding(tmp_path: Path) -> None:
     exact = np.asarray(encoder.encode(rows))
     encoder.load(precision="bfloat16")
     low = np.asarray(encoder.encode(rows))
-    cosine = (exact * low).sum(axis=1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(low, axis=1)
-    assert cosine.min() > 0.999
+    assert cosines(exact, low).min() > 0.999
 
 
 def test_only_where_rounding_differs_the_fingerprint_says_folded(tmp_path: Path) -> None:
@@ -158,7 +214,7 @@ def test_fine_tuned_weights_are_folded_when_they_serve(tmp_path: Path) -> None:
     rows, weights = pictures(2), dict(encoder.module.state_dict())
     expected = encoder.encode(rows)
     encoder.load_weights(weights)
-    assert isinstance(encoder._model, OnnxForward)
+    assert isinstance(encoder._model, OpenVinoForward)
     np.testing.assert_allclose(encoder.encode(rows), expected, rtol=1e-3, atol=1e-4 * float(np.abs(expected).max()))
 
 
@@ -176,4 +232,6 @@ class Frozen(nn.Module):
 
 @pytest.mark.parametrize("how", ["two outputs", "batch frozen in"])
 def test_a_graph_that_gives_other_features_is_not_used(how: str) -> None:
-    assert onnx_forward(Frozen(how).eval(), (8, 8)) is None
+    traced, checked = (torch.randn(count, 3, 8, 8) for count in (2, 3))
+    module = Frozen(how).eval()
+    assert engine_forward(module, [traced], [checked], free=(0,), precision="float32") is None

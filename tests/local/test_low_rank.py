@@ -283,7 +283,7 @@ def test_an_encoder_without_such_layers_is_refused_and_says_what_it_has(
     config = experiment.encoder_of("pictures")
     assert config is not None
     encoder = kind(config)
-    encoder.load()
+    encoder.load_trainable()
     with pytest.raises(InputError, match=message):
         add_adapters(experiment, {"pictures": encoder})
 

@@ -34,7 +34,7 @@ class EncoderConfig(Settings):
     heads: PositiveCount | None = None  # timm's ViTs: so many attention heads; None: the model's own
     max_length: PositiveCount = 256  # text: tokens kept
     max_seconds: Positive = 10.0  # audio: longer clips are cut
-    compile: bool = False  # torch.compile: a minute at the start, for long runs on a GPU; on a CPU, no ONNX Runtime
+    compile: bool = False  # torch.compile: a minute at the start, for long runs on a GPU; on a CPU, no OpenVINO
 
     @model_validator(mode="after")
     def _belongs_to_timm(self) -> Self:

@@ -12,7 +12,7 @@ Shape legend: B batch, N rows, T tokens or frames (T_b those of row b), D embedd
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -186,7 +186,7 @@ class TorchEncoder(Encoder):
 
     @property
     def module(self) -> torch.nn.Module:
-        """The loaded module, for training it (of pictures, after `load_trainable`)."""
+        """The loaded module, for training it after `load_trainable`."""
         module: torch.nn.Module = getattr(self._model, "_orig_mod", self._model)
         return module
 
@@ -195,11 +195,32 @@ class TorchEncoder(Encoder):
         self._device = device
 
     def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
-        """Load the weights; with `compile: true` the module is compiled at its first batch."""
-        self._place(self._build_model(DTYPES[precision]), device, precision)
+        """Load the weights for encoding: on a CPU into OpenVINO where it can run them, else into torch.
+
+        With `compile: true` torch runs them, compiled at the first batch.
+        """
+        self._place_frozen(self._build_model(DTYPES[precision]), device, precision)
+
+    def load_trainable(self, *, device: str = "cpu") -> None:
+        """Load the weights into the module as its authors wrote it, in float32: nothing is folded or exported."""
+        self._place(self._build_model(torch.float32), device, "float32")
+
+    def _place_frozen(self, module: torch.nn.Module, device: str, precision: str) -> None:
+        """Place a module that will only encode."""
+        engine = None if device != "cpu" or self.config.compile else self._engine(module.eval(), precision)
+        if engine is None:
+            self._place(module, device, precision)
+            return
+        self._model, self._dtype = engine, torch.float32  # its inputs' and outputs', whatever it computes in
+        self.take_from(device)
+
+    def _engine(self, module: torch.nn.Module, precision: str) -> Callable[..., Any] | None:
+        """Return what runs the module on a CPU instead of torch and is called alike; None where torch is to run it."""
+        return None
 
     def _place(self, module: torch.nn.Module, device: str, precision: str) -> None:
-        self._device, self._dtype = device, DTYPES[precision]
+        self._dtype = DTYPES[precision]
+        self.take_from(device)
         model = module.eval().requires_grad_(False).to(device, self._dtype)
         if self.modality == "image":
             model = model.to(memory_format=torch.channels_last)  # 4 times faster on a CPU

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,15 @@ from torch import Tensor
 
 from uml_core.config.corpora import RANDOM_WEIGHTS
 from uml_core.corpora.content import Raw
-from uml_core.encoders.base import DTYPES, Decoded, Embeddings, TokenSequences, TorchEncoder, to_numpy
+from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, TorchEncoder, to_numpy
 from uml_core.encoders.folding import fold_batch_norms, has_foldable
-from uml_core.encoders.onnx_engine import is_convolutional, onnx_forward
+from uml_core.encoders.openvino_engine import engine_forward
 from uml_core.encoders.pictures import open_picture
 from uml_core.encoders.timm_models import Features, create_timm_model, load_checkpoint, resized, skeleton_of
 from uml_core.encoders.weights import file_digest, first_line, hub_reachable, local_weights
 from uml_core.errors import InputError, nearest
 
-ONNX_BATCH_SIZE = 4  # small pictures stay in the caches: a tenth faster than 8
+ENGINE_BATCH_SIZE = 4  # in OpenVINO: what a picture becomes stays in the caches, a tenth faster than 8
 RANDOM_SEED = 0  # of random weights in the store; training draws them by the experiment's seed
 
 
@@ -51,14 +51,6 @@ class PixelEncoder(TorchEncoder):
     def _empty_model(self) -> torch.nn.Module:
         """Return the module with random weights, on the CPU: what a fine-tuned run's weights are put into."""
 
-    def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
-        """Load the weights for encoding, in channels-last layout; with `compile: true` compiled at the first batch."""
-        self._place_frozen(self._build_model(DTYPES[precision]), device, precision)
-
-    def load_trainable(self, *, device: str = "cpu") -> None:
-        """Load the weights into the module as its authors wrote it, in float32: nothing is folded or exported."""
-        self._place(self._build_model(torch.float32), device, "float32")
-
     def load_random(self, seed: int, *, device: str = "cpu") -> None:
         """Take random weights for training, as the module draws them, by a seed."""
         self._place(self._random_model(seed), device, "float32")
@@ -74,13 +66,18 @@ class PixelEncoder(TorchEncoder):
         module.load_state_dict(weights)
         self._place_frozen(module, device, precision)
 
-    def _place_frozen(self, module: torch.nn.Module, device: str, precision: str) -> None:
-        """Place a module that will only encode."""
-        self._place(module, device, precision)
+    @abstractmethod
+    def _picture_size(self) -> tuple[int, int]:
+        """Height and width of a decoded picture."""
 
-    def _place(self, module: torch.nn.Module, device: str, precision: str) -> None:
-        super()._place(module, device, precision)  # in channels-last layout: 4 times faster on a CPU
-        self.take_from(device)
+    def _noise(self, count: int) -> Tensor:
+        """Return normalised pixels (B, 3, H, W) to trace or check a module with."""
+        return torch.randn(count, 3, *self._picture_size(), generator=torch.Generator().manual_seed(count))
+
+    def _in_small_batches(self, engine: Callable[..., Any] | None) -> Callable[..., Any] | None:
+        if engine is not None:
+            self.cpu_batch_size = ENGINE_BATCH_SIZE
+        return engine
 
     def take_from(self, device: str) -> None:
         """Take pixels from a device that the module has been moved to."""
@@ -146,16 +143,18 @@ class TimmEncoder(PixelEncoder):
         return f"{precision}, batch normalisation folded" if rounds and has_foldable(self.skeleton) else precision
 
     def _place_frozen(self, module: torch.nn.Module, device: str, precision: str) -> None:
-        """Place a module that will only encode: on a CPU, ONNX Runtime runs a convolutional one in float32."""
+        """Place a module that will only encode, its batch normalisation folded."""
         fold_batch_norms(module.eval())
-        self._place(Features(module) if self.yields_tokens else module, device, precision)
-        if (device, precision) == ("cpu", "float32") and not self.config.compile and is_convolutional(module):
-            contiguous = self._model.to(memory_format=torch.contiguous_format)
-            exported = onnx_forward(contiguous, self._data_config["input_size"][1:])
-            if exported is None:
-                self._model = contiguous.to(memory_format=torch.channels_last)
-            else:
-                self._model, self.cpu_batch_size = exported, ONNX_BATCH_SIZE
+        super()._place_frozen(Features(module) if self.yields_tokens else module, device, precision)
+
+    def _engine(self, module: torch.nn.Module, precision: str) -> Callable[..., Any] | None:
+        """Return the module's forward pass in OpenVINO."""
+        noise = [self._noise(2)], [self._noise(3)]
+        return self._in_small_batches(engine_forward(module, *noise, free=(0,), precision=precision))
+
+    def _picture_size(self) -> tuple[int, int]:
+        height, width = self._data_config["input_size"][1:]
+        return height, width
 
     def features(self, pixels_B3HW: Tensor) -> Tensor:
         """Return what the model pools (B, D)."""

