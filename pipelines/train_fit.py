@@ -20,6 +20,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from pipelines.attempts import Attempt, open_attempt
 from pipelines.checkpoints import load_state, repair
 from pipelines.provenance import provenance_tags, run_kind
+from pipelines.reservations import free_workers
 from pipelines.runtime import num_cpus, num_gpus
 from pipelines.stored import StoredData, embedding_precision, subset_of
 from pipelines.train_callback import MLflowCallback
@@ -138,6 +139,7 @@ def _through_losses(experiment: Experiment, attempt: Attempt, **trainer: Any) ->
         except RayActorError as error:
             if num_lost == MAX_LOSSES:
                 raise
+            free_workers(attempt.directory)
             logger.warning("Ray Train's controller was lost; going on from the last checkpoint (%s)", one_line(error))
     raise AssertionError("the last loss is raised")
 

@@ -21,15 +21,14 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-from ray import PlacementGroupID, tune
-from ray.experimental import internal_kv
+from ray import tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.util.placement_group import PlacementGroup
 
 from pipelines.encoder_trials import TrialCheckpoints, run_encoder_trial
+from pipelines.reservations import free_workers, note_workers
 from pipelines.stored import load_tables
 from pipelines.trial_results import SweepFolder, TrialResult, assignments_of, described, progress_report
 from uml_core.config import Experiment, parse_experiment
@@ -40,7 +39,6 @@ from uml_core.training import TrainingRun
 MAX_RESTARTS = 3  # of a trial's workers
 CONTROLLER_ENDS_S = 2.0
 LOOKS_EVERY_S = 0.1  # a Tune trial, for a report or the end of its workers
-NAMESPACE = b"uml-trials"
 
 
 class Reports:
@@ -81,7 +79,7 @@ class AskingScheduler(FIFOScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Tell the other scheduler, and free workers that a trial's process has left behind."""
         self._scheduler.on_trial_error(tune_controller, trial)
-        free_workers(assignments_of(trial.config)[0].key)
+        _free_workers(assignments_of(trial.config)[0].key)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Let the other scheduler decide."""
@@ -126,7 +124,7 @@ def train_on_workers(
         else:
             _fit_and_report(trainer, reports, folder, assignment.key)
     except Exception:
-        free_workers(assignment.key)
+        _free_workers(assignment.key)
         raise
     result = folder.read(assignment.key)
     assert result is not None, "the workers have written it"
@@ -166,7 +164,7 @@ def train_trial_on_worker(config: dict[str, Any]) -> None:
     (assignment,), folder = assignments_of(config["trial"]), SweepFolder(config["folder"])
     reports = config["reports"]
     if place.rank == 0:
-        _remember_workers(assignment.key)
+        note_workers(assignment.key)
 
     def report(run: TrainingRun, evaluation: Evaluation) -> None:
         progress = progress_report(run, evaluation)
@@ -195,20 +193,6 @@ class StoppedError(Exception):
         self.progress = progress
 
 
-def _remember_workers(key: str) -> None:
-    """Note the reservation that this trial's workers live in."""
-    reservation = ray.util.get_current_placement_group()
-    assert reservation is not None, "Ray Train reserves its workers' resources"
-    internal_kv._internal_kv_put(key.encode(), reservation.id.binary(), namespace=NAMESPACE)
-
-
-def free_workers(key: str) -> None:
-    """Give back what a trial's workers have reserved, after Train's controller has died and left it.
-
-    Ray would give it back when the whole job ends. Until then the trials to come would wait for it, for ever.
-    """
-    noted = internal_kv._internal_kv_get(key.encode(), namespace=NAMESPACE)
-    if noted is None:
-        return
+def _free_workers(key: str) -> None:
     time.sleep(CONTROLLER_ENDS_S)  # else a controller about to die might start its workers again
-    ray.util.remove_placement_group(PlacementGroup(PlacementGroupID(noted)))
+    free_workers(key)

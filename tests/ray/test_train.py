@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import ray
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -179,7 +180,8 @@ def test_a_run_that_is_killed_at_random_steps_ends_as_the_one_that_was_left_alon
     """One run is hit by everything in turn, and ends with the weights and samples of the whole one, to the bit.
 
     Its driver is killed with its whole session, and its newest checkpoint damaged. The same line goes on in the same
-    MLflow run, from the checkpoint before. Then its worker is killed, and then Ray Train's controller.
+    MLflow run, from the checkpoint before. Then its worker is killed, and then Ray Train's controller, whose workers'
+    CPUs are not lost: else the next run that needs them all would wait for ever.
     """
     settings, rng = experiment.override({**LONG, "name": "killed"}), random.Random()
     file = tmp_path / "experiment.yaml"
@@ -214,13 +216,21 @@ def test_a_run_that_is_killed_at_random_steps_ends_as_the_one_that_was_left_alon
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, weights[name]), name
     assert record.metrics["mixing/target_samples"] == whole.progress.samples["target"]
+    wait_for_free_cpus()
+
+
+def wait_for_free_cpus(timeout_s: float = 30) -> None:
+    """Wait until nothing is reserved on the cluster."""
+    deadline = time.monotonic() + timeout_s
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline, ray.util.placement_group_table()
+        time.sleep(0.2)
 
 
 def process_of(title: str) -> int:
-    """Return the process of a Ray actor, by the title that Ray gives it."""
-    titles = {each.pid: " ".join(each.cmdline()) for each in psutil.Process().children(recursive=True)}
-    (pid,) = [pid for pid, given in titles.items() if given.startswith(title)] or [str(titles)]
-    return int(pid)
+    """Return the process of a Ray actor, by the title that Ray gives it: the youngest, for others may end slowly."""
+    found = [each for each in psutil.Process().children(recursive=True) if " ".join(each.cmdline()).startswith(title)]
+    return max(found, key=psutil.Process.create_time).pid
 
 
 def wait_for_step(experiment: Experiment, step: int, timeout_s: float = 120) -> int:
