@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.state import state  # what the autoscaler may add stands nowhere else
 
 from uml_core.config import Experiment, TrackingConfig, load_experiment
 from uml_core.errors import InputError
@@ -187,3 +188,9 @@ def num_cpus() -> int:
 def num_gpus() -> int:
     """Return the cluster's GPUs."""
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+def most_resources(kind: str) -> int:
+    """Return the cluster's CPUs or GPUs, or how many it may grow to, where an autoscaler has told Ray."""
+    grown = state.get_max_resources_from_cluster_config() or {}
+    return int(max(ray.cluster_resources().get(kind, 0), grown.get(kind, 0)))

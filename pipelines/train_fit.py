@@ -21,7 +21,7 @@ from pipelines.attempts import Attempt, open_attempt
 from pipelines.checkpoints import load_state, repair
 from pipelines.provenance import provenance_tags, run_kind
 from pipelines.reservations import free_workers
-from pipelines.runtime import num_cpus, num_gpus
+from pipelines.runtime import most_resources, num_cpus, num_gpus
 from pipelines.stored import StoredData, embedding_precision, subset_of
 from pipelines.train_callback import MLflowCallback
 from pipelines.train_loop import train_loop_per_worker
@@ -77,12 +77,7 @@ def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: s
     settings = experiment.train
     use_gpu = num_gpus() > 0 if settings.use_gpu == "auto" else settings.use_gpu
     fewest, most = settings.min_workers or settings.workers, settings.workers
-    if use_gpu and num_gpus() < fewest:
-        setting = "workers" if settings.min_workers is None else "min_workers"
-        raise InputError(
-            f"train.{setting} is {fewest} with train.use_gpu, but the cluster has {num_gpus()} GPUs; "
-            f"lower train.{setting} or set train.use_gpu=false"
-        )
+    _check_workers(fewest, use_gpu=use_gpu, setting="workers" if settings.min_workers is None else "min_workers")
     _check_streaming(experiment, stored)
     _start_coordinator()
     with TrainingBar(run_id, f"train {run_kind(experiment)}", settings.max_steps):
@@ -110,6 +105,17 @@ def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: s
         raise InputError(metrics["input_error"] + kept)
     with result.checkpoint.as_directory() as directory:
         return load_state(Path(directory))
+
+
+def _check_workers(fewest: int, *, use_gpu: bool, setting: str) -> None:
+    """Raise InputError where the cluster neither has nor can get what the fewest workers take: Ray waits for ever."""
+    kind = "GPU" if use_gpu else "CPU"
+    if (most := most_resources(kind)) < fewest:
+        otherwise = " or set train.use_gpu=false" if use_gpu else ""
+        raise InputError(
+            f"train.{setting} is {fewest}, but the cluster has {most} {kind}s, and each worker takes one; lower "
+            f"train.{setting}{otherwise}"
+        )
 
 
 def _trainer_of(scaling: ScalingConfig) -> type[DataParallelTrainer]:

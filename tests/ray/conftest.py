@@ -15,8 +15,8 @@ FOLDER = Path(__file__).parent
 # Then files that take long start first, so that all processes end together.
 BEFORE_OTHER_LAYERS = ("test_jobs",)
 LONGEST_FIRST = (
-    *("test_tune_encoders", "test_train", "test_tune", "test_embed", "test_end_to_end", "test_fine_tuning"),
-    *("test_embed_faults", "test_self_supervised", "test_tracking_servers"),
+    *("test_tune_encoders", "test_train", "test_end_to_end", "test_embed", "test_fine_tuning", "test_tune"),
+    *("test_embed_faults", "test_elastic", "test_self_supervised", "test_tracking_servers", "test_directions"),
 )
 
 

@@ -174,6 +174,15 @@ class TestOnOneCluster:
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_more_workers_than_the_cluster_can_have_are_not_waited_for(experiment: Experiment) -> None:
+    workers = experiment.override({"name": "many", "train.workers": 500, "train.batch_size": 500})
+    with pytest.raises(InputError, match=r"train.workers is 500, but the cluster has \d+ CPUs, .* lower train.workers"):
+        train.run(workers)
+    with pytest.raises(InputError, match=r"train.workers is 500, but the cluster has \d+ GPUs, .* train.use_gpu=false"):
+        train.run(workers.override({"train.use_gpu": True}))
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_run_that_is_killed_at_random_steps_ends_as_the_one_that_was_left_alone(
     experiment: Experiment, whole: TrainingRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
