@@ -73,7 +73,7 @@ def cases(directory: Path) -> list[Case]:
     small = {"source": "timm", "name": "vit_small_patch16_224", "weights": str(vit)}
     precisions = [precision for precision in ("float32", "bfloat16") if openvino_engine.runs_in(precision)]
     return [
-        Case(f"{name}, {precision}", corpus, encoder, precision, rows, naive=corpus in NAIVE and encoder is not small)
+        Case(f"{name}, {precision}", corpus, encoder, precision, rows, naive=encoder is not small)
         for name, corpus, encoder, rows in (
             ("EfficientNet-lite0", "pictures", lite0, PICTURES),
             ("MiniLM", "names", minilm, SENTENCES),
@@ -134,7 +134,7 @@ def tuned_rows_per_s(encoder: Encoder, raw: Sequence[Any], *, precision: str) ->
     cores = os.cpu_count() or 1
     alone = _seconds_of(encoder, raw, precision, cores)
     spawn = multiprocessing.get_context("spawn")
-    with spawn.Pool(cores, _wait_for_all, (spawn.Barrier(cores),)) as pool:
+    with spawn.Pool(cores, _meet_at, (spawn.Barrier(cores),)) as pool:
         shares = [(encoder, raw[rank::cores], precision, 1) for rank in range(cores)]
         beside = max(pool.starmap(_seconds_of, shares, chunksize=1))
     return len(raw) / min(alone, beside)
@@ -143,7 +143,7 @@ def tuned_rows_per_s(encoder: Encoder, raw: Sequence[Any], *, precision: str) ->
 together: Any = None  # of the processes of a pool: they begin to encode at once
 
 
-def _wait_for_all(barrier: Any) -> None:
+def _meet_at(barrier: Any) -> None:
     global together
     together = barrier
 

@@ -13,7 +13,7 @@ import logging
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -89,15 +89,27 @@ def runs_in(precision: str) -> bool:
 
 
 def named_forward(
-    model: nn.Module, examples: Mapping[str, Sequence[Tensor]], output: str, *, free: Sequence[int], precision: str
+    model: nn.Module,
+    inputs: Sequence[str],
+    output: str,
+    traced: Sequence[Tensor],
+    checked: Sequence[Tensor],
+    *,
+    free: Sequence[int],
+    precision: str,
 ) -> NamedForward | None:
-    """Return a Hugging Face model's forward pass to one of its outputs in OpenVINO, or None; see `engine_forward`."""
-    first, second = (dict(zip(examples, each, strict=True)) for each in zip(*examples.values(), strict=True))
-    wrapped = _OneOutput(
-        model, list(examples), output
-    ).eval()  # exporting puts its mode, in training or not, on all parts
-    forward = engine_forward(wrapped, list(first.values()), list(second.values()), free=free, precision=precision)
-    return None if forward is None else NamedForward(forward, list(examples), output)
+    """Return a Hugging Face model's forward pass in OpenVINO, or None; see `engine_forward`.
+
+    Args:
+        model: called with tensors by name.
+        inputs: the names, in the order of `traced` and `checked`.
+        output: the one output that is read.
+        traced, checked, free, precision: as of `engine_forward`.
+    """
+    # In evaluation mode, because exporting puts the mode of the outermost module on all parts.
+    wrapped = _OneOutput(model, inputs, output).eval()
+    forward = engine_forward(wrapped, traced, checked, free=free, precision=precision)
+    return None if forward is None else NamedForward(forward, inputs, output)
 
 
 def engine_forward(

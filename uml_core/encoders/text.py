@@ -118,10 +118,11 @@ class TransformersTextEncoder(TorchEncoder):
     def _engine(self, module: torch.nn.Module, precision: str) -> Callable[..., Any] | None:
         """Return the model's forward pass in OpenVINO."""
         output = "text_embeds" if self.pooling == "projection" else "last_hidden_state"
-        rows = ([np.arange(1, length + 1) for length in lengths] for lengths in LENGTHS)
-        examples = zip(*(pad_ids(each, pad_id=self._pad_id) for each in rows), strict=True)
-        inputs = dict(zip(("input_ids", "attention_mask"), examples, strict=True))
-        return named_forward(module, inputs, output, free=(0, 1), precision=precision)
+        traced, checked = (
+            pad_ids([np.arange(1, length + 1) for length in lengths], pad_id=self._pad_id) for lengths in LENGTHS
+        )
+        inputs = ("input_ids", "attention_mask")
+        return named_forward(module, inputs, output, traced, checked, free=(0, 1), precision=precision)
 
     @property
     def _hub_model(self) -> HubModel:

@@ -113,9 +113,10 @@ class TransformersImageEncoder(PixelEncoder):
     def _engine(self, module: torch.nn.Module, precision: str) -> Callable[..., Any] | None:
         """Return the model's forward pass in OpenVINO."""
         outputs = {"pooled": "pooler_output", "projection": self._shared}
-        noise = {"pixel_values": (self._noise(2), self._noise(3))}
         output = outputs.get(self.pooling, "last_hidden_state")
-        return self._in_small_batches(named_forward(module, noise, output, free=(0,), precision=precision))
+        noise = [self._noise(2)], [self._noise(3)]
+        forward = named_forward(module, ("pixel_values",), output, *noise, free=(0,), precision=precision)
+        return self._in_small_batches(forward)
 
     def _picture_size(self) -> tuple[int, int]:
         blank = io.BytesIO()
