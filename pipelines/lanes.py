@@ -119,17 +119,18 @@ def trials_on_workers_at_once(
         InputError: not one of them does, or workers would share a GPU.
     """
     workers, wanted = max(on_workers.values(), default=1), settings.gpus_per_trial
+    most = settings.max_concurrent_trials or cpus
     if workers > cpus:
         raise InputError(
             f"train.workers is {workers}, but the cluster has {cpus} CPUs, and each worker of a trial takes one; lower "
             "train.workers (1 trains several trials side by side)"
         )
     if not wanted or workers == 1:
-        return cpus // workers
+        return min(cpus // workers, most)
     if wanted % workers:
         raise InputError(
             f"tune.gpus_per_trial is {wanted:g} with train.workers {workers}; every worker needs whole GPUs: set "
             f"tune.gpus_per_trial={workers}, or train.workers=1, where a trial may take part of one"
         )
     check_gpus(settings, wanted, gpus)
-    return min(cpus // workers, int(gpus // wanted))
+    return min(cpus // workers, most, int(gpus // wanted))

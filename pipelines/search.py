@@ -255,11 +255,11 @@ def trial_resources(settings: TuneConfig, *, cpus: int, gpus: int) -> tuple[dict
     Raises:
         InputError: trials want GPUs that the cluster does not have.
     """
-    wanted = min(1.0, settings.gpus_per_trial)  # a process trains on one
+    wanted, most = min(1.0, settings.gpus_per_trial), settings.max_concurrent_trials or cpus  # a process trains on one
     if not wanted:
-        return {"cpu": 1}, cpus
+        return {"cpu": 1}, min(cpus, most)
     check_gpus(settings, wanted, gpus)
-    return {"cpu": 1, "gpu": wanted}, min(cpus, max(1, int(gpus / wanted)))
+    return {"cpu": 1, "gpu": wanted}, min(cpus, most, max(1, int(gpus / wanted)))
 
 
 def check_gpus(settings: TuneConfig, wanted: float, gpus: int) -> None:

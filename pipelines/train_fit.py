@@ -14,8 +14,6 @@ from typing import Any
 import psutil
 from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from pipelines.attempts import Attempt, open_attempt
 from pipelines.checkpoints import load_state, repair
@@ -26,6 +24,7 @@ from pipelines.stored import StoredData, embedding_precision, subset_of
 from pipelines.train_callback import MLflowCallback
 from pipelines.train_loop import train_loop_per_worker
 from pipelines.train_progress import TrainingBar
+from pipelines.trainers import trainer_of
 from uml_core.config import Experiment
 from uml_core.corpora.places import one_line
 from uml_core.errors import InputError
@@ -118,14 +117,6 @@ def _check_workers(fewest: int, *, use_gpu: bool, setting: str) -> None:
         )
 
 
-def _trainer_of(scaling: ScalingConfig) -> type[DataParallelTrainer]:
-    """Return Train's trainer: with torch's process group for ranks and GPUs; one worker on a CPU starts faster without.
-
-    Train's controller then imports no torch.
-    """
-    return DataParallelTrainer if scaling.num_workers == 1 and not scaling.use_gpu else TorchTrainer
-
-
 def _start_coordinator() -> None:
     """Let the actor start that Train's controller asks first and waits for: side by side they cost two seconds less."""
     with contextlib.suppress(ImportError):  # Ray's own room: where it moves, the controller starts the actor
@@ -141,7 +132,7 @@ def _through_losses(experiment: Experiment, attempt: Attempt, **trainer: Any) ->
     for num_lost in range(MAX_LOSSES + 1):
         repair(attempt.directory, keep=experiment.train.keep_checkpoints)
         try:
-            return _trainer_of(trainer["scaling_config"])(train_loop_per_worker, **trainer).fit()
+            return trainer_of(trainer["scaling_config"])(train_loop_per_worker, **trainer).fit()
         except RayActorError as error:
             if num_lost == MAX_LOSSES:
                 raise

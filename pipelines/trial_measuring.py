@@ -42,15 +42,16 @@ def measure_trials(
 
 def _on_cluster(specs: Sequence[TrialSpec], tables: Tables, folder: SweepFolder, drawn: Collection[str]) -> Measured:
     settings = specs[0].experiment.tune
-    resources, _ = trial_resources(settings, cpus=num_cpus(), gpus=num_gpus())
+    resources, at_once = trial_resources(settings, cpus=num_cpus(), gpus=num_gpus())
     task = ray.remote(_measure).options(num_cpus=resources["cpu"], num_gpus=resources.get("gpu", 0))
-    shared, waiting = ray.put(dict(tables)), {}
-    for spec in specs:
-        experiment = spec.experiment.model_dump(mode="json")
-        waiting[task.remote(experiment, shared, folder.uri, spec.key, drawn=spec.key in drawn)] = spec
-    while waiting:
-        (done,), _ = ray.wait(list(waiting))
-        yield waiting.pop(done), *ray.get(done)
+    shared, to_come, running = ray.put(dict(tables)), list(specs), {}
+    while to_come or running:
+        while to_come and len(running) < at_once:
+            spec = to_come.pop(0)
+            experiment = spec.experiment.model_dump(mode="json")
+            running[task.remote(experiment, shared, folder.uri, spec.key, drawn=spec.key in drawn)] = spec
+        (done,), _ = ray.wait(list(running))
+        yield running.pop(done), *ray.get(done)
 
 
 def _measure(

@@ -10,7 +10,6 @@ reserves, and that is used again by the next trial (`pipelines.encoder_trials`).
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
@@ -24,12 +23,13 @@ import torch
 from ray import tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
-from ray.train.torch import TorchTrainer
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from pipelines.encoder_trials import TrialCheckpoints, run_encoder_trial
 from pipelines.reservations import free_workers, note_workers
 from pipelines.stored import load_tables
+from pipelines.trainers import RanksTrainer
+from pipelines.trial_reports import Reports
 from pipelines.trial_results import SweepFolder, TrialResult, assignments_of, described, progress_report
 from uml_core.config import Experiment, parse_experiment
 from uml_core.objective import Place
@@ -39,30 +39,6 @@ from uml_core.training import TrainingRun
 MAX_RESTARTS = 3  # of a trial's workers
 CONTROLLER_ENDS_S = 2.0
 LOOKS_EVERY_S = 0.1  # a Tune trial, for a report or the end of its workers
-
-
-class Reports:
-    """An actor: what rank 0 reports waits here for the Tune trial, and rank 0 for the answer."""
-
-    def __init__(self) -> None:
-        self._waiting: asyncio.Queue[tuple[dict[str, float], asyncio.Future[bool]]] = asyncio.Queue()
-        self._taken: asyncio.Future[bool] | None = None
-
-    async def ask(self, report: dict[str, float]) -> bool:
-        """Hand in a report; returns whether the trial is to stop, once its scheduler has seen the report."""
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        await self._waiting.put((report, answer))
-        return await answer
-
-    async def take(self) -> dict[str, float]:
-        """Return the next report, once there is one."""
-        report, self._taken = await self._waiting.get()
-        return report
-
-    async def answer(self, stop: bool) -> None:
-        """Answer the report that was taken last."""
-        assert self._taken is not None, "a report is taken first"
-        self._taken.set_result(stop)
 
 
 class AskingScheduler(FIFOScheduler):
@@ -101,7 +77,7 @@ def train_on_workers(
     trial, stops = experiment.override(assignment.overrides), experiment.tune.stopping != "none"
     gpus = experiment.tune.gpus_per_trial / trial.train.workers
     reports = ray.remote(num_cpus=0)(Reports).remote() if stops else None
-    trainer = TorchTrainer(
+    trainer = RanksTrainer(
         train_trial_on_worker,
         train_loop_config={
             **{"trial": config, "experiment": trial.model_dump(mode="json"), "fingerprints": dict(fingerprints)},
@@ -133,7 +109,7 @@ def train_on_workers(
         tune.report({**last, "step": trial.train.max_steps})
 
 
-def _fit_and_report(trainer: TorchTrainer, reports: Any, folder: SweepFolder, key: str) -> None:
+def _fit_and_report(trainer: RanksTrainer, reports: Any, folder: SweepFolder, key: str) -> None:
     """Run Ray Train in another thread, and pass its reports on to Tune in this one, until it ends."""
     ended: Future[None] = Future()
 

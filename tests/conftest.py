@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,12 +55,29 @@ def write_vector_corpora(directory: Path, *, num_classes: int = 6, seed: int = 0
     return directory
 
 
+@functools.cache
+def _new_database() -> bytes:
+    """Return a database that MLflow has just made: making one takes it a second, and most tests begin with one."""
+    from mlflow.tracking import MlflowClient  # for the tests alone that track
+
+    with tempfile.TemporaryDirectory() as directory:
+        MlflowClient(f"sqlite:///{directory}/mlflow.db").search_experiments()
+        return Path(directory, "mlflow.db").read_bytes()
+
+
+def tracking_in(directory: Path) -> dict[str, str]:
+    """Return the section `tracking` of an experiment file, over an empty database in a directory."""
+    if not (directory / "mlflow.db").exists():
+        (directory / "mlflow.db").write_bytes(_new_database())
+    return {"uri": f"sqlite:///{directory}/mlflow.db", "artifacts": str(directory / "artifacts")}
+
+
 def vector_tree(directory: Path, **changes: Any) -> dict[str, Any]:
     """Return an experiment file's tree over `write_vector_corpora`, with dotted changes applied by the caller."""
     return {
         "name": "vectors",
         "store": str(directory / "store"),
-        "tracking": {"uri": f"sqlite:///{directory}/mlflow.db", "artifacts": str(directory / "artifacts")},
+        "tracking": tracking_in(directory),
         "target": "target",
         "corpora": {
             name: {"modality": "vector", "format": "embeddings", "path": str(directory / f"{name}.parquet")}
@@ -124,7 +143,7 @@ def picture_tree(directory: Path) -> dict[str, Any]:
     return {
         "name": "shapes",
         "store": str(directory / "store"),
-        "tracking": {"uri": f"sqlite:///{directory}/mlflow.db", "artifacts": str(directory / "artifacts")},
+        "tracking": tracking_in(directory),
         "target": "pictures",
         "corpora": {
             "pictures": {"modality": "image", "format": "folder", "path": str(directory / "pictures")},

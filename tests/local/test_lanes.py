@@ -57,6 +57,8 @@ def test_the_workers_of_all_running_trials_fit(
 ) -> None:
     settings = TuneConfig(gpus_per_trial=gpus_per_trial)
     assert trials_on_workers_at_once(settings, {GROUP: workers}, cpus=cpus, gpus=gpus) == expected
+    one = settings.model_copy(update={"max_concurrent_trials": 1})
+    assert trials_on_workers_at_once(one, {GROUP: workers}, cpus=cpus, gpus=gpus) == 1
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,7 @@ def test_shares_of_a_gpu() -> None:
     assert trial_resources(TuneConfig(), cpus=8, gpus=0) == ({"cpu": 1}, 8)
     assert trial_resources(TuneConfig(gpus_per_trial=0.25), cpus=16, gpus=2) == ({"cpu": 1, "gpu": 0.25}, 8)
     assert trial_resources(TuneConfig(gpus_per_trial=0.25), cpus=4, gpus=2) == ({"cpu": 1, "gpu": 0.25}, 4)
+    assert trial_resources(TuneConfig(max_concurrent_trials=3), cpus=8, gpus=0) == ({"cpu": 1}, 3)
     with pytest.raises(InputError, match=r"tune.gpus_per_trial is 0.5, but the cluster has 0 GPUs"):
         trial_resources(TuneConfig(gpus_per_trial=0.5), cpus=4, gpus=0)
 

@@ -23,7 +23,8 @@ def test_two_of_three_corpora_as_the_target(tmp_path: Path) -> None:
     write_embeddings(tmp_path / "sounds.parquet", {"label": labels, "split": ["train"] * 30, "embedding": embeddings})
     tree = vector_tree(tmp_path)
     tree["corpora"]["sounds"] = {**tree["corpora"]["names"], "path": str(tmp_path / "sounds.parquet")}
-    experiment = parse_experiment(tree).override({"tune.seeds": 1, "train.max_steps": 10, "model.head_init": "random"})
+    few = {"tune.seeds": 1, "tune.max_concurrent_trials": 1, "train.max_steps": 10}
+    experiment = parse_experiment(tree).override({**few, "model.head_init": "random"})
     embed.run(experiment)
     with pytest.raises(InputError, match=r"corpora\.names has no test split.*data\.test_fraction=0\.2"):
         directions.run(experiment, ["target", "names"])

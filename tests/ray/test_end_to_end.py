@@ -16,7 +16,7 @@ import pytest
 
 from pipelines import embed, evaluate, predict, report, train, tune
 from pipelines.stored import read_training_data
-from tests.conftest import CLASSES, draw, picture_tree, write_picture_corpora
+from tests.conftest import CLASSES, draw, picture_tree, tracking_in, write_picture_corpora
 from uml_core.config import Experiment, load_experiment, parse_experiment
 from uml_core.corpora.known_answer import write_known_answer
 from uml_core.tracking import download, find_run
@@ -142,6 +142,7 @@ def test_a_sweep_of_two_seeds_is_reported_as_undecided(thread: Thread, tmp_path:
     fewer = {
         "data.shots": 2,
         "tune.seeds": 2,
+        "tune.max_concurrent_trials": 1,
         "tune.mixing": ["loss_weight", "schedule"],
         "tune.loss_weights": [0.3, 1],
     }
@@ -158,7 +159,7 @@ def test_the_pipeline_finds_the_known_answer(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     written = write_known_answer(tmp_path / "synthetic", shared=shared)
-    tracking = [f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", f"tracking.artifacts={tmp_path}/artifacts"]
+    tracking = [f"tracking.{key}={place}" for key, place in tracking_in(tmp_path).items()]
     experiment = load_experiment(written.experiment, tracking)
     embed.run(experiment)
     results = tune.run(experiment, "controls").results

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from pipelines import advise, embed, evaluate, predict, report, train, tune
 from pipelines.provenance import run_kind
 from pipelines.stored import read_training_data
+from tests.conftest import tracking_in
 from tests.sequence_corpora import waves
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
@@ -42,7 +43,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     tree = {
         "name": "waves",
         "store": str(directory / "store"),
-        "tracking": {"uri": f"sqlite:///{directory}/mlflow.db", "artifacts": str(directory / "artifacts")},
+        "tracking": tracking_in(directory),
         "objective": "self_supervised",
         "target": "target",
         "corpora": {
@@ -127,7 +128,7 @@ def test_train_evaluate_and_predict_agree(settings: Experiment, trained: dict[st
 
 
 def test_the_sweep_compares_with_noise(experiment: Experiment, tmp_path: Path) -> None:
-    settings = experiment.override({"tune.seeds": 3, "train.max_steps": 15})
+    settings = experiment.override({"tune.seeds": 3, "train.max_steps": 15, "tune.max_concurrent_trials": 1})
     results = tune.run(settings, "self_supervised").results
     assert (results["trials"], results["failed"]) == (3 * 6, 0)
     assert results["verdict_kind"] in ("gain", "no_gain", "harm")

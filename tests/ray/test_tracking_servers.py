@@ -23,7 +23,7 @@ import torch
 
 from pipelines import embed, predict, tune
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
-from tests.ray.test_tune import write_space
+from tests.ray.test_tune import ONE_AT_A_TIME, write_space
 from uml_core.config import TrackingConfig, parse_experiment
 from uml_core.runs import MetricPoint
 from uml_core.serving import TargetPredictor
@@ -102,7 +102,8 @@ def test_a_server_that_goes_away_loses_nothing(
 ) -> None:
     write_vector_corpora(tmp_path)
     tracking = {"uri": server.uri, "artifacts": "unused"}
-    experiment = parse_experiment(vector_tree(tmp_path, name="served", tracking=tracking, data={"shots": 2}))
+    tree = vector_tree(tmp_path, name="served", tracking=tracking, data={"shots": 2})
+    experiment = parse_experiment(tree).override(ONE_AT_A_TIME)
     embed.run(experiment)
 
     def outage() -> None:

@@ -23,6 +23,7 @@ from uml_core.runs import RunRecord
 from uml_core.tracking import download, experiment_runs
 
 ROOT = Path(__file__).parents[2]
+ONE_AT_A_TIME = {"tune.max_concurrent_trials": 1}  # a process less to start
 in_one_cluster = pytest.mark.usefixtures("ray_cluster")
 
 SPACE = '''
@@ -148,7 +149,7 @@ def the_best_model_is_registered(
 @in_one_cluster
 def test_exchange_rate_over_two_axes_is_measured_logged_and_reported(experiment: Experiment, tmp_path: Path) -> None:
     amounts = {"tune.shots": [1, 4], "tune.auxiliary_shots": [4, 0], "tune.seeds": 2}
-    sweep = experiment.override({"name": "exchange-sweep", **amounts})
+    sweep = experiment.override({"name": "exchange-sweep", **amounts, **ONE_AT_A_TIME})
     results = tune.run(sweep, "exchange_rate").results
     trials = nested(sweep, results["run_id"])
     assert results["trials"] == len(trials) == 2 * 2 * 2
@@ -222,7 +223,8 @@ def test_trials_on_gpus_need_gpus(experiment: Experiment, tmp_path: Path) -> Non
 
 @in_one_cluster
 def test_a_failed_trial_is_recorded_and_does_not_end_the_sweep(experiment: Experiment, tmp_path: Path) -> None:
-    broken = experiment.override({"name": "failing", "tune.max_failed": 0.6, "optim.warmup_steps": 0})
+    failing = {"name": "failing", "tune.max_failed": 0.6, "optim.warmup_steps": 0}
+    broken = experiment.override({**failing, **ONE_AT_A_TIME})
     results = tune.run(broken, write_space(tmp_path, "(1e-3, 1e38)")).results
     failed = [trial for trial in nested(broken, results["run_id"]) if trial.status == "FAILED"]
     assert results["failed"] == len(failed) > 0

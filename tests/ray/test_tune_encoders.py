@@ -26,7 +26,7 @@ from pipelines.stored import store_tables
 from pipelines.trial_results import SweepFolder, TrialResult
 from pipelines.trial_workers import AskingScheduler
 from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
-from tests.ray.test_tune import nested, wait_for_trials
+from tests.ray.test_tune import ONE_AT_A_TIME, nested, wait_for_trials
 from uml_core.config import Experiment, parse_experiment
 from uml_core.objective import Place
 from uml_core.progress import Evaluation
@@ -149,7 +149,7 @@ def test_two_workers_on_two_cpus_train_what_one_process_trains_and_poor_trials_e
     monkeypatch.setattr(AskingScheduler, "on_trial_result", slow_at(32))
     arms = '(Arm("uml", grid={"optim": (FAST, SLOW)}), Arm("frozen", FROZEN, {"optim": (FAST, SLOW)}))'
     sweep = experiment.override({"name": "workers", "train.max_steps": 40, "tune.seeds": 1})
-    sweep = sweep.override({"train.workers": 2, "tune.stopping": "asha"})
+    sweep = sweep.override({"train.workers": 2, "tune.stopping": "asha", **ONE_AT_A_TIME})
     results = tune.run(sweep, space_file(tmp_path, arms=arms, grid="{}")).results
     trials = nested(sweep, results["run_id"])
     assert (results["trials"], results["failed"]) == (4, 0)

@@ -247,6 +247,7 @@ class TuneConfig(Settings):
     objectives: tuple[Literal["accuracy", "cost"], ...] = ("accuracy",)  # cost: samples trained on, of all corpora
     stopping: Literal["none", "asha", "median"] = "none"  # of poor trials, within one arm, condition and seed only
     gpus_per_trial: NonNegative = 0.0  # may be a fraction: 0.25 runs four trials on a GPU; 0 trains on CPUs
+    max_concurrent_trials: PositiveCount | None = None  # that run side by side; null: as many as the cluster holds
     # Trials on embeddings that one process trains at once, where their shapes are equal; auto: as many as are faster.
     pack: Literal["auto"] | PositiveCount = "auto"
     max_failed: Fraction01 = 0.2  # share of failed trials past which the sweep fails

@@ -1,0 +1,38 @@
+"""Ray Train's trainers without what our runs do not use: two processes that take seconds of a start to import Train.
+
+Our workers read their data themselves, so Train's actor for datasets would hold none. Its actor that gives back what
+lost workers had reserved asks a dashboard, which a local cluster lacks; `pipelines.reservations` does it everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.train import ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
+
+
+class _Lean:
+    """Leaves out the callbacks that start the unused actors."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+        return [callback for callback in callbacks if not isinstance(callback, UNUSED)]
+
+
+class PlainTrainer(_Lean, DataParallelTrainer):
+    """Workers without torch's process group; Train's controller then imports no torch."""
+
+
+class RanksTrainer(_Lean, TorchTrainer):
+    """Workers that are ranks of torch's process group, or that use a GPU."""
+
+
+def trainer_of(scaling: ScalingConfig) -> type[DataParallelTrainer]:
+    """Return the trainer with torch's process group where there are ranks or GPUs; one worker on a CPU needs none."""
+    return PlainTrainer if scaling.num_workers == 1 and not scaling.use_gpu else RanksTrainer
