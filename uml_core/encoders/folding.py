@@ -9,21 +9,22 @@ from __future__ import annotations
 
 from collections import Counter
 
-from timm.layers import BatchNormAct2d, Conv2dSame, get_notrace_functions, get_notrace_modules
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from uml_core.encoders.lean_timm import timm
+
 # Exact types: a subclass may compute something else.
-CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
-NORMALISATIONS = (nn.BatchNorm2d, BatchNormAct2d)
+CONVOLUTIONS = (nn.Conv2d, timm.layers.Conv2dSame)
+NORMALISATIONS = (nn.BatchNorm2d, timm.layers.BatchNormAct2d)
 
 
 class _Tracer(fx.Tracer):
     """Stops at the modules that are folded, and at those that timm says cannot be traced through."""
 
     def __init__(self) -> None:
-        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
-        self._leaves = (*CONVOLUTIONS, *NORMALISATIONS, *get_notrace_modules())
+        super().__init__(autowrap_functions=tuple(timm.layers.get_notrace_functions()))
+        self._leaves = (*CONVOLUTIONS, *NORMALISATIONS, *timm.layers.get_notrace_modules())
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return type(module) in self._leaves or super().is_leaf_module(module, name)

@@ -13,15 +13,14 @@ from typing import Any
 
 import huggingface_hub
 import numpy as np
-import timm
 import torch
-from timm.data import create_transform, resolve_data_config
 from torch import Tensor
 
 from uml_core.config.corpora import RANDOM_WEIGHTS
 from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, TorchEncoder, to_numpy
 from uml_core.encoders.folding import fold_batch_norms, has_foldable
+from uml_core.encoders.lean_timm import timm
 from uml_core.encoders.openvino_engine import engine_forward
 from uml_core.encoders.pictures import open_picture
 from uml_core.encoders.timm_models import Features, create_timm_model, load_checkpoint, resized, skeleton_of
@@ -190,11 +189,11 @@ class TimmEncoder(PixelEncoder):
     def _data_config(self) -> dict[str, Any]:
         size = self.config.image_size
         given = {} if size is None else {"input_size": (3, size, size)}
-        return dict(resolve_data_config(given, model=self.skeleton))
+        return dict(timm.data.resolve_data_config(given, model=self.skeleton))
 
     @functools.cached_property
     def _picture_transforms(self) -> list[Any]:
-        pipeline = create_transform(**self._data_config, is_training=False, normalize=False)
+        pipeline = timm.data.create_transform(**self._data_config, is_training=False, normalize=False)
         return list(pipeline.transforms[:-1])  # all but the last, which makes a tensor
 
     def _empty_model(self) -> torch.nn.Module:
@@ -247,7 +246,7 @@ class PackagedEfficientNet(TimmEncoder):
     @property
     def _data_config(self) -> dict[str, Any]:
         # The package's inputs are (x - 127) / 128 on 0..255.
-        config = dict(resolve_data_config({}, model=self.skeleton))
+        config = dict(timm.data.resolve_data_config({}, model=self.skeleton))
         return {**config, "mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
 
     def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:

@@ -9,11 +9,11 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor
 
 from uml_core.config import EncoderConfig
+from uml_core.encoders.lean_timm import NoInitialValues, timm
 from uml_core.encoders.weights import UNREADABLE, first_line
 from uml_core.errors import InputError
 
@@ -77,5 +77,5 @@ def load_checkpoint(model: torch.nn.Module, file: Path, *, name: str) -> None:
 def skeleton_of(timm_name: str, config: EncoderConfig) -> Any:
     """Return a timm model without memory for its weights."""
     # Built once a process: it takes a tenth of a second, and every decode task asks for it.
-    with torch.device("meta"):
+    with torch.device("meta"), NoInitialValues():
         return create_timm_model(timm_name, config, pretrained=False)

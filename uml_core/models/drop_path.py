@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from itertools import groupby
 
-from timm.layers import DropPath
 from torch import nn
 
+from uml_core.encoders.lean_timm import timm
 from uml_core.errors import InputError
 
 NAME = re.compile(r"(.*\.)?drop_path\d*")  # timm's transformers have two in a block
@@ -33,4 +33,6 @@ def set_drop_path(module: nn.Module, rate: float) -> None:
     for index, branches in enumerate(blocks):
         for name in branches:
             parent, _, attribute = name.rpartition(".")
-            setattr(module.get_submodule(parent), attribute, DropPath(rate * index / max(1, len(blocks) - 1)))
+            setattr(
+                module.get_submodule(parent), attribute, timm.layers.DropPath(rate * index / max(1, len(blocks) - 1))
+            )

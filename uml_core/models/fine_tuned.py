@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn import functional
 
 from uml_core.compiling import Compiled
 from uml_core.config import Experiment
 from uml_core.encoders.image import PixelEncoder
+from uml_core.encoders.lean_timm import timm
 from uml_core.encoders.text import TransformersTextEncoder
 from uml_core.errors import InputError
 from uml_core.models.drop_path import set_drop_path
@@ -156,7 +156,7 @@ def block_depths(module: nn.Module) -> dict[str, int]:
     """
     group_matcher: Any = getattr(module, "group_matcher", None)
     if group_matcher is not None:
-        depths: dict[str, int] = group_parameters(module, group_matcher(), reverse=True)
+        depths: dict[str, int] = timm.models.group_parameters(module, group_matcher(), reverse=True)
         return depths
     lists = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList | nn.Sequential)}
     longest = max(lists, key=lambda name: (len(lists[name]), -name.count(".")), default="")
