@@ -19,6 +19,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from pipelines.attempts import Attempt, open_attempt
 from pipelines.checkpoints import load_state, repair
+from pipelines.elastic import ElasticTrainer
 from pipelines.provenance import provenance_tags, run_kind
 from pipelines.reservations import free_workers
 from pipelines.runtime import most_resources, num_cpus, num_gpus
@@ -123,6 +124,8 @@ def _trainer_of(scaling: ScalingConfig) -> type[DataParallelTrainer]:
 
     Train's controller then imports no torch.
     """
+    if scaling.elasticity_enabled:
+        return ElasticTrainer
     return DataParallelTrainer if scaling.num_workers == 1 and not scaling.use_gpu else TorchTrainer
 
 
