@@ -105,7 +105,7 @@ def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation)
     steps_per_s = progress.step / progress.train_s if progress.train_s else 0.0
     state = TrainingState(evaluation.step, steps_per_s, evaluation.losses, evaluation.val_accuracy)
     metrics = {"points": points, "step": evaluation.step, "val_accuracy": evaluation.val_accuracy, "state": state}
-    _report_checkpoint(metrics, run.state_dict())
+    _report_checkpoint({**metrics, "finished": progress.finished}, run.state_dict())
 
 
 def _report_checkpoint(metrics: dict[str, Any], state: dict[str, Any]) -> None:

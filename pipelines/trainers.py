@@ -1,4 +1,4 @@
-"""Ray Train's trainers without what our runs do not use: two processes that take seconds of a start to import Train.
+"""Ray Train's trainers as our runs use them: without two processes that take seconds of a start to import Train.
 
 Our workers read their data themselves, so Train's actor for datasets would hold none. Its actor that gives back what
 lost workers had reserved asks a dashboard, which a local cluster lacks; `pipelines.reservations` does it everywhere.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.train import ScalingConfig
+from ray.train import Result, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from pipelines.elastic import ResizeAfterReport
 
 UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
 
@@ -33,6 +35,16 @@ class RanksTrainer(_Lean, TorchTrainer):
     """Workers that are ranks of torch's process group, or that use a GPU."""
 
 
+class ElasticTrainer(RanksTrainer):
+    """Ranks whose number follows the cluster, right after a checkpoint."""
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Result:
+        settings["scaling_policy"] = ResizeAfterReport(self.scaling_config)
+        return super()._initialize_and_run_controller(**settings)
+
+
 def trainer_of(scaling: ScalingConfig) -> type[DataParallelTrainer]:
     """Return the trainer with torch's process group where there are ranks or GPUs; one worker on a CPU needs none."""
+    if scaling.elasticity_enabled:
+        return ElasticTrainer
     return PlainTrainer if scaling.num_workers == 1 and not scaling.use_gpu else RanksTrainer

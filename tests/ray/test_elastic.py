@@ -1,11 +1,13 @@
-"""A run with train.min_workers on a cluster that loses a node: it goes on with fewer workers, to the same weights."""
+"""A run with train.min_workers on a cluster that gains a node and loses it: more workers, then fewer, equal weights."""
 
 from __future__ import annotations
 
-import threading
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -14,16 +16,16 @@ from mlflow.tracking import MlflowClient
 from ray.cluster_utils import Cluster
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 
-from pipelines import embed, train
+from pipelines import embed, train, train_fit
 from pipelines.checkpoints import newest_state
 from pipelines.runtime import ray_session
 from pipelines.stored import read_training_data
 from tests.conftest import vector_tree, write_vector_corpora
-from tests.ray.test_train import wait_for_step
-from uml_core.config import parse_experiment
+from uml_core.config import Experiment, parse_experiment
+from uml_core.tracking import experiment_runs
 from uml_core.training import TrainingRun
 
-STEPS = 4000  # a few seconds more than a dead node takes to be missed
+STEPS = 2000
 
 
 @pytest.fixture
@@ -40,33 +42,39 @@ def cluster(no_ray: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def test_a_lost_node_leaves_fewer_workers_and_the_same_weights(cluster: Cluster, tmp_path: Path) -> None:
-    node = cluster.add_node(num_cpus=1)
+def test_a_run_grows_by_a_new_node_and_goes_on_when_it_is_lost(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = functools.partial(train_fit.ScalingConfig, elastic_resize_monitor_interval_s=0)  # not every 60 s
+    monkeypatch.setattr(train_fit, "ScalingConfig", often)
+    pausing = tmp_path / "pausing"
+    pausing.touch()
+    monkeypatch.setattr(train_fit, "train_loop_per_worker", paused_loop(pausing))
     write_vector_corpora(tmp_path)
-    train_settings = {"max_steps": STEPS, "eval_every": 20, "patience": STEPS, "batch_size": 7, "report_every_s": 0.2}
+    train_settings = {"max_steps": STEPS, "eval_every": 10, "patience": STEPS, "batch_size": 7, "report_every_s": 0.2}
     workers = {"workers": 3, "min_workers": 1}  # one more than the cluster ever has
     slowly = {"lr": 1e-4}  # so that rounding stays rounding over so many steps
     experiment = parse_experiment(vector_tree(tmp_path, train={**train_settings, **workers}, optim=slowly))
-    lost = []
 
-    def lose() -> None:
-        lost.append(wait_for_step(experiment, 200))
-        cluster.remove_node(node, allow_graceful=False)
-        while sum(each["Alive"] for each in ray.nodes()) > 1:
-            time.sleep(0.1)
-        # What Train reserves is looked over every 20 s; not in a test.
-        ray.get(get_or_create_autoscaling_coordinator().get_reserved_resources.remote("", recompute=True))
-
-    with ray_session():
+    with ray_session(), ThreadPoolExecutor(1) as background:  # only this thread may change the cluster
         embed.run(experiment)
-        losing = threading.Thread(target=lose)
-        losing.start()
-        results = train.run(experiment).results
-        losing.join()
-    assert 200 <= lost[0] < STEPS
+        training = background.submit(train.run, experiment)
+        wait_for(lambda: ray.available_resources().get("CPU", 0) == 0)  # it begins with the one CPU there is
+        node = cluster.add_node(num_cpus=1)
+        count_again()
+        wait_for(lambda: reported_workers(experiment) == 2)
+        cluster.remove_node(node, allow_graceful=False)
+        wait_for(lambda: sum(each["Alive"] for each in ray.nodes()) == 1)
+        count_again()
+        wait_for(lambda: reported_workers(experiment) == 1)
+        pausing.unlink()
+        results = training.result().results
+
     client = MlflowClient(experiment.tracking.uri)
-    history = client.get_metric_history(results["run_id"], "perf/workers")
-    assert [(point.value, point.step > 0) for point in history] == [(2, False), (1, True)]
+    numbers = client.get_metric_history(results["run_id"], "perf/workers")
+    assert [(point.value, point.step > 0) for point in numbers] == [(1, False), (2, True), (1, True)]
+    evaluated = [point.step for point in client.get_metric_history(results["run_id"], "val/nll")]
+    assert sorted(evaluated) == evaluated
 
     whole = TrainingRun(experiment, read_training_data(experiment).data)
     for _ in whole.evaluations():
@@ -77,3 +85,42 @@ def test_a_lost_node_leaves_fewer_workers_and_the_same_weights(cluster: Cluster,
     assert state["progress"]["samples"] == dict(whole.progress.samples)
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(state["model"][name], value, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def paused_loop(pausing: Path) -> Callable[[dict[str, Any]], None]:
+    """Return the training loop with a pause at every evaluation while a file is there: nodes come and go in seconds."""
+
+    def loop(config: dict[str, Any]) -> None:
+        import pipelines.train_loop as original
+
+        points = original.evaluation_points
+
+        def points_after_pause(*evaluated: Any) -> Any:
+            if pausing.exists():
+                time.sleep(0.25)
+            return points(*evaluated)
+
+        original.evaluation_points = points_after_pause
+        original.train_loop_per_worker(config)
+
+    return loop
+
+
+def reported_workers(experiment: Experiment) -> float:
+    """Return how many workers the run has reported last, 0 before it reports."""
+    return max(
+        record.metrics.get("perf/workers", 0) for record in experiment_runs(experiment.tracking.uri, experiment.name)
+    )
+
+
+def count_again() -> None:
+    """Let Ray look at once at what it may reserve for Train; it does every 20 s."""
+    ray.get(get_or_create_autoscaling_coordinator().get_reserved_resources.remote("", recompute=True))
+
+
+def wait_for(happened: Callable[[], bool], timeout_s: float = 120) -> None:
+    """Wait until something has happened."""
+    deadline = time.monotonic() + timeout_s
+    while not happened():
+        assert time.monotonic() < deadline, f"it did not happen in {timeout_s} s"
+        time.sleep(0.1)
