@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -47,24 +48,28 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     started = {key: value for key, value in environment.items() if key != "RAY_ADDRESS"}
     head = subprocess.Popen(
         [RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}", f"--dashboard-port={dashboard}",
-         f"--ray-client-server-port={free_port()}", f"--temp-dir=/tmp/uml-{os.getpid()}"],
+         f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}",
+         f"--temp-dir=/tmp/uml-{os.getpid()}"],
         env=started, start_new_session=True, stdout=log.open("wb"), stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
-        wait_for_head(environment, head, log)
+        wait_for_head(environment, head, dashboard, log)
         yield environment
     finally:
         os.killpg(head.pid, signal.SIGKILL)  # the head and all it started: a session of its own, nothing else
         head.wait()
 
 
-def wait_for_head(environment: dict[str, str], head: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(60):
+def wait_for_head(environment: dict[str, str], head: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Wait until jobs may be submitted: first for the port, because a process that lists jobs takes two seconds of CPU."""
+    for _ in range(300):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            listing = subprocess.run([RAY, "job", "list"], env=environment, capture_output=True, text=True, check=False)
+            if listing.returncode == 0:
+                return
         if head.poll() is not None:
             break
-        listing = subprocess.run([RAY, "job", "list"], env=environment, capture_output=True, text=True, check=False)
-        if listing.returncode == 0:
-            return
+        time.sleep(0.2)
     pytest.fail(f"the head did not come up: {log.read_text()[-2000:]}")
 
 
