@@ -61,7 +61,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 
 def wait_for_head(environment: dict[str, str], head: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Wait until jobs may be submitted: first for the port, because a process that lists jobs takes two seconds of CPU."""
+    """Wait until jobs may be submitted; the port comes first, for a listing of jobs takes two seconds of CPU."""
     for _ in range(300):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             listing = subprocess.run([RAY, "job", "list"], env=environment, capture_output=True, text=True, check=False)
