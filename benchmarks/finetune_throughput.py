@@ -5,9 +5,9 @@ crops and flips, batch 32. So small a model shows what feeding it costs; with a 
 The bare loop decodes every picture anew at every epoch, with one DataLoader worker, as `pictures.keep=stream` does with
 one CPU beside the training worker; `pictures.keep=memory` decodes once. Auxiliary corpora are off on both sides.
 
-Start and steady state are figures apart, read off the same marks on both sides: seconds after every EVERY steps. The
-steady state leaves out the first EVERY steps, and the last ones of a streamed run, whose pictures were decoded before:
-what is decoded ahead at its two ends is then the same. The start is what the first EVERY steps took beyond that rate.
+Start and steady state are figures apart, read off the same marks on both sides: seconds after some steps. The steady
+state leaves out the first EVERY steps, and as many of ours at the end: what is decoded ahead by the first mark was not
+paid for, and what the last steps need is. The start is what the first EVERY steps took beyond that rate.
 `measure_compiled` sets `train.compile` beside training without it, in one process, with nothing compiled before.
 """
 

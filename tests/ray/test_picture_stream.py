@@ -1,4 +1,4 @@
-"""Pictures read ahead by Ray Data: as far as they should be, and without taking training's core."""
+"""Pictures read ahead by Ray Data: in the order of the steps, each once, and without taking training's core."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import ray
 import ray.train
 from ray.data import ExecutionOptions
 
-from pipelines.picture_stream import CHUNK_ROWS, CHUNKS_PER_DECODER, PREFETCHED_CHUNKS, PictureStream, decoders
+from pipelines.picture_stream import CHUNK_ROWS, PictureStream, decoders
 from uml_core.corpora.rows import Row
 
 BATCH, CHUNKS = 32, 30
@@ -49,9 +49,7 @@ def test_decoders_take_the_cpus_that_workers_leave(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_reading_ahead_is_bounded_and_takes_no_core_of_training(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_reading_ahead_takes_no_core_of_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     workers(monkeypatch, cpus=2, world_size=1)
     context = ray.data.DataContext.get_current()  # of this process, which goes on to other tests
     for name, value in (("execution_options", ExecutionOptions()), ("custom_execution_callback_classes", [])):
@@ -63,13 +61,13 @@ def test_reading_ahead_is_bounded_and_takes_no_core_of_training(
     stream = PictureStream(iter(steps), raw, encoder)  # type: ignore[arg-type]
     for rows in steps[:10]:
         assert (stream(rows)[:, 0, 0, 0] == rows).all()
-    time.sleep(3)  # till nothing more is decoded
-    before, busy_s = encoder.log.stat().st_size, time.process_time()
-    time.sleep(2)
+    for _ in range(100):
+        if encoder.log.stat().st_size == CHUNKS * CHUNK_ROWS:
+            break
+        time.sleep(0.2)
+    busy_s = time.process_time()
+    time.sleep(2)  # all is decoded and lies ready: Ray Data has nothing to wait for
     assert time.process_time() - busy_s < 1, "Ray Data's loop spins"
-    assert encoder.log.stat().st_size == before
-    taken = -(-10 * BATCH // CHUNK_ROWS)
-    assert before <= CHUNK_ROWS * (taken + PREFETCHED_CHUNKS + CHUNKS_PER_DECODER + 1) + 1
     for rows in steps[10:]:
         assert (stream(rows)[:, 0, 0, 0] == rows).all()
-    assert encoder.log.stat().st_size == CHUNKS * CHUNK_ROWS + 1, "each once, and one for a picture's size"
+    assert encoder.log.stat().st_size == CHUNKS * CHUNK_ROWS
