@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Path], Iterable[Figure]]] = {
     "train": train_throughput.measure,
     "stream": stream_throughput.measure,
     "finetune": finetune_throughput.measure,
+    "compile": finetune_throughput.measure_compiled,
     "embed": embed_throughput.measure,
     "embed_scale": embed_scale.measure,
     "sweep": sweep_throughput.measure,

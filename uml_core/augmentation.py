@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+Shares = npt.NDArray[np.float64]
 ASPECTS = (3 / 4, 4 / 3)  # of a crop, width over height, before it is cut to the picture
 
 
@@ -45,12 +46,19 @@ class Crops:
 
 def crop_and_flip(picture_B3HW: Tensor, crops: Crops) -> Tensor:
     """Return each picture's crop at the picture's own size (B, 3, H, W), float32 on the scale of its input."""
+    height, width = picture_B3HW.shape[2:]
     flip_B = np.where(crops.flipped_B, -1.0, 1.0)
-    affine_B23 = np.zeros((len(flip_B), 2, 3), dtype=np.float32)
-    affine_B23[:, 0, 0] = crops.size_B2[:, 0] * flip_B
-    affine_B23[:, 1, 1] = crops.size_B2[:, 1]
-    affine_B23[:, :, 2] = 2 * crops.centre_B2 - 1  # grid_sample's picture reaches from -1 to 1
-    pixels_B3HW = picture_B3HW.to(torch.float32)
-    theta = torch.from_numpy(affine_B23).to(pixels_B3HW.device)
-    grid = functional.affine_grid(theta, list(pixels_B3HW.shape), align_corners=False)
-    return functional.grid_sample(pixels_B3HW, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    # Upright crops need no product of matrices for their grid, and one plane after the other is read faster: together
+    # half the time of affine_grid and of a picture with its channels last.
+    grid_BHW2 = torch.empty(len(flip_B), height, width, 2, device=picture_B3HW.device)
+    grid_BHW2[..., 0] = _places(width, crops.size_B2[:, 0] * flip_B, crops.centre_B2[:, 0])[:, None, :]
+    grid_BHW2[..., 1] = _places(height, crops.size_B2[:, 1], crops.centre_B2[:, 1])[:, :, None]
+    pixels_B3HW = picture_B3HW.to(torch.float32, memory_format=torch.contiguous_format)
+    return functional.grid_sample(pixels_B3HW, grid_BHW2, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _places(num_pixels: int, size_B: Shares, centre_B: Shares) -> Tensor:
+    """Return where an axis's pixels (B, N) are read, float32: grid_sample's picture reaches from -1 to 1."""
+    middles_N = (2 * np.arange(num_pixels) + 1) / num_pixels - 1
+    place_BN = size_B[:, None] * middles_N + (2 * centre_B[:, None] - 1)
+    return torch.from_numpy(place_BN.astype(np.float32))
