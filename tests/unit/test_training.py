@@ -171,6 +171,17 @@ def test_patience_ends_a_run_that_no_longer_improves() -> None:
     assert run.best.step == run.progress.step - 2 * 20
 
 
+@pytest.mark.parametrize("corpus", ["names", "target"])
+def test_patience_begins_after_a_warm_start(corpus: str) -> None:
+    warm = {"mixing.warm_start": {"corpus": corpus, "steps": 400}, "optim.lr": 0.05}
+    run = finish(run_of(**warm, **{"train.max_steps": 800, "train.patience": 3}))
+    assert run.progress.step > 400, "as audited: ended at 80, with no target sample"
+    assert run.progress.samples["target"]
+    assert run.progress.samples["names"]
+    assert run.best is not None
+    assert run.progress.step in (800, max(run.best.step, 400) + 3 * 20)
+
+
 def test_zero_steps_evaluates_the_untrained_model() -> None:
     run = run_of(**{"train.max_steps": 0})
     evaluations = list(run.evaluations())

@@ -201,7 +201,8 @@ class TrainConfig(Settings):
     max_steps: Count = 12800
     batch_size: PositiveCount = 32  # target samples per step over all workers (the global batch size)
     eval_every: PositiveCount = 100
-    patience: PositiveCount = 10  # evaluations without a better validation result before stopping
+    # Evaluations without a better validation result before stopping; those of a warm start do not count.
+    patience: PositiveCount = 10
     workers: PositiveCount = 1
     # full: each worker keeps 1/workers of a trained encoder's weights, gradients and optimiser state (FSDP2).
     sharding: Literal["none", "full"] = "none"
