@@ -98,6 +98,7 @@ class _Pack:
         self._runs = list(runs)
         self._plans = [MixingPlan.of(run.experiment) for run in runs]
         self._plan = self._plans[0]  # the same for all but for its weights
+        self._is_scheduled = any(plan.scheduled for plan in self._plans)
         smoothing = runs[0].experiment.train.label_smoothing
         self._heads = StackedHeads([run.model for run in runs], self._plan.corpora, label_smoothing=smoothing)
         self._optimizer = StackedAdamW(self._heads, [run.experiment for run in runs])
@@ -127,7 +128,7 @@ class _Pack:
         diverged: dict[int, NonFiniteError] = {}
         started, wait_s = time.perf_counter(), 0.0
         for step in range(self._runs[0].progress.step, stop):
-            if self._plan.scheduled:
+            if self._is_scheduled:
                 self._weights_KM = self._loss_weights(step)
             for group in self._plan.step(step).groups:
                 waiting = time.perf_counter()

@@ -73,6 +73,15 @@ def test_a_pack_trains_as_its_runs_do_alone(common: dict[str, Any]) -> None:
         assert len(ends) > 1, "some run must leave the pack before another"
 
 
+def test_a_pack_takes_constant_weights_and_schedules_of_its_runs() -> None:
+    falling = {"mixing.loss_weight.names": {"schedule": "linear", "start": 1.0, "end": 0.0, "steps": 30}}
+    changes: list[dict[str, Any]] = [{}, falling, {"mixing.loss_weight.names": 0.3}]
+    assert len({pack_label(experiment(**change)) for change in changes}) == 1
+    for run, change in zip(together(changes)[0], changes, strict=True):
+        expected = finish(run_of(**change)).model.state_dict()
+        torch.testing.assert_close(run.model.state_dict()["head.weight"], expected["head.weight"], rtol=1e-3, atol=1e-5)
+
+
 def test_a_run_that_diverges_leaves_the_others_alone() -> None:
     changes = [{"optim.lr": 1e-2}, {"optim.lr": 1e30, "optim.warmup_steps": 0}, {"optim.lr": 1e-3}]
     settings = [experiment(**change) for change in changes]
