@@ -17,12 +17,13 @@ import numpy.typing as npt
 
 from uml_core.config import Experiment, LossWeightSchedule
 
-MAX_DENOMINATOR = 10_000  # ratios are read as fractions with at most this denominator: 0.1 is 1/10, not its float
+MAX_DENOMINATOR = 10_000  # of a fraction that a ratio is taken for where it is its float: 1/3 for 0.3333333333333333
 
 
 def as_fraction(ratio: float) -> Fraction:
-    """Return the fraction a ratio stands for."""
-    return Fraction(ratio).limit_denominator(MAX_DENOMINATOR)
+    """Return the fraction a ratio stands for: a simple one where it is the same float, else its decimals as written."""
+    simple = Fraction(ratio).limit_denominator(MAX_DENOMINATOR)
+    return simple if float(simple) == ratio else Fraction(repr(float(ratio)))
 
 
 def samples_before(step: int, *, batch_size: int, ratio: Fraction) -> int:

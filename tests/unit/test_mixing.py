@@ -27,6 +27,20 @@ def test_fractional_ratios_are_exact_over_time(step: int, batch_size: int, ratio
     assert count == step * batch_size * ratio.numerator // ratio.denominator
 
 
+@pytest.mark.parametrize(
+    ("ratio", "expected"),
+    [
+        (0.1, Fraction(1, 10)),
+        (1 / 3, Fraction(1, 3)),
+        (4e-5, Fraction(1, 25_000)),
+        (0.12345678, Fraction(12_345_678, 10**8)),
+        (1e-300, Fraction(1, 10**300)),
+    ],
+)
+def test_a_ratio_is_the_fraction_it_is_written_as(ratio: float, expected: Fraction) -> None:
+    assert as_fraction(ratio) == expected
+
+
 @given(st.integers(1, 40), st.integers(0, 200), st.integers(0, 60), st.integers(0, 3))
 def test_every_epoch_holds_every_row_once(num_rows: int, start: int, length: int, seed: int) -> None:
     stream = SampleStream("captions", num_rows, seed)
