@@ -84,6 +84,11 @@ def _settings_fit_the_objective(experiment: Experiment) -> None:
             f"train.accumulate is {train.accumulate} with train.batch_size {train.batch_size} and train.workers "
             f"{train.workers}; a batch has at most one part a sample: lower train.accumulate"
         )
+    if train.gradient_cosine and train.accumulate > 1:
+        raise ValueError(
+            f"train.gradient_cosine is true with train.accumulate {train.accumulate}; it compares gradients of a whole "
+            "batch: set train.accumulate=1, or remove it"
+        )
     if experiment.objective == "supervised":
         return
     if experiment.feed.keep == "stream":
