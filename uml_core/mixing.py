@@ -92,12 +92,18 @@ class MixingPlan:
         return {name: weight_at(step, setting) for name, setting in self.loss_weight.items()}
 
     def step(self, step: int) -> StepPlan:
-        """Return who takes part in a step: the warm-start corpus alone, all jointly, or each in turn."""
+        """Return who takes part in a step: the warm-start corpus alone, all jointly, or each in turn.
+
+        A corpus that would be alone in an update while its scheduled weight is 0 has none: without a gradient, Adam
+        would still move the weights, by its momentum and the decay.
+        """
         if step < self.warm_start_steps and self.warm_start_corpus is not None:
-            return StepPlan(((self.warm_start_corpus,),))
-        if self.alternate:
-            return StepPlan(tuple((name,) for name in self.corpora))
-        return StepPlan((self.corpora,))
+            alone: tuple[str, ...] = (self.warm_start_corpus,)
+        elif self.alternate:
+            alone = self.corpora
+        else:
+            return StepPlan((self.corpora,))
+        return StepPlan(tuple((name,) for name in alone if weight_at(step, self.loss_weight[name]) > 0))
 
     def sample_range(self, corpus: str, step: int) -> tuple[int, int]:
         """Return [start, stop) of a corpus's endless sample stream that a step takes.

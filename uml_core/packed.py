@@ -50,7 +50,10 @@ def pack_label(experiment: Experiment, *, device: str = "cpu") -> str | None:
         tree[section] = {key: value for key, value in tree[section].items() if key not in keys}
     for corpus in tree["corpora"].values():
         del corpus["control"]
-    tree["mixing"]["loss_weight"] = sorted(MixingPlan.of(experiment).corpora)
+    plan = MixingPlan.of(experiment)
+    own = plan.scheduled if plan.alternate or plan.warm_start_steps else ()  # a corpus of weight 0 then has no update
+    weights = tree["mixing"]["loss_weight"]
+    tree["mixing"]["loss_weight"] = {name: weights[name] if name in own else None for name in plan.corpora}
     del tree["seed"], tree["data"]["split_seed"], tree["name"], tree["tune"]
     return hash_of(tree)
 

@@ -114,6 +114,23 @@ def test_a_scheduled_weight_by_hand(schedule: str, expected: dict[int, float]) -
     assert plan_of(mixing={"loss_weight": {"captions": 0.3}}).loss_weights(7) == {"photos": 1.0, "captions": 0.3}
 
 
+def test_a_corpus_has_no_update_of_its_own_while_its_weight_is_zero() -> None:
+    falling = {"schedule": "linear", "start": 1.0, "end": 0.0, "steps": 5}
+    plan = plan_of(mixing={"loss_weight": {"captions": falling}, "schedule": "alternate"})
+    assert plan.step(4).groups == (("photos",), ("captions",))
+    assert plan.step(5).groups == (("photos",),)
+    warm = plan_of(
+        mixing={"loss_weight": {"captions": {**falling, "start": 0, "end": 1}}}
+        | {"warm_start": {"corpus": "captions", "steps": 3}}
+    )
+    assert [plan.groups for plan in map(warm.step, range(4))] == [
+        *[(), (("captions",),), (("captions",),)],
+        (("photos", "captions"),),
+    ]
+    joint = plan_of(mixing={"loss_weight": {"captions": falling}})
+    assert joint.step(5).groups == (("photos", "captions"),), "its loss is logged"
+
+
 def test_a_corpus_whose_weight_starts_at_zero_takes_part_from_the_start() -> None:
     rising = {"schedule": "linear", "start": 0.0, "end": 1.0, "steps": 10}
     assert plan_of(mixing={"loss_weight": {"captions": rising}}).corpora == ("photos", "captions")

@@ -50,6 +50,10 @@ def together(changes: list[dict[str, Any]]) -> tuple[list[TrainingRun], list[lis
         {"model.shared_width": 6, "model.normalize": True},
         {"train.eval_every": 3, "train.patience": 1, "optim.warmup_steps": 0, "data.shots": 1},
         {"mixing.loss_weight.names": {"schedule": "linear", "start": 1.0, "end": 0.0, "steps": 30}},
+        {
+            "mixing.loss_weight.names": {"schedule": "linear", "start": 1.0, "end": 0.0, "steps": 30},
+            "mixing.schedule": "alternate",
+        },
     ],
     ids=lambda common: ",".join(common),
 )
@@ -112,6 +116,10 @@ def test_only_runs_of_equal_shapes_share_a_label() -> None:
         {"train.patience": 3},
     ):
         assert pack_label(experiment(**change)) not in (base, None), change
+    falling = {"schedule": "linear", "start": 1.0, "end": 0.0, "steps": 30}
+    for setting, same in ({"mixing.schedule": "alternate"}, False), ({}, True):
+        labels = {pack_label(experiment(**{**setting, "mixing.loss_weight.names": each})) for each in (1.0, falling)}
+        assert (len(labels) == 1) is same, "in turn, a corpus of weight 0 has no update"
 
 
 @pytest.mark.parametrize(

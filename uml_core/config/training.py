@@ -131,7 +131,8 @@ class MixingConfig(Settings):
     """How corpora are mixed. A corpus that is not named has weight 1 and ratio 1."""
 
     # A number, or {schedule: linear, start: 1, end: 0, steps: 500}. A corpus of weight 0 takes no part; one whose
-    # scheduled weight is 0 for a while still has its batches and its logged loss.
+    # scheduled weight is 0 for a while still has its batches and its logged loss in joint steps, and no update of its
+    # own in others.
     loss_weight: Mapping[str, LossWeight] = Field(default_factory=dict)
     batch_ratio: Mapping[str, NonNegative] = Field(default_factory=dict)
     # joint: one update on the weighted sum; alternate: one update per corpus in turn. Either way a step holds one
