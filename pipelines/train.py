@@ -66,6 +66,11 @@ def _summary(experiment: Experiment, stored: StoredData, outcome: RunOutcome, tw
     if twin is not None:
         lines.append(describe(experiment.unimodal_twin(), twin))
         results["twin"] = twin.as_json()
+        if outcome.target_samples != twin.target_samples:
+            lines.append(
+                f"not matched: the two saw {outcome.target_samples:,} and {twin.target_samples:,} target samples, as "
+                "train.patience ended them at different steps; a higher one lets both go on to train.max_steps"
+            )
         if outcome.test_accuracy is not None and twin.test_accuracy is not None:
             difference = 100 * (outcome.test_accuracy - twin.test_accuracy)
             results["test_difference_points"] = round(difference, 3)

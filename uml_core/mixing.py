@@ -73,8 +73,8 @@ class MixingPlan:
             batch_ratio={name: as_fraction(experiment.batch_ratio(name)) for name in active},
             batch_size=experiment.train.batch_size,
             alternate=experiment.mixing.schedule == "alternate",
-            warm_start_corpus=warm_start.corpus if warm_start.corpus in active else None,
-            warm_start_steps=warm_start.steps if warm_start.corpus in active else 0,
+            warm_start_corpus=warm_start.corpus,
+            warm_start_steps=warm_start.steps,
         )
 
     @property
@@ -95,10 +95,12 @@ class MixingPlan:
         """Return who takes part in a step: the warm-start corpus alone, all jointly, or each in turn.
 
         A corpus that would be alone in an update while its scheduled weight is 0 has none: without a gradient, Adam
-        would still move the weights, by its momentum and the decay.
+        would still move the weights, by its momentum and the decay. A warm start on a corpus that takes no part is
+        idle, so that the target has the same batches at the same learning rates with and without that corpus: a
+        matched baseline differs in the data, not in the schedule.
         """
-        if step < self.warm_start_steps and self.warm_start_corpus is not None:
-            alone: tuple[str, ...] = (self.warm_start_corpus,)
+        if step < self.warm_start_steps:
+            alone = tuple(name for name in self.corpora if name == self.warm_start_corpus)
         elif self.alternate:
             alone = self.corpora
         else:

@@ -245,6 +245,8 @@ class TrainingRun:
     def _gradient_cosines(self) -> dict[str, float]:
         """Compare the corpora's gradients on the batch that comes next, which these weights have not seen."""
         batch = self.objective.batch(self._progress.step, self._plan.corpora)
+        if batch is None:  # a warm start on a corpus that takes no part
+            return {}
         assert isinstance(batch, Batch), "other objectives and batches in parts are refused with the experiment"
         return gradient_cosines(self.model, batch, self.data.target, world_size=self.place.world_size)
 

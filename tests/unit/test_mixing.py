@@ -93,9 +93,12 @@ def test_warm_start_trains_one_corpus_alone_and_holds_the_others_back(corpus: st
 
 @pytest.mark.parametrize("setting", ["loss_weight", "batch_ratio"])
 def test_a_corpus_switched_off_takes_no_part(setting: str) -> None:
-    plan = plan_of(mixing={setting: {"captions": 0}, "warm_start": {"corpus": "captions", "steps": 5}})
+    plan = plan_of(mixing={setting: {"captions": 0}, "warm_start": {"corpus": "photos", "steps": 5}})
     assert plan.corpora == ("photos",)
     assert plan.step(0).groups == (("photos",),)
+    idle = plan_of(mixing={setting: {"captions": 0}, "warm_start": {"corpus": "captions", "steps": 5}})
+    assert [idle.step(step).groups for step in (0, 4, 5)] == [(), (), (("photos",),)]
+    assert idle.sample_range("photos", 5) == plan.sample_range("photos", 0), "matched: the same target batches"
 
 
 @pytest.mark.parametrize(

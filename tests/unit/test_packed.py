@@ -86,6 +86,16 @@ def test_a_pack_takes_constant_weights_and_schedules_of_its_runs() -> None:
         torch.testing.assert_close(run.model.state_dict()["head.weight"], expected["head.weight"], rtol=1e-3, atol=1e-5)
 
 
+def test_a_pack_waits_as_its_runs_do_where_the_corpus_of_a_warm_start_takes_no_part() -> None:
+    idle = {"mixing.warm_start": {"corpus": "names", "steps": 30}, "mixing.loss_weight.names": 0.0, "train.patience": 1}
+    changes: list[dict[str, Any]] = [idle, {**idle, "optim.lr": 1e-2}]
+    for run, change in zip(together(changes)[0], changes, strict=True):
+        expected = finish(run_of(**change))
+        assert run.progress.samples == expected.progress.samples == {"target": 30 * 8}
+        ours, theirs = (each.model.state_dict()["head.weight"] for each in (run, expected))
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
 def test_a_run_that_diverges_leaves_the_others_alone() -> None:
     changes = [{"optim.lr": 1e-2}, {"optim.lr": 1e30, "optim.warmup_steps": 0}, {"optim.lr": 1e-3}]
     settings = [experiment(**change) for change in changes]

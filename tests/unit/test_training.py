@@ -128,6 +128,22 @@ def test_twin_sees_the_same_number_of_target_samples_and_parameters() -> None:
     assert (ours.observed_ratio, twin.observed_ratio) == ({"names": 1.0}, {"names": 0.0})
 
 
+@pytest.mark.parametrize("changes", [{}, {"train.gradient_cosine": True}, {"mixing.schedule": "alternate"}])
+def test_the_twin_of_a_warm_start_has_the_same_target_batches_at_the_same_rates(changes: dict[str, Any]) -> None:
+    ours = run_of(**{"mixing.warm_start": {"corpus": "names", "steps": 30}, **changes})
+    twin = TrainingRun(ours.experiment.unimodal_twin(), ours.data)
+    start = twin.model.head.weight.detach().clone()
+    assert len(list(zip(ours.evaluations(), twin.evaluations(), strict=True))) == 3
+    assert ours.progress.samples["target"] == twin.progress.samples["target"] == 30 * 8
+    for step in (30, 59):
+        assert ours.objective.batch_rows(step, "target") == twin.objective.batch_rows(step, "target")
+    assert twin.objective.batch_rows(29, "target") == []
+    assert not torch.equal(twin.model.head.weight, start)
+    idle = TrainingRun(twin.experiment.override({"train.max_steps": 31, "train.eval_every": 30}), ours.data)
+    next(idle.evaluations())
+    assert torch.equal(idle.model.head.weight, start), "nothing is trained while the other one warms up"
+
+
 def test_a_zero_weight_corpus_leaves_no_trace() -> None:
     alone = finish(run_of(**{"mixing.loss_weight.names": 0.0}))
     ratio = finish(run_of(**{"mixing.batch_ratio.names": 0.0}))

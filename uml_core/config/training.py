@@ -101,7 +101,10 @@ class SequenceModelConfig(Settings):
 
 
 class WarmStartConfig(Settings):
-    """The first `steps` of max_steps train on `corpus` alone (the target or an auxiliary corpus)."""
+    """The first `steps` of max_steps train on `corpus` alone (the target or an auxiliary corpus).
+
+    Where that corpus takes no part (weight or ratio 0), as in a matched baseline, nothing is trained in them.
+    """
 
     corpus: str | None = None
     steps: Count = 0
