@@ -217,6 +217,8 @@ def test_learning_rate_schedule() -> None:
     assert rates == pytest.approx([1e-5, (1e-5 + 1e-3) / 2, 1e-3, 5e-4, 0])
     constant = settings.override({"optim.schedule": "constant"})
     assert learning_rate(149, constant) == 1e-3
+    low = constant.override({"optim.lr": 1e-6})
+    assert {learning_rate(step, low) for step in (0, 25, 50)} == {1e-6}, "a warm-up does not go down"
 
 
 def test_folded_head_gives_the_models_logits() -> None:

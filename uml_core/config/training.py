@@ -56,7 +56,8 @@ class ModelConfig(Settings):
     lora: LowRankConfig = LowRankConfig()  # backbone lora
     # Text corpora whose encoder is trained beside the target's: as much of it as `backbone` says of the target's.
     trained_auxiliaries: tuple[str, ...] = ()
-    # Of a trained encoder's residual branches: the share of samples that skip the last one, rising from 0 at the first.
+    # Of the residual branches of the target's encoder, where it is trained: the share of samples that skip the last
+    # one, rising from 0 at the first. Text encoders have their own dropout.
     drop_path: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     head_init: Literal["zero_shot", "random"] = "zero_shot"
     init_corpus: str | None = None  # None: the first auxiliary text corpus, else the first auxiliary corpus
@@ -170,7 +171,7 @@ class OptimConfig(Settings):
     weight_decay: NonNegative = 0.01
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: Count = 50
-    warmup_lr: NonNegative = 1e-5
+    warmup_lr: NonNegative = 1e-5  # where lr is less, the warm-up is at lr
     clip_norm: Positive | None = None  # gradients whose norm over all parameters is larger are scaled down to it
     backbone_lr: Positive = 5e-5  # of a trained encoder, on the schedule of lr
     lora_lr: Positive = 5e-4  # of its adapters, with model.backbone lora: they take about ten times the encoder's rate
