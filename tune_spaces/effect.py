@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from uml_core.config import Experiment
+from uml_core.config.unused import OF_ADAMW
 from uml_core.errors import InputError
 
 NOT_TRAINED_ON = ("name", "store", "tracking", "encoders", "embed", "tune")
@@ -42,6 +43,9 @@ def trained_settings(experiment: Experiment) -> dict[str, Any]:
     if not optim["warmup_steps"]:
         optim.pop("warmup_lr")
     settings["optim"] = optim
+    if experiment.optim.name == "lbfgs":
+        for section, name in (key.split(".") for key in OF_ADAMW):
+            settings[section].pop(name, None)
     if not experiment.train.max_steps:
         untrained = ("optim", "mixing")
         settings = {section: value for section, value in settings.items() if section not in untrained}

@@ -280,6 +280,13 @@ def test_trained_settings_know_defaults_and_what_is_switched_off() -> None:
     assert all(trained_settings(experiment().override(values)) != base for values in other)
 
 
+def test_a_solver_has_neither_rate_nor_batch() -> None:
+    solver = experiment(optim_name="lbfgs", model_learnable_scale=False)
+    same = [{"optim.lr": 0.5}, {"optim.warmup_steps": 9}, {"train.batch_size": 8}]
+    assert all(trained_settings(solver.override(values)) == trained_settings(solver) for values in same)
+    assert trained_settings(solver.override({"optim.weight_decay": 0.5})) != trained_settings(solver)
+
+
 def test_overrides_are_not_written_into() -> None:
     """A section, and then a key inside it: what a space holds stays as it was for the next trial."""
     weights = {"names": 0.5, "other": 0.0}
