@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from uml_core.models.shared_head import class_prototypes
 from uml_core.optimisation import learning_rate
 from uml_core.results import measure_outcome
 from uml_core.supervised import evaluate_head
+from uml_core.tables import CorpusTable
 from uml_core.training import TrainingRun
 
 RNG = np.random.default_rng(0)
@@ -167,6 +169,31 @@ def test_training_learns_and_resuming_changes_nothing(schedule: str) -> None:
     assert whole.best is not None
     assert second.best is not None
     assert whole.best.val_accuracy == second.best.val_accuracy > 0.5
+
+
+def test_corpora_of_other_sizes_and_fractional_ratios_give_exactly_their_samples() -> None:
+    """Each floor(steps · batch · ratio), whatever its size; each of its rows as often as any other, or once more."""
+    sizes = {"few": 5, "some": 17, "many": 48}
+    tables = {"target": TABLES["target"], **{name: cut(TABLES["names"], size) for name, size in sizes.items()}}
+    ratios = {"few": 0.3, "some": 1 / 7, "many": 2.55}
+    corpora = {name: {"modality": "vector", "format": "embeddings", "path": name} for name in tables}
+    settings = experiment(**{"corpora": corpora, "mixing.batch_ratio": ratios, "train.max_steps": 53})
+    for schedule in ("joint", "alternate"):
+        chosen = settings.override({"mixing.schedule": schedule})
+        run = finish(TrainingRun(chosen, build_training_data(chosen, tables)))
+        samples = {"target": 53 * 8, "few": 127, "some": 60, "many": 1081}
+        assert run.progress.samples == samples
+        for name, count in samples.items():
+            rows = Counter(row for step in range(53) for row in run.objective.batch_rows(step, name))
+            assert sum(rows.values()) == count
+            assert len(rows) == sizes.get(name, 24)
+            assert max(rows.values()) - min(rows.values()) <= 1, "every epoch has every row once"
+
+
+def cut(whole: CorpusTable, size: int) -> CorpusTable:
+    """Rows spread over a table and its classes."""
+    kept = np.linspace(0, len(LABELS) - 1, size).round().astype(int)
+    return table(whole.embeddings[kept], [LABELS[index] for index in kept])
 
 
 def test_best_model_is_what_is_measured() -> None:
