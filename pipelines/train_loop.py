@@ -21,7 +21,7 @@ from ray.train import Checkpoint
 from pipelines.checkpoints import newest_state, save_state
 from pipelines.reservations import note_workers
 from pipelines.stored import build_data, training_tables
-from pipelines.train_progress import Pace, TrainingState
+from pipelines.train_progress import StepRate, TrainingState
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.progress import Evaluation
@@ -85,7 +85,7 @@ def _report_evaluations(run: TrainingRun, started_at: float) -> None:
     # Of workers there may be another number after a loss.
     points = [MetricPoint("perf/workers", run.place.world_size, run.progress.step)]
     first = run.progress.step == 0
-    pace = Pace(run.progress.step)
+    rate = StepRate(run.progress.step)
     last_report = time.monotonic()
     for evaluation in run.evaluations():
         if first:
@@ -96,13 +96,13 @@ def _report_evaluations(run: TrainingRun, started_at: float) -> None:
         points += evaluation_points(run, evaluation)
         due = time.monotonic() - last_report >= run.experiment.train.report_every_s
         if run.progress.finished or any(run.place.of_rank_zero(due)):  # a report is a barrier
-            _report(run, points, evaluation, pace)
+            _report(run, points, evaluation, rate)
             points = []
             last_report = time.monotonic()
 
 
-def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation, pace: Pace) -> None:
-    state = TrainingState(evaluation.step, pace.at(evaluation.step), evaluation.losses, evaluation.val_accuracy)
+def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation, rate: StepRate) -> None:
+    state = TrainingState(evaluation.step, rate.at(evaluation.step), evaluation.losses, evaluation.val_accuracy)
     metrics = {"points": points, "step": evaluation.step, "val_accuracy": evaluation.val_accuracy, "state": state}
     _report_checkpoint(metrics, run.state_dict())
 

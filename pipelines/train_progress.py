@@ -40,7 +40,7 @@ class TrainingState:
         return f"{rate}, {f'loss {losses}, ' if losses else ''}val {100 * self.val_accuracy:.1f} %"
 
 
-class Pace:
+class StepRate:
     """Steps per second by the clock since this process began to train, from the step at which it did."""
 
     def __init__(self, first_step: int) -> None:

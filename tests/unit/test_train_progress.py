@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.train_progress import Pace, TrainingState
+from pipelines.train_progress import StepRate, TrainingState
 
 
 def test_rate_time_left_losses_and_accuracy() -> None:
@@ -14,13 +14,13 @@ def test_rate_time_left_losses_and_accuracy() -> None:
     assert untrained.describe(0) == "0 steps/s, 0:00:00 left, val 10.0 %"
 
 
-def test_the_pace_counts_what_passes_between_steps_and_only_the_steps_of_this_process(
+def test_the_rate_counts_what_passes_between_steps_and_only_the_steps_of_this_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 50.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    pace = Pace(first_step=100)
-    assert pace.at(100) == 0
+    rate = StepRate(first_step=100)
+    assert rate.at(100) == 0
     now = 60.0  # trained, evaluated and reported in ten seconds
-    assert pace.at(300) == 20
-    assert "0:00:35 left" in TrainingState(300, pace.at(300), {}, 0.5).describe(1000)
+    assert rate.at(300) == 20
+    assert "0:00:35 left" in TrainingState(300, rate.at(300), {}, 0.5).describe(1000)
