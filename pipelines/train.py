@@ -20,6 +20,8 @@ from pipelines.provenance import run_kind
 from pipelines.runtime import Summary, experiment_parser, ray_session, step_main
 from pipelines.stored import StoredData, read_training_data
 from uml_core.config import Experiment
+from uml_core.config.unused import unused_settings
+from uml_core.errors import InputError
 from uml_core.tracking_uri import check_tracking
 
 if TYPE_CHECKING:
@@ -36,9 +38,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(experiment: Experiment) -> Summary:
     """Train the experiment (and its twin); returns validation and test accuracy."""
+    if experiment.train.twin and run_kind(experiment) != "uml":
+        raise InputError(
+            "train.twin is true, and no auxiliary corpus takes part, so the twin would be the run itself; give one a "
+            "mixing.loss_weight and mixing.batch_ratio above 0, or remove train.twin"
+        )
     stored = read_training_data(experiment)  # the user's mistakes surface here, before anything starts
     check_tracking(experiment.tracking.uri)
-    for line in stored.data.warnings():
+    for line in (*unused_settings(experiment), *stored.data.warnings()):
         logger.warning("%s", line)
     if "stream" in stored.feeds.values():
         logger.warning("%s", stored.describe_feed(experiment))
@@ -47,7 +54,7 @@ def run(experiment: Experiment) -> Summary:
 
         outcome = train_once(experiment, stored)
         twin = None
-        if experiment.train.twin and run_kind(experiment) == "uml":
+        if experiment.train.twin:
             twin = train_once(experiment.unimodal_twin(), stored)  # of the same splits and shots
     return _summary(experiment, stored, outcome, twin)
 
@@ -66,6 +73,11 @@ def _summary(experiment: Experiment, stored: StoredData, outcome: RunOutcome, tw
     if twin is not None:
         lines.append(describe(experiment.unimodal_twin(), twin))
         results["twin"] = twin.as_json()
+        if outcome.target_samples != twin.target_samples:
+            lines.append(
+                f"not matched: the two saw {outcome.target_samples:,} and {twin.target_samples:,} target samples, as "
+                "train.patience ended them at different steps; a higher one lets both go on to train.max_steps"
+            )
         if outcome.test_accuracy is not None and twin.test_accuracy is not None:
             difference = 100 * (outcome.test_accuracy - twin.test_accuracy)
             results["test_difference_points"] = round(difference, 3)

@@ -21,7 +21,7 @@ from ray.train import Checkpoint
 from pipelines.checkpoints import newest_state, save_state
 from pipelines.reservations import note_workers
 from pipelines.stored import build_data, training_tables
-from pipelines.train_progress import TrainingState
+from pipelines.train_progress import StepRate, TrainingState
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.progress import Evaluation
@@ -85,6 +85,7 @@ def _report_evaluations(run: TrainingRun, started_at: float) -> None:
     # Of workers there may be another number after a loss.
     points = [MetricPoint("perf/workers", run.place.world_size, run.progress.step)]
     first = run.progress.step == 0
+    rate = StepRate(run.progress.step)
     last_report = time.monotonic()
     for evaluation in run.evaluations():
         if first:
@@ -95,15 +96,13 @@ def _report_evaluations(run: TrainingRun, started_at: float) -> None:
         points += evaluation_points(run, evaluation)
         due = time.monotonic() - last_report >= run.experiment.train.report_every_s
         if run.progress.finished or any(run.place.of_rank_zero(due)):  # a report is a barrier
-            _report(run, points, evaluation)
+            _report(run, points, evaluation, rate)
             points = []
             last_report = time.monotonic()
 
 
-def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation) -> None:
-    progress = run.progress
-    steps_per_s = progress.step / progress.train_s if progress.train_s else 0.0
-    state = TrainingState(evaluation.step, steps_per_s, evaluation.losses, evaluation.val_accuracy)
+def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation, rate: StepRate) -> None:
+    state = TrainingState(evaluation.step, rate.at(evaluation.step), evaluation.losses, evaluation.val_accuracy)
     metrics = {"points": points, "step": evaluation.step, "val_accuracy": evaluation.val_accuracy, "state": state}
     _report_checkpoint({**metrics, "finished": progress.finished}, run.state_dict())
 

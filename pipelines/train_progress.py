@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -27,7 +28,7 @@ class TrainingState:
     """What a report says of a run so far: steps done, their mean rate, and the last evaluation."""
 
     step: int
-    steps_per_s: float
+    steps_per_s: float  # by the clock, evaluations and reports among it: the rest of the run has them as well
     losses: Mapping[str, float]  # of each corpus, since the evaluation before
     val_accuracy: float
 
@@ -37,6 +38,17 @@ class TrainingState:
         losses = ", ".join(f"{corpus} {loss:.3g}" for corpus, loss in self.losses.items())
         rate = f"{self.steps_per_s:.3g} steps/s, {timedelta(seconds=round(left_s))} left"
         return f"{rate}, {f'loss {losses}, ' if losses else ''}val {100 * self.val_accuracy:.1f} %"
+
+
+class StepRate:
+    """Steps per second by the clock since this process began to train, from the step at which it did."""
+
+    def __init__(self, first_step: int) -> None:
+        self._first_step, self._started = first_step, time.monotonic()
+
+    def at(self, step: int) -> float:
+        """Return the mean rate up to a step; 0 where nothing has been trained."""
+        return (step - self._first_step) / max(time.monotonic() - self._started, 1e-9)
 
 
 def publish(run_id: str, state: TrainingState) -> None:

@@ -27,12 +27,11 @@ def weights_of(experiment: Experiment, corpora: tuple[str, ...]) -> dict[str, An
 
 
 def without_auxiliaries(experiment: Experiment) -> dict[str, Any]:
-    """Return the overrides of the matched baseline: every corpus stays, at λ = 0, and the head starts at random."""
-    return {
-        "mixing.loss_weight": weights_of(experiment, ()),
-        "mixing.warm_start": {},
-        "model.head_init": "random",
-    }
+    """Return the overrides of the matched baseline: every corpus stays, at λ = 0, and the head starts at random.
+
+    While an auxiliary corpus warms up in other arms it is idle, so that all have the same target batches.
+    """
+    return {"mixing.loss_weight": weights_of(experiment, ()), "model.head_init": "random"}
 
 
 def standard_arms(experiment: Experiment) -> dict[str, Arm]:
@@ -61,10 +60,7 @@ def standard_arms(experiment: Experiment) -> dict[str, Arm]:
         "zero_shot": {**alone, **text_head, **FROZEN, "train.max_steps": 0},
     }
     if unrelated:
-        swapped = {
-            "mixing.loss_weight": {name: float(name in unrelated) for name in experiment.auxiliaries},
-            "mixing.warm_start": {},
-        }
+        swapped = {"mixing.loss_weight": {name: float(name in unrelated) for name in experiment.auxiliaries}}
         overrides["unrelated"] = {**swapped, **random_head}
         overrides["unrelated_init"] = {**swapped, **text_head, "model.init_corpus": unrelated[0]}
     return {name: Arm(name, values) for name, values in overrides.items()}
@@ -85,7 +81,10 @@ def deciding_arms(experiment: Experiment) -> tuple[str, ...]:
 def _target_only(experiment: Experiment) -> dict[str, Any]:
     """Return the overrides of a plain linear probe: a frozen encoder, no other corpus, and so no projection."""
     target = experiment.corpora[experiment.target].model_dump(mode="json")
+    warm_start = experiment.mixing.warm_start
+    idle = warm_start.steps if warm_start.corpus != experiment.target else 0  # in which the matched baseline waits
     return {
+        **({"train.max_steps": max(0, experiment.train.max_steps - idle)} if idle else {}),
         **FROZEN,
         "corpora": {experiment.target: target},
         "mixing.loss_weight": {},

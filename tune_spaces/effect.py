@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from uml_core.config import Experiment
+from uml_core.config.unused import OF_ADAMW
 from uml_core.errors import InputError
 
 NOT_TRAINED_ON = ("name", "store", "tracking", "encoders", "embed", "tune")
@@ -30,7 +31,7 @@ def trained_settings(experiment: Experiment) -> dict[str, Any]:
         "batch_ratio": {name: experiment.batch_ratio(name) for name in active},
         # With one corpus in a step, jointly and in turn are the same.
         "schedule": tree["mixing"]["schedule"] if active else None,
-        "warm_start": tree["mixing"]["warm_start"] if _warms_up(experiment, active) else None,
+        "warm_start": _warm_start(experiment, active),
     }
     trained = [name for name in experiment.model.trained_auxiliaries if name in active]
     settings["model"] = {**tree["model"], "trained_auxiliaries": trained}
@@ -42,6 +43,9 @@ def trained_settings(experiment: Experiment) -> dict[str, Any]:
     if not optim["warmup_steps"]:
         optim.pop("warmup_lr")
     settings["optim"] = optim
+    if experiment.optim.name == "lbfgs":
+        for section, name in (key.split(".") for key in OF_ADAMW):
+            settings[section].pop(name, None)
     if not experiment.train.max_steps:
         untrained = ("optim", "mixing")
         settings = {section: value for section, value in settings.items() if section not in untrained}
@@ -49,9 +53,13 @@ def trained_settings(experiment: Experiment) -> dict[str, Any]:
     return settings
 
 
-def _warms_up(experiment: Experiment, active: Sequence[str]) -> bool:
+def _warm_start(experiment: Experiment, active: Sequence[str]) -> dict[str, Any] | None:
+    """Return who warms up (None: nobody, the target waits) for how long, where that changes what is trained."""
     warm_start = experiment.mixing.warm_start
-    return bool(warm_start.steps) and bool(active) and warm_start.corpus in (experiment.target, *active)
+    if not warm_start.steps or (warm_start.corpus == experiment.target and not active):
+        return None
+    takes_part = warm_start.corpus in (experiment.target, *active)
+    return {"corpus": warm_start.corpus if takes_part else None, "steps": warm_start.steps}
 
 
 def refuse_what_changes_nothing(what: str, tried: Sequence[Sequence[Experiment]]) -> None:

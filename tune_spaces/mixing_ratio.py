@@ -4,7 +4,8 @@ Arm uml searches what tune.mixing names: loss weight λ and batch ratio (PAPER.m
 insensitive), the schedule (joint or alternate), and a warm start on the target or on an auxiliary corpus alone for a
 share of the steps (the curricula of section 3). λ and ratio are the same for all corpora, or with tune.per_corpus each
 corpus has its own. Arm unimodal (λ = 0) has none of this to search: it trains as many learning rates around optim.lr,
-so that the best of many is taken on both sides.
+so that the best of many is taken on both sides. Where auxiliary corpora warm up it searches that as well, idle in their
+steps: the number of target batches is then a choice of both sides.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LR_DECADES = 1.0  # unimodal searches learning rates a decade down and a decade 
 def build(experiment: Experiment) -> Space:
     """Return the arms unimodal (λ = 0) and uml, whose grid is the mixture."""
     related = related_auxiliaries(experiment)
-    off = {"mixing.loss_weight": weights_of(experiment, ()), "mixing.warm_start": {}}
+    off = {"mixing.loss_weight": weights_of(experiment, ())}
     unrelated = {name: 0.0 for name in experiment.auxiliaries if name not in related}
     grid = {axis: _axis(axis, experiment, related, unrelated) for axis in experiment.tune.mixing}
     mixtures = {key: values for axis in grid.values() for key, values in axis.items()}
@@ -35,7 +36,7 @@ def build(experiment: Experiment) -> Space:
     return Space(
         question=f"How much of {' and '.join(related)} should be mixed into {experiment.target}?",
         arms=(
-            Arm("unimodal", off, {"optim.lr": _rates_around(experiment.optim.lr, num_points)}),
+            Arm("unimodal", off, _baseline_grid(experiment, mixtures, num_points)),
             Arm("uml", {"mixing.loss_weight": weights_of(experiment, related)}, {**mixtures, **rates}),
         ),
         baseline="unimodal",
@@ -59,6 +60,16 @@ def _axis(axis: str, experiment: Experiment, related: tuple[str, ...], unrelated
         return {f"{key}.{name}": amounts for name in related}
     others = unrelated if axis == "loss_weight" else {}
     return {key: tuple({**dict.fromkeys(related, amount), **others} for amount in amounts)}
+
+
+def _baseline_grid(experiment: Experiment, mixtures: dict[str, Grid], num_points: int) -> dict[str, Grid]:
+    """Return at least as many points for arm unimodal: learning rates, under every number of idle steps."""
+    key = "mixing.warm_start"
+    waits = {each.get("steps", 0): each for each in mixtures.get(key, ()) if each.get("corpus") != experiment.target}
+    if not waits:
+        return {"optim.lr": _rates_around(experiment.optim.lr, num_points)}
+    num_rates = max(3, -(-num_points // len(waits)))  # three have the experiment's own among them
+    return {"optim.lr": _rates_around(experiment.optim.lr, num_rates), key: tuple(waits.values())}
 
 
 def _rates_around(rate: float, count: int) -> Grid:

@@ -34,7 +34,8 @@ def build(experiment: Experiment) -> Space:
     subsets = [subset for size in range(1, len(related) + 1) for subset in itertools.combinations(related, size)]
     arms = [Arm("unimodal", without_auxiliaries(experiment))]
     for subset in subsets:
-        cotrained = {"mixing.loss_weight": weights_of(experiment, subset), **_warm_start(experiment, subset)}
+        # Without the corpus of a warm start, an arm is idle in it: all have the same target batches.
+        cotrained = {"mixing.loss_weight": weights_of(experiment, subset)}
         arms.append(Arm("+".join(subset), {**cotrained, "model.head_init": "random"}))
         if headline_suffix(experiment) and head_init_corpus(experiment) in subset:
             arms.append(Arm(f"{'+'.join(subset)}_init", {**cotrained, "model.head_init": "zero_shot"}))
@@ -47,9 +48,3 @@ def build(experiment: Experiment) -> Space:
         conditions=shots_conditions(experiment),
         grid=lr_grid(experiment),
     )
-
-
-def _warm_start(experiment: Experiment, subset: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """Return no warm start where its corpus takes no part."""
-    corpus = experiment.mixing.warm_start.corpus
-    return {} if corpus in (None, experiment.target, *subset) else {"mixing.warm_start": {}}

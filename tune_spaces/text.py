@@ -36,7 +36,7 @@ def build(experiment: Experiment) -> Space:
     arms = [arm for corpus in corpora for arm in _arms(experiment, corpus, amounts)]
     return Space(
         question=f"Which sentences of {' or '.join(corpora)} help {experiment.target} most, and how many of them?",
-        arms=(Arm("unimodal", without_auxiliaries(experiment)), *arms),
+        arms=(Arm("unimodal", {**without_auxiliaries(experiment), "mixing.warm_start": {}}), *arms),
         baseline="unimodal",
         headline=f"{corpora[0]}_all",
         seeds=seeds_of(experiment),

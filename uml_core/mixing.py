@@ -17,12 +17,13 @@ import numpy.typing as npt
 
 from uml_core.config import Experiment, LossWeightSchedule
 
-MAX_DENOMINATOR = 10_000  # ratios are read as fractions with at most this denominator: 0.1 is 1/10, not its float
+MAX_DENOMINATOR = 10_000  # of a fraction that a ratio is taken for where it is its float: 1/3 for 0.3333333333333333
 
 
 def as_fraction(ratio: float) -> Fraction:
-    """Return the fraction a ratio stands for."""
-    return Fraction(ratio).limit_denominator(MAX_DENOMINATOR)
+    """Return the fraction a ratio stands for: a simple one where it is the same float, else its decimals as written."""
+    simple = Fraction(ratio).limit_denominator(MAX_DENOMINATOR)
+    return simple if float(simple) == ratio else Fraction(repr(float(ratio)))
 
 
 def samples_before(step: int, *, batch_size: int, ratio: Fraction) -> int:
@@ -72,8 +73,8 @@ class MixingPlan:
             batch_ratio={name: as_fraction(experiment.batch_ratio(name)) for name in active},
             batch_size=experiment.train.batch_size,
             alternate=experiment.mixing.schedule == "alternate",
-            warm_start_corpus=warm_start.corpus if warm_start.corpus in active else None,
-            warm_start_steps=warm_start.steps if warm_start.corpus in active else 0,
+            warm_start_corpus=warm_start.corpus,
+            warm_start_steps=warm_start.steps,
         )
 
     @property
@@ -91,12 +92,20 @@ class MixingPlan:
         return {name: weight_at(step, setting) for name, setting in self.loss_weight.items()}
 
     def step(self, step: int) -> StepPlan:
-        """Return who takes part in a step: the warm-start corpus alone, all jointly, or each in turn."""
-        if step < self.warm_start_steps and self.warm_start_corpus is not None:
-            return StepPlan(((self.warm_start_corpus,),))
-        if self.alternate:
-            return StepPlan(tuple((name,) for name in self.corpora))
-        return StepPlan((self.corpora,))
+        """Return who takes part in a step: the warm-start corpus alone, all jointly, or each in turn.
+
+        A corpus that would be alone in an update while its scheduled weight is 0 has none: without a gradient, Adam
+        would still move the weights, by its momentum and the decay. A warm start on a corpus that takes no part is
+        idle, so that the target has the same batches at the same learning rates with and without that corpus: a
+        matched baseline differs in the data, not in the schedule.
+        """
+        if step < self.warm_start_steps:
+            alone = tuple(name for name in self.corpora if name == self.warm_start_corpus)
+        elif self.alternate:
+            alone = self.corpora
+        else:
+            return StepPlan((self.corpora,))
+        return StepPlan(tuple((name,) for name in alone if weight_at(step, self.loss_weight[name]) > 0))
 
     def sample_range(self, corpus: str, step: int) -> tuple[int, int]:
         """Return [start, stop) of a corpus's endless sample stream that a step takes.

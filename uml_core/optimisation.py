@@ -108,13 +108,16 @@ class FusedAdamW(torch.optim.AdamW):
 def learning_rate(step: int, experiment: Experiment) -> float:
     """Return a step's rate: linear from warmup_lr over warmup_steps, then cosine to 0 at max_steps (or constant).
 
+    A warm-up never goes down: it starts at lr where that is less than warmup_lr.
+
     Of lbfgs, where a line search starts: 1, a whole quasi-Newton step.
     """
     optim, max_steps = experiment.optim, experiment.train.max_steps
     if optim.name == "lbfgs":
         return 1.0
     if step < optim.warmup_steps:
-        return optim.warmup_lr + (optim.lr - optim.warmup_lr) * step / optim.warmup_steps
+        start = min(optim.warmup_lr, optim.lr)
+        return start + (optim.lr - start) * step / optim.warmup_steps
     if optim.schedule == "constant":
         return optim.lr
     done = (step - optim.warmup_steps) / max(1, max_steps - optim.warmup_steps)

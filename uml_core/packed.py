@@ -50,7 +50,10 @@ def pack_label(experiment: Experiment, *, device: str = "cpu") -> str | None:
         tree[section] = {key: value for key, value in tree[section].items() if key not in keys}
     for corpus in tree["corpora"].values():
         del corpus["control"]
-    tree["mixing"]["loss_weight"] = sorted(MixingPlan.of(experiment).corpora)
+    plan = MixingPlan.of(experiment)
+    own = plan.scheduled if plan.alternate or plan.warm_start_steps else ()  # a corpus of weight 0 then has no update
+    weights = tree["mixing"]["loss_weight"]
+    tree["mixing"]["loss_weight"] = {name: weights[name] if name in own else None for name in plan.corpora}
     del tree["seed"], tree["data"]["split_seed"], tree["name"], tree["tune"]
     return hash_of(tree)
 
@@ -98,6 +101,7 @@ class _Pack:
         self._runs = list(runs)
         self._plans = [MixingPlan.of(run.experiment) for run in runs]
         self._plan = self._plans[0]  # the same for all but for its weights
+        self._is_scheduled = any(plan.scheduled for plan in self._plans)
         smoothing = runs[0].experiment.train.label_smoothing
         self._heads = StackedHeads([run.model for run in runs], self._plan.corpora, label_smoothing=smoothing)
         self._optimizer = StackedAdamW(self._heads, [run.experiment for run in runs])
@@ -127,7 +131,7 @@ class _Pack:
         diverged: dict[int, NonFiniteError] = {}
         started, wait_s = time.perf_counter(), 0.0
         for step in range(self._runs[0].progress.step, stop):
-            if self._plan.scheduled:
+            if self._is_scheduled:
                 self._weights_KM = self._loss_weights(step)
             for group in self._plan.step(step).groups:
                 waiting = time.perf_counter()

@@ -231,7 +231,10 @@ class TrainingRun:
             better = self.best is None or (accuracy, -nll) > (self.best.val_accuracy, -self.best.val_nll)
             if better:
                 self.best = BestModel(progress.step, accuracy, nll, whole_copy(self.model.state_dict()))
-        progress.bad_evaluations = 0 if better else progress.bad_evaluations + 1
+        # A warm start need not show on the target: patience begins with the joint steps. The best model is the one that
+        # validates best, whenever that was.
+        waits = not better and progress.step > self._plan.warm_start_steps
+        progress.bad_evaluations = progress.bad_evaluations + 1 if waits else 0
         samples_per_s = sum(progress.samples.values()) / progress.train_s if progress.train_s > 0 else 0.0
         cosines = self._gradient_cosines() if self.experiment.train.gradient_cosine else {}
         return Evaluation(progress.step, accuracy, nll, losses, samples_per_s, progress.data_wait_s, cosines)
@@ -242,7 +245,9 @@ class TrainingRun:
     def _gradient_cosines(self) -> dict[str, float]:
         """Compare the corpora's gradients on the batch that comes next, which these weights have not seen."""
         batch = self.objective.batch(self._progress.step, self._plan.corpora)
-        assert isinstance(batch, Batch), "other objectives with train.gradient_cosine are refused with the experiment"
+        if batch is None:  # a warm start on a corpus that takes no part
+            return {}
+        assert isinstance(batch, Batch), "other objectives and batches in parts are refused with the experiment"
         return gradient_cosines(self.model, batch, self.data.target, world_size=self.place.world_size)
 
 

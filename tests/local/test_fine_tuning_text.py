@@ -80,6 +80,25 @@ def test_a_trained_text_encoder_resumes_to_the_bit_and_leaves_the_target_path_al
     assert trained_parameters(whole) == trained_parameters(plain)
 
 
+def test_a_part_without_a_sentence_adds_nothing_to_the_update(corpus: Path, sentences: dict[str, Any]) -> None:
+    rare = {**TRAINED_TEXT, "mixing.batch_ratio.names": 0.2, "train.max_steps": 1, "optim.weight_decay": 0.0}
+    whole, parted = (run_with_text(corpus, sentences, **rare, **{"train.accumulate": parts}) for parts in (1, 2))
+    batch = parted.objective.batch(0, ["pictures", "names"])
+    assert sorted(len(part.labels["names"]) for part in batch.parts) == [0, 1]
+    for run in (whole, parted):
+        run.model.eval()  # dropout is drawn for every part
+    losses = [run.objective.gradient()(run.objective.batch(0, ["pictures", "names"])).losses for run in (whole, parted)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    gradients = [
+        {name: value.grad for name, value in run.model.named_parameters() if value.grad is not None}
+        for run in (whole, parted)
+    ]
+    assert any(name.startswith("text_backbones.") for name in gradients[0])
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-5)
+    finish(run_with_text(corpus, sentences, **rare, **{"train.accumulate": 2}))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -10,6 +10,7 @@ import torch.distributed
 
 from tests.unit.test_training import experiment, finish, run_of
 from uml_core.analysis.gradients import gradient_cosines
+from uml_core.errors import InputError
 from uml_core.feed import Batch
 from uml_core.models import SharedHeadModel
 from uml_core.results import evaluation_points
@@ -78,6 +79,11 @@ def test_a_corpus_that_is_switched_off_or_warms_up_alone_has_no_cosine() -> None
         ["names"],
         ["names"],
     ]
+
+
+def test_batches_in_parts_are_refused() -> None:
+    with pytest.raises(InputError, match=r"gradient_cosine is true with train.accumulate 2; .* train.accumulate=1"):
+        experiment(**{"train.gradient_cosine": True, "train.accumulate": 2})
 
 
 def test_ranks_agree_on_the_joined_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,20 @@ def test_fractional_ratios_are_exact_over_time(step: int, batch_size: int, ratio
     assert count == step * batch_size * ratio.numerator // ratio.denominator
 
 
+@pytest.mark.parametrize(
+    ("ratio", "expected"),
+    [
+        (0.1, Fraction(1, 10)),
+        (1 / 3, Fraction(1, 3)),
+        (4e-5, Fraction(1, 25_000)),
+        (0.12345678, Fraction(12_345_678, 10**8)),
+        (1e-300, Fraction(1, 10**300)),
+    ],
+)
+def test_a_ratio_is_the_fraction_it_is_written_as(ratio: float, expected: Fraction) -> None:
+    assert as_fraction(ratio) == expected
+
+
 @given(st.integers(1, 40), st.integers(0, 200), st.integers(0, 60), st.integers(0, 3))
 def test_every_epoch_holds_every_row_once(num_rows: int, start: int, length: int, seed: int) -> None:
     stream = SampleStream("captions", num_rows, seed)
@@ -79,9 +93,12 @@ def test_warm_start_trains_one_corpus_alone_and_holds_the_others_back(corpus: st
 
 @pytest.mark.parametrize("setting", ["loss_weight", "batch_ratio"])
 def test_a_corpus_switched_off_takes_no_part(setting: str) -> None:
-    plan = plan_of(mixing={setting: {"captions": 0}, "warm_start": {"corpus": "captions", "steps": 5}})
+    plan = plan_of(mixing={setting: {"captions": 0}, "warm_start": {"corpus": "photos", "steps": 5}})
     assert plan.corpora == ("photos",)
     assert plan.step(0).groups == (("photos",),)
+    idle = plan_of(mixing={setting: {"captions": 0}, "warm_start": {"corpus": "captions", "steps": 5}})
+    assert [idle.step(step).groups for step in (0, 4, 5)] == [(), (), (("photos",),)]
+    assert idle.sample_range("photos", 5) == plan.sample_range("photos", 0), "matched: the same target batches"
 
 
 @pytest.mark.parametrize(
@@ -98,6 +115,23 @@ def test_a_scheduled_weight_by_hand(schedule: str, expected: dict[int, float]) -
     for step, weight in expected.items():
         assert plan.loss_weights(step) == {"photos": 1.0, "captions": pytest.approx(weight, abs=1e-12)}
     assert plan_of(mixing={"loss_weight": {"captions": 0.3}}).loss_weights(7) == {"photos": 1.0, "captions": 0.3}
+
+
+def test_a_corpus_has_no_update_of_its_own_while_its_weight_is_zero() -> None:
+    falling = {"schedule": "linear", "start": 1.0, "end": 0.0, "steps": 5}
+    plan = plan_of(mixing={"loss_weight": {"captions": falling}, "schedule": "alternate"})
+    assert plan.step(4).groups == (("photos",), ("captions",))
+    assert plan.step(5).groups == (("photos",),)
+    warm = plan_of(
+        mixing={"loss_weight": {"captions": {**falling, "start": 0, "end": 1}}}
+        | {"warm_start": {"corpus": "captions", "steps": 3}}
+    )
+    assert [plan.groups for plan in map(warm.step, range(4))] == [
+        *[(), (("captions",),), (("captions",),)],
+        (("photos", "captions"),),
+    ]
+    joint = plan_of(mixing={"loss_weight": {"captions": falling}})
+    assert joint.step(5).groups == (("photos", "captions"),), "its loss is logged"
 
 
 def test_a_corpus_whose_weight_starts_at_zero_takes_part_from_the_start() -> None:

@@ -50,6 +50,10 @@ def together(changes: list[dict[str, Any]]) -> tuple[list[TrainingRun], list[lis
         {"model.shared_width": 6, "model.normalize": True},
         {"train.eval_every": 3, "train.patience": 1, "optim.warmup_steps": 0, "data.shots": 1},
         {"mixing.loss_weight.names": {"schedule": "linear", "start": 1.0, "end": 0.0, "steps": 30}},
+        {
+            "mixing.loss_weight.names": {"schedule": "linear", "start": 1.0, "end": 0.0, "steps": 30},
+            "mixing.schedule": "alternate",
+        },
     ],
     ids=lambda common: ",".join(common),
 )
@@ -71,6 +75,25 @@ def test_a_pack_trains_as_its_runs_do_alone(common: dict[str, Any]) -> None:
         ends.add(run.progress.step)
     if "train.patience" in common:
         assert len(ends) > 1, "some run must leave the pack before another"
+
+
+def test_a_pack_takes_constant_weights_and_schedules_of_its_runs() -> None:
+    falling = {"mixing.loss_weight.names": {"schedule": "linear", "start": 1.0, "end": 0.0, "steps": 30}}
+    changes: list[dict[str, Any]] = [{}, falling, {"mixing.loss_weight.names": 0.3}]
+    assert len({pack_label(experiment(**change)) for change in changes}) == 1
+    for run, change in zip(together(changes)[0], changes, strict=True):
+        expected = finish(run_of(**change)).model.state_dict()
+        torch.testing.assert_close(run.model.state_dict()["head.weight"], expected["head.weight"], rtol=1e-3, atol=1e-5)
+
+
+def test_a_pack_waits_as_its_runs_do_where_the_corpus_of_a_warm_start_takes_no_part() -> None:
+    idle = {"mixing.warm_start": {"corpus": "names", "steps": 30}, "mixing.loss_weight.names": 0.0, "train.patience": 1}
+    changes: list[dict[str, Any]] = [idle, {**idle, "optim.lr": 1e-2}]
+    for run, change in zip(together(changes)[0], changes, strict=True):
+        expected = finish(run_of(**change))
+        assert run.progress.samples == expected.progress.samples == {"target": 30 * 8}
+        ours, theirs = (each.model.state_dict()["head.weight"] for each in (run, expected))
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 def test_a_run_that_diverges_leaves_the_others_alone() -> None:
@@ -103,6 +126,10 @@ def test_only_runs_of_equal_shapes_share_a_label() -> None:
         {"train.patience": 3},
     ):
         assert pack_label(experiment(**change)) not in (base, None), change
+    falling = {"schedule": "linear", "start": 1.0, "end": 0.0, "steps": 30}
+    for setting, same in ({"mixing.schedule": "alternate"}, False), ({}, True):
+        labels = {pack_label(experiment(**{**setting, "mixing.loss_weight.names": each})) for each in (1.0, falling)}
+        assert (len(labels) == 1) is same, "in turn, a corpus of weight 0 has no update"
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,11 @@ def test_corpora_of_other_widths_and_settings_that_are_not_convex_are_refused() 
     settings = experiment(**SOLVE)
     with pytest.raises(InputError, match=r"corpus target, 10 wide, is projected to the shared width 5; .*adamw"):
         TrainingRun(settings, build_training_data(settings, UNLIKE))
-    for changes in ({"model.learnable_scale": True}, {"mixing.schedule": "alternate"}, {"optim.ema_decay": 0.9}):
+    for changes in (
+        {"model.learnable_scale": True},
+        {"mixing.schedule": "alternate"},
+        {"optim.ema_decay": 0.9},
+        {"mixing.batch_ratio": {"names": 0.25}},
+    ):
         with pytest.raises(InputError, match=r"optim.name=lbfgs needs .*; or set optim.name=adamw"):
             experiment(**{**SOLVE, **changes})

@@ -20,6 +20,7 @@ from uml_core.config import Experiment, parse_experiment
 from uml_core.config.training import LowRankConfig
 from uml_core.corpora.training_data import build_training_data
 from uml_core.errors import InputError
+from uml_core.mixing import MixingPlan
 
 TEXT = {"modality": "text", "format": "table", "path": "names.jsonl"}
 TRANSFER = {
@@ -119,6 +120,10 @@ def test_mixing_ratio_searches_what_is_named_and_the_baseline_as_many_learning_r
     assert grid["mixing.schedule"] == ("joint", "alternate")
     corpora = ("photos", "names", "templates", "sounds")
     assert grid["mixing.warm_start"] == ({}, *({"corpus": corpus, "steps": 100} for corpus in corpora))
+    own_grid = load_space("mixing_ratio", every).arms[0].grid
+    assert own_grid["mixing.warm_start"] == ({}, {"corpus": "sounds", "steps": 100}), "idle in all of them alike"
+    trials = trials_of(load_space("mixing_ratio", experiment(tune_mixing=["warm_start"])), experiment())
+    assert len({(spec.arm, spec.key) for spec in trials}) == 2 * 5 * 3
     own = experiment(tune_per_corpus=True, tune_loss_weights=[0.1, 1.0], tune_mixing=["loss_weight"])
     assert set(load_space("mixing_ratio", own).arms[1].grid) == {
         f"mixing.loss_weight.{corpus}" for corpus in ("names", "templates", "sounds")
@@ -138,6 +143,19 @@ def test_modalities_are_all_subsets_and_only_those_with_the_head_s_corpus_may_st
     assert weights["sounds"] == {"names": 0.0, "templates": 0.0, "sounds": 0.5, "other": 0.0}
     with pytest.raises(InputError, match="2 to 5 auxiliary corpora, but experiment pets has 1"):
         load_space("modalities", experiment().override(only("names")))
+
+
+@pytest.mark.parametrize(
+    "name", ["controls", "exchange_rate", "few_shot", "finetune", "mixing_ratio", "modalities", "text"]
+)
+def test_all_arms_have_the_same_target_batches_where_an_auxiliary_corpus_warms_up(name: str) -> None:
+    warm = experiment(mixing_warm_start={"corpus": "names", "steps": 100}, train_max_steps=400)
+    batches = set()
+    for spec in trials_of(load_space(name, warm), warm):
+        plan, steps = MixingPlan.of(spec.experiment), spec.experiment.train.max_steps
+        start, stop = plan.sample_range("photos", 0)[0], plan.sample_range("photos", max(steps - 1, 0))[1]
+        batches |= {stop - start} if steps else set()
+    assert batches == {(400 if name == "text" else 300) * 32}
 
 
 def test_text_compares_sources_amounts_and_the_average() -> None:
@@ -260,6 +278,13 @@ def test_trained_settings_know_defaults_and_what_is_switched_off() -> None:
     other = [{"mixing.loss_weight.names": 0.9}, {"mixing.loss_weight.other": 1.0}, {"optim.lr": 0.5}, {"seed": 3}]
     assert all(trained_settings(experiment().override(values)) == base for values in same)
     assert all(trained_settings(experiment().override(values)) != base for values in other)
+
+
+def test_a_solver_has_neither_rate_nor_batch() -> None:
+    solver = experiment(optim_name="lbfgs", model_learnable_scale=False)
+    same = [{"optim.lr": 0.5}, {"optim.warmup_steps": 9}, {"train.batch_size": 8}]
+    assert all(trained_settings(solver.override(values)) == trained_settings(solver) for values in same)
+    assert trained_settings(solver.override({"optim.weight_decay": 0.5})) != trained_settings(solver)
 
 
 def test_overrides_are_not_written_into() -> None:

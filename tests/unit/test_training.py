@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from uml_core.models.shared_head import class_prototypes
 from uml_core.optimisation import learning_rate
 from uml_core.results import measure_outcome
 from uml_core.supervised import evaluate_head
+from uml_core.tables import CorpusTable
 from uml_core.training import TrainingRun
 
 RNG = np.random.default_rng(0)
@@ -128,6 +130,22 @@ def test_twin_sees_the_same_number_of_target_samples_and_parameters() -> None:
     assert (ours.observed_ratio, twin.observed_ratio) == ({"names": 1.0}, {"names": 0.0})
 
 
+@pytest.mark.parametrize("changes", [{}, {"train.gradient_cosine": True}, {"mixing.schedule": "alternate"}])
+def test_the_twin_of_a_warm_start_has_the_same_target_batches_at_the_same_rates(changes: dict[str, Any]) -> None:
+    ours = run_of(**{"mixing.warm_start": {"corpus": "names", "steps": 30}, **changes})
+    twin = TrainingRun(ours.experiment.unimodal_twin(), ours.data)
+    start = twin.model.head.weight.detach().clone()
+    assert len(list(zip(ours.evaluations(), twin.evaluations(), strict=True))) == 3
+    assert ours.progress.samples["target"] == twin.progress.samples["target"] == 30 * 8
+    for step in (30, 59):
+        assert ours.objective.batch_rows(step, "target") == twin.objective.batch_rows(step, "target")
+    assert twin.objective.batch_rows(29, "target") == []
+    assert not torch.equal(twin.model.head.weight, start)
+    idle = TrainingRun(twin.experiment.override({"train.max_steps": 31, "train.eval_every": 30}), ours.data)
+    next(idle.evaluations())
+    assert torch.equal(idle.model.head.weight, start), "nothing is trained while the other one warms up"
+
+
 def test_a_zero_weight_corpus_leaves_no_trace() -> None:
     alone = finish(run_of(**{"mixing.loss_weight.names": 0.0}))
     ratio = finish(run_of(**{"mixing.batch_ratio.names": 0.0}))
@@ -153,6 +171,31 @@ def test_training_learns_and_resuming_changes_nothing(schedule: str) -> None:
     assert whole.best.val_accuracy == second.best.val_accuracy > 0.5
 
 
+def test_corpora_of_other_sizes_and_fractional_ratios_give_exactly_their_samples() -> None:
+    """Each floor(steps · batch · ratio), whatever its size; each of its rows as often as any other, or once more."""
+    sizes = {"few": 5, "some": 17, "many": 48}
+    tables = {"target": TABLES["target"], **{name: cut(TABLES["names"], size) for name, size in sizes.items()}}
+    ratios = {"few": 0.3, "some": 1 / 7, "many": 2.55}
+    corpora = {name: {"modality": "vector", "format": "embeddings", "path": name} for name in tables}
+    settings = experiment(**{"corpora": corpora, "mixing.batch_ratio": ratios, "train.max_steps": 53})
+    for schedule in ("joint", "alternate"):
+        chosen = settings.override({"mixing.schedule": schedule})
+        run = finish(TrainingRun(chosen, build_training_data(chosen, tables)))
+        samples = {"target": 53 * 8, "few": 127, "some": 60, "many": 1081}
+        assert run.progress.samples == samples
+        for name, count in samples.items():
+            rows = Counter(row for step in range(53) for row in run.objective.batch_rows(step, name))
+            assert sum(rows.values()) == count
+            assert len(rows) == sizes.get(name, 24)
+            assert max(rows.values()) - min(rows.values()) <= 1, "every epoch has every row once"
+
+
+def cut(whole: CorpusTable, size: int) -> CorpusTable:
+    """Rows spread over a table and its classes."""
+    kept = np.linspace(0, len(LABELS) - 1, size).round().astype(int)
+    return table(whole.embeddings[kept], [LABELS[index] for index in kept])
+
+
 def test_best_model_is_what_is_measured() -> None:
     run = finish(run_of())
     assert run.best is not None
@@ -169,6 +212,17 @@ def test_patience_ends_a_run_that_no_longer_improves() -> None:
     assert run.progress.step < 4000
     assert run.best is not None
     assert run.best.step == run.progress.step - 2 * 20
+
+
+@pytest.mark.parametrize("corpus", ["names", "target"])
+def test_patience_begins_after_a_warm_start(corpus: str) -> None:
+    warm = {"mixing.warm_start": {"corpus": corpus, "steps": 400}, "optim.lr": 0.05}
+    run = finish(run_of(**warm, **{"train.max_steps": 800, "train.patience": 3}))
+    assert run.progress.step > 400, "as audited: ended at 80, with no target sample"
+    assert run.progress.samples["target"]
+    assert run.progress.samples["names"]
+    assert run.best is not None
+    assert run.progress.step in (800, max(run.best.step, 400) + 3 * 20)
 
 
 def test_zero_steps_evaluates_the_untrained_model() -> None:
@@ -190,6 +244,8 @@ def test_learning_rate_schedule() -> None:
     assert rates == pytest.approx([1e-5, (1e-5 + 1e-3) / 2, 1e-3, 5e-4, 0])
     constant = settings.override({"optim.schedule": "constant"})
     assert learning_rate(149, constant) == 1e-3
+    low = constant.override({"optim.lr": 1e-6})
+    assert {learning_rate(step, low) for step in (0, 25, 50)} == {1e-6}, "a warm-up does not go down"
 
 
 def test_folded_head_gives_the_models_logits() -> None:

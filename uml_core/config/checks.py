@@ -84,6 +84,11 @@ def _settings_fit_the_objective(experiment: Experiment) -> None:
             f"train.accumulate is {train.accumulate} with train.batch_size {train.batch_size} and train.workers "
             f"{train.workers}; a batch has at most one part a sample: lower train.accumulate"
         )
+    if train.gradient_cosine and train.accumulate > 1:
+        raise ValueError(
+            f"train.gradient_cosine is true with train.accumulate {train.accumulate}; it compares gradients of a whole "
+            "batch: set train.accumulate=1, or remove it"
+        )
     if experiment.objective == "supervised":
         return
     if experiment.feed.keep == "stream":
@@ -182,6 +187,26 @@ def _trained_auxiliaries_can_be_trained(experiment: Experiment) -> None:
         _require(needs, f"model.trained_auxiliaries names {name}, and training its encoder needs {NEED}")
 
 
+def _every_corpus_has_its_turn(experiment: Experiment) -> None:
+    train, warm_start = experiment.train, experiment.mixing.warm_start
+    if not train.max_steps:
+        return
+    if warm_start.steps >= train.max_steps:
+        others = "the target" if warm_start.corpus != experiment.target else "any other corpus"
+        raise ValueError(
+            f"mixing.warm_start.steps is {warm_start.steps} with train.max_steps {train.max_steps}, which leaves no "
+            f"step to {others}; lower it"
+        )
+    for name in experiment.auxiliaries:
+        steps = train.max_steps - (warm_start.steps if warm_start.corpus != name else 0)
+        ratio = experiment.batch_ratio(name)
+        if experiment.loss_weight(name) and 0 < ratio * train.batch_size * steps < 1:
+            raise ValueError(
+                f"mixing.batch_ratio.{name} is {ratio:g}, of which {steps} steps of {train.batch_size} target samples "
+                "make not one sample; raise it, or set it to 0"
+            )
+
+
 def _a_solver_has_a_convex_problem(experiment: Experiment) -> None:
     if experiment.optim.name != "lbfgs":
         return
@@ -192,6 +217,7 @@ def _a_solver_has_a_convex_problem(experiment: Experiment) -> None:
         "model.learnable_scale=false": not experiment.model.learnable_scale,
         "mixing.schedule=joint": mixing.schedule == "joint",
         "no mixing.warm_start": not mixing.warm_start.steps,
+        "mixing.batch_ratio of 0 or 1, because a step takes all rows": set(mixing.batch_ratio.values()) <= {0, 1},
         "loss weights that are numbers": all(isinstance(each, float) for each in mixing.loss_weight.values()),
         "no optim.clip_norm": experiment.optim.clip_norm is None,
         "optim.ema_decay=0": not experiment.optim.ema_decay,
@@ -210,5 +236,6 @@ CHECKS: tuple[Callable[[Experiment], None], ...] = (
     _shards_have_holders,
     _a_transfer_has_a_trunk,
     _trained_auxiliaries_can_be_trained,
+    _every_corpus_has_its_turn,
     _a_solver_has_a_convex_problem,
 )

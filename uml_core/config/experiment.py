@@ -129,9 +129,12 @@ class Experiment(Settings):
         return parse_experiment(tree)
 
     def unimodal_twin(self) -> Experiment:
-        """Return the matched baseline: same model shape, steps and target batches; λ = 0 and a random head."""
+        """Return the matched baseline: same model shape, steps and target batches; λ = 0 and a random head.
+
+        It is idle while an auxiliary corpus warms up (`MixingPlan.step`). Patience may end either run before the other.
+        """
         weights = {f"mixing.loss_weight.{name}": 0.0 for name in self.auxiliaries}
-        return self.override({**weights, "model.head_init": "random", "mixing.warm_start": {}, "train.twin": False})
+        return self.override({**weights, "model.head_init": "random", "train.twin": False})
 
     def flattened(self) -> dict[str, Any]:
         """Return every setting under its dotted key (MLflow's parameters)."""

@@ -56,7 +56,8 @@ class ModelConfig(Settings):
     lora: LowRankConfig = LowRankConfig()  # backbone lora
     # Text corpora whose encoder is trained beside the target's: as much of it as `backbone` says of the target's.
     trained_auxiliaries: tuple[str, ...] = ()
-    # Of a trained encoder's residual branches: the share of samples that skip the last one, rising from 0 at the first.
+    # Of the residual branches of the target's encoder, where it is trained: the share of samples that skip the last
+    # one, rising from 0 at the first. Text encoders have their own dropout.
     drop_path: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     head_init: Literal["zero_shot", "random"] = "zero_shot"
     init_corpus: str | None = None  # None: the first auxiliary text corpus, else the first auxiliary corpus
@@ -101,7 +102,10 @@ class SequenceModelConfig(Settings):
 
 
 class WarmStartConfig(Settings):
-    """The first `steps` of max_steps train on `corpus` alone (the target or an auxiliary corpus)."""
+    """The first `steps` of max_steps train on `corpus` alone (the target or an auxiliary corpus).
+
+    Where that corpus takes no part (weight or ratio 0), as in a matched baseline, nothing is trained in them.
+    """
 
     corpus: str | None = None
     steps: Count = 0
@@ -131,7 +135,8 @@ class MixingConfig(Settings):
     """How corpora are mixed. A corpus that is not named has weight 1 and ratio 1."""
 
     # A number, or {schedule: linear, start: 1, end: 0, steps: 500}. A corpus of weight 0 takes no part; one whose
-    # scheduled weight is 0 for a while still has its batches and its logged loss.
+    # scheduled weight is 0 for a while still has its batches and its logged loss in joint steps, and no update of its
+    # own in others.
     loss_weight: Mapping[str, LossWeight] = Field(default_factory=dict)
     batch_ratio: Mapping[str, NonNegative] = Field(default_factory=dict)
     # joint: one update on the weighted sum; alternate: one update per corpus in turn. Either way a step holds one
@@ -166,7 +171,7 @@ class OptimConfig(Settings):
     weight_decay: NonNegative = 0.01
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: Count = 50
-    warmup_lr: NonNegative = 1e-5
+    warmup_lr: NonNegative = 1e-5  # where lr is less, the warm-up is at lr
     clip_norm: Positive | None = None  # gradients whose norm over all parameters is larger are scaled down to it
     backbone_lr: Positive = 5e-5  # of a trained encoder, on the schedule of lr
     lora_lr: Positive = 5e-4  # of its adapters, with model.backbone lora: they take about ten times the encoder's rate
@@ -201,7 +206,8 @@ class TrainConfig(Settings):
     max_steps: Count = 12800
     batch_size: PositiveCount = 32  # target samples per step over all workers (the global batch size)
     eval_every: PositiveCount = 100
-    patience: PositiveCount = 10  # evaluations without a better validation result before stopping
+    # Evaluations without a better validation result before stopping; those of a warm start do not count.
+    patience: PositiveCount = 10
     workers: PositiveCount = 1
     # full: each worker keeps 1/workers of a trained encoder's weights, gradients and optimiser state (FSDP2).
     sharding: Literal["none", "full"] = "none"

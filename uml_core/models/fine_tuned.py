@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -71,7 +72,11 @@ class FineTunedModel(nn.Module):
             return self.encode(value)
         if corpus not in self._text_encoders:
             return value
-        features_BD = self._text_encoders[corpus].features(value).float()
+        num_rows = value.shape[1]
+        # More ranks, or parts, than samples: one token stands in for none, so that the encoder runs on every rank (DDP
+        # and FSDP wait for it) and gets a gradient, of zeros.
+        tokens_2BT = value if num_rows else torch.stack([value.new_zeros(1, 1), value.new_ones(1, 1)])
+        features_BD = self._text_encoders[corpus].features(tokens_2BT).float()[:num_rows]
         return functional.normalize(features_BD, dim=-1) if self._normalize else features_BD
 
     def encode(self, pixels_B3HW: Tensor) -> Tensor:
