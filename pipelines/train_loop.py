@@ -104,7 +104,7 @@ def _report_evaluations(run: TrainingRun, started_at: float) -> None:
 def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation, rate: StepRate) -> None:
     state = TrainingState(evaluation.step, rate.at(evaluation.step), evaluation.losses, evaluation.val_accuracy)
     metrics = {"points": points, "step": evaluation.step, "val_accuracy": evaluation.val_accuracy, "state": state}
-    _report_checkpoint({**metrics, "finished": progress.finished}, run.state_dict())
+    _report_checkpoint({**metrics, "finished": run.progress.finished}, run.state_dict())
 
 
 def _report_checkpoint(metrics: dict[str, Any], state: dict[str, Any]) -> None:
