@@ -1,14 +1,17 @@
 """Run folders: which one a killed run goes on in, and when a new one begins.
 
 STORE/_runs/STEP-HASH/N/run.json names the MLflow run, its owner and whether it is finished. The same line finds the
-same HASH; the last attempt is resumed if it is not finished and its owner is gone, else attempt N + 1 begins.
+same HASH; the last attempt is resumed if it is not finished and its owner is gone, else attempt N + 1 begins. The file
+is written in one rename. One that was damaged since cannot be resumed: its attempt counts as finished.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +21,9 @@ from uml_core.config import Experiment
 from uml_core.store import open_filesystem
 
 RUN_FILE = "run.json"
+RECORD_KEYS = {"run_id", "finished", "host", "pid"}
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -47,8 +53,10 @@ class Attempt:
     def _write(self, *, finished: bool) -> None:
         self._fs.create_dir(self._directory, recursive=True)
         record = {"run_id": self.run_id, "finished": finished, **_owner()}
-        with self._fs.open_output_stream(f"{self._directory}/{RUN_FILE}") as stream:
+        temporary = f"{self._directory}/tmp-{uuid.uuid4().hex}"
+        with self._fs.open_output_stream(temporary) as stream:
             stream.write(json.dumps(record).encode())
+        self._fs.move(temporary, f"{self._directory}/{RUN_FILE}")
 
 
 def open_attempt(experiment: Experiment, step: str = "train", key: str | None = None) -> Attempt:
@@ -69,11 +77,19 @@ def open_attempt(experiment: Experiment, step: str = "train", key: str | None = 
 
 
 def _read(filesystem: pafs.FileSystem, path: str) -> dict[str, Any] | None:
+    """Return what an attempt's file says, None where there is none."""
     if filesystem.get_file_info(path).type != pafs.FileType.File:
         return None
     with filesystem.open_input_stream(path) as stream:
-        record: dict[str, Any] = json.loads(stream.read())
-    return record
+        content = stream.read()
+    try:
+        record = json.loads(content)
+    except ValueError:
+        record = None
+    if isinstance(record, dict) and record.keys() >= RECORD_KEYS:
+        return record
+    logger.warning("%s is damaged; the run that it names is not resumed", path)
+    return {"run_id": None, "finished": True}
 
 
 def _owner() -> dict[str, Any]:
