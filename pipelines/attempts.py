@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
 import uuid
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import pyarrow.fs as pafs
 
 from uml_core.config import Experiment
@@ -22,6 +22,7 @@ from uml_core.store import open_filesystem
 
 RUN_FILE = "run.json"
 RECORD_KEYS = {"run_id", "finished", "host", "pid"}
+SAME_START_S = 2.0  # two readings of when a process started may differ by a step of the clock
 
 logger = logging.getLogger(__name__)
 
@@ -93,17 +94,25 @@ def _read(filesystem: pafs.FileSystem, path: str) -> dict[str, Any] | None:
 
 
 def _owner() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid()}
+    process = psutil.Process()
+    return {"host": socket.gethostname(), "pid": process.pid, "started_at": process.create_time()}
 
 
 def _owner_lives(record: dict[str, Any]) -> bool:
-    """Return whether another living process of this host holds the attempt; other hosts' runs count as gone."""
-    if record["host"] != socket.gethostname() or record["pid"] == os.getpid():
+    """Return whether another living process of this host holds the attempt; other hosts' runs count as gone.
+
+    A process that has the owner's number and started at another time is not the owner.
+    """
+    ours = _owner()
+    if record["host"] != ours["host"] or record["pid"] == ours["pid"]:
         return False
     try:
-        os.kill(record["pid"], 0)
-    except ProcessLookupError:
+        process = psutil.Process(record["pid"])
+        if process.status() == psutil.STATUS_ZOMBIE:  # it has ended, and no one has asked how
+            return False
+        started_at = process.create_time()
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
+    except psutil.AccessDenied:
         return True
-    return True
+    return abs(started_at - record.get("started_at", started_at)) <= SAME_START_S

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pipelines.attempts import RUN_FILE, open_attempt
@@ -34,6 +38,20 @@ def test_a_killed_run_is_gone_on_with_and_a_finished_one_begun_anew(experiment: 
     attempt.finish()
     again = open_attempt(experiment)
     assert (again.name, again.run_id) == ("2", None)
+
+
+def test_a_living_owner_keeps_its_run_and_another_process_of_its_number_is_not_it(experiment: Experiment) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        started_at = psutil.Process(other.pid).create_time()
+        file = begun(experiment, pid=other.pid, started_at=started_at)
+        assert open_attempt(experiment).run_id is None
+        file.write_text(json.dumps({**json.loads(file.read_text()), "started_at": started_at - 3600}))
+        assert open_attempt(experiment).run_id == "one"
+        assert json.loads(file.read_text())["pid"] == os.getpid(), "the new owner"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "pid": other.pid, "started_at": started_at}))
+        other.kill()
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # ended, and no one has asked how
+        assert open_attempt(experiment).run_id == "one"
 
 
 @pytest.mark.parametrize("content", ["", '{"run_id": "on', "[]", "{}"])
