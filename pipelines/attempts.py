@@ -29,13 +29,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Attempt:
-    """One run folder. `run_id` is None until `begin`."""
+    """One run folder. `run_id` is None until `begin`, `outcome` until `keep`."""
 
     storage_path: str  # what Ray takes as storage_path
     name: str
     run_id: str | None
     _fs: pafs.FileSystem
     _directory: str
+    outcome: dict[str, Any] | None = None
 
     @property
     def directory(self) -> str:
@@ -47,13 +48,18 @@ class Attempt:
         self.run_id = run_id
         self._write(finished=False)
 
+    def keep(self, outcome: dict[str, Any]) -> None:
+        """Keep what the run has come to, as JSON values: a part of a step whose other parts are still to come."""
+        self.outcome = outcome
+        self._write(finished=False)
+
     def finish(self) -> None:
         """Mark the run as finished: the same line starts a new one."""
         self._write(finished=True)
 
     def _write(self, *, finished: bool) -> None:
         self._fs.create_dir(self._directory, recursive=True)
-        record = {"run_id": self.run_id, "finished": finished, **_owner()}
+        record = {"run_id": self.run_id, "finished": finished, "outcome": self.outcome, **_owner()}
         temporary = f"{self._directory}/tmp-{uuid.uuid4().hex}"
         with self._fs.open_output_stream(temporary) as stream:
             stream.write(json.dumps(record).encode())
@@ -68,10 +74,11 @@ def open_attempt(experiment: Experiment, step: str = "train", key: str | None = 
     while (record := _read(filesystem, f"{root}/{folder}/{number + 1}/{RUN_FILE}")) is not None:
         number, last = number + 1, record
     if last is not None and not last["finished"] and not _owner_lives(last):
-        run_id = last["run_id"]
+        run_id, outcome = last["run_id"], last.get("outcome")
     else:
-        number, run_id = number + 1, None
-    attempt = Attempt(f"{experiment.store}/{folder}", str(number), run_id, filesystem, f"{root}/{folder}/{number}")
+        number, run_id, outcome = number + 1, None, None
+    storage_path, directory = f"{experiment.store}/{folder}", f"{root}/{folder}/{number}"
+    attempt = Attempt(storage_path, str(number), run_id, filesystem, directory, outcome)
     if run_id is not None:
         attempt.begin(run_id)  # the new owner
     return attempt

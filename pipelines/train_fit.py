@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +40,44 @@ MAX_LOSSES = 3  # of workers, and of the controller, in a run
 logger = logging.getLogger(__name__)
 
 
-def train_once(experiment: Experiment, stored: StoredData) -> RunOutcome:
-    """Train one experiment to its end under Ray Train and log it; resumes where a killed run stopped.
+def train_in_turn(experiments: Sequence[Experiment], stored: StoredData) -> list[RunOutcome]:
+    """Train experiments, one after another, to their ends; resumes where a killed step stopped, in the later ones too.
 
-    `open_experiment()` comes first.
+    `open_experiment()` comes first. All are one step: the same line trains them anew once the last has ended.
     """
-    attempt = open_attempt(experiment)
+    attempts: list[Attempt] = []
+    outcomes = []
+    try:
+        for experiment in experiments:
+            attempts.append(open_attempt(experiment))
+            outcomes.append(_train_once(experiment, stored, attempts[-1]))
+    except InputError:
+        _finish(attempts)
+        raise
+    _finish(attempts)
+    return outcomes
+
+
+def _train_once(experiment: Experiment, stored: StoredData, attempt: Attempt) -> RunOutcome:
+    """Train one experiment under Ray Train and log it; where that has been done, return what it came to."""
+    if attempt.outcome is not None:
+        return RunOutcome(**attempt.outcome)
     tracker = _open_run(experiment, attempt, stored)
     try:
         state = _fit(experiment, stored, attempt, tracker.run_id)
         outcome = _log_outcome(experiment, stored.data, state, tracker)
     except InputError:
         tracker.finish("FAILED")
-        attempt.finish()
         raise
     tracker.finish()
-    attempt.finish()
+    attempt.keep(outcome.as_json())
     return outcome
+
+
+def _finish(attempts: Sequence[Attempt]) -> None:
+    for attempt in attempts:
+        if attempt.run_id is not None:  # else the user's mistake has kept it from beginning
+            attempt.finish()
 
 
 def _open_run(experiment: Experiment, attempt: Attempt, stored: StoredData) -> MLflowTracker:
