@@ -191,11 +191,9 @@ def corpus_fingerprints(experiment: Experiment) -> dict[str, str]:
 
 def embedding_precision(experiment: Experiment) -> str:
     """Return the arithmetic the encoder runs in here."""
-    import torch
+    from uml_core.encoders import store_precision
 
-    from uml_core.encoders import resolve_precision
-
-    return resolve_precision(experiment.embed.precision, "cuda" if torch.cuda.is_available() else "cpu")
+    return store_precision(experiment)
 
 
 def load_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> Tables:

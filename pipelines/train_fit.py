@@ -23,7 +23,7 @@ from pipelines.checkpoints import load_state, repair
 from pipelines.provenance import provenance_tags, run_kind
 from pipelines.reservations import free_workers
 from pipelines.runtime import most_resources, num_cpus, num_gpus
-from pipelines.stored import StoredData, embedding_precision, subset_of
+from pipelines.stored import StoredData, subset_of
 from pipelines.train_callback import MLflowCallback
 from pipelines.train_loop import train_loop_per_worker
 from pipelines.train_progress import TrainingBar
@@ -196,6 +196,6 @@ def _log_outcome(experiment: Experiment, data: Any, state: dict[str, Any], track
     tracker.log_text(subset_of(experiment, data), "subset.json")
     with tempfile.TemporaryDirectory() as directory:
         tracker.log_artifact(save_weights(run.model, Path(directory)), "weights")
-        predictor = run.objective.predictor(embedding_precision(experiment))
+        predictor = run.objective.predictor()
         outcome.model_uri = tracker.log_predictor(predictor, Path(directory) / "predictor")
     return outcome
