@@ -20,10 +20,11 @@ from ray.train import Checkpoint
 
 from pipelines.checkpoints import newest_state, save_state
 from pipelines.reservations import note_workers
-from pipelines.stored import build_data, training_tables
+from pipelines.stored import build_data, divergence_message, training_tables
 from pipelines.train_progress import TrainingState
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
+from uml_core.gradients import NonFiniteError
 from uml_core.progress import Evaluation
 from uml_core.results import evaluation_points
 from uml_core.runs import MetricPoint
@@ -56,7 +57,13 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         # checkpoint, because Train keeps the metrics of a report only if it has one: the last good one, if there is.
         last = newest_state(config["run_dir"])
         good = {} if last is None else {"good_step": last["progress"]["step"]}
-        _report_checkpoint({"input_error": str(error), **good}, last or {})
+        _report_checkpoint({"input_error": _message(error, experiment, config), **good}, last or {})
+
+
+def _message(error: InputError, experiment: Experiment, config: dict[str, Any]) -> str:
+    if isinstance(error, NonFiniteError) and ray.train.get_context().get_world_rank() == 0:  # whose metrics are kept
+        return divergence_message(error, experiment, config["fingerprints"])
+    return str(error)
 
 
 def _streamed(experiment: Experiment, data: Any) -> Any:

@@ -162,7 +162,7 @@ class TestOnOneCluster:
         changes |= {"train.eval_every": 1, "train.report_every_s": 0.01, "train.patience": 1000, "train.workers": 2}
         message = (
             r"the (?:loss|gradient) of (?:target|names|target, names) is not finite at step (\d+); lower optim.lr.*"
-            r" rows of that batch, .*: (?:target|names) \d+, .*; step (\d+) is kept in (\S+)$"
+            r" in that batch: (?:target|names) \S+, \S+, \S+, \S+, \S+ and \d+ more.*; step (\d+) is kept in (\S+)$"
         )
         with pytest.raises(InputError, match=message) as told:
             train.run(experiment.override(changes))
