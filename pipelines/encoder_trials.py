@@ -9,10 +9,10 @@ in memory are read ahead by threads of its own: actors that decode, as `train` h
 from __future__ import annotations
 
 import functools
-import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pipelines.report_pace import ReportPace
 from pipelines.stored import RawSources, Tables, build_data
 from pipelines.trial_results import OnEvaluation, SweepFolder, TrialResult, finished_result
 from uml_core.config import Experiment
@@ -29,9 +29,8 @@ class TrialCheckpoints:
 
     folder: SweepFolder
     key: str
-    every_s: float
+    pace: ReportPace
     is_writer: bool = True  # one rank writes; all read
-    last: float = field(default_factory=time.monotonic)
 
     def restore(self, run: TrainingRun) -> list[MetricPoint]:
         """Load what was saved into a fresh run; returns the metrics logged up to there."""
@@ -43,10 +42,10 @@ class TrialCheckpoints:
 
     def save_if_due(self, run: TrainingRun, points: list[MetricPoint]) -> None:
         """Save the run between two evaluations."""
-        if self.is_writer and time.monotonic() - self.last >= self.every_s:
-            state = {"run": run.state_dict(), "points": [asdict(point) for point in points]}
-            self.folder.write_checkpoint(self.key, state)
-            self.last = time.monotonic()
+        if self.is_writer and self.pace.is_due():
+            with self.pace.reporting():
+                state = {"run": run.state_dict(), "points": [asdict(point) for point in points]}
+                self.folder.write_checkpoint(self.key, state)
 
 
 def run_encoder_trial(

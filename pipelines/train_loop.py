@@ -19,6 +19,7 @@ import torch
 from ray.train import Checkpoint
 
 from pipelines.checkpoints import newest_state, save_state
+from pipelines.report_pace import ReportPace
 from pipelines.reservations import note_workers
 from pipelines.stored import build_data, divergence_message, training_tables
 from pipelines.train_progress import TrainingState
@@ -91,8 +92,7 @@ def _report_evaluations(run: TrainingRun, started_at: float) -> None:
         return
     # Of workers there may be another number after a loss.
     points = [MetricPoint("perf/workers", run.place.world_size, run.progress.step)]
-    first = run.progress.step == 0
-    last_report = time.monotonic()
+    first, pace = run.progress.step == 0, ReportPace.of(run.experiment.train)
     for evaluation in run.evaluations():
         if first:
             # Reached one evaluation after the first step, so that the loop itself need not look at the clock.
@@ -100,11 +100,11 @@ def _report_evaluations(run: TrainingRun, started_at: float) -> None:
             points.append(MetricPoint("perf/time_to_first_step_s", seconds, evaluation.step))
             first = False
         points += evaluation_points(run, evaluation)
-        due = time.monotonic() - last_report >= run.experiment.train.report_every_s
-        if run.progress.finished or any(run.place.of_rank_zero(due)):  # a report is a barrier
-            _report(run, points, evaluation)
+        if run.progress.finished or any(run.place.of_rank_zero(pace.is_due())):  # a report is a barrier
+            points.append(MetricPoint("perf/report_share", pace.spent_share, evaluation.step))
+            with pace.reporting():
+                _report(run, points, evaluation)
             points = []
-            last_report = time.monotonic()
 
 
 def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation) -> None:

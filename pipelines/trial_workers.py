@@ -28,6 +28,7 @@ from ray.train.torch import TorchTrainer
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from pipelines.encoder_trials import TrialCheckpoints, run_encoder_trial
+from pipelines.report_pace import ReportPace
 from pipelines.reservations import free_workers, note_workers
 from pipelines.stored import load_tables
 from pipelines.trial_results import SweepFolder, TrialResult, assignments_of, described, progress_report
@@ -175,7 +176,7 @@ def train_trial_on_worker(config: dict[str, Any]) -> None:
         result, state = run_encoder_trial(
             experiment,
             load_tables(experiment, config["fingerprints"]),
-            TrialCheckpoints(folder, assignment.key, experiment.train.report_every_s, is_writer=place.rank == 0),
+            TrialCheckpoints(folder, assignment.key, ReportPace.of(experiment.train), is_writer=place.rank == 0),
             place=place,
             on_evaluation=report if reports is not None else None,
         )

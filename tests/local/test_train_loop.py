@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,16 @@ import torch
 
 from pipelines import train_loop
 from pipelines.checkpoints import check
+from pipelines.report_pace import ReportPace
 from pipelines.stored import divergence_message
 from tests.unit.test_training import TABLES, experiment
 from uml_core.corpora.rows import Row
+from uml_core.corpora.training_data import build_training_data
 from uml_core.gradients import NonFiniteError
+from uml_core.progress import Evaluation
+from uml_core.runs import MetricPoint
 from uml_core.store import CorpusStore
+from uml_core.training import TrainingRun
 
 
 class Worker:
@@ -43,6 +50,31 @@ def write_stores(directory: Path) -> dict[str, str]:
             store.write_part(part[::-1], np.zeros((len(part), 1), dtype=np.float32), [], dim=1)
         store.publish(store.footers(), facts)
     return dict.fromkeys(TABLES, "f" * 12)
+
+
+def test_reports_take_at_most_their_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation every second; a report takes 0.05 s at first, and 0.5 s later: 5, then 50 s go by, and the end."""
+    now, reported = [0.0], []
+    clock = partial(now.__getitem__, 0)
+
+    def evaluated(run: TrainingRun, evaluation: Evaluation) -> list[MetricPoint]:
+        now[0] += 1.0
+        return []
+
+    def report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation) -> None:
+        reported.append((evaluation.step, points[-1].name, points[-1].value))
+        now[0] += 0.05 if len(reported) < 3 else 0.5
+
+    settings = experiment(**{"train.max_steps": 80, "train.eval_every": 1, "train.patience": 100})
+    settings = settings.override({"train.report_every_s": 3})
+    monkeypatch.setattr(train_loop, "ReportPace", SimpleNamespace(of=lambda train: ReportPace(3, 0.01, clock)))
+    monkeypatch.setattr(train_loop, "evaluation_points", evaluated)
+    monkeypatch.setattr(train_loop, "_report", report)
+    train_loop._report_evaluations(TrainingRun(settings, build_training_data(settings, TABLES)), 0.0)
+    assert [step for step, _, _ in reported] == [3, 8, 13, 63, 80]
+    assert {name for _, name, _ in reported} == {"perf/report_share"}
+    assert [share for *_, share in reported] == pytest.approx([0, 0.05 / 8.05, 0.1 / 13.1, 0.6 / 63.6, 1.1 / 81.1])
+    assert ReportPace.of(settings.train).is_due() is False
 
 
 def test_divergence_before_the_first_checkpoint_is_reported_with_one_and_without_a_good_step(

@@ -43,7 +43,8 @@ def cluster(no_ray: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 def test_a_lost_node_leaves_fewer_workers_and_the_same_weights(cluster: Cluster, tmp_path: Path) -> None:
     node = cluster.add_node(num_cpus=1)
     write_vector_corpora(tmp_path)
-    train_settings = {"max_steps": STEPS, "eval_every": 20, "patience": STEPS, "batch_size": 7, "report_every_s": 0.2}
+    train_settings = {"max_steps": STEPS, "eval_every": 20, "patience": STEPS, "batch_size": 7}
+    train_settings |= {"report_every_s": 0.2, "report_share": 1}
     workers = {"workers": 3, "min_workers": 1}  # one more than the cluster ever has
     slowly = {"lr": 1e-4}  # so that rounding stays rounding over so many steps
     experiment = parse_experiment(vector_tree(tmp_path, train={**train_settings, **workers}, optim=slowly))
