@@ -17,6 +17,7 @@ from pipelines.stored import RawSources, Tables, build_data
 from pipelines.trial_results import OnEvaluation, SweepFolder, TrialResult, finished_result
 from uml_core.config import Experiment
 from uml_core.errors import InputError
+from uml_core.gradients import NonFiniteError
 from uml_core.objective import Place
 from uml_core.results import evaluation_points
 from uml_core.runs import MetricPoint
@@ -56,7 +57,11 @@ def run_encoder_trial(
     place: Place,
     on_evaluation: OnEvaluation | None = None,
 ) -> tuple[TrialResult, dict[str, Any] | None]:
-    """Train one trial from its checkpoint on; returns its result and state, as those of light ones."""
+    """Train one trial from its checkpoint on; returns its result and state, as those of light ones.
+
+    Raises:
+        InputError: a mistake of the user's that this rank of several may have found alone: the others wait for it.
+    """
     try:
         data = _read_ahead(build_data(experiment, tables, process_sources()))
         run = TrainingRun(experiment, data, device=str(place.device), rank=place.rank, world_size=place.world_size)
@@ -68,6 +73,8 @@ def run_encoder_trial(
                 if on_evaluation is not None:
                     on_evaluation(run, evaluation)
     except InputError as error:
+        if place.world_size > 1 and not isinstance(error, NonFiniteError):
+            raise
         return TrialResult.failed(str(error)), None
     return finished_result(run, points), run.result_state()
 

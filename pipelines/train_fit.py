@@ -20,6 +20,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from pipelines.attempts import Attempt, open_attempt
 from pipelines.checkpoints import load_state, repair
+from pipelines.mistakes import MistakeCallback, mistakes_raised
 from pipelines.provenance import provenance_tags, run_kind
 from pipelines.reservations import free_workers
 from pipelines.runtime import most_resources, num_cpus, num_gpus
@@ -102,7 +103,7 @@ def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: s
     _check_workers(fewest, use_gpu=use_gpu, setting="workers" if settings.min_workers is None else "min_workers")
     _check_streaming(experiment, stored)
     _start_coordinator()
-    with TrainingBar(run_id, f"train {run_kind(experiment)}", settings.max_steps):
+    with TrainingBar(run_id, f"train {run_kind(experiment)}", settings.max_steps), mistakes_raised():
         result = _through_losses(
             experiment,
             attempt,
@@ -118,7 +119,7 @@ def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: s
                 storage_path=attempt.storage_path,
                 checkpoint_config=CheckpointConfig(num_to_keep=settings.keep_checkpoints),
                 failure_config=FailureConfig(max_failures=MAX_LOSSES),
-                callbacks=[MLflowCallback(experiment.tracking, run_id)],
+                callbacks=[MLflowCallback(experiment.tracking, run_id), MistakeCallback()],
             ),
         )
     metrics = result.metrics or {}

@@ -24,7 +24,6 @@ from pipelines.reservations import note_workers
 from pipelines.stored import build_data, divergence_message, training_tables
 from pipelines.train_progress import TrainingState
 from uml_core.config import Experiment, parse_experiment
-from uml_core.errors import InputError
 from uml_core.gradients import NonFiniteError
 from uml_core.progress import Evaluation
 from uml_core.results import evaluation_points
@@ -53,7 +52,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         if state is not None:
             run.load_state_dict(state)
         _report_evaluations(run, config["started_at"])
-    except InputError as error:
+    except NonFiniteError as error:  # on all ranks at once; of other mistakes of the user's see pipelines.mistakes
         # Retrying would end the same way: hand the message to the driver instead of failing the worker. With a
         # checkpoint, because Train keeps the metrics of a report only if it has one: the last good one, if there is.
         last = newest_state(config["run_dir"])
@@ -61,8 +60,8 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         _report_checkpoint({"input_error": _message(error, experiment, config), **good}, last or {})
 
 
-def _message(error: InputError, experiment: Experiment, config: dict[str, Any]) -> str:
-    if isinstance(error, NonFiniteError) and ray.train.get_context().get_world_rank() == 0:  # whose metrics are kept
+def _message(error: NonFiniteError, experiment: Experiment, config: dict[str, Any]) -> str:
+    if ray.train.get_context().get_world_rank() == 0:  # whose metrics are kept
         return divergence_message(error, experiment, config["fingerprints"])
     return str(error)
 

@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from ray.train import ControllerError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from pipelines import train_fit
 from pipelines.attempts import Attempt
+from pipelines.mistakes import MistakeCallback, mistakes_raised
 from pipelines.stored import StoredData
 from uml_core.config import Experiment
 from uml_core.errors import InputError
@@ -83,3 +86,14 @@ def test_a_mistake_ends_both_runs(vector_experiment: Experiment, played: Played)
     assert played.ends == ["FINISHED", "FAILED"]
     played.faults = {}
     assert [each.run_id for each in train_fit.train_in_turn(both, STORED)] == ["run-2", "run-3"]
+
+
+def test_a_mistake_that_a_worker_raises_ends_the_run_and_other_errors_do_not() -> None:
+    lost, mistake = RuntimeError("connection closed"), UserExceptionWithTraceback(InputError("a.png"), "Traceback ...")
+    MistakeCallback().after_exception(None, {0: lost, 1: UserExceptionWithTraceback(lost, "Traceback ...")})
+    with pytest.raises(InputError, match=r"^a.png$") as told:
+        MistakeCallback().after_exception(None, {0: lost, 1: mistake})
+    with pytest.raises(InputError, match=r"^a.png$"), mistakes_raised():
+        raise ControllerError(told.value)
+    with pytest.raises(ControllerError), mistakes_raised():
+        raise ControllerError(lost)
