@@ -61,13 +61,13 @@ def check(directory: Path) -> int:
 
 
 def newest_state(run_dir: str) -> dict[str, Any] | None:
-    """Return the state of a run's newest whole checkpoint, None where there is none."""
+    """Return the state of a run's newest whole checkpoint, None where there is none, or none that holds a state."""
     filesystem, _ = open_filesystem(run_dir)
     whole = _whole(run_dir)
     if not whole:
         return None
     with Checkpoint(max(whole, key=lambda path: (whole[path], path)), filesystem).as_directory() as directory:
-        return load_state(Path(directory))
+        return load_state(Path(directory)) or None  # empty: a run that ended before its first good step
 
 
 def repair(run_dir: str, *, keep: int) -> None:

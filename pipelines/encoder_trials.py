@@ -9,14 +9,15 @@ in memory are read ahead by threads of its own: actors that decode, as `train` h
 from __future__ import annotations
 
 import functools
-import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pipelines.report_pace import ReportPace
 from pipelines.stored import RawSources, Tables, build_data
 from pipelines.trial_results import OnEvaluation, SweepFolder, TrialResult, finished_result
 from uml_core.config import Experiment
 from uml_core.errors import InputError
+from uml_core.gradients import NonFiniteError
 from uml_core.objective import Place
 from uml_core.results import evaluation_points
 from uml_core.runs import MetricPoint
@@ -29,9 +30,8 @@ class TrialCheckpoints:
 
     folder: SweepFolder
     key: str
-    every_s: float
+    pace: ReportPace
     is_writer: bool = True  # one rank writes; all read
-    last: float = field(default_factory=time.monotonic)
 
     def restore(self, run: TrainingRun) -> list[MetricPoint]:
         """Load what was saved into a fresh run; returns the metrics logged up to there."""
@@ -43,10 +43,10 @@ class TrialCheckpoints:
 
     def save_if_due(self, run: TrainingRun, points: list[MetricPoint]) -> None:
         """Save the run between two evaluations."""
-        if self.is_writer and time.monotonic() - self.last >= self.every_s:
-            state = {"run": run.state_dict(), "points": [asdict(point) for point in points]}
-            self.folder.write_checkpoint(self.key, state)
-            self.last = time.monotonic()
+        if self.is_writer and self.pace.is_due():
+            with self.pace.reporting():
+                state = {"run": run.state_dict(), "points": [asdict(point) for point in points]}
+                self.folder.write_checkpoint(self.key, state)
 
 
 def run_encoder_trial(
@@ -57,7 +57,11 @@ def run_encoder_trial(
     place: Place,
     on_evaluation: OnEvaluation | None = None,
 ) -> tuple[TrialResult, dict[str, Any] | None]:
-    """Train one trial from its checkpoint on; returns its result and state, as those of light ones."""
+    """Train one trial from its checkpoint on; returns its result and state, as those of light ones.
+
+    Raises:
+        InputError: a mistake of the user's that this rank of several may have found alone: the others wait for it.
+    """
     try:
         data = _read_ahead(build_data(experiment, tables, process_sources()))
         run = TrainingRun(experiment, data, device=str(place.device), rank=place.rank, world_size=place.world_size)
@@ -69,6 +73,8 @@ def run_encoder_trial(
                 if on_evaluation is not None:
                     on_evaluation(run, evaluation)
     except InputError as error:
+        if place.world_size > 1 and not isinstance(error, NonFiniteError):
+            raise
         return TrialResult.failed(str(error)), None
     return finished_result(run, points), run.result_state()
 

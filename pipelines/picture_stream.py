@@ -17,6 +17,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback  #
 from uml_core.corpora.rows import Row
 from uml_core.corpora.subsets import Rows
 from uml_core.encoders.image import PixelEncoder
+from uml_core.errors import InputError
 from uml_core.pictures import Pixels, decoded_picture
 
 CHUNK_ROWS = 256  # pictures decoded by one task
@@ -46,9 +47,11 @@ class PictureStream:
         self._pictures: Pixels = np.empty(0, dtype=np.uint8)
 
     def __call__(self, rows: Rows) -> Pixels:
-        """Return the pictures (B, H, W, 3) of the rows that come next."""
+        """Return the pictures (B, H, W, 3) of the rows that come next. Raises InputError for one that is damaged."""
         while len(self._rows) < len(rows):
             block = next(self._blocks)
+            if block["mistake"][0]:
+                raise InputError(str(block["mistake"][0]))
             started = len(self._rows) > 0
             self._pictures = np.concatenate([self._pictures, block["picture"]]) if started else block["picture"]
             self._rows = np.concatenate([self._rows, block["row"]])
@@ -90,9 +93,16 @@ class DecodeChunk:
         self._encoder = encoder
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return columns row (N,) and picture (N, H, W, 3)."""
+        """Return columns row (N,), picture (N, H, W, 3) and mistake (N,): empty, or why a picture cannot be read.
+
+        What an actor raises, Ray Data wraps into an error of its own, and logs with a traceback.
+        """
         (rows,) = batch["rows"]
-        return {"row": rows, "picture": np.stack([decoded_picture(self._raw[row], self._encoder) for row in rows])}
+        try:
+            pictures, mistake = np.stack([decoded_picture(self._raw[row], self._encoder) for row in rows]), ""
+        except InputError as error:
+            pictures, mistake = np.zeros((len(rows), 1, 1, 3), dtype=np.uint8), str(error)
+        return {"row": rows, "picture": pictures, "mistake": np.full(len(rows), mistake)}
 
 
 def chunks_of(coming: Iterator[Rows]) -> list[Rows]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.report import write_report
-from pipelines.stored import Tables, build_data, embedding_precision, subset_of
+from pipelines.stored import Tables, build_data, subset_of
 from pipelines.trial_log import TrialLog
 from pipelines.trial_results import SweepFolder, TrialResult
 from tune_spaces.space import TrialSpec
@@ -83,7 +83,7 @@ def register_best(spec: TrialSpec, tables: Tables, folder: SweepFolder, log: Tri
     run = TrainingRun(experiment, build_data(experiment, tables))
     run.load_result(folder.read_state(spec.key))
     run.load_best()
-    predictor = run.objective.predictor(embedding_precision(experiment))
+    predictor = run.objective.predictor()
     with tempfile.TemporaryDirectory() as directory:
         tracker.log_artifact(save_weights(run.model, Path(directory)), "weights")
         tracker.log_text(experiment.to_yaml(), "experiment.yaml")

@@ -22,10 +22,11 @@ from uml_core.errors import listing
 from uml_core.mapped import cache_dir, embedding_bytes, is_mapped, mapped_table, streamed_corpora
 from uml_core.sequence_store import SequenceTable, load_sequences
 from uml_core.store import CorpusStore
-from uml_core.tables import CorpusTable
+from uml_core.tables import CorpusTable, order_by_id
 
 if TYPE_CHECKING:
     from uml_core.corpora.rows import Row
+    from uml_core.gradients import NonFiniteError
     from uml_core.pictures import Pixels
 
 logger = logging.getLogger(__name__)
@@ -189,13 +190,24 @@ def corpus_fingerprints(experiment: Experiment) -> dict[str, str]:
     return {corpus: corpus_fingerprint(experiment, corpus) for corpus in experiment.corpora}
 
 
+def divergence_message(error: NonFiniteError, experiment: Experiment, fingerprints: Mapping[str, str]) -> str:
+    """Return what to say of a run that diverged: with the ids of its batch, of corpora that are there themselves."""
+    ids = {}
+    for corpus, rows in error.rows.items():
+        averaged = experiment.data.auxiliary_shots.get(corpus) == "average"
+        if averaged or experiment.corpora[corpus].control == "noise":
+            continue
+        store = CorpusStore(experiment.store, corpus, fingerprints[corpus])
+        stored = store.read_columns(store.finished_manifest(), ["id"])
+        ids[corpus] = stored["id"].take(order_by_id(stored)[list(rows)]).to_pylist()
+    return error.naming(ids)
+
+
 def embedding_precision(experiment: Experiment) -> str:
     """Return the arithmetic the encoder runs in here."""
-    import torch
+    from uml_core.encoders import store_precision
 
-    from uml_core.encoders import resolve_precision
-
-    return resolve_precision(experiment.embed.precision, "cuda" if torch.cuda.is_available() else "cpu")
+    return store_precision(experiment)
 
 
 def load_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> Tables:

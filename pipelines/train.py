@@ -50,13 +50,11 @@ def run(experiment: Experiment) -> Summary:
     if "stream" in stored.feeds.values():
         logger.warning("%s", stored.describe_feed(experiment))
     with ray_session(meanwhile=lambda: _prepare(experiment)):
-        from pipelines.train_fit import train_once
+        from pipelines.train_fit import train_in_turn
 
-        outcome = train_once(experiment, stored)
-        twin = None
-        if experiment.train.twin:
-            twin = train_once(experiment.unimodal_twin(), stored)  # of the same splits and shots
-    return _summary(experiment, stored, outcome, twin)
+        twins = [experiment.unimodal_twin()] if experiment.train.twin else []  # of the same splits and shots
+        outcome, *twin_outcomes = train_in_turn([experiment, *twins], stored)
+    return _summary(experiment, stored, outcome, next(iter(twin_outcomes), None))
 
 
 def _prepare(experiment: Experiment) -> None:

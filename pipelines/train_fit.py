@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, Scalin
 
 from pipelines.attempts import Attempt, open_attempt
 from pipelines.checkpoints import load_state, repair
+from pipelines.mistakes import MistakeCallback, mistakes_raised
 from pipelines.provenance import provenance_tags, run_kind
 from pipelines.reservations import free_workers
 from pipelines.runtime import most_resources, num_cpus, num_gpus
-from pipelines.stored import StoredData, embedding_precision, subset_of
+from pipelines.stored import StoredData, subset_of
 from pipelines.train_callback import MLflowCallback
 from pipelines.train_loop import train_loop_per_worker
 from pipelines.train_progress import TrainingBar
@@ -38,23 +40,44 @@ MAX_LOSSES = 3  # of workers, and of the controller, in a run
 logger = logging.getLogger(__name__)
 
 
-def train_once(experiment: Experiment, stored: StoredData) -> RunOutcome:
-    """Train one experiment to its end under Ray Train and log it; resumes where a killed run stopped.
+def train_in_turn(experiments: Sequence[Experiment], stored: StoredData) -> list[RunOutcome]:
+    """Train experiments, one after another, to their ends; resumes where a killed step stopped, in the later ones too.
 
-    `open_experiment()` comes first.
+    `open_experiment()` comes first. All are one step: the same line trains them anew once the last has ended.
     """
-    attempt = open_attempt(experiment)
+    attempts: list[Attempt] = []
+    outcomes = []
+    try:
+        for experiment in experiments:
+            attempts.append(open_attempt(experiment))
+            outcomes.append(_train_once(experiment, stored, attempts[-1]))
+    except InputError:
+        _finish(attempts)
+        raise
+    _finish(attempts)
+    return outcomes
+
+
+def _train_once(experiment: Experiment, stored: StoredData, attempt: Attempt) -> RunOutcome:
+    """Train one experiment under Ray Train and log it; where that has been done, return what it came to."""
+    if attempt.outcome is not None:
+        return RunOutcome(**attempt.outcome)
     tracker = _open_run(experiment, attempt, stored)
     try:
         state = _fit(experiment, stored, attempt, tracker.run_id)
         outcome = _log_outcome(experiment, stored.data, state, tracker)
     except InputError:
         tracker.finish("FAILED")
-        attempt.finish()
         raise
     tracker.finish()
-    attempt.finish()
+    attempt.keep(outcome.as_json())
     return outcome
+
+
+def _finish(attempts: Sequence[Attempt]) -> None:
+    for attempt in attempts:
+        if attempt.run_id is not None:  # else the user's mistake has kept it from beginning
+            attempt.finish()
 
 
 def _open_run(experiment: Experiment, attempt: Attempt, stored: StoredData) -> MLflowTracker:
@@ -79,7 +102,7 @@ def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: s
     _check_workers(fewest, use_gpu=use_gpu, setting="workers" if settings.min_workers is None else "min_workers")
     _check_streaming(experiment, stored)
     _start_coordinator()
-    with TrainingBar(run_id, f"train {run_kind(experiment)}", settings.max_steps):
+    with TrainingBar(run_id, f"train {run_kind(experiment)}", settings.max_steps), mistakes_raised():
         result = _through_losses(
             experiment,
             attempt,
@@ -95,7 +118,7 @@ def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: s
                 storage_path=attempt.storage_path,
                 checkpoint_config=CheckpointConfig(num_to_keep=settings.keep_checkpoints),
                 failure_config=FailureConfig(max_failures=MAX_LOSSES),
-                callbacks=[MLflowCallback(experiment.tracking, run_id)],
+                callbacks=[MLflowCallback(experiment.tracking, run_id), MistakeCallback()],
             ),
         )
     metrics = result.metrics or {}
@@ -165,6 +188,6 @@ def _log_outcome(experiment: Experiment, data: Any, state: dict[str, Any], track
     tracker.log_text(subset_of(experiment, data), "subset.json")
     with tempfile.TemporaryDirectory() as directory:
         tracker.log_artifact(save_weights(run.model, Path(directory)), "weights")
-        predictor = run.objective.predictor(embedding_precision(experiment))
+        predictor = run.objective.predictor()
         outcome.model_uri = tracker.log_predictor(predictor, Path(directory) / "predictor")
     return outcome

@@ -19,11 +19,12 @@ import torch
 from ray.train import Checkpoint
 
 from pipelines.checkpoints import newest_state, save_state
+from pipelines.report_pace import ReportPace
 from pipelines.reservations import note_workers
-from pipelines.stored import build_data, training_tables
+from pipelines.stored import build_data, divergence_message, training_tables
 from pipelines.train_progress import StepRate, TrainingState
 from uml_core.config import Experiment, parse_experiment
-from uml_core.errors import InputError
+from uml_core.gradients import NonFiniteError
 from uml_core.progress import Evaluation
 from uml_core.results import evaluation_points
 from uml_core.runs import MetricPoint
@@ -51,12 +52,18 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         if state is not None:
             run.load_state_dict(state)
         _report_evaluations(run, config["started_at"])
-    except InputError as error:
+    except NonFiniteError as error:  # on all ranks at once; of other mistakes of the user's see pipelines.mistakes
         # Retrying would end the same way: hand the message to the driver instead of failing the worker. With a
         # checkpoint, because Train keeps the metrics of a report only if it has one: the last good one, if there is.
         last = newest_state(config["run_dir"])
         good = {} if last is None else {"good_step": last["progress"]["step"]}
-        _report_checkpoint({"input_error": str(error), **good}, last or {})
+        _report_checkpoint({"input_error": _message(error, experiment, config), **good}, last or {})
+
+
+def _message(error: NonFiniteError, experiment: Experiment, config: dict[str, Any]) -> str:
+    if ray.train.get_context().get_world_rank() == 0:  # whose metrics are kept
+        return divergence_message(error, experiment, config["fingerprints"])
+    return str(error)
 
 
 def _streamed(experiment: Experiment, data: Any) -> Any:
@@ -84,9 +91,8 @@ def _report_evaluations(run: TrainingRun, started_at: float) -> None:
         return
     # Of workers there may be another number after a loss.
     points = [MetricPoint("perf/workers", run.place.world_size, run.progress.step)]
-    first = run.progress.step == 0
-    rate = StepRate(run.progress.step)
-    last_report = time.monotonic()
+    first, rate = run.progress.step == 0, StepRate(run.progress.step)
+    pace = ReportPace.of(run.experiment.train)
     for evaluation in run.evaluations():
         if first:
             # Reached one evaluation after the first step, so that the loop itself need not look at the clock.
@@ -94,11 +100,11 @@ def _report_evaluations(run: TrainingRun, started_at: float) -> None:
             points.append(MetricPoint("perf/time_to_first_step_s", seconds, evaluation.step))
             first = False
         points += evaluation_points(run, evaluation)
-        due = time.monotonic() - last_report >= run.experiment.train.report_every_s
-        if run.progress.finished or any(run.place.of_rank_zero(due)):  # a report is a barrier
-            _report(run, points, evaluation, rate)
+        if run.progress.finished or any(run.place.of_rank_zero(pace.is_due())):  # a report is a barrier
+            points.append(MetricPoint("perf/report_share", pace.spent_share, evaluation.step))
+            with pace.reporting():
+                _report(run, points, evaluation, rate)
             points = []
-            last_report = time.monotonic()
 
 
 def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation, rate: StepRate) -> None:

@@ -13,6 +13,7 @@ import torch
 from ray import tune
 
 from pipelines.encoder_trials import TrialCheckpoints, run_encoder_trial
+from pipelines.report_pace import ReportPace
 from pipelines.stored import Tables, build_data
 from pipelines.trial_results import (
     OnEvaluation,
@@ -51,7 +52,7 @@ def train_trial(config: dict[str, Any], *, tables: Tables, experiment: Experimen
     if trials[0].model.backbone == "frozen":
         run_trials(trials, tables, device=device, on_evaluation=on_evaluation, on_end=write)
     else:  # trains alone
-        checkpoints = TrialCheckpoints(folder, assignments[0].key, trials[0].train.report_every_s)
+        checkpoints = TrialCheckpoints(folder, assignments[0].key, ReportPace.of(trials[0].train))
         place = Place(torch.device(device))
         write(0, *run_encoder_trial(trials[0], tables, checkpoints, place=place, on_evaluation=on_evaluation))
     first = results[0]  # schedulers and searches that look at what is reported have trials of their own

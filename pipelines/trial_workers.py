@@ -26,12 +26,15 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from pipelines.encoder_trials import TrialCheckpoints, run_encoder_trial
+from pipelines.mistakes import MistakeCallback, mistakes_raised
+from pipelines.report_pace import ReportPace
 from pipelines.reservations import free_workers, note_workers
 from pipelines.stored import load_tables
 from pipelines.trainers import RanksTrainer
 from pipelines.trial_reports import Reports
 from pipelines.trial_results import SweepFolder, TrialResult, assignments_of, described, progress_report
 from uml_core.config import Experiment, parse_experiment
+from uml_core.errors import InputError
 from uml_core.objective import Place
 from uml_core.progress import Evaluation
 from uml_core.training import TrainingRun
@@ -92,13 +95,17 @@ def train_on_workers(
             name=assignment.key,
             storage_path=f"{folder_uri}-train",
             failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+            callbacks=[MistakeCallback()],
         ),
     )
     try:
-        if reports is None:
-            trainer.fit()
-        else:
-            _fit_and_report(trainer, reports, folder, assignment.key)
+        with mistakes_raised():
+            if reports is None:
+                trainer.fit()
+            else:
+                _fit_and_report(trainer, reports, folder, assignment.key)
+    except InputError as error:
+        folder.write(assignment.key, described(TrialResult.failed(str(error)), assignment), state=None)
     except Exception:
         _free_workers(assignment.key)
         raise
@@ -151,7 +158,7 @@ def train_trial_on_worker(config: dict[str, Any]) -> None:
         result, state = run_encoder_trial(
             experiment,
             load_tables(experiment, config["fingerprints"]),
-            TrialCheckpoints(folder, assignment.key, experiment.train.report_every_s, is_writer=place.rank == 0),
+            TrialCheckpoints(folder, assignment.key, ReportPace.of(experiment.train), is_writer=place.rank == 0),
             place=place,
             on_evaluation=report if reports is not None else None,
         )

@@ -194,12 +194,13 @@ class FineTuningObjective:
         """Return the shared head under the target's scale."""
         return head_classifier(self.model.heads, self._data.target)
 
-    def predictor(self, precision: str) -> Any:
+    def predictor(self) -> Any:
         """Return the target's path: the trained encoder's weights, and the rest folded into one matrix."""
         from uml_core.serving import TargetPredictor
 
         classes, weights = self._data.classes, self.model.encoder_weights()
-        folded = TargetPredictor.of(self._experiment, self.model.heads, classes, precision=precision)
+        # As it was measured: the store's arithmetic is that of the encoder before its training.
+        folded = TargetPredictor.of(self._experiment, self.model.heads, classes, precision="float32")
         return replace(folded, encoder_weights={name: value.cpu().contiguous() for name, value in weights.items()})
 
     def target_path(self) -> list[nn.Module]:

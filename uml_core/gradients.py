@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from uml_core.errors import InputError
+from uml_core.errors import InputError, listing
 from uml_core.losses import weighted_sum
 from uml_core.shards import gradient_norm
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
+SHOWN_IDS = 5  # of each corpus, where training diverged
 
 
 class StepBatch(Protocol):
@@ -76,14 +77,41 @@ def checked(result: StepResult) -> dict[str, float]:
 
 
 class NonFiniteError(InputError):
-    """Training diverged: some loss, or the gradient of finite losses, is NaN or infinite."""
+    """Training diverged: some loss, or the gradient of finite losses, is NaN or infinite.
 
-    def __init__(self, bad: tuple[str, ...], corpora: tuple[str, ...], where: str = "", rows: str = "") -> None:
-        self.bad, self.corpora = bad, corpora
-        what = f"the loss of {', '.join(bad)}" if bad else f"the gradient of {', '.join(corpora)}"
-        super().__init__(
-            f"{what} is not finite{where}; lower optim.lr, set optim.clip_norm, or check the embeddings{rows}"
-        )
+    Args:
+        bad: the corpora whose loss it is; none where it is the gradient.
+        corpora: of the update.
+        step: of the update, where it is known.
+        rows: row numbers of the tables of the corpora to blame, in that step's batch.
+    """
+
+    def __init__(
+        self,
+        bad: tuple[str, ...],
+        corpora: tuple[str, ...],
+        step: int | None = None,
+        rows: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        self.bad, self.corpora, self.step, self.rows = bad, corpora, step, rows or {}
+        numbers = "; ".join(f"{name} {listing(map(str, those))}" for name, those in self.rows.items())
+        where = f": rows of that batch, counted from 0 in the store's order: {numbers}" if numbers else ""
+        super().__init__(self._message() + where)
+
+    def naming(self, ids: Mapping[str, Sequence[str]]) -> str:
+        """Return the message with ids of rows in place of their numbers, for the corpora that have them."""
+        named = [
+            f"{corpus} {listing(ids[corpus], limit=SHOWN_IDS)}"
+            if corpus in ids
+            else f"{corpus} rows {listing(map(str, rows), limit=SHOWN_IDS)} of what is in its place, counted from 0"
+            for corpus, rows in self.rows.items()
+        ]
+        return f"{self._message()}: in that batch: {'; '.join(named)}" if named else str(self)
+
+    def _message(self) -> str:
+        what = f"the loss of {', '.join(self.bad)}" if self.bad else f"the gradient of {', '.join(self.corpora)}"
+        where = "" if self.step is None else f" at step {self.step}"
+        return f"{what} is not finite{where}; lower optim.lr, set optim.clip_norm, or check the embeddings"
 
 
 class Gradient(Protocol):

@@ -71,8 +71,11 @@ class Objective(Protocol):
     def classifier(self) -> Classifier:
         """Return what turns the target's features into class probabilities, of the model as it is."""
 
-    def predictor(self, precision: str) -> Any:
-        """Return the target model as it is used, of the model as it is (`uml_core.serving.Predictor`)."""
+    def predictor(self) -> Any:
+        """Return the target model as it is used, of the model as it is (`uml_core.serving.Predictor`).
+
+        Its encoder runs in the arithmetic in which the model was measured: a frozen one's is the store's.
+        """
 
     def target_path(self) -> list[nn.Module]:
         """Return the modules the target goes through: a matched baseline trains as many parameters."""

@@ -79,11 +79,12 @@ class SelfSupervisedObjective:
         """Return a probe fitted to the target's labelled train rows."""
         return self.fit_probe().probabilities
 
-    def predictor(self, precision: str) -> Any:
+    def predictor(self) -> Any:
         """Return the target's input map, trunk and probe, with its encoder's settings."""
-        from uml_core.sequence_serving import SequencePredictor  # encoders take seconds; only a finished run needs them
+        from uml_core.encoders import store_precision  # they take seconds; only a finished run needs them
+        from uml_core.sequence_serving import SequencePredictor
 
-        probe = self.fit_probe()
+        probe, precision = self.fit_probe(), store_precision(self._experiment)
         return SequencePredictor.of(self._experiment, self.model, probe, self._data.classes, precision=precision)
 
     def target_path(self) -> list[nn.Module]:

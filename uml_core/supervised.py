@@ -97,10 +97,12 @@ class SupervisedObjective:
         """Return the shared head under the target's scale."""
         return head_classifier(self.model, self._target)
 
-    def predictor(self, precision: str) -> Any:
+    def predictor(self) -> Any:
         """Return the target's path folded into one matrix, with its encoder's settings."""
-        from uml_core.serving import TargetPredictor  # encoders take seconds, and only a finished run needs them
+        from uml_core.encoders import store_precision  # they take seconds, and only a finished run needs them
+        from uml_core.serving import TargetPredictor
 
+        precision = store_precision(self._experiment)
         return TargetPredictor.of(self._experiment, self.model, self._classes, precision=precision)
 
     def target_path(self) -> list[nn.Module]:

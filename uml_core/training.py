@@ -22,7 +22,6 @@ from uml_core.analysis.gradients import gradient_cosines
 from uml_core.config import Experiment
 from uml_core.corpora.sequence_data import SequenceData
 from uml_core.corpora.training_data import TrainingData
-from uml_core.errors import listing
 from uml_core.feed import Batch
 from uml_core.gradients import Gradient, NonFiniteError, StepBatch, checked
 from uml_core.mixing import MixingPlan
@@ -218,9 +217,8 @@ class TrainingRun:
 
     def _named(self, step: int, corpora: tuple[str, ...], bad: tuple[str, ...] = ()) -> NonFiniteError:
         """Return the error that names a step and the rows of its batch."""
-        rows = [f"{name} {listing(map(str, self.objective.batch_rows(step, name)))}" for name in bad or corpora]
-        where = f": rows of that batch, counted from 0 in the store's order: {'; '.join(rows)}"
-        return NonFiniteError(bad, corpora, f" at step {step}", where)
+        rows = {name: self.objective.batch_rows(step, name) for name in bad or corpora}
+        return NonFiniteError(bad, corpora, step, rows)
 
     def _evaluate(self, losses: dict[str, float]) -> Evaluation:
         progress = self._progress

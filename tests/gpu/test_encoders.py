@@ -54,7 +54,7 @@ def test_an_encoder_trained_in_bfloat16_learns(corpus: Path, changes: dict[str, 
     if run.experiment.train.compile:
         assert run.model.is_compiled
     outcome = measure_outcome(run)
-    predicted = run.objective.predictor("float32").predict([run.data.raw[row].read() for row in run.data.test.rows])
+    predicted = run.objective.predictor().predict([run.data.raw[row].read() for row in run.data.test.rows])
     codes = [run.data.classes.index(name) for name in predicted.classes]
     accuracy = np.mean(np.array(codes) == run.data.test.labels)
     assert accuracy == pytest.approx(outcome.test_accuracy, abs=0.1), "what is saved predicts on a CPU"

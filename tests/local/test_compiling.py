@@ -54,9 +54,7 @@ def test_compiled_steps_train_the_same_model_under_the_same_names(corpus: Path) 
     assert whole.best is not None
     assert plain.best is not None
     assert np.isclose(whole.best.val_nll, plain.best.val_nll, atol=1e-5)
-    assert set(whole.objective.predictor("float32").encoder_weights) == set(
-        plain.objective.predictor("float32").encoder_weights
-    )
+    assert set(whole.objective.predictor().encoder_weights) == set(plain.objective.predictor().encoder_weights)
 
     first = compiled_run(corpus)
     next(first.evaluations())

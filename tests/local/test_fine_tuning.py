@@ -89,9 +89,10 @@ def test_resuming_changes_no_bit(corpus: Path, changes: dict[str, Any]) -> None:
 
 
 def test_predict_export_and_evaluate_give_the_logits_of_trainings_evaluation(corpus: Path, tmp_path: Path) -> None:
-    run = finish(run_of(corpus))
+    """Also where the store's embeddings are another arithmetic's."""
+    run = finish(run_of(corpus, **{"embed.precision": "bfloat16"}))
     outcome = measure_outcome(run)
-    run.objective.predictor("float32").save(tmp_path)
+    run.objective.predictor().save(tmp_path)
     predictor = TargetPredictor.load(tmp_path)
     test = run.data.test
     raw = [run.data.raw[row].read() for row in test.rows]
@@ -175,7 +176,7 @@ def test_transformers_encoders_are_trained_and_saved(corpus: Path, tmp_path: Pat
     save_vision(tmp_path / "model", kind)
     image = {"source": "transformers", "name": kind, "weights": str(tmp_path / "model")}
     run = finish(run_of(corpus, **{"encoders.image": image, "train.max_steps": 2, "train.eval_every": 1}))
-    predictor = run.objective.predictor("float32")
+    predictor = run.objective.predictor()
     rows = run.data.val.rows
     predicted = predictor.predict([run.data.raw[row].read() for row in rows])
     embedded = run.objective.embedded().val

@@ -116,7 +116,7 @@ def test_a_checkpoint_holds_no_copy_of_the_encoder(corpus: Path) -> None:
 def test_predict_and_export_hold_the_merged_encoder(corpus: Path, tmp_path: Path) -> None:
     run = finish(run_of(corpus, **LORA))
     outcome = measure_outcome(run)
-    run.objective.predictor("float32").save(tmp_path)
+    run.objective.predictor().save(tmp_path)
     predictor = TargetPredictor.load(tmp_path)
     test = run.data.test
     raw = [run.data.raw[row].read() for row in test.rows]
@@ -209,7 +209,7 @@ def test_convolutional_encoders_have_adapters_on_pointwise_convolutions(
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved
     assert all(".lora_" in name for name in moved), "running statistics stay, too"
-    predictor, rows = run.objective.predictor("float32"), run.data.val.rows
+    predictor, rows = run.objective.predictor(), run.data.val.rows
     predicted = predictor.predict([run.data.raw[row].read() for row in rows])
     embedded = run.objective.embedded().val
     assert np.allclose(predicted.logits, predictor.classify(embedded.gathered()).logits, atol=1e-5)
@@ -233,7 +233,7 @@ def test_transformers_vision_encoders_have_adapters_in_their_blocks(
     adapted = {name.split(".lora_")[0] for name in run.model.state_dict() if ".lora_" in name}
     assert f"backbone.{layer}" in adapted
     assert not any("pooler" in name or "visual_projection" in name for name in adapted), "they are after the blocks"
-    predictor, rows = run.objective.predictor("float32"), run.data.val.rows
+    predictor, rows = run.objective.predictor(), run.data.val.rows
     predicted = predictor.predict([run.data.raw[row].read() for row in rows])
     embedded = run.objective.embedded().val
     assert np.allclose(predicted.logits, predictor.classify(embedded.gathered()).logits, atol=1e-4)

@@ -159,7 +159,7 @@ def test_a_sharded_runs_result_is_measured_and_served_by_one_process(
     assert outcome.test_accuracy == measure_outcome(whole).test_accuracy
     assert outcome.trained_parameters == outcome.parameters, "shards are counted whole"
     raw = [run.data.raw[row].read() for row in run.data.test.rows]
-    logits = [each.objective.predictor("float32").predict(raw).logits for each in (run, whole)]
+    logits = [each.objective.predictor().predict(raw).logits for each in (run, whole)]
     assert np.allclose(logits[0], logits[1], atol=1e-3)
 
 

@@ -1,10 +1,14 @@
-"""What a worker of Ray Train reports of a run that ends before its first checkpoint."""
+"""What a worker of Ray Train reports, without Ray: how often, and of a run that diverges."""
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import ray.train
 import ray.train.torch
@@ -12,7 +16,16 @@ import torch
 
 from pipelines import train_loop
 from pipelines.checkpoints import check
+from pipelines.report_pace import ReportPace
+from pipelines.stored import divergence_message
 from tests.unit.test_training import TABLES, experiment
+from uml_core.corpora.rows import Row
+from uml_core.corpora.training_data import build_training_data
+from uml_core.gradients import NonFiniteError
+from uml_core.progress import Evaluation
+from uml_core.runs import MetricPoint
+from uml_core.store import CorpusStore
+from uml_core.training import TrainingRun
 
 
 class Worker:
@@ -25,6 +38,43 @@ class Worker:
         return 1
 
     get_local_world_size = get_world_size
+
+
+def write_stores(directory: Path) -> dict[str, str]:
+    """Write stores of the tables' ids, the last ones first; returns their fingerprints."""
+    facts = {"encoder": {}, "dim": 1, "dtype": "float32", "wall_s": 1.0, "rows_per_s": 1.0, "stage_s": {}}
+    for corpus, rows in TABLES.items():
+        store = CorpusStore(str(directory), corpus, "f" * 12)
+        listed = [Row(f"{corpus}-{index:02}", "a", "train", text="x") for index in range(len(rows.embeddings))]
+        for part in (listed[20:], listed[:20]):
+            store.write_part(part[::-1], np.zeros((len(part), 1), dtype=np.float32), [], dim=1)
+        store.publish(store.footers(), facts)
+    return dict.fromkeys(TABLES, "f" * 12)
+
+
+def test_reports_take_at_most_their_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation every second; a report takes 0.05 s at first, and 0.5 s later: 5, then 50 s go by, and the end."""
+    now, reported = [0.0], []
+    clock = partial(now.__getitem__, 0)
+
+    def evaluated(run: TrainingRun, evaluation: Evaluation) -> list[MetricPoint]:
+        now[0] += 1.0
+        return []
+
+    def report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation) -> None:
+        reported.append((evaluation.step, points[-1].name, points[-1].value))
+        now[0] += 0.05 if len(reported) < 3 else 0.5
+
+    settings = experiment(**{"train.max_steps": 80, "train.eval_every": 1, "train.patience": 100})
+    settings = settings.override({"train.report_every_s": 3})
+    monkeypatch.setattr(train_loop, "ReportPace", SimpleNamespace(of=lambda train: ReportPace(3, 0.01, clock)))
+    monkeypatch.setattr(train_loop, "evaluation_points", evaluated)
+    monkeypatch.setattr(train_loop, "_report", report)
+    train_loop._report_evaluations(TrainingRun(settings, build_training_data(settings, TABLES)), 0.0)
+    assert [step for step, _, _ in reported] == [3, 8, 13, 63, 80]
+    assert {name for _, name, _ in reported} == {"perf/report_share"}
+    assert [share for *_, share in reported] == pytest.approx([0, 0.05 / 8.05, 0.1 / 13.1, 0.6 / 63.6, 1.1 / 81.1])
+    assert ReportPace.of(settings.train).is_due() is False
 
 
 def test_divergence_before_the_first_checkpoint_is_reported_with_one_and_without_a_good_step(
@@ -43,8 +93,10 @@ def test_divergence_before_the_first_checkpoint_is_reported_with_one_and_without
     monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(train_loop, "training_tables", lambda *_: TABLES)
     monkeypatch.setattr(train_loop, "note_workers", lambda _: None)
-    diverging = experiment(**{"optim.lr": 1e30, "optim.warmup_steps": 0, "model.scale_init": 1e30})
-    config = {"experiment": diverging.model_dump(mode="json"), "fingerprints": {}, "run_dir": str(tmp_path)}
+    changes = {"optim.lr": 1e30, "optim.warmup_steps": 0, "model.scale_init": 1e30, "store": str(tmp_path / "store")}
+    diverging, fingerprints = experiment(**changes), write_stores(tmp_path / "store")
+    config = {"experiment": diverging.model_dump(mode="json"), "run_dir": str(tmp_path / "run")}
+    config["fingerprints"] = fingerprints
     threads = torch.get_num_threads()
     try:
         train_loop.train_loop_per_worker({**config, "started_at": 0.0})
@@ -52,4 +104,21 @@ def test_divergence_before_the_first_checkpoint_is_reported_with_one_and_without
         torch.set_num_threads(threads)
     (metrics,) = reports
     assert metrics.keys() == {"input_error"}
-    assert "is not finite at step" in metrics["input_error"]
+    assert re.search(
+        r"is not finite at step .*: in that batch: target(,? target-\d\d){5} and 3 more", metrics["input_error"]
+    )
+
+
+def test_ids_stand_for_rows_that_are_the_corpus_s_own(tmp_path: Path) -> None:
+    fingerprints, rows = write_stores(tmp_path), {"target": [7, 0, 40], "names": [9, 2]}
+    error = NonFiniteError((), ("target", "names"), 3, rows)
+    plain = experiment(store=str(tmp_path))
+    for changes, names in (
+        ({}, "names-09, names-02"),
+        ({"corpora.names.control": "shuffled_labels"}, "names-09, names-02"),
+        ({"corpora.names.control": "noise"}, "rows 9, 2 of what is in its place, counted from 0"),
+        ({"data.auxiliary_shots": {"names": "average"}}, "rows 9, 2 of what is in its place, counted from 0"),
+    ):
+        message = divergence_message(error, plain.override(changes), fingerprints)
+        assert message.startswith("the gradient of target, names is not finite at step 3; lower optim.lr")
+        assert message.endswith(f"in that batch: target target-07, target-00, target-40; names {names}")

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from ray.train import ControllerError
 
+from pipelines import trial_workers
+from pipelines.encoder_trials import TrialCheckpoints, run_encoder_trial
+from pipelines.mistakes import MistakeCallback
+from pipelines.report_pace import ReportPace
 from pipelines.trial_loop import run_trials
-from pipelines.trial_results import TrialResult
+from pipelines.trial_results import Assignment, SweepFolder, TrialResult, trial_config
 from tests.unit.test_training import TABLES, experiment
 from uml_core.config import Experiment
+from uml_core.errors import InputError
+from uml_core.objective import Place
 
 Ended = dict[int, tuple[TrialResult, dict[str, Any] | None]]
 
@@ -65,3 +76,33 @@ def test_an_untrained_trial_has_a_result(steps: int) -> None:
     assert not result.error
     assert state is not None
     assert state["progress"]["step"] == steps
+
+
+def test_a_rank_of_several_raises_what_it_may_have_found_alone(tmp_path: Path) -> None:
+    tables = {**TABLES, "names": replace(TABLES["names"], label_names=("other",), label_codes=np.zeros(48, np.int64))}
+    settings, checkpoints = experiment(), TrialCheckpoints(SweepFolder(str(tmp_path)), "key", ReportPace(10, 0.01))
+    result, _ = run_encoder_trial(settings, tables, checkpoints, place=Place.cpu())
+    assert "shares no class" in result.error
+    with pytest.raises(InputError, match="shares no class"):
+        run_encoder_trial(settings, tables, checkpoints, place=Place(torch.device("cpu"), 0, 2))
+
+
+def test_a_mistake_that_ends_a_trials_workers_is_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Trainer:
+        def __init__(self, *_: Any, run_config: Any, **__: Any) -> None:
+            self.callbacks = run_config.callbacks
+
+        def fit(self) -> None:
+            assert any(isinstance(each, MistakeCallback) for each in self.callbacks)
+            raise ControllerError(InputError("a.png cannot be read"))
+
+    reported: list[dict[str, float]] = []
+    monkeypatch.setattr(trial_workers, "TorchTrainer", Trainer)
+    monkeypatch.setattr(trial_workers, "tune", SimpleNamespace(report=reported.append))
+    config = trial_config([Assignment("key", ("uml", "", 0), {"seed": 3})])
+    folder = SweepFolder(str(tmp_path / "trials"))
+    trial_workers.train_on_workers(config, experiment=experiment(), fingerprints={}, folder_uri=folder.uri)
+    result = folder.read("key")
+    assert result is not None
+    assert (result.error, result.overrides, result.group) == ("a.png cannot be read", {"seed": 3}, ("uml", "", 0))
+    assert len(reported) == 1

@@ -51,7 +51,8 @@ def test_a_run_grows_by_a_new_node_and_goes_on_when_it_is_lost(
     pausing.touch()
     monkeypatch.setattr(train_fit, "train_loop_per_worker", paused_loop(pausing))
     write_vector_corpora(tmp_path)
-    train_settings = {"max_steps": STEPS, "eval_every": 10, "patience": STEPS, "batch_size": 7, "report_every_s": 0.2}
+    train_settings = {"max_steps": STEPS, "eval_every": 10, "patience": STEPS, "batch_size": 7}
+    train_settings |= {"report_every_s": 0.2, "report_share": 1}
     workers = {"workers": 3, "min_workers": 1}  # one more than the cluster ever has
     slowly = {"lr": 1e-4}  # so that rounding stays rounding over so many steps
     experiment = parse_experiment(vector_tree(tmp_path, train={**train_settings, **workers}, optim=slowly))

@@ -21,7 +21,7 @@ from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.results import evaluation_points
 from uml_core.serving import TargetPredictor
-from uml_core.tracking import download, find_run, load_predictor
+from uml_core.tracking import download, experiment_runs, find_run, load_predictor
 from uml_core.training import TrainingRun
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -101,6 +101,20 @@ def test_streamed_pictures_train_the_kept_ones_model_and_its_encoder_is_what_is_
     assert np.allclose(predictor.predict(raw).probabilities, [row["probability"] for row in rows], atol=1e-5)
     exported = export.run(streamed["model_uri"], str(tmp_path / "head"), uri, formats=("safetensors",)).results
     assert "encoder.safetensors" in exported["files"]
+
+
+def test_a_damaged_picture_that_one_of_two_workers_meets_ends_the_run_with_its_name(experiment: Experiment) -> None:
+    """The other worker would wait for it half an hour, and each of three new tries as long."""
+    file = Path(str(experiment.corpora["pictures"].path), "train", "stripes", "3.png")
+    content = file.read_bytes()
+    file.write_bytes(b"nothing")
+    try:
+        with pytest.raises(InputError, match=r"^picture train/stripes/3.png was embedded and can no longer be read"):
+            train.run(experiment.override({"name": "damaged", "train.workers": 2}))
+    finally:
+        file.write_bytes(content)
+    (record,) = experiment_runs(experiment.tracking.uri, "damaged")
+    assert record.status == "FAILED"
 
 
 def test_blocks_that_do_not_fit_begin_no_run(experiment: Experiment) -> None:

@@ -66,6 +66,7 @@ def streamed(experiment: Experiment, ray_cluster: None) -> dict[str, Any]:
 
 # Many small batches, so that the kills fall inside the run, with a checkpoint every 0.2 s.
 LONG = {"train.max_steps": 12_000, "train.eval_every": 50, "train.patience": 1000, "train.report_every_s": 0.2}
+LONG |= {"train.report_share": 1}
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ class TestOnOneCluster:
         assert record.params["mixing.schedule"] == "joint"
         for name in (
             *("train/loss/target", "train/loss/names", "val/accuracy", "test/accuracy"),
-            *("perf/samples_per_s", "perf/data_wait_s", "mixing/observed_ratio/names"),
+            *("perf/samples_per_s", "perf/data_wait_s", "perf/report_share", "mixing/observed_ratio/names"),
         ):
             assert name in record.metrics, name
         for tag in ("uml.config_hash", "uml.store_fingerprint", "uml.corpora", "git.commit"):
@@ -160,9 +161,10 @@ class TestOnOneCluster:
         """The rate grows until the weights overflow, many reports after the start."""
         changes = {"optim.lr": 1e38, "optim.warmup_lr": 1e-5, "optim.warmup_steps": 10**36, "train.max_steps": 400}
         changes |= {"train.eval_every": 1, "train.report_every_s": 0.01, "train.patience": 1000, "train.workers": 2}
+        changes |= {"train.report_share": 1}
         message = (
             r"the (?:loss|gradient) of (?:target|names|target, names) is not finite at step (\d+); lower optim.lr.*"
-            r" rows of that batch, .*: (?:target|names) \d+, .*; step (\d+) is kept in (\S+)$"
+            r" in that batch: (?:target|names) \S+, \S+, \S+, \S+, \S+ and \d+ more.*; step (\d+) is kept in (\S+)$"
         )
         with pytest.raises(InputError, match=message) as told:
             train.run(experiment.override(changes))

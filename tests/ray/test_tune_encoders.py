@@ -73,7 +73,7 @@ def experiment(two_cpus: None, tmp_path_factory: pytest.TempPathFactory) -> Expe
             "encoders": {"image": image},
             "model": {"backbone": "finetune", "head_init": "random"},
             "pictures": {"augment": False},
-            "train": {"max_steps": 12, "eval_every": 4, "batch_size": 6, "report_every_s": 0.01},
+            "train": {"max_steps": 12, "eval_every": 4, "batch_size": 6, "report_every_s": 0.01, "report_share": 1},
             "optim": {"warmup_steps": 0, "lr": 1e-2, "backbone_lr": 1e-4},
             "tune": {"seeds": 2},
         }

@@ -82,6 +82,12 @@ def test_a_run_without_checkpoints_begins() -> None:
     repair("/nowhere/at/all", keep=2)
 
 
+def test_a_run_that_ended_before_its_first_state_begins(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint_0").mkdir()
+    save_state({}, tmp_path / "checkpoint_0")
+    assert newest_state(str(tmp_path)) is None
+
+
 def test_only_as_many_are_kept_as_asked_and_what_train_lists_is_left_to_it(tmp_path: Path) -> None:
     folders = write(tmp_path, 20, 30, 10, 40)
     write_list(tmp_path, [folders[2], folders[3]])

@@ -36,7 +36,7 @@ def sequences_of(rows: SequenceRows) -> list[np.ndarray]:
 
 
 def test_what_is_loaded_predicts_as_the_run_does(run: TrainingRun, tmp_path: Path) -> None:
-    run.objective.predictor("float32").save(tmp_path)
+    run.objective.predictor().save(tmp_path)
     predictor = load_predictor_folder(tmp_path)
     assert isinstance(predictor, SequencePredictor)
     assert not [name for name in predictor.weights if "other" in name or "letters" in name or "outputs" in name]
@@ -77,5 +77,5 @@ def test_discrete_tokens_are_classified_from_lists_of_whole_numbers() -> None:
     run = TrainingRun(settings, build_sequence_data(settings, {"letters": table}))
     for _ in run.evaluations():
         pass
-    predictor = run.objective.predictor("float32")
+    predictor = run.objective.predictor()
     assert predictor.classify_ready([[3, 4, 4], [0, 1], [1]]).classes == ["high", "low", "low"]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from uml_core.config.base import Count, Fraction01, NonNegative, Positive, PositiveCount, Settings
+from uml_core.config.base import Count, Fraction01, NonNegative, Positive, PositiveCount, Settings, Share
 
 
 class TransferConfig(Settings):
@@ -222,6 +222,7 @@ class TrainConfig(Settings):
     compile: bool = False
     gradient_cosine: bool = False  # at every evaluation, the angle between corpora's gradients on the shared head
     report_every_s: Positive = 10.0  # metrics and checkpoints are reported by wall time: a report may block for 2 s
+    report_share: Share = 0.01  # of wall time, at most: a large encoder is reported, and saved, less often
     keep_checkpoints: PositiveCount = 2  # the newest ones: a damaged one is passed over for the one before it
     twin: bool = False  # also train the matched unimodal baseline and print the difference
 

@@ -10,7 +10,7 @@ from uml_core.encoders.base import (
     fingerprint,
 )
 from uml_core.encoders.batching import choose_batch_size
-from uml_core.encoders.registry import build_encoder, resolve_precision
+from uml_core.encoders.registry import build_encoder, resolve_precision, store_precision
 from uml_core.errors import RowError
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "choose_batch_size",
     "fingerprint",
     "resolve_precision",
+    "store_precision",
 ]

@@ -6,7 +6,7 @@ import importlib
 
 import torch
 
-from uml_core.config import EncoderConfig
+from uml_core.config import EncoderConfig, Experiment
 from uml_core.encoders.base import Encoder
 from uml_core.errors import InputError, listing, nearest
 from uml_core.own_code import imported_callable
@@ -72,6 +72,11 @@ def own_encoder(config: EncoderConfig, modality: str) -> Encoder:
     if encoder.modality != modality:
         raise InputError(f"{setting}, an encoder of modality {encoder.modality}; the corpus is of {modality}")
     return encoder
+
+
+def store_precision(experiment: Experiment) -> str:
+    """Return the arithmetic in which this machine embeds an experiment's corpora, and every later input alike."""
+    return resolve_precision(experiment.embed.precision, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def resolve_precision(precision: str, device: str) -> str:

@@ -120,11 +120,9 @@ class _RawTest:
     """Reads raw rows, damages them, encodes them with the run's own target model and counts hits."""
 
     def __init__(self, run: EvaluatedRun, damaged: Callable[..., Any]) -> None:
-        from uml_core.encoders import resolve_precision  # encoders take seconds
-
         self._classes, self._seed, self._damaged = run.classes, run.experiment.seed, damaged
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._predictor = run.objective.predictor(resolve_precision(run.experiment.embed.precision, device))
+        self._predictor = run.objective.predictor()
         self._encoder = self._predictor.build_encoder()
         self._predictor.load_encoder(self._encoder, device=device)
 

@@ -1,0 +1,99 @@
+"""A step of several training runs, and what is left of one that was killed; Ray Train's own part is played."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from ray.train import ControllerError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+from pipelines import train_fit
+from pipelines.attempts import Attempt
+from pipelines.mistakes import MistakeCallback, mistakes_raised
+from pipelines.stored import StoredData
+from uml_core.config import Experiment
+from uml_core.errors import InputError
+from uml_core.results import RunOutcome
+
+STORED = StoredData({}, None, {})
+
+
+class KilledError(Exception):
+    """Stands for a signal that ends the driver."""
+
+
+@dataclass
+class Played:
+    """In place of MLflow and Ray Train: what is trained, and in which run; `faults` ends a run by its kind."""
+
+    faults: dict[str, Exception] = field(default_factory=dict)
+    trained: list[tuple[str, str]] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)
+    run_id: str = ""
+
+    def open_run(self, experiment: Experiment, attempt: Attempt, _: StoredData) -> Played:
+        if attempt.run_id is None:
+            attempt.begin(f"run-{len(self.trained)}")
+        self.run_id = str(attempt.run_id)
+        return self
+
+    def fit(self, experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: str) -> dict[str, Any]:
+        kind = train_fit.run_kind(experiment)
+        self.trained.append((kind, run_id))
+        if kind in self.faults:
+            raise self.faults[kind]
+        return {}
+
+    def log_outcome(self, experiment: Experiment, data: Any, state: dict[str, Any], tracker: Played) -> RunOutcome:
+        counts = {"best_step": 3, "steps": 4, "target_samples": 32, "trained_parameters": 5, "parameters": 6}
+        rates = {"steps_per_s": 1 / 3, "train_s": 12.0, "samples_per_s": 0.1, "observed_ratio": {"names": 1.0}}
+        rest = {"shift_accuracy": {}, "train_rows": {"target": 8}, "classes": 2, "model_uri": "models:/m"}
+        return RunOutcome(tracker.run_id, 0.1 + 0.2, None, **counts, **rates, **rest)
+
+    def finish(self, status: str = "FINISHED") -> None:
+        self.ends.append(status)
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> Played:
+    played = Played()
+    monkeypatch.setattr(train_fit, "_open_run", played.open_run)
+    monkeypatch.setattr(train_fit, "_fit", played.fit)
+    monkeypatch.setattr(train_fit, "_log_outcome", played.log_outcome)
+    return played
+
+
+def test_a_driver_killed_during_the_twin_goes_on_with_the_twin(vector_experiment: Experiment, played: Played) -> None:
+    both = [vector_experiment, vector_experiment.unimodal_twin()]
+    played.faults = {"unimodal": KilledError()}
+    with pytest.raises(KilledError):
+        train_fit.train_in_turn(both, STORED)
+    played.faults = {}
+    first, twin = train_fit.train_in_turn(both, STORED)
+    assert played.trained == [("uml", "run-0"), ("unimodal", "run-1"), ("unimodal", "run-1")]
+    assert (first.run_id, twin.run_id) == ("run-0", "run-1")
+    assert first == played.log_outcome(vector_experiment, None, {}, Played(run_id="run-0")), "to the last digit"
+    assert [each.run_id for each in train_fit.train_in_turn(both, STORED)] == ["run-3", "run-4"], "both anew"
+
+
+def test_a_mistake_ends_both_runs(vector_experiment: Experiment, played: Played) -> None:
+    both = [vector_experiment, vector_experiment.unimodal_twin()]
+    played.faults = {"unimodal": InputError("x")}
+    with pytest.raises(InputError):
+        train_fit.train_in_turn(both, STORED)
+    assert played.ends == ["FINISHED", "FAILED"]
+    played.faults = {}
+    assert [each.run_id for each in train_fit.train_in_turn(both, STORED)] == ["run-2", "run-3"]
+
+
+def test_a_mistake_that_a_worker_raises_ends_the_run_and_other_errors_do_not() -> None:
+    lost, mistake = RuntimeError("connection closed"), UserExceptionWithTraceback(InputError("a.png"), "Traceback ...")
+    MistakeCallback().after_exception(None, {0: lost, 1: UserExceptionWithTraceback(lost, "Traceback ...")})
+    with pytest.raises(InputError, match=r"^a.png$") as told:
+        MistakeCallback().after_exception(None, {0: lost, 1: mistake})
+    with pytest.raises(InputError, match=r"^a.png$"), mistakes_raised():
+        raise ControllerError(told.value)
+    with pytest.raises(ControllerError), mistakes_raised():
+        raise ControllerError(lost)
