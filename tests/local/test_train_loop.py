@@ -61,7 +61,7 @@ def test_reports_take_at_most_their_share_of_the_time(monkeypatch: pytest.Monkey
         now[0] += 1.0
         return []
 
-    def report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation) -> None:
+    def report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation, rate: object) -> None:
         reported.append((evaluation.step, points[-1].name, points[-1].value))
         now[0] += 0.05 if len(reported) < 3 else 0.5
 

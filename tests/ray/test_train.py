@@ -240,7 +240,11 @@ def wait_for_free_cpus(timeout_s: float = 30) -> None:
 
 def process_of(title: str) -> int:
     """Return the process of a Ray actor, by the title that Ray gives it: the youngest, for others may end slowly."""
-    found = [each for each in psutil.Process().children(recursive=True) if " ".join(each.cmdline()).startswith(title)]
+    found = []
+    for each in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            if " ".join(each.cmdline()).startswith(title):
+                found.append(each)
     return max(found, key=psutil.Process.create_time).pid
 
 
