@@ -1,0 +1,35 @@
+"""One raw input of each modality, made up: what a logged model is shown with, so that no user's row leaves the store."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import wave
+
+SIDE = 32  # pixels
+SAMPLE_RATE, SAMPLES, HERTZ = 16_000, 1_600, 440  # a tenth of a second
+
+
+def raw_example(modality: str) -> bytes | str:
+    """Return a picture or a sound as the bytes of a file (png, wav), or a sentence."""
+    return {"image": _picture, "audio": _sound, "text": lambda: "a short sentence"}[modality]()
+
+
+def _picture() -> bytes:
+    from PIL import Image  # training on embeddings needs none of it
+
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((SIDE, SIDE)).convert("RGB").save(file, "png")
+    return file.getvalue()
+
+
+def _sound() -> bytes:
+    file = io.BytesIO()
+    waves = [round(8_000 * math.sin(2 * math.pi * HERTZ * index / SAMPLE_RATE)) for index in range(SAMPLES)]
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(SAMPLE_RATE)
+        sound.writeframes(struct.pack(f"<{SAMPLES}h", *waves))
+    return file.getvalue()
