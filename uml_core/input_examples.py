@@ -1,4 +1,4 @@
-"""One raw input of each modality, made up: what a logged model is shown with, so that no user's row leaves the store."""
+"""One raw input of each modality, made up: what a logged model is shown with; no row of a user is copied for it."""
 
 from __future__ import annotations
 
