@@ -1,8 +1,9 @@
 """Load logged models in a process that has what their requirements name, and print what they say of their own examples.
 
-    python -I tests/serving_process.py TRACKING_URI MODEL_URI ...
+    python -I tests/serving_process.py REQUIREMENTS_FILE TRACKING_URI MODEL_URI ...
 
-Other packages are hidden as if they were not installed; this repository is not on the path. Not a test: one runs it.
+Other packages are hidden as if they were not installed, before anything is imported; this repository is not on the
+path. Not a test: one runs it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import importlib.metadata
 import importlib.util
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-TRACKING_URI, *MODEL_URIS = sys.argv[1:]
+REQUIREMENTS_FILE, TRACKING_URI, *MODEL_URIS = sys.argv[1:]
 
 
 def closure_of(requirements: list[str]) -> set[str]:
@@ -53,19 +55,16 @@ def hide_all_but(requirements: list[str]) -> set[str]:
     """Hide what the requirements do not bring; returns the modules that are hidden."""
     allowed = closure_of(requirements)
     owners = importlib.metadata.packages_distributions()
-    hidden = {
-        module for module, names in owners.items() if not {canonicalize_name(name) for name in names} & allowed
-    }
+    hidden = {module for module, names in owners.items() if not {canonicalize_name(name) for name in names} & allowed}
     sys.meta_path[:] = [Only(finder, hidden) for finder in sys.meta_path]
     return hidden
 
 
 assert importlib.util.find_spec("uml_core") is None, "the repository is on the path"
-import mlflow  # noqa: E402  # it fetches the requirements
+hidden = hide_all_but(Path(REQUIREMENTS_FILE).read_text(encoding="utf-8").split())
+import mlflow  # noqa: E402
 
 mlflow.set_tracking_uri(TRACKING_URI)
-with open(mlflow.pyfunc.get_model_dependencies(MODEL_URIS[0]), encoding="utf-8") as file:  # noqa: PTH123
-    hidden = hide_all_but([line for line in file.read().splitlines() if line])
 answers = []
 for uri in MODEL_URIS:
     model = mlflow.pyfunc.load_model(uri)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 import torch
@@ -39,11 +40,14 @@ def test_models_answer_their_examples_where_only_their_requirements_are_installe
         "vector": predictor_of("vector", None, 12),
     }
     uris = [tracker.log_predictor(each, tmp_path / name) for name, each in predictors.items()]
-    line = [sys.executable, "-I", str(ROOT / "tests" / "serving_process.py"), experiment.tracking.uri, *uris]
+    requirements = mlflow.pyfunc.get_model_dependencies(uris[0])
+    line = [sys.executable, "-I", str(ROOT / "tests" / "serving_process.py"), str(requirements)]
+    line += [experiment.tracking.uri, *uris]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])
     assert {"ray", "psutil", "peft", "optuna", "pytest"} <= set(said["hidden"])
+    assert said["loaded"] == []
     assert not Path(said["code"]).is_relative_to(ROOT), "the model brings its own code"
     for answer in said["answers"]:
         (row,) = answer
