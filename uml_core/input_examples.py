@@ -6,6 +6,7 @@ import io
 import math
 import struct
 import wave
+from collections.abc import Callable
 
 SIDE = 32  # pixels
 SAMPLE_RATE, SAMPLES, HERTZ = 16_000, 1_600, 440  # a tenth of a second
@@ -13,7 +14,8 @@ SAMPLE_RATE, SAMPLES, HERTZ = 16_000, 1_600, 440  # a tenth of a second
 
 def raw_example(modality: str) -> bytes | str:
     """Return a picture or a sound as the bytes of a file (png, wav), or a sentence."""
-    return {"image": _picture, "audio": _sound, "text": lambda: "a short sentence"}[modality]()
+    files: dict[str, Callable[[], bytes]] = {"image": _picture, "audio": _sound}
+    return "a short sentence" if modality == "text" else files[modality]()
 
 
 def _picture() -> bytes:
