@@ -1,7 +1,7 @@
 """A logged model to files that need none of this project's code.
 
-In: a logged model of objective supervised. Out: a folder with head.json, head.safetensors and head.onnx
-(`uml_core.export` says what is in them).
+In: a logged model of objective supervised. Out: a folder with head.json, head.safetensors and head.onnx; of a
+fine-tuned model also encoder.safetensors, and model.onnx from pictures to logits (`uml_core.export` describes them).
 
     python -m pipelines.export --model runs:/RUN_ID/model --output head
     python -m pipelines.export --model runs:/RUN_ID/model --output head --format safetensors

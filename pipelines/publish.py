@@ -27,6 +27,8 @@ from uml_core.runs import MetricPoint, RunRecord
 from uml_core.tracking import MLflowTracker
 from uml_core.training import TrainingRun
 
+BEST_ALIAS = "best"  # of a registered model: what the newest sweep found best
+
 
 def select_trials(
     experiment: Experiment, specs: Mapping[str, TrialSpec], results: Mapping[str, TrialResult], log: TrialLog
@@ -88,7 +90,7 @@ def register_best(spec: TrialSpec, tables: Tables, folder: SweepFolder, log: Tri
         tracker.log_artifact(save_weights(run.model, Path(directory)), "weights")
         tracker.log_text(experiment.to_yaml(), "experiment.yaml")
         model_uri = tracker.log_predictor(predictor, Path(directory) / "predictor")
-    uri = tracker.register_model(model_uri, experiment.name, tags=tags)
+    uri = tracker.register_model(model_uri, experiment.name, tags=tags, alias=BEST_ALIAS)
     parent.set_tags({"uml.best_trial": tracker.run_id, "uml.best_model": uri})
     return uri
 

@@ -36,11 +36,21 @@ Tables = Mapping[str, CorpusTable] | Mapping[str, SequenceTable]
 
 @dataclass(frozen=True)
 class StoredData:
-    """What a training run reads, and the fingerprints of the corpora it comes from."""
+    """What a training run reads, the tables it is drawn from, and the fingerprints of the corpora it comes from."""
 
     fingerprints: Mapping[str, str]
     data: TrainingData | SequenceData
     feeds: Mapping[str, str]  # of every corpus: memory or stream
+    tables: Tables = field(default_factory=dict)
+    seeds: tuple[int, int] = (0, 0)  # seed and data.split_seed, by which the rows are drawn
+    sources: RawSources = field(default_factory=lambda: RawSources())
+
+    def of(self, experiment: Experiment) -> StoredData:
+        """Return what the same experiment reads under another seed: other rows of the same tables."""
+        seeds = experiment.seed, experiment.data.split_seed
+        if seeds == self.seeds:
+            return self
+        return replace(self, data=build_data(experiment, self.tables, self.sources), seeds=seeds)
 
     def describe_feed(self, experiment: Experiment) -> str:
         """Return one line on what is streamed, and why."""
@@ -56,7 +66,9 @@ def read_training_data(experiment: Experiment) -> StoredData:
     fingerprints = corpus_fingerprints(experiment)
     tables = training_tables(experiment, fingerprints)
     feeds = {corpus: "stream" if is_streamed(table) else "memory" for corpus, table in tables.items()}
-    return StoredData(fingerprints, build_data(experiment, tables), feeds)
+    sources = RawSources()
+    seeds = experiment.seed, experiment.data.split_seed
+    return StoredData(fingerprints, build_data(experiment, tables, sources), feeds, tables, seeds, sources)
 
 
 def training_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> Tables:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from ray.exceptions import RayActorError
@@ -38,12 +38,18 @@ from uml_core.transfer import transfer_plan
 MAX_LOSSES = 3  # of workers, and of the controller, in a run
 
 logger = logging.getLogger(__name__)
+Conclusion = TypeVar("Conclusion")
 
 
-def train_in_turn(experiments: Sequence[Experiment], stored: StoredData) -> list[RunOutcome]:
+def train_in_turn(
+    experiments: Sequence[Experiment],
+    stored: StoredData,
+    conclude: Callable[[Sequence[RunOutcome]], Conclusion],
+) -> Conclusion:
     """Train experiments, one after another, to their ends; resumes where a killed step stopped, in the later ones too.
 
-    `open_experiment()` comes first. All are one step: the same line trains them anew once the last has ended.
+    `open_experiment()` comes first. All are one step, which ends with what `conclude` makes of the outcomes: the same
+    line trains them anew after that.
     """
     attempts: list[Attempt] = []
     outcomes = []
@@ -54,14 +60,16 @@ def train_in_turn(experiments: Sequence[Experiment], stored: StoredData) -> list
     except InputError:
         _finish(attempts)
         raise
+    conclusion = conclude(outcomes)  # where a tracking server stays away, the step is left unfinished
     _finish(attempts)
-    return outcomes
+    return conclusion
 
 
 def _train_once(experiment: Experiment, stored: StoredData, attempt: Attempt) -> RunOutcome:
     """Train one experiment under Ray Train and log it; where that has been done, return what it came to."""
     if attempt.outcome is not None:
         return RunOutcome(**attempt.outcome)
+    stored = stored.of(experiment)
     tracker = _open_run(experiment, attempt, stored)
     try:
         state = _fit(experiment, stored, attempt, tracker.run_id)

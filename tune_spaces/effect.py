@@ -17,7 +17,9 @@ NOT_TRAINED_ON = ("name", "store", "tracking", "encoders", "embed", "tune")
 # Of optim: what a backbone does not use. One that is frozen does not use the section pictures either.
 UNUSED_RATES = {"frozen": ("backbone_lr", "lora_lr", "layer_decay"), "lora": ("backbone_lr",)}
 WITHOUT_ADAPTERS = ("lora_lr",)
-NOT_TRAINED_ON_IN_TRAIN = ("workers", "use_gpu", "report_every_s", "report_share", "twin", "gradient_cosine", "compile")
+NOT_TRAINED_ON_IN_TRAIN = (
+    *("workers", "use_gpu", "report_every_s", "report_share", "twin", "seeds", "gradient_cosine", "compile"),
+)
 
 
 def trained_settings(experiment: Experiment) -> dict[str, Any]:

@@ -82,8 +82,7 @@ class Group:
 
     def spec(self, experiment: Experiment, point: Mapping[str, Any]) -> TrialSpec:
         """Return the trial of one point of the grid. Raises InputError for a key or value that is not allowed."""
-        pairing = {"seed": self.seed, "data.split_seed": self.seed}
-        overrides = {**pairing, **self.condition, **self.arm.overrides, **point}
+        overrides = {**pairing(self.seed), **self.condition, **self.arm.overrides, **point}
         return TrialSpec(self.arm.name, self.label, experiment.override(overrides), overrides)
 
     @property
@@ -235,8 +234,18 @@ def _module(name_or_file: str) -> ModuleType:
 
 
 def seeds_of(experiment: Experiment) -> tuple[int, ...]:
-    """Return the paired seeds: tune.seeds of them, counted from the experiment's own."""
-    return tuple(experiment.seed + index for index in range(experiment.tune.seeds))
+    """Return the paired seeds of a sweep: tune.seeds of them."""
+    return counted_seeds(experiment, experiment.tune.seeds)
+
+
+def counted_seeds(experiment: Experiment, count: int) -> tuple[int, ...]:
+    """Return so many seeds, counted from the experiment's own."""
+    return tuple(experiment.seed + index for index in range(count))
+
+
+def pairing(seed: int) -> dict[str, Any]:
+    """Return what all that is compared at a seed has in common: start and batches, splits and few-shot subset."""
+    return {"seed": seed, "data.split_seed": seed}
 
 
 def shots_conditions(experiment: Experiment) -> dict[str, tuple[Any, ...]]:

@@ -6,6 +6,7 @@ In: a `TargetPredictor`, whose path from embedding to logits is one matrix. Out,
     encoder.safetensors   of a fine-tuned run, with either format: the weights of its encoder
     head.json          the classes in the order of the rows, whether embeddings are normalised first, the encoder
     head.onnx          input embedding (B, D) float32; outputs logits (B, C) and probabilities (B, C)
+    model.onnx         of a fine-tuned run: encoder and head as one graph, from pictures (`uml_core.export_graph`)
 
     from safetensors.numpy import load_file
     logits = embedding @ load_file("head.safetensors")["head.weight"].T
@@ -36,12 +37,18 @@ def export_head(predictor: TargetPredictor, directory: Path, formats: tuple[str,
     """Write the target path in some formats, and head.json beside them; returns the files.
 
     Raises:
-        InputError: format onnx is asked for without the package onnx.
+        InputError: format onnx is asked for without the package onnx, or of an encoder that cannot be traced.
     """
     graph = onnx_graph(predictor) if "onnx" in formats else None  # before anything is written
+    description, whole = description_of(predictor), None
+    if graph is not None and predictor.encoder_weights is not None:
+        from uml_core.export_graph import description_of_graph, picture_graph, tuned_encoder  # encoders take seconds
+
+        encoder = tuned_encoder(predictor)
+        whole, description["model.onnx"] = picture_graph(encoder, predictor), description_of_graph(encoder)
     directory.mkdir(parents=True, exist_ok=True)
     files = [directory / "head.json"]
-    files[0].write_text(json.dumps(description_of(predictor), indent=1, ensure_ascii=False), encoding="utf-8")
+    files[0].write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
     if "safetensors" in formats:
         files.append(directory / "head.safetensors")
         save_file({"head.weight": predictor.head}, files[-1])
@@ -51,6 +58,9 @@ def export_head(predictor: TargetPredictor, directory: Path, formats: tuple[str,
     if graph is not None:
         files.append(directory / "head.onnx")
         files[-1].write_bytes(graph)
+    if whole is not None:
+        files.append(directory / "model.onnx")
+        files[-1].write_bytes(whole)
     return files
 
 

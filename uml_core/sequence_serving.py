@@ -24,6 +24,7 @@ from uml_core.config import CorpusConfig, EncoderConfig, Experiment, SequenceMod
 from uml_core.corpora.ready_sequences import ReadySequences, stream_ready_sequences
 from uml_core.encoders import Decoded, Encoder, build_encoder
 from uml_core.evaluation.linear_probe import LinearProbe
+from uml_core.input_examples import raw_example
 from uml_core.models.sequence_model import SequenceModel, TokenSpace
 from uml_core.serving import INPUT_COLUMNS, PREDICTOR_FILE, Predictions
 
@@ -78,6 +79,10 @@ class SequencePredictor:
     def input_column(self) -> str:
         """The column raw inputs come in: content (file bytes), text, or tokens."""
         return "tokens" if self.encoder is None else INPUT_COLUMNS[self.modality]
+
+    def input_example(self) -> Any:
+        """Return one made-up input as it comes in the column: without an encoder, two tokens."""
+        return raw_example(self.modality) if self.encoder is not None else [[0.0] * self.space.dim] * 2
 
     def load_encoder(self, encoder: Encoder, *, device: str = "cpu") -> None:
         """Load the encoder's weights where they run."""

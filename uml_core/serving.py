@@ -25,6 +25,7 @@ from uml_core.config import CorpusConfig, EncoderConfig, Experiment
 from uml_core.corpora.ready import ReadyEmbeddings, stream_ready_embeddings
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Decoded, Encoder, Raw, build_encoder
+from uml_core.input_examples import raw_example
 from uml_core.models import SharedHeadModel, folded_target_head
 
 PREDICTOR_FILE = "predictor.json"
@@ -60,6 +61,7 @@ class Predictor(Protocol):
     def precision(self) -> str: ...
     @property
     def input_column(self) -> str: ...
+    def input_example(self) -> Any: ...
     def build_encoder(self) -> Encoder | None: ...
     def load_encoder(self, encoder: Encoder, *, device: str = "cpu") -> None: ...
     def classify_decoded(self, encoder: Encoder, rows: Sequence[Decoded], *, batch_size: int) -> Predictions: ...
@@ -99,6 +101,10 @@ class TargetPredictor:
     def input_column(self) -> str:
         """The column raw inputs come in: content (file bytes), text, or embedding."""
         return INPUT_COLUMNS[self.modality]
+
+    def input_example(self) -> Any:
+        """Return one made-up input as it comes in the column."""
+        return raw_example(self.modality) if self.encoder is not None else [0.0] * self.head.shape[1]
 
     def build_encoder(self) -> Encoder | None:
         """Return the target's encoder without its weights; None where inputs are embeddings."""

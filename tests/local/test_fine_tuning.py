@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -117,6 +118,21 @@ def test_predict_export_and_evaluate_give_the_logits_of_trainings_evaluation(cor
     export_head(predictor, tmp_path / "out", ("safetensors",))
     assert load_file(tmp_path / "out" / "encoder.safetensors").keys() == run.model.backbone.state_dict().keys()
     assert json.loads((tmp_path / "out" / "head.json").read_text())["encoder_is_fine_tuned"]
+    assert_graph_gives(predictor, raw, expected.numpy(), tmp_path / "graph")
+
+
+def assert_graph_gives(predictor: TargetPredictor, raw: list[Any], logits: np.ndarray, directory: Path) -> None:
+    """Assert that the exported graph gives these logits of decoded pictures, whatever their number."""
+    names = [file.name for file in export_head(predictor, directory, ("onnx",))]
+    assert names == ["head.json", "encoder.safetensors", "head.onnx", "model.onnx"]
+    encoder = predictor.build_encoder()
+    pictures = np.stack([encoder.decode(row) for row in raw])
+    described = json.loads((directory / "head.json").read_text())["model.onnx"]
+    assert described["input"]["shape"] == ["batch", *pictures.shape[1:]]
+    session = onnxruntime.InferenceSession(str(directory / "model.onnx"), providers=["CPUExecutionProvider"])
+    found, probabilities = session.run(None, {"picture": pictures})
+    assert np.allclose(found, logits, atol=1e-4)
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
 def test_evaluation_is_in_eval_mode_and_restores_training(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +197,8 @@ def test_transformers_encoders_are_trained_and_saved(corpus: Path, tmp_path: Pat
     predicted = predictor.predict([run.data.raw[row].read() for row in rows])
     embedded = run.objective.embedded().val
     assert np.allclose(predicted.logits, predictor.classify(embedded.gathered()).logits, atol=1e-4)
+    raw = [run.data.raw[row].read() for row in rows]
+    assert_graph_gives(predictor, raw, predicted.logits, tmp_path / "graph")
 
 
 @pytest.mark.parametrize(

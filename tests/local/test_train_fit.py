@@ -9,13 +9,15 @@ import pytest
 from ray.train import ControllerError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
-from pipelines import train_fit
+from pipelines import embed, train_fit
 from pipelines.attempts import Attempt
 from pipelines.mistakes import MistakeCallback, mistakes_raised
-from pipelines.stored import StoredData
+from pipelines.stored import StoredData, read_training_data
+from pipelines.train_summary import seed_runs
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.results import RunOutcome
+from uml_core.store import CorpusStore
 
 STORED = StoredData({}, None, {})
 
@@ -30,6 +32,7 @@ class Played:
 
     faults: dict[str, Exception] = field(default_factory=dict)
     trained: list[tuple[str, str]] = field(default_factory=list)
+    rows: list[list[int]] = field(default_factory=list)  # of the target, that were trained on
     ends: list[str] = field(default_factory=list)
     run_id: str = ""
 
@@ -42,6 +45,8 @@ class Played:
     def fit(self, experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: str) -> dict[str, Any]:
         kind = train_fit.run_kind(experiment)
         self.trained.append((kind, run_id))
+        if stored.data is not None:
+            self.rows.append(stored.data.labelled.rows.tolist())
         if kind in self.faults:
             raise self.faults[kind]
         return {}
@@ -69,23 +74,23 @@ def test_a_driver_killed_during_the_twin_goes_on_with_the_twin(vector_experiment
     both = [vector_experiment, vector_experiment.unimodal_twin()]
     played.faults = {"unimodal": KilledError()}
     with pytest.raises(KilledError):
-        train_fit.train_in_turn(both, STORED)
+        train_fit.train_in_turn(both, STORED, list)
     played.faults = {}
-    first, twin = train_fit.train_in_turn(both, STORED)
+    first, twin = train_fit.train_in_turn(both, STORED, list)
     assert played.trained == [("uml", "run-0"), ("unimodal", "run-1"), ("unimodal", "run-1")]
     assert (first.run_id, twin.run_id) == ("run-0", "run-1")
     assert first == played.log_outcome(vector_experiment, None, {}, Played(run_id="run-0")), "to the last digit"
-    assert [each.run_id for each in train_fit.train_in_turn(both, STORED)] == ["run-3", "run-4"], "both anew"
+    assert [each.run_id for each in train_fit.train_in_turn(both, STORED, list)] == ["run-3", "run-4"], "both anew"
 
 
 def test_a_mistake_ends_both_runs(vector_experiment: Experiment, played: Played) -> None:
     both = [vector_experiment, vector_experiment.unimodal_twin()]
     played.faults = {"unimodal": InputError("x")}
     with pytest.raises(InputError):
-        train_fit.train_in_turn(both, STORED)
+        train_fit.train_in_turn(both, STORED, list)
     assert played.ends == ["FINISHED", "FAILED"]
     played.faults = {}
-    assert [each.run_id for each in train_fit.train_in_turn(both, STORED)] == ["run-2", "run-3"]
+    assert [each.run_id for each in train_fit.train_in_turn(both, STORED, list)] == ["run-2", "run-3"]
 
 
 def test_a_mistake_that_a_worker_raises_ends_the_run_and_other_errors_do_not() -> None:
@@ -97,3 +102,38 @@ def test_a_mistake_that_a_worker_raises_ends_the_run_and_other_errors_do_not() -
         raise ControllerError(told.value)
     with pytest.raises(ControllerError), mistakes_raised():
         raise ControllerError(lost)
+
+
+def test_a_driver_killed_between_seeds_trains_those_that_are_left(
+    vector_experiment: Experiment, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed.run(vector_experiment)
+    few = vector_experiment.override({"data.shots": 2, "train.twin": True, "train.seeds": 3})
+    experiments = [each for runs in seed_runs(few) for each in runs.experiments]
+    loads: list[str] = []
+    load = CorpusStore.load
+    monkeypatch.setattr(CorpusStore, "load", lambda store: loads.append(store.corpus) or load(store))
+    stored = read_training_data(experiments[0])
+    fit = played.fit
+
+    def killed_at_the_fourth(experiment: Experiment, *given: Any) -> dict[str, Any]:
+        if len(played.trained) == 3:
+            raise KilledError
+        return fit(experiment, *given)
+
+    monkeypatch.setattr(train_fit, "_fit", killed_at_the_fourth)
+    with pytest.raises(KilledError):
+        train_fit.train_in_turn(experiments, stored, list)
+    monkeypatch.setattr(train_fit, "_fit", fit)
+
+    def away(outcomes: Any) -> None:
+        raise InputError("the tracking server is away")
+
+    with pytest.raises(InputError, match="away"):
+        train_fit.train_in_turn(experiments, stored, away)
+    outcomes = train_fit.train_in_turn(experiments, stored, list)
+    assert played.trained == [(("uml", "unimodal")[index % 2], f"run-{index}") for index in range(6)], "each once"
+    assert [each.run_id for each in outcomes] == [f"run-{index}" for index in range(6)]
+    assert played.rows[0::2] == played.rows[1::2], "a twin has its seed's rows"
+    assert len({tuple(rows) for rows in played.rows}) == 3, "each seed draws its own"
+    assert sorted(loads) == ["names", "target"], "the store is read once"

@@ -188,10 +188,12 @@ def test_runs_and_models_on_a_postgresql_that_restarts(postgres: Postgres, tmp_p
     child.log_metrics([MetricPoint("test/class_accuracy/C++", 1.0)])
     restart.join()
     predictor = TargetPredictor(("a", "b"), "vector", None, "float32", False, torch.eye(2))
-    model = child.register_model(child.log_predictor(predictor, tmp_path / "predictor"), "sql", tags={"uml.sweep": "s"})
-    again = child.register_model(model, "sql", tags={"uml.sweep": "s"})
+    logged, tags = child.log_predictor(predictor, tmp_path / "predictor"), {"uml.sweep": "s"}
+    model = child.register_model(logged, "sql", tags=tags, alias="best")
+    again = child.register_model(model, "sql", tags=tags, alias="best")
+    version = child.register_model(logged, "sql", tags={"uml.kind": "uml"}, alias=None)
     child.finish()
-    assert model == again == "models:/sql@best"
+    assert (model, again, version) == ("models:/sql@best", "models:/sql@best", "models:/sql/2")
     assert load_predictor(postgres.uri, model, tmp_path / "fetched").classes == ("a", "b")
     found = sweep_runs(experiment, parent.run_id)
     assert [record.arm for record in found] == ["", "uml"]

@@ -125,7 +125,8 @@ class TestOnOneCluster:
         self, experiment: Experiment, streamed: dict[str, Any], tmp_path: Path
     ) -> None:
         results = streamed
-        predictor = load_predictor(experiment.tracking.uri, results["model_uri"], tmp_path / "model")
+        assert re.fullmatch(r"models:/vectors/\d+", results["model"])
+        predictor = load_predictor(experiment.tracking.uri, results["model"], tmp_path / "model")
         weights = weights_of(experiment, results["run_id"], tmp_path)
         embeddings = np.random.default_rng(0).normal(size=(5, 12)).astype(np.float32)
         projected = torch.from_numpy(embeddings) @ weights["projections.target.weight"].T

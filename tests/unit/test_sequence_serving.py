@@ -48,6 +48,7 @@ def test_what_is_loaded_predicts_as_the_run_does(run: TrainingRun, tmp_path: Pat
     listed = predictor.classify_ready([tokens.tolist() for tokens in sequences_of(tests)])
     assert listed.probabilities == pytest.approx(predictions.probabilities, abs=1e-6)
     assert predictor.classify([]).classes == []
+    assert predictor.classify_ready([predictor.input_example()]).classes[0] in run.data.classes
     assert (predictor.input_column, predictor.build_encoder()) == ("tokens", None)
 
 

@@ -1,64 +1,100 @@
-"""What a training run's last lines say of it and its twin, and what before it starts."""
+"""What `train` says of one seed and of several: pairs, their difference with its interval, the model to register."""
 
 from __future__ import annotations
 
-import re
-from types import SimpleNamespace
+import json
 from typing import Any
 
 import pytest
 
-from pipelines import train
-from pipelines.train import _summary
+from pipelines.train_summary import best_by_validation, by_seed, seed_runs, summary_of
 from tests.unit.test_training import experiment
-from uml_core.config.unused import unused_settings
+from tune_spaces import Arm, Space, trials_of
+from tune_spaces.space import counted_seeds
 from uml_core.errors import InputError
 from uml_core.results import RunOutcome
 
-
-def outcome(target_samples: int) -> RunOutcome:
-    """A finished run in which nothing matters but how many target samples it saw."""
-    numbers: dict[str, Any] = dict.fromkeys(RunOutcome.__dataclass_fields__, 1)
-    return RunOutcome(**{**numbers, "run_id": "x", "target_samples": target_samples, "test_accuracy": 0.5})
+FEEDS, MODEL = {"target": "memory"}, "models:/x/4"
 
 
-@pytest.mark.parametrize(("twin", "is_matched"), [(960, True), (800, False)])
-def test_it_says_where_the_twin_saw_other_numbers_of_target_samples(twin: int, is_matched: bool) -> None:
-    stored: Any = SimpleNamespace(feeds={})
-    text = _summary(experiment(), stored, outcome(960), outcome(twin)).text
-    assert ("not matched: the two saw 960 and 800 target samples" in text) is not is_matched
-    assert "difference on test: +0.0 points" in text
+def outcome_of(run_id: str, val: float, test: float | None) -> RunOutcome:
+    counts = {"best_step": 3, "steps": 4, "target_samples": 32, "trained_parameters": 5, "parameters": 6}
+    rates = {"steps_per_s": 1.0, "train_s": 12.0, "samples_per_s": 0.1, "observed_ratio": {"names": 1.0}}
+    return RunOutcome(run_id, val, test, {}, **counts, **rates, train_rows={"target": 8}, classes=2, model_uri=run_id)
 
 
-SOLVER = {"optim.name": "lbfgs", "model.learnable_scale": False}
-FINETUNE = {
-    "corpora.target": {"modality": "image", "format": "folder", "path": "pictures"},
-    **{"model.backbone": "finetune", "optim.backbone_lr": 1e-3, "optim.layer_decay": 0.7, "pictures.augment": False},
-}
+def found_of(tests: list[tuple[float | None, float | None]], **changes: Any) -> Any:
+    runs = seed_runs(experiment(**{"train.twin": True, "train.seeds": len(tests), **changes}))
+    outcomes = [
+        outcome_of(f"{kind}{index}", 0.5 + 0.1 * (index == 1), value)
+        for index, pair in enumerate(tests)
+        for kind, value in zip(("uml", "twin"), pair, strict=True)
+    ]
+    return by_seed(runs, outcomes)
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, []),
-        (FINETUNE, []),
-        ({**FINETUNE, "model.backbone": "frozen"}, ["optim.backbone_lr", "optim.layer_decay", "pictures.augment"]),
-        ({**FINETUNE, "model.backbone": "lora"}, ["optim.backbone_lr"]),
-        ({**FINETUNE, "optim.lora_lr": 1e-3}, ["optim.lora_lr"]),
-        ({**SOLVER, "optim.lr": 9, "optim.warmup_steps": 0}, ["optim.lr", "optim.warmup_steps", "train.batch_size"]),
-    ],
-)
-def test_settings_that_are_not_used_are_named_with_what_would_use_them(
-    changes: dict[str, Any], expected: list[str]
-) -> None:
-    lines = unused_settings(experiment(**changes))
-    assert [line.split()[0] for line in lines] == expected
-    assert all(
-        re.search(r"and not used with (model\.backbone|optim\.name) .*; set .*, or remove it$", e) for e in lines
-    )
+def test_seeds_are_the_pairs_of_a_sweep_of_the_same_seeds() -> None:
+    settings = experiment(**{"seed": 3, "train.twin": True, "train.seeds": 2, "data.shots": 2})
+    runs = seed_runs(settings)
+    space = Space("?", (Arm("uml"), Arm("other", {"optim.lr": 0.1})), "other", "uml", counted_seeds(settings, 2))
+    swept = [spec.experiment for spec in trials_of(space, settings.override({"train.seeds": 1})) if spec.arm == "uml"]
+    assert [each.experiment for each in runs] == swept
+    assert [(each.twin.seed, each.twin.data.split_seed) for each in runs if each.twin] == [(3, 3), (4, 4)]
+    assert [each.twin for each in runs] == [each.experiment.unimodal_twin() for each in runs]
+
+
+def test_one_seed_is_the_experiment_as_it_is() -> None:
+    settings = experiment(**{"seed": 3, "data.split_seed": 7})
+    (runs,) = seed_runs(settings)
+    assert (runs.experiment, runs.twin) == (settings, None)
 
 
 def test_a_twin_that_would_be_the_run_itself_is_refused() -> None:
     alone = {"train.twin": True, "mixing.loss_weight.names": 0, "model.head_init": "random"}
     with pytest.raises(InputError, match=r"train.twin is true, and no auxiliary corpus takes part"):
-        train.run(experiment(**alone))
+        seed_runs(experiment(**alone))
+
+
+def test_pairs_are_compared_over_seeds() -> None:
+    found = found_of([(0.50, 0.40), (0.60, 0.58), (0.70, 0.64)])
+    summary = summary_of(found, feeds=FEEDS, model=MODEL)
+    lines = summary.text.splitlines()
+    assert lines[0] == (
+        "seed 0    uml val 50.0 %, test 50.0 %; unimodal val 50.0 %, test 40.0 %; difference +10.0 points; "
+        "MLflow runs uml0, twin0"
+    )
+    assert lines[3:5] == ["uml       test 60.0 ± 10.0 % over 3 seeds", "unimodal  test 54.0 ± 12.5 % over 3 seeds"]
+    # By hand: 10, 2 and 6 have mean 6 and deviation 4; t of 2 degrees is 4.303, so ± 4.303 · 4 / √3 = 9.94.
+    assert lines[5].startswith(
+        "difference on test: +6.0 ± 4.0 points over 3 paired seeds, 95 % interval -3.9 to +15.9;"
+    )
+    assert lines[6] == "model: models:/x/4, of seed 1, which validates best"
+    results = json.loads(json.dumps(summary.results, allow_nan=False))
+    assert (results["run_id"], results["model"], results["test_difference_points"]) == ("uml1", MODEL, 6.0)
+    assert results["test_difference"]["low"] == pytest.approx(-0.0394, abs=1e-4)
+    assert [(each["seed"], each["run_id"], each["twin"]["run_id"]) for each in results["seeds"]] == [
+        (seed, f"uml{seed}", f"twin{seed}") for seed in range(3)
+    ]
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_pairs_that_saw_unlike_numbers_of_target_samples_are_named(seeds: int) -> None:
+    found = found_of([(0.5, 0.4)] * seeds)
+    assert "not matched" not in summary_of(found, feeds=FEEDS, model=MODEL).text
+    found[0].twin.target_samples = 24
+    text = summary_of(found, feeds=FEEDS, model=MODEL).text
+    assert text.count("not matched") == 1
+    assert "not matched: the two of seed 0 saw 32 and 24 target samples" in text
+
+
+def test_validation_alone_selects_the_model() -> None:
+    assert best_by_validation(found_of([(0.9, 0.4), (0.1, 0.4), (0.5, 0.4)])).seed == 1
+
+
+def test_without_a_twin_or_a_test_split_there_is_no_difference() -> None:
+    for tests, changes in (([(None, None)] * 2, {}), ([(0.5, 0.5)] * 2, {"train.twin": False})):
+        found = found_of(tests, **changes)
+        summary = summary_of(found, feeds=FEEDS, model=MODEL)
+        assert "difference" not in summary.text + "".join(summary.results)
+        json.dumps(summary.results, allow_nan=False)
+    assert "test 50.0 ± 0.0 % over 2 seeds" in summary.text

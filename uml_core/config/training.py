@@ -225,6 +225,8 @@ class TrainConfig(Settings):
     report_share: Share = 0.01  # of wall time, at most: a large encoder is reported, and saved, less often
     keep_checkpoints: PositiveCount = 2  # the newest ones: a damaged one is passed over for the one before it
     twin: bool = False  # also train the matched unimodal baseline and print the difference
+    # Runs of `train`, counted from `seed`; each seed draws splits and few-shot subset as well, as those of tune.seeds.
+    seeds: PositiveCount = 1
 
     @model_validator(mode="after")
     def _workers_are_at_least_min_workers(self) -> Self:

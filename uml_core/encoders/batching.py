@@ -13,7 +13,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil  # type: ignore[import-untyped]
 import torch
 
 if TYPE_CHECKING:
@@ -80,6 +79,8 @@ def choose_batch_size(
 def _free_bytes(device: str) -> int:
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
+    import psutil  # type: ignore[import-untyped]  # a logged model is served without it
+
     return int(psutil.virtual_memory().available)
 
 

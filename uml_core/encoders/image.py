@@ -65,6 +65,22 @@ class PixelEncoder(TorchEncoder):
         module.load_state_dict(weights)
         self._place_frozen(module, device, precision)
 
+    def load_tuned(self, weights: Mapping[str, Tensor]) -> None:
+        """Take fine-tuned weights into the module as its authors wrote it, on the CPU in float32: to be traced."""
+        module = self._empty_model()
+        module.load_state_dict(weights)
+        self._place(module, "cpu", "float32")
+
+    @property
+    @abstractmethod
+    def preprocessing(self) -> dict[str, Any]:
+        """How a picture is resized, cropped and normalised, as JSON values."""
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of a decoded picture."""
+        return self._picture_size()
+
     @abstractmethod
     def _picture_size(self) -> tuple[int, int]:
         """Height and width of a decoded picture."""
@@ -123,10 +139,15 @@ class TimmEncoder(PixelEncoder):
             "source": self.config.source,
             "name": self.config.name,
             "weights": self._weights_revision(),
-            "preprocessing": {key: self._data_config[key] for key in sorted(self._data_config)},
+            "preprocessing": self.preprocessing,
             "pooling": self.config.pooling,
             **resized(self.config),
         }
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """timm's data config."""
+        return {key: self._data_config[key] for key in sorted(self._data_config)}
 
     def decode(self, raw: Raw) -> Decoded:
         """Open, turn upright, put transparency on white, resize and crop: uint8 (H, W, 3)."""

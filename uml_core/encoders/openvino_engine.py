@@ -133,7 +133,8 @@ def engine_forward(
     try:
         with tempfile.TemporaryDirectory() as directory:
             file = Path(directory) / "module.onnx"
-            _export(module, traced, file, free=free)
+            names = [f"input_{index}" for index in range(len(traced))]
+            trace_to_onnx(module, traced, file, free=free, inputs=names, outputs=["output"])
             forward = OpenVinoForward(file, precision)
         with torch.no_grad():  # as `encode` runs it. A module that gives several outputs, say, fails here.
             expected = module(*checked).float()
@@ -155,8 +156,16 @@ def _agrees(found: Tensor, expected: Tensor, precision: str) -> bool:
     return bool(cosine_B.min() >= LEAST_COSINE)
 
 
-def _export(module: nn.Module, inputs: Sequence[Tensor], file: Path, *, free: Sequence[int]) -> None:
-    names = [f"input_{index}" for index in range(len(inputs))]
+def trace_to_onnx(
+    module: nn.Module,
+    traced: Sequence[Tensor],
+    file: Path,
+    *,
+    free: Sequence[int],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> None:
+    """Write the graph that a module runs on some inputs, both its ends named; `free` as of `engine_forward`."""
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter that traces is announced to go; the newer one needs two more packages.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -165,11 +174,11 @@ def _export(module: nn.Module, inputs: Sequence[Tensor], file: Path, *, free: Se
         warnings.filterwarnings("ignore", message="Exporting aten::index operator of advanced indexing")
         torch.onnx.export(
             module,
-            tuple(inputs),
+            tuple(traced),
             file,
-            input_names=names,
-            output_names=["output"],
-            dynamic_axes={name: {axis: f"size_{axis}" for axis in free} for name in names},
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes={name: {axis: f"size_{axis}" for axis in free} for name in inputs},
             opset_version=OPSET,
             dynamo=False,
         )

@@ -67,14 +67,19 @@ class TransformersImageEncoder(PixelEncoder):
 
     def identity(self) -> dict[str, Any]:
         """Return name, weights' revision, preprocessing and pooling."""
-        settings = self._processor.to_dict()
         return {
             "source": self.config.source,
             "name": self.config.name,
             "weights": self._weights_revision(),
-            "preprocessing": {key: settings[key] for key in PREPROCESSING if settings.get(key) is not None},
+            "preprocessing": self.preprocessing,
             "pooling": self.pooling,
         }
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """The settings of the model's image processor."""
+        settings = self._processor.to_dict()
+        return {key: settings[key] for key in PREPROCESSING if settings.get(key) is not None}
 
     def decode(self, raw: Raw) -> Decoded:
         """Open, turn upright, put transparency on white; resize and crop as the processor says: uint8 (H, W, 3)."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Array
@@ -49,23 +48,39 @@ class MLflowTargetModel(PythonModel):
 
 def log_target_model(predictor: Predictor, directory: Path, run_id: str) -> str:
     """Log a predictor that was saved in a folder as the model of a run; returns its URI."""
-    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        # An example would have MLflow load the encoder and run it at every training; the signature says the same.
-        warnings.filterwarnings("ignore", message=".*An input example was not provided")
-        info = mlflow.pyfunc.log_model(
+    with mlflow.start_run(run_id=run_id):
+        info = Model.log(
+            artifact_path=None,
             name=MODEL_NAME,
+            flavor=PyfuncWithoutTrial,
+            flavor_name="pyfunc",
             python_model=MLflowTargetModel(),
             artifacts={"predictor": str(directory)},
             code_paths=[str(PACKAGE)],
             signature=_signature(predictor),
+            input_example=pd.DataFrame({predictor.input_column: [predictor.input_example()]}),
             pip_requirements=_serving_requirements(),
+            validate_serving_input=False,
         )
     return str(info.model_uri)
 
 
+class PyfuncWithoutTrial:
+    """MLflow's flavour pyfunc, for `Model.log`, which is told not to run the input example.
+
+    `mlflow.pyfunc.log_model` cannot be told: it would load the encoder and run it at the end of every training.
+    """
+
+    @staticmethod
+    def save_model(*, validate_serving_input: bool, **settings: Any) -> None:
+        """Save a model; what `Model.log` alone reads is left out."""
+        mlflow.pyfunc.save_model(**settings)
+
+
 def _signature(predictor: Predictor) -> ModelSignature:
-    kinds: dict[str, Any] = {"content": DataType.binary, "text": DataType.string, "embedding": Array(DataType.float)}
-    kinds["tokens"] = Array(Array(DataType.double))
+    kinds: dict[str, Any] = {"content": DataType.binary, "text": DataType.string}
+    # JSON, which a server is sent, has doubles; arrays of float32 are taken as well.
+    kinds |= {"embedding": Array(DataType.double), "tokens": Array(Array(DataType.double))}
     column = predictor.input_column
     outputs: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.string, "prediction"),

@@ -27,7 +27,6 @@ from uml_core.tracking_uri import check_tracking, without_password
 
 MAX_METRICS = 1000  # MLflow's limits for one log_batch call
 MAX_PARAMS = 100
-BEST_ALIAS = "best"  # of a registered model: the one to use
 
 
 class MLflowTracker:
@@ -84,8 +83,8 @@ class MLflowTracker:
             self._client.set_terminated(self.run_id, before.status, before.end_time)
         return uri
 
-    def register_model(self, model_uri: str, name: str, *, tags: Mapping[str, str]) -> str:
-        """Register a logged model and give it the alias `best`; returns its URI, models:/NAME@best.
+    def register_model(self, model_uri: str, name: str, *, tags: Mapping[str, str], alias: str | None) -> str:
+        """Register a logged model, under an alias if one is given; returns models:/NAME@ALIAS or models:/NAME/VERSION.
 
         A version that carries the same tags is taken for this one: a step that was killed registers nothing twice.
         """
@@ -99,8 +98,10 @@ class MLflowTracker:
             found = client.create_model_version(
                 name, model_uri, run_id=self.run_id, tags=dict(tags), model_id=logged.model_id
             )
-        client.set_registered_model_alias(name, BEST_ALIAS, found.version)
-        return f"models:/{name}@{BEST_ALIAS}"
+        if alias is None:
+            return f"models:/{name}/{found.version}"
+        client.set_registered_model_alias(name, alias, found.version)
+        return f"models:/{name}@{alias}"
 
     def discard(self) -> None:
         """Delete the run (MLflow keeps deleted runs out of every list)."""

@@ -1,0 +1,38 @@
+"""What `train` warns of before it starts: settings that the run does not use."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.unit.test_training import experiment
+from uml_core.config.unused import unused_settings
+
+SOLVER = {"optim.name": "lbfgs", "model.learnable_scale": False}
+FINETUNE = {
+    "corpora.target": {"modality": "image", "format": "folder", "path": "pictures"},
+    **{"model.backbone": "finetune", "optim.backbone_lr": 1e-3, "optim.layer_decay": 0.7, "pictures.augment": False},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        (FINETUNE, []),
+        ({**FINETUNE, "model.backbone": "frozen"}, ["optim.backbone_lr", "optim.layer_decay", "pictures.augment"]),
+        ({**FINETUNE, "model.backbone": "lora"}, ["optim.backbone_lr"]),
+        ({**FINETUNE, "optim.lora_lr": 1e-3}, ["optim.lora_lr"]),
+        ({**SOLVER, "optim.lr": 9, "optim.warmup_steps": 0}, ["optim.lr", "optim.warmup_steps", "train.batch_size"]),
+    ],
+)
+def test_settings_that_are_not_used_are_named_with_what_would_use_them(
+    changes: dict[str, Any], expected: list[str]
+) -> None:
+    lines = unused_settings(experiment(**changes))
+    assert [line.split()[0] for line in lines] == expected
+    assert all(
+        re.search(r"and not used with (model\.backbone|optim\.name) .*; set .*, or remove it$", e) for e in lines
+    )
