@@ -21,6 +21,7 @@ import torch
 import uml_core.pictures
 from pipelines import embed, tune
 from pipelines.encoder_trials import TrialCheckpoints, run_encoder_trial
+from pipelines.report_pace import ReportPace
 from pipelines.runtime import ray_session
 from pipelines.stored import store_tables
 from pipelines.trial_results import SweepFolder, TrialResult
@@ -163,7 +164,10 @@ def test_two_workers_on_two_cpus_train_what_one_process_trains_and_poor_trials_e
 
     alone = sweep.override({"train.workers": 1, "optim.lr": 1e-2, "optim.backbone_lr": 1e-4, "seed": 0})
     result, _ = run_encoder_trial(
-        alone, store_tables(alone), TrialCheckpoints(SweepFolder(str(tmp_path)), "alone", 1e9), place=Place.cpu()
+        alone,
+        store_tables(alone),
+        TrialCheckpoints(SweepFolder(str(tmp_path)), "alone", ReportPace(1e9, 1)),
+        place=Place.cpu(),
     )
     losses = {point["name"]: point["value"] for point in result.points if point["step"] == 4}
     logged = loss_at(sweep, whole, "train/loss/pictures", 4)
@@ -199,7 +203,7 @@ def interrupt(run: TrainingRun, evaluation: Evaluation) -> None:
 
 
 def trial_of(experiment: Experiment, folder: Path, **options: Any) -> tuple[TrialResult, dict[str, Any] | None]:
-    checkpoints = TrialCheckpoints(SweepFolder(str(folder)), "trial", 0.0)
+    checkpoints = TrialCheckpoints(SweepFolder(str(folder)), "trial", ReportPace(0.0, 1))
     return run_encoder_trial(experiment, store_tables(experiment), checkpoints, place=Place.cpu(), **options)
 
 
