@@ -49,7 +49,7 @@ class PictureStream:
         self._pictures: Arrays = np.empty(0, dtype=np.uint8)
 
     def __call__(self, rows: Rows) -> Arrays:
-        """Return the pictures (B, H, W, 3), or clips, of the rows that come next. Raises InputError for one that is damaged."""
+        """Return the pictures or clips of the rows that come next. Raises InputError for one that is damaged."""
         while len(self._rows) < len(rows):
             block = next(self._blocks)
             if block["mistake"][0]:
