@@ -24,6 +24,7 @@ from uml_core.corpora.subsets import Rows
 from uml_core.corpora.training_data import LabelledRows, TrainingData
 from uml_core.encoders import build_encoder
 from uml_core.encoders.trainable import Arrays, TrainableEncoder
+from uml_core.errors import InputError
 from uml_core.feed import Batch, EmbeddingFeed, gathered
 from uml_core.gradients import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
 from uml_core.mixing import MixingPlan, Part, parts_of, rank_share
@@ -87,6 +88,11 @@ class FineTuningObjective:
         self._feed = EmbeddingFeed(experiment, data, replace(self._plan, loss_weight=others), place)
 
     def _shard(self) -> None:
+        if not self._encoder.pads_rows:  # ranks would gather a block unlike numbers of times, and wait for ever
+            raise InputError(
+                f"train.sharding is full, and '{self._encoder.config.name}' hears clips of each length by themselves, "
+                "which shards cannot wait for; set train.sharding=none"
+            )
         frozen = set(map(id, self._frozen.parameters))
         names = [name for name, parameter in self.model.named_parameters() if id(parameter) in frozen]
         self._frozen = replace(self._frozen, parameters=())  # whole ones, which may now go

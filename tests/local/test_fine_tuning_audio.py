@@ -23,7 +23,8 @@ from uml_core.encoders import build_encoder
 from uml_core.encoders.trainable import TrainableEncoder
 from uml_core.errors import InputError
 from uml_core.export import FORMATS, export_head
-from uml_core.fine_tuning import target_encoder
+from uml_core.fine_tuning import FineTuningObjective, target_encoder
+from uml_core.objective import Place
 from uml_core.pictures import ReadAhead
 from uml_core.results import measure_outcome
 from uml_core.serving import TargetPredictor
@@ -226,6 +227,12 @@ def test_what_cannot_be_trained_is_refused(corpus: Path, changes: dict[str, Any]
     with pytest.raises(InputError, match=message) as error:
         experiment_of(corpus, "hubert", **changes)
     assert "\n" not in str(error.value)
+
+
+def test_shards_of_a_model_that_sees_padding_are_refused(corpus: Path) -> None:
+    experiment = experiment_of(corpus, "hubert", **{"train.workers": 2, "train.sharding": "full"})
+    with pytest.raises(InputError, match=r"'hubert' hears clips of each length .* set train.sharding=none"):
+        FineTuningObjective(experiment, data_of(experiment), Place(torch.device("cpu"), 0, 2))
 
 
 def test_clips_too_long_to_count_their_samples_are_refused(corpus: Path) -> None:
