@@ -30,7 +30,7 @@ from uml_core.results import measure_outcome
 from uml_core.serving import TargetPredictor
 from uml_core.training import TrainingRun
 
-KINDS = ("wav2vec2", "hubert", "wavlm", "whisper", "ast", "clap")
+KINDS = ("wav2vec2", "hubert", "wavlm", "data2vec", "whisper", "ast", "clap")
 RATE = 16_000
 PITCHES_HZ = {"high": 3_000, "low": 400, "middle": 1_100}
 

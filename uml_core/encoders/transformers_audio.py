@@ -36,8 +36,9 @@ def transformers_audio_encoder(config: EncoderConfig) -> Encoder:
 class WaveformEncoder(TransformersAudioEncoder):
     """wav2vec2, HuBERT, WavLM, data2vec: the samples themselves, zero mean and unit variance, one frame every 20 ms.
 
-    Models whose first layer normalises over time (`feat_extract_norm: group`, the base sizes) see padding: their clips
-    share a batch only with clips of the same length. The others are padded and masked.
+    Models whose first layer normalises over time (`feat_extract_norm: group`, the base sizes) see padding, and so does
+    data2vec with its row of positional convolutions: their clips share a batch only with clips of the same length. The
+    others are padded and masked.
     """
 
     unit_cost = 5 * 16_000  # samples
@@ -47,7 +48,8 @@ class WaveformEncoder(TransformersAudioEncoder):
     @property
     def pads_rows(self) -> bool:  # type: ignore[override]  # a constant of the class elsewhere
         """Whether clips of unlike length may share a batch."""
-        return bool(self._hub_model.config.feat_extract_norm != "group")
+        config = self._hub_model.config
+        return config.model_type != "data2vec-audio" and config.feat_extract_norm != "group"
 
     @property
     def min_samples(self) -> int:  # type: ignore[override]
@@ -98,7 +100,8 @@ class WaveformEncoder(TransformersAudioEncoder):
     @property
     def after_blocks(self) -> tuple[str, ...]:  # type: ignore[override]
         """The norm behind the layers, in models that normalise before each of them."""
-        return ("encoder.layer_norm.",) if self._hub_model.config.do_stable_layer_norm else ()
+        module: Any = self.module
+        return ("encoder.layer_norm.",) if "StableLayerNorm" in type(module.encoder).__name__ else ()
 
     def _num_frames(self, num_samples: int, total: int) -> int:
         model = getattr(self._model, "_orig_mod", self._model)  # below torch.compile
