@@ -49,7 +49,7 @@ class WaveformEncoder(TransformersAudioEncoder):
     def pads_rows(self) -> bool:  # type: ignore[override]  # a constant of the class elsewhere
         """Whether clips of unlike length may share a batch."""
         config = self._hub_model.config
-        return config.model_type != "data2vec-audio" and config.feat_extract_norm != "group"
+        return bool(config.model_type != "data2vec-audio" and config.feat_extract_norm != "group")
 
     @property
     def min_samples(self) -> int:  # type: ignore[override]
