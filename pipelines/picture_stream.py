@@ -1,4 +1,4 @@
-"""Pictures that do not fit in memory, read ahead by Ray Data: one iterator that lasts for the whole run.
+"""Pictures or clips that do not fit in memory, read ahead by Ray Data: one iterator that lasts for the whole run.
 
 In: the rows that every coming step needs, known in advance because mixing is a pure function of (seed, step). Out:
 their pictures in that order. A resumed run starts its iterator at its own step: nothing is skipped or shuffled again.
@@ -16,11 +16,12 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback  #
 
 from uml_core.corpora.rows import Row
 from uml_core.corpora.subsets import Rows
-from uml_core.encoders.image import PixelEncoder
+from uml_core.encoders.trainable import Arrays, TrainableEncoder
 from uml_core.errors import InputError
-from uml_core.pictures import Pixels, decoded_picture
+from uml_core.pictures import decoded_picture
 
-CHUNK_ROWS = 256  # pictures decoded by one task
+CHUNK_ROWS = 256  # pictures decoded by one task, or as many as
+CHUNK_BYTES = 2**28  # hold
 PREFETCHED_CHUNKS = 2
 PAUSE_S = 0.1
 
@@ -28,8 +29,9 @@ PAUSE_S = 0.1
 class PictureStream:
     """Delivers pictures in the order of the steps; asking for others is a fault of ours."""
 
-    def __init__(self, coming: Iterator[Rows], raw: Sequence[Row], encoder: PixelEncoder) -> None:
-        chunks = [{"rows": rows} for rows in chunks_of(coming)]
+    def __init__(self, coming: Iterator[Rows], raw: Sequence[Row], encoder: TrainableEncoder) -> None:
+        row_bytes = encoder.example().nbytes
+        chunks = [{"rows": rows} for rows in chunks_of(coming, min(CHUNK_ROWS, CHUNK_BYTES // row_bytes))]
         num_decoders, cpus_each = decoders()
         set_up_ray_data()
         self._blocks = iter(
@@ -44,10 +46,10 @@ class PictureStream:
             .iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=PREFETCHED_CHUNKS)
         )
         self._rows: Rows = np.empty(0, dtype=np.int64)
-        self._pictures: Pixels = np.empty(0, dtype=np.uint8)
+        self._pictures: Arrays = np.empty(0, dtype=np.uint8)
 
-    def __call__(self, rows: Rows) -> Pixels:
-        """Return the pictures (B, H, W, 3) of the rows that come next. Raises InputError for one that is damaged."""
+    def __call__(self, rows: Rows) -> Arrays:
+        """Return the pictures or clips of the rows that come next. Raises InputError for one that is damaged."""
         while len(self._rows) < len(rows):
             block = next(self._blocks)
             if block["mistake"][0]:
@@ -88,7 +90,7 @@ class Unhurried(ExecutionCallback):
 class DecodeChunk:
     """Decodes the pictures of one chunk of rows."""
 
-    def __init__(self, raw: ray.ObjectRef, encoder: PixelEncoder) -> None:
+    def __init__(self, raw: ray.ObjectRef, encoder: TrainableEncoder) -> None:
         self._raw: Sequence[Row] = ray.get(raw) if isinstance(raw, ray.ObjectRef) else raw
         self._encoder = encoder
 
@@ -105,13 +107,13 @@ class DecodeChunk:
         return {"row": rows, "picture": pictures, "mistake": np.full(len(rows), mistake)}
 
 
-def chunks_of(coming: Iterator[Rows]) -> list[Rows]:
-    """Join the steps' rows into chunks of at least CHUNK_ROWS, the last one shorter."""
+def chunks_of(coming: Iterator[Rows], least: int = CHUNK_ROWS) -> list[Rows]:
+    """Join the steps' rows into chunks of at least so many, the last one shorter."""
     chunks: list[Rows] = []
     pending: list[Rows] = []
     for rows in coming:
         pending.append(rows)
-        if sum(map(len, pending)) >= CHUNK_ROWS:
+        if sum(map(len, pending)) >= least:
             chunks.append(np.concatenate(pending))
             pending = []
     return [*chunks, *([np.concatenate(pending)] if pending else [])]

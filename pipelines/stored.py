@@ -26,8 +26,8 @@ from uml_core.tables import CorpusTable, order_by_id
 
 if TYPE_CHECKING:
     from uml_core.corpora.rows import Row
+    from uml_core.encoders.trainable import Arrays
     from uml_core.gradients import NonFiniteError
-    from uml_core.pictures import Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class RawSource:
     settings: str  # hash of what names the corpus and its encoder
     ids: tuple[str, ...]  # of the store's table
     rows: Mapping[str, Row]
-    kept: dict[int, Pixels] = field(default_factory=dict)
+    kept: dict[int, Arrays] = field(default_factory=dict)
 
 
 class RawSources:
@@ -159,7 +159,7 @@ def subset_of(experiment: Experiment, data: TrainingData | SequenceData) -> str:
 
 
 def with_raw_rows(experiment: Experiment, data: TrainingData, sources: RawSources) -> TrainingData:
-    """Add the target's pictures, and the sentences of corpora whose encoder is trained, from where they lie.
+    """Add the target's pictures or clips, and the sentences of corpora whose encoder is trained, from where they lie.
 
     Raises:
         InputError: a corpus is no longer what was embedded.

@@ -173,7 +173,7 @@ def _through_losses(experiment: Experiment, attempt: Attempt, **trainer: Any) ->
 
 
 def _check_streaming(experiment: Experiment, stored: StoredData) -> None:
-    """Say whether a trained encoder's pictures stay in memory. Raises InputError where no CPU is left to read them."""
+    """Say whether a trained encoder's rows stay in memory. Raises InputError where no CPU is left to read them."""
     if experiment.model.backbone == "frozen":
         return
     from uml_core.pictures import PictureData  # encoders take seconds
@@ -182,8 +182,8 @@ def _check_streaming(experiment: Experiment, stored: StoredData) -> None:
     logger.warning("%s", stored.data.describe(experiment))
     if not stored.data.keep and experiment.train.workers >= num_cpus():
         raise InputError(
-            f"train.workers is {experiment.train.workers} on {num_cpus()} CPUs, and pictures that do not fit in memory "
-            "are decoded beside the workers; lower train.workers, or raise pictures.memory_gib"
+            f"train.workers is {experiment.train.workers} on {num_cpus()} CPUs, and {stored.data.noun}s that do not "
+            "fit in memory are decoded beside the workers; lower train.workers, or raise pictures.memory_gib"
         )
 
 

@@ -1,4 +1,4 @@
-"""Runs that train the target's encoder on small pictures, without a store."""
+"""Runs that train the target's encoder on small pictures or sounds, without a store."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def experiment_of(directory: Path, **changes: Any) -> Experiment:
 
 def tables_of(experiment: Experiment) -> tuple[dict[str, CorpusTable], list[Row]]:
     """The store's tables without a store: the frozen encoder's embeddings, and random ones of the auxiliary corpus."""
-    rows, encoder = list(rows_of(experiment, "pictures")), target_encoder(experiment)
+    rows, encoder = list(rows_of(experiment, experiment.target)), target_encoder(experiment)
     encoder.load()
     embeddings = encoder.encode_all([encoder.decode(row.read()) for row in rows], 32)
     target = table(embeddings, [row.label for row in rows], [row.split for row in rows])
     classes = sorted({row.label or "" for row in rows})
     names = table(NAMES[: 3 * len(classes)], [label for label in classes for _ in range(3)])
-    return {"pictures": target, "names": names}, rows
+    return {experiment.target: target, "names": names}, rows
 
 
 def data_of(experiment: Experiment) -> PictureData:

@@ -106,6 +106,7 @@ def save_audio(directory: Path, kind: str) -> Any:
         "wav2vec2": (lambda: hf.Wav2Vec2Model(hf.Wav2Vec2Config(**SPEECH, feat_extract_norm="layer")), waveform),
         "hubert": (lambda: hf.HubertModel(hf.HubertConfig(**SPEECH)), waveform),
         "wavlm": (lambda: hf.WavLMModel(hf.WavLMConfig(**SPEECH)), waveform),
+        "data2vec": (lambda: hf.Data2VecAudioModel(hf.Data2VecAudioConfig(**SPEECH)), waveform),
         "whisper": (
             lambda: hf.WhisperModel(
                 hf.WhisperConfig(

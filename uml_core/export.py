@@ -6,7 +6,7 @@ In: a `TargetPredictor`, whose path from embedding to logits is one matrix. Out,
     encoder.safetensors   of a fine-tuned run, with either format: the weights of its encoder
     head.json          the classes in the order of the rows, whether embeddings are normalised first, the encoder
     head.onnx          input embedding (B, D) float32; outputs logits (B, C) and probabilities (B, C)
-    model.onnx         of a fine-tuned run: encoder and head as one graph, from pictures (`uml_core.export_graph`)
+    model.onnx         of a fine-tuned run on pictures: encoder and head as one graph (`uml_core.export_graph`)
 
     from safetensors.numpy import load_file
     logits = embedding @ load_file("head.safetensors")["head.weight"].T
@@ -41,7 +41,7 @@ def export_head(predictor: TargetPredictor, directory: Path, formats: tuple[str,
     """
     graph = onnx_graph(predictor) if "onnx" in formats else None  # before anything is written
     description, whole = description_of(predictor), None
-    if graph is not None and predictor.encoder_weights is not None:
+    if graph is not None and predictor.encoder_weights is not None and predictor.modality == "image":
         from uml_core.export_graph import description_of_graph, picture_graph, tuned_encoder  # encoders take seconds
 
         encoder = tuned_encoder(predictor)

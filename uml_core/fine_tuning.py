@@ -1,4 +1,4 @@
-"""The supervised objective with a trained image encoder: pictures of the target, embeddings of all other corpora.
+"""The supervised objective with a trained encoder: pictures or clips of the target, embeddings of all other corpora.
 
 In: an experiment and its `PictureData`. Out: what `uml_core.training.TrainingRun` asks of an objective. A step's
 pictures, crops and dropout depend on (seed, step) alone, so a resumed run is the uninterrupted one.
@@ -23,7 +23,8 @@ from uml_core.config import Experiment
 from uml_core.corpora.subsets import Rows
 from uml_core.corpora.training_data import LabelledRows, TrainingData
 from uml_core.encoders import build_encoder
-from uml_core.encoders.image import PixelEncoder
+from uml_core.encoders.trainable import Arrays, TrainableEncoder
+from uml_core.errors import InputError
 from uml_core.feed import Batch, EmbeddingFeed, gathered
 from uml_core.gradients import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
 from uml_core.mixing import MixingPlan, Part, parts_of, rank_share
@@ -37,12 +38,10 @@ from uml_core.supervised import evaluate_head, head_classifier, head_features
 from uml_core.trained_text import TrainedText
 from uml_core.transfer import load_backbone, start_blocks, without_gradients
 
-ENCODE_ROWS = 64  # pictures encoded at once in an evaluation
-
 
 @dataclass(frozen=True)
 class PictureBatch(Batch):
-    """A batch whose target is pixels (B, 3, H, W), the seed of its dropout, and what it does not train."""
+    """A batch whose target is raw (pixels (B, 3, H, W), or clips), the seed of its dropout, and what is not trained."""
 
     seed: int = 0
     frozen: tuple[nn.Parameter, ...] = ()
@@ -89,6 +88,11 @@ class FineTuningObjective:
         self._feed = EmbeddingFeed(experiment, data, replace(self._plan, loss_weight=others), place)
 
     def _shard(self) -> None:
+        if not self._encoder.pads_rows:  # ranks would gather a block unlike numbers of times, and wait for ever
+            raise InputError(
+                f"train.sharding is full, and '{self._encoder.config.name}' hears clips of each length by themselves, "
+                "which shards cannot wait for; set train.sharding=none"
+            )
         frozen = set(map(id, self._frozen.parameters))
         names = [name for name, parameter in self.model.named_parameters() if id(parameter) in frozen]
         self._frozen = replace(self._frozen, parameters=())  # whole ones, which may now go
@@ -119,7 +123,7 @@ class FineTuningObjective:
         start, stop = self._plan.sample_range(target, step)
         if target in corpora and start < stop:
             positions, share = self._stream.rows(start, stop), self._order.share(step, part)
-            embeddings = {target: self._pixels(step, positions, share), **embeddings}
+            embeddings = {target: self._raw_batch(step, positions, share), **embeddings}
             labels = {target: self._labels[torch.from_numpy(positions[share]).to(self._labels.device)], **labels}
             counts = {target: stop - start, **counts}
         if not embeddings:
@@ -127,18 +131,18 @@ class FineTuningObjective:
         seed = generator_of(self._experiment.seed, "dropout", step, rank, *corpora).initial_seed()
         return PictureBatch(embeddings, labels, counts, batch.label_smoothing, seed, self._frozen.at(step))
 
-    def _pixels(self, step: int, positions: npt.NDArray[np.int64], share: slice) -> Tensor:
-        """Return the cropped pixels (B, 3, H, W) of a share of the global batch."""
+    def _raw_batch(self, step: int, positions: npt.NDArray[np.int64], share: slice) -> Tensor:
+        """Return the cropped pixels (B, 3, H, W), or the clips, of a share of the global batch."""
         if self._train_pictures is None:
             self._train_pictures = self._opened(step)
         settings, rows = self._experiment.pictures, self._order.table_rows[positions[share]]
         if not len(rows):  # more ranks than samples: this one takes part with none
-            return torch.zeros(0, *self._size, device=self._place.device)
-        picture_B3HW = self._on_device(self._train_pictures(rows))
-        if not settings.augment:
-            return picture_B3HW.to(torch.float32)
+            return self._on_device(self._pictures(self._order.table_rows[:1])[:0]).to(torch.float32)
+        batch = self._on_device(self._train_pictures(rows))
+        if not (settings.augment and self._encoder.takes_crops):
+            return batch.to(torch.float32)
         crops = Crops.draw(len(positions), seed=self._experiment.seed, step=step, min_crop=settings.min_crop)
-        cropped_B3HW = crop_and_flip(picture_B3HW, crops.share(share))
+        cropped_B3HW = crop_and_flip(batch, crops.share(share))
         return cropped_B3HW.contiguous(memory_format=torch.channels_last)
 
     def _opened(self, step: int) -> TrainPictures:
@@ -147,13 +151,8 @@ class FineTuningObjective:
         coming = self._order.coming(step, self._experiment.train.max_steps)
         return self._data.open_stream(coming, self._data.raw, self._encoder)
 
-    @property
-    def _size(self) -> tuple[int, int, int]:
-        height, width, _ = self._pictures(self._order.table_rows[:1])[0].shape
-        return (3, height, width)
-
-    def _on_device(self, picture_BHW3: npt.NDArray[np.uint8]) -> Tensor:
-        return torch.from_numpy(picture_BHW3).permute(0, 3, 1, 2).to(self._place.device)
+    def _on_device(self, array_B: Arrays) -> Tensor:
+        return self._encoder.on_device(array_B, self._place.device)
 
     def batch_rows(self, step: int, corpus: str) -> list[int]:
         """Return the row numbers of a corpus's table in a step's batch, over all ranks."""
@@ -175,7 +174,7 @@ class FineTuningObjective:
         return self.model.learning_rate_scales(self._experiment)
 
     def validate(self) -> tuple[float, float]:
-        """Return accuracy in [0, 1] and mean NLL in nats on the target's validation pictures."""
+        """Return accuracy in [0, 1] and mean NLL in nats on the target's validation rows."""
         return self._measure(self._data.val)
 
     def features(self, corpus: str, rows: LabelledRows) -> Features:
@@ -238,13 +237,13 @@ class FineTuningObjective:
 
     @torch.no_grad()  # not inference mode: what sharded blocks gather here, they gather into again in training
     def _encoded(self, rows: Rows, *, normalize: bool) -> Tensor:
-        """Return the embeddings (N, D) of pictures as they are, in eval mode; the mode is restored."""
+        """Return the embeddings (N, D) of pictures or clips as they are, in eval mode; the mode is restored."""
         encoded = []
         # Sharded blocks compute in the arithmetic they are trained in; others are measured in float32.
         with in_eval_mode(self.model), self._autocast() if self._is_sharded else contextlib.nullcontext():
-            for start in range(0, len(rows), ENCODE_ROWS):
-                picture_B3HW = self._on_device(self._pictures(rows[start : start + ENCODE_ROWS]))
-                encoded.append(self.model.features(picture_B3HW.to(torch.float32)))
+            for start in range(0, len(rows), self._encoder.eval_rows):
+                batch = self._on_device(self._pictures(rows[start : start + self._encoder.eval_rows]))
+                encoded.append(self.model.features(batch.to(torch.float32)))
         embedding_ND = torch.cat(encoded)
         return nn.functional.normalize(embedding_ND, dim=-1) if normalize else embedding_ND
 
@@ -269,10 +268,10 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def target_encoder(experiment: Experiment) -> PixelEncoder:
-    """Return the target's image encoder without weights, never compiled: it is trained."""
-    config = experiment.encoder_of(experiment.target)
+def target_encoder(experiment: Experiment) -> TrainableEncoder:
+    """Return the target's encoder without weights, never compiled: it is trained."""
+    config, modality = experiment.encoder_of(experiment.target), experiment.corpora[experiment.target].modality
     assert config is not None, "refused with the experiment"
-    encoder = build_encoder(config.model_copy(update={"compile": False}), "image")
-    assert isinstance(encoder, PixelEncoder), "refused with the experiment"
+    encoder = build_encoder(config.model_copy(update={"compile": False}), modality)
+    assert isinstance(encoder, TrainableEncoder), "refused with the experiment"
     return encoder

@@ -1,7 +1,8 @@
-"""The target's pictures, for training its encoder: decoded to uint8, kept in memory or decoded for every use.
+"""The target's pictures or clips, for training its encoder: decoded, kept in memory or decoded for every use.
 
-In: raw rows in the order of the target's table, and the encoder that decodes them. Out: pictures (B, H, W, 3) by row
-number of that table, so that splits, shots and labels are those of `TrainingData`.
+In: raw rows in the order of the target's table, and the encoder that decodes them. Out: arrays by row number of that
+table, so that splits, shots and labels are those of `TrainingData`: uint8 pictures (B, H, W, 3), or clips as their
+encoder packs them. What is said of pictures below holds of clips.
 
 Shape legend: B batch, H height, W width.
 """
@@ -17,17 +18,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from uml_core.config import Experiment
 from uml_core.corpora.rows import Row
 from uml_core.corpora.subsets import Rows
 from uml_core.corpora.training_data import TrainingData
-from uml_core.encoders.image import PixelEncoder
+from uml_core.encoders.trainable import Arrays, TrainableEncoder
 from uml_core.errors import InputError, RowError
 from uml_core.mixing import MixingPlan, Part, SampleStream, rank_share
 
-Pixels = npt.NDArray[np.uint8]
 GIB = 2**30
 BATCHES_AHEAD = 4  # decoded while earlier ones train
 
@@ -35,48 +34,50 @@ BATCHES_AHEAD = 4  # decoded while earlier ones train
 class TrainPictures(Protocol):
     """Pictures in the order in which training asks for them."""
 
-    def __call__(self, rows: Rows) -> Pixels:
+    def __call__(self, rows: Rows) -> Arrays:
         """Return the pictures (B, H, W, 3) of the rows that come next."""
 
 
 # From the steps' rows, in order, to what delivers their pictures: how pictures that are not kept are read ahead.
-OpenStream = Callable[[Iterator[Rows], Sequence[Row], PixelEncoder], TrainPictures]
+OpenStream = Callable[[Iterator[Rows], Sequence[Row], TrainableEncoder], TrainPictures]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureData(TrainingData):
-    """Training data whose target is read as pictures: the raw row of every row of the target's table."""
+    """Training data whose target is read as pictures or clips: the raw row of every row of the target's table."""
 
     raw: tuple[Row, ...]
     keep: bool
     picture_bytes: int
+    noun: str = "picture"
     open_stream: OpenStream | None = None  # None: pictures that are not kept are decoded when they are asked for
     sentences: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)  # of corpora whose text encoder is trained
-    kept: dict[int, Pixels] = field(default_factory=dict)  # decoded before, by row: runs of one process may share them
+    kept: dict[int, Arrays] = field(default_factory=dict)  # decoded before, by row: runs of one process may share them
 
     @property
     def gib(self) -> float:
-        """What train and validation pictures take as uint8, in GiB."""
+        """What train and validation pictures take decoded, in GiB."""
         return self.picture_bytes * (len(self.train[self.target]) + len(self.val)) / GIB
 
     def describe(self, experiment: Experiment) -> str:
         """Return one line on where pictures are kept, and why."""
         how = "are kept in memory once decoded" if self.keep else "are decoded for every step"
         limit = f"pictures.keep is {experiment.pictures.keep}, pictures.memory_gib {experiment.pictures.memory_gib:g}"
-        return f"{self.target}: train and validation pictures take {self.gib:.2f} GiB and {how} ({limit})"
+        line = f"{self.target}: train and validation {self.noun}s take {self.gib:.2f} GiB and {how} ({limit})"
+        return line if self.noun == "picture" else f"{line}; {self.noun}s are not augmented"
 
 
 class Pictures:
     """Decodes pictures by row number on all cores; keeps them where that was chosen."""
 
     def __init__(
-        self, raw: Sequence[Row], encoder: PixelEncoder, *, keep: bool, kept: dict[int, Pixels] | None = None
+        self, raw: Sequence[Row], encoder: TrainableEncoder, *, keep: bool, kept: dict[int, Arrays] | None = None
     ) -> None:
         self._raw, self._encoder, self._keep = raw, encoder, keep
-        self._kept: dict[int, Pixels] = {} if kept is None or not keep else kept
+        self._kept: dict[int, Arrays] = {} if kept is None or not keep else kept
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1)  # Pillow decodes and resizes outside Python's lock
 
-    def __call__(self, rows: Rows) -> Pixels:
+    def __call__(self, rows: Rows) -> Arrays:
         """Return the pictures (B, H, W, 3) of some rows. Raises InputError for one that can no longer be read."""
         numbers = [int(row) for row in rows]
         missing = [number for number in dict.fromkeys(numbers) if number not in self._kept]
@@ -85,19 +86,19 @@ class Pictures:
             self._kept.update(decoded)
         return np.stack([self._kept[number] if self._keep else decoded[number] for number in numbers])
 
-    def _decode(self, number: int) -> Pixels:
+    def _decode(self, number: int) -> Arrays:
         return decoded_picture(self._raw[number], self._encoder)
 
 
 class ReadAhead:
     """Pictures in the order of the steps, decoded by this process's threads while earlier steps train."""
 
-    def __init__(self, coming: Iterator[Rows], raw: Sequence[Row], encoder: PixelEncoder) -> None:
+    def __init__(self, coming: Iterator[Rows], raw: Sequence[Row], encoder: TrainableEncoder) -> None:
         self._coming, self._raw, self._encoder = coming, raw, encoder
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
-        self._batches: deque[tuple[Rows, list[Future[Pixels]]]] = deque()
+        self._batches: deque[tuple[Rows, list[Future[Arrays]]]] = deque()
 
-    def __call__(self, rows: Rows) -> Pixels:
+    def __call__(self, rows: Rows) -> Arrays:
         """Return the pictures (B, H, W, 3) of the rows that come next."""
         self._read_ahead()
         expected, pictures = self._batches.popleft()
@@ -111,18 +112,19 @@ class ReadAhead:
             self._batches.append((rows, decoding))
 
 
-def decoded_picture(row: Row, encoder: PixelEncoder) -> Pixels:
-    """Return one picture (H, W, 3). Raises InputError where it can no longer be read."""
+def decoded_picture(row: Row, encoder: TrainableEncoder) -> Arrays:
+    """Return one picture (H, W, 3), or one clip. Raises InputError where it can no longer be read."""
     try:
-        return np.asarray(encoder.decode(row.read()), dtype=np.uint8)
+        return encoder.array_of(row.read())
     except RowError as error:
         raise InputError(
-            f"picture {row.id} was embedded and can no longer be read ({error}); run python -m pipelines.embed again"
+            f"{encoder.noun} {row.id} was embedded and can no longer be read ({error}); run python -m pipelines.embed "
+            "again"
         ) from None
 
 
 def picture_data(
-    experiment: Experiment, data: TrainingData, ids: Sequence[str], rows: Mapping[str, Row], encoder: PixelEncoder
+    experiment: Experiment, data: TrainingData, ids: Sequence[str], rows: Mapping[str, Row], encoder: TrainableEncoder
 ) -> PictureData:
     """Join the target's table with its raw rows, and choose whether pictures are kept.
 
@@ -140,7 +142,8 @@ def picture_data(
     size = decoded_picture(raw[int(data.train[data.target].rows[0])], encoder).nbytes
     keep = experiment.pictures.keep
     fits = size * (len(data.train[data.target]) + len(data.val)) <= experiment.pictures.memory_gib * GIB
-    return PictureData(**vars(data), raw=raw, keep=fits if keep == "auto" else keep == "memory", picture_bytes=size)
+    kept = fits if keep == "auto" else keep == "memory"
+    return PictureData(**vars(data), raw=raw, keep=kept, picture_bytes=size, noun=encoder.noun)
 
 
 def raw_rows(corpus: str, ids: Sequence[str], rows: Mapping[str, Row]) -> tuple[Row, ...]:

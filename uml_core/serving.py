@@ -115,9 +115,9 @@ class TargetPredictor:
         if self.encoder_weights is None:
             encoder.load(device=device, precision=self.precision)
             return
-        from uml_core.encoders.image import PixelEncoder
+        from uml_core.encoders.trainable import TrainableEncoder
 
-        assert isinstance(encoder, PixelEncoder)
+        assert isinstance(encoder, TrainableEncoder)
         encoder.load_weights(self.encoder_weights, device=device, precision=self.precision)
 
     def classify(self, embedding_BD: npt.NDArray[np.float32]) -> Predictions:

@@ -211,7 +211,7 @@ def test_transformers_encoders_are_trained_and_saved(corpus: Path, tmp_path: Pat
         ({"model.backbone": "partial"}, r"model.trained_blocks is None with model.backbone partial"),
         ({"encoders.image.pooling": "tokens"}, r"model.backbone is finetune, which needs an encoder without pooling"),
         ({"train.gradient_cosine": True}, r"which needs train.gradient_cosine=false; or set model.backbone=frozen"),
-        ({"target": "names"}, r"which needs a target of pictures, not of modality vector"),
+        ({"target": "names"}, r"which needs a target of pictures or sounds, not of modality vector"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(corpus: Path, changes: dict[str, Any], message: str) -> None:

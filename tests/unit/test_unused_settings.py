@@ -15,6 +15,10 @@ FINETUNE = {
     "corpora.target": {"modality": "image", "format": "folder", "path": "pictures"},
     **{"model.backbone": "finetune", "optim.backbone_lr": 1e-3, "optim.layer_decay": 0.7, "pictures.augment": False},
 }
+SOUNDS = {
+    "corpora.target": {"modality": "audio", "format": "folder", "path": "sounds"},
+    "encoders.audio": {"source": "transformers", "name": "x"},
+}
 
 
 @pytest.mark.parametrize(
@@ -22,6 +26,7 @@ FINETUNE = {
     [
         ({}, []),
         (FINETUNE, []),
+        ({**FINETUNE, **SOUNDS}, ["pictures.augment"]),
         ({**FINETUNE, "model.backbone": "frozen"}, ["optim.backbone_lr", "optim.layer_decay", "pictures.augment"]),
         ({**FINETUNE, "model.backbone": "lora"}, ["optim.backbone_lr"]),
         ({**FINETUNE, "optim.lora_lr": 1e-3}, ["optim.lora_lr"]),

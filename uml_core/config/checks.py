@@ -15,6 +15,8 @@ from uml_core.errors import listing, nearest
 if TYPE_CHECKING:
     from uml_core.config.experiment import Experiment
 
+# By modality of the target, sources of encoders that can be trained.
+TRAINABLE_TARGETS = {"image": ("timm", "transformers", "package"), "audio": ("transformers",)}
 TRAINABLE_TEXT = ("transformers", "package")  # sources of text encoders whose pooling is ours
 NEED = "<need>"  # where a message names what is missing
 
@@ -137,12 +139,16 @@ def _a_trained_backbone_can_be_trained(experiment: Experiment) -> None:
                 )
         return
     target, encoder = experiment.corpora[experiment.target], experiment.encoder_of(experiment.target)
+    sources = TRAINABLE_TARGETS.get(target.modality, ())
     needs = {
         f"objective supervised, not {experiment.objective}": experiment.objective == "supervised",
-        f"a target of pictures, not of modality {target.modality}": target.modality == "image",
-        f"raw pictures, not format {target.format}": encoder is not None,
-        "an image encoder of source timm, transformers or package": encoder is None or encoder.source != "module",
+        f"a target of pictures or sounds, not of modality {target.modality}": target.modality in TRAINABLE_TARGETS,
+        f"raw pictures or sounds, not format {target.format}": encoder is not None,
+        f"an {target.modality} encoder of source {listing(sources)}": encoder is None or encoder.source in sources,
         "an encoder without pooling=tokens": encoder is None or encoder.pooling != "tokens",
+        "train.compile=false, because clips differ in length": not (
+            experiment.train.compile and target.modality == "audio"
+        ),
         "train.gradient_cosine=false": not experiment.train.gradient_cosine,
         "train.batch_size of at least train.workers": experiment.train.batch_size >= experiment.train.workers,
         "shifted test sets as extra splits of the target, not role: shifted": not experiment.shifted_corpora,

@@ -47,7 +47,7 @@ class LowRankConfig(Settings):
 class ModelConfig(Settings):
     """The shared-weight model: projections into one width, one head for all corpora.
 
-    `backbone` finetune trains the target's image encoder with the head, from its pictures; partial its last
+    `backbone` finetune trains the target's encoder with the head, from its pictures or sounds; partial its last
     `trained_blocks` blocks; lora low-rank adapters in its blocks, as `lora` says.
     """
 
@@ -181,11 +181,11 @@ class OptimConfig(Settings):
 
 
 class PicturesConfig(Settings):
-    """The target's pictures, where its encoder is trained: kept in memory once decoded, or decoded for every step."""
+    """The target's pictures or clips, where its encoder is trained: kept in memory once decoded, or decoded again."""
 
     keep: Literal["auto", "memory", "stream"] = "auto"  # auto: memory where they fit into memory_gib
-    memory_gib: Positive = 4.0  # of every worker, for train and validation pictures as uint8
-    augment: bool = True  # random resized crop and horizontal flip of train pictures
+    memory_gib: Positive = 4.0  # of every worker, for train and validation pictures (a byte a value) or clips (four)
+    augment: bool = True  # random resized crop and horizontal flip of train pictures; clips stay as they are
     min_crop: Annotated[float, Field(gt=0, le=1)] = 0.25  # smallest crop, as a share of the picture's area
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from uml_core.config.experiment import Experiment
 
-PICTURES = ("pictures.keep", "pictures.memory_gib", "pictures.augment", "pictures.min_crop")
+AUGMENTATION = ("pictures.augment", "pictures.min_crop")
+PICTURES = ("pictures.keep", "pictures.memory_gib", *AUGMENTATION)
 ENCODER_RATES = ("optim.backbone_lr", "optim.layer_decay")
 # What a line search has no use for; it takes all rows at every step.
 OF_ADAMW = ("optim.lr", "optim.schedule", "optim.warmup_steps", "optim.warmup_lr", "train.batch_size")
@@ -40,5 +41,7 @@ def _unused(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], str, str]
         yield ("optim.backbone_lr",), "model.backbone lora, whose rate is optim.lora_lr", "set that"
     if backbone != "lora":
         yield ("optim.lora_lr",), f"model.backbone {backbone}, which has no adapters", "set model.backbone=lora"
+    if backbone != "frozen" and experiment.corpora[experiment.target].modality == "audio":
+        yield AUGMENTATION, f"model.backbone {backbone} of sounds, which are not augmented", "set a target of pictures"
     if experiment.optim.name == "lbfgs":
         yield OF_ADAMW, "optim.name lbfgs, a line search over all rows", "set optim.name=adamw"

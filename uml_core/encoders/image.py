@@ -6,6 +6,7 @@ Shape legend: B batch, H height, W width, T tokens, D embedding width.
 from __future__ import annotations
 
 import functools
+import io
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,27 +15,32 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from uml_core.config.corpora import RANDOM_WEIGHTS
 from uml_core.corpora.content import Raw
-from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, TorchEncoder, to_numpy
+from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, to_numpy
 from uml_core.encoders.folding import fold_batch_norms, has_foldable
 from uml_core.encoders.lean_timm import timm
 from uml_core.encoders.openvino_engine import engine_forward
 from uml_core.encoders.pictures import open_picture
 from uml_core.encoders.timm_models import Features, create_timm_model, load_checkpoint, resized, skeleton_of
+from uml_core.encoders.trainable import Arrays, TrainableEncoder
 from uml_core.encoders.weights import file_digest, first_line, hub_reachable, local_weights
 from uml_core.errors import InputError, nearest
 
+BLANK_SIDE = 64  # pixels of the picture that is encoded to see which layers are called
 ENGINE_BATCH_SIZE = 4  # in OpenVINO: what a picture becomes stays in the caches, a tenth faster than 8
 RANDOM_SEED = 0  # of random weights in the store; training draws them by the experiment's seed
 
 
-class PixelEncoder(TorchEncoder):
+class PixelEncoder(TrainableEncoder):
     """What image encoders share: uint8 pictures of one size become normalised pixels on the device."""
 
     modality = "image"
+    noun = "picture"
+    takes_crops = True
     cpu_batch_size = 8
 
     @property
@@ -42,28 +48,19 @@ class PixelEncoder(TorchEncoder):
     def _mean_and_std(self) -> tuple[Any, Any]:
         """Mean and standard deviation of each channel, on the scale 0 to 255."""
 
-    @abstractmethod
-    def features(self, pixels_B3HW: Tensor) -> Tensor:
-        """Return the pooled features (B, D) of normalised pixels, with gradients where the module has them."""
+    def array_of(self, raw: Raw) -> Arrays:
+        """Decode one picture: uint8 (H, W, 3)."""
+        return np.asarray(self.decode(raw), dtype=np.uint8)
 
-    @abstractmethod
-    def _empty_model(self) -> torch.nn.Module:
-        """Return the module with random weights, on the CPU: what a fine-tuned run's weights are put into."""
+    def on_device(self, array_B: Arrays, device: torch.device) -> Tensor:
+        """Return B pictures (H, W, 3) as bytes (B, 3, H, W) on a device."""
+        return torch.from_numpy(array_B).permute(0, 3, 1, 2).to(device)
 
-    def load_random(self, seed: int, *, device: str = "cpu") -> None:
-        """Take random weights for training, as the module draws them, by a seed."""
-        self._place(self._random_model(seed), device, "float32")
-
-    def _random_model(self, seed: int) -> torch.nn.Module:
-        with torch.random.fork_rng(devices=[]):  # torch's own random state stays as it was
-            torch.manual_seed(seed)
-            return self._empty_model()
-
-    def load_weights(self, weights: Mapping[str, Tensor], *, device: str = "cpu", precision: str = "float32") -> None:
-        """Take fine-tuned weights instead of those the settings name."""
-        module = self._empty_model()
-        module.load_state_dict(weights)
-        self._place_frozen(module, device, precision)
+    def example(self) -> Arrays:
+        """Return a blank picture of the encoder's size."""
+        file = io.BytesIO()
+        Image.new("RGB", (BLANK_SIDE, BLANK_SIDE)).save(file, "png")
+        return self.array_of(file.getvalue()).copy()
 
     def load_tuned(self, weights: Mapping[str, Tensor]) -> None:
         """Take fine-tuned weights into the module as its authors wrote it, on the CPU in float32: to be traced."""

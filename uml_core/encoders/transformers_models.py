@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import transformers
 from transformers import AutoConfig
 
@@ -135,7 +136,10 @@ class HubModel:
 
     def empty(self) -> Any:
         """Return the model with random weights."""
-        return getattr(transformers, self.kind.loader)(self.config)
+        loader = getattr(transformers, self.kind.loader)
+        if self.kind.loader == "AutoModel":
+            return loader.from_config(self.config, dtype=torch.float32)
+        return loader(self.config)
 
     def _is_unused(self, key: str) -> bool:
         # A pooling layer that only pretraining or another task used, and the mask embedding of speech pretraining.

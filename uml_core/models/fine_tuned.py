@@ -1,7 +1,7 @@
-"""The target's image encoder under the shared head, trained together; other corpora come as embeddings or, where their
-text encoder is trained as well, as token ids.
+"""The target's encoder under the shared head, trained together; other corpora come as embeddings or, where their text
+encoder is trained as well, as token ids.
 
-    logits_target = s · W_head (W encoder(picture))     the rest is `SharedHeadModel`
+    logits_target = s · W_head (W encoder(picture or clip))     the rest is `SharedHeadModel`
 
 Shape legend: B batch, H height, W width, T tokens, D embedding width, C classes; a leading 2 is token ids and mask.
 """
@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from uml_core.compiling import Compiled
 from uml_core.config import Experiment
-from uml_core.encoders.image import PixelEncoder
 from uml_core.encoders.lean_timm import timm
 from uml_core.encoders.text import TransformersTextEncoder
+from uml_core.encoders.trainable import TrainableEncoder
 from uml_core.errors import InputError
 from uml_core.models.drop_path import set_drop_path
 from uml_core.models.shared_head import SharedHeadModel
@@ -37,7 +37,7 @@ class FineTunedModel(nn.Module):
     def __init__(
         self,
         experiment: Experiment,
-        encoder: PixelEncoder,
+        encoder: TrainableEncoder,
         heads: SharedHeadModel,
         text_encoders: Mapping[str, TransformersTextEncoder] = MappingProxyType({}),
     ) -> None:
@@ -51,7 +51,8 @@ class FineTunedModel(nn.Module):
             add_adapters(experiment, {experiment.target: encoder, **text_encoders})
         self.backbone, self.heads = encoder.module, heads
         self.text_backbones = nn.ModuleDict({corpus: text.module for corpus, text in text_encoders.items()})
-        self.depths = block_depths(self.backbone)
+        own_depths = encoder.block_depths()
+        self.depths = block_depths(self.backbone) if own_depths is None else own_depths
         self.text_depths = {corpus: block_depths(module) for corpus, module in self.text_backbones.items()}
         if self.has_adapters:
             self._leave_out_loaded_weights()
@@ -64,7 +65,7 @@ class FineTunedModel(nn.Module):
         self._compiled = Compiled(encoder.features) if experiment.train.compile else None
 
     def forward(self, batches: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the logits (B, C) of each corpus: of embeddings (B, D), pixels (B, 3, H, W) or tokens (2, B, T)."""
+        """Return the logits (B, C) of each corpus: of embeddings (B, D), tokens (2, B, T) or what the target's is."""
         return {corpus: self.heads.logits(corpus, self._embedding(corpus, value)) for corpus, value in batches.items()}
 
     def _embedding(self, corpus: str, value: Tensor) -> Tensor:
@@ -79,16 +80,16 @@ class FineTunedModel(nn.Module):
         features_BD = self._text_encoders[corpus].features(tokens_2BT).float()[:num_rows]
         return functional.normalize(features_BD, dim=-1) if self._normalize else features_BD
 
-    def encode(self, pixels_B3HW: Tensor) -> Tensor:
-        """Return the target's embeddings (B, D) from pixels (B, 3, H, W) on the scale 0 to 255."""
-        features_BD = self.features(pixels_B3HW)
+    def encode(self, raw: Tensor) -> Tensor:
+        """Return the target's embeddings (B, D) from pixels (B, 3, H, W) on the scale 0 to 255, or packed clips."""
+        features_BD = self.features(raw)
         return functional.normalize(features_BD, dim=-1) if self._normalize else features_BD
 
-    def features(self, pixels_B3HW: Tensor) -> Tensor:
+    def features(self, raw: Tensor) -> Tensor:
         """Return the target's embeddings (B, D) as the encoder gives them, at any length."""
         # What is measured, exported and served is the encoder as it is: only steps are compiled.
         features = self._compiled if self._compiled is not None and self.training else self._encoder.features
-        return features(self._encoder.normalised(pixels_B3HW.clone())).float()
+        return features(self._encoder.normalised(raw.clone())).float()
 
     def train(self, mode: bool = True) -> FineTunedModel:
         """Set the mode; blocks without a trained parameter stay in eval mode, and keep their running statistics."""

@@ -4,37 +4,31 @@
 
 In: encoders. Out: the same modules with adapters in place, of which a state holds the adapters alone, and the merged
 weights W + alpha / rank · B A, which need neither this nor peft.
-
-Shape legend: H height, W width; a leading 2 is token ids and mask.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from PIL import Image
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from uml_core.config import Experiment
-from uml_core.encoders.image import PixelEncoder
 from uml_core.encoders.text import TransformersTextEncoder
+from uml_core.encoders.trainable import TrainableEncoder
 from uml_core.errors import InputError, listing, nearest
 from uml_core.models.seeding import generator_of
 
 ADAPTER = "default"  # peft's name for the only one
 # Exactly these: a subclass may do more to its weights than W x (standardise them), and W + B A would not be its merger.
 LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
-BLANK_SIDE = 64  # pixels of the picture that is encoded to see which layers are called
 
-TrainedEncoder = PixelEncoder | TransformersTextEncoder
+TrainedEncoder = TrainableEncoder | TransformersTextEncoder
 
 
 def add_adapters(experiment: Experiment, encoders: Mapping[str, TrainedEncoder]) -> None:
@@ -132,16 +126,13 @@ def _in_a_block(module: nn.Module, name: str) -> bool:
 
 
 def _encode_something(encoder: TrainedEncoder) -> None:
-    """Encode a blank picture, or one letter; random numbers and the module's mode are left as they are."""
+    """Encode a blank picture, some noise, or one letter; random numbers and the module's mode are left as they are."""
     device = next(encoder.module.parameters()).device
     if isinstance(encoder, TransformersTextEncoder):
         encoder.features(encoder.padded([encoder.decode("a")]).to(device))
         return
-    file = io.BytesIO()
-    Image.new("RGB", (BLANK_SIDE, BLANK_SIDE)).save(file, "png")
-    picture_HW3 = np.array(encoder.decode(file.getvalue()))
-    pixels_13HW = torch.from_numpy(picture_HW3).permute(2, 0, 1)[None].to(device, torch.float32)
-    encoder.features(encoder.normalised(pixels_13HW))
+    batch = encoder.on_device(encoder.example()[None], device).to(torch.float32)
+    encoder.features(encoder.normalised(batch))
 
 
 def _inject(experiment: Experiment, corpus: str, module: nn.Module, chosen: Sequence[tuple[str, nn.Module]]) -> None:

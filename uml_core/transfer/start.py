@@ -21,7 +21,7 @@ from uml_core.transfer.plan import TransferPlan, plan_transfer
 from uml_core.transfer.trunks import own_trunk, vit_trunk
 
 if TYPE_CHECKING:
-    from uml_core.encoders.image import PixelEncoder
+    from uml_core.encoders.trainable import TrainableEncoder
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def without_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def load_backbone(experiment: Experiment, encoder: PixelEncoder, device: str) -> None:
+def load_backbone(experiment: Experiment, encoder: TrainableEncoder, device: str) -> None:
     """Load the weights of an encoder that is to be trained; random ones are drawn by the experiment's seed."""
     if encoder.config.weights == RANDOM_WEIGHTS:
         encoder.load_random(experiment.seed, device=device)
