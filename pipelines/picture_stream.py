@@ -23,7 +23,7 @@ from uml_core.pictures import decoded_picture
 CHUNK_ROWS = 256  # pictures decoded by one task, or as many as
 CHUNK_BYTES = 2**28  # hold
 PREFETCHED_CHUNKS = 2
-PAUSE_S = 0.1
+PAUSE_S = 0.25
 
 
 class PictureStream:

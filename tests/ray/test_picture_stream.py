@@ -80,7 +80,7 @@ def test_reading_ahead_takes_no_core_of_training(monkeypatch: pytest.MonkeyPatch
         time.sleep(0.2)
     rounds = count_rounds(monkeypatch)  # all is decoded and lies ready: Ray Data has nothing to wait for
     before_s = time.monotonic()
-    time.sleep(10 * PAUSE_S)
+    time.sleep(4 * PAUSE_S)
     assert 0 < len(rounds) <= (time.monotonic() - before_s) / PAUSE_S + 1, "Ray Data's loop spins"
     for rows in steps[10:]:
         assert (stream(rows)[:, 0, 0, 0] == rows).all()
