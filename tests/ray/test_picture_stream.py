@@ -26,10 +26,13 @@ class Numbered:
 
     log: Path
 
-    def decode(self, raw: Any) -> np.ndarray:
+    def array_of(self, raw: Any) -> np.ndarray:
         with self.log.open("ab") as file:
             file.write(b".")
         return np.full((32, 32, 3), int(raw), dtype=np.uint8)
+
+    def example(self) -> np.ndarray:
+        return np.zeros((32, 32, 3), dtype=np.uint8)
 
 
 def workers(monkeypatch: pytest.MonkeyPatch, *, cpus: int, world_size: int) -> None:
