@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,10 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from uml_core.corpora.content import Raw
-from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, TorchEncoder, to_numpy
+from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, to_numpy
 from uml_core.encoders.openvino_engine import named_forward
-from uml_core.encoders.transformers_models import HubModel, hub_model, place_of, resolve_pooling
-from uml_core.encoders.weights import from_hub, weights_revision
+from uml_core.encoders.transformers_models import HubEncoder, resolve_pooling
+from uml_core.encoders.weights import from_hub
 from uml_core.errors import InputError, RowError
 
 # A text is cut to so many characters a token before it is tokenised: ordinary text has 3 to 6, and a book need not be
@@ -33,7 +32,7 @@ LENGTHS = (9, 4), (6, 8, 3)  # of two batches of sentences, to trace a model wit
 ROBERTA_LIKE = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 
 
-class TransformersTextEncoder(TorchEncoder):
+class TransformersTextEncoder(HubEncoder):
     """A Hugging Face text model by hub name or local directory.
 
     Pooled by cls, mean over real tokens, or last token; CLIP text gives its projection at unit length. The types of
@@ -44,11 +43,6 @@ class TransformersTextEncoder(TorchEncoder):
     normalize = False
     unit_cost = 32  # tokens
     part_rows = 1024  # short sentences: 6 % of the tokens are padding, among 256 rows 19 %
-
-    @property
-    def location(self) -> str:
-        """The local directory if one is given, else the name on the hub."""
-        return place_of(self.config)
 
     @property
     def pooling(self) -> str:
@@ -111,10 +105,6 @@ class TransformersTextEncoder(TorchEncoder):
         """Length in tokens: rows of like length share a batch, so little is padded."""
         return int(np.asarray(row).size)
 
-    def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
-        model: torch.nn.Module = self._hub_model.load(dtype)
-        return model
-
     def _engine(self, module: torch.nn.Module, precision: str) -> Callable[..., Any] | None:
         """Return the model's forward pass in OpenVINO."""
         output = "text_embeds" if self.pooling == "projection" else "last_hidden_state"
@@ -123,10 +113,6 @@ class TransformersTextEncoder(TorchEncoder):
         )
         inputs = ("input_ids", "attention_mask")
         return named_forward(module, inputs, output, traced, checked, free=(0, 1), precision=precision)
-
-    @property
-    def _hub_model(self) -> HubModel:
-        return hub_model(self.location, "text")
 
     @property
     def _tokenizer(self) -> Any:
@@ -145,11 +131,6 @@ class TransformersTextEncoder(TorchEncoder):
         if config.model_type in ROBERTA_LIKE:
             places -= 2  # they count positions from 2
         return int(min(self.config.max_length, self._tokenizer.model_max_length, places))
-
-    def _weights_revision(self) -> str:
-        if Path(self.location).is_dir():
-            return weights_revision(self.location, setting="encoders.text.weights")
-        return str(self._hub_model.revision or "unknown")
 
 
 class PackagedMiniLM(TransformersTextEncoder):

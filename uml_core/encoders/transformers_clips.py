@@ -18,7 +18,6 @@ import math
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,15 +30,15 @@ from uml_core.corpora.content import Raw
 from uml_core.encoders.audio import RESAMPLING, decode_audio
 from uml_core.encoders.base import Clip, Decoded, Embeddings, TokenSequences, to_numpy
 from uml_core.encoders.trainable import Arrays, TrainableEncoder
-from uml_core.encoders.transformers_models import HubModel, hub_model, place_of, resolve_pooling
-from uml_core.encoders.weights import from_hub, weights_revision
+from uml_core.encoders.transformers_models import HubEncoder, resolve_pooling
+from uml_core.encoders.weights import from_hub
 
 # Of a feature extractor, everything that is not an array: what decides its numbers.
 SCALARS = (bool, int, float, str)
 EXAMPLE_S = 0.5  # of the noise that is encoded to see which layers are called
 
 
-class TransformersAudioEncoder(TrainableEncoder):
+class TransformersAudioEncoder(HubEncoder, TrainableEncoder):
     """What all audio models share; a subclass says how features become hidden states (B, T, D).
 
     In training, dropout and layer drop are the model's own. Its masking of time and bands is off: numpy draws it, from
@@ -190,18 +189,6 @@ class TransformersAudioEncoder(TrainableEncoder):
         special = {self.before_blocks: 0, self.after_blocks: len(blocks), self.untrained: -1}
         return depths | {name: at for start, at in special.items() for name in names if name.startswith(start)}
 
-    def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
-        model: torch.nn.Module = self._hub_model.load(dtype)
-        return model
-
-    def _empty_model(self) -> torch.nn.Module:
-        model: torch.nn.Module = self._hub_model.empty()
-        return model
-
-    @property
-    def _hub_model(self) -> HubModel:
-        return hub_model(place_of(self.config), "audio")
-
     @property
     def _hub_model_input(self) -> str:
         return str(self._extractor.model_input_names[0])
@@ -209,12 +196,6 @@ class TransformersAudioEncoder(TrainableEncoder):
     @property
     def _extractor(self) -> Any:
         return _extractor(self._hub_model.location)
-
-    def _weights_revision(self) -> str:
-        location = self._hub_model.location
-        if Path(location).is_dir():
-            return weights_revision(location, setting="encoders.audio.weights")
-        return str(self._hub_model.revision or "unknown")
 
 
 def lengths_of(batch: Tensor) -> list[int]:

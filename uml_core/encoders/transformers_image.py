@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,14 +24,14 @@ from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, to_numpy
 from uml_core.encoders.image import PixelEncoder
 from uml_core.encoders.openvino_engine import named_forward
 from uml_core.encoders.pictures import open_picture
-from uml_core.encoders.transformers_models import HubModel, hub_model, place_of, resolve_pooling
-from uml_core.encoders.weights import from_hub, weights_revision
+from uml_core.encoders.transformers_models import HubEncoder, resolve_pooling
+from uml_core.encoders.weights import from_hub
 from uml_core.errors import InputError, RowError
 
 PREPROCESSING = ("size", "crop_size", "resample", "do_resize", "do_center_crop", "image_mean", "image_std", "crop_pct")
 
 
-class TransformersImageEncoder(PixelEncoder):
+class TransformersImageEncoder(HubEncoder, PixelEncoder):
     """A Hugging Face vision model by hub name or local directory.
 
     `pooling: auto` is the CLS token of transformers, the model's own pooled output of convolutional models and Swin,
@@ -145,27 +144,9 @@ class TransformersImageEncoder(PixelEncoder):
         std = np.array(processor.image_std if normalised else (1, 1, 1), dtype=np.float32)
         return mean / np.float32(factor), std / np.float32(factor)
 
-    def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
-        model: torch.nn.Module = self._hub_model.load(dtype)
-        return model
-
-    def _empty_model(self) -> torch.nn.Module:
-        model: torch.nn.Module = self._hub_model.empty()
-        return model
-
-    @property
-    def _hub_model(self) -> HubModel:
-        return hub_model(place_of(self.config), "image")
-
     @property
     def _processor(self) -> Any:
         return _processor(self._hub_model.location)
-
-    def _weights_revision(self) -> str:
-        location = self._hub_model.location
-        if Path(location).is_dir():
-            return weights_revision(location, setting="encoders.image.weights")
-        return str(self._hub_model.revision or "unknown")
 
 
 @functools.lru_cache(maxsize=8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ import transformers
 from transformers import AutoConfig
 
 from uml_core.config import EncoderConfig
-from uml_core.encoders.weights import from_hub
+from uml_core.encoders.base import TorchEncoder
+from uml_core.encoders.weights import from_hub, weights_revision
 from uml_core.errors import InputError, nearest
 
 
@@ -144,6 +146,32 @@ class HubModel:
     def _is_unused(self, key: str) -> bool:
         # A pooling layer that only pretraining or another task used, and the mask embedding of speech pretraining.
         return ("pooler" in key and self.kind.pooling != "pooled") or "masked_spec_embed" in key
+
+
+class HubEncoder(TorchEncoder):
+    """What encoders of Hugging Face models share: the model that their settings name."""
+
+    @property
+    def location(self) -> str:
+        """The local directory if one is given, else the name on the hub."""
+        return place_of(self.config)
+
+    @property
+    def _hub_model(self) -> HubModel:
+        return hub_model(self.location, self.modality)
+
+    def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
+        model: torch.nn.Module = self._hub_model.load(dtype)
+        return model
+
+    def _empty_model(self) -> torch.nn.Module:
+        model: torch.nn.Module = self._hub_model.empty()
+        return model
+
+    def _weights_revision(self) -> str:
+        if Path(self.location).is_dir():
+            return weights_revision(self.location, setting=f"encoders.{self.modality}.weights")
+        return str(self._hub_model.revision or "unknown")
 
 
 @functools.lru_cache(maxsize=32)
