@@ -351,7 +351,7 @@ def test_finetune_compares_frozen_partial_and_full_with_and_without_the_data() -
     assert "uml_init_trained_text" not in arms_of("finetune", sounds_only)
     sounds = experiment().override({"target": "sounds", "mixing.loss_weight": {"other": 0}})
     space = load_space("finetune", sounds)
-    with pytest.raises(InputError, match="needs a target of pictures"):
+    with pytest.raises(InputError, match="needs an audio encoder of source transformers"):
         trials_of(space, sounds)
 
 
