@@ -29,7 +29,7 @@ from pipelines.train_progress import TrainingBar
 from pipelines.trainers import trainer_of
 from uml_core.config import Experiment
 from uml_core.corpora.places import one_line
-from uml_core.errors import InputError
+from uml_core.errors import InputError, OutageError
 from uml_core.results import RunOutcome, measure_outcome, save_weights
 from uml_core.tracking import MLflowTracker, start_run
 from uml_core.training import TrainingRun
@@ -57,10 +57,12 @@ def train_in_turn(
         for experiment in experiments:
             attempts.append(open_attempt(experiment))
             outcomes.append(_train_once(experiment, stored, attempts[-1]))
+    except OutageError:  # of the tracking server: the step is left unfinished
+        raise
     except InputError:
         _finish(attempts)
         raise
-    conclusion = conclude(outcomes)  # where a tracking server stays away, the step is left unfinished
+    conclusion = conclude(outcomes)
     _finish(attempts)
     return conclusion
 
@@ -74,6 +76,8 @@ def _train_once(experiment: Experiment, stored: StoredData, attempt: Attempt) ->
     try:
         state = _fit(experiment, stored, attempt, tracker.run_id)
         outcome = _log_outcome(experiment, stored.data, state, tracker)
+    except OutageError:
+        raise
     except InputError:
         tracker.finish("FAILED")
         raise

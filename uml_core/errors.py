@@ -20,6 +20,10 @@ class InputError(ValueError):
         super().__init__(" ".join(message.splitlines()))
 
 
+class OutageError(InputError):
+    """A server was away for longer than a step waits: nothing is wrong with the run, and the same line goes on."""
+
+
 class RowError(ValueError):
     """One row cannot be read; its message becomes the row's reason in rejected.parquet."""
 

@@ -15,7 +15,7 @@ from pipelines.mistakes import MistakeCallback, mistakes_raised
 from pipelines.stored import StoredData, read_training_data
 from pipelines.train_summary import seed_runs
 from uml_core.config import Experiment
-from uml_core.errors import InputError
+from uml_core.errors import InputError, OutageError
 from uml_core.results import RunOutcome
 from uml_core.store import CorpusStore
 
@@ -81,6 +81,16 @@ def test_a_driver_killed_during_the_twin_goes_on_with_the_twin(vector_experiment
     assert (first.run_id, twin.run_id) == ("run-0", "run-1")
     assert first == played.log_outcome(vector_experiment, None, {}, Played(run_id="run-0")), "to the last digit"
     assert [each.run_id for each in train_fit.train_in_turn(both, STORED, list)] == ["run-3", "run-4"], "both anew"
+
+
+def test_a_run_whose_tracking_server_stayed_away_goes_on(vector_experiment: Experiment, played: Played) -> None:
+    both = [vector_experiment, vector_experiment.unimodal_twin()]
+    played.faults = {"unimodal": OutageError("did not answer for 600 s")}
+    with pytest.raises(InputError):
+        train_fit.train_in_turn(both, STORED, list)
+    assert played.ends == ["FINISHED"], "the second run is left as it is"
+    played.faults = {}
+    assert [each.run_id for each in train_fit.train_in_turn(both, STORED, list)] == ["run-0", "run-1"]
 
 
 def test_a_mistake_ends_both_runs(vector_experiment: Experiment, played: Played) -> None:

@@ -15,7 +15,7 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from uml_core.errors import InputError
+from uml_core.errors import InputError, OutageError
 from uml_core.tracking_uri import without_password
 from uml_core.waiting import with_patience
 
@@ -40,7 +40,7 @@ class PatientClient:
         """Return what an operation on the server returns, waiting while the server is away.
 
         Raises:
-            InputError: it has been away for MAX_OUTAGE_S.
+            OutageError: it has been away for MAX_OUTAGE_S.
         """
         shown = without_password(self._uri)
         try:
@@ -50,7 +50,7 @@ class PatientClient:
         except Exception as error:
             if not is_outage(error):
                 raise
-            raise InputError(
+            raise OutageError(
                 f"tracking.uri {shown} did not answer for {MAX_OUTAGE_S:.0f} s; start it again and run the same line, "
                 "which goes on where this run stopped"
             ) from error
