@@ -1,28 +1,29 @@
-"""What the workers of Ray Train have reserved: noted by rank 0, given back where Train's controller dies and leaves it.
+"""What a lost controller of Ray Train had reserved for its workers is given back: Ray keeps it until the job ends.
 
 Ray Train has an actor of its own that would give it back. It asks the dashboard whether the controller lives, and where
-there is none, as on a local cluster, it waits for ever; so would the next workers that need these CPUs.
+there is none, as on a local cluster, it waits for ever; so would the next workers that need these CPUs. Ray itself
+knows which actor made a reservation, whether its workers had started or not, and whether that actor has died.
 """
 
 from __future__ import annotations
 
 import ray
-from ray import PlacementGroupID
-from ray.experimental import internal_kv
+from ray import ActorID, PlacementGroupID
+from ray._private.state import state  # what `placement_group_table` reads, and shows without the actor
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.util.placement_group import PlacementGroup
 
-NAMESPACE = b"uml-workers"
 
+def free_orphans(lost_actor: str | None = None) -> None:
+    """Give back this job's reservations whose makers, actors, have died: an actor just lost, by its hex id, and others.
 
-def note_workers(key: str) -> None:
-    """Note the reservation that this process, a worker, lives in, under the name of its run."""
-    reservation = ray.util.get_current_placement_group()
-    assert reservation is not None, "Ray Train reserves its workers' resources"
-    internal_kv._internal_kv_put(key.encode(), reservation.id.binary(), namespace=NAMESPACE)
-
-
-def free_workers(key: str) -> None:
-    """Give back what a run's workers have reserved; the controller has died. Ray itself does when the job ends."""
-    noted = internal_kv._internal_kv_get(key.encode(), namespace=NAMESPACE)
-    if noted is not None:
-        ray.util.remove_placement_group(PlacementGroup(PlacementGroupID(noted)))
+    The driver may learn of a loss before the table says so.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    for content in state._connect_and_get_accessor().get_placement_group_table():
+        reservation = PlacementGroupTableData.FromString(content)
+        if reservation.creator_job_id.hex() != job or reservation.state == PlacementGroupTableData.REMOVED:
+            continue
+        maker = ActorID(reservation.creator_actor_id)  # nil, and called dead: the driver made it
+        if not maker.is_nil() and (reservation.creator_actor_dead or maker.hex() == lost_actor):
+            ray.util.remove_placement_group(PlacementGroup(PlacementGroupID(reservation.placement_group_id)))

@@ -20,7 +20,7 @@ from pipelines.attempts import Attempt, open_attempt
 from pipelines.checkpoints import load_state, repair
 from pipelines.mistakes import MistakeCallback, mistakes_raised
 from pipelines.provenance import provenance_tags, run_kind
-from pipelines.reservations import free_workers
+from pipelines.reservations import free_orphans
 from pipelines.runtime import most_resources, num_cpus, num_gpus
 from pipelines.stored import StoredData, subset_of
 from pipelines.train_callback import MLflowCallback
@@ -171,7 +171,7 @@ def _through_losses(experiment: Experiment, attempt: Attempt, **trainer: Any) ->
         except RayActorError as error:
             if num_lost == MAX_LOSSES:
                 raise
-            free_workers(attempt.directory)
+            free_orphans(error.actor_id)
             logger.warning("Ray Train's controller was lost; going on from the last checkpoint (%s)", one_line(error))
     raise AssertionError("the last loss is raised")
 

@@ -20,7 +20,6 @@ from ray.train import Checkpoint
 
 from pipelines.checkpoints import newest_state, save_state
 from pipelines.report_pace import ReportPace
-from pipelines.reservations import note_workers
 from pipelines.stored import build_data, divergence_message, training_tables
 from pipelines.train_progress import StepRate, TrainingState
 from uml_core.config import Experiment, parse_experiment
@@ -38,8 +37,6 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     experiment = parse_experiment(config["experiment"])
     context = ray.train.get_context()
     torch.set_num_threads(_num_threads(experiment, context.get_local_world_size()))
-    if context.get_world_rank() == 0:
-        note_workers(config["run_dir"])
     try:
         run = TrainingRun(
             experiment,

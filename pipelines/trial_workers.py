@@ -28,7 +28,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from pipelines.encoder_trials import TrialCheckpoints, run_encoder_trial
 from pipelines.mistakes import MistakeCallback, mistakes_raised
 from pipelines.report_pace import ReportPace
-from pipelines.reservations import free_workers, note_workers
+from pipelines.reservations import free_orphans
 from pipelines.stored import load_tables
 from pipelines.trainers import RanksTrainer
 from pipelines.trial_reports import Reports
@@ -58,7 +58,7 @@ class AskingScheduler(FIFOScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Tell the other scheduler, and free workers that a trial's process has left behind."""
         self._scheduler.on_trial_error(tune_controller, trial)
-        _free_workers(assignments_of(trial.config)[0].key)
+        _free_workers()
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Let the other scheduler decide."""
@@ -107,7 +107,7 @@ def train_on_workers(
     except InputError as error:
         folder.write(assignment.key, described(TrialResult.failed(str(error)), assignment), state=None)
     except Exception:
-        _free_workers(assignment.key)
+        _free_workers()
         raise
     result = folder.read(assignment.key)
     assert result is not None, "the workers have written it"
@@ -146,8 +146,6 @@ def train_trial_on_worker(config: dict[str, Any]) -> None:
     place = Place(ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size())
     (assignment,), folder = assignments_of(config["trial"]), SweepFolder(config["folder"])
     reports = config["reports"]
-    if place.rank == 0:
-        note_workers(assignment.key)
 
     def report(run: TrainingRun, evaluation: Evaluation) -> None:
         progress = progress_report(run, evaluation)
@@ -176,6 +174,6 @@ class StoppedError(Exception):
         self.progress = progress
 
 
-def _free_workers(key: str) -> None:
+def _free_workers() -> None:
     time.sleep(CONTROLLER_ENDS_S)  # else a controller about to die might start its workers again
-    free_workers(key)
+    free_orphans()

@@ -92,7 +92,6 @@ def test_divergence_before_the_first_checkpoint_is_reported_with_one_and_without
     monkeypatch.setattr(ray.train, "report", report)
     monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(train_loop, "training_tables", lambda *_: TABLES)
-    monkeypatch.setattr(train_loop, "note_workers", lambda _: None)
     changes = {"optim.lr": 1e30, "optim.warmup_steps": 0, "model.scale_init": 1e30, "store": str(tmp_path / "store")}
     diverging, fingerprints = experiment(**changes), write_stores(tmp_path / "store")
     config = {"experiment": diverging.model_dump(mode="json"), "run_dir": str(tmp_path / "run")}

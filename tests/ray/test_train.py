@@ -210,8 +210,7 @@ def test_a_run_that_is_killed_at_random_steps_ends_as_the_one_that_was_left_alon
 
     def kill() -> None:
         for title in ("ray::RayTrainWorker", "ray::TrainController"):
-            # Beyond what the killed one may still have reported: the next kill hits those that came after it.
-            step = wait_for_step(settings, reached[-1] + 2500 + rng.randrange(700))
+            step = wait_for_step(settings, reached[-1] + 300 + rng.randrange(700))
             os.kill(process_of(title), signal.SIGKILL)
             reached.append(step)
 
