@@ -25,13 +25,13 @@ from pipelines.embed_progress import STAGES, EmbedProgress, too_many_rejected
 from pipelines.embed_stages import EncodePart, Workers, stream_parts
 from pipelines.embedding_cache import EmbeddingCache, SharedCache
 from pipelines.runtime import Summary, experiment_parser, ray_session, step_main
-from pipelines.stored import adopted_identity, corpus_fingerprint, corpus_store, embedding_precision
+from pipelines.stored import adopted_identity, corpus_fingerprint, corpus_store
 from uml_core.config import Experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.corpora.ready import stream_ready_embeddings
 from uml_core.corpora.ready_sequences import stream_ready_sequences
 from uml_core.corpora.rows import Row
-from uml_core.encoders import Encoder, build_encoder
+from uml_core.encoders import Encoder, build_encoder, store_precision
 from uml_core.errors import InputError
 from uml_core.parts import PartFooter
 from uml_core.planning import ROWS_AT_ONCE, Listing
@@ -141,7 +141,7 @@ def _embed_missing(
         "dtype": experiment.embed.dtype,
         "tokens": encoder.yields_tokens,
         "vocabulary": encoder.vocabulary,
-        "precision": embedding_precision(experiment),
+        "precision": store_precision(experiment),
         **progress.facts(),
         "new": listing.num_missing - changed,
         "changed": changed,
@@ -213,7 +213,7 @@ def _encode_parts(
     arguments = {
         "store": (experiment.store, progress.corpus, corpus_fingerprint(experiment, progress.corpus)),
         "settings": experiment.embed,
-        "precision": embedding_precision(experiment),
+        "precision": store_precision(experiment),
         "cache": SharedCache() if workers.actors > 1 else EmbeddingCache(),  # a process less to start
     }
     for part in stream_parts(names, EncodePart, workers, encoder=encoder, read=spool.read, arguments=arguments):

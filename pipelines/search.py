@@ -255,7 +255,8 @@ def trial_resources(settings: TuneConfig, *, cpus: int, gpus: int) -> tuple[dict
     Raises:
         InputError: trials want GPUs that the cluster does not have.
     """
-    wanted, most = min(1.0, settings.gpus_per_trial), settings.max_concurrent_trials or cpus  # a process trains on one
+    wanted = min(1.0, settings.gpus_per_trial)  # a process trains on one
+    most = settings.max_concurrent_trials or cpus
     if not wanted:
         return {"cpu": 1}, min(cpus, most)
     check_gpus(settings, wanted, gpus)

@@ -186,10 +186,11 @@ def corpus_fingerprint(experiment: Experiment, corpus: str) -> str:
     config = experiment.encoder_of(corpus)
     if config is None:
         return hash_of(adopted_identity(corpus, experiment.corpora[corpus]))
-    from uml_core.encoders import build_encoder, fingerprint  # torch takes seconds; ready embeddings need none of it
+    # torch takes seconds; ready embeddings need none of it
+    from uml_core.encoders import build_encoder, fingerprint, store_precision
 
     encoder = build_encoder(config, experiment.corpora[corpus].modality)
-    return fingerprint(encoder, dtype=experiment.embed.dtype, precision=embedding_precision(experiment))
+    return fingerprint(encoder, dtype=experiment.embed.dtype, precision=store_precision(experiment))
 
 
 def adopted_identity(corpus: str, config: CorpusConfig) -> dict[str, object]:
@@ -213,13 +214,6 @@ def divergence_message(error: NonFiniteError, experiment: Experiment, fingerprin
         stored = store.read_columns(store.finished_manifest(), ["id"])
         ids[corpus] = stored["id"].take(order_by_id(stored)[list(rows)]).to_pylist()
     return error.naming(ids)
-
-
-def embedding_precision(experiment: Experiment) -> str:
-    """Return the arithmetic the encoder runs in here."""
-    from uml_core.encoders import store_precision
-
-    return store_precision(experiment)
 
 
 def load_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> Tables:

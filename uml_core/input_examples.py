@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import math
-import struct
-import wave
 from collections.abc import Callable
+
+import numpy as np
 
 SIDE = 32  # pixels
 SAMPLE_RATE, SAMPLES, HERTZ = 16_000, 1_600, 440  # a tenth of a second
@@ -27,11 +26,9 @@ def _picture() -> bytes:
 
 
 def _sound() -> bytes:
+    import soundfile
+
     file = io.BytesIO()
-    waves = [round(8_000 * math.sin(2 * math.pi * HERTZ * index / SAMPLE_RATE)) for index in range(SAMPLES)]
-    with wave.open(file, "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(SAMPLE_RATE)
-        sound.writeframes(struct.pack(f"<{SAMPLES}h", *waves))
+    tone_S = 0.25 * np.sin(2 * np.pi * HERTZ / SAMPLE_RATE * np.arange(SAMPLES))
+    soundfile.write(file, tone_S, SAMPLE_RATE, format="WAV")
     return file.getvalue()

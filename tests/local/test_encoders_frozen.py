@@ -130,7 +130,7 @@ def test_openvino_gives_hugging_face_pictures_the_same_features(tmp_path: Path, 
     save_vision(tmp_path, kind)
     config = EncoderConfig(source="transformers", name=kind, weights=str(tmp_path))
     encoder = build_encoder(config, "image")
-    rows = pictures(3, encoder._picture_size()[0])  # type: ignore[attr-defined]
+    rows = pictures(3, encoder.picture_size[0])  # type: ignore[attr-defined]
     expected = in_torch(encoder, rows)
     encoder.load()
     assert isinstance(encoder._model, NamedForward)  # type: ignore[attr-defined]

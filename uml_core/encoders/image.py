@@ -6,7 +6,6 @@ Shape legend: B batch, H height, W width, T tokens, D embedding width.
 from __future__ import annotations
 
 import functools
-import io
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from uml_core.config.corpora import RANDOM_WEIGHTS
@@ -30,7 +28,6 @@ from uml_core.encoders.trainable import Arrays, TrainableEncoder
 from uml_core.encoders.weights import file_digest, first_line, hub_reachable, local_weights
 from uml_core.errors import InputError, nearest
 
-BLANK_SIDE = 64  # pixels of the picture that is encoded to see which layers are called
 ENGINE_BATCH_SIZE = 4  # in OpenVINO: what a picture becomes stays in the caches, a tenth faster than 8
 RANDOM_SEED = 0  # of random weights in the store; training draws them by the experiment's seed
 
@@ -58,9 +55,7 @@ class PixelEncoder(TrainableEncoder):
 
     def example(self) -> Arrays:
         """Return a blank picture of the encoder's size."""
-        file = io.BytesIO()
-        Image.new("RGB", (BLANK_SIDE, BLANK_SIDE)).save(file, "png")
-        return self.array_of(file.getvalue()).copy()
+        return np.zeros((*self.picture_size, 3), dtype=np.uint8)
 
     def load_tuned(self, weights: Mapping[str, Tensor]) -> None:
         """Take fine-tuned weights into the module as its authors wrote it, on the CPU in float32: to be traced."""
@@ -74,17 +69,13 @@ class PixelEncoder(TrainableEncoder):
         """How a picture is resized, cropped and normalised, as JSON values."""
 
     @property
-    def picture_size(self) -> tuple[int, int]:
-        """Height and width of a decoded picture."""
-        return self._picture_size()
-
     @abstractmethod
-    def _picture_size(self) -> tuple[int, int]:
+    def picture_size(self) -> tuple[int, int]:
         """Height and width of a decoded picture."""
 
     def _noise(self, count: int) -> Tensor:
         """Return normalised pixels (B, 3, H, W) to trace or check a module with."""
-        return torch.randn(count, 3, *self._picture_size(), generator=torch.Generator().manual_seed(count))
+        return torch.randn(count, 3, *self.picture_size, generator=torch.Generator().manual_seed(count))
 
     def _in_small_batches(self, engine: Callable[..., Any] | None) -> Callable[..., Any] | None:
         if engine is not None:
@@ -169,7 +160,9 @@ class TimmEncoder(PixelEncoder):
         noise = [self._noise(2)], [self._noise(3)]
         return self._in_small_batches(engine_forward(module, *noise, free=(0,), precision=precision))
 
-    def _picture_size(self) -> tuple[int, int]:
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """As timm's data config says."""
         height, width = self._data_config["input_size"][1:]
         return height, width
 

@@ -122,7 +122,9 @@ class TransformersImageEncoder(HubEncoder, PixelEncoder):
         forward = named_forward(module, ("pixel_values",), output, *noise, free=(0,), precision=precision)
         return self._in_small_batches(forward)
 
-    def _picture_size(self) -> tuple[int, int]:
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """As the model's image processor makes a square picture."""
         blank = io.BytesIO()
         Image.new("RGB", (256, 256)).save(blank, "png")
         height, width = np.asarray(self.decode(blank.getvalue())).shape[:2]
