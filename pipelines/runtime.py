@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,12 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import auto_init_hook  # its switch is an environment variable, too late once Ray is imported
 from ray._private.state import state  # what the autoscaler may add stands nowhere else
 
 from uml_core.config import Experiment, TrackingConfig, load_experiment
 from uml_core.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+LOOP_ENDS_S = 30  # a round of Ray Data's loop, which may wait for an actor's start
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def guarded(body: Callable[[], Summary | None]) -> int:
         return 2
     finally:
         if ray.is_initialized():
-            ray.shutdown()
+            _stop_ray()
     if summary is not None:
         print(summary.text)
         print(json.dumps(summary.results, ensure_ascii=False))
@@ -163,10 +167,25 @@ def ray_session(*, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Non
     try:
         yield
     finally:
-        ray.shutdown()
+        _stop_ray()
+
+
+def _stop_ray() -> None:
+    """Stop Ray, and before it Ray Data's loops: where a stream was given up, one may still run, and ask for Ray again.
+
+    Unasked, Ray would start itself anew for it; when that fails, as beside a Ray that is being stopped, Ray ends the
+    whole process a minute later, without a word.
+    """
+    for thread in threading.enumerate():
+        if thread.name.startswith("StreamingExecutor-"):
+            loop: Any = thread
+            loop.shutdown(force=False)
+            loop.join(LOOP_ENDS_S)
+    ray.shutdown()
 
 
 def _start_ray() -> None:
+    auto_init_hook.enable_auto_connect = False  # nothing but this function starts a Ray
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # a report takes 0.1 s instead of 2 s
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = os.environ.get("RAY_ADDRESS")

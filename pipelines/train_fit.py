@@ -172,8 +172,14 @@ def _through_losses(experiment: Experiment, attempt: Attempt, **trainer: Any) ->
             if num_lost == MAX_LOSSES:
                 raise
             free_orphans(error.actor_id)
-            logger.warning("Ray Train's controller was lost; going on from the last checkpoint (%s)", one_line(error))
+            logger.warning("Ray Train's controller was lost; going on from the last checkpoint (%s)", _cause(error))
     raise AssertionError("the last loss is raised")
+
+
+def _cause(error: RayActorError) -> str:
+    """Return why an actor is lost: of one that could not start, the last line of its traceback."""
+    lines = str(error).strip().splitlines()
+    return lines[-1][:300] if any(line.startswith("  File ") for line in lines) else one_line(error)
 
 
 def _check_streaming(experiment: Experiment, stored: StoredData) -> None:

@@ -29,6 +29,19 @@ CLASSES = ("circle", "square", "stripes")
 MakeExperiment = Callable[..., Experiment]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Say how a test process died, and what Ray wrote of it; what it said itself is lost with its captured output."""
+    if not error:
+        return
+    process = node.gateway._io.popen
+    print(f"\n{node.gateway.id}, process {process.pid}, ended with status {process.wait(10)}")
+    logs = Path(tempfile.gettempdir()).glob(f"ray/session_*/logs/python-core-driver-*_{process.pid}.log")
+    newest = max(logs, key=lambda log: log.stat().st_mtime, default=None)
+    if newest is not None:
+        print(*newest.read_text(encoding="utf-8").splitlines()[-5:], sep="\n")
+
+
 def write_embeddings(path: Path, rows: Mapping[str, Any]) -> Path:
     """Write ready embeddings: label, split and embedding of each row."""
     path.parent.mkdir(parents=True, exist_ok=True)

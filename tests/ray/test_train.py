@@ -208,10 +208,13 @@ def test_a_run_that_is_killed_at_random_steps_ends_as_the_one_that_was_left_alon
     folders = Path(settings.store, "_runs", f"train-{settings.config_hash}", "1").glob("checkpoint_*/state.pt")
     os.truncate(max(folders), 1000)
 
+    began = time.time()
+
     def kill() -> None:
         for title in ("ray::RayTrainWorker", "ray::TrainController"):
+            # Beyond what was reached, or at the start of its process: the killed one may have reported more steps since.
             step = wait_for_step(settings, reached[-1] + 300 + rng.randrange(700))
-            os.kill(process_of(title), signal.SIGKILL)
+            os.kill(process_of(title, since=began), signal.SIGKILL)
             reached.append(step)
 
     killer = threading.Thread(target=kill)
@@ -239,14 +242,16 @@ def wait_for_free_cpus(timeout_s: float = 30) -> None:
         time.sleep(0.2)
 
 
-def process_of(title: str) -> int:
-    """Return the process of a Ray actor, by the title that Ray gives it: the youngest, for others may end slowly."""
-    found = []
-    for each in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-            if " ".join(each.cmdline()).startswith(title):
-                found.append(each)
-    return max(found, key=psutil.Process.create_time).pid
+def process_of(title: str, *, since: float, timeout_s: float = 60) -> int:
+    """Return the process of a Ray actor, by the title that Ray gives it; those of earlier runs may end slowly."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        for each in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                if each.create_time() > since and " ".join(each.cmdline()).startswith(title):
+                    return each.pid
+        time.sleep(0.1)
+    pytest.fail(f"no {title} was started in {timeout_s} s")
 
 
 def wait_for_step(experiment: Experiment, step: int, timeout_s: float = 120) -> int:
