@@ -212,7 +212,7 @@ def test_a_run_that_is_killed_at_random_steps_ends_as_the_one_that_was_left_alon
 
     def kill() -> None:
         for title in ("ray::RayTrainWorker", "ray::TrainController"):
-            # Beyond what was reached, or at the start of its process: the killed one may have reported more steps since.
+            # Beyond what was reached, or at its process's start: the killed one may have reported more steps since.
             step = wait_for_step(settings, reached[-1] + 300 + rng.randrange(700))
             os.kill(process_of(title, since=began), signal.SIGKILL)
             reached.append(step)
