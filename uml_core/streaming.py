@@ -15,6 +15,7 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ class RowReader:
         assert isinstance(table_ND, np.memmap)
         path, self._start = str(table_ND.filename), int(table_ND.offset)
         self._file, self._row_bytes = os.open(path, os.O_RDONLY), table_ND.shape[1] * table_ND.itemsize
+        weakref.finalize(self, os.close, self._file)
         self._table_ND = np.memmap(path, np.float32, "r", self._start, table_ND.shape)
         pages = self._table_ND.base
         if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
