@@ -208,19 +208,22 @@ def test_a_run_that_is_killed_at_random_steps_ends_as_the_one_that_was_left_alon
     folders = Path(settings.store, "_runs", f"train-{settings.config_hash}", "1").glob("checkpoint_*/state.pt")
     os.truncate(max(folders), 1000)
 
-    began = time.time()
+    actors = ("ray::RayTrainWorker", "ray::TrainController")
+    earlier = processes(actors)  # of runs before, which may end slowly
 
     def kill() -> None:
-        for title in ("ray::RayTrainWorker", "ray::TrainController"):
+        for actor in actors:
             # Beyond what was reached, or at its process's start: the killed one may have reported more steps since.
             step = wait_for_step(settings, reached[-1] + 300 + rng.randrange(700))
-            os.kill(process_of(title, since=began), signal.SIGKILL)
+            while not (found := processes((actor,)) - earlier):
+                time.sleep(0.05)
+            os.kill(found.pop(), signal.SIGKILL)
             reached.append(step)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     results = train.run(settings).results
-    killer.join()
+    killer.join(60)
     assert len(reached) == 3, reached
     assert reached[-1] < results["steps"] == LONG["train.max_steps"]
     assert "is passed over for the one before it: its state.pt is not what was written" in caplog.text
@@ -242,16 +245,14 @@ def wait_for_free_cpus(timeout_s: float = 30) -> None:
         time.sleep(0.2)
 
 
-def process_of(title: str, *, since: float, timeout_s: float = 60) -> int:
-    """Return the process of a Ray actor, by the title that Ray gives it; those of earlier runs may end slowly."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        for each in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-                if each.create_time() > since and " ".join(each.cmdline()).startswith(title):
-                    return each.pid
-        time.sleep(0.1)
-    pytest.fail(f"no {title} was started in {timeout_s} s")
+def processes(titles: tuple[str, ...]) -> set[int]:
+    """Return the processes of Ray's actors, by the titles that Ray gives them."""
+    found = set()
+    for each in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            if " ".join(each.cmdline()).startswith(titles):
+                found.add(each.pid)
+    return found
 
 
 def wait_for_step(experiment: Experiment, step: int, timeout_s: float = 120) -> int:
