@@ -8,7 +8,9 @@ A module of its own, so that a process imports what it trains with and not the t
 from __future__ import annotations
 
 import copy
+import faulthandler
 import pickle
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from uml_core.errors import InputError
 from uml_core.training import TrainingRun
 
 NUM_RANKS = 2
+STUCK_S = 180  # all cases take 10 to 60 s
 
 
 @dataclass
@@ -47,7 +50,22 @@ class Left:
 
 
 def train_on_ranks(directory: Path, cases: dict[str, Case], *, device: str = "cpu") -> list[dict[str, Left]]:
-    """Train every case on two processes; returns what each rank left, on the CPU."""
+    """Train every case on two processes; returns what each rank left, on the CPU.
+
+    Two ranks once waited for each other for ever before they had trained anything, for a reason that nobody could tell:
+    now they end, the warning shows where they were, and they are tried once more.
+    """
+    try:
+        return _train_on_ranks(directory, cases, device)
+    except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException):
+        stacks = [file.read_text(encoding="utf-8") for file in sorted(directory.glob("stuck-*"))]
+        if not any(stacks):
+            raise
+        warnings.warn("ranks were stuck, and were tried again:\n" + "\n".join(stacks), stacklevel=2)
+        return _train_on_ranks(directory.with_name(f"{directory.name}-again"), cases, device)
+
+
+def _train_on_ranks(directory: Path, cases: dict[str, Case], device: str) -> list[dict[str, Left]]:
     directory.mkdir()
     (directory / "cases.pkl").write_bytes(pickle.dumps(cases))
     torch.multiprocessing.spawn(_rank, (directory, device), nprocs=NUM_RANKS)
@@ -56,6 +74,8 @@ def train_on_ranks(directory: Path, cases: dict[str, Case], *, device: str = "cp
 
 
 def _rank(rank: int, directory: Path, device: str) -> None:
+    stacks = (directory / f"stuck-{rank}").open("w", encoding="utf-8")
+    faulthandler.dump_traceback_later(STUCK_S, exit=True, file=stacks)
     torch.set_num_threads(1)
     backend = "gloo"
     if device == "cuda":
