@@ -30,6 +30,7 @@ from uml_core.gradients import AutogradGradient, Gradient, StepBatch, accumulate
 from uml_core.mixing import MixingPlan, Part, parts_of, rank_share
 from uml_core.models import SharedHeadModel, build_model
 from uml_core.models.fine_tuned import FineTunedModel
+from uml_core.models.joined_batch_norm import JoinedBatchNorm, has_batch_norm
 from uml_core.models.seeding import generator_of
 from uml_core.objective import Classifier, Features, Place
 from uml_core.pictures import PictureData, Pictures, TargetOrder, TrainPictures
@@ -167,7 +168,10 @@ class FineTuningObjective:
         """Return autograd's, under autocast where `train.precision` asks for bfloat16."""
         kind = ShardedGradient if self._is_sharded else AutogradGradient
         weights, world_size = self._plan.loss_weights(0), self._place.world_size
-        return kind(self.model, weights, world_size=world_size, autocast=self._autocast)
+        # Clips that are heard by themselves are so in unlike numbers on each rank: there, each has its own norms.
+        are_joined = world_size > 1 and self._encoder.pads_rows and has_batch_norm(self.model.backbone)
+        norms = JoinedBatchNorm if are_joined else contextlib.nullcontext
+        return kind(self.model, weights, world_size=world_size, autocast=self._autocast, norms=norms)
 
     def learning_rate_scales(self) -> dict[str, float]:
         """Return the factors on optim.lr of the encoder's parameters."""

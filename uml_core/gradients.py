@@ -125,7 +125,15 @@ class Gradient(Protocol):
 
 
 class AutogradGradient:
-    """The gradient of the weighted loss by autograd, over ranks by DDP, under autocast where asked."""
+    """The gradient of the weighted loss by autograd, over ranks by DDP.
+
+    Args:
+        model: from a batch's inputs to logits.
+        loss_weight: of each corpus.
+        world_size: ranks that train together.
+        autocast: opened around the forward pass, as is
+        norms: which may join the ranks' batch norm (`uml_core.models.joined_batch_norm`).
+    """
 
     def __init__(
         self,
@@ -134,11 +142,13 @@ class AutogradGradient:
         *,
         world_size: int = 1,
         autocast: Autocast = contextlib.nullcontext,
+        norms: Autocast = contextlib.nullcontext,
     ) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # A step may leave a corpus out, and its projection without gradient.
         self._model = DistributedDataParallel(model, find_unused_parameters=True) if world_size > 1 else model
-        self._loss_weight, self._world_size, self._autocast = dict(loss_weight), world_size, autocast
+        self._loss_weight, self._world_size = dict(loss_weight), world_size
+        self._autocast, self._norms = autocast, norms
 
     def __call__(self, batch: StepBatch) -> StepResult:
         """Set the gradients; parameters that the batch does not reach get none."""
@@ -164,7 +174,7 @@ class AutogradGradient:
         with contextlib.ExitStack() as waiting:
             if isinstance(self._model, DistributedDataParallel) and not is_last:
                 waiting.enter_context(self._model.no_sync())
-            with self._autocast():
+            with self._autocast(), self._norms():
                 losses = part.losses(self._model, self._world_size)
                 total = weighted_sum(losses, self._loss_weight)
             total.backward()  # type: ignore[no-untyped-call]

@@ -166,6 +166,10 @@ class Part:
         """Return rank and world size under which the part is a rank's share: n parts are n times as many ranks."""
         return rank * self.num_parts + self.index, world_size * self.num_parts
 
+    def across_ranks(self, rank: int, world_size: int) -> tuple[int, int]:
+        """Return the same where the part of all ranks together is one worker's part: batch norm joins it."""
+        return self.index * world_size + rank, world_size * self.num_parts
+
 
 WHOLE = Part()
 

@@ -175,7 +175,7 @@ class TargetOrder:
     def share(self, step: int, part: Part) -> slice:
         """Return the part's place in the step's global batch."""
         start, stop = self.plan.sample_range(self.plan.target, step)
-        return rank_share(stop - start, *part.as_rank(self.rank, self.world_size))
+        return rank_share(stop - start, *part.across_ranks(self.rank, self.world_size))
 
     def coming(self, step: int, max_steps: int) -> Iterator[Rows]:
         """Yield the rows of every part of every step from `step` on, in the order in which training asks for them."""

@@ -14,11 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from uml_core.config import Experiment
 from uml_core.gradients import Autocast, AutogradGradient, StepBatch
@@ -99,17 +97,19 @@ class ShardedGradient(AutogradGradient):
     """
 
     def __init__(
-        self, model: nn.Module, loss_weight: Mapping[str, float], *, world_size: int, autocast: Autocast
+        self,
+        model: nn.Module,
+        loss_weight: Mapping[str, float],
+        *,
+        world_size: int,
+        autocast: Autocast,
+        norms: Autocast,
     ) -> None:
-        super().__init__(model, loss_weight, autocast=autocast)  # as of one rank: nothing for DDP to do
+        super().__init__(model, loss_weight, autocast=autocast, norms=norms)  # as of one rank: nothing for DDP to do
         self._world_size = world_size
         self._whole = [parameter for parameter in self._parameters if not is_shard(parameter)]
-        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-        self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
 
     def _add(self, part: StepBatch, *, is_last: bool) -> dict[str, Tensor]:
-        for buffer in self._statistics:  # rank 0's, as under DDP
-            torch.distributed.broadcast(buffer, src=0)
         losses = super()._add(part, is_last=is_last)
         if is_last:
             average_gradients(self._whole)
