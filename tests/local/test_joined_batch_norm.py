@@ -33,11 +33,29 @@ def inputs_of(norm: nn.Module, rows: int) -> tuple[Tensor, Tensor]:
     return batch + 100, weights
 
 
+def compare_bfloat16(rank: int) -> None:
+    """As under autocast: weights and statistics are float32."""
+    whole, batch = nn.BatchNorm2d(3), torch.randn(8, 3, 4, 4).bfloat16().requires_grad_()
+    own, share = copy.deepcopy(whole), rank_share(8, rank, NUM_RANKS)
+    output = whole(batch)
+    output.float().square().sum().backward()
+    part = batch.detach()[share].requires_grad_()
+    with JoinedBatchNorm():
+        own_output = own(part)
+    own_output.float().square().sum().backward()
+    assert own_output.dtype == torch.bfloat16
+    torch.testing.assert_close(own_output, output[share])
+    torch.testing.assert_close(own.state_dict(), whole.state_dict())
+    assert batch.grad is not None
+    torch.testing.assert_close(part.grad, batch.grad[share], atol=0.03, rtol=0)
+
+
 def compare(rank: int, directory: Path) -> None:
     """Run both on one rank, which has a share of the batch; raises AssertionError where they differ."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{directory}/meeting", rank=rank, world_size=NUM_RANKS)
     torch.manual_seed(0)
+    compare_bfloat16(rank)
     for name, make in NORMS.items():
         for rows in (7, 1):  # of one, rank 0 has none
             whole = make()

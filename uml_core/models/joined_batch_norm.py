@@ -47,44 +47,62 @@ def joined_batch_norm(
     """Return what torch.nn.functional.batch_norm returns for this rank's rows of the joined batch."""
     if not training:
         return functional.batch_norm(input_BC, running_mean, running_var, weight, bias, False, momentum, eps)
-    others = [dim for dim in range(input_BC.dim()) if dim != 1]
-    shape = [1, -1, *[1] * (input_BC.dim() - 2)]
-    precision = torch.promote_types(input_BC.dtype, torch.float32)  # torch's own, too, under autocast
-    values_BC = input_BC.to(precision)
-    own = values_BC.new_tensor([values_BC.numel() / values_BC.shape[1]])
-    sums = _over_ranks(torch.cat([values_BC.sum(others), own]))
-    count, mean_C = sums[-1], sums[:-1] / sums[-1]
-    centred_BC = values_BC - mean_C.view(shape)  # twice through the batch: a difference of squares would lose digits
-    var_C = _over_ranks(centred_BC.square().sum(others)) / count
+    output_BC, mean_C, var_C, count = _JoinedNorm.apply(input_BC, weight, bias, eps)
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(mean_C.to(running_mean), momentum)
             running_var.lerp_((var_C * count / (count - 1).clamp_min(1)).to(running_var), momentum)
-    scale_C = torch.rsqrt(var_C + eps) * (1 if weight is None else weight.to(precision))
-    output_BC: Tensor = centred_BC * scale_C.view(shape)
-    if bias is not None:
-        output_BC = output_BC + bias.to(precision).view(shape)
-    return output_BC.to(input_BC.dtype)
+    result: Tensor = output_BC
+    return result
 
 
-class _SumOverRanks(torch.autograd.Function):
-    """The sum over ranks. Every rank's loss depends on every rank's tensor, so gradients are summed, too."""
+class _JoinedNorm(torch.autograd.Function):
+    """Torch's kernels for batch norm of given means and variances, with these taken over all ranks."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        """Return the sum over ranks."""
-        total = values.clone()
-        torch.distributed.all_reduce(total)
-        return total
+    def forward(
+        ctx: Any, input_BC: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the normed batch, the joined batch's mean and variance (C,), and how many numbers they are of."""
+        num_channels = input_BC.shape[1]
+        # Never in half precision, as in torch under autocast.
+        mean_C = input_BC.new_zeros(num_channels, dtype=torch.promote_types(input_BC.dtype, torch.float32))
+        var_C, count = torch.zeros_like(mean_C), input_BC.numel() / num_channels
+        if count:
+            mean_C, var_C = torch.ops.aten.batch_norm_update_stats(input_BC, mean_C, var_C, 0.0)
+        sums = _over_ranks(torch.cat([mean_C * count, mean_C.new_tensor([count])]))
+        joined_C, total = sums[:-1] / sums[-1], sums[-1]
+        var_C = _over_ranks((var_C + (mean_C - joined_C).square()) * count) / total
+        ctx.eps = eps
+        ctx.save_for_backward(input_BC, weight, joined_C, var_C, total)
+        ctx.mark_non_differentiable(joined_C, var_C, total)
+        return functional.batch_norm(input_BC, joined_C, var_C, weight, bias, False, 0.0, eps), joined_C, var_C, total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        """Return the sum of the ranks' gradients."""
-        total = gradients[0].clone(memory_format=torch.contiguous_format)
-        torch.distributed.all_reduce(total)
-        return total
+    def backward(ctx: Any, gradient_BC: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """Return gradients of the batch, and of weight and bias by this rank's part of it.
+
+        With y the normed batch before its weight w: dx = w/std (dy - mean(dy) - y mean(dy y)), means over all ranks.
+        """
+        input_BC, weight, mean_C, var_C, total = ctx.saved_tensors
+        weights_C = torch.ones_like(mean_C) if weight is None else weight
+        if input_BC.numel():
+            as_given_BC, dweight_C, dbias_C = torch.ops.aten.native_batch_norm_backward(
+                gradient_BC, input_BC, weights_C, mean_C, var_C, None, None, False, ctx.eps, [True, True, True]
+            )
+        else:  # torch would divide by its size
+            as_given_BC, dweight_C, dbias_C = gradient_BC.clone(), torch.zeros_like(mean_C), torch.zeros_like(mean_C)
+        mean_dbias_C, mean_dweight_C = (_over_ranks(torch.stack([dbias_C, dweight_C])) / total).unbind()
+        inverse_C = torch.rsqrt(var_C + ctx.eps)
+        slope_C = -weights_C * inverse_C.square() * mean_dweight_C
+        offset_C = -weights_C * inverse_C * mean_dbias_C - slope_C * mean_C
+        shape = [1, -1, *[1] * (input_BC.dim() - 2)]
+        slope, offset = (each.view(shape).to(input_BC.dtype) for each in (slope_C, offset_C))
+        dinput_BC = as_given_BC.addcmul_(input_BC, slope).add_(offset)
+        return dinput_BC, None if weight is None else dweight_C, dbias_C if ctx.needs_input_grad[2] else None, None
 
 
 def _over_ranks(values: Tensor) -> Tensor:
-    total: Tensor = _SumOverRanks.apply(values)
-    return total
+    """Return the sum over ranks, in place."""
+    torch.distributed.all_reduce(values)
+    return values
