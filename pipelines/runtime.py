@@ -179,7 +179,8 @@ def _stop_ray() -> None:
     for thread in threading.enumerate():
         if thread.name.startswith("StreamingExecutor-"):
             loop: Any = thread
-            loop.shutdown(force=False)
+            with contextlib.suppress(Exception):  # of a cluster that is lost; what is raised already says so
+                loop.shutdown(force=False)
             loop.join(LOOP_ENDS_S)
     ray.shutdown()
 
