@@ -131,8 +131,8 @@ class AutogradGradient:
         model: from a batch's inputs to logits.
         loss_weight: of each corpus.
         world_size: ranks that train together.
-        autocast: opened around the forward pass, as is
-        norms: which may join the ranks' batch norm (`uml_core.models.joined_batch_norm`).
+        autocast: opened around every forward pass.
+        norms: opened around it, too; it may join the ranks' batch norm (`uml_core.models.joined_batch_norm`).
     """
 
     def __init__(

@@ -11,6 +11,7 @@ import copy
 import faulthandler
 import pickle
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,30 +51,34 @@ class Left:
 
 
 def train_on_ranks(directory: Path, cases: dict[str, Case], *, device: str = "cpu") -> list[dict[str, Left]]:
-    """Train every case on two processes; returns what each rank left, on the CPU.
+    """Train every case on two processes; returns what each rank left, on the CPU."""
+    return on_ranks(directory, _train_all, pickle.dumps(cases), device=device)
+
+
+def on_ranks(directory: Path, work: Callable[..., Any], *arguments: Any, device: str = "cpu") -> list[Any]:
+    """Call a function of rank, device and arguments on two processes; returns what each returned, on the CPU.
 
     Two ranks once waited for each other for ever before they had trained anything, for a reason that nobody could tell:
     now they end, the warning shows where they were, and they are tried once more.
     """
     try:
-        return _train_on_ranks(directory, cases, device)
+        return _on_ranks(directory, work, arguments, device)
     except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException):
         stacks = [file.read_text(encoding="utf-8") for file in sorted(directory.glob("stuck-*"))]
         if not any(stacks):
             raise
         warnings.warn("ranks were stuck, and were tried again:\n" + "\n".join(stacks), stacklevel=2)
-        return _train_on_ranks(directory.with_name(f"{directory.name}-again"), cases, device)
+        return _on_ranks(directory.with_name(f"{directory.name}-again"), work, arguments, device)
 
 
-def _train_on_ranks(directory: Path, cases: dict[str, Case], device: str) -> list[dict[str, Left]]:
+def _on_ranks(directory: Path, work: Callable[..., Any], arguments: tuple[Any, ...], device: str) -> list[Any]:
     directory.mkdir()
-    (directory / "cases.pkl").write_bytes(pickle.dumps(cases))
-    torch.multiprocessing.spawn(_rank, (directory, device), nprocs=NUM_RANKS)
+    torch.multiprocessing.spawn(_rank, (directory, device, work, arguments), nprocs=NUM_RANKS)
     files = [directory / f"{rank}.pt" for rank in range(NUM_RANKS)]
     return [torch.load(file, map_location="cpu", weights_only=False) for file in files]
 
 
-def _rank(rank: int, directory: Path, device: str) -> None:
+def _rank(rank: int, directory: Path, device: str, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     stacks = (directory / f"stuck-{rank}").open("w", encoding="utf-8")
     faulthandler.dump_traceback_later(STUCK_S, exit=True, file=stacks)
     torch.set_num_threads(1)
@@ -82,9 +87,13 @@ def _rank(rank: int, directory: Path, device: str) -> None:
         torch.cuda.set_device(rank)
         backend, device = "nccl", f"cuda:{rank}"
     torch.distributed.init_process_group(backend, f"file://{directory}/meeting", rank=rank, world_size=NUM_RANKS)
-    cases: dict[str, Case] = pickle.loads((directory / "cases.pkl").read_bytes())
-    torch.save({name: _train(case, rank, device) for name, case in cases.items()}, directory / f"{rank}.pt")
+    torch.save(work(rank, device, *arguments), directory / f"{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def _train_all(rank: int, device: str, pickled: bytes) -> dict[str, Left]:
+    cases: dict[str, Case] = pickle.loads(pickled)
+    return {name: _train(case, rank, device) for name, case in cases.items()}
 
 
 def _train(case: Case, rank: int, device: str) -> Left:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 from ray.train import ControllerError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
@@ -147,3 +148,24 @@ def test_a_driver_killed_between_seeds_trains_those_that_are_left(
     assert played.rows[0::2] == played.rows[1::2], "a twin has its seed's rows"
     assert len({tuple(rows) for rows in played.rows}) == 3, "each seed draws its own"
     assert sorted(loads) == ["names", "target"], "the store is read once"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            'The actor died in its creation task, init()\n  File "a.py", line 1\nValueError: no list',
+            "ValueError: no list",
+        ),
+        (
+            "The actor died unexpectedly.\n\tclass_name: TrainController",
+            "died unexpectedly. class_name: TrainController",
+        ),
+    ],
+)
+def test_a_lost_controller_says_why(text: str, expected: str) -> None:
+    class LostError(RayActorError):
+        def __str__(self) -> str:
+            return text
+
+    assert train_fit._cause(LostError()).endswith(expected)

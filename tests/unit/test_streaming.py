@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,16 @@ def test_rows_are_read_from_a_file_longer_than_a_request(tmp_path: Path) -> None
     into = np.empty((2500, 3), dtype=np.float32)
     RowReader(table).read(rows, into)
     assert np.array_equal(into, table[rows])
+
+
+def test_a_reader_closes_its_file(tmp_path: Path) -> None:
+    np.zeros((4, 3), dtype=np.float32).tofile(tmp_path / "table")
+    reader = RowReader(np.memmap(tmp_path / "table", np.float32, "r", shape=(4, 3)))
+    descriptor = reader._file
+    os.fstat(descriptor)
+    del reader
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
 
 
 def test_an_error_of_the_reading_thread_reaches_training(
