@@ -31,10 +31,10 @@ from benchmarks.advise_cases import Case, all_cases
 from benchmarks.advise_gains import MeasuredCase, measure_gains
 from benchmarks.figures import machine
 from pipelines.advise import DRAWS
-from pipelines.runtime import absolute_places
+from pipelines.command_line import absolute_places
 from uml_core.analysis.relevance import Draw, Relevance, relevance
 from uml_core.config import load_experiment
-from uml_core.corpora.training_data import build_training_data
+from uml_core.data.training_data import build_training_data
 from uml_core.evaluation.statistics import PairedDifference
 
 SEEDS = 8

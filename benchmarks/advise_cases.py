@@ -19,13 +19,13 @@ import yaml
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.preprocessing import scale
 
-from pipelines.stored import store_tables
+from pipelines.stores import store_tables
 from uml_core.config import Experiment, parse_experiment
-from uml_core.corpora.known_answer import LinearGaussian, write_known_answer
-from uml_core.corpora.openmoji_catalog import emoji_names, read_catalog
+from uml_core.corpora.examples.known_answer import LinearGaussian, write_known_answer
+from uml_core.corpora.examples.openmoji_catalog import emoji_names, read_catalog
 from uml_core.corpora.readers import list_rows
-from uml_core.corpora.ready import ReadyEmbeddings, read_ready_embeddings
-from uml_core.tables import CorpusTable
+from uml_core.corpora.ready.embeddings import ReadyEmbeddings, read_ready_embeddings
+from uml_core.store.corpus_table import CorpusTable
 
 SHOTS = (1, 2, 4, 8)
 FEW_SHOTS = (1, 4)  # for the cases that only vary another one

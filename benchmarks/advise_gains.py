@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from benchmarks.advise_cases import Case
 from uml_core.config import Experiment
-from uml_core.corpora.training_data import build_training_data
+from uml_core.data.training_data import build_training_data
+from uml_core.evaluation.outcome import evaluated_run
 from uml_core.evaluation.statistics import PairedDifference, paired_difference
-from uml_core.results import evaluated_run
-from uml_core.tables import CorpusTable
-from uml_core.training import TrainingRun
+from uml_core.store.corpus_table import CorpusTable
+from uml_core.training.run import TrainingRun
 
 ARMS = {
     "unimodal": {"model.head_init": "random", "mixing.loss_weight": {"auxiliary": 0.0}},

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from uml_core.config import Experiment
-from uml_core.tables import CorpusTable
+from uml_core.store.corpus_table import CorpusTable
 
 STEPS, WARMUP, CLASSES, BATCH = 4000, 200, 100, 32
 WIDTHS = {"target": 384, "names": 768}

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.figures import Figure, peak_memory
-from pipelines.stored import corpus_store
+from pipelines.stores import corpus_store
 from uml_core.config import Experiment, parse_experiment
 
 FEW, MANY, PART_ROWS = 400, 4_000, 64

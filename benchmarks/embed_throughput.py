@@ -28,7 +28,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.figures import Figure, peak_memory
-from pipelines import embed
+from pipelines.embed import step as embed
 from uml_core.config import Experiment, parse_experiment
 from uml_core.encoders import Decoded, Encoder, build_encoder, openvino_engine
 
@@ -172,7 +172,7 @@ def least_cosine(encoder: Encoder, raw: Sequence[Any], precision: str) -> float:
 def naive_picture_rows_per_s(raw: Sequence[bytes], directory: Path) -> float:
     """Read, decode and encode as the package's own example does: timm's module in float32, torch's own layout."""
     from uml_core.config import EncoderConfig
-    from uml_core.encoders.image import PackagedEfficientNet
+    from uml_core.encoders.image.timm_encoder import PackagedEfficientNet
 
     encoder = PackagedEfficientNet(EncoderConfig(source="package", name="efficientnet_lite0"))
     encoder.load_trainable()  # as its authors wrote it

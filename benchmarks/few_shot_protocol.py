@@ -12,10 +12,11 @@ from pathlib import Path
 import ray
 
 from benchmarks.figures import Figure
-from pipelines import embed, tune
-from pipelines.runtime import absolute_places
+from pipelines.command_line import absolute_places
+from pipelines.embed import step as embed
+from pipelines.tune import step as tune
 from uml_core.config import Experiment, load_experiment
-from uml_core.corpora.openmoji import write_openmoji
+from uml_core.corpora.examples.openmoji import write_openmoji
 
 EXPERIMENT_FILE = Path(__file__).parent.parent / "examples" / "paper" / "linear_probe.yaml"
 SHOTS, SEEDS, ARMS = (1, 2, 4, 8, 16), 3, 6

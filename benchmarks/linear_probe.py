@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from uml_core.evaluation.linear_probe import STRENGTHS, LinearProbe
+from uml_core.models.linear_probe import STRENGTHS, LinearProbe
 
 SHAPES = ((152, 1280, 38), (1000, 384, 20), (4000, 384, 100), (600, 40, 2))  # rows, width, classes
 GRADIENT_TOLERANCE, MAX_ITERATIONS = 1e-4, 1000  # scikit-learn's default, and the probe's limit

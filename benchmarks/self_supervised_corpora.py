@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.datasets import load_digits
 
-from pipelines import embed
-from pipelines.stored import store_tables
+from pipelines.embed import step as embed
+from pipelines.stores import store_tables
 from uml_core.config import load_experiment
-from uml_core.corpora.openmoji import main as write_openmoji
-from uml_core.sequence_store import SequenceTable
+from uml_core.corpora.examples.openmoji import main as write_openmoji
+from uml_core.store.sequence_table import SequenceTable
 
 Sequences = Sequence[npt.NDArray[np.floating]]
 Tables = Mapping[str, SequenceTable]

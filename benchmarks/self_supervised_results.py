@@ -24,12 +24,12 @@ import torch
 from benchmarks.figures import machine
 from benchmarks.self_supervised_corpora import Tables, digits, emoji, from_wheel, tables_of
 from uml_core.config import Experiment, parse_experiment
-from uml_core.corpora.sequence_data import build_sequence_data
+from uml_core.data.sequence_data import build_sequence_data
+from uml_core.evaluation.outcome import evaluated_run, measure_outcome
 from uml_core.evaluation.probes import evaluate_raw_probe, evaluate_untrained
 from uml_core.evaluation.registry import measure
 from uml_core.evaluation.statistics import paired_difference
-from uml_core.results import evaluated_run, measure_outcome
-from uml_core.training import TrainingRun
+from uml_core.training.run import TrainingRun
 
 CORPORA = ("digits", "vowels", "motions", "emoji")
 ARMS = {

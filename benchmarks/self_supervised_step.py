@@ -25,10 +25,10 @@ from torch.nn import functional
 
 from benchmarks.figures import Figure, machine
 from uml_core.config import Experiment, parse_experiment
-from uml_core.corpora.sequence_data import build_sequence_data
-from uml_core.optimisation import build_optimizer
-from uml_core.sequence_store import SequenceTable
-from uml_core.training import TrainingRun, train_step
+from uml_core.data.sequence_data import build_sequence_data
+from uml_core.store.sequence_table import SequenceTable
+from uml_core.training.optimizer import build_optimizer
+from uml_core.training.run import TrainingRun, train_step
 
 WIDTHS = {"vision": 371, "text": 300}
 BATCH, SHORTEST, LONGEST, H, LAYERS, HEADS, HIDDEN = 128, 5, 50, 40, 5, 5, 2048
@@ -58,7 +58,7 @@ def experiment() -> Experiment:
 
 
 def our_step() -> Callable[[], None]:
-    """Return a step of `uml_core.training` on packed sequences."""
+    """Return a step of `uml_core.training.run` on packed sequences."""
     settings = experiment()
     run = TrainingRun(settings, build_sequence_data(settings, tables()))
     corpora, optimizer, gradient = tuple(WIDTHS), build_optimizer(run.model, settings.optim), run.objective.gradient()

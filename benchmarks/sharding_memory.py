@@ -24,12 +24,12 @@ from PIL import Image
 from benchmarks.figures import machine
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.readers import rows_of
-from uml_core.corpora.training_data import build_training_data
-from uml_core.fine_tuning import target_encoder
-from uml_core.pictures import PictureData, picture_data
-from uml_core.shards import local
-from uml_core.tables import CorpusTable
-from uml_core.training import TrainingRun
+from uml_core.data.training_data import build_training_data
+from uml_core.feed.pictures import PictureData, picture_data
+from uml_core.gradients.shards import local
+from uml_core.store.corpus_table import CorpusTable
+from uml_core.training.fine_tuning import target_encoder
+from uml_core.training.run import TrainingRun
 
 MODEL, SIDE, CLASSES, PER_CLASS, BATCH, STEPS = "vit_base_patch16_224", 64, 4, 8, 8, 4
 WAYS = (("one worker", 1, "none"), ("two workers, whole", 2, "none"), ("two workers, sharded", 2, "full"))

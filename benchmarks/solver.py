@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from uml_core.config import Experiment, parse_experiment
-from uml_core.corpora.training_data import TrainingData, build_training_data
-from uml_core.tables import CorpusTable
-from uml_core.training import TrainingRun
+from uml_core.data.training_data import TrainingData, build_training_data
+from uml_core.store.corpus_table import CorpusTable
+from uml_core.training.run import TrainingRun
 
 SIZES = [(rows, *head) for rows in (500, 5_000, 50_000) for head in ((384, 10), (1280, 100))]
 VAL_ROWS, DISTANCE = 2_000, 5.0  # of class means, in standard deviations of a feature
@@ -71,7 +71,7 @@ def table_of(rows: int, width: int, classes: int) -> CorpusTable:
 def path_of(experiment: Experiment, data: TrainingData) -> Path:
     """Train and note how the validation loss falls."""
     path = Path([], [], [])
-    with mock.patch("uml_core.training.time.perf_counter", time.process_time):  # of its steps alone
+    with mock.patch("uml_core.training.run.time.perf_counter", time.process_time):  # of its steps alone
         run = TrainingRun(experiment, data)
         for evaluation in run.evaluations():
             path.seconds.append(run.progress.train_s)

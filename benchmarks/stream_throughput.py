@@ -23,10 +23,11 @@ import numpy as np
 import torch
 
 from benchmarks.figures import Figure
-from pipelines.stored import build_data, corpus_stores, training_tables
+from pipelines.run_data import build_data, training_tables
+from pipelines.stores import corpus_stores
 from uml_core.config import Experiment, load_experiment, parse_experiment
 from uml_core.corpora.rows import Row
-from uml_core.training import TrainingRun
+from uml_core.training.run import TrainingRun
 
 GIB = 2**30
 MEMORY_GIB, TIMES, CGROUP_GIB = 0.2, 10, 1.2  # Python and torch take 0.6 GiB besides

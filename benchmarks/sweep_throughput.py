@@ -15,14 +15,15 @@ import torch
 from benchmarks.bare_head import bare_steps_per_s
 from benchmarks.figures import Figure, peak_memory
 from benchmarks.train_throughput import bare_by_threads, write_corpora
-from pipelines import embed, tune
-from pipelines.stored import store_tables
+from pipelines.embed import step as embed
+from pipelines.stores import store_tables
+from pipelines.tune import step as tune
 from tune_spaces import load_space, trials_of
 from uml_core.config import Experiment
-from uml_core.corpora.training_data import build_training_data
-from uml_core.results import measure_outcome
-from uml_core.tables import CorpusTable
-from uml_core.training import TrainingRun
+from uml_core.data.training_data import build_training_data
+from uml_core.evaluation.outcome import measure_outcome
+from uml_core.store.corpus_table import CorpusTable
+from uml_core.training.run import TrainingRun
 
 STEPS, GRID_STEPS, GRID_TRIALS = 3000, 2000, 120
 

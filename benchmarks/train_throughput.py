@@ -20,11 +20,11 @@ import torch
 
 from benchmarks.bare_head import BATCH, CLASSES, STEPS, WIDTHS, bare_steps_per_s
 from benchmarks.figures import Figure, peak_memory
-from pipelines import embed
-from pipelines.stored import store_tables
+from pipelines.embed import step as embed
+from pipelines.stores import store_tables
 from uml_core.config import Experiment, parse_experiment
-from uml_core.tables import CorpusTable
-from uml_core.tracking import find_run
+from uml_core.store.corpus_table import CorpusTable
+from uml_core.tracking.reading import find_run
 
 
 def write_corpora(directory: Path, *, rows: int = 20_000, seed: int = 0) -> Experiment:

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipelines.runtime import Summary, experiment_parser, step_main
-from pipelines.stored import store_tables
-from tune_spaces.space import related_auxiliaries
+from pipelines.command_line import Summary, experiment_parser, step_main
+from pipelines.stores import store_tables
 from uml_core.analysis.relevance import Draw, Relevance, redundancy, relevance
 from uml_core.config import Experiment
-from uml_core.corpora.training_data import TrainingData, build_training_data
+from uml_core.data.training_data import TrainingData, build_training_data
 from uml_core.errors import InputError
+from uml_core.sweeps.space import related_auxiliaries
 
 logger = logging.getLogger(__name__)
 

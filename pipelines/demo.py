@@ -16,10 +16,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipelines import embed, evaluate, predict, report, train, tune
-from pipelines.runtime import Summary, absolute_places, guarded, ray_session
+from pipelines import evaluate, predict, report
+from pipelines.command_line import Summary, absolute_places, guarded
+from pipelines.embed import step as embed
+from pipelines.ray_session import ray_session
+from pipelines.train import step as train
+from pipelines.tune import step as tune
 from uml_core.config import Experiment, load_experiment
-from uml_core.corpora.openmoji import write_openmoji
+from uml_core.corpora.examples.openmoji import write_openmoji
 
 EXPERIMENT_FILE = Path(__file__).parent.parent / "examples" / "demo.yaml"
 CORPORA_DIR = Path("runs/demo/corpora")

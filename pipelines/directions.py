@@ -15,15 +15,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from pipelines import tune
-from pipelines.runtime import Summary, experiment_parser, ray_session, step_main
-from pipelines.stored import build_data, store_tables
+from pipelines.command_line import Summary, experiment_parser, step_main
+from pipelines.ray_session import ray_session
+from pipelines.run_data import build_data
+from pipelines.stores import store_tables
+from pipelines.tune import step as tune
 from uml_core.config import Experiment
-from uml_core.directions import chosen_targets, with_target
 from uml_core.errors import InputError
 from uml_core.reporting.collect import MODALITIES, latest_sweeps
 from uml_core.reporting.directions import directions_of
-from uml_core.tracking import experiment_runs, open_experiment
+from uml_core.sweeps.directions import chosen_targets, with_target
+from uml_core.tracking.reading import experiment_runs
+from uml_core.tracking.writing import open_experiment
 
 
 def main(argv: list[str] | None = None) -> int:

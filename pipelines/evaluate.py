@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipelines.runtime import Summary, absolute_place, experiment_parser, step_main
+from pipelines.command_line import Summary, absolute_place, experiment_parser, step_main
 from pipelines.trained_runs import LoadedRun, explained_run, load_run, newest_training_run
 from uml_core.analysis.result import AnalysisResult
 from uml_core.analysis.suite import ANALYSES, chosen_analyses, explain
@@ -27,8 +27,8 @@ from uml_core.errors import InputError, listing
 from uml_core.evaluation.comparison import compare
 from uml_core.evaluation.evaluator import Evaluator
 from uml_core.evaluation.registry import EVALUATORS, ON_REQUEST, Measured, chosen_evaluators, measure
-from uml_core.runs import MetricPoint
-from uml_core.tracking import MLflowTracker
+from uml_core.tracking.records import MetricPoint
+from uml_core.tracking.writing import MLflowTracker
 
 HIDDEN = re.compile(r"test/class_accuracy/|(embedding_)?corruption/.*/\d/")  # logged, and too many to print
 

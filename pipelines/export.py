@@ -1,7 +1,7 @@
 """A logged model to files that need none of this project's code.
 
 In: a logged model of objective supervised. Out: a folder with head.json, head.safetensors and head.onnx; of a
-fine-tuned model also encoder.safetensors, and model.onnx from pictures to logits (`uml_core.export` describes them).
+fine-tuned model also encoder.safetensors, and model.onnx from pictures to logits (`uml_core.serving.export` says how).
 
     python -m pipelines.export --model runs:/RUN_ID/model --output head
     python -m pipelines.export --model runs:/RUN_ID/model --output head --format safetensors
@@ -16,11 +16,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from pipelines.runtime import Summary, absolute_place, add_model_flags, guarded
+from pipelines.command_line import Summary, absolute_place, add_model_flags, guarded
 from uml_core.errors import InputError
-from uml_core.export import FORMATS, export_head
-from uml_core.serving import TargetPredictor
-from uml_core.tracking import load_predictor
+from uml_core.serving.export import FORMATS, export_head
+from uml_core.serving.target_predictor import TargetPredictor
+from uml_core.tracking.reading import load_predictor
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,15 +27,16 @@ import pyarrow.parquet as pq
 import ray
 from tqdm import tqdm
 
-from pipelines.embed_stages import Batch, ReadPart, Workers, part_of, set_encoder_threads, stream_parts
-from pipelines.runtime import Summary, absolute_place, add_model_flags, guarded, ray_session
+from pipelines.command_line import Summary, absolute_place, add_model_flags, guarded
+from pipelines.embed.stages import Batch, EncoderSettings, ReadPart, Workers, part_of, set_encoder_threads, stream_parts
+from pipelines.ray_session import ray_session
 from uml_core.config import EmbedConfig
-from uml_core.corpora.inputs import stream_inputs
+from uml_core.corpora.readers.inputs import stream_inputs
 from uml_core.corpora.rows import Row
-from uml_core.encoders import Encoder
+from uml_core.encoders import build_encoder
 from uml_core.errors import InputError
-from uml_core.serving import Predictor
-from uml_core.tracking import load_predictor
+from uml_core.serving.predictor import Predictor
+from uml_core.tracking.reading import load_predictor
 
 PART_ROWS, BATCH_SIZE = 256, 32
 WINDOW_PARTS = 256  # listed at a time: neither the driver nor the object store holds all the inputs' places
@@ -154,10 +155,11 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 class ClassifyPart:
     """An actor that holds encoder and head; it encodes and classifies one part at a time."""
 
-    def __init__(self, encoder: Encoder, read: ReadPart, workers: Workers, *, predictor: Predictor) -> None:
+    def __init__(self, encoder: EncoderSettings, read: ReadPart, workers: Workers, *, predictor: Predictor) -> None:
         set_encoder_threads(workers)
-        predictor.load_encoder(encoder, device=workers.device)
-        self._predictor, self._encoder, self._read = predictor, encoder, read
+        loaded = build_encoder(*encoder)
+        predictor.load_encoder(loaded, device=workers.device)
+        self._predictor, self._encoder, self._read = predictor, loaded, read
 
     def __call__(self, batch: Batch) -> Batch:
         """Return ids, classes, probabilities and rejected rows of one part."""

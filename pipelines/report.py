@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipelines.runtime import Summary, absolute_place, experiment_parser, step_main
+from pipelines.command_line import Summary, absolute_place, experiment_parser, step_main
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.reporting.page import Page, build_report, without_credentials
-from uml_core.tracking import experiment_runs
+from uml_core.tracking.reading import experiment_runs
 
 REPORTED_KINDS = ("sweep", "uml", "unimodal")
 

@@ -23,10 +23,11 @@ import ray
 import torch
 from tqdm import tqdm
 
+from pipelines.command_line import Summary, absolute_place, guarded, in_uploaded_copy
+from pipelines.ray_session import num_cpus, ray_session
 from pipelines.report import write_report
-from pipelines.runtime import Summary, absolute_place, guarded, in_uploaded_copy, num_cpus, ray_session
 from uml_core.errors import InputError
-from uml_core.reporting.theory_page import build_theory_page
+from uml_core.reporting.theory.theory_page import build_theory_page
 from uml_core.theory.study import Request, Task, TheoryResults, as_json, collect, plan
 
 DEFAULT_OUTPUT = "runs/theory"

@@ -11,7 +11,8 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from pipelines.stored import build_data, corpus_store, store_tables
+from pipelines.run_data import build_data
+from pipelines.stores import corpus_store, store_tables
 from uml_core.analysis.pairs import read_pairs
 from uml_core.analysis.raw_rows import RawRows
 from uml_core.analysis.shared_space import TrainedRun
@@ -20,9 +21,9 @@ from uml_core.corpora.readers import rows_of
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError
 from uml_core.evaluation.run import EvaluatedRun
-from uml_core.objective import Place
-from uml_core.tracking import download, experiment_runs, find_run
-from uml_core.training import build_objective
+from uml_core.gradients.place import Place
+from uml_core.tracking.reading import download, experiment_runs, find_run
+from uml_core.training.run import build_objective
 
 TRAINING_KINDS = ("uml", "unimodal")
 
@@ -94,7 +95,7 @@ def explained_run(run: LoadedRun, pairs_file: str | None, plane_classes: tuple[s
     if trained.objective == "self_supervised":
         raise InputError("--analyses look at the shared head of objective supervised; this run is self_supervised")
     if trained.model.backbone != "frozen":
-        from uml_core.fine_tuning import fine_tuned_space  # encoders take seconds
+        from uml_core.training.fine_tuning import fine_tuned_space  # encoders take seconds
 
         model, data = fine_tuned_space(trained, data, run.weights)
     raw = {corpus: raw_rows(trained, corpus) for corpus in trained.corpora if has_raw_rows(trained, corpus)}

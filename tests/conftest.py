@@ -18,8 +18,8 @@ from hypothesis import settings
 from PIL import Image
 
 from uml_core.config import Experiment, parse_experiment
-from uml_core.corpora.places import filesystem_of
-from uml_core.tables import CorpusTable
+from uml_core.files.places import filesystem_of
+from uml_core.store.corpus_table import CorpusTable
 
 # Untimed, because machines differ, and are shared; a test that needs more examples says so.
 settings.register_profile("untimed", deadline=None, max_examples=50)

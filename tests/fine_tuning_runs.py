@@ -14,12 +14,12 @@ from tests.conftest import table, write_picture_corpora
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.corpora.rows import Row
-from uml_core.corpora.training_data import build_training_data
-from uml_core.fine_tuning import target_encoder
-from uml_core.pictures import PictureData, picture_data
-from uml_core.tables import CorpusTable
-from uml_core.trained_text import text_encoder
-from uml_core.training import TrainingRun
+from uml_core.data.training_data import build_training_data
+from uml_core.feed.pictures import PictureData, picture_data
+from uml_core.feed.sentences import text_encoder
+from uml_core.store.corpus_table import CorpusTable
+from uml_core.training.fine_tuning import target_encoder
+from uml_core.training.run import TrainingRun
 
 NAMES = np.random.default_rng(1).normal(size=(9, 8))
 

@@ -6,7 +6,7 @@ import itertools
 import zlib
 
 from tests.sweep_records import GAIN, parent_record, record, sweep_records, trial, values
-from uml_core.runs import RunRecord
+from uml_core.tracking.records import RunRecord
 
 SHOTS = (1, 2, 4, 8, 16)
 FEW_SHOT_ARMS = ("linear_probe", "unimodal", "uml", "unimodal_init", "uml_init", "shuffled_init")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from uml_core.config import Experiment, parse_experiment
-from uml_core.sequence_store import SequenceTable
+from uml_core.store.sequence_table import SequenceTable
 
 NUM_CLASSES = 3
 SPLITS = ("train",) * 8 + ("val",) * 4 + ("test",) * 6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from uml_core.runs import RunRecord
+from uml_core.tracking.records import RunRecord
 
 # Test accuracy per arm; seeds are added by `values`.
 GAIN = {

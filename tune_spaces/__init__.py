@@ -12,6 +12,22 @@ A file of yours, given by its path, is a space like those here:
         return Space("decay?", arms, "unimodal", "uml", seeds=(0, 1, 2), grid={"optim.weight_decay": (0.0, 0.01)})
 """
 
-from tune_spaces.space import Arm, Space, TrialSpec, load_space, trials_of
+from pathlib import Path
 
-__all__ = ["Arm", "Space", "TrialSpec", "load_space", "trials_of"]
+from uml_core.config import Experiment
+from uml_core.sweeps import space
+from uml_core.sweeps.space import Arm, Space, TrialSpec, trials_of
+
+__all__ = ["Arm", "Space", "TrialSpec", "available_spaces", "load_space", "trials_of"]
+
+FOLDER = Path(__file__).parent
+
+
+def load_space(name_or_file: str, experiment: Experiment) -> Space:
+    """Build a space of this folder by its name, or a user's own from its file (`uml_core.sweeps.space.load_space`)."""
+    return space.load_space(name_or_file, experiment, folder=FOLDER)
+
+
+def available_spaces() -> list[str]:
+    """Return the names of the spaces of this folder."""
+    return space.spaces_in(FOLDER)

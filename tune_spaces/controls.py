@@ -7,9 +7,9 @@ embeddings, and with text about something else where the experiment has such a c
 
 from __future__ import annotations
 
-from tune_spaces.arms import headline_suffix, standard_arms
-from tune_spaces.space import Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 from uml_core.config import Experiment
+from uml_core.sweeps.arms import headline_suffix, standard_arms
+from uml_core.sweeps.space import Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 
 
 def build(experiment: Experiment) -> Space:

@@ -8,10 +8,10 @@ All arms have the same steps, target batches and search budget (PAPER.md section
 
 from __future__ import annotations
 
-from tune_spaces.arms import weights_of, without_auxiliaries
-from tune_spaces.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of
 from uml_core.config import Experiment
 from uml_core.errors import InputError
+from uml_core.sweeps.arms import weights_of, without_auxiliaries
+from uml_core.sweeps.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of
 
 SHOTS = (1, 2, 4, 8)
 AUXILIARY_SHOTS = (0, 1, 2, 4, 8, 16)

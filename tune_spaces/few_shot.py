@@ -7,9 +7,9 @@ validation has min(4, shots) samples per class, as in the paper. Space `controls
 
 from __future__ import annotations
 
-from tune_spaces.arms import deciding_arms, headline_suffix, standard_arms
-from tune_spaces.space import Space, lr_grid, related_auxiliaries, seeds_of
 from uml_core.config import Experiment
+from uml_core.sweeps.arms import deciding_arms, headline_suffix, standard_arms
+from uml_core.sweeps.space import Space, lr_grid, related_auxiliaries, seeds_of
 
 SHOTS = (1, 2, 4, 8, 16)
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tune_spaces.arms import FROZEN, headline_suffix, standard_arms
-from tune_spaces.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 from uml_core.config import TRAINABLE_TEXT, Experiment
+from uml_core.sweeps.arms import FROZEN, headline_suffix, standard_arms
+from uml_core.sweeps.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 
 TRAINED_BLOCKS = 2
 

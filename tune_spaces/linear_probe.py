@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tune_spaces.arms import deciding_arms, headline_suffix, standard_arms, weights_of
-from tune_spaces.space import Arm, Space, related_auxiliaries, seeds_of, shots_conditions
 from uml_core.config import Experiment
+from uml_core.sweeps.arms import deciding_arms, headline_suffix, standard_arms, weights_of
+from uml_core.sweeps.space import Arm, Space, related_auxiliaries, seeds_of, shots_conditions
 
 LEARNING_RATES = (1e-3, 1e-4)
 WEIGHT_DECAYS = (0.0, 0.01, 0.001)

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from tune_spaces.arms import weights_of
-from tune_spaces.space import Arm, Grid, Space, product_of, related_auxiliaries, seeds_of, shots_conditions
 from uml_core.config import Experiment
+from uml_core.sweeps.arms import weights_of
+from uml_core.sweeps.space import Arm, Grid, Space, product_of, related_auxiliaries, seeds_of, shots_conditions
 
 LOSS_WEIGHTS = (0.1, 0.3, 1.0)
 BATCH_RATIOS = (0.5, 1.0, 2.0)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import itertools
 
-from tune_spaces.arms import headline_suffix, weights_of, without_auxiliaries
-from tune_spaces.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.models.shared_head import head_init_corpus
+from uml_core.sweeps.arms import headline_suffix, weights_of, without_auxiliaries
+from uml_core.sweeps.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 
 MAX_AUXILIARIES = 5
 

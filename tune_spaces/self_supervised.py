@@ -9,10 +9,10 @@ the same probe.
 
 from __future__ import annotations
 
-from tune_spaces.arms import weights_of
-from tune_spaces.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 from uml_core.config import Experiment
 from uml_core.errors import InputError
+from uml_core.sweeps.arms import weights_of
+from uml_core.sweeps.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 
 WARM_SHARE = 3  # a third of the steps
 

@@ -9,11 +9,11 @@ experiment both: corpora.templates={modality: text, format: templates}.
 
 from __future__ import annotations
 
-from tune_spaces.arms import weights_of, without_auxiliaries
-from tune_spaces.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 from uml_core.config import CorpusConfig, Experiment
-from uml_core.corpora.template_sets import templates_of
+from uml_core.config.template_sets import templates_of
 from uml_core.errors import InputError
+from uml_core.sweeps.arms import weights_of, without_auxiliaries
+from uml_core.sweeps.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 
 AMOUNTS = (1, 5, 15)
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tune_spaces.space import Arm, Space, lr_grid, seeds_of, shots_conditions
 from uml_core.config import Experiment
 from uml_core.errors import InputError
+from uml_core.sweeps.space import Arm, Space, lr_grid, seeds_of, shots_conditions
 
 THAW_SHARE = 4  # a quarter of the steps
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from uml_core.training import TrainingRun
+from uml_core.training.run import TrainingRun
 
 DEVICE = "cuda"
 NEEDS_GPU = [

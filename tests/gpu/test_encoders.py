@@ -16,10 +16,10 @@ from tests.gpu.device import DEVICE, NEEDS_GPU, finish, on_device, saved_and_loa
 from tests.tiny_models import save_text, save_vision
 from uml_core.config import EncoderConfig
 from uml_core.encoders import Encoder, build_encoder
-from uml_core.encoders.batching import choose_batch_size
+from uml_core.encoders.batch_size import choose_batch_size
 from uml_core.errors import InputError
-from uml_core.results import measure_outcome
-from uml_core.training import TrainingRun
+from uml_core.evaluation.outcome import measure_outcome
+from uml_core.training.run import TrainingRun
 
 pytestmark = NEEDS_GPU
 

@@ -15,12 +15,12 @@ from tests.gpu.device import DEVICE, NEEDS_GPU, finish, on_device, saved_and_loa
 from tests.sequence_corpora import sequence_experiment, wave_tables
 from tests.unit.test_packed import GRID
 from tests.unit.test_training import TABLES, experiment, run_of
-from uml_core.corpora.sequence_data import build_sequence_data
-from uml_core.corpora.training_data import build_training_data
+from uml_core.data.sequence_data import build_sequence_data
+from uml_core.data.training_data import build_training_data
 from uml_core.errors import InputError
-from uml_core.packed import train_together
-from uml_core.results import measure_outcome
-from uml_core.training import TrainingRun
+from uml_core.evaluation.outcome import measure_outcome
+from uml_core.training.packs import train_together
+from uml_core.training.run import TrainingRun
 
 pytestmark = NEEDS_GPU
 

@@ -22,7 +22,7 @@ import torch.multiprocessing
 from torch.distributed.tensor import DTensor
 
 from uml_core.errors import InputError
-from uml_core.training import TrainingRun
+from uml_core.training.run import TrainingRun
 
 NUM_RANKS = 2
 STUCK_S = 180  # all cases take 10 to 60 s

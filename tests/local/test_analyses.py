@@ -21,9 +21,9 @@ from uml_core.analysis.shared_space import TrainedRun, class_means
 from uml_core.analysis.suite import ANALYSES, chosen_analyses, explain
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.rows import Row
-from uml_core.corpora.training_data import build_training_data
+from uml_core.data.training_data import build_training_data
 from uml_core.errors import InputError
-from uml_core.training import TrainingRun
+from uml_core.training.run import TrainingRun
 
 CLASSES = 10
 RNG = np.random.default_rng(0)

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import embed, evaluate, predict, report, train, tune
+from pipelines import evaluate, predict, report
+from pipelines.embed import step as embed
+from pipelines.train import step as train
+from pipelines.tune import step as tune
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from uml_core.config import parse_experiment
 

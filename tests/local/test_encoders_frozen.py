@@ -16,8 +16,8 @@ from tests.tiny_models import save_text, save_vision
 from uml_core.config import EncoderConfig
 from uml_core.encoders import Encoder, build_encoder, fingerprint, openvino_engine
 from uml_core.encoders.base import TorchEncoder
-from uml_core.encoders.folding import fold_batch_norms, has_foldable
-from uml_core.encoders.image import ENGINE_BATCH_SIZE, TimmEncoder
+from uml_core.encoders.image.folding import fold_batch_norms, has_foldable
+from uml_core.encoders.image.timm_encoder import ENGINE_BATCH_SIZE, TimmEncoder
 from uml_core.encoders.openvino_engine import NamedForward, OpenVinoForward, engine_forward, runs_in
 
 

@@ -14,7 +14,7 @@ from uml_core.analysis.exchange_rate import ExchangeData, Surface, exchange_rate
 from uml_core.reporting.collect import collect_sweep
 from uml_core.reporting.exchange import exchange_data, exchange_section
 from uml_core.reporting.page import build_report
-from uml_core.runs import RunRecord
+from uml_core.tracking.records import RunRecord
 
 TARGET, AUXILIARY = (1.0, 2.0, 4.0, 8.0), (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 

@@ -19,18 +19,18 @@ from torch import nn
 
 from tests.fine_tuning_runs import experiment_of, finish, run_of, tables_of, write_corpus
 from tests.tiny_models import save_vision, vision_model
-from uml_core.corpora.training_data import build_training_data
-from uml_core.encoders.image import PixelEncoder
+from uml_core.data.training_data import build_training_data
+from uml_core.encoders.image.timm_encoder import PixelEncoder
 from uml_core.errors import InputError
-from uml_core.export import export_head
-from uml_core.fine_tuning import fine_tuned_space, target_encoder
+from uml_core.evaluation.outcome import measure_outcome
 from uml_core.models.drop_path import set_drop_path
 from uml_core.models.fine_tuned import block_depths
-from uml_core.optimisation import build_optimizer, set_learning_rate
-from uml_core.results import measure_outcome
-from uml_core.serving import TargetPredictor
-from uml_core.supervised import evaluate_head
-from uml_core.training import TrainingRun
+from uml_core.serving.export import export_head
+from uml_core.serving.target_predictor import TargetPredictor
+from uml_core.training.fine_tuning import fine_tuned_space, target_encoder
+from uml_core.training.optimizer import build_optimizer, set_learning_rate
+from uml_core.training.run import TrainingRun
+from uml_core.training.supervised import evaluate_head
 
 
 @pytest.fixture(scope="module")

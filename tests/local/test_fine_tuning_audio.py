@@ -18,17 +18,17 @@ from tests.bad_rows import sound_file
 from tests.fine_tuning_runs import data_of, finish, tables_of
 from tests.tiny_models import SPEECH, save_audio
 from uml_core.config import EncoderConfig, Experiment, parse_experiment
-from uml_core.corpora.training_data import build_training_data
+from uml_core.data.training_data import build_training_data
 from uml_core.encoders import build_encoder
 from uml_core.encoders.trainable import TrainableEncoder
 from uml_core.errors import InputError
-from uml_core.export import FORMATS, export_head
-from uml_core.fine_tuning import FineTuningObjective, target_encoder
-from uml_core.objective import Place
-from uml_core.pictures import ReadAhead
-from uml_core.results import measure_outcome
-from uml_core.serving import TargetPredictor
-from uml_core.training import TrainingRun
+from uml_core.evaluation.outcome import measure_outcome
+from uml_core.feed.pictures import ReadAhead
+from uml_core.gradients.place import Place
+from uml_core.serving.export import FORMATS, export_head
+from uml_core.serving.target_predictor import TargetPredictor
+from uml_core.training.fine_tuning import FineTuningObjective, target_encoder
+from uml_core.training.run import TrainingRun
 
 KINDS = ("wav2vec2", "hubert", "wavlm", "data2vec", "whisper", "ast", "clap")
 RATE = 16_000

@@ -15,7 +15,7 @@ from tests.conftest import CLASSES
 from tests.fine_tuning_runs import experiment_of, finish, run_with_text, write_corpus
 from tests.tiny_models import save_text
 from uml_core.errors import InputError
-from uml_core.results import trained_parameters
+from uml_core.evaluation.outcome import trained_parameters
 
 
 @pytest.fixture(scope="module")

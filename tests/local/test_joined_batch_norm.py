@@ -13,8 +13,8 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from tests.local.ranks import NUM_RANKS, on_ranks
-from uml_core.mixing import rank_share
-from uml_core.models.joined_batch_norm import JoinedBatchNorm, has_batch_norm
+from uml_core.feed.mixing import rank_share
+from uml_core.gradients.joined_batch_norm import JoinedBatchNorm, has_batch_norm
 
 HALF = "bfloat16"
 NORMS = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.lanes import groups_on_workers, trials_on_workers_at_once
+from pipelines.tune.lanes import groups_on_workers, trials_on_workers_at_once
 from tests.unit.test_spaces import experiment
 from tune_spaces import Arm, Space, load_space
 from uml_core.config import TuneConfig

@@ -19,16 +19,16 @@ from tests.conftest import CLASSES, write_picture_corpora
 from tests.fine_tuning_runs import data_of, experiment_of, finish, run_of, run_with_text
 from tests.text_models import text_model
 from tests.tiny_models import save_text, save_vision
-from uml_core.encoders.image import TimmEncoder
+from uml_core.encoders.image.timm_encoder import TimmEncoder
 from uml_core.errors import InputError
-from uml_core.export import export_head
-from uml_core.fine_tuning import fine_tuned_space
+from uml_core.evaluation.outcome import measure_outcome, save_weights
+from uml_core.gradients.place import Place
 from uml_core.models.low_rank import _inject, add_adapters, merged_weights
-from uml_core.objective import Place
-from uml_core.optimisation import build_optimizer, set_learning_rate
-from uml_core.results import measure_outcome, save_weights
-from uml_core.serving import TargetPredictor
-from uml_core.training import TrainingRun, build_objective
+from uml_core.serving.export import export_head
+from uml_core.serving.target_predictor import TargetPredictor
+from uml_core.training.fine_tuning import fine_tuned_space
+from uml_core.training.optimizer import build_optimizer, set_learning_rate
+from uml_core.training.run import TrainingRun, build_objective
 
 LORA = {"model.backbone": "lora", "optim.lora_lr": 1e-2}
 BLOCK_LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")  # of timm's ViT: width 64, MLP 192

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from uml_core.config import CorpusConfig
-from uml_core.corpora import openmoji
-from uml_core.corpora.openmoji import ATTRIBUTION, OpenMojiSummary, main, write_openmoji
-from uml_core.corpora.openmoji_catalog import (
+from uml_core.corpora.examples import openmoji
+from uml_core.corpora.examples.openmoji import ATTRIBUTION, OpenMojiSummary, main, write_openmoji
+from uml_core.corpora.examples.openmoji_catalog import (
     LANGUAGES,
     Catalog,
     Family,
@@ -25,7 +25,7 @@ from uml_core.corpora.openmoji_catalog import (
     slug,
     split_families,
 )
-from uml_core.corpora.openmoji_pictures import colour_svg, ink, is_empty, render, same_drawing, sketch_svg
+from uml_core.corpora.examples.openmoji_pictures import colour_svg, ink, is_empty, render, same_drawing, sketch_svg
 from uml_core.corpora.readers import list_rows
 from uml_core.errors import InputError
 

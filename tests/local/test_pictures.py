@@ -12,18 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.picture_stream import DecodeChunk, PictureStream, chunks_of
+from pipelines.train.picture_stream import DecodeChunk, PictureStream, chunks_of
 from tests.fine_tuning_runs import data_of, experiment_of, finish, run_of, tables_of, write_corpus
-from uml_core.augmentation import Crops, crop_and_flip
 from uml_core.corpora.rows import Row
-from uml_core.corpora.subsets import Rows
-from uml_core.corpora.training_data import build_training_data
-from uml_core.encoders.image import PixelEncoder
+from uml_core.data.subsets import Rows
+from uml_core.data.training_data import build_training_data
+from uml_core.encoders.image.timm_encoder import PixelEncoder
 from uml_core.errors import InputError
-from uml_core.fine_tuning import FineTuningObjective, PictureBatch, target_encoder
-from uml_core.objective import Place
-from uml_core.pictures import Pictures, TargetOrder, picture_data
-from uml_core.training import TrainingRun
+from uml_core.feed.crops import Crops, crop_and_flip
+from uml_core.feed.pictures import Pictures, TargetOrder, picture_data
+from uml_core.gradients.place import Place
+from uml_core.training.fine_tuning import FineTuningObjective, PictureBatch, target_encoder
+from uml_core.training.run import TrainingRun
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from uml_core.config import CorpusConfig
 from uml_core.corpora.readers import list_rows, stream_rows
-from uml_core.corpora.ready import stream_ready_embeddings
+from uml_core.corpora.ready.embeddings import stream_ready_embeddings
 from uml_core.encoders import RowError
 from uml_core.errors import InputError
 

@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from uml_core.config import CorpusConfig
-from uml_core.corpora.inputs import list_inputs
-from uml_core.corpora.places import base_name, join, parent, remote
 from uml_core.corpora.readers import list_rows
-from uml_core.corpora.ready import read_ready_embeddings
+from uml_core.corpora.readers.inputs import list_inputs
+from uml_core.corpora.ready.embeddings import read_ready_embeddings
 from uml_core.corpora.rows import Row
 from uml_core.encoders import RowError
 from uml_core.errors import InputError
+from uml_core.files.places import base_name, join, parent, remote
 
 Put = Callable[[str, bytes], None]
 

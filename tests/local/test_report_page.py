@@ -17,13 +17,13 @@ from pipelines import report as report_step
 from tests.sweep_records import GAIN, parent_record, record, sweep_records, trial
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
+from uml_core.figures.words import seconds
 from uml_core.reporting import figures
 from uml_core.reporting.collect import SweepResults, collect_sweep
 from uml_core.reporting.mixtures import mixture_grids
 from uml_core.reporting.page import Report, build_report, without_credentials
 from uml_core.reporting.tables import arm_notes, arm_rows, failed_trials, shift_rows
-from uml_core.reporting.words import seconds
-from uml_core.runs import RunRecord
+from uml_core.tracking.records import RunRecord
 
 URI = "sqlite:////somewhere/mlflow.db"
 HOSTILE = '<script>alert("x")</script> & $\\frac{1}$'

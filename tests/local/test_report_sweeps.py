@@ -13,18 +13,16 @@ import pytest
 
 from tests.rich_records import few_shot_records, mixing_records, modality_records, with_metrics, wobble
 from tests.sweep_records import GAIN, parent_record, sweep_records, trial
-from uml_core.evaluation.selection import Candidate, pareto_front, selected
-from uml_core.reporting.backbones import backbone_rows
 from uml_core.reporting.classes import class_gains
 from uml_core.reporting.collect import SweepResults, collect_sweep
 from uml_core.reporting.mixtures import mixture_grids, selected_mixtures
 from uml_core.reporting.page import Report, build_report
-from uml_core.reporting.sentences import sentence_rows
-from uml_core.reporting.subsets import addition_rows, subset_rows
+from uml_core.reporting.space_rows import addition_rows, backbone_rows, sentence_rows, subset_rows
 from uml_core.reporting.summary import sweep_metrics
 from uml_core.reporting.tables import arm_notes, cost_rows, front_rows
 from uml_core.reporting.verdict import verdict_of
-from uml_core.runs import RunRecord
+from uml_core.sweeps.selection import Candidate, pareto_front, selected
+from uml_core.tracking.records import RunRecord
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # Runs in the page: what a reader on a screen of that width, or with weak eyes, would stumble over.

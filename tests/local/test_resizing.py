@@ -9,8 +9,7 @@ import pytest
 from ray.train import ScalingConfig
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ResizeDecision
 
-from pipelines.elastic import ResizeAfterReport
-from pipelines.trainers import ElasticTrainer, trainer_of
+from pipelines.ray_train.trainers import ElasticTrainer, ResizeAfterReport, trainer_of
 
 RESIZE = ResizeDecision(num_workers=3, resources_per_worker={"CPU": 1})
 

@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
-from pipelines.search import GroupedScheduler, Proposals, TpeProposals, proposals_of, trial_resources
-from pipelines.trial_results import Assignment, SweepFolder, TrialResult, trial_config
+from pipelines.tune.folder import Assignment, SweepFolder, TrialResult, trial_config
+from pipelines.tune.proposals import GroupedScheduler, Proposals, TpeProposals, proposals_of, trial_resources
 from tests.conftest import vector_tree
 from tune_spaces import Arm, Space, TrialSpec
 from uml_core.config import Experiment, TuneConfig, parse_experiment
 from uml_core.errors import InputError
-from uml_core.packed import pack_label
-from uml_core.search import TpeSearch
+from uml_core.sweeps.tpe import TpeSearch
+from uml_core.training.packs import pack_label
 
 AXES = {
     "optim.lr": (1e-4, 1e-3, 1e-2, 1e-1),

@@ -19,9 +19,9 @@ from tests.text_models import save_text_model
 from tests.tiny_models import save_vision, vision_model
 from uml_core.config import Experiment
 from uml_core.errors import InputError
-from uml_core.results import measure_outcome
-from uml_core.sharding import blocks_of
-from uml_core.training import TrainingRun
+from uml_core.evaluation.outcome import measure_outcome
+from uml_core.gradients.sharded_encoders import blocks_of
+from uml_core.training.run import TrainingRun
 
 SHARDED = {"train.workers": 2, "train.sharding": "full"}
 # What a step does to gradients on their way: parts, clipping, the average, rates by depth; 7 pictures for two ranks.

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 STEP = """
 import sys, torch
 import pipelines.{module}
-from uml_core.optimisation import FusedAdamW
+from uml_core.training.optimizer import FusedAdamW
 weight = torch.nn.Parameter(torch.ones(3))
 weight.grad = torch.ones(3)
 FusedAdamW([{{"params": [weight]}}]).step()
@@ -29,7 +29,7 @@ import io, sys, torch
 from PIL import Image
 from uml_core.config import EncoderConfig
 from uml_core.encoders import build_encoder
-from uml_core.encoders.lean_timm import _disable
+from uml_core.encoders.image.lean_timm import _disable
 def is_compiled():
     return torch.compiler.is_compiling()
 picture = io.BytesIO()

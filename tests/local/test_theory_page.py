@@ -11,7 +11,7 @@ import pytest
 
 from pipelines import theory
 from tests.local.test_bad_input import refused
-from uml_core.reporting.theory_page import TheoryPage, build_theory_page, change, letters, number
+from uml_core.reporting.theory.theory_page import TheoryPage, build_theory_page, change, letters, number
 from uml_core.theory.statements import STATEMENTS
 from uml_core.theory.study import Request, TheoryResults, as_json, collect, plan
 

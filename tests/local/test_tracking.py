@@ -16,15 +16,15 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
 from tests.conftest import vector_tree
-from uml_core import waiting
 from uml_core.config import Experiment, TrackingConfig, parse_experiment
 from uml_core.errors import InputError
-from uml_core.runs import MetricPoint
 from uml_core.tracking import client as tracking_client
-from uml_core.tracking import experiment_runs, open_experiment, start_run
+from uml_core.tracking import waiting
 from uml_core.tracking.client import PatientClient, is_outage
-from uml_core.tracking.writing import metric_name
-from uml_core.waiting import with_patience
+from uml_core.tracking.reading import experiment_runs
+from uml_core.tracking.records import MetricPoint
+from uml_core.tracking.waiting import with_patience
+from uml_core.tracking.writing import metric_name, open_experiment, start_run
 
 LOST = MlflowException("API request to http://x failed with exception ConnectionError")
 

@@ -10,15 +10,16 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
-from pipelines import embed, train_fit
-from pipelines.attempts import Attempt
-from pipelines.mistakes import MistakeCallback, mistakes_raised
-from pipelines.stored import StoredData, read_training_data
-from pipelines.train_summary import seed_runs
+from pipelines.embed import step as embed
+from pipelines.ray_train.attempts import Attempt
+from pipelines.ray_train.faults import MistakeCallback, mistakes_raised
+from pipelines.run_data import StoredData, read_training_data
+from pipelines.train import fit as train_fit
+from pipelines.train.summary import seed_runs
 from uml_core.config import Experiment
 from uml_core.errors import InputError, OutageError
-from uml_core.results import RunOutcome
-from uml_core.store import CorpusStore
+from uml_core.evaluation.outcome import RunOutcome
+from uml_core.store.corpus_store import CorpusStore
 
 STORED = StoredData({}, None, {})
 

@@ -14,18 +14,18 @@ import ray.train
 import ray.train.torch
 import torch
 
-from pipelines import train_loop
-from pipelines.checkpoints import check
-from pipelines.report_pace import ReportPace
-from pipelines.stored import divergence_message
+from pipelines.ray_train.checkpoints import check
+from pipelines.ray_train.report_pace import ReportPace
+from pipelines.run_data import divergence_message
+from pipelines.train import worker as train_loop
 from tests.unit.test_training import TABLES, experiment
 from uml_core.corpora.rows import Row
-from uml_core.corpora.training_data import build_training_data
-from uml_core.gradients import NonFiniteError
-from uml_core.progress import Evaluation
-from uml_core.runs import MetricPoint
-from uml_core.store import CorpusStore
-from uml_core.training import TrainingRun
+from uml_core.data.training_data import build_training_data
+from uml_core.gradients.autograd import NonFiniteError
+from uml_core.store.corpus_store import CorpusStore
+from uml_core.tracking.records import MetricPoint
+from uml_core.training.progress import Evaluation
+from uml_core.training.run import TrainingRun
 
 
 class Worker:

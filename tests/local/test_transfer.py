@@ -18,13 +18,13 @@ from tests.fine_tuning_runs import data_of, experiment_of, finish
 from tests.sequence_corpora import sequence_experiment, wave_tables
 from tests.text_models import DEPTH, HEADS, HIDDEN, WIDTH, save_text_model
 from uml_core.config import Experiment, SequenceModelConfig, TransferConfig
-from uml_core.corpora.sequence_data import build_sequence_data
+from uml_core.data.sequence_data import build_sequence_data
 from uml_core.errors import InputError
-from uml_core.fine_tuning import target_encoder
-from uml_core.models.packing import pack
-from uml_core.models.trunk import SharedTrunk
-from uml_core.results import trained_parameters
-from uml_core.training import TrainingRun
+from uml_core.evaluation.outcome import trained_parameters
+from uml_core.models.sequence.packing import pack
+from uml_core.models.sequence.trunk import SharedTrunk
+from uml_core.training.fine_tuning import target_encoder
+from uml_core.training.run import TrainingRun
 from uml_core.transfer import own_trunk, transfer_plan, vit_trunk
 from uml_core.transfer.__main__ import main
 from uml_core.transfer.plan import NONE, plan_transfer

@@ -12,16 +12,16 @@ import pytest
 import torch
 from ray.train import ControllerError
 
-from pipelines import trial_workers
-from pipelines.encoder_trials import TrialCheckpoints, run_encoder_trial
-from pipelines.mistakes import MistakeCallback
-from pipelines.report_pace import ReportPace
-from pipelines.trial_loop import run_trials
-from pipelines.trial_results import Assignment, SweepFolder, TrialResult, trial_config
+from pipelines.ray_train.faults import MistakeCallback
+from pipelines.ray_train.report_pace import ReportPace
+from pipelines.tune import trial_on_workers as trial_workers
+from pipelines.tune.encoder_trial import TrialCheckpoints, run_encoder_trial
+from pipelines.tune.folder import Assignment, SweepFolder, TrialResult, trial_config
+from pipelines.tune.trial import run_trials
 from tests.unit.test_training import TABLES, experiment
 from uml_core.config import Experiment
 from uml_core.errors import InputError
-from uml_core.objective import Place
+from uml_core.gradients.place import Place
 
 Ended = dict[int, tuple[TrialResult, dict[str, Any] | None]]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from pipelines.runtime import ray_session
+from pipelines.ray_session import ray_session
 
 FOLDER = Path(__file__).parent
 # A Ray head with its dashboard is too slow to answer beside other clusters: its file runs beside the tests without Ray.

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import directions, embed
+from pipelines import directions
+from pipelines.embed import step as embed
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from uml_core.config import parse_experiment
 from uml_core.errors import InputError
-from uml_core.tracking import experiment_runs
+from uml_core.tracking.reading import experiment_runs
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -16,14 +16,16 @@ from mlflow.tracking import MlflowClient
 from ray.cluster_utils import Cluster
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 
-from pipelines import embed, train, train_fit
-from pipelines.checkpoints import newest_state
-from pipelines.runtime import ray_session
-from pipelines.stored import read_training_data
+from pipelines.embed import step as embed
+from pipelines.ray_session import ray_session
+from pipelines.ray_train.checkpoints import newest_state
+from pipelines.run_data import read_training_data
+from pipelines.train import fit as train_fit
+from pipelines.train import step as train
 from tests.conftest import vector_tree, write_vector_corpora
 from uml_core.config import Experiment, parse_experiment
-from uml_core.tracking import experiment_runs
-from uml_core.training import TrainingRun
+from uml_core.tracking.reading import experiment_runs
+from uml_core.training.run import TrainingRun
 
 STEPS = 2000
 
@@ -92,7 +94,7 @@ def paused_loop(pausing: Path) -> Callable[[dict[str, Any]], None]:
     """Return the training loop with a pause at every evaluation while a file is there: nodes come and go in seconds."""
 
     def loop(config: dict[str, Any]) -> None:
-        import pipelines.train_loop as original
+        import pipelines.train.worker as original
 
         points = original.evaluation_points
 

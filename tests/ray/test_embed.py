@@ -19,15 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import embed
-from pipelines.runtime import Summary
-from pipelines.stored import corpus_store
+from pipelines.command_line import Summary
+from pipelines.embed import step as embed
+from pipelines.stores import corpus_store
 from tests.bad_rows import write_bad_rows
 from tests.conftest import CLASSES, draw, picture_tree, write_picture_corpora
 from tests.light_encoder import light
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
-from uml_core.tracking import experiment_runs
+from uml_core.tracking.reading import experiment_runs
 
 # One actor beside one decode task, and another batch than `auto` takes.
 ONE = {"embed.actors": 1, "embed.decoders": 1, "embed.batch_size": 3}

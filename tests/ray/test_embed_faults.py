@@ -17,8 +17,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import embed
-from pipelines.stored import corpus_store
+from pipelines.embed import step as embed
+from pipelines.stores import corpus_store
 from tests.conftest import picture_tree, write_picture_corpora
 from tests.light_encoder import SlowColourGrid, light
 from uml_core.config import Experiment, parse_experiment

@@ -14,12 +14,15 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import embed, evaluate, predict, report, train, tune
-from pipelines.stored import read_training_data
+from pipelines import evaluate, predict, report
+from pipelines.embed import step as embed
+from pipelines.run_data import read_training_data
+from pipelines.train import step as train
+from pipelines.tune import step as tune
 from tests.conftest import CLASSES, draw, picture_tree, tracking_in, write_picture_corpora
 from uml_core.config import Experiment, load_experiment, parse_experiment
-from uml_core.corpora.known_answer import write_known_answer
-from uml_core.tracking import download, find_run
+from uml_core.corpora.examples.known_answer import write_known_answer
+from uml_core.tracking.reading import download, find_run
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -13,16 +13,18 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from pipelines import embed, evaluate, export, predict, train
-from pipelines.stored import read_training_data
+from pipelines import evaluate, export, predict
+from pipelines.embed import step as embed
+from pipelines.run_data import read_training_data
+from pipelines.train import step as train
 from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
 from tests.text_models import save_text_model
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
-from uml_core.results import evaluation_points
-from uml_core.serving import TargetPredictor
-from uml_core.tracking import download, experiment_runs, find_run, load_predictor
-from uml_core.training import TrainingRun
+from uml_core.evaluation.outcome import evaluation_points
+from uml_core.serving.target_predictor import TargetPredictor
+from uml_core.tracking.reading import download, experiment_runs, find_run, load_predictor
+from uml_core.training.run import TrainingRun
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

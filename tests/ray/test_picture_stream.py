@@ -14,7 +14,7 @@ import ray
 import ray.train
 from ray.data import ExecutionOptions
 
-from pipelines.picture_stream import CHUNK_ROWS, PAUSE_S, PictureStream, Unhurried, decoders
+from pipelines.train.picture_stream import CHUNK_ROWS, PAUSE_S, PictureStream, Unhurried, decoders
 from uml_core.corpora.rows import Row
 
 BATCH, CHUNKS = 32, 20

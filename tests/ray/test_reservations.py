@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group, placement_group_table
 
-from pipelines.reservations import free_orphans
+from pipelines.ray_train.faults import free_orphans
 
 
 class Maker:

@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray.exceptions import RaySystemError
 
-from pipelines.runtime import ray_session
+from pipelines.ray_session import ray_session
 
 
 @pytest.mark.usefixtures("no_ray")

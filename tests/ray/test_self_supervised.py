@@ -13,15 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from pipelines import advise, embed, evaluate, predict, report, train, tune
-from pipelines.provenance import run_kind
-from pipelines.stored import read_training_data
+from pipelines import advise, evaluate, predict, report
+from pipelines.embed import step as embed
+from pipelines.run_data import read_training_data
+from pipelines.train import step as train
+from pipelines.tune import step as tune
 from tests.conftest import tracking_in
 from tests.sequence_corpora import waves
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
-from uml_core.tracking import download, find_run
-from uml_core.training import TrainingRun
+from uml_core.tracking.provenance import run_kind
+from uml_core.tracking.reading import download, find_run
+from uml_core.training.run import TrainingRun
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import theory
-from pipelines.runtime import guarded
+from pipelines.command_line import guarded
 from uml_core.theory.study import Request, as_json, collect, plan
 
 

@@ -21,13 +21,16 @@ import pytest
 import requests
 import torch
 
-from pipelines import embed, predict, tune
+from pipelines import predict
+from pipelines.embed import step as embed
+from pipelines.tune import step as tune
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from tests.ray.test_tune import ONE_AT_A_TIME, write_space
 from uml_core.config import TrackingConfig, parse_experiment
-from uml_core.runs import MetricPoint
-from uml_core.serving import TargetPredictor
-from uml_core.tracking import experiment_runs, find_run, load_predictor, open_experiment, start_run, sweep_runs
+from uml_core.serving.target_predictor import TargetPredictor
+from uml_core.tracking.reading import experiment_runs, find_run, load_predictor, sweep_runs
+from uml_core.tracking.records import MetricPoint
+from uml_core.tracking.writing import open_experiment, start_run
 
 INITDB = shutil.which("initdb") or next((str(path) for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
 NO_POSTGRES = next(
@@ -121,7 +124,7 @@ def test_a_server_that_goes_away_loses_nothing(
     away.start()
     results = tune.run(experiment, write_space(tmp_path, "(1e-3, 1e-2)")).results
     away.join()
-    lines = [record.message for record in caplog.records if record.name == "uml_core.waiting"]
+    lines = [record.message for record in caplog.records if record.name == "uml_core.tracking.waiting"]
     assert any("does not answer; waiting" in line for line in lines)
     assert any("answers again after" in line for line in lines)
     parent, *trials = sweep_runs(experiment, results["run_id"])

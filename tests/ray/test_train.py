@@ -24,16 +24,18 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from pipelines import embed, export, train
-from pipelines.attempts import open_attempt
-from pipelines.checkpoints import load_state
-from pipelines.stored import read_training_data
+from pipelines import export
+from pipelines.embed import step as embed
+from pipelines.ray_train.attempts import open_attempt
+from pipelines.ray_train.checkpoints import load_state
+from pipelines.run_data import read_training_data
+from pipelines.train import step as train
 from tests.conftest import vector_tree, write_vector_corpora
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
-from uml_core.results import evaluation_points, measure_outcome
-from uml_core.tracking import download, experiment_runs, find_run, load_predictor
-from uml_core.training import TrainingRun
+from uml_core.evaluation.outcome import evaluation_points, measure_outcome
+from uml_core.tracking.reading import download, experiment_runs, find_run, load_predictor
+from uml_core.training.run import TrainingRun
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,15 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pipelines import embed, predict, report, tune
-from pipelines.runtime import num_gpus
+from pipelines import predict, report
+from pipelines.embed import step as embed
+from pipelines.ray_session import num_gpus
+from pipelines.tune import step as tune
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from tune_spaces import load_space, trials_of
 from uml_core.config import Experiment, parse_experiment
-from uml_core.corpora.subset_files import read_subset
+from uml_core.data.subset_files import read_subset
 from uml_core.errors import InputError
-from uml_core.runs import RunRecord
-from uml_core.tracking import download, experiment_runs
+from uml_core.tracking.reading import download, experiment_runs
+from uml_core.tracking.records import RunRecord
 
 ROOT = Path(__file__).parents[2]
 ONE_AT_A_TIME = {"tune.max_concurrent_trials": 1}  # a process less to start

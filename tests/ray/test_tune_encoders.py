@@ -18,22 +18,23 @@ import ray
 import timm
 import torch
 
-import uml_core.pictures
-from pipelines import embed, tune
-from pipelines.encoder_trials import TrialCheckpoints, run_encoder_trial
-from pipelines.report_pace import ReportPace
-from pipelines.runtime import ray_session
-from pipelines.stored import store_tables
-from pipelines.trial_results import SweepFolder, TrialResult
-from pipelines.trial_workers import AskingScheduler
+import uml_core.feed.pictures
+from pipelines.embed import step as embed
+from pipelines.ray_session import ray_session
+from pipelines.ray_train.report_pace import ReportPace
+from pipelines.stores import store_tables
+from pipelines.tune import step as tune
+from pipelines.tune.encoder_trial import TrialCheckpoints, run_encoder_trial
+from pipelines.tune.folder import SweepFolder, TrialResult
+from pipelines.tune.trial_on_workers import AskingScheduler
 from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
 from tests.ray.test_tune import ONE_AT_A_TIME, nested, wait_for_trials
 from uml_core.config import Experiment, parse_experiment
-from uml_core.objective import Place
-from uml_core.progress import Evaluation
-from uml_core.runs import RunRecord
-from uml_core.tracking import experiment_runs
-from uml_core.training import TrainingRun
+from uml_core.gradients.place import Place
+from uml_core.tracking.reading import experiment_runs
+from uml_core.tracking.records import RunRecord
+from uml_core.training.progress import Evaluation
+from uml_core.training.run import TrainingRun
 
 ROOT = Path(__file__).parents[2]
 RATES = '''
@@ -242,13 +243,13 @@ def test_trials_of_one_process_decode_a_picture_once_and_streamed_ones_train_the
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = trial_of(experiment, tmp_path / "kept")
-    decode, decoded = uml_core.pictures.decoded_picture, Counter[str]()
+    decode, decoded = uml_core.feed.pictures.decoded_picture, Counter[str]()
 
     def counting(row: Any, encoder: Any) -> Any:
         decoded[row.id] += 1
         return decode(row, encoder)
 
-    monkeypatch.setattr(uml_core.pictures, "decoded_picture", counting)
+    monkeypatch.setattr(uml_core.feed.pictures, "decoded_picture", counting)
     again = trial_of(experiment.override({"optim.lr": 1e-3}), tmp_path / "again")
     assert decoded.total() == 1, "one, to know their size"
     assert without_times(again[0]) != without_times(kept[0])

@@ -67,3 +67,77 @@ def test_the_check_itself_sees_a_violation(tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
     bad.write_text("import ray.data\nfrom mlflow import log_metric\n", encoding="utf-8")
     assert imports(bad) == {"ray.data", "mlflow"}
+
+
+# Each line of rooms uses those above it and its own; a room may use those to its left in its line.
+ROOMS = (
+    ("errors", "plugins"),
+    ("figures", "files", "config"),
+    ("corpora", "sweeps"),
+    ("store", "encoders"),
+    ("data",),
+    ("models",),
+    ("transfer", "gradients", "serving"),
+    ("feed", "tracking"),
+    ("training",),
+    ("evaluation",),
+    ("analysis", "theory"),
+    ("reporting",),
+)
+ORDER = [room for line in ROOMS for room in line]
+STEP_ROOMS = {"embed", "train", "tune", "ray_train"}
+
+
+def module_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@functools.cache
+def arrows() -> dict[str, set[str]]:
+    """Every file with those of ours that it imports, lazily and for types alone, too."""
+    known = {module_of(file): file for wing in ("uml_core", "pipelines", "tune_spaces") for file in files(wing)}
+    found: dict[str, set[str]] = {}
+    for name, file in known.items():
+        reached = set()
+        for node in ast.walk(tree_of(file)):
+            if isinstance(node, ast.Import):
+                reached |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                reached |= (inner & known.keys()) | ({node.module} if inner - known.keys() else set())
+        found[name] = (reached & known.keys()) - {name}
+    return found
+
+
+def room_of(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "uml_core" and len(parts) > 1 else None
+
+
+def test_every_part_of_the_method_lies_in_a_room() -> None:
+    found = {room_of(name) for name in arrows()} - {None}
+    assert found == set(ORDER)
+    folders = {path.name for path in (ROOT / "pipelines").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == STEP_ROOMS
+
+
+def test_rooms_use_only_those_below_them() -> None:
+    for name, reached in arrows().items():
+        for other in reached:
+            here, there = room_of(name), room_of(other)
+            if here is not None and there is not None:
+                assert ORDER.index(there) <= ORDER.index(here), f"{name} imports {other}"
+
+
+def test_no_file_reaches_itself_through_its_imports() -> None:
+    settled: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, f"circle: {' -> '.join([*way[way.index(name) :], name])}"
+        if name not in settled:
+            for other in sorted(arrows()[name]):
+                visit(other, (*way, name))
+            settled.add(name)
+
+    for name in arrows():
+        visit(name, ())

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipelines.attempts import RUN_FILE, open_attempt
+from pipelines.ray_train.attempts import RUN_FILE, open_attempt
 from tests.conftest import vector_tree
 from uml_core.config import Experiment, parse_experiment
 

@@ -11,7 +11,7 @@ import pytest
 import ray
 import torch
 
-from pipelines.checkpoints import (
+from pipelines.ray_train.checkpoints import (
     FACTS_FILE,
     STATE_FILE,
     TRAIN_LIST,

@@ -14,8 +14,8 @@ import soundfile
 from tests.conftest import table
 from tests.sequence_corpora import sequence_experiment, wave_tables
 from uml_core.config import parse_experiment
-from uml_core.corpora.sequence_data import build_sequence_data
-from uml_core.corpora.training_data import build_training_data
+from uml_core.data.sequence_data import build_sequence_data
+from uml_core.data.training_data import build_training_data
 from uml_core.errors import InputError
 from uml_core.evaluation.corruptions import (
     AUDIO_CORRUPTIONS,
@@ -28,7 +28,7 @@ from uml_core.evaluation.corruptions import (
 )
 from uml_core.evaluation.robustness import _damaged_sound, evaluate_corruptions, evaluate_embedding_corruptions
 from uml_core.evaluation.run import EvaluatedRun
-from uml_core.training import TrainingRun
+from uml_core.training.run import TrainingRun
 
 RNG = np.random.default_rng(0)
 WALKS = RNG.normal(size=(2, 64, 3)).cumsum(axis=1)
@@ -166,7 +166,7 @@ def test_a_target_without_raw_rows_is_sent_to_its_embeddings() -> None:
 
 def test_a_damaged_sound_is_decoded_as_its_file(tmp_path: Path) -> None:
     from uml_core.config import EncoderConfig
-    from uml_core.encoders.audio import LogMelStatistics
+    from uml_core.encoders.audio.packaged_audio import LogMelStatistics
 
     encoder, buffer = LogMelStatistics(EncoderConfig(source="package", name="logmel")), io.BytesIO()
     soundfile.write(buffer, np.stack([SOUND, SOUND], axis=1), 16_000, format="WAV", subtype="FLOAT")

@@ -8,12 +8,12 @@ import pytest
 
 from tests.sweep_records import parent_record, trial
 from uml_core.config import Experiment, parse_experiment
-from uml_core.directions import chosen_targets, with_target
 from uml_core.errors import InputError
 from uml_core.reporting.collect import latest_sweeps
 from uml_core.reporting.directions import directions_of
 from uml_core.reporting.page import build_report
-from uml_core.runs import RunRecord
+from uml_core.sweeps.directions import chosen_targets, with_target
+from uml_core.tracking.records import RunRecord
 
 CORPORA = ("photos", "names", "sounds")
 

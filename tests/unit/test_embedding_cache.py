@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.embedding_cache import EmbeddingCache
+from pipelines.embed.cache import EmbeddingCache
 
 A, B, C = b"a", b"b", b"c"
 

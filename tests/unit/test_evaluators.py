@@ -14,20 +14,20 @@ from sklearn.neighbors import KNeighborsClassifier
 from tests.conftest import table
 from tests.sequence_corpora import sequence_experiment, wave_tables
 from uml_core.config import parse_experiment
-from uml_core.corpora.sequence_data import build_sequence_data
-from uml_core.corpora.subset_files import read_subset
-from uml_core.corpora.training_data import build_training_data
+from uml_core.data.sequence_data import build_sequence_data
+from uml_core.data.subset_files import read_subset
+from uml_core.data.training_data import build_training_data
 from uml_core.errors import InputError
 from uml_core.evaluation.calibration import at_temperature, expected_calibration_error, fitted_temperature
 from uml_core.evaluation.classification import classification_metrics, evaluate_shift, evaluate_test, subset_accuracy
 from uml_core.evaluation.classification_figures import confusion_figure
-from uml_core.evaluation.linear_probe import LinearProbe
+from uml_core.evaluation.outcome import evaluated_run, measure_outcome
 from uml_core.evaluation.probes import NearestNeighbours, evaluate_zero_shot
 from uml_core.evaluation.registry import DEFAULT, EVALUATORS, chosen_evaluators, measure
 from uml_core.evaluation.run import EvaluatedRun
-from uml_core.reporting.drawing import bytes_of
-from uml_core.results import evaluated_run, measure_outcome
-from uml_core.training import TrainingRun
+from uml_core.figures.drawing import bytes_of
+from uml_core.models.linear_probe import LinearProbe
+from uml_core.training.run import TrainingRun
 
 CLASSES = 7
 RNG = np.random.default_rng(0)

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from pipelines import export
 from uml_core.config import EncoderConfig
 from uml_core.errors import InputError
-from uml_core.export import export_head
-from uml_core.serving import TargetPredictor
+from uml_core.serving.export import export_head
+from uml_core.serving.target_predictor import TargetPredictor
 
 EMBEDDINGS = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
 

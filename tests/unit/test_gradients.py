@@ -9,11 +9,11 @@ import torch
 import torch.distributed
 
 from tests.unit.test_training import experiment, finish, run_of
-from uml_core.analysis.gradients import gradient_cosines
 from uml_core.errors import InputError
-from uml_core.feed import Batch
+from uml_core.evaluation.outcome import evaluation_points
+from uml_core.gradients.batch import Batch
+from uml_core.gradients.cosines import gradient_cosines
 from uml_core.models import SharedHeadModel
-from uml_core.results import evaluation_points
 
 
 def two_class_model() -> SharedHeadModel:
@@ -65,7 +65,7 @@ def test_it_is_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("computed although switched off")
 
-    monkeypatch.setattr("uml_core.training.gradient_cosines", fail)
+    monkeypatch.setattr("uml_core.training.run.gradient_cosines", fail)
     run = run_of()
     assert [evaluation.gradient_cosine for evaluation in run.evaluations()] == [{}] * 3
 

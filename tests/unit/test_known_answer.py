@@ -13,8 +13,8 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import cross_val_score
 
 from uml_core.config import CorpusConfig, load_experiment
-from uml_core.corpora.known_answer import SPLIT_ROWS, LinearGaussian, class_latents, main, write_known_answer
-from uml_core.corpora.ready import read_ready_embeddings
+from uml_core.corpora.examples.known_answer import SPLIT_ROWS, LinearGaussian, class_latents, main, write_known_answer
+from uml_core.corpora.ready.embeddings import read_ready_embeddings
 from uml_core.errors import InputError
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from uml_core.config import load_experiment
-from uml_core.corpora.known_answer_sequences import (
+from uml_core.corpora.examples.known_answer_sequences import (
     Turning,
     auxiliary_sequences,
     hidden_motion,
@@ -17,7 +17,7 @@ from uml_core.corpora.known_answer_sequences import (
     target_sequences,
     write_known_answer_sequences,
 )
-from uml_core.corpora.ready_sequences import stream_ready_sequences
+from uml_core.corpora.ready.sequences import stream_ready_sequences
 from uml_core.errors import InputError
 
 SMALL = Turning(train_sequences=3, val_sequences=2, test_sequences=4, auxiliary_sequences=5, num_tokens=6)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.unit.test_config import MINIMAL
 from uml_core.config import parse_experiment
 from uml_core.errors import InputError
-from uml_core.mixing import MixingPlan, SampleStream, as_fraction, rank_share, samples_before
+from uml_core.feed.mixing import MixingPlan, SampleStream, as_fraction, rank_share, samples_before
 
 
 def plan_of(**settings: object) -> MixingPlan:

@@ -10,11 +10,11 @@ import torch
 
 from tests.unit.test_training import TABLES, experiment, finish, run_of
 from uml_core.config import Experiment
-from uml_core.corpora.training_data import build_training_data
+from uml_core.data.training_data import build_training_data
 from uml_core.errors import InputError
-from uml_core.packed import pack_label, shapes_of, train_together
-from uml_core.progress import Evaluation
-from uml_core.training import TrainingRun
+from uml_core.training.packs import pack_label, shapes_of, train_together
+from uml_core.training.progress import Evaluation
+from uml_core.training.run import TrainingRun
 
 GRID: list[dict[str, Any]] = [
     {"optim.lr": 1e-2},

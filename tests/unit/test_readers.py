@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from tests.conftest import write_embeddings, write_picture_corpora
 from uml_core.config import CorpusConfig
-from uml_core.corpora.inputs import list_inputs
 from uml_core.corpora.readers import list_rows
-from uml_core.corpora.ready import read_ready_embeddings
+from uml_core.corpora.readers.inputs import list_inputs
+from uml_core.corpora.ready.embeddings import read_ready_embeddings
 from uml_core.corpora.rows import Row, canonical_split
 from uml_core.encoders import RowError
 from uml_core.errors import InputError

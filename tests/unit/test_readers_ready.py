@@ -16,7 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from uml_core.config import CorpusConfig
-from uml_core.corpora.ready import read_ready_embeddings, ready_identity, ready_width, stream_ready_embeddings
+from uml_core.corpora.ready.embeddings import (
+    read_ready_embeddings,
+    ready_identity,
+    ready_width,
+    stream_ready_embeddings,
+)
 from uml_core.errors import InputError
 
 MATRIX = np.arange(12, dtype=np.float64).reshape(6, 2)

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from uml_core.config import CorpusConfig, EncoderConfig
-from uml_core.corpora.multibench import affect_label
-from uml_core.corpora.ready_sequences import ReadySequences, sequence_identity, stream_ready_sequences
-from uml_core.corpora.safe_pickle import UnsafePickleError, load_arrays
+from uml_core.corpora.ready.multibench import affect_label
+from uml_core.corpora.ready.sequences import ReadySequences, sequence_identity, stream_ready_sequences
 from uml_core.encoders import build_encoder
 from uml_core.errors import InputError
+from uml_core.files.safe_pickle import UnsafePickleError, load_arrays
 
 RNG = np.random.default_rng(0)
 

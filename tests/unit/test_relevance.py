@@ -25,8 +25,9 @@ from uml_core.analysis.relevance import (
     ridge_head,
 )
 from uml_core.config import parse_experiment
-from uml_core.corpora.training_data import LabelledRows, TrainingData, build_training_data
-from uml_core.tables import CorpusTable
+from uml_core.data.labelled_rows import LabelledRows
+from uml_core.data.training_data import TrainingData, build_training_data
+from uml_core.store.corpus_table import CorpusTable
 
 NUM_CLASSES = 24
 NAMES = [f"class-{code:02d}" for code in range(NUM_CLASSES)]

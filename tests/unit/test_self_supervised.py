@@ -11,17 +11,17 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from tests.sequence_corpora import sequence_experiment, sequence_table, wave_tables, waves
-from uml_core.corpora.sequence_data import build_sequence_data, token_places, token_statistics
+from uml_core.data.sequence_data import build_sequence_data, token_places, token_statistics
 from uml_core.errors import InputError
-from uml_core.evaluation import sequence_features as features_module
-from uml_core.evaluation.linear_probe import LinearProbe
-from uml_core.evaluation.sequence_features import sequence_features
-from uml_core.mixing import MixingPlan
-from uml_core.objective import Place
-from uml_core.results import measure_outcome
-from uml_core.sequence_feed import SequenceFeed
-from uml_core.sequence_tasks import hidden_tokens, masked_token, next_token, num_targets
-from uml_core.training import TrainingRun
+from uml_core.evaluation.outcome import measure_outcome
+from uml_core.feed.mixing import MixingPlan
+from uml_core.feed.sequence_tasks import hidden_tokens, masked_token, next_token, num_targets
+from uml_core.feed.sequences import SequenceFeed
+from uml_core.gradients.place import Place
+from uml_core.models.linear_probe import LinearProbe
+from uml_core.training import sequence_features as features_module
+from uml_core.training.run import TrainingRun
+from uml_core.training.sequence_features import sequence_features
 
 TABLES = wave_tables()
 

@@ -10,8 +10,8 @@ import pytest
 
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError
-from uml_core.sequence_store import load_sequences
-from uml_core.store import CorpusStore
+from uml_core.store.corpus_store import CorpusStore
+from uml_core.store.sequence_table import load_sequences
 
 FACTS: dict[str, Any] = {"encoder": {}, "dim": 2, "dtype": "float32", "tokens": True}
 

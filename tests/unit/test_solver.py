@@ -13,9 +13,9 @@ from torch import nn
 
 from tests.conftest import table
 from tests.unit.test_training import CODES, LABELS, LATENT, RNG, experiment, finish
-from uml_core.corpora.training_data import build_training_data
+from uml_core.data.training_data import build_training_data
 from uml_core.errors import InputError
-from uml_core.training import TrainingRun
+from uml_core.training.run import TrainingRun
 
 TABLES = {
     "target": table(

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import table
-from tune_spaces import Arm, Space, load_space, trials_of
-from tune_spaces.effect import trained_settings
-from tune_spaces.space import available_spaces, points_per_group
+from tune_spaces import Arm, Space, available_spaces, load_space, trials_of
 from uml_core.config import Experiment, parse_experiment
 from uml_core.config.training import LowRankConfig
-from uml_core.corpora.training_data import build_training_data
+from uml_core.data.training_data import build_training_data
 from uml_core.errors import InputError
-from uml_core.mixing import MixingPlan
+from uml_core.feed.mixing import MixingPlan
+from uml_core.sweeps.effect import trained_settings
+from uml_core.sweeps.space import points_per_group
 
 TEXT = {"modality": "text", "format": "table", "path": "names.jsonl"}
 TRANSFER = {

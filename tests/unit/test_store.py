@@ -14,13 +14,13 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from uml_core import locks
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError
-from uml_core.parts import RejectedRow, keys_of, part_name
-from uml_core.planning import Listing
-from uml_core.sequence_store import load_sequences
-from uml_core.store import CorpusStore, Settled, open_filesystem
+from uml_core.files import locks
+from uml_core.store.corpus_store import CorpusStore, Settled, open_filesystem
+from uml_core.store.listing import Listing
+from uml_core.store.parts import RejectedRow, keys_of, part_name
+from uml_core.store.sequence_table import load_sequences
 
 FACTS = {"encoder": {}, "dim": 2, "dtype": "float32", "wall_s": 1.0, "rows_per_s": 1.0, "stage_s": {}}
 

@@ -12,18 +12,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.stored import corpus_fingerprints, corpus_stores, read_training_data
+from pipelines.run_data import read_training_data
+from pipelines.stores import corpus_fingerprints, corpus_stores
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from uml_core.config import Experiment, FeedConfig, parse_experiment
-from uml_core.corpora.ready import read_ready_embeddings
+from uml_core.corpora.ready.embeddings import read_ready_embeddings
 from uml_core.errors import InputError
-from uml_core.feed import EmbeddingFeed
-from uml_core.mapped import is_mapped, streamed_corpora
-from uml_core.mixing import MixingPlan, Part
-from uml_core.objective import Place
-from uml_core.results import measure_outcome
-from uml_core.streaming import FIRST_BLOCK_ROWS, RowReader
-from uml_core.training import TrainingRun
+from uml_core.evaluation.outcome import measure_outcome
+from uml_core.feed.embeddings import EmbeddingFeed
+from uml_core.feed.mixing import MixingPlan, Part
+from uml_core.feed.read_ahead import FIRST_BLOCK_ROWS, RowReader
+from uml_core.gradients.place import Place
+from uml_core.store.mapped_table import is_mapped, streamed_corpora
+from uml_core.training.run import TrainingRun
 
 STREAM = {"feed.keep": "stream"}
 
@@ -157,7 +158,7 @@ def test_a_disk_without_room_is_told(experiment: Experiment, tmp_path: Path, mon
     class Usage:
         free = 100
 
-    monkeypatch.setattr("uml_core.mapped.shutil.disk_usage", lambda _: Usage)
+    monkeypatch.setattr("uml_core.store.mapped_table.shutil.disk_usage", lambda _: Usage)
     with pytest.raises(InputError, match=r"streamed from a file of 0.0 GiB, and .* free; set feed.cache"):
         read_training_data(experiment.override({**STREAM, "feed.cache": str(tmp_path)}))
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tests.conftest import table
 from uml_core.config import parse_experiment
-from uml_core.corpora.subset_files import read_subset, subset_text
-from uml_core.corpora.training_data import TrainingData, build_training_data
+from uml_core.data.subset_files import read_subset, subset_text
+from uml_core.data.training_data import TrainingData, build_training_data
 from uml_core.errors import InputError
 
 CLASSES = ("bumpy", "woven", "zigzagged")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.train_progress import StepRate, TrainingState
+from pipelines.train.bar import StepRate, TrainingState
 
 
 def test_rate_time_left_losses_and_accuracy() -> None:

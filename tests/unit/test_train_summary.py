@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from pipelines.train_summary import best_by_validation, by_seed, seed_runs, summary_of
+from pipelines.train.summary import best_by_validation, by_seed, seed_runs, summary_of
 from tests.unit.test_training import experiment
 from tune_spaces import Arm, Space, trials_of
-from tune_spaces.space import counted_seeds
 from uml_core.errors import InputError
-from uml_core.results import RunOutcome
+from uml_core.evaluation.outcome import RunOutcome
+from uml_core.sweeps.space import counted_seeds
 
 FEEDS, MODEL = {"target": "memory"}, "models:/x/4"
 

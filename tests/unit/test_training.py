@@ -13,15 +13,15 @@ from torch import nn
 
 from tests.conftest import table
 from uml_core.config import Experiment, parse_experiment
-from uml_core.corpora.training_data import TrainingData, build_training_data
-from uml_core.losses import corpus_losses, weighted_sum
+from uml_core.data.training_data import TrainingData, build_training_data
+from uml_core.evaluation.outcome import measure_outcome
 from uml_core.models import build_model, folded_target_head
+from uml_core.models.losses import corpus_losses, weighted_sum
 from uml_core.models.shared_head import class_prototypes
-from uml_core.optimisation import learning_rate
-from uml_core.results import measure_outcome
-from uml_core.supervised import evaluate_head
-from uml_core.tables import CorpusTable
-from uml_core.training import TrainingRun
+from uml_core.store.corpus_table import CorpusTable
+from uml_core.training.optimizer import learning_rate
+from uml_core.training.run import TrainingRun
+from uml_core.training.supervised import evaluate_head
 
 RNG = np.random.default_rng(0)
 LATENT = RNG.normal(size=(4, 3))

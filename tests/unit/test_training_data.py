@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tests.conftest import table
 from uml_core.config import Experiment, parse_experiment
-from uml_core.corpora.subsets import split_off, take_shots
-from uml_core.corpora.training_data import TrainingData, build_training_data
+from uml_core.data.subsets import split_off, take_shots
+from uml_core.data.training_data import TrainingData, build_training_data
 from uml_core.errors import InputError
-from uml_core.tables import CorpusTable
+from uml_core.store.corpus_table import CorpusTable
 
 LABELS = [label for label in "abc" for _ in range(10)]
 TARGET = table(np.arange(60).reshape(30, 2), LABELS)

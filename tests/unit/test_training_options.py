@@ -12,9 +12,9 @@ from torch import nn
 
 from tests.unit.test_training import TABLES, experiment, finish, run_of
 from uml_core.errors import InputError
-from uml_core.optimisation import build_optimizer, learning_rate, set_learning_rate
-from uml_core.results import evaluation_points
-from uml_core.training import TrainingRun
+from uml_core.evaluation.outcome import evaluation_points
+from uml_core.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from uml_core.training.run import TrainingRun
 
 
 def test_a_scheduled_weight_is_the_hand_written_loop_and_is_logged() -> None:

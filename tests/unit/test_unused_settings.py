@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.test_training import experiment
-from uml_core.config.unused import unused_settings
+from uml_core.config.used_by import unused_settings
 
 SOLVER = {"optim.name": "lbfgs", "model.learnable_scale": False}
 FINETUNE = {

@@ -9,7 +9,7 @@ import pytest
 from tests.sweep_records import GAIN, parent_record, record, sweep_records, trial, values
 from uml_core.reporting.collect import collect_sweep
 from uml_core.reporting.verdict import Verdict, sweep_verdict, verdict_of
-from uml_core.runs import RunRecord
+from uml_core.tracking.records import RunRecord
 
 
 def verdict(records: Sequence[RunRecord]) -> Verdict:

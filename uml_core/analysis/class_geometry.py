@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 
 from uml_core.analysis.alignment import mutual_knn
-from uml_core.corpora.training_data import LabelledRows, TrainingData
+from uml_core.data.labelled_rows import LabelledRows
+from uml_core.data.training_data import TrainingData
 
 Array = npt.NDArray[np.float64]
 Order = npt.NDArray[np.int64]

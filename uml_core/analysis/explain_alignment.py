@@ -12,7 +12,7 @@ import numpy as np
 from uml_core.analysis.alignment import cka, mutual_knn
 from uml_core.analysis.result import AnalysisResult
 from uml_core.analysis.shared_space import Floats, TrainedRun, class_means, shared_embeddings
-from uml_core.corpora.training_data import LabelledRows
+from uml_core.data.labelled_rows import LabelledRows
 
 MIN_ROWS = 4  # unbiased CKA is defined from here on
 NEIGHBOURS = 10

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from uml_core.analysis.gradients import gradient_cosines
 from uml_core.analysis.result import AnalysisResult
 from uml_core.analysis.shared_space import TrainedRun
-from uml_core.feed import Batch, gathered
+from uml_core.feed.embeddings import gathered
+from uml_core.gradients.batch import Batch
+from uml_core.gradients.cosines import gradient_cosines
 from uml_core.models import build_model
 
 

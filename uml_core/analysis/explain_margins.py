@@ -18,7 +18,7 @@ from uml_core.analysis.margins import (
 from uml_core.analysis.result import AnalysisResult
 from uml_core.analysis.shared_space import Floats, TrainedRun, class_means
 from uml_core.errors import InputError
-from uml_core.reporting.drawing import ReportFigure, drawn
+from uml_core.figures.drawing import ReportFigure, drawn
 
 PREFIX = "analysis/margins"
 

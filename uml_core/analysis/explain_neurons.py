@@ -31,9 +31,9 @@ from uml_core.analysis.neurons import (
 )
 from uml_core.analysis.result import AnalysisResult
 from uml_core.analysis.shared_space import Codes, Floats, TrainedRun, class_means
-from uml_core.corpora.training_data import LabelledRows
+from uml_core.data.labelled_rows import LabelledRows
+from uml_core.figures.drawing import ReportFigure, drawn
 from uml_core.models import SharedHeadModel, build_model
-from uml_core.reporting.drawing import ReportFigure, drawn
 
 NUM_TOP_UNITS, NUM_INPUTS = 4, 4
 NUM_UNTRAINED = 20  # a single untrained network's largest r moves by a tenth from seed to seed

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from uml_core.analysis.margins import DecisionPlane, Margins
 from uml_core.analysis.shared_space import Codes, Floats
-from uml_core.reporting.drawing import (
+from uml_core.figures.drawing import (
     BLACK,
     BLUE,
     ORANGE,

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from uml_core.analysis.neurons import Floats, UnitCorrelations
-from uml_core.reporting.drawing import BLACK, BLUE, GREY, VERMILION, canvas, house_style, printable, stacked_panels
+from uml_core.figures.drawing import BLACK, BLUE, GREY, VERMILION, canvas, house_style, printable, stacked_panels
 
 
 @dataclass(frozen=True)

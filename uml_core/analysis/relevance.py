@@ -41,7 +41,8 @@ from uml_core.analysis.class_geometry import (
     class_sums,
     orders_of,
 )
-from uml_core.corpora.training_data import LabelledRows, TrainingData
+from uml_core.data.labelled_rows import LabelledRows
+from uml_core.data.training_data import TrainingData
 
 Word = Literal["likely", "unlikely", "unclear"]
 

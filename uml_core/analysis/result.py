@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from uml_core.reporting.drawing import ReportFigure
+from uml_core.figures.drawing import ReportFigure
 
 
 @dataclass(frozen=True)

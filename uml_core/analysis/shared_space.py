@@ -17,7 +17,8 @@ from torch import nn
 
 from uml_core.analysis.raw_rows import RawRows
 from uml_core.config import Experiment
-from uml_core.corpora.training_data import LabelledRows, TrainingData
+from uml_core.data.labelled_rows import LabelledRows
+from uml_core.data.training_data import TrainingData
 from uml_core.errors import InputError, listing, nearest
 from uml_core.models import SharedHeadModel
 

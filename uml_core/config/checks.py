@@ -7,13 +7,10 @@ given, what is allowed, how to mend it. They run in this order, the first mistak
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
+from uml_core.config.sections import Sections
 from uml_core.config.training import LowRankConfig
 from uml_core.errors import listing, nearest
-
-if TYPE_CHECKING:
-    from uml_core.config.experiment import Experiment
 
 # By modality of the target, sources of encoders that can be trained.
 TRAINABLE_TARGETS = {"image": ("timm", "transformers", "package"), "audio": ("transformers",)}
@@ -28,7 +25,7 @@ def _require(needs: Mapping[str, bool], message: str) -> None:
             raise ValueError(message.replace(NEED, need))
 
 
-def _names_refer_to_corpora(experiment: Experiment) -> None:
+def _names_refer_to_corpora(experiment: Sections) -> None:
     known = list(experiment.corpora)
     references: dict[str, list[str | None]] = {
         "target": [experiment.target],
@@ -64,7 +61,7 @@ def _names_refer_to_corpora(experiment: Experiment) -> None:
         raise ValueError("mixing.warm_start.steps is set without mixing.warm_start.corpus; name the corpus")
 
 
-def _shifted_corpora_are_of_the_target(experiment: Experiment) -> None:
+def _shifted_corpora_are_of_the_target(experiment: Sections) -> None:
     target = experiment.corpora[experiment.target]
     for name in experiment.shifted_corpora:
         corpus = experiment.corpora[name]
@@ -79,7 +76,7 @@ def _shifted_corpora_are_of_the_target(experiment: Experiment) -> None:
             raise ValueError(f"corpora.{name}.control is set on a shifted test set; controls are for auxiliaries")
 
 
-def _settings_fit_the_objective(experiment: Experiment) -> None:
+def _settings_fit_the_objective(experiment: Sections) -> None:
     train = experiment.train
     if train.accumulate > 1 and train.batch_size < train.workers * train.accumulate:
         raise ValueError(
@@ -113,7 +110,7 @@ def _settings_fit_the_objective(experiment: Experiment) -> None:
         )
 
 
-def _a_trained_backbone_can_be_trained(experiment: Experiment) -> None:
+def _a_trained_backbone_can_be_trained(experiment: Sections) -> None:
     backbone, blocks = experiment.model.backbone, experiment.model.trained_blocks
     if (blocks is not None) != (backbone == "partial"):
         raise ValueError(
@@ -156,7 +153,7 @@ def _a_trained_backbone_can_be_trained(experiment: Experiment) -> None:
     _require(needs, f"model.backbone is {backbone}, which needs {NEED}; or set model.backbone=frozen")
 
 
-def _shards_have_holders(experiment: Experiment) -> None:
+def _shards_have_holders(experiment: Sections) -> None:
     needs = {
         "train.workers of at least 2, one a shard": experiment.train.workers > 1,
         f"objective supervised, not {experiment.objective}": experiment.objective == "supervised",
@@ -167,7 +164,7 @@ def _shards_have_holders(experiment: Experiment) -> None:
         _require(needs, f"train.sharding is {experiment.train.sharding}, which needs {NEED}; or set it to none")
 
 
-def _a_transfer_has_a_trunk(experiment: Experiment) -> None:
+def _a_transfer_has_a_trunk(experiment: Sections) -> None:
     transfer, encoder = experiment.model.transfer, experiment.encoder_of(experiment.target)
     if transfer is None or experiment.objective == "self_supervised":
         return
@@ -178,7 +175,7 @@ def _a_transfer_has_a_trunk(experiment: Experiment) -> None:
     _require(needs, f"model.transfer starts blocks of a trained trunk, which needs {NEED}; or remove it")
 
 
-def _trained_auxiliaries_can_be_trained(experiment: Experiment) -> None:
+def _trained_auxiliaries_can_be_trained(experiment: Sections) -> None:
     for name in experiment.model.trained_auxiliaries:
         corpus, encoder = experiment.corpora[name], experiment.encoder_of(name)
         needs = {
@@ -193,7 +190,7 @@ def _trained_auxiliaries_can_be_trained(experiment: Experiment) -> None:
         _require(needs, f"model.trained_auxiliaries names {name}, and training its encoder needs {NEED}")
 
 
-def _every_corpus_has_its_turn(experiment: Experiment) -> None:
+def _every_corpus_has_its_turn(experiment: Sections) -> None:
     train, warm_start = experiment.train, experiment.mixing.warm_start
     if not train.max_steps:
         return
@@ -213,7 +210,7 @@ def _every_corpus_has_its_turn(experiment: Experiment) -> None:
             )
 
 
-def _a_solver_has_a_convex_problem(experiment: Experiment) -> None:
+def _a_solver_has_a_convex_problem(experiment: Sections) -> None:
     if experiment.optim.name != "lbfgs":
         return
     mixing, train = experiment.mixing, experiment.train
@@ -234,7 +231,7 @@ def _a_solver_has_a_convex_problem(experiment: Experiment) -> None:
     _require(needs, f"train with optim.name=lbfgs needs {NEED}; or set optim.name=adamw")
 
 
-CHECKS: tuple[Callable[[Experiment], None], ...] = (
+CHECKS: tuple[Callable[[Sections], None], ...] = (
     _names_refer_to_corpora,
     _shifted_corpora_are_of_the_target,
     _settings_fit_the_objective,

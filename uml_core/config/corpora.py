@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from uml_core.config.base import Count, Fraction01, Positive, PositiveCount, Settings
-from uml_core.corpora.template_sets import PLACEHOLDER, TEMPLATE_SETS
+from uml_core.config.template_sets import PLACEHOLDER, TEMPLATE_SETS
 from uml_core.errors import listing, nearest
 
 Modality = Literal["image", "text", "audio", "vector", "sequence"]

@@ -12,63 +12,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError, model_validator
 
-from uml_core.config.base import Name, Settings
 from uml_core.config.checks import CHECKS
-from uml_core.config.corpora import (
-    READY_FORMATS,
-    CorpusConfig,
-    EmbedConfig,
-    EncoderConfig,
-    EncodersConfig,
-    TrackingConfig,
-)
 from uml_core.config.dotted import flatten, hash_of, set_dotted
 from uml_core.config.errors import describe_validation_error
-from uml_core.config.evaluation import EvaluationConfig
-from uml_core.config.training import (
-    DataConfig,
-    FeedConfig,
-    LossWeightSchedule,
-    MixingConfig,
-    ModelConfig,
-    OptimConfig,
-    PicturesConfig,
-    SequenceModelConfig,
-    TrainConfig,
-    TuneConfig,
-)
+from uml_core.config.sections import Sections
 from uml_core.errors import InputError
 
 
-class Experiment(Settings):
+class Experiment(Sections):
     """One experiment file, resolved and validated."""
-
-    name: Name
-    seed: int = 0
-    store: str
-    tracking: TrackingConfig = TrackingConfig()
-    target: str
-    corpora: Mapping[Name, CorpusConfig]
-    encoders: EncodersConfig = EncodersConfig()
-    objective: Literal["supervised", "self_supervised"] = "supervised"
-    embed: EmbedConfig = EmbedConfig()
-    model: ModelConfig = ModelConfig()
-    sequence_model: SequenceModelConfig = SequenceModelConfig()
-    mixing: MixingConfig = MixingConfig()
-    data: DataConfig = DataConfig()
-    optim: OptimConfig = OptimConfig()
-    pictures: PicturesConfig = PicturesConfig()
-    feed: FeedConfig = FeedConfig()
-    train: TrainConfig = TrainConfig()
-    tune: TuneConfig = TuneConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
@@ -77,45 +36,9 @@ class Experiment(Settings):
         return self
 
     @property
-    def auxiliaries(self) -> tuple[str, ...]:
-        """Names of the corpora that train beside the target, in the file's order."""
-        return tuple(name for name in self.corpora if name != self.target and name not in self.shifted_corpora)
-
-    @property
-    def shifted_corpora(self) -> tuple[str, ...]:
-        """Names of the corpora that are shifted test sets of the target."""
-        return tuple(name for name, corpus in self.corpora.items() if corpus.role == "shifted")
-
-    @property
     def config_hash(self) -> str:
         """12 hex digits over every resolved setting: the one key of run folders and the tag `uml.config_hash`."""
         return hash_of(self.model_dump(mode="json"))
-
-    def encoder_of(self, corpus: str) -> EncoderConfig | None:
-        """Return the corpus's encoder: its own, else its modality's; None for ready embeddings."""
-        config = self.corpora[corpus]
-        if config.format in READY_FORMATS:
-            return None
-        modality_encoder: EncoderConfig = getattr(self.encoders, config.modality)
-        return config.encoder or modality_encoder
-
-    def loss_weight(self, corpus: str) -> float:
-        """Return the weight of a corpus in the summed loss (the paper's α or λ; the target's is 1).
-
-        Of a weight that follows a schedule, its largest: 0 means that the corpus takes no part at any step.
-        """
-        setting = self.loss_weight_setting(corpus)
-        return max(setting.start, setting.end) if isinstance(setting, LossWeightSchedule) else setting
-
-    def loss_weight_setting(self, corpus: str) -> float | LossWeightSchedule:
-        """Return the weight of a corpus as it is set: a number, or its schedule."""
-        if corpus == self.target:
-            return 1.0
-        return 0.0 if corpus in self.shifted_corpora else self.mixing.loss_weight.get(corpus, 1.0)
-
-    def batch_ratio(self, corpus: str) -> float:
-        """Return the samples of a corpus per target sample in a step (the target's is 1)."""
-        return 1.0 if corpus == self.target else self.mixing.batch_ratio.get(corpus, 1.0)
 
     def override(self, values: Mapping[str, Any]) -> Experiment:
         """Return a new experiment with dotted keys replaced, e.g. `{"optim.lr": 1e-4}`; validated as a whole.

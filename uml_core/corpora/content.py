@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from uml_core.corpora.places import PLACE_ERRORS, one_line, open_bytes, open_parquet
 from uml_core.errors import RowError
+from uml_core.files.places import PLACE_ERRORS, one_line, open_bytes, open_parquet
 
 Raw = bytes | str  # file content for images and audio, a sentence (or the bytes of a text file) for text
 

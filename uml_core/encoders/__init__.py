@@ -9,7 +9,7 @@ from uml_core.encoders.base import (
     TokenSequences,
     fingerprint,
 )
-from uml_core.encoders.batching import choose_batch_size
+from uml_core.encoders.batch_size import choose_batch_size
 from uml_core.encoders.registry import build_encoder, resolve_precision, store_precision
 from uml_core.errors import RowError
 

@@ -1,4 +1,4 @@
-"""What an encoder is: configuration that is cheap to build and pickle, and weights that are loaded where they run.
+"""What an encoder is: cheap to build from its configuration, which is what travels, and loaded where it runs.
 
 In: one raw row (file bytes, or a sentence). Out: one embedding of width D, or a sequence of T tokens of width D.
 `decode` runs one row at a time, on any CPU, without the weights; `encode` runs batches, after `load`.
@@ -58,12 +58,6 @@ class Encoder(ABC):
 
     def __init__(self, config: EncoderConfig) -> None:
         self.config = config
-
-    def __reduce__(self) -> tuple[Any, tuple[EncoderConfig, str]]:
-        """Pickle the configuration only: weights are loaded where they are used."""
-        from uml_core.encoders.registry import build_encoder  # the registry imports this module
-
-        return build_encoder, (self.config, self.modality)
 
     @property
     def yields_tokens(self) -> bool:

@@ -9,23 +9,23 @@ import torch
 from uml_core.config import EncoderConfig, Experiment
 from uml_core.encoders.base import Encoder
 from uml_core.errors import InputError, listing, nearest
-from uml_core.own_code import imported_callable
+from uml_core.plugins import imported_callable
 
 # (modality, source) -> {name: "module:class"}; the name "*" takes any name the library knows.
 ENCODERS: dict[tuple[str, str], dict[str, str]] = {
-    ("image", "package"): {"efficientnet_lite0": "uml_core.encoders.image:PackagedEfficientNet"},
-    ("image", "timm"): {"*": "uml_core.encoders.image:TimmEncoder"},
-    ("image", "transformers"): {"*": "uml_core.encoders.transformers_image:TransformersImageEncoder"},
+    ("image", "package"): {"efficientnet_lite0": "uml_core.encoders.image.timm_encoder:PackagedEfficientNet"},
+    ("image", "timm"): {"*": "uml_core.encoders.image.timm_encoder:TimmEncoder"},
+    ("image", "transformers"): {"*": "uml_core.encoders.image.transformers_image:TransformersImageEncoder"},
     ("text", "package"): {
-        "minilm_l6": "uml_core.encoders.text:PackagedMiniLM",
-        "bytes": "uml_core.encoders.byte_tokens:ByteTokens",
+        "minilm_l6": "uml_core.encoders.text.sentence_encoders:PackagedMiniLM",
+        "bytes": "uml_core.encoders.text.byte_tokens:ByteTokens",
     },
-    ("text", "transformers"): {"*": "uml_core.encoders.text:TransformersTextEncoder"},
+    ("text", "transformers"): {"*": "uml_core.encoders.text.sentence_encoders:TransformersTextEncoder"},
     ("audio", "package"): {
-        "logmel": "uml_core.encoders.audio:LogMelStatistics",
-        "moonshine_tiny": "uml_core.encoders.audio:MoonshineEncoder",
+        "logmel": "uml_core.encoders.audio.packaged_audio:LogMelStatistics",
+        "moonshine_tiny": "uml_core.encoders.audio.packaged_audio:MoonshineEncoder",
     },
-    ("audio", "transformers"): {"*": "uml_core.encoders.transformers_audio:transformers_audio_encoder"},
+    ("audio", "transformers"): {"*": "uml_core.encoders.audio.transformers_audio:transformers_audio_encoder"},
 }
 
 

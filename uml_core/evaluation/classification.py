@@ -19,8 +19,8 @@ from uml_core.evaluation.calibration import (
 from uml_core.evaluation.classification_figures import confusion_figure
 from uml_core.evaluation.evaluator import Results
 from uml_core.evaluation.run import Codes, EvaluatedRun, Probabilities
-from uml_core.reporting.drawing import drawn
-from uml_core.runs import CLASS_METRIC
+from uml_core.figures.drawing import drawn
+from uml_core.tracking.records import CLASS_METRIC
 
 TOP = 5
 

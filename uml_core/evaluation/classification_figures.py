@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from uml_core.reporting.drawing import WIDTH_IN, house_style, printable
+from uml_core.figures.drawing import WIDTH_IN, house_style, printable
 
 CLASS_IN = 0.15  # a row of one class: letters of 6.5 points fit into it
 MARGIN_IN = 2.2  # names and colour bar

@@ -23,7 +23,7 @@ from uml_core.evaluation.statistics import (
     paired_difference,
     sign_flip_test,
 )
-from uml_core.reporting.words import percent
+from uml_core.figures.words import percent
 
 SPLIT = "test"
 

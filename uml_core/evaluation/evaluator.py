@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from uml_core.evaluation.run import EvaluatedRun
-from uml_core.reporting.drawing import ReportFigure
+from uml_core.figures.drawing import ReportFigure
 
 Value = float | str | ReportFigure
 Results = Iterator[tuple[str, Value]]

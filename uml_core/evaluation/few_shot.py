@@ -8,13 +8,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from uml_core.corpora.subset_files import subset_text
-from uml_core.corpora.subsets import Rows, take_shots
-from uml_core.corpora.target_rows import MAX_VAL_SHOTS
+from uml_core.data.subset_files import subset_text
+from uml_core.data.subsets import Rows, take_shots
+from uml_core.data.target_rows import MAX_VAL_SHOTS
 from uml_core.errors import InputError
 from uml_core.evaluation.evaluator import Results
-from uml_core.evaluation.linear_probe import LinearProbe
 from uml_core.evaluation.run import EvaluatedRun
+from uml_core.models.linear_probe import LinearProbe
 
 
 def evaluate_few_shot_probe(run: EvaluatedRun) -> Results:

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from uml_core.evaluation.evaluator import Results
-from uml_core.evaluation.linear_probe import Codes, LinearProbe
 from uml_core.evaluation.run import EvaluatedRun, Probabilities
-from uml_core.objective import Features
+from uml_core.models.linear_probe import Codes, LinearProbe
+from uml_core.models.representation import Features
 
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)  # k, chosen on validation
 ROWS_AT_ONCE = 4096

@@ -22,8 +22,8 @@ from uml_core.evaluation.probes import (
 )
 from uml_core.evaluation.robustness import evaluate_corruptions, evaluate_embedding_corruptions
 from uml_core.evaluation.run import EvaluatedRun
-from uml_core.own_code import imported_callable
-from uml_core.reporting.drawing import ReportFigure
+from uml_core.figures.drawing import ReportFigure
+from uml_core.plugins import imported_callable
 
 EVALUATORS: dict[str, Evaluator] = {
     "test": evaluate_test,

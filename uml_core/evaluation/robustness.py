@@ -34,8 +34,8 @@ from uml_core.evaluation.corruptions import (
 from uml_core.evaluation.evaluator import Results
 from uml_core.evaluation.robustness_figures import severity_figure
 from uml_core.evaluation.run import Codes, EvaluatedRun
-from uml_core.reporting.drawing import drawn
-from uml_core.reporting.words import percent
+from uml_core.figures.drawing import drawn
+from uml_core.figures.words import percent
 
 ROWS_AT_ONCE = 128  # raw rows held decoded at a time
 BATCH_SIZE = 32

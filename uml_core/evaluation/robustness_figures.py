@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from uml_core.reporting.drawing import (
+from uml_core.figures.drawing import (
     BLACK,
     BLUE,
     GREEN,

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from uml_core.config import Experiment
-from uml_core.objective import Classifier, Features, Objective, Place
+from uml_core.gradients.place import Place
+from uml_core.models.representation import Classifier, Features
+from uml_core.training.objective import Objective
 
 Probabilities = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -135,7 +137,7 @@ class EvaluatedRun:
 
     def untrained(self) -> EvaluatedRun:
         """Return the same run as initialised, before its first step."""
-        from uml_core.training import build_objective  # the training loop, which measuring alone does not need
+        from uml_core.training.run import build_objective  # the training loop, which measuring alone does not need
 
         if self._untrained is None:
             objective = build_objective(self.experiment, self.data, Place.cpu())

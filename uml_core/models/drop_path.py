@@ -11,7 +11,7 @@ from itertools import groupby
 
 from torch import nn
 
-from uml_core.encoders.lean_timm import timm
+from uml_core.encoders.image.lean_timm import timm
 from uml_core.errors import InputError
 
 NAME = re.compile(r"(.*\.)?drop_path\d*")  # timm's transformers have two in a block

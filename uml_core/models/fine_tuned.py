@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from uml_core.compiling import Compiled
 from uml_core.config import Experiment
-from uml_core.encoders.lean_timm import timm
-from uml_core.encoders.text import TransformersTextEncoder
+from uml_core.encoders.image.lean_timm import timm
+from uml_core.encoders.text.sentence_encoders import TransformersTextEncoder
 from uml_core.encoders.trainable import TrainableEncoder
 from uml_core.errors import InputError
+from uml_core.models.compiling import Compiled
 from uml_core.models.drop_path import set_drop_path
 from uml_core.models.shared_head import SharedHeadModel
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from uml_core.config import Experiment
-from uml_core.encoders.text import TransformersTextEncoder
+from uml_core.encoders.text.sentence_encoders import TransformersTextEncoder
 from uml_core.encoders.trainable import TrainableEncoder
 from uml_core.errors import InputError, listing, nearest
 from uml_core.models.seeding import generator_of

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from uml_core.config import Experiment
-from uml_core.corpora.training_data import LabelledRows, TrainingData
+from uml_core.data.labelled_rows import LabelledRows
+from uml_core.data.training_data import TrainingData
 from uml_core.models.seeding import initialise
 
 PROTOTYPE_ROWS = 16_384  # read at once

@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from uml_core.evaluation.statistics import PairedDifference, holm, paired_difference
+from uml_core.figures.drawing import BLUE, GREY, VERMILION, house_style, printable, stacked_panels
 from uml_core.reporting.collect import Condition, SweepResults, condition_of
-from uml_core.reporting.drawing import BLUE, GREY, VERMILION, house_style, printable, stacked_panels
-from uml_core.runs import CLASS_METRIC
+from uml_core.tracking.records import CLASS_METRIC
 
 MAX_SHOWN = 24  # classes of a condition: the largest gains and the largest losses
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from uml_core.runs import RunRecord
+from uml_core.tracking.records import RunRecord
 
 CONTROLS, FEW_SHOT, LINEAR_PROBE = "controls", "few_shot", "linear_probe"
 MIXING_RATIO, EXCHANGE_RATE, MODALITIES, TEXT = "mixing_ratio", "exchange_rate", "modalities", "text"

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from uml_core.figures.words import percent, points
 from uml_core.reporting.collect import MODALITIES, Condition, SweepResults
-from uml_core.reporting.subsets import SubsetRow, subset_rows
+from uml_core.reporting.space_rows import SubsetRow, subset_rows
 from uml_core.reporting.tables import ArmRow
-from uml_core.reporting.words import percent, points
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from uml_core.analysis.exchange_rate import ExchangeData, ExchangeRate, exchange_rate
+from uml_core.figures.drawing import BLACK, ReportFigure, drawn, house_style, printable, stacked_panels
 from uml_core.reporting.collect import EXCHANGE_RATE, SweepResults, collect_sweep
-from uml_core.reporting.drawing import BLACK, ReportFigure, drawn, house_style, printable, stacked_panels
-from uml_core.runs import RunRecord
+from uml_core.tracking.records import RunRecord
 
 MIN_SEEDS = 5  # with fewer the bootstrap has too few resamples to be trusted
 

@@ -1,4 +1,4 @@
-"""Figures of a sweep, as matplotlib Figures in the style of `uml_core.reporting.drawing`.
+"""Figures of a sweep, as matplotlib Figures in the style of `uml_core.figures.drawing`.
 
 In: `SweepResults`. Out: a `Figure`, or None where the sweep has nothing to draw. Accuracies are drawn in percent.
 """
@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from uml_core.evaluation.statistics import paired_difference
-from uml_core.reporting.collect import ArmResults, Condition, SweepResults
-from uml_core.reporting.drawing import (
+from uml_core.figures.drawing import (
     BLACK,
     BLUE,
     GREEN,
@@ -29,6 +28,7 @@ from uml_core.reporting.drawing import (
     printable,
     stacked_panels,
 )
+from uml_core.reporting.collect import ArmResults, Condition, SweepResults
 from uml_core.reporting.mixtures import MixtureGrid, mixture_grids
 
 CONTROL_ARMS = ("shuffled", "noise", "unrelated")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uml_core.reporting.collect import Condition, SweepResults, condition_of
-from uml_core.runs import RunRecord
+from uml_core.tracking.records import RunRecord
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,23 @@ from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from uml_core.reporting import words
-from uml_core.reporting.backbones import BackboneRow, backbone_rows
+from uml_core.figures import words
+from uml_core.figures.drawing import ReportFigure
 from uml_core.reporting.classes import ClassGains, class_gains
 from uml_core.reporting.collect import DECIDING_SPACES, MIXING_RATIO, SweepResults, latest_sweeps, training_runs
 from uml_core.reporting.directions import directions_of
-from uml_core.reporting.drawing import ReportFigure
 from uml_core.reporting.exchange import ExchangeSection, exchange_section
 from uml_core.reporting.mixtures import mixture_grids
-from uml_core.reporting.sentences import SentenceRow, sentence_rows
-from uml_core.reporting.subsets import AdditionRow, SubsetRow, addition_rows, subset_rows
+from uml_core.reporting.space_rows import (
+    AdditionRow,
+    BackboneRow,
+    SentenceRow,
+    SubsetRow,
+    addition_rows,
+    backbone_rows,
+    sentence_rows,
+    subset_rows,
+)
 from uml_core.reporting.sweep_figures import class_figures, sweep_figures
 from uml_core.reporting.tables import (
     FrontRow,
@@ -36,7 +43,7 @@ from uml_core.reporting.tables import (
     shift_rows,
 )
 from uml_core.reporting.verdict import Verdict, equal_budgets, verdict_of
-from uml_core.runs import RunRecord
+from uml_core.tracking.records import RunRecord
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_TRAINING_RUNS, MAX_FAILURES = 20, 30

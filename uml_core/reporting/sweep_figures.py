@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from uml_core.figures.drawing import ReportFigure, drawn
+from uml_core.figures.words import percent, points
 from uml_core.reporting import figures
 from uml_core.reporting.classes import ClassGain, ClassGains, class_gain_figure
 from uml_core.reporting.collect import SweepResults
-from uml_core.reporting.drawing import ReportFigure, drawn
 from uml_core.reporting.mixtures import mixture_grids
 from uml_core.reporting.tables import arm_rows, shift_rows
-from uml_core.reporting.words import percent, points
 
 
 def class_figures(sweep: SweepResults, classes: Sequence[ClassGains]) -> Iterator[ReportFigure]:

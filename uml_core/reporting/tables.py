@@ -24,7 +24,7 @@ from uml_core.reporting.collect import (
     condition_of,
 )
 from uml_core.reporting.mixtures import selected_mixtures
-from uml_core.runs import RunRecord
+from uml_core.tracking.records import RunRecord
 
 CONTROLS_NOTES = {
     "linear_probe": "the target alone without projection: a plain linear probe on its embeddings.",

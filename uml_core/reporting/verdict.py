@@ -22,7 +22,7 @@ from uml_core.reporting.collect import (
     SweepResults,
     collect_sweep,
 )
-from uml_core.runs import RunRecord
+from uml_core.tracking.records import RunRecord
 
 Kind = Literal["gain", "no_gain", "harm", "undecided"]
 KIND_WORDS: dict[Kind, str] = {"harm": "warning, harm", "gain": "gain", "no_gain": "no gain", "undecided": "undecided"}

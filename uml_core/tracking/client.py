@@ -16,8 +16,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from uml_core.errors import InputError, OutageError
-from uml_core.tracking_uri import without_password
-from uml_core.waiting import with_patience
+from uml_core.tracking.place import without_password
+from uml_core.tracking.waiting import with_patience
 
 MAX_OUTAGE_S = 600.0  # a tracking server may be away for so long before a step gives up
 

@@ -11,10 +11,11 @@ from mlflow.exceptions import MlflowException
 
 from uml_core.config import Experiment, TrackingConfig
 from uml_core.errors import InputError, listing, nearest
-from uml_core.runs import RunRecord
-from uml_core.serving import Predictor, load_predictor_folder
+from uml_core.serving.loading import load_predictor_folder
+from uml_core.serving.predictor import Predictor
 from uml_core.tracking.client import PatientClient, quieten
-from uml_core.tracking_uri import check_tracking, without_password
+from uml_core.tracking.place import check_tracking, without_password
+from uml_core.tracking.records import RunRecord
 
 
 def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:

@@ -19,11 +19,11 @@ from mlflow.exceptions import MlflowException
 
 from uml_core.config import Experiment, TrackingConfig
 from uml_core.errors import InputError
-from uml_core.runs import MetricPoint
-from uml_core.serving import Predictor
+from uml_core.serving.predictor import Predictor
 from uml_core.tracking.client import PatientClient, mlflow_client, quieten
+from uml_core.tracking.place import check_tracking, without_password
+from uml_core.tracking.records import MetricPoint
 from uml_core.tracking.target_model import log_target_model
-from uml_core.tracking_uri import check_tracking, without_password
 
 MAX_METRICS = 1000  # MLflow's limits for one log_batch call
 MAX_PARAMS = 100

@@ -13,7 +13,7 @@ from torch import nn
 
 from uml_core.config import SequenceModelConfig
 from uml_core.errors import InputError
-from uml_core.models.trunk import SharedTrunk
+from uml_core.models.sequence.trunk import SharedTrunk
 from uml_core.transfer.blocks import KINDS, Shape
 
 VIT_PARTS = {

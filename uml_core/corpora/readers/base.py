@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from uml_core.config import CorpusConfig
-from uml_core.corpora.places import kind_of
 from uml_core.corpora.rows import Row, canonical_split
 from uml_core.errors import InputError
+from uml_core.files.places import kind_of
 
 SUFFIXES: Mapping[str, frozenset[str]] = {
     "image": frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")),

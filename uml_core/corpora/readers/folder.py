@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from uml_core.corpora.places import PLACE_ERRORS, Entry, EntryKind, list_folder, one_line
 from uml_core.corpora.readers.base import SUFFIXES, CorpusSource
 from uml_core.corpora.rows import Row, canonical_split
 from uml_core.errors import InputError, listing
+from uml_core.files.places import PLACE_ERRORS, Entry, EntryKind, list_folder, one_line
 
 logger = logging.getLogger(__name__)
 

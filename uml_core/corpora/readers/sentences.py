@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from uml_core.corpora.places import PLACE_ERRORS, one_line, open_bytes
+from uml_core.config.template_sets import filled, readable, templates_of
 from uml_core.corpora.readers.base import CorpusSource
 from uml_core.corpora.rows import Row, canonical_split, escaped
-from uml_core.corpora.template_sets import filled, readable, templates_of
 from uml_core.errors import InputError, listing, nearest
+from uml_core.files.places import PLACE_ERRORS, one_line, open_bytes
 
 SHAPES = "expected {class: [sentences]} or {class: {template: [sentences]}}"
 

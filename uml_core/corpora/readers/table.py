@@ -12,7 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from uml_core.corpora.content import Cell
-from uml_core.corpora.places import (
+from uml_core.corpora.readers.base import CorpusSource, RecordNames, scalar
+from uml_core.corpora.readers.table_files import BYTE_COLUMNS, TABLE_SUFFIXES, Record, Table, open_table
+from uml_core.corpora.rows import Row
+from uml_core.errors import InputError, listing
+from uml_core.files.patterns import files_of, relative_names
+from uml_core.files.places import (
     PLACE_ERRORS,
     ConfinedFolder,
     base_name,
@@ -23,11 +28,6 @@ from uml_core.corpora.places import (
     stamp_of,
     stamps_of,
 )
-from uml_core.corpora.readers.base import CorpusSource, RecordNames, scalar
-from uml_core.corpora.readers.patterns import files_of, relative_names
-from uml_core.corpora.readers.table_files import BYTE_COLUMNS, TABLE_SUFFIXES, Record, Table, open_table
-from uml_core.corpora.rows import Row
-from uml_core.errors import InputError, listing
 
 # Hugging Face data sets name their files SPLIT-00000-of-00003.parquet.
 SPLIT_IN_NAME = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")

@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uml_core.corpora.places import PLACE_ERRORS, base_name, one_line, open_bytes, open_parquet
 from uml_core.errors import InputError, listing, nearest
+from uml_core.files.places import PLACE_ERRORS, base_name, one_line, open_bytes, open_parquet
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
 NAME_COLUMNS = ("id", "label", "split")

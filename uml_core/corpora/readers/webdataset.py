@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from uml_core.corpora.content import ByteRange
-from uml_core.corpora.places import PLACE_ERRORS, one_line, open_bytes, stamp_of
 from uml_core.corpora.readers.base import SUFFIXES, CorpusSource, RecordNames
-from uml_core.corpora.readers.patterns import files_of, relative_names
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError
+from uml_core.files.patterns import files_of, relative_names
+from uml_core.files.places import PLACE_ERRORS, one_line, open_bytes, stamp_of
 
 MAX_METADATA_BYTES = 2**20  # a .cls or .json member above this is refused
 BLOCK = tarfile.BLOCKSIZE

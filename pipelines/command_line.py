@@ -1,0 +1,144 @@
+"""What every step shares: the command line, exit statuses, connecting to Ray, absolute places, progress.
+
+    python -m pipelines.STEP EXPERIMENT.yaml [key=value ...] [--dry-run]
+
+A step is a function from an experiment and its flags to a `Summary`. `step_main` does the rest: it prints the
+summary and, as the last line, one JSON object; a user's mistake ends with one line on stderr and status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from pipelines.ray_session import _stop_ray
+from uml_core.config import Experiment, TrackingConfig, load_experiment
+from uml_core.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a step ends with: a few lines for a person, and the key results as one JSON object."""
+
+    text: str
+    results: dict[str, Any]
+
+
+Step = Callable[[Experiment, argparse.Namespace], Summary]
+
+
+def experiment_parser(step: str, *, description: str) -> argparse.ArgumentParser:
+    """Return the command line every step has; a step adds its own flags."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m pipelines.{step}",
+        description=description,
+        epilog=f"example: python -m pipelines.{step} examples/demo.yaml data.shots=4",
+    )
+    parser.add_argument("experiment", help="experiment file (YAML)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys that override the file")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved experiment and stop")
+    return parser
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a step that takes a logged model in place of an experiment file: --model, --tracking-uri."""
+    parser.add_argument("--model", required=True, help="runs:/RUN_ID/model, models:/NAME@ALIAS, or a local folder")
+    parser.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI", TrackingConfig().uri))
+
+
+def step_main(parser: argparse.ArgumentParser, step: Step, argv: list[str] | None = None) -> int:
+    """Run one step from the command line; returns the exit status (0 done, 2 the user's mistake)."""
+
+    def body() -> Summary | None:
+        arguments = parser.parse_intermixed_args(argv)
+        experiment = absolute_places(load_experiment(arguments.experiment, arguments.overrides))
+        if arguments.dry_run:
+            print(experiment.to_yaml(), end="")
+            return None
+        return step(experiment, arguments)
+
+    return guarded(body)
+
+
+def guarded(body: Callable[[], Summary | None]) -> int:
+    """Run a step's body under the exit-status contract: 0 done, 2 a user's mistake told in one line."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        summary = body()
+    except InputError as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        if ray.is_initialized():
+            _stop_ray()
+    if summary is not None:
+        print(summary.text)
+        print(json.dumps(summary.results, ensure_ascii=False))
+    return 0
+
+
+def absolute_places(experiment: Experiment) -> Experiment:
+    """Return the experiment with absolute places: workers and jobs do not share the driver's working directory.
+
+    Relative paths start at $UML_ROOT, or at the working directory. Inside a Ray job the working directory is a
+    temporary copy, so there a relative store or tracking place without $UML_ROOT is refused.
+    """
+    refuse = in_uploaded_copy() and "UML_ROOT" not in os.environ
+    tracking = experiment.tracking
+    places = {
+        "store": experiment.store,
+        "tracking.uri": tracking.uri,
+        "tracking.artifacts": tracking.artifacts,
+        **({"feed.cache": experiment.feed.cache} if experiment.feed.cache is not None else {}),
+        **{
+            f"corpora.{name}.{key}": place
+            for name, corpus in experiment.corpora.items()
+            for key, place in (("path", corpus.path), ("root", corpus.root))
+            if place is not None
+        },
+        **{f"evaluation.class_maps.{name}": path for name, path in experiment.evaluation.class_maps.items()},
+        **({} if experiment.data.subset is None else {"data.subset": experiment.data.subset}),
+    }
+    absolute = {key: absolute_place(value) for key, value in places.items()}
+    for key in ("store", "tracking.uri", "tracking.artifacts"):
+        if refuse and absolute[key] != places[key]:
+            raise InputError(
+                f"{key} is {places[key]}, relative to a Ray job's working directory, which is a temporary copy; "
+                f"give an absolute place ({key}=...) or set UML_ROOT in the job's environment"
+            )
+    return experiment.override({key: value for key, value in absolute.items() if value != places[key]})
+
+
+def in_uploaded_copy() -> bool:
+    """Return whether the working directory is the copy that `ray job submit --working-dir` uploads."""
+    return "runtime_resources" in Path.cwd().parts
+
+
+def absolute_place(place: str) -> str:
+    """Return a path or SQLite URI made absolute from $UML_ROOT or the working directory."""
+    return _absolute(place, _root())
+
+
+def _root() -> Path:
+    return Path(os.environ.get("UML_ROOT") or Path.cwd())
+
+
+def _absolute(place: str, root: Path) -> str:
+    scheme, separator, rest = place.partition(":///")
+    if separator and scheme == "sqlite":
+        return place if rest.startswith("/") else f"sqlite:///{(root / rest).resolve()}"
+    if "://" in place or place.startswith(("databricks", "/")):
+        return place
+    return str((root / place).resolve())

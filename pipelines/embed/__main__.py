@@ -1,0 +1,3 @@
+from pipelines.embed.step import main
+
+raise SystemExit(main())

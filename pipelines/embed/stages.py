@@ -1,0 +1,253 @@
+"""How parts stream through `embed` and `predict` to the actors that hold the encoder.
+
+In: parts, each the name of a spooled one or its rows. Out: what the actor makes of each. On a CPU an actor reads and
+decodes its own parts, on one thread an actor: nothing is copied between processes, and no thread waits for another.
+Beside GPUs, decode tasks on the other cores keep the actors fed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+import torch
+
+from pipelines.embed.cache import EmbeddingCache, SharedCache
+from pipelines.ray_session import num_cpus, num_gpus
+from uml_core.config import EmbedConfig, EncoderConfig
+from uml_core.corpora.rows import Row
+from uml_core.encoders import Decoded, Encoder, Raw, RowError, build_encoder
+from uml_core.encoders.batch_size import choose_batch_size
+from uml_core.store.corpus_store import CorpusStore
+
+Batch = dict[str, np.ndarray]
+ReadPart = Callable[[Any], Sequence[Row]]
+EncoderSettings = tuple[EncoderConfig, str]  # and its modality: what a task or an actor builds an encoder from
+# CPUs of a stage's worker, unequal on purpose: Ray Data would fuse equal ones into one actor, and decoding would stop
+# while it encodes. Small, so that as many actors as cores leave room for Ray's own tasks.
+DECODE_CPUS, ENCODE_CPUS = 0.25, 0.5
+CORES_PER_ACTOR = 4  # on machines with more cores than this; weights are held once an actor
+POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class DecodedPart:
+    """The rows of a part ready to be encoded, a digest of each one's raw content, and the unreadable ones."""
+
+    rows: list[Row]
+    decoded: list[Decoded]
+    digests: list[bytes]
+    rejected: list[tuple[Row, str]]
+    read_s: float
+    decode_s: float
+
+
+def decode_rows(rows: Sequence[Row], encoder: Encoder) -> DecodedPart:
+    """Read and decode rows; an unreadable one is set apart with its reason."""
+    part = DecodedPart([], [], [], [], 0.0, 0.0)
+    read_s = decode_s = 0.0
+    for row in rows:
+        started = time.perf_counter()
+        try:
+            raw = row.read()
+            read = time.perf_counter()
+            read_s += read - started
+            part.decoded.append(encoder.decode(raw))
+            decode_s += time.perf_counter() - read
+        except RowError as error:
+            part.rejected.append((row, str(error)))
+            continue
+        part.rows.append(row)
+        part.digests.append(_digest(raw))
+    return DecodedPart(part.rows, part.decoded, part.digests, part.rejected, read_s, decode_s)
+
+
+def decode_part(batch: Batch, encoder: EncoderSettings, read: ReadPart) -> Batch:
+    """Decode one part (a Ray Data batch of one row)."""
+    return packed(decode_rows(read(batch["part"][0]), build_encoder(*encoder)))
+
+
+def part_of(batch: Batch, encoder: Encoder, read: ReadPart) -> DecodedPart:
+    """Return the decoded part an actor was handed: from a decode task, or to be read and decoded here."""
+    return unpacked(batch) if "decoded" in batch else decode_rows(read(batch["part"][0]), encoder)
+
+
+def packed(part: DecodedPart) -> Batch:
+    """Return a decoded part as a Ray Data batch of one row."""
+    return {"decoded": np.array([pickle.dumps(part, protocol=pickle.HIGHEST_PROTOCOL)], dtype=object)}
+
+
+def unpacked(batch: Batch) -> DecodedPart:
+    """Return the part that a decode task handed over."""
+    part: DecodedPart = pickle.loads(batch["decoded"][0])
+    return part
+
+
+def _digest(raw: Raw) -> bytes:
+    return hashlib.blake2b(raw.encode() if isinstance(raw, str) else raw, digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many actors encode, how many tasks decode beside them (0: the actors do), on which device."""
+
+    actors: int
+    decoders: int
+    device: str
+
+    @classmethod
+    def of(cls, settings: EmbedConfig, *, num_parts: int) -> Workers:
+        """Return what the settings say of this cluster; Ray is running."""
+        cpus, gpus = num_cpus(), num_gpus()
+        own = gpus or (cpus if cpus <= CORES_PER_ACTOR else cpus // CORES_PER_ACTOR)
+        actors = min(own if settings.actors == "auto" else settings.actors, num_parts)
+        beside = max(1, cpus - actors) if gpus else 0
+        return cls(
+            actors, beside if settings.decoders == "auto" else settings.decoders, device="cuda" if gpus else "cpu"
+        )
+
+
+def stream_parts(
+    parts: Sequence[Any], actor: type, workers: Workers, *, encoder: Encoder, read: ReadPart, arguments: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Stream parts through Ray Data to the actors; yields what they return.
+
+    Args:
+        parts: what `read` turns into rows; one block each, the unit of work, of writing and of resuming.
+        actor: a class whose instances take a batch of one part.
+        workers: how many of each.
+        encoder: without weights; its settings go to the tasks that decode and to the actor's constructor.
+        read: returns the rows of a part.
+        arguments: further ones for the actor's constructor.
+    """
+    _quieten_ray_data()
+    settings: EncoderSettings = (encoder.config, encoder.modality)
+    dataset = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
+    if workers.decoders:
+        dataset = dataset.map_batches(
+            decode_part,
+            batch_size=1,
+            num_cpus=DECODE_CPUS,
+            compute=ray.data.TaskPoolStrategy(size=workers.decoders),
+            fn_kwargs={"encoder": settings, "read": read},
+        )
+    yield from dataset.map_batches(
+        actor,
+        batch_size=1,
+        num_cpus=ENCODE_CPUS,
+        num_gpus=1 if workers.device == "cuda" else 0,
+        compute=ray.data.ActorPoolStrategy(size=workers.actors),
+        fn_constructor_kwargs={"encoder": settings, "read": read, "workers": workers, **arguments},
+    ).iter_rows()
+
+
+def _quieten_ray_data() -> None:
+    """Our bar and our table say what Ray Data's bars and announcements say; its warnings stay."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # here, because importing ray.data sets the level anew
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
+
+
+def set_encoder_threads(workers: Workers) -> None:
+    """Share this machine's cores among the encode actors: Ray gives a process one OpenMP thread by default."""
+    if workers.device == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers.actors))
+
+
+class EncodePart:
+    """An actor that holds the encoder; it encodes one part at a time and writes it into the store."""
+
+    def __init__(
+        self,
+        encoder: EncoderSettings,
+        read: ReadPart,
+        workers: Workers,
+        *,
+        store: tuple[str, str, str],
+        settings: EmbedConfig,
+        precision: str,
+        cache: EmbeddingCache | SharedCache,
+    ) -> None:
+        set_encoder_threads(workers)
+        self._encoder, self._read = build_encoder(*encoder), read
+        self._settings, self._device = settings, workers.device
+        self._store = CorpusStore(*store)
+        self._encoder.load(device=workers.device, precision=precision)
+        self._batch_size = None if settings.batch_size == "auto" else settings.batch_size
+        self._cache = cache
+        self._name = ray.get_runtime_context().get_actor_id() or ""
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            self._cache.release()
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Encode and write one part; returns its counts, its first reject's reason and its seconds."""
+        part = part_of(batch, self._encoder, self._read)
+        started = time.perf_counter()
+        rows, values, encoded_rows = self._encode(part)
+        encoded = time.perf_counter()
+        self._store.write_part(rows, values, part.rejected, dim=self._encoder.dim)
+        written = time.perf_counter()
+        first = part.rejected[0] if part.rejected else None
+        facts = {
+            "rows": len(rows) + len(part.rejected),
+            "rejected": len(part.rejected),
+            "first_reject": "" if first is None else f"{first[0].id}: {first[1]}",
+            "encoded": encoded_rows,
+            "batch_size": self._batch_size or 0,
+            "read_s": part.read_s,
+            "decode_s": part.decode_s,
+            "encode_s": encoded - started,
+            "write_s": written - encoded,
+            "finished_at": time.time(),
+            "actor": self._name,
+        }
+        return {name: np.array([value]) for name, value in facts.items()}
+
+    def _encode(self, part: DecodedPart) -> tuple[list[Row], Any, int]:
+        """Return the rows that have embeddings, their embeddings in the dtype to store, and how many were encoded."""
+        decoded = dict(zip(part.digests, part.decoded, strict=True))
+        found: dict[bytes, np.ndarray] = {}
+        num_encoded, waiting = 0, list(decoded)
+        while waiting:
+            claimed = self._cache.claim(waiting)
+            new = self._encode_new({digest: decoded[digest] for digest in claimed.own})
+            num_encoded += len(new)
+            found |= claimed.known | new
+            waiting = claimed.others
+            if waiting and not new:
+                time.sleep(POLL_S)  # another actor is encoding them
+        rows, kept = [], []
+        for row, digest in zip(part.rows, part.digests, strict=True):
+            if np.isfinite(found[digest]).all():
+                rows.append(row)
+                kept.append(found[digest])
+            else:
+                part.rejected.append((row, "its embedding holds NaN or infinity in this precision"))
+        return rows, self._stored(kept), num_encoded
+
+    def _encode_new(self, decoded: dict[bytes, Decoded]) -> dict[bytes, np.ndarray]:
+        """Encode what nobody has yet, and share it."""
+        if not decoded:
+            return {}
+        inputs = list(decoded.values())
+        if self._batch_size is None:
+            self._batch_size = choose_batch_size(self._encoder, inputs, device=self._device)
+        encode = self._encoder.encode_all_tokens if self._encoder.yields_tokens else self._encoder.encode_all
+        new: dict[bytes, np.ndarray] = dict(zip(decoded, encode(inputs, self._batch_size), strict=True))
+        self._cache.add(new)
+        return new
+
+    def _stored(self, values: list[np.ndarray]) -> Any:
+        dtype = self._settings.dtype
+        if self._encoder.yields_tokens:
+            return [tokens_TD.astype(dtype) for tokens_TD in values]
+        return np.stack(values).astype(dtype) if values else np.empty((0, self._encoder.dim), dtype=dtype)

@@ -1,0 +1,222 @@
+"""Corpora to embedding store (Ray Data).
+
+In: the corpora of an experiment file. Out: STORE/CORPUS/FINGERPRINT with parts, manifest.json and rejected.parquet,
+and an MLflow run with rows/s and the share of time in each stage.
+
+    python -m pipelines.embed examples/demo.yaml
+
+The driver lists a corpus as a stream, compares it with the keys of the rows in the store, and spools what is missing
+in parts. Ray Data streams the parts to actors that hold the encoder (`pipelines.embed.stages`). A part is written in
+one rename, so a killed run, started again, embeds only what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pipelines.command_line import Summary, experiment_parser, step_main
+from pipelines.embed.cache import EmbeddingCache, SharedCache
+from pipelines.embed.progress import STAGES, EmbedProgress, too_many_rejected
+from pipelines.embed.stages import EncodePart, Workers, stream_parts
+from pipelines.ray_session import ray_session
+from pipelines.stores import adopted_identity, corpus_fingerprint, corpus_store
+from uml_core.config import Experiment
+from uml_core.corpora.readers import rows_of
+from uml_core.corpora.ready.embeddings import stream_ready_embeddings
+from uml_core.corpora.ready.sequences import stream_ready_sequences
+from uml_core.corpora.rows import Row
+from uml_core.encoders import Encoder, build_encoder, store_precision
+from uml_core.errors import InputError
+from uml_core.store.corpus_store import CorpusStore, Settled
+from uml_core.store.listing import ROWS_AT_ONCE, Listing
+from uml_core.store.parts import PartFooter
+from uml_core.store.row_spool import RowSpool
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Embed every corpus of an experiment."""
+    parser = experiment_parser("embed", description="Embed every corpus of an experiment into the store.")
+    return step_main(parser, lambda experiment, _: run(experiment), argv)
+
+
+def run(experiment: Experiment) -> Summary:
+    """Embed what is not embedded yet; returns rows, rejected rows, rows/s and stage shares of each corpus."""
+    with contextlib.ExitStack() as session:  # Ray starts with the first corpus that needs it, and stops after the last
+        results = {corpus: embed_corpus(experiment, corpus, session) for corpus in experiment.corpora}
+    if not all(facts["up_to_date"] for facts in results.values()):
+        _track(experiment, results)
+    return Summary(_summary(results), {"store": experiment.store, "corpora": results})
+
+
+def _summary(results: Mapping[str, Mapping[str, Any]]) -> str:
+    head = f"{'corpus':<16}{'rows':>9}{'rejected':>10}{'rows/s':>9}" + "".join(f"{stage:>8}" for stage in STAGES)
+    lines = [head]
+    for corpus, facts in results.items():
+        line = f"{corpus:<16}{facts['rows']:>9}{facts['rejected_rows']:>10}{facts['rows_per_s']:>9.0f}"
+        line += "".join(f"{100 * facts['stage_share'][stage]:>6.0f} %" for stage in STAGES)
+        state = "up to date" if facts["up_to_date"] else f"{facts['wall_s']:.1f} s"
+        changes = [f"{facts[name]} {name}" for name in ("new", "changed", "removed") if facts.get(name)]
+        lines.append(f"{line}  {', '.join([state, *changes])}")
+    return "\n".join(lines)
+
+
+def _track(experiment: Experiment, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Log the figures of this run's work to MLflow."""
+    from uml_core.tracking.writing import log_embedding  # heavy; a rerun that finds everything done imports none of it
+
+    log_embedding(experiment, {corpus: facts for corpus, facts in results.items() if not facts["up_to_date"]})
+
+
+def embed_corpus(experiment: Experiment, corpus: str, session: contextlib.ExitStack) -> dict[str, Any]:
+    """Embed what is missing of one corpus; returns the summary's facts. Raises InputError past embed.max_rejected."""
+    store = corpus_store(experiment, corpus)
+    if experiment.encoder_of(corpus) is None:
+        return _adopt_ready(experiment, corpus, store)
+    rows = _rows_of(experiment, corpus)
+    manifest = store.read_manifest()
+    if manifest is not None and store.holds_exactly(manifest, _listed(rows())):
+        return _facts(manifest, up_to_date=True)
+    with store.writing(lambda: _say_waiting(corpus, store)):
+        return _embed_missing(experiment, corpus, store, rows, session)
+
+
+def _rows_of(experiment: Experiment, corpus: str) -> Callable[[], Iterator[Row]]:
+    """Return what lists a corpus, with progress where that takes long."""
+
+    def rows() -> Iterator[Row]:
+        listed = rows_of(experiment, corpus)
+        return iter(tqdm(listed, desc=f"list {corpus}", unit="row", delay=2, leave=False, file=sys.stderr))
+
+    return rows
+
+
+def _listed(rows: Iterator[Row]) -> Any:
+    listing = Listing()
+    for _ in listing.missing_parts(rows, np.empty(0, dtype=np.uint64), part_rows=ROWS_AT_ONCE):
+        pass  # small parts, dropped as they come: only the keys are kept
+    return listing.keys
+
+
+def _say_waiting(corpus: str, store: CorpusStore) -> None:
+    print(f"corpus {corpus} is being embedded by another run into {store.directory}; waiting for it", file=sys.stderr)
+
+
+def _embed_missing(
+    experiment: Experiment,
+    corpus: str,
+    store: CorpusStore,
+    rows: Callable[[], Iterator[Row]],
+    session: contextlib.ExitStack,
+) -> dict[str, Any]:
+    """As the store's only writer: spool what is missing, stream it through the stages, settle and publish."""
+    before = store.footers()
+    stored = np.sort(Settled(tuple(before), ()).keys)
+    listing, spool = Listing(), store.spool()
+    encoder = build_encoder(experiment.encoder_of(corpus), experiment.corpora[corpus].modality)
+    part_rows = encoder.part_rows if experiment.embed.part_rows == "auto" else experiment.embed.part_rows
+    names = spool.write(listing.missing_parts(rows(), stored, part_rows))
+    progress = EmbedProgress(corpus, len(listing.keys), experiment.embed.max_rejected)
+    if listing.first_fault is not None and listing.num_faults > progress.max_rejected * progress.total:
+        progress.refuse(listing.num_faults, f"{listing.first_fault.id}: {listing.first_fault.fault}")
+    if names:
+        session.enter_context(ray_session())
+        with tqdm(total=listing.num_missing, desc=f"embed {corpus}", unit="row", file=sys.stderr) as bar:
+            for rows_done in _encode_parts(experiment, encoder, spool, names, progress):
+                bar.update(rows_done)
+    settled = store.settle(store.footers() if names else before, listing.keys)
+    lost = len(listing.keys) - len(settled.keys)
+    if lost:
+        raise RuntimeError(f"{lost} rows of corpus {corpus} are in no part of {store.directory}; run the step again")
+    _check_rejected(experiment, corpus, settled.parts)
+    changed = listing.came_again(settled.stale_ids)
+    facts = {
+        "encoder": encoder.identity(),
+        "dim": encoder.dim,
+        "dtype": experiment.embed.dtype,
+        "tokens": encoder.yields_tokens,
+        "vocabulary": encoder.vocabulary,
+        "precision": store_precision(experiment),
+        **progress.facts(),
+        "new": listing.num_missing - changed,
+        "changed": changed,
+        "removed": len(settled.stale_ids) - changed,
+    }
+    return _facts(store.publish(settled.parts, facts), up_to_date=False)
+
+
+def _adopt_ready(experiment: Experiment, corpus: str, store: CorpusStore) -> dict[str, Any]:
+    """Take over embeddings that the user computed, chunk by chunk; the fingerprint names the files' content."""
+    manifest = store.read_manifest()
+    if manifest is not None:
+        return _facts(manifest, up_to_date=True)
+    config = experiment.corpora[corpus]
+    stream = stream_ready_embeddings if config.format == "embeddings" else stream_ready_sequences
+    with store.writing(lambda: _say_waiting(corpus, store)):
+        progress = EmbedProgress(corpus, 0, experiment.embed.max_rejected)
+        dim, vocabulary, names = 0, None, set()
+        for chunk in tqdm(stream(corpus, config), desc=f"adopt {corpus}", delay=2, file=sys.stderr):
+            started, dim, vocabulary = time.perf_counter(), chunk.dim, chunk.vocabulary
+            # Whole numbers keep float32: float16 holds them up to 2,048 only.
+            values = chunk.values(experiment.embed.dtype if vocabulary is None else "float32")
+            rejected = [(row, row.fault or "") for row in chunk.rejected]
+            names.add(store.write_part(chunk.rows, values, rejected, dim=dim))
+            progress.stage_s["write"] += time.perf_counter() - started
+            progress.finished.append((time.time(), len(chunk.rows) + len(chunk.rejected)))
+            progress.rejected += len(chunk.rejected)
+        parts = [footer for footer in store.footers() if footer.name in names]
+        _check_rejected(experiment, corpus, parts)
+        facts = {
+            "encoder": adopted_identity(corpus, config),
+            "dim": dim,
+            "dtype": experiment.embed.dtype if vocabulary is None else "float32",
+            "tokens": config.format != "embeddings",
+            "vocabulary": vocabulary,
+            "precision": "given",
+            **progress.facts(),
+        }
+        return _facts(store.publish(parts, facts), up_to_date=False)
+
+
+def _check_rejected(experiment: Experiment, corpus: str, parts: Sequence[PartFooter]) -> None:
+    """Refuse a corpus with too many unreadable rows; its parts stay, so that a raised limit costs nothing."""
+    rejected = [row for part in parts for row in part.rejected]
+    total = sum(len(part.keys) for part in parts)
+    if len(rejected) > experiment.embed.max_rejected * total or len(rejected) == total:
+        first = f"{rejected[0].id}: {rejected[0].reason}"
+        raise InputError(too_many_rejected(corpus, len(rejected), total, experiment.embed.max_rejected, first=first))
+
+
+def _facts(manifest: Mapping[str, Any], *, up_to_date: bool) -> dict[str, Any]:
+    names = (
+        *("fingerprint", "dim", "rows", "rejected_rows", "rows_per_split", "rows_per_s", "steady_rows_per_s"),
+        *("wall_s", "first_part_s", "stage_s", "stage_share", "encoded_rows", "repeated_inputs", "batch_size"),
+        *("new", "changed", "removed"),
+    )
+    return {**{name: manifest[name] for name in names if name in manifest}, "up_to_date": up_to_date}
+
+
+def _encode_parts(
+    experiment: Experiment,
+    encoder: Encoder,
+    spool: RowSpool,
+    names: Sequence[str],
+    progress: EmbedProgress,
+) -> Iterator[int]:
+    """Stream spooled parts through the workers; yields the rows of each part that is written."""
+    workers = Workers.of(experiment.embed, num_parts=len(names))
+    arguments = {
+        "store": (experiment.store, progress.corpus, corpus_fingerprint(experiment, progress.corpus)),
+        "settings": experiment.embed,
+        "precision": store_precision(experiment),
+        "cache": SharedCache() if workers.actors > 1 else EmbeddingCache(),  # a process less to start
+    }
+    for part in stream_parts(names, EncodePart, workers, encoder=encoder, read=spool.read, arguments=arguments):
+        progress.add(part)
+        yield int(part["rows"])

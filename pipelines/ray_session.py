@@ -1,0 +1,83 @@
+"""Connecting to Ray, or starting a local one; what it has of CPUs and GPUs; and stopping it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import ray
+from ray._private import auto_init_hook  # its switch is an environment variable, too late once Ray is imported
+from ray._private.state import state  # what the autoscaler may add stands nowhere else
+
+LOOP_ENDS_S = 30  # a round of Ray Data's loop, which may wait for an actor's start
+
+
+@contextlib.contextmanager
+def ray_session(*, meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Connect to the cluster of $RAY_ADDRESS (a job has it), else start a local one; a started one is stopped.
+
+    `meanwhile` is called in a thread while Ray's processes start, which is mostly waiting.
+    """
+    if ray.is_initialized():
+        meanwhile()
+        yield
+        return
+    with ThreadPoolExecutor(1) as background:
+        called = background.submit(meanwhile)
+        _start_ray()
+        called.result()
+    try:
+        yield
+    finally:
+        _stop_ray()
+
+
+def _stop_ray() -> None:
+    """Stop Ray, and before it Ray Data's loops: where a stream was given up, one may still run, and ask for Ray again.
+
+    Unasked, Ray would start itself anew for it; when that fails, as beside a Ray that is being stopped, Ray ends the
+    whole process a minute later, without a word.
+    """
+    for thread in threading.enumerate():
+        if thread.name.startswith("StreamingExecutor-"):
+            loop: Any = thread
+            with contextlib.suppress(Exception):  # of a cluster that is lost; what is raised already says so
+                loop.shutdown(force=False)
+            loop.join(LOOP_ENDS_S)
+    ray.shutdown()
+
+
+def _start_ray() -> None:
+    auto_init_hook.enable_auto_connect = False  # nothing but this function starts a Ray
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # a report takes 0.1 s instead of 2 s
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, logging_level=logging.WARNING)
+    else:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process that no local node has use for
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked to be counted
+        # A local cluster's token is nobody's business but ours.
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+        ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+
+
+def num_cpus() -> int:
+    """Return the cluster's CPUs (at least 1)."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def num_gpus() -> int:
+    """Return the cluster's GPUs."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def most_resources(kind: str) -> int:
+    """Return the cluster's CPUs or GPUs, or how many it may grow to, where an autoscaler has told Ray."""
+    grown = state.get_max_resources_from_cluster_config() or {}
+    return int(max(ray.cluster_resources().get(kind, 0), grown.get(kind, 0)))

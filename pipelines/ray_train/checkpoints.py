@@ -1,0 +1,131 @@
+"""Checkpoints of a training run: written with a digest, and found again by looking, whatever was killed when.
+
+RUN_FOLDER/checkpoint_TIME/ holds state.pt and state.json with its step and digest. A folder that a killed process left
+half-written lacks one of them, or the digest does not fit: it is passed over for the one before it. Ray Train keeps a
+list of its own beside them, which it writes in place; a torn one is removed, and the folders are found without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import ray
+import torch
+from ray.train import Checkpoint
+
+from uml_core.store.corpus_store import open_filesystem
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE, FACTS_FILE = "state.pt", "state.json"
+FOLDER_PREFIX = "checkpoint_"
+TRAIN_LIST = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkpoints it keeps
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint is incomplete, or not what was written."""
+
+
+def save_state(state: Mapping[str, Any], directory: Path) -> None:
+    """Write a training state and then its facts into a folder."""
+    torch.save(state, directory / STATE_FILE)
+    step = state["progress"]["step"] if state else 0
+    facts = {"step": step, "sha256": _digest(directory / STATE_FILE)}
+    (directory / FACTS_FILE).write_text(json.dumps(facts), encoding="utf-8")
+
+
+def load_state(directory: Path) -> dict[str, Any]:
+    """Read a training state from a checkpoint's folder. Raises DamagedCheckpointError where it is not whole."""
+    check(directory)
+    state: dict[str, Any] = torch.load(directory / STATE_FILE, map_location="cpu", weights_only=True)
+    return state
+
+
+def check(directory: Path) -> int:
+    """Return the step of a checkpoint. Raises DamagedCheckpointError where it is not whole."""
+    try:
+        facts = json.loads((directory / FACTS_FILE).read_text(encoding="utf-8"))
+        step, expected, digest = int(facts["step"]), facts["sha256"], _digest(directory / STATE_FILE)
+    except (OSError, ValueError, KeyError) as error:
+        raise DamagedCheckpointError(f"it was not written to its end ({error})") from error
+    if digest != expected:
+        raise DamagedCheckpointError(f"its {STATE_FILE} is not what was written")
+    return step
+
+
+def newest_state(run_dir: str) -> dict[str, Any] | None:
+    """Return the state of a run's newest whole checkpoint, None where there is none, or none that holds a state."""
+    filesystem, _ = open_filesystem(run_dir)
+    whole = _whole(run_dir)
+    if not whole:
+        return None
+    with Checkpoint(max(whole, key=lambda path: (whole[path], path)), filesystem).as_directory() as directory:
+        return load_state(Path(directory)) or None  # empty: a run that ended before its first good step
+
+
+def repair(run_dir: str, *, keep: int) -> None:
+    """Make a killed run's folder one that Ray Train goes on from; no worker of the run lives.
+
+    Damaged checkpoints are removed, with a warning; a list of Train's that is torn or names what is gone is removed;
+    of the checkpoints that such a list named, the newest are kept.
+    """
+    filesystem, root = open_filesystem(run_dir)
+    whole = _whole(run_dir)
+    for path in _folders(run_dir):
+        if path not in whole:
+            filesystem.delete_dir(path)
+    listed = _listed(filesystem, f"{root}/{TRAIN_LIST}")
+    if listed is None or not listed <= {Path(path).name for path in whole}:
+        with contextlib.suppress(FileNotFoundError):
+            filesystem.delete_file(f"{root}/{TRAIN_LIST}")
+        listed = set()
+    oldest_first = sorted(whole, key=lambda path: (whole[path], path))
+    for path in oldest_first[:-keep]:
+        if Path(path).name not in listed:
+            filesystem.delete_dir(path)
+
+
+def _whole(run_dir: str) -> dict[str, int]:
+    """Return the step of every whole checkpoint by its path; the others are told."""
+    filesystem, _ = open_filesystem(run_dir)
+    whole = {}
+    for path in _folders(run_dir):
+        try:
+            with Checkpoint(path, filesystem).as_directory() as directory:
+                whole[path] = check(Path(directory))
+        except DamagedCheckpointError as error:
+            logger.warning("checkpoint %s is passed over for the one before it: %s", path, error)
+    return whole
+
+
+def _folders(run_dir: str) -> list[str]:
+    filesystem, root = open_filesystem(run_dir)
+    entries = filesystem.get_file_info(pafs.FileSelector(root, allow_not_found=True))
+    folders = [info for info in entries if info.type == pafs.FileType.Directory]
+    return [info.path for info in folders if info.base_name.startswith(FOLDER_PREFIX)]
+
+
+def _listed(filesystem: pafs.FileSystem, path: str) -> set[str] | None:
+    """Return the folders that Train's list names, None where there is no list, it is torn, or of another version."""
+    if filesystem.get_file_info(path).type != pafs.FileType.File:
+        return None
+    with filesystem.open_input_stream(path) as stream:
+        content = stream.read()
+    try:
+        listed = json.loads(content)
+        names = {result["checkpoint_dir_name"] for result in listed["checkpoint_results"]}
+    except (ValueError, KeyError):
+        return None
+    return names if listed["ray_version"] == ray.__version__ else None
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,71 @@
+"""What the steps after `embed` read: the store's folders of an experiment, and its tables. Light to import.
+
+Objective supervised reads embeddings (`CorpusTable`), self_supervised sequences of tokens (`SequenceTable`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from uml_core.config import CorpusConfig, Experiment, hash_of
+from uml_core.corpora.ready.embeddings import ready_identity
+from uml_core.corpora.ready.sequences import sequence_identity
+from uml_core.store.corpus_store import CorpusStore
+from uml_core.store.corpus_table import CorpusTable
+from uml_core.store.sequence_table import SequenceTable, load_sequences
+
+if TYPE_CHECKING:
+    pass
+
+
+logger = logging.getLogger(__name__)
+
+
+Tables = Mapping[str, CorpusTable] | Mapping[str, SequenceTable]
+
+
+def corpus_store(experiment: Experiment, corpus: str) -> CorpusStore:
+    """Return the store folder of a corpus under the experiment's encoder and settings."""
+    return CorpusStore(experiment.store, corpus, corpus_fingerprint(experiment, corpus))
+
+
+def corpus_fingerprint(experiment: Experiment, corpus: str) -> str:
+    """Return the fingerprint of a corpus's embeddings: encoder, weights, preprocessing, dtype and precision."""
+    config = experiment.encoder_of(corpus)
+    if config is None:
+        return hash_of(adopted_identity(corpus, experiment.corpora[corpus]))
+    # torch takes seconds; ready embeddings need none of it
+    from uml_core.encoders import build_encoder, fingerprint, store_precision
+
+    encoder = build_encoder(config, experiment.corpora[corpus].modality)
+    return fingerprint(encoder, dtype=experiment.embed.dtype, precision=store_precision(experiment))
+
+
+def adopted_identity(corpus: str, config: CorpusConfig) -> dict[str, object]:
+    """Return what names the store folder of ready embeddings or ready sequences."""
+    return (ready_identity if config.format == "embeddings" else sequence_identity)(corpus, config)
+
+
+def corpus_fingerprints(experiment: Experiment) -> dict[str, str]:
+    """Return the fingerprint of every corpus."""
+    return {corpus: corpus_fingerprint(experiment, corpus) for corpus in experiment.corpora}
+
+
+def load_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> Tables:
+    """Read every corpus of an experiment from the store, by fingerprints found before."""
+    stores = corpus_stores(experiment, fingerprints)
+    if experiment.objective == "self_supervised":
+        return {corpus: load_sequences(store) for corpus, store in stores.items()}
+    return {corpus: store.load() for corpus, store in stores.items()}
+
+
+def corpus_stores(experiment: Experiment, fingerprints: Mapping[str, str]) -> dict[str, CorpusStore]:
+    """Return the store folder of every corpus, by fingerprints found before."""
+    return {corpus: CorpusStore(experiment.store, corpus, fingerprints[corpus]) for corpus in experiment.corpora}
+
+
+def store_tables(experiment: Experiment) -> Tables:
+    """Read every corpus of an experiment from the store."""
+    return load_tables(experiment, corpus_fingerprints(experiment))

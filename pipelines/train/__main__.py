@@ -1,0 +1,3 @@
+from pipelines.train.step import main
+
+raise SystemExit(main())

@@ -1,0 +1,210 @@
+"""One training run under Ray Train, from the attempt's folder to the logged outcome; heavy to import.
+
+Workers run `pipelines.train.worker.train_loop_per_worker`; Train's controller writes what they report to MLflow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+from ray.exceptions import RayActorError
+from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
+
+from pipelines.ray_session import most_resources, num_cpus, num_gpus
+from pipelines.ray_train.attempts import Attempt, open_attempt
+from pipelines.ray_train.checkpoints import load_state, repair
+from pipelines.ray_train.faults import MistakeCallback, free_orphans, mistakes_raised
+from pipelines.ray_train.trainers import trainer_of
+from pipelines.run_data import StoredData, subset_of
+from pipelines.train.bar import TrainingBar
+from pipelines.train.callback import MLflowCallback
+from pipelines.train.worker import train_loop_per_worker
+from uml_core.config import Experiment
+from uml_core.errors import InputError, OutageError
+from uml_core.evaluation.outcome import RunOutcome, measure_outcome, save_weights
+from uml_core.files.places import one_line
+from uml_core.tracking.provenance import provenance_tags, run_kind
+from uml_core.tracking.writing import MLflowTracker, start_run
+from uml_core.training.run import TrainingRun
+from uml_core.transfer import transfer_plan
+
+MAX_LOSSES = 3  # of workers, and of the controller, in a run
+
+logger = logging.getLogger(__name__)
+Conclusion = TypeVar("Conclusion")
+
+
+def train_in_turn(
+    experiments: Sequence[Experiment],
+    stored: StoredData,
+    conclude: Callable[[Sequence[RunOutcome]], Conclusion],
+) -> Conclusion:
+    """Train experiments, one after another, to their ends; resumes where a killed step stopped, in the later ones too.
+
+    `open_experiment()` comes first. All are one step, which ends with what `conclude` makes of the outcomes: the same
+    line trains them anew after that.
+    """
+    attempts: list[Attempt] = []
+    outcomes = []
+    try:
+        for experiment in experiments:
+            attempts.append(open_attempt(experiment))
+            outcomes.append(_train_once(experiment, stored, attempts[-1]))
+    except OutageError:  # of the tracking server: the step is left unfinished
+        raise
+    except InputError:
+        _finish(attempts)
+        raise
+    conclusion = conclude(outcomes)
+    _finish(attempts)
+    return conclusion
+
+
+def _train_once(experiment: Experiment, stored: StoredData, attempt: Attempt) -> RunOutcome:
+    """Train one experiment under Ray Train and log it; where that has been done, return what it came to."""
+    if attempt.outcome is not None:
+        return RunOutcome(**attempt.outcome)
+    stored = stored.of(experiment)
+    tracker = _open_run(experiment, attempt, stored)
+    try:
+        state = _fit(experiment, stored, attempt, tracker.run_id)
+        outcome = _log_outcome(experiment, stored.data, state, tracker)
+    except OutageError:
+        raise
+    except InputError:
+        tracker.finish("FAILED")
+        raise
+    tracker.finish()
+    attempt.keep(outcome.as_json())
+    return outcome
+
+
+def _finish(attempts: Sequence[Attempt]) -> None:
+    for attempt in attempts:
+        if attempt.run_id is not None:  # else the user's mistake has kept it from beginning
+            attempt.finish()
+
+
+def _open_run(experiment: Experiment, attempt: Attempt, stored: StoredData) -> MLflowTracker:
+    if attempt.run_id is not None:
+        return MLflowTracker(experiment.tracking, attempt.run_id)
+    kind, plan = run_kind(experiment), transfer_plan(experiment)  # weights that do not fit begin no run
+    feeds = {"uml.feed": ",".join(f"{corpus}={feed}" for corpus, feed in stored.feeds.items())}
+    tracker = start_run(experiment, name=kind, kind=kind, tags=provenance_tags(stored.fingerprints) | feeds)
+    tracker.log_text(experiment.to_yaml(), "experiment.yaml")
+    if plan is not None:
+        logger.warning("%s Every tensor stands in transfer.md of run %s", plan.notes[0], tracker.run_id)
+        tracker.log_text(plan.table(), "transfer.md")
+    attempt.begin(tracker.run_id)
+    return tracker
+
+
+def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: str) -> dict[str, Any]:
+    """Run Ray Train; returns the state of the last checkpoint. Raises InputError for what a worker found wrong."""
+    settings = experiment.train
+    use_gpu = num_gpus() > 0 if settings.use_gpu == "auto" else settings.use_gpu
+    fewest, most = settings.min_workers or settings.workers, settings.workers
+    _check_workers(fewest, use_gpu=use_gpu, setting="workers" if settings.min_workers is None else "min_workers")
+    _check_streaming(experiment, stored)
+    _start_coordinator()
+    with TrainingBar(run_id, f"train {run_kind(experiment)}", settings.max_steps), mistakes_raised():
+        result = _through_losses(
+            experiment,
+            attempt,
+            train_loop_config={
+                "experiment": experiment.model_dump(mode="json"),
+                "fingerprints": dict(stored.fingerprints),
+                "started_at": psutil.Process().create_time(),
+                "run_dir": attempt.directory,
+            },
+            scaling_config=ScalingConfig(num_workers=most if fewest == most else (fewest, most), use_gpu=use_gpu),
+            run_config=RunConfig(
+                name=attempt.name,
+                storage_path=attempt.storage_path,
+                checkpoint_config=CheckpointConfig(num_to_keep=settings.keep_checkpoints),
+                failure_config=FailureConfig(max_failures=MAX_LOSSES),
+                callbacks=[MLflowCallback(experiment.tracking, run_id), MistakeCallback()],
+            ),
+        )
+    metrics = result.metrics or {}
+    if "input_error" in metrics:
+        kept = f"; step {metrics['good_step']} is kept in {result.checkpoint.path}" if "good_step" in metrics else ""
+        raise InputError(metrics["input_error"] + kept)
+    with result.checkpoint.as_directory() as directory:
+        return load_state(Path(directory))
+
+
+def _check_workers(fewest: int, *, use_gpu: bool, setting: str) -> None:
+    """Raise InputError where the cluster neither has nor can get what the fewest workers take: Ray waits for ever."""
+    kind = "GPU" if use_gpu else "CPU"
+    if (most := most_resources(kind)) < fewest:
+        otherwise = " or set train.use_gpu=false" if use_gpu else ""
+        raise InputError(
+            f"train.{setting} is {fewest}, but the cluster has {most} {kind}s, and each worker takes one; lower "
+            f"train.{setting}{otherwise}"
+        )
+
+
+def _start_coordinator() -> None:
+    """Let the actor start that Train's controller asks first and waits for: side by side they cost two seconds less."""
+    with contextlib.suppress(ImportError):  # Ray's own room: where it moves, the controller starts the actor
+        from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+            get_or_create_autoscaling_coordinator,
+        )
+
+        get_or_create_autoscaling_coordinator()
+
+
+def _through_losses(experiment: Experiment, attempt: Attempt, **trainer: Any) -> Result:
+    """Run Ray Train to the end. It restarts lost workers itself; where its own controller is lost, it is begun anew."""
+    for num_lost in range(MAX_LOSSES + 1):
+        repair(attempt.directory, keep=experiment.train.keep_checkpoints)
+        try:
+            return trainer_of(trainer["scaling_config"])(train_loop_per_worker, **trainer).fit()
+        except RayActorError as error:
+            if num_lost == MAX_LOSSES:
+                raise
+            free_orphans(error.actor_id)
+            logger.warning("Ray Train's controller was lost; going on from the last checkpoint (%s)", _cause(error))
+    raise AssertionError("the last loss is raised")
+
+
+def _cause(error: RayActorError) -> str:
+    """Return why an actor is lost: of one that could not start, the last line of its traceback."""
+    lines = str(error).strip().splitlines()
+    return lines[-1][:300] if any(line.startswith("  File ") for line in lines) else one_line(error)
+
+
+def _check_streaming(experiment: Experiment, stored: StoredData) -> None:
+    """Say whether a trained encoder's rows stay in memory. Raises InputError where no CPU is left to read them."""
+    if experiment.model.backbone == "frozen":
+        return
+    from uml_core.feed.pictures import PictureData  # encoders take seconds
+
+    assert isinstance(stored.data, PictureData)
+    logger.warning("%s", stored.data.describe(experiment))
+    if not stored.data.keep and experiment.train.workers >= num_cpus():
+        raise InputError(
+            f"train.workers is {experiment.train.workers} on {num_cpus()} CPUs, and {stored.data.noun}s that do not "
+            "fit in memory are decoded beside the workers; lower train.workers, or raise pictures.memory_gib"
+        )
+
+
+def _log_outcome(experiment: Experiment, data: Any, state: dict[str, Any], tracker: MLflowTracker) -> RunOutcome:
+    """Measure test accuracy once, with the model that validated best, and log it with weights and target model."""
+    run = TrainingRun(experiment, data)
+    run.load_result(state)
+    outcome = measure_outcome(run, tracker.run_id)
+    tracker.log_metrics(outcome.points())
+    tracker.log_text(subset_of(experiment, data), "subset.json")
+    with tempfile.TemporaryDirectory() as directory:
+        tracker.log_artifact(save_weights(run.model, Path(directory)), "weights")
+        predictor = run.objective.predictor()
+        outcome.model_uri = tracker.log_predictor(predictor, Path(directory) / "predictor")
+    return outcome

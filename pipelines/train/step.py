@@ -1,0 +1,78 @@
+"""Store to shared-weight model (Ray Train).
+
+In: an embedded experiment. Out: an MLflow run with metrics, weights and the target model; test accuracy, measured once.
+
+    python -m pipelines.train examples/demo.yaml
+    python -m pipelines.train examples/demo.yaml train.twin=true      # the matched unimodal baseline beside it
+    python -m pipelines.train examples/demo.yaml train.twin=true train.seeds=5     # five pairs, and their difference
+    python -m pipelines.train examples/demo.yaml model.backbone=finetune train.max_steps=200    # the image encoder too
+    python -m pipelines.train examples/demo.yaml model.backbone=lora train.max_steps=200        # adapters in it alone
+
+A killed run, started again with the same line, goes on from its last checkpoint, and what was finished of several runs
+is kept; a finished line starts anew. The best checkpoint becomes a new version of the registered model,
+models:/EXPERIMENT/VERSION. `pipelines.train.fit` runs Ray Train, `pipelines.train.worker` is what its workers run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipelines.command_line import Summary, experiment_parser, step_main
+from pipelines.ray_session import ray_session
+from pipelines.run_data import read_training_data
+from pipelines.train.summary import best_by_validation, by_seed, seed_runs, summary_of
+from uml_core.config import Experiment
+from uml_core.config.used_by import unused_settings
+from uml_core.tracking.place import check_tracking
+from uml_core.tracking.provenance import run_kind
+
+if TYPE_CHECKING:
+    from uml_core.evaluation.outcome import RunOutcome
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train one experiment, over several seeds where train.seeds is set, beside its twin where train.twin is."""
+    parser = experiment_parser("train", description="Train the shared-weight model on an embedded experiment.")
+    return step_main(parser, lambda experiment, _: run(experiment), argv)
+
+
+def run(experiment: Experiment) -> Summary:
+    """Train the experiment (seeds, twins); returns validation and test accuracy, and the paired difference."""
+    runs = seed_runs(experiment)
+    stored = read_training_data(runs[0].experiment)  # the user's mistakes surface here, before anything starts
+    check_tracking(experiment.tracking.uri)
+    for line in (*unused_settings(experiment), *stored.data.warnings()):
+        logger.warning("%s", line)
+    if "stream" in stored.feeds.values():
+        logger.warning("%s", stored.describe_feed(experiment))
+    with ray_session(meanwhile=lambda: _prepare(experiment)):
+        from pipelines.train.fit import train_in_turn
+
+        def conclude(outcomes: Sequence[RunOutcome]) -> Summary:
+            found = by_seed(runs, outcomes)
+            model = _register(experiment, best_by_validation(found).outcome)
+            return summary_of(found, feeds=stored.feeds, model=model)
+
+        return train_in_turn([each for pair in runs for each in pair.experiments], stored, conclude)
+
+
+def _prepare(experiment: Experiment) -> None:
+    """Do what takes as long as Ray's processes to start: import torch, Ray Train and MLflow, open MLflow's database."""
+    from pipelines.train import fit  # noqa: F401
+    from uml_core.tracking.writing import open_experiment
+
+    open_experiment(experiment.tracking, experiment.name)
+
+
+def _register(experiment: Experiment, outcome: RunOutcome) -> str:
+    """Register a run's model as a new version under the experiment's name; returns models:/NAME/VERSION."""
+    from uml_core.tracking.writing import MLflowTracker
+
+    tags = {"uml.kind": run_kind(experiment), "uml.config_hash": experiment.config_hash, "uml.run": outcome.run_id}
+    return MLflowTracker(experiment.tracking, outcome.run_id).register_model(
+        outcome.model_uri, experiment.name, tags=tags, alias=None
+    )

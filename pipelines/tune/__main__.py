@@ -1,0 +1,3 @@
+from pipelines.tune.step import main
+
+raise SystemExit(main())

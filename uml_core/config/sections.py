@@ -1,0 +1,93 @@
+"""The sections of an experiment file, and what is looked up across them.
+
+In: sections, each valid alone. Out: their look-ups, which the checks across sections (`uml_core.config.checks`) use as
+well as whoever holds the validated `Experiment`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from uml_core.config.base import Name, Settings
+from uml_core.config.corpora import (
+    READY_FORMATS,
+    CorpusConfig,
+    EmbedConfig,
+    EncoderConfig,
+    EncodersConfig,
+    TrackingConfig,
+)
+from uml_core.config.evaluation import EvaluationConfig
+from uml_core.config.training import (
+    DataConfig,
+    FeedConfig,
+    LossWeightSchedule,
+    MixingConfig,
+    ModelConfig,
+    OptimConfig,
+    PicturesConfig,
+    SequenceModelConfig,
+    TrainConfig,
+    TuneConfig,
+)
+
+
+class Sections(Settings):
+    """Every section of an experiment file, not yet checked against one another."""
+
+    name: Name
+    seed: int = 0
+    store: str
+    tracking: TrackingConfig = TrackingConfig()
+    target: str
+    corpora: Mapping[Name, CorpusConfig]
+    encoders: EncodersConfig = EncodersConfig()
+    objective: Literal["supervised", "self_supervised"] = "supervised"
+    embed: EmbedConfig = EmbedConfig()
+    model: ModelConfig = ModelConfig()
+    sequence_model: SequenceModelConfig = SequenceModelConfig()
+    mixing: MixingConfig = MixingConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    pictures: PicturesConfig = PicturesConfig()
+    feed: FeedConfig = FeedConfig()
+    train: TrainConfig = TrainConfig()
+    tune: TuneConfig = TuneConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def auxiliaries(self) -> tuple[str, ...]:
+        """Names of the corpora that train beside the target, in the file's order."""
+        return tuple(name for name in self.corpora if name != self.target and name not in self.shifted_corpora)
+
+    @property
+    def shifted_corpora(self) -> tuple[str, ...]:
+        """Names of the corpora that are shifted test sets of the target."""
+        return tuple(name for name, corpus in self.corpora.items() if corpus.role == "shifted")
+
+    def encoder_of(self, corpus: str) -> EncoderConfig | None:
+        """Return the corpus's encoder: its own, else its modality's; None for ready embeddings."""
+        config = self.corpora[corpus]
+        if config.format in READY_FORMATS:
+            return None
+        modality_encoder: EncoderConfig = getattr(self.encoders, config.modality)
+        return config.encoder or modality_encoder
+
+    def loss_weight(self, corpus: str) -> float:
+        """Return the weight of a corpus in the summed loss (the paper's α or λ; the target's is 1).
+
+        Of a weight that follows a schedule, its largest: 0 means that the corpus takes no part at any step.
+        """
+        setting = self.loss_weight_setting(corpus)
+        return max(setting.start, setting.end) if isinstance(setting, LossWeightSchedule) else setting
+
+    def loss_weight_setting(self, corpus: str) -> float | LossWeightSchedule:
+        """Return the weight of a corpus as it is set: a number, or its schedule."""
+        if corpus == self.target:
+            return 1.0
+        return 0.0 if corpus in self.shifted_corpora else self.mixing.loss_weight.get(corpus, 1.0)
+
+    def batch_ratio(self, corpus: str) -> float:
+        """Return the samples of a corpus per target sample in a step (the target's is 1)."""
+        return 1.0 if corpus == self.target else self.mixing.batch_ratio.get(corpus, 1.0)

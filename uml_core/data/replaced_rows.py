@@ -1,0 +1,64 @@
+"""Rows in place of a corpus's own: noise for a control, class means for `auxiliary_shots: average`.
+
+Both read the corpus a block at a time, because it may be a file that does not fit in memory.
+
+Shape legend: N rows, D embedding width, C classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from uml_core.store.mapped_table import is_mapped, mapped_beside
+
+if TYPE_CHECKING:
+    from uml_core.data.labelled_rows import LabelledRows
+
+BLOCK_ROWS = 16_384  # read at once
+
+
+def class_means(rows: LabelledRows) -> LabelledRows:
+    """Return one row a class that has any: the mean of its embeddings (the paper's text shots "average")."""
+    codes, position, counts = np.unique(rows.labels, return_inverse=True, return_counts=True)
+    sums_CD = np.zeros((len(codes), rows.dim), dtype=np.float64)
+    start = 0
+    for block_ND, labels_N in rows.blocks(BLOCK_ROWS):
+        np.add.at(sums_CD, position[start : start + len(labels_N)], block_ND)
+        start += len(labels_N)
+    means_CD = (sums_CD / counts[:, None]).astype(np.float32)
+    return replace(rows, embeddings=means_CD, rows=np.arange(len(codes)), labels=codes.astype(np.int64))
+
+
+def noise_like(rows: LabelledRows, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Return Gaussian noise with the mean and standard deviation of every column (N, D), in a file as its source is."""
+    mean_D, std_D = _column_moments(rows)
+
+    def fill(noise_ND: npt.NDArray[np.float32]) -> None:
+        for start in range(0, len(noise_ND), BLOCK_ROWS):
+            block_ND = noise_ND[start : start + BLOCK_ROWS]
+            block_ND[:] = rng.standard_normal(block_ND.shape, dtype=np.float32)
+            block_ND *= std_D
+            block_ND += mean_D
+
+    shape = (len(rows), rows.dim)
+    if is_mapped(rows.embeddings):
+        drawn_from = str(rng.bit_generator.state["state"]).encode() + rows.rows.tobytes()
+        return mapped_beside(rows.embeddings, f"noise-{hashlib.sha256(drawn_from).hexdigest()[:12]}", shape, fill)
+    noise_ND = np.empty(shape, dtype=np.float32)
+    fill(noise_ND)
+    return noise_ND
+
+
+def _column_moments(rows: LabelledRows) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return every column's mean (D,) and standard deviation (D,)."""
+    mean_D, variance_D = np.zeros(rows.dim), np.zeros(rows.dim)
+    for block_ND, _ in rows.blocks(BLOCK_ROWS):
+        mean_D += block_ND.sum(axis=0, dtype=np.float64) / len(rows)
+    for block_ND, _ in rows.blocks(BLOCK_ROWS):
+        variance_D += ((block_ND - mean_D) ** 2).sum(axis=0) / len(rows)
+    return mean_D.astype(np.float32), np.sqrt(variance_D).astype(np.float32)

@@ -1,0 +1,132 @@
+"""What a finished run amounts to, under the names MLflow knows it by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from uml_core.evaluation.run import EvaluatedRun
+from uml_core.tracking.records import MetricPoint
+from uml_core.training.progress import Evaluation
+from uml_core.training.run import TrainingRun
+
+
+@dataclass
+class RunOutcome:
+    """Key results of one training run; accuracies in [0, 1], test None where the target has no test split."""
+
+    run_id: str
+    val_accuracy: float
+    test_accuracy: float | None
+    shift_accuracy: dict[str, float]
+    best_step: int
+    steps: int
+    steps_per_s: float
+    train_s: float
+    samples_per_s: float
+    target_samples: int
+    observed_ratio: dict[str, float]
+    trained_parameters: int
+    parameters: int  # of the same modules, frozen ones too
+    train_rows: dict[str, int]  # of each corpus, after shots
+    classes: int
+    model_uri: str = ""
+
+    def points(self) -> list[MetricPoint]:
+        """Return the outcome as MLflow metrics."""
+        values: dict[str, float | None] = {
+            "val/accuracy": self.val_accuracy,
+            "test/accuracy": self.test_accuracy,
+            **{f"shift/{split}/accuracy": accuracy for split, accuracy in self.shift_accuracy.items()},
+            **{f"mixing/observed_ratio/{corpus}": ratio for corpus, ratio in self.observed_ratio.items()},
+            "mixing/target_samples": self.target_samples,
+            **{f"data/train_rows/{corpus}": rows for corpus, rows in self.train_rows.items()},
+            "data/classes": self.classes,
+            "perf/samples_per_s": self.samples_per_s,
+            "perf/train_s": self.train_s,
+            "perf/steps": self.steps,
+            "model/trained_parameters": self.trained_parameters,
+            "model/parameters": self.parameters,
+        }
+        return [MetricPoint(name, float(value), self.steps) for name, value in values.items() if value is not None]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return dict(vars(self))
+
+
+def evaluated_run(run: TrainingRun) -> EvaluatedRun:
+    """Load the best weights of a finished run and return it as evaluators see it, without ids."""
+    run.load_best()
+    return EvaluatedRun(run.experiment, run.data, run.objective)
+
+
+def measure_outcome(
+    run: TrainingRun, run_id: str = "", *, with_test: bool = True, evaluated: EvaluatedRun | None = None
+) -> RunOutcome:
+    """Load the best weights of a finished run and measure what is asked; test only after selection.
+
+    `evaluated` is the same run where it has been looked at already: nothing is encoded twice.
+    """
+    evaluated = evaluated or evaluated_run(run)
+    assert run.best is not None
+    data, progress = run.data, run.progress
+    measured = {split: evaluated.accuracy(split) for split in evaluated.tested} if with_test else {}
+    return RunOutcome(
+        run_id=run_id,
+        val_accuracy=run.best.val_accuracy,
+        test_accuracy=measured.pop("test", None),
+        shift_accuracy=measured,
+        best_step=run.best.step,
+        steps=progress.step,
+        steps_per_s=progress.step / progress.train_s if progress.train_s else 0.0,
+        train_s=progress.train_s,
+        samples_per_s=sum(progress.samples.values()) / progress.train_s if progress.train_s else 0.0,
+        target_samples=progress.samples[data.target],
+        observed_ratio={corpus: run.observed_ratio(corpus) for corpus in data.train if corpus != data.target},
+        trained_parameters=trained_parameters(run),
+        parameters=sum(parameter.numel() for parameter in target_parameters(run)),
+        train_rows={corpus: len(rows) for corpus, rows in data.train.items()},
+        classes=len(data.classes),
+    )
+
+
+def trained_parameters(run: TrainingRun) -> int:
+    """Return the number of parameters on the target's path: what a matched baseline must have as well."""
+    return sum(parameter.numel() for parameter in target_parameters(run) if parameter.requires_grad)
+
+
+def target_parameters(run: TrainingRun) -> list[nn.Parameter]:
+    """Return the parameters on the target's path, trained or not; a frozen encoder before the store is not in it."""
+    return [parameter for module in run.objective.target_path() for parameter in module.parameters()]
+
+
+def evaluation_points(run: TrainingRun, evaluation: Evaluation) -> list[MetricPoint]:
+    """Return one evaluation as MLflow metrics."""
+    values = {
+        "val/accuracy": evaluation.val_accuracy,
+        "val/nll": evaluation.val_nll,
+        **{f"train/loss/{corpus}": loss for corpus, loss in evaluation.losses.items()},
+        **{f"analysis/gradient_cosine/{name}": cosine for name, cosine in evaluation.gradient_cosine.items()},
+        **{f"mixing/observed_ratio/{name}": run.observed_ratio(name) for name in run.experiment.auxiliaries},
+        **{f"mixing/loss_weight/{name}": weight for name, weight in run.scheduled_weights().items()},
+        "mixing/target_samples": run.progress.samples[run.data.target],
+        "perf/samples_per_s": evaluation.samples_per_s,
+        "perf/data_wait_s": evaluation.data_wait_s,
+        **({"perf/compiled": float(run.model.is_compiled)} if run.experiment.train.compile else {}),
+    }
+    return [MetricPoint(name, value, evaluation.step) for name, value in values.items()]
+
+
+def save_weights(model: nn.Module, directory: Path) -> Path:
+    """Write a model's weights as model.safetensors; returns the file."""
+    file = directory / "model.safetensors"
+    weights: Mapping[str, torch.Tensor] = model.state_dict()
+    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, file)
+    return file

@@ -1,0 +1,190 @@
+"""The target's pictures or clips, for training its encoder: decoded, kept in memory or decoded for every use.
+
+In: raw rows in the order of the target's table, and the encoder that decodes them. Out: arrays by row number of that
+table, so that splits, shots and labels are those of `TrainingData`: uint8 pictures (B, H, W, 3), or clips as their
+encoder packs them. What is said of pictures below holds of clips.
+
+Shape legend: B batch, H height, W width.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from uml_core.config import Experiment
+from uml_core.corpora.rows import Row
+from uml_core.data.subsets import Rows
+from uml_core.data.training_data import TrainingData
+from uml_core.encoders.trainable import Arrays, TrainableEncoder
+from uml_core.errors import InputError, RowError
+from uml_core.feed.mixing import MixingPlan, Part, SampleStream, rank_share
+
+GIB = 2**30
+BATCHES_AHEAD = 4  # decoded while earlier ones train
+
+
+class TrainPictures(Protocol):
+    """Pictures in the order in which training asks for them."""
+
+    def __call__(self, rows: Rows) -> Arrays:
+        """Return the pictures (B, H, W, 3) of the rows that come next."""
+
+
+# From the steps' rows, in order, to what delivers their pictures: how pictures that are not kept are read ahead.
+OpenStream = Callable[[Iterator[Rows], Sequence[Row], TrainableEncoder], TrainPictures]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureData(TrainingData):
+    """Training data whose target is read as pictures or clips: the raw row of every row of the target's table."""
+
+    raw: tuple[Row, ...]
+    keep: bool
+    picture_bytes: int
+    noun: str = "picture"
+    open_stream: OpenStream | None = None  # None: pictures that are not kept are decoded when they are asked for
+    sentences: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)  # of corpora whose text encoder is trained
+    kept: dict[int, Arrays] = field(default_factory=dict)  # decoded before, by row: runs of one process may share them
+
+    @property
+    def gib(self) -> float:
+        """What train and validation pictures take decoded, in GiB."""
+        return self.picture_bytes * (len(self.train[self.target]) + len(self.val)) / GIB
+
+    def describe(self, experiment: Experiment) -> str:
+        """Return one line on where pictures are kept, and why."""
+        how = "are kept in memory once decoded" if self.keep else "are decoded for every step"
+        limit = f"pictures.keep is {experiment.pictures.keep}, pictures.memory_gib {experiment.pictures.memory_gib:g}"
+        line = f"{self.target}: train and validation {self.noun}s take {self.gib:.2f} GiB and {how} ({limit})"
+        return line if self.noun == "picture" else f"{line}; {self.noun}s are not augmented"
+
+
+class Pictures:
+    """Decodes pictures by row number on all cores; keeps them where that was chosen."""
+
+    def __init__(
+        self, raw: Sequence[Row], encoder: TrainableEncoder, *, keep: bool, kept: dict[int, Arrays] | None = None
+    ) -> None:
+        self._raw, self._encoder, self._keep = raw, encoder, keep
+        self._kept: dict[int, Arrays] = {} if kept is None or not keep else kept
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1)  # Pillow decodes and resizes outside Python's lock
+
+    def __call__(self, rows: Rows) -> Arrays:
+        """Return the pictures (B, H, W, 3) of some rows. Raises InputError for one that can no longer be read."""
+        numbers = [int(row) for row in rows]
+        missing = [number for number in dict.fromkeys(numbers) if number not in self._kept]
+        decoded = dict(zip(missing, self._pool.map(self._decode, missing), strict=True))
+        if self._keep:
+            self._kept.update(decoded)
+        return np.stack([self._kept[number] if self._keep else decoded[number] for number in numbers])
+
+    def _decode(self, number: int) -> Arrays:
+        return decoded_picture(self._raw[number], self._encoder)
+
+
+class ReadAhead:
+    """Pictures in the order of the steps, decoded by this process's threads while earlier steps train."""
+
+    def __init__(self, coming: Iterator[Rows], raw: Sequence[Row], encoder: TrainableEncoder) -> None:
+        self._coming, self._raw, self._encoder = coming, raw, encoder
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
+        self._batches: deque[tuple[Rows, list[Future[Arrays]]]] = deque()
+
+    def __call__(self, rows: Rows) -> Arrays:
+        """Return the pictures (B, H, W, 3) of the rows that come next."""
+        self._read_ahead()
+        expected, pictures = self._batches.popleft()
+        assert (expected == rows).all(), "the stream's order is not training's"
+        self._read_ahead()
+        return np.stack([picture.result() for picture in pictures])
+
+    def _read_ahead(self) -> None:
+        for rows in itertools.islice(self._coming, BATCHES_AHEAD - len(self._batches)):
+            decoding = [self._pool.submit(decoded_picture, self._raw[row], self._encoder) for row in rows]
+            self._batches.append((rows, decoding))
+
+
+def decoded_picture(row: Row, encoder: TrainableEncoder) -> Arrays:
+    """Return one picture (H, W, 3), or one clip. Raises InputError where it can no longer be read."""
+    try:
+        return encoder.array_of(row.read())
+    except RowError as error:
+        raise InputError(
+            f"{encoder.noun} {row.id} was embedded and can no longer be read ({error}); run python -m pipelines.embed "
+            "again"
+        ) from None
+
+
+def picture_data(
+    experiment: Experiment, data: TrainingData, ids: Sequence[str], rows: Mapping[str, Row], encoder: TrainableEncoder
+) -> PictureData:
+    """Join the target's table with its raw rows, and choose whether pictures are kept.
+
+    Args:
+        experiment: whose target's encoder is trained.
+        data: splits, shots and labels, by row of the target's table.
+        ids: of that table's rows.
+        rows: the corpus as it is now, by id.
+        encoder: the target's; decodes one picture here to know their size.
+
+    Raises:
+        InputError: a row of the table is no longer in the corpus.
+    """
+    raw = raw_rows(experiment.target, ids, rows)
+    size = decoded_picture(raw[int(data.train[data.target].rows[0])], encoder).nbytes
+    keep = experiment.pictures.keep
+    fits = size * (len(data.train[data.target]) + len(data.val)) <= experiment.pictures.memory_gib * GIB
+    kept = fits if keep == "auto" else keep == "memory"
+    return PictureData(**vars(data), raw=raw, keep=kept, picture_bytes=size, noun=encoder.noun)
+
+
+def raw_rows(corpus: str, ids: Sequence[str], rows: Mapping[str, Row]) -> tuple[Row, ...]:
+    """Return a table's rows as they are listed now. Raises InputError where one is no longer in the corpus."""
+    gone = [row_id for row_id in ids if row_id not in rows]
+    if gone:
+        raise InputError(
+            f"corpora.{corpus} no longer has {len(gone)} of its {len(ids)} embedded rows, first {gone[0]}; "
+            "run python -m pipelines.embed again"
+        )
+    return tuple(rows[row_id] for row_id in ids)
+
+
+@dataclass(frozen=True)
+class TargetOrder:
+    """Which of the target's pictures one rank needs at every step: a pure function of (seed, step)."""
+
+    plan: MixingPlan
+    table_rows: Rows  # of the train split
+    seed: int
+    rank: int
+    world_size: int
+    parts: tuple[Part, ...]
+
+    def stream(self) -> SampleStream:
+        """Return the target's sample stream: the one a frozen backbone's training would see."""
+        return SampleStream(self.plan.target, len(self.table_rows), self.seed)
+
+    def share(self, step: int, part: Part) -> slice:
+        """Return the part's place in the step's global batch."""
+        start, stop = self.plan.sample_range(self.plan.target, step)
+        return rank_share(stop - start, *part.across_ranks(self.rank, self.world_size))
+
+    def coming(self, step: int, max_steps: int) -> Iterator[Rows]:
+        """Yield the rows of every part of every step from `step` on, in the order in which training asks for them."""
+        stream = self.stream()
+        for each in range(step, max_steps):
+            if not any(self.plan.target in group for group in self.plan.step(each).groups):
+                continue
+            positions = stream.rows(*self.plan.sample_range(self.plan.target, each))
+            for part in self.parts:
+                rows = self.table_rows[positions[self.share(each, part)]]
+                if len(rows):
+                    yield rows

@@ -1,0 +1,124 @@
+"""Several files as one corpus: a folder of them, or a pattern such as data/train-{0000..0099}.tar or data/*.parquet."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+from uml_core.errors import InputError, listing
+from uml_core.files.places import (
+    PLACE_ERRORS,
+    Entry,
+    base_name,
+    is_uri,
+    kind_of,
+    list_folder,
+    local_path,
+    one_line,
+    parent,
+)
+
+BRACES = re.compile(r"\{([^{}]*)\}")
+NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
+MAX_EXPANDED = 1_000_000
+FILE_KINDS = ("file", "outside file")
+
+
+def files_of(place: str, endings: Sequence[str], setting: str) -> list[str]:
+    """Return the files that a path, a folder or a pattern stands for: patterns in their order, the rest by name.
+
+    A folder stands for the files with one of the endings in it, at any depth.
+
+    Raises:
+        InputError: nothing is found, a file of a brace pattern is missing, or the pattern cannot be read.
+    """
+    kind = kind_of(place, setting)
+    if kind == "file":
+        return [place]
+    if kind == "folder":
+        files = [file for file in _below(place, setting) if base_name(file).lower().endswith(tuple(endings))]
+        if not files:
+            raise InputError(f"{setting} is {place}, a folder without any file that ends in {listing(endings)}")
+        return files
+    files = []
+    for pattern in expand_braces(place, setting):
+        matches = _matches(pattern, setting)
+        if not matches:
+            missing = "" if pattern == place else f": there is no {pattern}"
+            raise InputError(f"{setting} is {place}, which does not exist{missing}; give the path of the corpus")
+        files += matches
+    return files
+
+
+def expand_braces(pattern: str, setting: str) -> list[str]:
+    """Return the strings a pattern with {0..9}, {000..999} or {a,b} stands for, in order, like a shell."""
+    parts: list[list[str]] = []
+    end = 0
+    for match in BRACES.finditer(pattern):
+        parts += [[pattern[end : match.start()]], _choices(match)]
+        end = match.end()
+    parts.append([pattern[end:]])
+    count = 1
+    for part in parts:
+        count *= len(part)
+    if count > MAX_EXPANDED:
+        raise InputError(f"{setting} is {pattern}, which stands for {count} files; at most {MAX_EXPANDED} are taken")
+    return ["".join(choice) for choice in itertools.product(*parts)]
+
+
+def _choices(match: re.Match[str]) -> list[str]:
+    inside = match.group(1)
+    if numbers := NUMBERS.fullmatch(inside):
+        first, last = numbers.groups()
+        step = 1 if int(last) >= int(first) else -1
+        length = min(abs(int(last) - int(first)) + 1, MAX_EXPANDED + 1)
+        width = max(len(first), len(last)) if first.startswith("0") or last.startswith("0") else 0
+        return [f"{int(first) + step * index:0{width}d}" for index in range(length)]
+    return inside.split(",") if "," in inside else [match.group(0)]
+
+
+def _matches(pattern: str, setting: str) -> list[str]:
+    """Return the files a pattern with * ? [] stands for, sorted; in a URI only its last component may hold them."""
+    if kind_of(pattern, setting) == "file":
+        return [pattern]
+    if not is_uri(pattern):
+        found = sorted(glob.glob(local_path(pattern), recursive=True))  # noqa: PTH207
+        return [file for file in found if kind_of(file, setting) == "file"]
+    folder, name = parent(pattern), base_name(pattern)
+    return _in_folder(folder, name, setting) if any(sign in name for sign in "*?[") else []
+
+
+def relative_names(files: Sequence[str]) -> list[str]:
+    """Return each file's name from the folder that all of them lie in: what tells them apart."""
+    paths = [os.path.normpath(file.partition("://")[2].partition("?")[0] if is_uri(file) else file) for file in files]
+    common = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
+    return [path[len(common) :].lstrip("/") for path in paths]
+
+
+def _in_folder(folder: str, pattern: str, setting: str) -> list[str]:
+    entries = _listed(folder, setting)
+    return [entry.place for entry in entries if entry.kind in FILE_KINDS and fnmatch.fnmatchcase(entry.name, pattern)]
+
+
+def _below(root: str, setting: str) -> Iterator[str]:
+    """Yield the files below a folder; linked files are taken (download caches are made of them), linked folders not."""
+    levels = [_listed(root, setting)]
+    while levels:
+        entry = next(levels[-1], None)
+        if entry is None:
+            levels.pop()
+        elif entry.kind in FILE_KINDS:
+            yield entry.place
+        elif entry.kind == "folder":
+            levels.append(_listed(entry.place, setting))
+
+
+def _listed(folder: str, setting: str) -> Iterator[Entry]:
+    try:
+        return list_folder(folder, folder)
+    except PLACE_ERRORS as error:
+        raise InputError(f"{setting}: {folder} cannot be listed: {one_line(error)}") from None

@@ -1,0 +1,79 @@
+"""Logistic regression on a representation: what self-supervised training is selected by, and every run is probed with.
+
+In: features and labels of a corpus's labelled train rows. Out: class probabilities of any rows.
+
+Shape legend: N rows, H width of the representation, C classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from uml_core.models.representation import Features
+
+Codes = npt.NDArray[np.int64]
+STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # C, the inverse of the penalty on standardised features
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """Standardisation and logistic regression in one map: logits (N, C) = features (N, H) weightᵀ + bias."""
+
+    weight: npt.NDArray[np.float64]  # (C, H)
+    bias: npt.NDArray[np.float64]  # (C,)
+
+    @classmethod
+    def fit(cls, features_NH: Features, labels_N: Codes, num_classes: int, *, strength: float = 1.0) -> LinearProbe:
+        """Fit to labelled features, C = `strength` after standardisation; a single class is always predicted."""
+        values = features_NH.astype(np.float64)
+        mean_H, deviation_H = values.mean(axis=0), values.std(axis=0)
+        deviation_H = np.where(deviation_H > 1e-8, deviation_H, 1.0)
+        weight_CH, bias_C = np.zeros((num_classes, values.shape[1])), np.zeros(num_classes)
+        if len(np.unique(labels_N)) > 1:
+            regression = LogisticRegression(C=strength, max_iter=1000)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # separable classes need not converge
+                warnings.filterwarnings(
+                    "ignore", "The number of unique classes"
+                )  # with one shot there are as many rows
+                regression.fit((values - mean_H) / deviation_H, labels_N)
+            # Of two classes scikit-learn keeps the second one's logit alone.
+            codes = regression.classes_ if len(regression.classes_) > 2 else regression.classes_[1:]
+            weight_CH[codes], bias_C[codes] = regression.coef_ / deviation_H, regression.intercept_
+            bias_C[codes] -= (regression.coef_ / deviation_H) @ mean_H
+        return cls(weight_CH, bias_C)
+
+    @classmethod
+    def fit_validated(
+        cls,
+        train: tuple[Features, Codes],
+        val: tuple[Features, Codes],
+        num_classes: int,
+        *,
+        strengths: Sequence[float] = STRENGTHS,
+    ) -> tuple[LinearProbe, float]:
+        """Fit with every strength; return the probe of the best validation accuracy (then NLL), and its strength."""
+        probes = {strength: cls.fit(*train, num_classes, strength=strength) for strength in strengths}
+        scores = {strength: probe.score(*val) for strength, probe in probes.items()}
+        best = max(scores, key=lambda strength: (scores[strength][0], -scores[strength][1]))
+        return probes[best], best
+
+    def probabilities(self, features_NH: Features) -> npt.NDArray[np.float64]:
+        """Return class probabilities (N, C)."""
+        logits_NC = features_NH.astype(np.float64) @ self.weight.T + self.bias
+        shifted = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
+        probabilities: npt.NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
+        return probabilities
+
+    def score(self, features_NH: Features, labels_N: Codes) -> tuple[float, float]:
+        """Return accuracy in [0, 1] and mean negative log-likelihood in nats."""
+        probabilities_NC = self.probabilities(features_NH)
+        likelihood = probabilities_NC[np.arange(len(labels_N)), labels_N].clip(min=1e-300)
+        return float((probabilities_NC.argmax(axis=1) == labels_N).mean()), float(-np.log(likelihood).mean())

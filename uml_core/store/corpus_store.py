@@ -1,0 +1,302 @@
+"""The embedding store: STORE/CORPUS/FINGERPRINT/part-*.parquet with manifest.json and rejected.parquet.
+
+In: rows and their embeddings, a part at a time. Out: numpy arrays for training. Any pyarrow filesystem will do.
+
+Every file is written under a temporary name and renamed. A part knows the keys of its rows (`uml_core.store.parts`), so
+what is done is read off the parts themselves, whoever wrote them and whenever they were killed. The manifest makes
+parts visible to readers; `settle` and `publish` leave exactly the parts on disk that it lists, each row in one of them.
+
+Shape legend: N rows, D embedding width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from uml_core.corpora.hashes import Hashes, HashSet64
+from uml_core.corpora.rows import Row
+from uml_core.errors import InputError, listing
+from uml_core.files.locks import exclusive
+from uml_core.files.places import PLACE_ERRORS, is_uri, local_path, one_line, remote
+from uml_core.store.corpus_table import CorpusTable, codes_of, finite_matrix, order_by_id
+from uml_core.store.listing import contains, digest_of
+from uml_core.store.parts import (
+    PREFIX,
+    ClassCounts,
+    PartFooter,
+    RejectedRow,
+    Values,
+    dropped_ids,
+    part_table,
+    read_footer,
+    table_name,
+    without_keys,
+)
+from uml_core.store.row_spool import RowSpool
+
+SCHEMA_VERSION = 2
+MANIFEST = "manifest.json"
+REJECTED = "rejected.parquet"
+TEMPORARY = "tmp-"
+FOOTERS_AT_ONCE = 32  # threads: on object storage a footer is a round trip
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The parts that hold every listed row once, and the ids of stored rows that the corpus no longer lists."""
+
+    parts: tuple[PartFooter, ...]
+    stale_ids: tuple[str, ...]
+
+    @property
+    def keys(self) -> Hashes:
+        """The keys of all rows in the parts."""
+        return np.concatenate([np.empty(0, dtype=np.uint64), *(part.keys for part in self.parts)])
+
+
+class CorpusStore:
+    """One corpus embedded by one encoder: the folder STORE/CORPUS/FINGERPRINT."""
+
+    def __init__(self, uri: str, corpus: str, fingerprint: str) -> None:
+        self.uri, self.corpus, self.fingerprint = uri, corpus, fingerprint
+        filesystem, root = open_filesystem(uri)
+        self._fs, self._corpus_dir = filesystem, f"{root}/{corpus}"
+        self.directory = f"{self._corpus_dir}/{fingerprint}"
+
+    @contextlib.contextmanager
+    def writing(self, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Be the only writer of this folder; what killed writers left half-written is removed first."""
+        with exclusive(self._fs, f"{self._corpus_dir}/.{self.fingerprint}.lock", on_wait):
+            self._drop_temporaries()
+            try:
+                yield
+            finally:
+                self._drop_temporaries()
+
+    def spool(self) -> RowSpool:
+        """Return where rows to be embedded wait, readable by every worker; it goes with `writing`."""
+        return RowSpool(self._fs, f"{self.directory}/{TEMPORARY}rows-{uuid.uuid4().hex}")
+
+    def write_part(self, rows: Sequence[Row], values: Values, rejected: Sequence[tuple[Row, str]], *, dim: int) -> str:
+        """Write one part (shapes: `uml_core.store.parts.part_table`) in one rename; returns its file name."""
+        return self._write_table(part_table(rows, values, rejected, dim=dim))
+
+    def footers(self) -> list[PartFooter]:
+        """Return what every part on disk says of itself; parts of an older schema and damaged files count as absent."""
+        names = sorted(info.base_name for info in self._entries() if info.base_name.startswith(PREFIX))
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+            return [footer for footer in pool.map(self._footer, names) if footer is not None]
+
+    def settle(self, footers: Sequence[PartFooter], listed: Hashes) -> Settled:
+        """Rewrite parts so that together they hold each listed row once, and no other row; nothing is encoded again.
+
+        Args:
+            footers: the parts on disk.
+            listed: the keys of the corpus's rows, sorted.
+        """
+        seen = HashSet64()
+        parts: list[PartFooter] = []
+        stale: list[str] = []
+        for footer in footers:
+            gone = ~contains(listed, footer.keys)
+            dropped = gone | seen.add(footer.keys)
+            if not dropped.any():
+                parts.append(footer)
+                continue
+            table = self._read_parquet(f"{self.directory}/{footer.name}")
+            stale += dropped_ids(table, footer, gone)
+            if not dropped.all():
+                name = self._write_table(without_keys(table, footer, dropped))
+                rewritten = self._footer(name)
+                assert rewritten is not None
+                parts.append(rewritten)
+        return Settled(tuple(parts), tuple(stale))
+
+    def publish(self, parts: Sequence[PartFooter], facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Write rejected.parquet and then the manifest, which makes the parts visible; delete all other parts."""
+        counts = _sum_counts(parts)
+        rejected = [asdict(row) for part in parts for row in part.rejected]
+        schema = pa.schema([(name, pa.string()) for name in ("id", "label", "split", "reason")])
+        self._write_parquet(pa.Table.from_pylist(rejected, schema=schema), REJECTED)
+        keys = Settled(tuple(parts), ()).keys
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "corpus": self.corpus,
+            "fingerprint": self.fingerprint,
+            **facts,
+            "rows": sum(part.num_rows for part in parts),
+            "rows_per_split": {split: sum(classes.values()) for split, classes in counts.items()},
+            "rows_per_class": counts,
+            "rejected_rows": len(rejected),
+            "rows_digest": digest_of(keys),
+            "parts": [part.name for part in parts],
+        }
+        self._write_bytes(json.dumps(manifest, indent=1, ensure_ascii=False).encode(), MANIFEST)
+        keep = set(manifest["parts"])
+        for info in self._entries():
+            if info.base_name.startswith(PREFIX) and info.base_name not in keep:
+                self._delete(info)
+        return manifest
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        """Return the manifest, or None where the corpus has not been embedded to the end."""
+        path = f"{self.directory}/{MANIFEST}"
+        if self._fs.get_file_info(path).type != pafs.FileType.File:
+            return None
+        with self._fs.open_input_stream(path) as stream:
+            manifest: dict[str, Any] = json.loads(stream.read())
+        return manifest
+
+    def holds_exactly(self, manifest: Mapping[str, Any], listed: Hashes) -> bool:
+        """Return whether the manifest is about just the listed rows, and just its parts are on disk."""
+        on_disk = {info.base_name for info in self._entries() if info.base_name.startswith(PREFIX)}
+        return manifest.get("rows_digest") == digest_of(listed) and on_disk == set(manifest["parts"])
+
+    def rejected_rows(self) -> list[RejectedRow]:
+        """Return the rows that could not be read."""
+        table = self._read_parquet(f"{self.directory}/{REJECTED}", ["id", "label", "split", "reason"])
+        return [RejectedRow(**record) for record in table.to_pylist()]
+
+    def load(self) -> CorpusTable:
+        """Read every part of the manifest into arrays, each part once; rows are in the order of their ids.
+
+        Parts are named by where and when their rows were found; a run must not depend on that.
+
+        Raises:
+            InputError: the corpus is not embedded by this encoder (other fingerprints are named), holds sequences of
+                tokens, or holds NaN.
+        """
+        manifest = self.embeddings_manifest()
+        table = self.read_columns(manifest, ["id", "label", "split", "embedding"])
+        order = order_by_id(table)
+        embeddings = finite_matrix(table["embedding"], manifest["dim"], self.directory, order=order)
+        label_names, label_codes = codes_of(table["label"])
+        split_names, split_codes = codes_of(table["split"])
+        return CorpusTable(embeddings, label_codes[order], label_names, split_codes[order], split_names)
+
+    def load_ids(self) -> tuple[str, ...]:
+        """Read every row's id, in the order of `load`: for looking at rows, never for training."""
+        return tuple(sorted(self.read_columns(self.finished_manifest(), ["id"])["id"].to_pylist()))
+
+    def finished_manifest(self) -> dict[str, Any]:
+        """Return the manifest. Raises InputError where the corpus is not embedded by this encoder."""
+        manifest = self.read_manifest()
+        if manifest is None:
+            raise InputError(self._missing_message())
+        return manifest
+
+    def embeddings_manifest(self) -> dict[str, Any]:
+        """Return the manifest. Raises InputError where it is missing, or of sequences of tokens."""
+        manifest = self.finished_manifest()
+        if manifest.get("tokens"):
+            raise InputError(
+                f"corpus '{self.corpus}' is embedded as sequences of tokens, and objective supervised needs one "
+                "embedding a row; set objective=self_supervised, or pooling of its encoder to auto, mean or cls and "
+                "embed again"
+            )
+        return manifest
+
+    def read_columns(self, manifest: Mapping[str, Any], columns: list[str]) -> pa.Table:
+        """Read some columns of every part of the manifest."""
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+            paths = [f"{self.directory}/{name}" for name in manifest["parts"]]
+            return pa.concat_tables(pool.map(self._read_parquet, paths, itertools.repeat(columns)))
+
+    def read_part(self, name: str, columns: list[str]) -> pa.Table:
+        """Read some columns of one part of the manifest."""
+        return self._read_parquet(f"{self.directory}/{name}", columns)
+
+    def row_positions(self, manifest: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+        """Return the row of `load` that each stored row becomes (N,), part after part of the manifest."""
+        order = order_by_id(self.read_columns(manifest, ["id"]))
+        positions = np.empty_like(order)
+        positions[order] = np.arange(len(order))
+        return positions
+
+    def _missing_message(self) -> str:
+        selector = pafs.FileSelector(self._corpus_dir, allow_not_found=True)
+        others = [info.base_name for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.Directory]
+        others = [name for name in others if name != self.fingerprint]
+        found = f"; it was embedded by another encoder or setting (found {listing(others)})" if others else ""
+        return (
+            f"store {self.uri} has no finished embeddings of corpus '{self.corpus}' with fingerprint {self.fingerprint}"
+            f"{found}; run python -m pipelines.embed with this experiment file first"
+        )
+
+    def _entries(self) -> list[pafs.FileInfo]:
+        entries: list[pafs.FileInfo] = self._fs.get_file_info(pafs.FileSelector(self.directory, allow_not_found=True))
+        return entries
+
+    def _drop_temporaries(self) -> None:
+        for info in self._entries():
+            if info.base_name.startswith(TEMPORARY):
+                self._delete(info)
+
+    def _footer(self, name: str) -> PartFooter | None:
+        try:
+            metadata = pq.read_schema(f"{self.directory}/{name}", filesystem=self._fs).metadata
+        except pa.ArrowInvalid:  # damaged on disk: as good as absent, and `publish` deletes it
+            return None
+        return read_footer(name, metadata)
+
+    def _delete(self, info: pafs.FileInfo) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if info.type == pafs.FileType.Directory:
+                self._fs.delete_dir(info.path)
+            else:
+                self._fs.delete_file(info.path)
+
+    def _read_parquet(self, path: str, columns: list[str] | None = None) -> pa.Table:
+        return pq.read_table(path, columns=columns, filesystem=self._fs, partitioning=None)
+
+    def _write_table(self, table: pa.Table) -> str:
+        name = table_name(table)
+        self._write_parquet(table, name)
+        return name
+
+    def _write_parquet(self, table: pa.Table, name: str) -> None:
+        sink = pa.BufferOutputStream()
+        # Embeddings hardly compress: the fastest level, and no dictionary of floats.
+        pq.write_table(table, sink, compression="zstd", compression_level=1, use_dictionary=["label", "split"])
+        self._write_bytes(sink.getvalue(), name)
+
+    def _write_bytes(self, content: bytes | pa.Buffer, name: str) -> None:
+        self._fs.create_dir(self.directory, recursive=True)
+        temporary = f"{self.directory}/{TEMPORARY}{uuid.uuid4().hex}"
+        with self._fs.open_output_stream(temporary) as stream:
+            stream.write(content)
+        self._fs.move(temporary, f"{self.directory}/{name}")
+
+
+def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """Return the pyarrow filesystem and root path of a directory or URI. Raises InputError for an unknown scheme."""
+    if not is_uri(uri):
+        return pafs.LocalFileSystem(), str(Path(local_path(uri)).resolve())
+    try:
+        return remote(uri)
+    except PLACE_ERRORS as error:
+        raise InputError(f"store is {uri}; not a directory or URI that pyarrow opens: {one_line(error)}") from None
+
+
+def _sum_counts(parts: Sequence[PartFooter]) -> ClassCounts:
+    """Return rows per split and class over all parts, sorted."""
+    counts: dict[str, Counter[str]] = {}
+    for part in parts:
+        for split, classes in part.rows_per_class.items():
+            counts.setdefault(split, Counter()).update(classes)
+    return {split: dict(sorted(classes.items())) for split, classes in sorted(counts.items())}

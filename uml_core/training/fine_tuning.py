@@ -1,0 +1,284 @@
+"""The supervised objective with a trained encoder: pictures or clips of the target, embeddings of all other corpora.
+
+In: an experiment and its `PictureData`. Out: what `uml_core.training.run.TrainingRun` asks of an objective. A step's
+pictures, crops and dropout depend on (seed, step) alone, so a resumed run is the uninterrupted one.
+
+Shape legend: B batch, N rows, H height, W width, D embedding width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from uml_core.config import Experiment
+from uml_core.data.labelled_rows import LabelledRows
+from uml_core.data.subsets import Rows
+from uml_core.data.training_data import TrainingData
+from uml_core.encoders import build_encoder
+from uml_core.encoders.trainable import Arrays, TrainableEncoder
+from uml_core.errors import InputError
+from uml_core.feed.crops import Crops, crop_and_flip
+from uml_core.feed.embeddings import EmbeddingFeed, gathered
+from uml_core.feed.mixing import MixingPlan, Part, parts_of, rank_share
+from uml_core.feed.pictures import PictureData, Pictures, TargetOrder, TrainPictures
+from uml_core.feed.sentences import TrainedText
+from uml_core.gradients.autograd import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
+from uml_core.gradients.batch import Batch
+from uml_core.gradients.joined_batch_norm import JoinedBatchNorm, has_batch_norm
+from uml_core.gradients.place import Place
+from uml_core.gradients.sharded_encoders import ShardedGradient, is_sharded, shard_encoders
+from uml_core.models import SharedHeadModel, build_model
+from uml_core.models.fine_tuned import FineTunedModel
+from uml_core.models.representation import Classifier, Features
+from uml_core.models.seeding import generator_of
+from uml_core.training.supervised import evaluate_head, head_classifier, head_features
+from uml_core.transfer import load_backbone, start_blocks, without_gradients
+
+
+@dataclass(frozen=True)
+class PictureBatch(Batch):
+    """A batch whose target is raw (pixels (B, 3, H, W), or clips), the seed of its dropout, and what is not trained."""
+
+    seed: int = 0
+    frozen: tuple[nn.Parameter, ...] = ()
+
+    def losses(self, model: nn.Module, world_size: int) -> dict[str, Tensor]:
+        """Return each corpus's cross-entropy, averaged over its global batch; torch's random state stays as it was."""
+        devices = {value.device for value in self.embeddings.values() if value.device.type == "cuda"}
+        with torch.random.fork_rng(list(devices)), without_gradients(self.frozen):
+            torch.manual_seed(self.seed)
+            return super().losses(model, world_size)
+
+
+class FineTuningObjective:
+    """Cross-entropy of every corpus through one head, down to the target's encoder."""
+
+    def __init__(self, experiment: Experiment, data: PictureData, place: Place) -> None:
+        self._experiment, self._data, self._place = experiment, data, place
+        self._plan, self._parts = MixingPlan.of(experiment), parts_of(experiment.train.accumulate)
+        self._encoder, self._is_sharded = target_encoder(experiment), is_sharded(experiment, place)
+        self._autocast = autocast_of(experiment.train.precision, place.device) or contextlib.nullcontext
+        load_on = "cpu" if self._is_sharded else str(place.device)  # no device need hold a sharded encoder
+        load_backbone(experiment, self._encoder, load_on)
+        self._texts = {
+            corpus: TrainedText(experiment, corpus, data.train[corpus], data.sentences[corpus])
+            for corpus in experiment.model.trained_auxiliaries
+            if corpus in self._plan.corpora
+        }
+        text_encoders = {corpus: text.encoder for corpus, text in self._texts.items()}
+        for text_encoder in text_encoders.values():
+            text_encoder.load_trainable(device=load_on)
+        heads = build_model(experiment, data).to(place.device)
+        self.model = FineTunedModel(experiment, self._encoder, heads, text_encoders)
+        self._frozen = start_blocks(experiment, self.model.backbone)
+        if self._is_sharded:
+            self._shard()
+        self._pictures = Pictures(data.raw, self._encoder, keep=data.keep, kept=data.kept)
+        ranks = (place.rank, place.world_size)
+        self._order = TargetOrder(self._plan, data.train[data.target].rows, experiment.seed, *ranks, self._parts)
+        self._stream = self._order.stream()
+        self._train_pictures: TrainPictures | None = None
+        self._labels = torch.from_numpy(data.train[data.target].labels).to(place.device)
+        raw = (data.target, *self._texts)
+        others = {name: weight for name, weight in self._plan.loss_weight.items() if name not in raw}
+        self._feed = EmbeddingFeed(experiment, data, replace(self._plan, loss_weight=others), place)
+
+    def _shard(self) -> None:
+        if not self._encoder.pads_rows:  # ranks would gather a block unlike numbers of times, and wait for ever
+            raise InputError(
+                f"train.sharding is full, and '{self._encoder.config.name}' hears clips of each length by themselves, "
+                "which shards cannot wait for; set train.sharding=none"
+            )
+        frozen = set(map(id, self._frozen.parameters))
+        names = [name for name, parameter in self.model.named_parameters() if id(parameter) in frozen]
+        self._frozen = replace(self._frozen, parameters=())  # whole ones, which may now go
+        modules = [self.model.backbone, *self.model.text_backbones.values()]
+        shard_encoders(modules, self._place, bfloat16=self._autocast is not contextlib.nullcontext)
+        for encoder in (self._encoder, *(text.encoder for text in self._texts.values())):
+            encoder.take_from(str(self._place.device))
+        shards = dict(self.model.named_parameters())
+        self._frozen = replace(self._frozen, parameters=tuple(shards[name] for name in names))
+
+    def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
+        """Return a step's batch for some corpora; None where none of them has a sample in it."""
+        return accumulated(self._part(step, corpora, part) for part in self._parts)
+
+    def _part(self, step: int, corpora: Sequence[str], part: Part) -> Batch | None:
+        target, raw = self._data.target, (self._data.target, *self._texts)
+        batch = self._feed.batch(step, [corpus for corpus in corpora if corpus not in raw], part)
+        embeddings, labels, counts = batch.embeddings, batch.labels, batch.global_counts
+        if self._experiment.model.normalize:
+            embeddings = {name: nn.functional.normalize(value, dim=-1) for name, value in embeddings.items()}
+        rank, world_size = part.as_rank(self._place.rank, self._place.world_size)
+        for corpus, text in self._texts.items():
+            start, stop = self._plan.sample_range(corpus, step)
+            if corpus in corpora and start < stop:
+                tokens_2BT, labels_B = text.samples(start, stop, rank_share(stop - start, rank, world_size))
+                embeddings[corpus], labels[corpus] = tokens_2BT.to(self._place.device), labels_B.to(self._place.device)
+                counts[corpus] = stop - start
+        start, stop = self._plan.sample_range(target, step)
+        if target in corpora and start < stop:
+            positions, share = self._stream.rows(start, stop), self._order.share(step, part)
+            embeddings = {target: self._raw_batch(step, positions, share), **embeddings}
+            labels = {target: self._labels[torch.from_numpy(positions[share]).to(self._labels.device)], **labels}
+            counts = {target: stop - start, **counts}
+        if not embeddings:
+            return None
+        seed = generator_of(self._experiment.seed, "dropout", step, rank, *corpora).initial_seed()
+        return PictureBatch(embeddings, labels, counts, batch.label_smoothing, seed, self._frozen.at(step))
+
+    def _raw_batch(self, step: int, positions: npt.NDArray[np.int64], share: slice) -> Tensor:
+        """Return the cropped pixels (B, 3, H, W), or the clips, of a share of the global batch."""
+        if self._train_pictures is None:
+            self._train_pictures = self._opened(step)
+        settings, rows = self._experiment.pictures, self._order.table_rows[positions[share]]
+        if not len(rows):  # more ranks than samples: this one takes part with none
+            return self._on_device(self._pictures(self._order.table_rows[:1])[:0]).to(torch.float32)
+        batch = self._on_device(self._train_pictures(rows))
+        if not (settings.augment and self._encoder.takes_crops):
+            return batch.to(torch.float32)
+        crops = Crops.draw(len(positions), seed=self._experiment.seed, step=step, min_crop=settings.min_crop)
+        cropped_B3HW = crop_and_flip(batch, crops.share(share))
+        return cropped_B3HW.contiguous(memory_format=torch.channels_last)
+
+    def _opened(self, step: int) -> TrainPictures:
+        if self._data.keep or self._data.open_stream is None:
+            return self._pictures
+        coming = self._order.coming(step, self._experiment.train.max_steps)
+        return self._data.open_stream(coming, self._data.raw, self._encoder)
+
+    def _on_device(self, array_B: Arrays) -> Tensor:
+        return self._encoder.on_device(array_B, self._place.device)
+
+    def batch_rows(self, step: int, corpus: str) -> list[int]:
+        """Return the row numbers of a corpus's table in a step's batch, over all ranks."""
+        if corpus in self._texts:
+            return list(map(int, self._texts[corpus].rows(*self._plan.sample_range(corpus, step))))
+        if corpus != self._data.target:
+            return list(map(int, self._feed.rows(step, corpus)))
+        positions = self._stream.rows(*self._plan.sample_range(corpus, step))
+        return list(map(int, self._order.table_rows[positions]))
+
+    def gradient(self) -> Gradient:
+        """Return autograd's, under autocast where `train.precision` asks for bfloat16."""
+        kind = ShardedGradient if self._is_sharded else AutogradGradient
+        weights, world_size = self._plan.loss_weights(0), self._place.world_size
+        # Clips that are heard by themselves are so in unlike numbers on each rank: there, each has its own norms.
+        are_joined = world_size > 1 and self._encoder.pads_rows and has_batch_norm(self.model.backbone)
+        norms = JoinedBatchNorm if are_joined else contextlib.nullcontext
+        return kind(self.model, weights, world_size=world_size, autocast=self._autocast, norms=norms)
+
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Return the factors on optim.lr of the encoder's parameters."""
+        return self.model.learning_rate_scales(self._experiment)
+
+    def validate(self) -> tuple[float, float]:
+        """Return accuracy in [0, 1] and mean NLL in nats on the target's validation rows."""
+        return self._measure(self._data.val)
+
+    def features(self, corpus: str, rows: LabelledRows) -> Features:
+        """Return some rows in the shared space (N, H): raw rows through the trained encoders, embeddings of others."""
+        device, normalize = self._place.device, self._experiment.model.normalize
+        if corpus == self._data.target:
+            embedding_ND = self._encoded(rows.rows, normalize=False)
+        elif corpus in self._texts:
+            with in_eval_mode(self.model):
+                embedding_ND = torch.from_numpy(self._texts[corpus].embedded(rows).gathered()).to(device)
+        else:
+            embedding_ND, _ = gathered(rows, device)
+        return head_features(self.model.heads, corpus, embedding_ND, normalize=normalize)
+
+    def classifier(self) -> Classifier:
+        """Return the shared head under the target's scale."""
+        return head_classifier(self.model.heads, self._data.target)
+
+    def predictor(self) -> Any:
+        """Return the target's path: the trained encoder's weights, and the rest folded into one matrix."""
+        from uml_core.serving.target_predictor import TargetPredictor
+
+        classes, weights = self._data.classes, self.model.encoder_weights()
+        # As it was measured: the store's arithmetic is that of the encoder before its training.
+        folded = TargetPredictor.of(self._experiment, self.model.heads, classes, precision="float32")
+        return replace(folded, encoder_weights={name: value.cpu().contiguous() for name, value in weights.items()})
+
+    def target_path(self) -> list[nn.Module]:
+        """Return the encoder, the target's projection and the head."""
+        return [self.model.backbone, self.model.heads.projections[self._data.target], self.model.heads.head]
+
+    def embedded(self) -> TrainingData:
+        """Return the data with embeddings of the trained encoders as they are, for analyses."""
+        data = self._data
+        parts = [data.labelled, data.val, *([data.test] if data.test else []), *data.shifted.values()]
+        rows = np.unique(np.concatenate([part.rows for part in parts]))
+        table_ND = data.val.embeddings.copy()
+        table_ND[rows] = self._encoded(rows, normalize=False).cpu().numpy()
+        plain = {each.name: getattr(data, each.name) for each in fields(TrainingData)}
+        return replace(
+            TrainingData(**plain),
+            train={
+                **data.train,
+                **self._embedded_texts(),
+                data.target: replace(data.labelled, embeddings=table_ND),
+            },
+            val=replace(data.val, embeddings=table_ND),
+            test=None if data.test is None else replace(data.test, embeddings=table_ND),
+            shifted={name: replace(part, embeddings=table_ND) for name, part in data.shifted.items()},
+        )
+
+    def _embedded_texts(self) -> dict[str, LabelledRows]:
+        with in_eval_mode(self.model):
+            return {corpus: text.embedded(self._data.train[corpus]) for corpus, text in self._texts.items()}
+
+    def _measure(self, rows: LabelledRows) -> tuple[float, float]:
+        labels_N = torch.from_numpy(rows.labels).to(self._place.device)
+        embedding_ND = self._encoded(rows.rows, normalize=self._experiment.model.normalize)
+        return evaluate_head(self.model.heads, self._data.target, embedding_ND, labels_N)
+
+    @torch.no_grad()  # not inference mode: what sharded blocks gather here, they gather into again in training
+    def _encoded(self, rows: Rows, *, normalize: bool) -> Tensor:
+        """Return the embeddings (N, D) of pictures or clips as they are, in eval mode; the mode is restored."""
+        encoded = []
+        # Sharded blocks compute in the arithmetic they are trained in; others are measured in float32.
+        with in_eval_mode(self.model), self._autocast() if self._is_sharded else contextlib.nullcontext():
+            for start in range(0, len(rows), self._encoder.eval_rows):
+                batch = self._on_device(self._pictures(rows[start : start + self._encoder.eval_rows]))
+                encoded.append(self.model.features(batch.to(torch.float32)))
+        embedding_ND = torch.cat(encoded)
+        return nn.functional.normalize(embedding_ND, dim=-1) if normalize else embedding_ND
+
+
+def fine_tuned_space(
+    experiment: Experiment, data: PictureData, weights: Mapping[str, Tensor]
+) -> tuple[SharedHeadModel, TrainingData]:
+    """Return a trained run's shared head, and its data with the target as the trained encoder embeds it."""
+    objective = FineTuningObjective(experiment, data, Place(torch.device("cpu")))
+    objective.model.load_state_dict(weights)
+    return objective.model.heads, objective.embedded()
+
+
+@contextlib.contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, and back into the mode it was in, also where an evaluation fails."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def target_encoder(experiment: Experiment) -> TrainableEncoder:
+    """Return the target's encoder without weights, never compiled: it is trained."""
+    config, modality = experiment.encoder_of(experiment.target), experiment.corpora[experiment.target].modality
+    assert config is not None, "refused with the experiment"
+    encoder = build_encoder(config.model_copy(update={"compile": False}), modality)
+    assert isinstance(encoder, TrainableEncoder), "refused with the experiment"
+    return encoder

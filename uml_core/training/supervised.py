@@ -1,0 +1,179 @@
+"""The supervised objective: embeddings through the shared head, cross-entropy, validated by the head itself.
+
+In: an experiment and its `TrainingData`. Out: what `uml_core.training.run.TrainingRun` asks of an objective.
+
+Shape legend: N rows, C classes, D embedding width, H shared width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from uml_core.config import Experiment
+from uml_core.data.labelled_rows import LabelledRows
+from uml_core.data.training_data import TrainingData
+from uml_core.errors import InputError
+from uml_core.feed.embeddings import EmbeddingFeed, WholeFeed, as_tensor
+from uml_core.feed.mixing import WHOLE, MixingPlan, Part, parts_of
+from uml_core.gradients.autograd import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
+from uml_core.gradients.batch import Batch
+from uml_core.gradients.closed_form import SharedHeadGradient
+from uml_core.gradients.place import Place
+from uml_core.models import SharedHeadModel, build_model
+from uml_core.models.representation import Classifier, Features
+from uml_core.store.mapped_table import is_mapped
+
+EVALUATED_ROWS = 16_384  # at once: a corpus in a file is never in memory as a whole
+
+
+class SupervisedObjective:
+    """Cross-entropy of every corpus through one head."""
+
+    def __init__(self, experiment: Experiment, data: TrainingData, place: Place) -> None:
+        self._experiment, self._classes = experiment, data.classes
+        self._plan, self._place = MixingPlan.of(experiment), place
+        self._solves = experiment.optim.name == "lbfgs"
+        self._feed = (WholeFeed if self._solves else EmbeddingFeed)(experiment, data, self._plan, place)
+        self.model: SharedHeadModel = build_model(experiment, data).to(place.device)
+        if self._solves:
+            _check_convex(self.model, self._plan)
+        self._train, self._parts = experiment.train, parts_of(experiment.train.accumulate)
+        self._normalize = experiment.model.normalize
+        self._target = data.target
+        is_kept = not is_mapped(data.val.embeddings)
+        self._val = list(evaluation_blocks(data.val, place.device)) if is_kept else None
+        self._val_rows = data.val
+
+    def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
+        """Return a step's batch for some corpora; None where none of them has a sample in it."""
+        if len(self._parts) == 1:
+            return self._part(step, corpora, WHOLE)
+        return accumulated(self._part(step, corpora, part) for part in self._parts)
+
+    def _part(self, step: int, corpora: Sequence[str], part: Part) -> Batch | None:
+        batch = self._feed.batch(step, corpora, part)
+        if not batch.embeddings or not self._normalize:
+            return batch if batch.embeddings else None
+        normalised = {corpus: nn.functional.normalize(value, dim=-1) for corpus, value in batch.embeddings.items()}
+        return replace(batch, embeddings=normalised)
+
+    def batch_rows(self, step: int, corpus: str) -> list[int]:
+        """Return the row numbers of a corpus's table in a step's batch, over all ranks."""
+        return list(map(int, self._feed.rows(step, corpus)))
+
+    def gradient(self) -> Gradient:
+        """Return the closed form in float32; autograd where products are cast to bfloat16 or batches come in parts."""
+        weights, world_size = self._plan.loss_weights(0), self._place.world_size
+        autocast = autocast_of(self._train.precision, self._place.device)
+        if self._solves or (autocast is None and len(self._parts) == 1):
+            smoothing = self._train.label_smoothing
+            return SharedHeadGradient(self.model, weights, world_size=world_size, label_smoothing=smoothing)
+        autocast = autocast or contextlib.nullcontext
+        return AutogradGradient(self.model, weights, world_size=world_size, autocast=autocast)
+
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Return no factors: every parameter is trained at optim.lr."""
+        return {}
+
+    def validate(self) -> tuple[float, float]:
+        """Return accuracy in [0, 1] and mean NLL in nats on the target's validation rows."""
+        blocks = evaluation_blocks(self._val_rows, self._place.device) if self._val is None else self._val
+        return evaluate_blocks(self.model, self._target, blocks, normalize=self._normalize)
+
+    def features(self, corpus: str, rows: LabelledRows) -> Features:
+        """Return some rows of a corpus in the shared space (N, H): projected, not scaled."""
+        blocks = [
+            head_features(self.model, corpus, embedding_ND, normalize=self._normalize)
+            for embedding_ND, _ in evaluation_blocks(rows, self._place.device)
+        ]
+        return np.concatenate(blocks)
+
+    def classifier(self) -> Classifier:
+        """Return the shared head under the target's scale."""
+        return head_classifier(self.model, self._target)
+
+    def predictor(self) -> Any:
+        """Return the target's path folded into one matrix, with its encoder's settings."""
+        from uml_core.encoders import store_precision  # they take seconds, and only a finished run needs them
+        from uml_core.serving.target_predictor import TargetPredictor
+
+        precision = store_precision(self._experiment)
+        return TargetPredictor.of(self._experiment, self.model, self._classes, precision=precision)
+
+    def target_path(self) -> list[nn.Module]:
+        """Return the target's projection and the head."""
+        return [self.model.projections[self._target], self.model.head]
+
+
+def _check_convex(model: SharedHeadModel, plan: MixingPlan) -> None:
+    """Raise InputError where a corpus that takes part has a projection: head times projection is not convex."""
+    for corpus in plan.corpora:
+        projection = model.projections[corpus]
+        if isinstance(projection, nn.Linear):
+            raise InputError(
+                f"optim.name is lbfgs, and corpus {corpus}, {projection.in_features} wide, is projected to the shared "
+                f"width {model.shared_width}; a solver needs corpora of one width: mixing.loss_weight 0 leaves one "
+                "out, or set optim.name=adamw"
+            )
+
+
+@torch.inference_mode()
+def evaluate_head(
+    model: SharedHeadModel, corpus: str, embedding_ND: Tensor, labels_N: Tensor, *, normalize: bool = False
+) -> tuple[float, float]:
+    """Return accuracy in [0, 1] and mean NLL in nats of one corpus's rows; leaves the model's mode as it was."""
+    was_training = model.training
+    model.eval()
+    if normalize:
+        embedding_ND = nn.functional.normalize(embedding_ND, dim=-1)
+    logits_NC = model.logits(corpus, embedding_ND)
+    model.train(was_training)
+    accuracy = (logits_NC.argmax(dim=1) == labels_N).float().mean().item()
+    return accuracy, nn.functional.cross_entropy(logits_NC.float(), labels_N).item()
+
+
+def evaluate_blocks(
+    model: SharedHeadModel, corpus: str, blocks: Iterable[tuple[Tensor, Tensor]], *, normalize: bool
+) -> tuple[float, float]:
+    """Return accuracy in [0, 1] and mean NLL in nats over blocks of one corpus's rows (N, D) with labels (N,)."""
+    measured = [(evaluate_head(model, corpus, *block, normalize=normalize), len(block[1])) for block in blocks]
+    if len(measured) == 1:
+        return measured[0][0]
+    total = sum(num_rows for _, num_rows in measured)
+    accuracy = sum(each[0] * num_rows for each, num_rows in measured) / total
+    return accuracy, sum(each[1] * num_rows for each, num_rows in measured) / total
+
+
+def evaluation_blocks(rows: LabelledRows, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield embeddings (N, D) and labels (N,) of some rows on a device, a block at a time."""
+    for embedding_ND, labels_N in rows.blocks(EVALUATED_ROWS):
+        yield torch.from_numpy(embedding_ND).to(device), as_tensor(labels_N).to(device)
+
+
+@torch.inference_mode()
+def head_features(model: SharedHeadModel, corpus: str, embedding_ND: Tensor, *, normalize: bool) -> Features:
+    """Return embeddings (N, D) of a corpus in the shared space (N, H)."""
+    if normalize:
+        embedding_ND = nn.functional.normalize(embedding_ND, dim=-1)
+    features_NH: Features = model.projections[corpus](embedding_ND).float().cpu().numpy()
+    return features_NH
+
+
+def head_classifier(model: SharedHeadModel, corpus: str) -> Classifier:
+    """Return the softmax of a model's head under a corpus's scale, on rows in the shared space."""
+    weight_CH, scale = model.head.weight.detach().cpu(), model.scales[corpus].detach().cpu()
+
+    def probabilities(features_NH: Features) -> npt.NDArray[np.float64]:
+        logits_NC = nn.functional.linear(torch.from_numpy(features_NH), weight_CH) * scale
+        probabilities_NC: npt.NDArray[np.float64] = torch.softmax(logits_NC.double(), dim=1).numpy()
+        return probabilities_NC
+
+    return probabilities
