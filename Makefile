@@ -31,7 +31,7 @@ format: $(DEV_READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: $(READY)  ## the figures of benchmarks/RESULTS.md
+benchmark: $(READY)  ## the figures of docs/measured.md
 	$(BIN)/python -m benchmarks.run
 
 clean:  ## remove the environment and everything the demo wrote

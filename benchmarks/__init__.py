@@ -1,1 +1,1 @@
-"""Throughput harnesses: ours against a bare loop on the same machine, in one run, as a ratio. RESULTS.md keeps them."""
+"""Throughput, ours against a bare loop on the same machine, in one run, as a ratio. The figures: docs/measured.md."""

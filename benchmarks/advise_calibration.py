@@ -4,7 +4,7 @@
 
 The experiment files must be embedded; without any, only the built-in cases run. Short trainings over 8 paired seeds in
 this process, one thread: about 12 s a case, kept in DIR/gains.jsonl, so that a second call only scores again. Prints
-Markdown tables for RESULTS.md and draws DIR/calibration.png. A "gain" is a paired 95 % interval above 0.
+Markdown tables for docs/measured.md and draws DIR/calibration.png. A "gain" is a paired 95 % interval above 0.
 
 No number in the prediction is fitted to these cases, but it was chosen among the measures of the first table with part
 of them in sight. The intervals resample whole targets, because cases of one target depend on each other.

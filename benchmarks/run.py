@@ -1,4 +1,4 @@
-"""All figures of RESULTS.md in one run: training, embedding and sweeping, each against its bare loop.
+"""All figures of docs/measured.md in one run: training, embedding and sweeping, each against its bare loop.
 
     python -m benchmarks.run                 # about 15 minutes on 2 cores
     python -m benchmarks.run --only train sweep

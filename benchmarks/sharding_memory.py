@@ -5,7 +5,7 @@
 Two processes train timm's vit_base_patch16_224 (86 million random weights) over gloo on pictures of 64 × 64 pixels, so
 that weights, gradients and moments outweigh activations: 1, then 2 workers whole (DDP), then 2 sharded. The peak is
 that of the resident set, read from the kernel, less what was resident before the model was built; it includes the whole
-weights that every process reads before it shards them. Prints a Markdown table for RESULTS.md.
+weights that every process reads before it shards them. Prints a Markdown table for docs/measured.md.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ It reads train and validation rows as `tune` would draw them, `--draws` times, f
 predicted gain of text-initialised UML, in points, with its interval over validation rows; `permuted`, the same with the
 auxiliary classes permuted, and p; `CKA` and `map`, alignment and linear predictability of class means, less permuted;
 `k-NN`, their mutual neighbours, less chance; `nats`, information about a class mean beyond the shots.
-How often the verdict was right: benchmarks/RESULTS.md.
+How often the verdict was right: docs/measured.md.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _text(
         )
     if not all(each.same_width for each in found):
         lines.append(
-            "Experimental where widths differ: on real data such corpora gained too seldom to check it (RESULTS.md)."
+            "Experimental where widths differ: on real data such corpora gained too seldom to check (docs/measured.md)."
         )
     return "\n".join(lines)
 

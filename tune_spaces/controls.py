@@ -1,6 +1,6 @@
 """Does the unpaired data help, and is it what the data says that helps?
 
-Every arm has the same data, steps, target batches and search budget, over paired seeds (PAPER.md section 7):
+Every arm has the same data, steps, target batches and search budget, over paired seeds (docs/method.md, Controls):
 {random, text} initialisation × {λ = 0, λ > 0}, and the same with labels shuffled, with noise in place of the auxiliary
 embeddings, and with text about something else where the experiment has such a corpus (control: unrelated).
 """

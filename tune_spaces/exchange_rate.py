@@ -3,7 +3,7 @@
 Target shots (conditions) × auxiliary rows per class (arms) × seeds, as tune.shots and tune.auxiliary_shots have them.
 An arm auxiliary_N takes at most N rows per class of every related auxiliary corpus; its subsets are nested and drawn by
 the seed. No rows at all is arm unimodal: λ = 0 and a random head, so that nothing of the corpora is left.
-All arms have the same steps, target batches and search budget (PAPER.md section 6: exchange rate).
+All arms have the same steps, target batches and search budget (docs/method.md, Analyses).
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 The arms of a verdict are fine-tuned: the baseline, the method, and its control with shuffled labels, beside a plain
 linear probe on the frozen encoder. Three pairs more show what training the encoder does to the gain: frozen_* leaves it
 as it is, partial_* trains its last blocks (model.trained_blocks, else 2), lora_* trains low-rank adapters in its blocks
-(model.lora, at the rate optim.lora_lr). Where a text encoder can be trained too, arm
-*_trained_text does so; the paper finds it better frozen (PAPER.md section 2). Steps, target batches, search budget and
-seeds are the same in every arm. Frozen arms see no crops or flips: they train on stored embeddings.
+(model.lora, at the rate optim.lora_lr). Where a text encoder can be trained too, arm *_trained_text does so; the paper
+finds it better frozen (docs/method.md, Supervised). Steps, target batches, search budget and seeds are the same in
+every arm. Frozen arms see no crops or flips: they train on stored embeddings.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Does the unpaired data help once both sides have searched the paper's hyperparameters?
 
 The paper's linear-probe grid for every arm: learning rate × weight decay × batch size × learnable scale, 24 points
-(PAPER.md section 2). Arms with λ > 0 also search λ, and so have more points than the others: each arm trains the same
-number of them, the larger grids thinned at random. Batches of 8 see a quarter of the samples that batches of 32 do;
-every arm may choose either.
+(docs/method.md, Supervised). Arms with λ > 0 also search λ, and so have more points than the others: each arm trains
+the same number of them, the larger grids thinned at random. Batches of 8 see a quarter of the samples that batches of
+32 do; every arm may choose either.
 """
 
 from __future__ import annotations

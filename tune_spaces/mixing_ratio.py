@@ -1,11 +1,11 @@
 """How much of the unpaired data should be mixed in, and when?
 
-Arm uml searches what tune.mixing names: loss weight λ and batch ratio (PAPER.md section 2: the paper finds the ratio
-insensitive), the schedule (joint or alternate), and a warm start on the target or on an auxiliary corpus alone for a
-share of the steps (the curricula of section 3). λ and ratio are the same for all corpora, or with tune.per_corpus each
-corpus has its own. Arm unimodal (λ = 0) has none of this to search: it trains as many learning rates around optim.lr,
-so that the best of many is taken on both sides. Where auxiliary corpora warm up it searches that as well, idle in their
-steps: the number of target batches is then a choice of both sides.
+Arm uml searches what tune.mixing names: loss weight λ and batch ratio (docs/method.md, Supervised: the ratio hardly
+matters in the paper), the schedule (joint or alternate), and a warm start on the target or on an auxiliary corpus alone
+for a share of the steps (docs/method.md, Self-supervised: the curricula). λ and ratio are the same for all corpora, or
+with tune.per_corpus each corpus has its own. Arm unimodal (λ = 0) has none of this to search: it trains as many
+learning rates around optim.lr, so that the best of many is taken on both sides. Where auxiliary corpora warm up it
+searches that as well, idle in their steps: the number of target batches is then a choice of both sides.
 """
 
 from __future__ import annotations

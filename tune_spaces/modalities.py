@@ -3,7 +3,8 @@
 An arm for every subset of the related auxiliary corpora; corpora outside the subset stay in the model at λ = 0, so that
 all arms train equally many parameters. Every subset starts from the same random head; where the experiment starts it
 from an auxiliary corpus, the subsets that hold that corpus have a second arm, SUBSET_init. The paper's claim that more
-modalities never hurt is broken in its own table (PAPER.md section 4): each subset is compared with the baseline.
+modalities never hurt is broken in its own table (docs/method.md, Three and more modalities): each subset is compared
+with the baseline.
 """
 
 from __future__ import annotations

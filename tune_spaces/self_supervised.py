@@ -3,8 +3,8 @@
 All arms have the same model, steps, target batches and search budget, over paired seeds: the target alone (λ = 0), all
 corpora, noise in place of the auxiliary tokens, and an unrelated corpus where the experiment has one (control:
 unrelated). Of the curricula, one arm trains its first third on the target alone and one on an auxiliary corpus alone,
-which leaves it two thirds of the target batches (PAPER.md section 3); `untrained` is the trunk as initialised, under
-the same probe.
+which leaves it two thirds of the target batches (docs/method.md, Self-supervised); `untrained` is the trunk as
+initialised, under the same probe.
 """
 
 from __future__ import annotations

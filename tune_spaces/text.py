@@ -1,7 +1,7 @@
 """Which way of writing about the classes helps: templates or descriptions, how many sentences, or their average?
 
 An arm for every auxiliary text corpus and amount: 1, 5 or 15 sentences per class (or tune.auxiliary_shots), the average
-of all of them as one row, and all of them (PAPER.md section 2: text shots). A corpus takes part alone; where the
+of all of them as one row, and all of them (docs/method.md, Supervised). A corpus takes part alone; where the
 experiment starts the head from text, the same sentences start it. Amounts that a templates corpus does not have are
 left out; of other corpora, the report shows how many rows took part. For templates beside descriptions, give the
 experiment both: corpora.templates={modality: text, format: templates}.

@@ -1,6 +1,6 @@
 """Do a text model's weights help a trunk of another modality, trained or frozen, and is it what they learnt?
 
-Arms, over paired seeds and with equal steps and search (PAPER.md section 6, weight transfer): blocks from scratch, from
+Arms, over paired seeds and with equal steps and search (docs/method.md, Analyses): blocks from scratch, from
 the text model (`model.transfer`), and with the text model's values in an order drawn by lot; each of them trained from
 the first step, and frozen to the end. One more is frozen for model.transfer.freeze_steps steps (a quarter of all where
 that is no number above 0), then trained.

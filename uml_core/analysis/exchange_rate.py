@@ -1,4 +1,4 @@
-"""Exchange rate: how many auxiliary rows is one more target row worth? (PAPER.md section 6)
+"""Exchange rate: how many auxiliary rows is one more target row worth? (docs/method.md, Analyses)
 
 In: accuracies over a grid of target rows per class × auxiliary rows per class × seeds. Out: a plane with its R² and
 its rate, a bootstrap interval over seeds, a monotone surface with the rate at every point of the grid, and whether

@@ -1,4 +1,4 @@
-"""Margins and clusters of the target in the shared space: does co-training move classes apart? (PAPER.md section 6)
+"""Margins and clusters of the target in the shared space: does co-training move classes apart?
 
 In: embeddings in the shared space, the head's rows, class codes. Out: margins, cluster measures, cosines, plane
 coordinates, as plain arrays. Wider margins, a higher silhouette and a lower Davies-Bouldin index mean better separated

@@ -1,8 +1,8 @@
-"""Multimodal neurons: units that respond alike to the two sides of a pair, and are no artefact (PAPER.md section 6).
+"""Multimodal neurons: units that respond alike to the two sides of a pair, and are no artefact.
 
 In: activations (N, U) of the same units on N true pairs, one array a modality: of a shared head, or of any layer of a
 shared trunk. Out: per unit Pearson r, r without the confounds, a permutation p value and its corrections. Pairs are
-for evaluation only: nothing here is ever seen by training.
+for evaluation only: nothing here is ever seen by training. What the paper does: docs/method.md, Analyses.
 
 Three ways to be fooled, and what is done about them. Many units: of 384 noise units some correlate; so p values come
 from shuffled pairs and are corrected for all units. A confound: long sentences and busy pictures excite everything; so

@@ -66,7 +66,7 @@ class CorpusConfig(Settings):
     dataset: MultiBenchDataset | None = None  # format multibench: which one the file is of, for its label rule
     field: MultiBenchField | None = None  # format multibench: which of the file's arrays; mimic has static and series
     encoder: EncoderConfig | None = None
-    # A control replaces what the corpus says and keeps everything else equal (PAPER.md section 7):
+    # A control replaces what the corpus says and keeps everything else equal (docs/method.md, Controls):
     # shuffled_labels permutes the labels over rows; noise replaces embeddings by Gaussian noise of the same mean and
     # scale; unrelated hands each of the corpus's own classes to a target class drawn by lot.
     control: CorpusControl = "none"

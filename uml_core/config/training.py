@@ -11,7 +11,7 @@ from uml_core.config.base import Count, Fraction01, NonNegative, Positive, Posit
 
 
 class TransferConfig(Settings):
-    """Transformer blocks that start from a text model's (PAPER.md section 6, weight transfer).
+    """Transformer blocks that start from a text model's (docs/method.md, Analyses).
 
     Objective supervised: those of the target's encoder, a timm ViT under backbone finetune; self_supervised: those of
     the shared trunk. Width, heads and MLP must be the text model's; of the blocks, as many as both have are started.

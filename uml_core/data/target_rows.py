@@ -19,7 +19,7 @@ from uml_core.data.class_maps import read_class_map
 from uml_core.data.subsets import Rows, split_off, take_shots
 from uml_core.errors import InputError, listing
 
-MAX_VAL_SHOTS = 4  # few-shot validation has min(4, shots) samples per class (PAPER.md section 2)
+MAX_VAL_SHOTS = 4  # few-shot validation has min(4, shots) samples per class (docs/method.md, Supervised)
 MAIN_SPLITS = ("train", "val", "test")
 
 

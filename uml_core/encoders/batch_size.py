@@ -23,7 +23,7 @@ def choose_batch_size(
 
     Starts at what is fast on the device and halves until a batch of copies of the costliest row, run for the purpose,
     takes no more than the limit beyond the weights. On a CPU that start is small on purpose: 8 pictures, or 16 times 32
-    tokens, keep the cores busy, and larger batches only spill the caches (measured: RESULTS.md).
+    tokens, keep the cores busy, and larger batches only spill the caches (measured: docs/measured.md).
 
     Args:
         encoder: loaded on `device`.

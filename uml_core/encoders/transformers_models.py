@@ -43,7 +43,7 @@ _CLIP_TEXT = ModelType("CLIPTextModelWithProjection", "projection", part="text_c
 _CLAP_AUDIO = ModelType("ClapAudioModelWithProjection", "projection", part="audio_config")
 
 # BERT-like models have a first token that is trained to stand for the sentence; of decoders the mean over all
-# tokens is taken (PAPER.md section 2).
+# tokens is taken (docs/method.md, Supervised).
 _TEXT_CLS = (
     *("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet"),
     *("roberta", "xlm-roberta"),

@@ -5,7 +5,7 @@ known, because mixing is a pure function of (seed, step). Out: the samples of an
 
 A thread reads the next block of steps while training takes from the one before. Within a block rows are read in the
 file's order, and the system is told of them in advance, so that the disk has many requests at once: 20 times as many
-rows/s here as one after another (benchmarks/RESULTS.md).
+rows/s here as one after another (docs/measured.md).
 
 Shape legend: B batch, R rows of a block, D embedding width.
 """

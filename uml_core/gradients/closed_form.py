@@ -9,7 +9,7 @@ With a frozen backbone every map is linear, so the gradient can be written down.
     ∂L/∂W_head = Σ_r s_k g_r h_rᵀ     ∂L/∂W_k = Σ_r∈k W_headᵀ (s_k g_r) e_rᵀ     ∂L/∂s_k = Σ_r∈k g_r · W_head h_r
 
 All corpora go through the head in one product, gradients land in one buffer that is kept (and summed over ranks at
-once), and no graph is built: 1.3 times as many steps a second as autograd on the same tensors (benchmarks/RESULTS.md).
+once), and no graph is built: 1.3 times as many steps a second as autograd on the same tensors (docs/measured.md).
 
 Shape legend: K corpora, B rows of one corpus, R rows of all corpora in the batch,
 P rows of those with a projection, C classes, D embedding width, H shared width.

@@ -2,7 +2,7 @@
 
 In: K models and, at every step, each one's batch. Out: the gradients of each one's own weighted loss. The formulas are
 those of `shared_head_gradient` with a leading axis of models. A small head spends much of its step on calls; here K
-heads share them (benchmarks/RESULTS.md).
+heads share them (docs/measured.md).
 
 Shape legend: K models, M corpora, B rows of one corpus, C classes, D embedding width, H shared width.
 """

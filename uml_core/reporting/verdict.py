@@ -2,7 +2,7 @@
 
 In: a sweep. Out: a sentence its own numbers support. A gain must stand above the matched baseline, above a plain linear
 probe, and above the same procedure with the auxiliary labels shuffled, all paired over seeds and corrected for testing
-several claims. What a control does as well is no gain (PAPER.md section 7).
+several claims. What a control does as well is no gain (docs/method.md, Controls).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def without_auxiliaries(experiment: Experiment) -> dict[str, Any]:
 
 
 def standard_arms(experiment: Experiment) -> dict[str, Arm]:
-    """Return the arms of PAPER.md section 7 by name; `unrelated` ones only where the experiment has such a corpus."""
+    """The arms of docs/method.md, Controls, by name; `unrelated` ones only where the experiment has such a corpus."""
     related = related_auxiliaries(experiment)
     unrelated = tuple(name for name in experiment.auxiliaries if name not in related)
     random_head, text_head = {"model.head_init": "random"}, {"model.head_init": "zero_shot"}

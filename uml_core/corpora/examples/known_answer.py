@@ -1,6 +1,6 @@
 """Synthetic corpora whose answer is known: a pipeline must find the gain in one, and report none in the other.
 
-Linear-Gaussian, after the model of section 5 of UML (arXiv 2510.08492), with classes in place of its one fixed θ:
+Linear-Gaussian, after the model of the paper (docs/method.md, Theory), with classes in place of its one fixed θ:
 
     z_c ~ N(0, I_L)                                     one latent a class: what the two modalities can share
     x = target_signal · A z_c + target_noise · ε        target row of class c;     A (target_dim, L)

@@ -4,8 +4,9 @@ In: `mosi_data.pkl`, `mosei_senti_data.pkl`, `sarcasm.pkl`, `humor.pkl` ({split:
 `im.pk` ({ep_tdata, adm_features_final, y_icd9}). Out: labelled sequences with their splits. Vision and text of one
 file are two corpora, and nothing says which rows belong together.
 
-Label rules (PAPER.md section 3): MOSI and MOSEI are positive where the sentiment is >= 0; MUStARD and UR-FUNNY count -1
-as 0; MIMIC is task 7 of y_icd9. Splits are MultiBench's own, test apart from validation, MIMIC's drawn by its seed.
+Label rules (docs/method.md, Self-supervised): MOSI and MOSEI are positive where the sentiment is >= 0; MUStARD and
+UR-FUNNY count -1 as 0; MIMIC is task 7 of y_icd9. Splits are MultiBench's own, test apart from validation, MIMIC's
+drawn by its seed.
 
 Shape legend: N rows, T tokens of a sequence, D width.
 """

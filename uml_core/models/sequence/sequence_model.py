@@ -1,4 +1,4 @@
-"""Self-supervised UML: projections of every corpus around one shared transformer (PAPER.md section 3).
+"""Self-supervised UML: projections of every corpus around one shared transformer (docs/method.md, Self-supervised).
 
     prediction_k = W_out,k · trunk(W_in,k tokens_k + positions)
 

@@ -1,7 +1,7 @@
 """The shared transformer: post-norm layers over packed sequences of any corpora, and positions.
 
-As `nn.TransformerEncoder` with `norm_first=False` (PAPER.md section 3), and equal to it to float tolerance without
-dropout. All corpora of a step go through together, in one pass, and no row is padding.
+As `nn.TransformerEncoder` with `norm_first=False` (docs/method.md, Self-supervised), and equal to it to float tolerance
+without dropout. All corpora of a step go through together, in one pass, and no row is padding.
 
 Shape legend: R rows of the packed batch, H width, h heads, d width of a head.
 """
