@@ -22,7 +22,7 @@ from uml_core.feed.mixing import MixingPlan
 from uml_core.gradients.autograd import NonFiniteError
 from uml_core.gradients.batch import Batch
 from uml_core.gradients.stacked_heads import StackedHeads
-from uml_core.training.progress import Evaluation, Stretch, Update
+from uml_core.training.progress import Evaluation, TrainedSteps, Update
 from uml_core.training.run import TrainingRun
 from uml_core.training.stacked_adamw import StackedAdamW
 
@@ -76,13 +76,13 @@ def train_together(
     failures: dict[int, InputError] = {}
     pack = _Pack([runs[index] for index in order])
     while order:
-        stretches = pack.train()
+        trained_steps = pack.train()
         for place, index in enumerate(order):
-            run, stretch = runs[index], stretches[place]
+            run, trained = runs[index], trained_steps[place]
             try:
-                if isinstance(stretch, NonFiniteError):
-                    raise stretch
-                on_evaluation(run, run.judge(stretch))
+                if isinstance(trained, NonFiniteError):
+                    raise trained
+                on_evaluation(run, run.evaluate(trained))
             except InputError as error:
                 failures[index] = error
         kept = [
@@ -121,7 +121,7 @@ class _Pack:
         smaller._last_update = self._last_update
         return smaller
 
-    def train(self) -> list[Stretch | NonFiniteError]:
+    def train(self) -> list[TrainedSteps | NonFiniteError]:
         """Train up to the next evaluation; returns each run's own account of it."""
         num_runs, stop = len(self._runs), self._runs[0].next_stop
         zeros_K = torch.zeros(num_runs, dtype=torch.float64, device=self._heads.device)
@@ -152,7 +152,7 @@ class _Pack:
         share_s, share_wait_s = (time.perf_counter() - started) / num_runs, wait_s / num_runs
         return [
             diverged.get(place)
-            or Stretch(
+            or TrainedSteps(
                 until=stop,
                 last_update=self._last_update,
                 losses={corpus: values[place] for corpus, values in means.items()},
@@ -173,7 +173,7 @@ class _Pack:
     def _note_diverged(
         self, diverged: dict[int, NonFiniteError], losses_KM: Tensor, step: int, corpora: tuple[str, ...]
     ) -> None:
-        """Remember the runs whose loss is no longer finite. They do no harm to the others until the stretch ends."""
+        """Remember the runs whose loss is no longer finite. They do no harm to the others until the evaluation."""
         losses = losses_KM.tolist()
         if math.isfinite(sum(map(sum, losses))):
             return

@@ -1,4 +1,4 @@
-"""What is known of a training run on its way: its progress, the stretch behind it, an evaluation, the best model."""
+"""What is known of a training run: its progress, the steps since the last evaluation, an evaluation, the best model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BestModel:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class TrainedSteps:
     """The steps between two evaluations, once they are done."""
 
     until: int  # optimiser steps done so far

@@ -36,7 +36,7 @@ from uml_core.training.optimizer import (
     set_learning_rate,
     solver_step,
 )
-from uml_core.training.progress import BestModel, Evaluation, Progress, Stretch, Update
+from uml_core.training.progress import BestModel, Evaluation, Progress, TrainedSteps, Update
 from uml_core.training.supervised import SupervisedObjective
 
 
@@ -112,7 +112,7 @@ class TrainingRun:
             yield self._evaluate(losses={})
         gradient = self.objective.gradient()
         while not self._progress.finished:
-            yield self.judge(self._train(self.next_stop, gradient))
+            yield self.evaluate(self._train(self.next_stop, gradient))
 
     @property
     def next_stop(self) -> int:
@@ -120,19 +120,19 @@ class TrainingRun:
         settings = self.experiment.train
         return min(self._progress.step + settings.eval_every, settings.max_steps)
 
-    def judge(self, stretch: Stretch) -> Evaluation:
+    def evaluate(self, trained: TrainedSteps) -> Evaluation:
         """Evaluate the model after some more steps, and decide whether the run goes on.
 
         Raises:
             NonFiniteError: the last update has made weights infinite.
         """
         progress = self._progress
-        progress.step = stretch.until
-        progress.samples.update(stretch.samples)
-        progress.train_s += stretch.train_s
-        progress.data_wait_s += stretch.data_wait_s
-        self._last_update = stretch.last_update or self._last_update
-        evaluation = self._evaluate(stretch.losses)
+        progress.step = trained.until
+        progress.samples.update(trained.samples)
+        progress.train_s += trained.train_s
+        progress.data_wait_s += trained.data_wait_s
+        self._last_update = trained.last_update or self._last_update
+        evaluation = self._evaluate(trained.losses)
         out_of_patience = progress.bad_evaluations >= self.experiment.train.patience
         progress.finished = out_of_patience or progress.step >= self.experiment.train.max_steps
         return evaluation
@@ -176,7 +176,7 @@ class TrainingRun:
     def _load_weights(self, weights: dict[str, Tensor]) -> None:
         self.model.load_state_dict(sharded_weights(weights, self.model.state_dict()))
 
-    def _train(self, until: int, gradient: Gradient) -> Stretch:
+    def _train(self, until: int, gradient: Gradient) -> TrainedSteps:
         """Train up to a step."""
         wait_s = 0.0
         sums: dict[str, float] = defaultdict(float)
@@ -204,7 +204,7 @@ class TrainingRun:
             if self._average is not None:
                 self._average.update()
         means = {corpus: total / counts[corpus] for corpus, total in sums.items()}
-        return Stretch(until, self._last_update, means, samples, time.perf_counter() - started, wait_s)
+        return TrainedSteps(until, self._last_update, means, samples, time.perf_counter() - started, wait_s)
 
     def _update(self, gradient: Gradient, batch: StepBatch, step: int) -> dict[str, float]:
         optim = self.experiment.optim
