@@ -11,6 +11,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from uml_core.config import Experiment, hash_of
+from uml_core.config.used_by import deciding
 from uml_core.data.sequence_data import SequenceData, build_sequence_data
 from uml_core.data.subset_files import read_subset, subset_text
 from uml_core.data.subsets import Rows
@@ -105,8 +106,9 @@ class RawSources:
 
     def of(self, experiment: Experiment, corpus: str) -> RawSource:
         """Return the source of a corpus; under one name the last is remembered."""
-        tree = experiment.model_dump(mode="json")
-        settings = hash_of([experiment.store, corpus, tree["corpora"][corpus], tree["encoders"], tree["embed"]])
+        others = tuple(f"corpora.{name}." for name in experiment.corpora if name != corpus)
+        stored = deciding(experiment, "store").items()
+        settings = hash_of([corpus, {key: value for key, value in stored if not key.startswith(others)}])
         known = self._known.get(corpus)
         if known is None or known.settings != settings:
             from uml_core.corpora.readers import rows_of

@@ -72,7 +72,7 @@ def best_trial(chosen: Sequence[TrialSpec], folder: SweepFolder) -> TrialSpec | 
 
 def has_control(experiment: Experiment) -> bool:
     """Return whether a control takes part in training or in the head's start."""
-    taking_part = {name for name in experiment.auxiliaries if experiment.loss_weight(name)}
+    taking_part = set(experiment.active_auxiliaries)
     if experiment.objective == "supervised" and experiment.model.head_init == "zero_shot":
         taking_part.add(head_init_corpus(experiment))
     return any(experiment.corpora[name].control != "none" for name in taking_part)

@@ -26,6 +26,7 @@ from pipelines.tune.folder import (
     progress_report,
 )
 from uml_core.config import Experiment, hash_of
+from uml_core.config.used_by import deciding
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import evaluation_points
 from uml_core.gradients.place import Place
@@ -115,8 +116,7 @@ def _packs(
     packs: dict[object, dict[int, TrainingRun]] = {}
     shared: dict[str, Any] = {}
     for index, experiment in enumerate(experiments):
-        settings = experiment.model_dump(mode="json", include={"target", "corpora", "data", "objective"})
-        key = hash_of(settings)
+        key = hash_of(deciding(experiment, "rows"))
         try:
             if key not in shared:
                 shared[key] = build_data(experiment, tables)

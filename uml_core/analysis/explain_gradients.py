@@ -27,7 +27,7 @@ def explain_gradients(run: TrainedRun) -> AnalysisResult:
     for corpus, cosine in at_start.items():
         metrics[f"analysis/gradients/{corpus}/cosine_at_start"] = cosine
         metrics[f"analysis/gradients/{corpus}/cosine_at_end"] = at_end[corpus]
-        note = "" if run.takes_part(corpus) else " (takes no part in this run's steps)"
+        note = "" if run.experiment.is_active(corpus) else " (takes no part in this run's steps)"
         summary.append(
             f"gradients on the shared head, {run.data.target} against {corpus}{note}: cosine {cosine:+.3f} before "
             f"training, {at_end[corpus]:+.3f} after it"

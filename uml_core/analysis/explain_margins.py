@@ -79,7 +79,7 @@ def explain_prototypes(run: TrainedRun) -> AnalysisResult:
         if len(others):
             metrics[f"analysis/prototypes/{corpus}/other_cosine"] = float(others.mean())
         rest = f", with other classes {others.mean():.3f}" if len(others) else ""
-        note = "" if run.takes_part(corpus) else " (takes no part in this run's steps)"
+        note = "" if run.experiment.is_active(corpus) else " (takes no part in this run's steps)"
         line = (
             f"prototypes of {corpus}{note}: a head row's cosine with its own class mean is {own_C.mean():.3f}{rest}; "
             f"nearest is its own for {nearest_C.mean():.1%} of {len(own_C)} classes"

@@ -62,10 +62,6 @@ class TrainedRun:
         rows_CH: Floats = chosen.head.weight.detach().double().cpu().numpy()
         return rows_CH * (-1.0 if scale < 0 else 1.0)
 
-    def takes_part(self, corpus: str) -> bool:
-        """Return whether a corpus takes part in training steps."""
-        return self.experiment.loss_weight(corpus) > 0 and self.experiment.batch_ratio(corpus) > 0
-
     def class_code(self, name: str) -> int:
         """Return a class's code. Raises InputError for a class the target lacks."""
         if name not in self.data.classes:

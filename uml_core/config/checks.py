@@ -203,7 +203,7 @@ def _every_corpus_has_its_turn(experiment: Sections) -> None:
     for name in experiment.auxiliaries:
         steps = train.max_steps - (warm_start.steps if warm_start.corpus != name else 0)
         ratio = experiment.batch_ratio(name)
-        if experiment.loss_weight(name) and 0 < ratio * train.batch_size * steps < 1:
+        if experiment.is_active(name) and ratio * train.batch_size * steps < 1:
             raise ValueError(
                 f"mixing.batch_ratio.{name} is {ratio:g}, of which {steps} steps of {train.batch_size} target samples "
                 "make not one sample; raise it, or set it to 0"

@@ -62,6 +62,18 @@ class Sections(Settings):
         return tuple(name for name in self.corpora if name != self.target and name not in self.shifted_corpora)
 
     @property
+    def active_auxiliaries(self) -> tuple[str, ...]:
+        """Names of the auxiliaries that take part in training steps, in the file's order."""
+        return tuple(filter(self.is_active, self.auxiliaries))
+
+    def is_active(self, corpus: str) -> bool:
+        """Whether a corpus takes part in training steps: neither its loss weight nor its batch ratio is 0.
+
+        One that does not may still start the head (`model.init_corpus`).
+        """
+        return self.loss_weight(corpus) > 0 and self.batch_ratio(corpus) > 0
+
+    @property
     def shifted_corpora(self) -> tuple[str, ...]:
         """Names of the corpora that are shifted test sets of the target."""
         return tuple(name for name, corpus in self.corpora.items() if corpus.role == "shifted")

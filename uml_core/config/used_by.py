@@ -1,47 +1,222 @@
-"""Settings that an experiment changes and its own training does not use: `train` warns of them before it starts.
+"""The one table of which key of an experiment decides what, and under which other settings it counts.
 
-Not refused: one file has the settings of several backbones, for the arms of a sweep or a key on the command line.
+In: an experiment. Out: the settings that decide one thing: what lies in the store, which of its rows are used, which
+model is trained, which heads may be trained as one batched model. Whatever else needs to know which settings matter
+asks here: sweeps that refuse arms which train the same model, packs of heads, sources of raw rows that several runs
+share, the warnings of `train`, and the settings reference (`python -m uml_core.config`).
+
+A key that decides none of these changes pace, place, messages or what is measured after training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
-if TYPE_CHECKING:
-    from uml_core.config.experiment import Experiment
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-AUGMENTATION = ("pictures.augment", "pictures.min_crop")
-PICTURES = ("pictures.keep", "pictures.memory_gib", *AUGMENTATION)
-ENCODER_RATES = ("optim.backbone_lr", "optim.layer_decay")
-# What a line search has no use for; it takes all rows at every step.
-OF_ADAMW = ("optim.lr", "optim.schedule", "optim.warmup_steps", "optim.warmup_lr", "train.batch_size")
+from uml_core.config.corpora import EncodersConfig
+from uml_core.config.sections import Sections
+
+Decision = Literal["store", "rows", "model", "pack"]
+# store: which rows and embeddings the store holds. rows: which of them are trained, validated and tested on.
+# model: the trained model, beyond rounding. pack: must be equal in heads that are trained as one batched model.
+DECISIONS: tuple[Decision, ...] = ("store", "rows", "model", "pack")
 
 
-def unused_settings(experiment: Experiment) -> list[str]:
-    """Return one line for every setting with another value than its default that training does not use."""
+@dataclass(frozen=True)
+class Condition:
+    """Other settings under which alone a key counts, and what `train` says where they are otherwise.
+
+    `otherwise` may name settings of the experiment, which stands for {0}: "model.backbone {0.model.backbone}, ...".
+    """
+
+    holds: Callable[[Sections], bool]
+    otherwise: str
+    remedy: str
+
+
+SUPERVISED = Condition(
+    lambda experiment: experiment.objective == "supervised",
+    "objective {0.objective}, which has no shared head",
+    "set objective=supervised",
+)
+SEQUENCES = Condition(
+    lambda experiment: experiment.objective == "self_supervised",
+    "objective {0.objective}, which has no sequence model",
+    "set objective=self_supervised",
+)
+MASKED = Condition(
+    lambda experiment: experiment.sequence_model.task == "masked_token",
+    "sequence_model.task {0.sequence_model.task}, which hides no tokens",
+    "set sequence_model.task=masked_token",
+)
+TRAINED_ENCODER = Condition(
+    lambda experiment: experiment.model.backbone != "frozen",
+    "model.backbone frozen, where no encoder is trained",
+    "set model.backbone=finetune",
+)
+OWN_RATE = Condition(
+    lambda experiment: experiment.model.backbone != "lora",
+    "model.backbone lora, whose rate is optim.lora_lr",
+    "set that",
+)
+ADAPTERS = Condition(
+    lambda experiment: experiment.model.backbone == "lora",
+    "model.backbone {0.model.backbone}, which has no adapters",
+    "set model.backbone=lora",
+)
+PICTURES = Condition(
+    lambda experiment: experiment.corpora[experiment.target].modality != "audio",
+    "model.backbone {0.model.backbone} of sounds, which are not augmented",
+    "set a target of pictures",
+)
+AUGMENTED = Condition(
+    lambda experiment: experiment.pictures.augment, "pictures.augment false", "set pictures.augment=true"
+)
+ADAMW = Condition(
+    lambda experiment: experiment.optim.name == "adamw",
+    "optim.name lbfgs, a line search over all rows",
+    "set optim.name=adamw",
+)
+WARM_UP = Condition(
+    lambda experiment: experiment.optim.warmup_steps > 0, "optim.warmup_steps 0", "set optim.warmup_steps"
+)
+
+
+class Use(NamedTuple):
+    """What a key decides, where all conditions hold; nothing where `decides` is empty."""
+
+    decides: frozenset[str]
+    when: tuple[Condition, ...]
+
+
+def _uses(section: str, names: str, *decides: Decision, when: tuple[Condition, ...] = ()) -> dict[str, Use]:
+    prefix = f"{section}." if section else ""
+    return {f"{prefix}{name}": Use(frozenset(decides), when) for name in names.split()}
+
+
+_ENCODERS = ("corpora.*.encoder", *(f"encoders.{modality}" for modality in EncodersConfig.model_fields))
+_ENCODER_KEYS = "source name pooling weights image_size depth heads max_length max_seconds"
+
+USES: Mapping[str, Use] = {
+    **_uses("", "name"),
+    **_uses("", "seed", "model"),
+    **_uses("", "store", "store"),
+    **_uses("", "target objective", "rows", "model", "pack"),
+    **_uses("tracking", "uri artifacts"),
+    **_uses("corpora.*", "modality format path root split templates template_set names dataset field", "store"),
+    **_uses("corpora.*", "control role", "rows", "model"),
+    **{key: use for encoder in _ENCODERS for key, use in _uses(encoder, _ENCODER_KEYS, "store").items()},
+    **{key: use for encoder in _ENCODERS for key, use in _uses(encoder, "compile").items()},
+    **_uses("embed", "dtype precision", "store"),
+    **_uses("embed", "batch_size part_rows actors decoders max_rejected"),
+    **_uses("model", "backbone", "model", "pack"),
+    **_uses("model", "trained_blocks trained_auxiliaries drop_path", "model", when=(TRAINED_ENCODER,)),
+    **_uses("model.lora", "rank alpha dropout targets", "model", when=(ADAPTERS,)),
+    # Heads of one pack may start anywhere, from whatever corpus: only their shapes must be equal.
+    **_uses("model", "head_init init_corpus scale_init", "model", when=(SUPERVISED,)),
+    **_uses("model", "learnable_scale normalize shared_width", "model", "pack", when=(SUPERVISED,)),
+    **_uses("model.transfer", "source blocks freeze_steps control", "model"),
+    **_uses("sequence_model", "width layers heads feedforward dropout positions task", "model", when=(SEQUENCES,)),
+    **_uses("sequence_model", "max_tokens", "rows", "model", when=(SEQUENCES,)),
+    **_uses("sequence_model", "standardize", "model", when=(SEQUENCES,)),
+    **_uses("sequence_model", "masked_share", "model", when=(SEQUENCES, MASKED)),
+    # Of corpora that take part (`Sections.is_active`); packs compare weights where they decide who has an update.
+    **_uses("mixing", "loss_weight", "model"),
+    **_uses("mixing", "batch_ratio schedule warm_start.corpus warm_start.steps", "model", "pack"),
+    **_uses("data", "shots auxiliary_shots subset val_fraction test_fraction", "rows", "model", "pack"),
+    **_uses("data", "split_seed", "rows", "model"),
+    **_uses("optim", "name clip_norm ema_decay", "model", "pack"),
+    **_uses("optim", "weight_decay", "model"),
+    **_uses("optim", "lr schedule warmup_steps", "model", when=(ADAMW,)),
+    **_uses("optim", "warmup_lr", "model", when=(ADAMW, WARM_UP)),
+    **_uses("optim", "backbone_lr", "model", when=(TRAINED_ENCODER, OWN_RATE)),
+    **_uses("optim", "lora_lr", "model", when=(ADAPTERS,)),
+    **_uses("optim", "layer_decay", "model", when=(TRAINED_ENCODER,)),
+    **_uses("pictures", "keep memory_gib", when=(TRAINED_ENCODER,)),
+    **_uses("pictures", "augment", "model", when=(TRAINED_ENCODER, PICTURES)),
+    **_uses("pictures", "min_crop", "model", when=(TRAINED_ENCODER, PICTURES, AUGMENTED)),
+    **_uses("feed", "keep memory_gib cache", when=(SUPERVISED,)),
+    **_uses("train", "max_steps eval_every patience precision label_smoothing", "model", "pack"),
+    **_uses("train", "batch_size", "model", "pack", when=(ADAMW,)),
+    # Workers, shards and parts of a batch make the same update, up to the order in which numbers are added.
+    **_uses("train", "workers min_workers sharding accumulate use_gpu compile"),
+    **_uses("train", "gradient_cosine report_every_s report_share keep_checkpoints twin seeds"),
+    **_uses("tune", "seeds shots auxiliary_shots lr mixing per_corpus loss_weights batch_ratios warm_starts search"),
+    **_uses("tune", "objectives stopping gpus_per_trial max_concurrent_trials pack max_failed"),
+    **_uses("evaluation", "evaluators shots seeds corruptions corruption_rows class_maps"),
+}
+
+
+class Leaf(NamedTuple):
+    """A key that holds a value, not a section. `pattern` has * for what the user names, as `USES` has."""
+
+    key: str
+    pattern: str
+    value: Any
+    field: FieldInfo
+
+
+def leaves(section: type[BaseModel], tree: Mapping[str, Any] | None = None) -> Iterator[Leaf]:
+    """Yield every key of a section: with its value in a dumped tree, or without one as the experiment file may have it.
+
+    Sections that are not there (`encoder: null`) have no keys.
+    """
+    for name, field in section.model_fields.items():
+        value = None if tree is None else tree[name]
+        inner, is_mapping = _section_in(field.annotation)
+        if inner is None:
+            yield Leaf(name, name, value, field)
+            continue
+        children = {"*": value} if tree is None else value or {}
+        for child, values in (children if is_mapping else {"": value}).items():
+            if tree is None or values is not None:
+                dot, pattern = (f".{child}", ".*") if child else ("", "")
+                for leaf in leaves(inner, values):
+                    yield leaf._replace(key=f"{name}{dot}.{leaf.key}", pattern=f"{name}{pattern}.{leaf.pattern}")
+
+
+def _section_in(annotation: object) -> tuple[type[BaseModel] | None, bool]:
+    """Return the section that a field holds (None: a value), and whether it holds several by name."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        kinds = [_section_in(kind) for kind in inner if kind is not type(None)]
+        return kinds[0] if len(kinds) == 1 else (None, False)
+    if origin is Mapping:
+        return _section_in(inner[1])[0], True
+    is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return (annotation if is_section else None), False  # type: ignore[return-value]
+
+
+def deciding(experiment: Sections, decision: Decision) -> dict[str, Any]:
+    """Return the settings that decide one thing in this experiment, by dotted key, as JSON values."""
+    tree = experiment.model_dump(mode="json")
+    return {
+        leaf.key: leaf.value
+        for leaf in leaves(Sections, tree)
+        if decision in USES[leaf.pattern].decides and not _unmet(experiment, leaf)
+    }
+
+
+def unused_settings(experiment: Sections) -> list[str]:
+    """Return one line for every setting with another value than its default that training does not use.
+
+    A warning, not an error: one file has the settings of several backbones, for the arms of a sweep or a key on the
+    command line.
+    """
     lines = []
-    for keys, why, otherwise in _unused(experiment):
-        for key in keys:
-            section, name = key.split(".")
-            settings = getattr(experiment, section)
-            value = getattr(settings, name)
-            if value != type(settings).model_fields[name].default:
-                lines.append(f"{key} is {value} and not used with {why}; {otherwise}, or remove it")
+    for leaf in leaves(Sections, experiment.model_dump()):
+        unmet = _unmet(experiment, leaf)
+        if unmet and leaf.value != leaf.field.get_default(call_default_factory=True):
+            why = unmet[0].otherwise.format(experiment)
+            lines.append(f"{leaf.key} is {leaf.value} and not used with {why}; {unmet[0].remedy}, or remove it")
     return lines
 
 
-def _unused(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], str, str]]:
-    """Yield keys that are not used, why, and what would use them."""
-    backbone = experiment.model.backbone
-    if backbone == "frozen":
-        why = "model.backbone frozen, where no encoder is trained"
-        yield (*ENCODER_RATES, *PICTURES), why, "set model.backbone=finetune"
-    elif backbone == "lora":
-        yield ("optim.backbone_lr",), "model.backbone lora, whose rate is optim.lora_lr", "set that"
-    if backbone != "lora":
-        yield ("optim.lora_lr",), f"model.backbone {backbone}, which has no adapters", "set model.backbone=lora"
-    if backbone != "frozen" and experiment.corpora[experiment.target].modality == "audio":
-        yield AUGMENTATION, f"model.backbone {backbone} of sounds, which are not augmented", "set a target of pictures"
-    if experiment.optim.name == "lbfgs":
-        yield OF_ADAMW, "optim.name lbfgs, a line search over all rows", "set optim.name=adamw"
+def _unmet(experiment: Sections, leaf: Leaf) -> list[Condition]:
+    return [condition for condition in USES[leaf.pattern].when if not condition.holds(experiment)]

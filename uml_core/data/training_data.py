@@ -111,7 +111,7 @@ def _is_unprojected(experiment: Experiment, corpus: str, train: Mapping[str, Lab
     ours, theirs = experiment.encoder_of(corpus), experiment.encoder_of(experiment.target)
     one_space = ours is not None and theirs is not None and ours.name == theirs.name
     taken_as_one = train[corpus].dim == width and experiment.model.shared_width in (None, width)
-    return taken_as_one and not one_space and experiment.loss_weight(corpus) > 0
+    return taken_as_one and not one_space and experiment.is_active(corpus)
 
 
 def _auxiliary_rows(

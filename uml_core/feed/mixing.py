@@ -63,9 +63,7 @@ class MixingPlan:
     @classmethod
     def of(cls, experiment: Experiment) -> MixingPlan:
         """Build the plan of an experiment."""
-        active = [
-            name for name in experiment.corpora if experiment.loss_weight(name) > 0 and experiment.batch_ratio(name) > 0
-        ]
+        active = [name for name in experiment.corpora if experiment.is_active(name)]
         warm_start = experiment.mixing.warm_start
         return cls(
             target=experiment.target,

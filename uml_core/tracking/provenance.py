@@ -11,10 +11,9 @@ from uml_core.config import Experiment
 
 def run_kind(experiment: Experiment) -> str:
     """Return the tag uml.kind: uml where an auxiliary corpus takes part in a step or in the head, else unimodal."""
-    active = [name for name in experiment.auxiliaries if experiment.loss_weight(name) and experiment.batch_ratio(name)]
     has_head = experiment.objective == "supervised"
     initialised = has_head and experiment.model.head_init == "zero_shot" and experiment.auxiliaries
-    return "uml" if active or initialised else "unimodal"
+    return "uml" if experiment.active_auxiliaries or initialised else "unimodal"
 
 
 def provenance_tags(fingerprints: Mapping[str, str]) -> dict[str, str]:

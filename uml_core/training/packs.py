@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from uml_core.config import Experiment, hash_of
+from uml_core.config.used_by import deciding
 from uml_core.errors import InputError
 from uml_core.feed.mixing import MixingPlan
 from uml_core.gradients.autograd import NonFiniteError
@@ -25,12 +26,6 @@ from uml_core.gradients.stacked_heads import StackedHeads
 from uml_core.training.progress import Evaluation, TrainedSteps, Update
 from uml_core.training.run import TrainingRun
 from uml_core.training.stacked_adamw import StackedAdamW
-
-# What the runs of a pack may differ in; everything else, and with it every shape, is the same.
-FREE = {
-    "optim": {"lr", "weight_decay", "schedule", "warmup_steps", "warmup_lr"},
-    "model": {"head_init", "init_corpus", "scale_init"},
-}
 
 
 def pack_label(experiment: Experiment, *, device: str = "cpu") -> str | None:
@@ -45,17 +40,10 @@ def pack_label(experiment: Experiment, *, device: str = "cpu") -> str | None:
     plain_update = optim.name == "adamw" and optim.clip_norm is None and not optim.ema_decay and train.accumulate == 1
     if not (closed_form and plain_update and train.max_steps and not train.gradient_cosine):
         return None
-    tree = experiment.model_dump(mode="json")
-    for section, keys in FREE.items():
-        tree[section] = {key: value for key, value in tree[section].items() if key not in keys}
-    for corpus in tree["corpora"].values():
-        del corpus["control"]
     plan = MixingPlan.of(experiment)
     own = plan.scheduled if plan.alternate or plan.warm_start_steps else ()  # a corpus of weight 0 then has no update
-    weights = tree["mixing"]["loss_weight"]
-    tree["mixing"]["loss_weight"] = {name: weights[name] if name in own else None for name in plan.corpora}
-    del tree["seed"], tree["data"]["split_seed"], tree["name"], tree["tune"]
-    return hash_of(tree)
+    weights = {name: str(plan.loss_weight[name]) if name in own else None for name in plan.corpora}
+    return hash_of([deciding(experiment, "pack"), weights])
 
 
 def shapes_of(run: TrainingRun) -> tuple[object, ...]:
