@@ -8,12 +8,12 @@ In: an experiment's runs. Out: DIR/index.html, which needs no other file, and DI
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pipelines.command_line import Summary, absolute_place, experiment_parser, step_main
 from uml_core.config import Experiment
 from uml_core.errors import InputError
+from uml_core.files.atomic import LOCAL, write_whole
 from uml_core.reporting.page import Page, build_report, without_credentials
 from uml_core.tracking.reading import experiment_runs
 
@@ -66,9 +66,7 @@ def write_report(report: Page, directory: Path) -> Path:
         (figures / f"{figure.name}.svg").write_bytes(figure.svg)
         (figures / f"{figure.name}.png").write_bytes(figure.png)
     page = directory / "index.html"
-    temporary = directory / f".index.html.{os.getpid()}"
-    temporary.write_text(report.html, encoding="utf-8")
-    temporary.replace(page)
+    write_whole(LOCAL, str(page), report.html.encode())
     return page
 
 

@@ -27,6 +27,7 @@ from pipelines.command_line import Summary, absolute_place, guarded, in_uploaded
 from pipelines.ray_session import num_cpus, ray_session
 from pipelines.report import write_report
 from uml_core.errors import InputError
+from uml_core.files.atomic import LOCAL, write_whole
 from uml_core.reporting.theory.theory_page import build_theory_page
 from uml_core.theory.study import Request, Task, TheoryResults, as_json, collect, plan
 
@@ -66,7 +67,9 @@ def run(request: Request, directory: Path) -> Summary:
     wall_s = time.monotonic() - started
     page = build_theory_page(results, wall_s=wall_s, num_cpus=cpus)
     try:
-        _write_json(directory / "theory.json", {"wall_s": wall_s, "cpus": cpus, **as_json(results)})
+        content = {"wall_s": wall_s, "cpus": cpus, **as_json(results)}
+        text = json.dumps(content, ensure_ascii=False, indent=1)
+        write_whole(LOCAL, str(directory / "theory.json"), text.encode())
         path = write_report(page, directory)
     except OSError as error:
         raise _unwritable(directory, error) from None
@@ -152,12 +155,6 @@ def _writable(directory: Path) -> None:
 
 def _unwritable(directory: Path, error: OSError) -> InputError:
     return InputError(f"--output {directory} cannot be written ({error.strerror}); give another folder")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

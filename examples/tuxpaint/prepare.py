@@ -44,6 +44,7 @@ from examples.tuxpaint.stamps import (
 )
 from uml_core.config import hash_of
 from uml_core.errors import InputError, listing
+from uml_core.files.atomic import LOCAL, write_whole
 
 MARKER = "corpora.json"
 OUTPUTS = ("photos", "sounds", "descriptions.jsonl", "translations.jsonl", "ATTRIBUTION.txt")
@@ -243,11 +244,7 @@ def _write_marker(output_dir: Path, fingerprint: str, summary: Summary | None) -
 
 
 def _write(file: Path, content: bytes | str) -> None:
-    """Write under a hidden name and rename: a file that is there is complete."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.replace(file)
+    write_whole(LOCAL, str(file), content.encode() if isinstance(content, str) else content)
 
 
 def _table(summary: Summary) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import socket
-import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ import psutil
 import pyarrow.fs as pafs
 
 from uml_core.config import Experiment
+from uml_core.files.atomic import read_if_there, write_whole
 from uml_core.store.corpus_store import open_filesystem
 
 RUN_FILE = "run.json"
@@ -58,12 +58,8 @@ class Attempt:
         self._write(finished=True)
 
     def _write(self, *, finished: bool) -> None:
-        self._fs.create_dir(self._directory, recursive=True)
         record = {"run_id": self.run_id, "finished": finished, "outcome": self.outcome, **_owner()}
-        temporary = f"{self._directory}/tmp-{uuid.uuid4().hex}"
-        with self._fs.open_output_stream(temporary) as stream:
-            stream.write(json.dumps(record).encode())
-        self._fs.move(temporary, f"{self._directory}/{RUN_FILE}")
+        write_whole(self._fs, f"{self._directory}/{RUN_FILE}", json.dumps(record).encode())
 
 
 def open_attempt(experiment: Experiment, step: str = "train", key: str | None = None) -> Attempt:
@@ -86,10 +82,9 @@ def open_attempt(experiment: Experiment, step: str = "train", key: str | None = 
 
 def _read(filesystem: pafs.FileSystem, path: str) -> dict[str, Any] | None:
     """Return what an attempt's file says, None where there is none."""
-    if filesystem.get_file_info(path).type != pafs.FileType.File:
+    content = read_if_there(filesystem, path)
+    if content is None:
         return None
-    with filesystem.open_input_stream(path) as stream:
-        content = stream.read()
     try:
         record = json.loads(content)
     except ValueError:

@@ -20,6 +20,7 @@ import ray
 import torch
 from ray.train import Checkpoint
 
+from uml_core.files.atomic import read_if_there
 from uml_core.store.corpus_store import open_filesystem
 
 logger = logging.getLogger(__name__)
@@ -114,10 +115,9 @@ def _folders(run_dir: str) -> list[str]:
 
 def _listed(filesystem: pafs.FileSystem, path: str) -> set[str] | None:
     """Return the folders that Train's list names, None where there is no list, it is torn, or of another version."""
-    if filesystem.get_file_info(path).type != pafs.FileType.File:
+    content = read_if_there(filesystem, path)
+    if content is None:
         return None
-    with filesystem.open_input_stream(path) as stream:
-        content = stream.read()
     try:
         listed = json.loads(content)
         names = {result["checkpoint_dir_name"] for result in listed["checkpoint_results"]}

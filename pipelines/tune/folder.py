@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -18,6 +17,7 @@ import pyarrow.fs as pafs
 import torch
 
 from uml_core.evaluation.outcome import measure_outcome
+from uml_core.files.atomic import read_if_there, write_whole
 from uml_core.store.corpus_store import open_filesystem
 from uml_core.sweeps.selection import Candidate
 from uml_core.tracking.records import MetricPoint
@@ -99,11 +99,10 @@ class SweepFolder:
 
     def read(self, key: str) -> TrialResult | None:
         """Return a trial's result, or None while it has not ended."""
-        path = f"{self._directory}/{key}.json"
-        if self._fs.get_file_info(path).type != pafs.FileType.File:
+        content = read_if_there(self._fs, f"{self._directory}/{key}.json")
+        if content is None:
             return None
-        with self._fs.open_input_stream(path) as stream:
-            record = json.loads(stream.read())
+        record = json.loads(content)
         return TrialResult(**{**record, "group": tuple(record["group"])})
 
     def all(self) -> dict[str, TrialResult]:
@@ -159,11 +158,7 @@ class SweepFolder:
         self._write(name, buffer.getvalue())
 
     def _write(self, name: str, content: bytes) -> None:
-        self._fs.create_dir(self._directory, recursive=True)
-        temporary = f"{self._directory}/tmp-{uuid.uuid4().hex}"
-        with self._fs.open_output_stream(temporary) as stream:
-            stream.write(content)
-        self._fs.move(temporary, f"{self._directory}/{name}")
+        write_whole(self._fs, f"{self._directory}/{name}", content)
 
 
 def finished_result(run: TrainingRun, points: list[MetricPoint]) -> TrialResult:

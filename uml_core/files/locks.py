@@ -18,6 +18,8 @@ from pathlib import Path
 import pyarrow.fs as pafs
 from filelock import FileLock, Timeout
 
+from uml_core.files.atomic import read_if_there, write_whole
+
 RENEW_S, EXPIRE_S, SETTLE_S, POLL_S = 10.0, 60.0, 1.0, 2.0
 
 
@@ -76,14 +78,12 @@ def _take(filesystem: pafs.FileSystem, path: str, owner: str) -> bool:
 
 def _holder(filesystem: pafs.FileSystem, path: str) -> str | None:
     """Return who holds a lease that has not run out."""
-    if filesystem.get_file_info(path).type != pafs.FileType.File:
+    content = read_if_there(filesystem, path)
+    if content is None:
         return None
-    with filesystem.open_input_stream(path) as stream:
-        lease = json.loads(stream.read())
+    lease = json.loads(content)
     return lease["owner"] if time.time() - lease["renewed_at"] < EXPIRE_S else None
 
 
 def _write(filesystem: pafs.FileSystem, path: str, owner: str) -> None:
-    filesystem.create_dir(str(Path(path).parent), recursive=True)
-    with filesystem.open_output_stream(path) as stream:
-        stream.write(json.dumps({"owner": owner, "renewed_at": time.time()}).encode())
+    write_whole(filesystem, path, json.dumps({"owner": owner, "renewed_at": time.time()}).encode())

@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 from uml_core.corpora.hashes import Hashes, HashSet64
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError, listing
+from uml_core.files.atomic import TEMPORARY, read_if_there, write_whole
 from uml_core.files.locks import exclusive
 from uml_core.files.places import PLACE_ERRORS, is_uri, local_path, one_line, remote
 from uml_core.store.corpus_table import CorpusTable, codes_of, finite_matrix, order_by_id
@@ -52,7 +53,6 @@ from uml_core.store.row_spool import RowSpool
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 REJECTED = "rejected.parquet"
-TEMPORARY = "tmp-"
 FOOTERS_AT_ONCE = 32  # threads: on object storage a footer is a round trip
 
 
@@ -146,7 +146,8 @@ class CorpusStore:
             "rows_digest": digest_of(keys),
             "parts": [part.name for part in parts],
         }
-        self._write_bytes(json.dumps(manifest, indent=1, ensure_ascii=False).encode(), MANIFEST)
+        content = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
+        write_whole(self._fs, f"{self.directory}/{MANIFEST}", content)
         keep = set(manifest["parts"])
         for info in self._entries():
             if info.base_name.startswith(PREFIX) and info.base_name not in keep:
@@ -155,12 +156,8 @@ class CorpusStore:
 
     def read_manifest(self) -> dict[str, Any] | None:
         """Return the manifest, or None where the corpus has not been embedded to the end."""
-        path = f"{self.directory}/{MANIFEST}"
-        if self._fs.get_file_info(path).type != pafs.FileType.File:
-            return None
-        with self._fs.open_input_stream(path) as stream:
-            manifest: dict[str, Any] = json.loads(stream.read())
-        return manifest
+        content = read_if_there(self._fs, f"{self.directory}/{MANIFEST}")
+        return None if content is None else json.loads(content)
 
     def holds_exactly(self, manifest: Mapping[str, Any], listed: Hashes) -> bool:
         """Return whether the manifest is about just the listed rows, and just its parts are on disk."""
@@ -244,7 +241,7 @@ class CorpusStore:
 
     def _drop_temporaries(self) -> None:
         for info in self._entries():
-            if info.base_name.startswith(TEMPORARY):
+            if info.base_name.startswith((TEMPORARY, "tmp-")):  # the second: left by an older version
                 self._delete(info)
 
     def _footer(self, name: str) -> PartFooter | None:
@@ -273,14 +270,7 @@ class CorpusStore:
         sink = pa.BufferOutputStream()
         # Embeddings hardly compress: the fastest level, and no dictionary of floats.
         pq.write_table(table, sink, compression="zstd", compression_level=1, use_dictionary=["label", "split"])
-        self._write_bytes(sink.getvalue(), name)
-
-    def _write_bytes(self, content: bytes | pa.Buffer, name: str) -> None:
-        self._fs.create_dir(self.directory, recursive=True)
-        temporary = f"{self.directory}/{TEMPORARY}{uuid.uuid4().hex}"
-        with self._fs.open_output_stream(temporary) as stream:
-            stream.write(content)
-        self._fs.move(temporary, f"{self.directory}/{name}")
+        write_whole(self._fs, f"{self.directory}/{name}", sink.getvalue())
 
 
 def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:

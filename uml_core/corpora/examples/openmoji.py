@@ -38,6 +38,7 @@ from uml_core.corpora.examples.openmoji_catalog import (
 )
 from uml_core.corpora.examples.openmoji_pictures import SIDE, colour_svg, is_empty, render, sketch_svg
 from uml_core.errors import InputError, listing, nearest
+from uml_core.files.atomic import LOCAL, write_whole
 
 MARKER = "corpora.json"
 OUTPUTS = ("pictures", "names.jsonl", "unrelated.json", "ATTRIBUTION.txt")
@@ -239,11 +240,7 @@ def _write_marker(output_dir: Path, fingerprint: str, summary: OpenMojiSummary |
 
 
 def _write(file: Path, content: bytes | str) -> None:
-    """Write under a hidden name and rename: a file that is there is complete."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.replace(file)
+    write_whole(LOCAL, str(file), content.encode() if isinstance(content, str) else content)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

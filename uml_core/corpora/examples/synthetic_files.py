@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from uml_core.errors import InputError
+from uml_core.files.atomic import LOCAL, write_whole
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,7 @@ def write_rows(file: Path, columns: Mapping[str, Any]) -> None:
     content = sink.getvalue().to_pybytes()
     if file.is_file() and file.read_bytes() == content:
         return
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(file)
+    write_whole(LOCAL, str(file), content)
 
 
 def write_experiment(directory: Path, settings: Mapping[str, Any], header: str) -> Path:
