@@ -3,8 +3,8 @@
 In: an embedded experiment with three corpora or more that have labels. Out: a sweep of space modalities for each
 target, all in one MLflow experiment, and the table of all directions, which the report shows as well.
 
-    python -m pipelines.directions examples/tuxpaint/tuxpaint.yaml data.test_fraction=0.2
-    python -m pipelines.directions examples/tuxpaint/tuxpaint.yaml --targets photos,sounds
+    python -m pipelines.directions examples/tuxpaint/experiment.yaml data.test_fraction=0.2
+    python -m pipelines.directions examples/tuxpaint/experiment.yaml --targets photos,sounds
 
 A corpus without a test split gets one from `data.test_fraction`. The experiment's own target comes last, so that
 models:/EXPERIMENT@best is a model of it.

@@ -1,7 +1,8 @@
-"""A user's own encoder: the example of the README, and the mistakes one makes with it."""
+"""A user's own encoder: the example of docs/embed.md, and the mistakes one makes with it."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,23 +16,8 @@ from uml_core.config import EncoderConfig
 from uml_core.encoders import build_encoder, fingerprint
 from uml_core.errors import InputError
 
-EXAMPLE = """
-import numpy as np
-from uml_core.encoders import Encoder
-from uml_core.encoders.pictures import open_picture
-
-class MeanColour(Encoder):
-    modality, dim = "image", 3
-
-    def decode(self, raw):  # one row, on any CPU
-        return np.asarray(open_picture(raw))
-
-    def load(self, *, device="cpu", precision="float32"):  # weights, where they run
-        pass
-
-    def encode(self, rows):  # a batch: (B, D) float32
-        return np.stack([row.mean(axis=(0, 1)) for row in rows]).astype(np.float32)
-"""
+EMBED_PAGE = Path(__file__).parents[2] / "docs" / "embed.md"
+(EXAMPLE,) = re.findall(r"^```python\n(.*?)^```", EMBED_PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture

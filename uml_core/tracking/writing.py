@@ -1,4 +1,4 @@
-"""Writing runs: the experiment, a run with its parameters, and what is logged into it. Names as in the README."""
+"""Writing runs: the experiment, a run with its parameters, and what is logged into it. Names: docs/mlflow.md."""
 
 from __future__ import annotations
 
