@@ -28,7 +28,7 @@ from pipelines.ray_session import num_cpus, ray_session
 from pipelines.report import write_report
 from uml_core.errors import InputError
 from uml_core.files.atomic import LOCAL, write_whole
-from uml_core.reporting.theory.theory_page import build_theory_page
+from uml_core.reporting.theory import build_theory_page
 from uml_core.theory.study import Request, Task, TheoryResults, as_json, collect, plan
 
 DEFAULT_OUTPUT = "runs/theory"

@@ -11,9 +11,9 @@ import pytest
 
 from pipelines import theory
 from tests.local.test_bad_input import refused
-from uml_core.reporting.theory.theory_page import TheoryPage, build_theory_page, change, letters, number
-from uml_core.theory.statements import STATEMENTS
+from uml_core.reporting.theory import TheoryPage, build_theory_page, change, letters, number
 from uml_core.theory.study import Request, TheoryResults, as_json, collect, plan
+from uml_core.theory.theorems import STATEMENTS
 
 
 @pytest.fixture(scope="module")

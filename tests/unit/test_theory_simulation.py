@@ -7,18 +7,19 @@ import pytest
 import torch
 
 from uml_core.theory import directional_variance
-from uml_core.theory.autoencoder import (
+from uml_core.theory.gaussian_study import (
     ARMS,
     BOTTLENECK,
     OBSERVED_DIM,
     SharedAutoencoder,
     draw_world,
+    exchange_of,
     linear_floors,
     measured_steps,
+    modalities_of,
     second_corpus,
     train_arm,
 )
-from uml_core.theory.exchange import exchange_of, modalities_of
 from uml_core.theory.monte_carlo import Case, agreement, case_grid, noise_sweep_point, run_case, whitened_z
 
 

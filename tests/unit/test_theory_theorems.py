@@ -9,9 +9,15 @@ import pytest
 
 from uml_core.theory import Modality
 from uml_core.theory.examples import DRAWS, Finding, findings, survey
-from uml_core.theory.model_theorems import check_k_modalities, check_theorem_1
-from uml_core.theory.statements import STATEMENTS
-from uml_core.theory.theorems import check_corollary_1, check_corollary_3, check_theorem_2, check_theorem_3
+from uml_core.theory.theorems import (
+    STATEMENTS,
+    check_corollary_1,
+    check_corollary_3,
+    check_k_modalities,
+    check_theorem_1,
+    check_theorem_2,
+    check_theorem_3,
+)
 
 FINDINGS = {finding.statement.name: finding for finding in findings()}
 FAILS = {"Theorem 1", "Joint least squares", "Theorem 2", "Corollary 2", "Corollary 3", "Lemma 2"}
@@ -84,7 +90,7 @@ def test_theorem_3_for_any_number_of_samples(num_samples: int) -> None:
 
 
 def test_theorem_1_without_nuisance_is_as_the_paper_has_it() -> None:
-    x, y = Modality.of(np.eye(2)), Modality.of(2 * np.eye(2))
+    x, y = Modality.from_designs(np.eye(2)), Modality.from_designs(2 * np.eye(2))
     check = check_theorem_1(x, y)
     assert check.paper_holds
     assert check.numbers["total variance, X and Y"] == pytest.approx(2 / 5)

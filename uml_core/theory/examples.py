@@ -8,16 +8,14 @@ and low rank, where ranges, kernels and ties are common, and counts how often ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from uml_core.theory import statements, theorems
-from uml_core.theory.model import Modality
-from uml_core.theory.model_theorems import check_joint_least_squares, check_k_modalities, check_theorem_1
-from uml_core.theory.statements import Statement, TheoremCheck
-from uml_core.theory.subspaces import Floats, spectrum
+from uml_core.theory import theorems
+from uml_core.theory.information import Floats, Modality, spectrum
+from uml_core.theory.theorems import Statement, TheoremCheck
 
 Draw = Callable[[np.random.Generator], TheoremCheck]
 
@@ -62,71 +60,69 @@ class Survey:
 
 def findings() -> tuple[Finding, ...]:
     """Return every statement with its example and what goes against it, worked out now."""
-    found = [*_about_models(), *_about_directions(), *_about_matrices()]
-    return tuple(sorted(found, key=lambda finding: statements.STATEMENTS.index(finding.statement)))
-
-
-def _about_models() -> Iterator[Finding]:
-    eye, one = np.eye(2), np.array([[1.0]])
-    clean, noisy = Modality.of(one, noise_std=0.1), Modality.of(one, noise_std=10.0)
-    seen, hidden = Modality.of(np.vstack([eye, eye]), np.vstack([eye, -eye])), Modality.of(eye, eye)
-    yield Finding(
-        statements.THEOREM_1,
-        Example("Ac = Bc = I, no θx, no θy, σ = 1", check_theorem_1(Modality.of(eye), Modality.of(eye))),
-        Example("Ac = [I; I], Ax = [I; −I], Bc = I, By = I, σ = 1", check_theorem_1(seen, hidden)),
-    )
-    yield Finding(
-        statements.JOINT_LEAST_SQUARES,
-        Example("One X and one Y of one number, σx = σy = 0.1", check_joint_least_squares(clean, clean)),
-        Example("One X and one Y of one number, σx = 0.1, σy = 10", check_joint_least_squares(clean, noisy)),
-    )
-    correlated = np.array([[1.0, 0.9], [0.9, 1.0]])
-    yield Finding(
-        statements.K_MODALITIES,
-        Example("Three modalities of one number, independent noise", check_k_modalities([one] * 3, np.eye(3))),
-        Example("Two modalities of one number, noise correlated by 0.9", check_k_modalities([one] * 2, correlated)),
-    )
-
-
-def _about_directions() -> Iterator[Finding]:
-    first, second, eye = np.array([1.0, 0.0]), np.array([0.0, 1.0]), np.eye(2)
+    one, eye, ones = np.array([[1.0]]), np.eye(2), np.ones((2, 2))
+    first, second = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    seen_once = np.diag(first)
+    design = Modality.from_designs
+    clean, noisy = design(one, noise_std=0.1), design(one, noise_std=10.0)
+    seen, hidden = design(np.vstack([eye, eye]), np.vstack([eye, -eye])), design(eye, eye)
     blind = "M_X = diag(1, 0), M_Y = I, v = (0, 1)"
     # Y sees v only mixed with a third direction that nobody else sees
     mixed = "M_X = diag(1, 0, 0), M_Y = [[0, 0, 0], [0, 1, 1], [0, 1, 1]], v = (0, 1, 0)"
-    mixed_x, mixed_y = np.diag([1.0, 0.0, 0.0]), np.outer([0.0, 1.0, 1.0], [0.0, 1.0, 1.0])
-    for statement, check in (
-        (statements.THEOREM_2, theorems.check_theorem_2),
-        (statements.COROLLARY_2, theorems.check_corollary_2),
-    ):
-        yield Finding(
-            statement,
-            Example(blind, check(np.diag(first), eye, second)),
-            Example(mixed, check(mixed_x, mixed_y, np.array([0.0, 1.0, 0.0]))),
-        )
-    common = theorems.check_corollary_1(np.diag([1.0, 2.0]), np.diag([3.0, 1.0]), first)
-    yield Finding(statements.COROLLARY_1, Example("M_X = diag(1, 2), M_Y = diag(3, 1), v = (1, 0)", common), None)
-    yield Finding(
-        statements.COROLLARY_3,
-        Example("M_X = diag(1, 0), M_Y = I, v = (1, 0)", theorems.check_corollary_3(np.diag(first), eye, first)),
-        Example(
-            "M_X = diag(1, 0), M_Y = [[1, 1], [1, 1]], v = (1, 0)",
-            theorems.check_corollary_3(np.diag(first), np.ones((2, 2)), first),
+    mixture = np.diag([1.0, 0.0, 0.0]), np.outer([0.0, 1.0, 1.0], [0.0, 1.0, 1.0]), np.array([0.0, 1.0, 0.0])
+    check_1, check_squares, check_k = (
+        theorems.check_theorem_1,
+        theorems.check_joint_least_squares,
+        theorems.check_k_modalities,
+    )
+    found = (
+        (
+            Example("Ac = Bc = I, no θx, no θy, σ = 1", check_1(design(eye), design(eye))),
+            Example("Ac = [I; I], Ax = [I; −I], Bc = I, By = I, σ = 1", check_1(seen, hidden)),
+        ),
+        (
+            Example("One X and one Y of one number, σx = σy = 0.1", check_squares(clean, clean)),
+            Example("One X and one Y of one number, σx = 0.1, σy = 10", check_squares(clean, noisy)),
+        ),
+        (
+            Example(blind, theorems.check_theorem_2(seen_once, eye, second)),
+            Example(mixed, theorems.check_theorem_2(*mixture)),
+        ),
+        (
+            Example(
+                "M_X = diag(1, 2), M_Y = diag(3, 1), v = (1, 0)",
+                theorems.check_corollary_1(np.diag([1.0, 2.0]), np.diag([3.0, 1.0]), first),
+            ),
+            None,
+        ),
+        (
+            Example(blind, theorems.check_corollary_2(seen_once, eye, second)),
+            Example(mixed, theorems.check_corollary_2(*mixture)),
+        ),
+        (
+            Example("M_X = diag(1, 0), M_Y = I, v = (1, 0)", theorems.check_corollary_3(seen_once, eye, first)),
+            Example(
+                "M_X = diag(1, 0), M_Y = [[1, 1], [1, 1]], v = (1, 0)",
+                theorems.check_corollary_3(seen_once, ones, first),
+            ),
+        ),
+        (
+            Example("A = I, B = 2 I", theorems.check_lemma_2(eye, 2 * eye)),
+            Example("A = diag(1, 0), B = diag(2, 1)", theorems.check_lemma_2(seen_once, np.diag([2.0, 1.0]))),
+        ),
+        (Example("M_X = diag(1, 0), M_Y = [[1, 1], [1, 1]]", theorems.check_theorem_3(seen_once, ones)), None),
+        (
+            Example("Three modalities of one number, independent noise", check_k([one] * 3, np.eye(3))),
+            Example(
+                "Two modalities of one number, noise correlated by 0.9",
+                check_k([one] * 2, np.array([[1.0, 0.9], [0.9, 1.0]])),
+            ),
         ),
     )
+    return tuple(Finding(example.check.statement, example, contrast) for example, contrast in found)
 
 
-def _about_matrices() -> Iterator[Finding]:
-    first, eye = np.diag([1.0, 0.0]), np.eye(2)
-    yield Finding(
-        statements.LEMMA_2,
-        Example("A = I, B = 2 I", theorems.check_lemma_2(eye, 2 * eye)),
-        Example("A = diag(1, 0), B = diag(2, 1)", theorems.check_lemma_2(first, np.diag([2.0, 1.0]))),
-    )
-    better = theorems.check_theorem_3(first, np.ones((2, 2)))
-    yield Finding(statements.THEOREM_3, Example("M_X = diag(1, 0), M_Y = [[1, 1], [1, 1]]", better), None)
-
-
-def survey(name: str, *, seed: int, count: int) -> Survey:
+def survey(name: str, seed: int, count: int) -> Survey:
     """Try one statement on `count` random cases. `name` is a `Statement`'s."""
     rng = np.random.default_rng(seed)
     checks = [DRAWS[name](rng) for _ in range(count)]
@@ -160,29 +156,25 @@ def _direction(rng: np.random.Generator, matrix: Floats) -> Floats:
     """Draw a direction where something happens: an axis, an eigenvector, one in the range, one in the kernel."""
     dim, parts = len(matrix), spectrum(matrix)
     choices = [np.eye(dim)[rng.integers(dim)], np.linalg.eigh(matrix)[1][:, rng.integers(dim)]]
-    if parts.rank:
-        choices.append(parts.range_basis @ rng.standard_normal(parts.rank))
-    if parts.rank < dim:
-        choices.append(parts.kernel_basis @ rng.standard_normal(dim - parts.rank))
+    for basis in (parts.range_basis, parts.kernel_basis):
+        if basis.size:
+            choices.append(basis @ rng.standard_normal(basis.shape[1]))
     chosen: Floats = choices[int(rng.integers(len(choices)))]
     return chosen
 
 
-def _modality(rng: np.random.Generator, shared: int, *, num_samples: int, noise_std: float) -> Modality:
-    specific, observed = int(rng.integers(0, 4)), int(rng.integers(1, 4))
-    return Modality(
-        _whole(rng, num_samples * observed, shared).reshape(num_samples, observed, shared),
-        _whole(rng, num_samples * observed, specific).reshape(num_samples, observed, specific),
-        noise_std,
-    )
-
-
 def _modalities(rng: np.random.Generator) -> tuple[Modality, Modality]:
     shared, ratio = int(rng.integers(1, 4)), float(rng.choice([0.1, 1.0, 10.0]))
-    return (
-        _modality(rng, shared, num_samples=6, noise_std=1.0),
-        _modality(rng, shared, num_samples=int(rng.integers(1, 4)), noise_std=ratio),
-    )
+
+    def modality(num_samples: int, noise_std: float) -> Modality:
+        specific, observed = int(rng.integers(0, 4)), int(rng.integers(1, 4))
+        of_shared, of_specific = (
+            _whole(rng, num_samples * observed, width).reshape(num_samples, observed, width)
+            for width in (shared, specific)
+        )
+        return Modality(of_shared, of_specific, noise_std)
+
+    return modality(6, 1.0), modality(int(rng.integers(1, 4)), ratio)
 
 
 def _along(check: Callable[[Floats, Floats, Floats], TheoremCheck]) -> Draw:
@@ -210,17 +202,17 @@ def _several(rng: np.random.Generator) -> TheoremCheck:
     designs = [_whole(rng, int(rng.integers(1, 4)), shared) for _ in range(count)]
     rows = sum(len(design) for design in designs)
     mixing = np.eye(rows) + (rng.random() < 0.5) * 0.3 * rng.standard_normal((rows, rows))
-    return check_k_modalities(designs, mixing @ mixing.T)
+    return theorems.check_k_modalities(designs, mixing @ mixing.T)
 
 
 DRAWS: Mapping[str, Draw] = {
-    statements.THEOREM_1.name: lambda rng: check_theorem_1(*_modalities(rng)),
-    statements.JOINT_LEAST_SQUARES.name: lambda rng: check_joint_least_squares(*_modalities(rng)),
-    statements.THEOREM_2.name: _along(theorems.check_theorem_2),
-    statements.COROLLARY_1.name: _common_eigenvector,
-    statements.COROLLARY_2.name: _along(theorems.check_corollary_2),
-    statements.COROLLARY_3.name: _along(theorems.check_corollary_3),
-    statements.LEMMA_2.name: _ordered,
-    statements.THEOREM_3.name: lambda rng: theorems.check_theorem_3(*_pair(rng), int(rng.integers(1, 5))),
-    statements.K_MODALITIES.name: _several,
+    theorems.THEOREM_1.name: lambda rng: theorems.check_theorem_1(*_modalities(rng)),
+    theorems.JOINT_LEAST_SQUARES.name: lambda rng: theorems.check_joint_least_squares(*_modalities(rng)),
+    theorems.THEOREM_2.name: _along(theorems.check_theorem_2),
+    theorems.COROLLARY_1.name: _common_eigenvector,
+    theorems.COROLLARY_2.name: _along(theorems.check_corollary_2),
+    theorems.COROLLARY_3.name: _along(theorems.check_corollary_3),
+    theorems.LEMMA_2.name: _ordered,
+    theorems.THEOREM_3.name: lambda rng: theorems.check_theorem_3(*_pair(rng), int(rng.integers(1, 5))),
+    theorems.K_MODALITIES.name: _several,
 }

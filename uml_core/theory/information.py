@@ -1,136 +1,340 @@
-"""Fisher information of the linear-Gaussian model, from plain arrays.
+"""The linear-Gaussian model on plain arrays: informations, directions, and its least-squares estimators, in float64.
 
-A modality observes samples x_i = Ac_i θc + Ax_i θx + ε_i, ε_i ~ N(0, σ_i² I) (arXiv 2510.08492, section 3). Its Fisher
-information about (θc, θx) is Σ_i [Ac_i Ax_i]ᵀ [Ac_i Ax_i] / σ_i², whatever θ is. What it says about θc **alone**, θx
-being unknown, is the Schur complement of the nuisance block, and these add up over independent modalities.
+    modality k, sample i:   y_ki = A_ki θc + B_ki θk + ε_ki,   ε_ki ~ N(0, σ_k² I)
 
-    information = fisher_information([(Ac, Ax) for ...], noise_std=0.3)   # (C + S, C + S)
-    shared = schur_information(information, Ac.shape[-1])                 # (C, C)
-    covariance = joint_covariance(shared, shared_of_another_modality)     # (C, C)
+θc (shared) and θk (specific to modality k) are fixed and unknown, designs A and B are known (arXiv 2510.08492,
+section 3, there with K = 2). Samples of different modalities are independent and unpaired. What a modality tells about
+(θc, θk) is its Fisher information Σ_i [A_i B_i]ᵀ [A_i B_i] / σ²; what it tells about θc **alone**, θk being unknown, is
+the Schur complement of the nuisance block, and these add up over independent modalities.
 
-Shape legend: N samples, M observed numbers a sample, D parameters, C shared parameters, S specific parameters.
+    x = Modality.from_designs(Ac, Ax, noise_std=0.3)     # (N, M, C) and (N, M, S)
+    y = Modality.from_designs(Bc, By, noise_std=0.3)
+    exchange_rate(x.shared_information, y.shared_information, direction)   # samples of X that one sample of Y replaces
+
+An eigenvalue counts as zero when it is at most `TOLERANCE` times the largest one of the same matrix. Everything is
+float64: range and kernel are decisions, and float32 cannot make them.
+
+Shape legend: N samples, M observed numbers a sample, D parameters, C shared parameters, S specific parameters, R rank,
+or all rows of all samples; P all parameters (C + all S), T trials.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import block_diag, eigh
 
-from uml_core.theory.subspaces import TOLERANCE, Floats, as_information, pseudo_inverse
+Floats = npt.NDArray[np.float64]
+TOLERANCE = 1e-9
+SAME = 1e-8  # two variances closer than this, relatively, are equal
 
-Designs = npt.ArrayLike | Sequence[Any]
+
+class Spectrum(NamedTuple):
+    """Eigenvalues above the tolerance (R,), their eigenvectors (D, R), and a basis of the kernel (D, D − R)."""
+
+    values: Floats
+    range_basis: Floats
+    kernel_basis: Floats
 
 
-def fisher_information(designs: Designs, noise_std: npt.ArrayLike = 1.0) -> Floats:
-    """Return Σ_i A_iᵀ A_i / σ_i², the Fisher information (D, D) of linear observations with Gaussian noise.
-
-    Args:
-        designs: stacked designs (N, M, D); or one design (M, D); or a sequence of designs (M_i, D), or of pairs
-            (Ac_i, Ax_i) with shapes (M_i, C) and (M_i, S), or a pair of stacks (N, M, C) and (N, M, S).
-            Pairs are joined side by side: D = C + S, shared parameters first.
-        noise_std: σ, the standard deviation (not the variance) of the noise: one number, or one a sample (N,).
+def as_information(matrix: npt.ArrayLike) -> Floats:
+    """Return a matrix (D, D) as float64, made exactly symmetric.
 
     Raises:
-        ValueError: shapes that do not fit, or a standard deviation that is not a positive number.
+        ValueError: it is not square, not finite, not symmetric, or has an eigenvalue below zero, beyond rounding.
     """
-    samples = design_list(designs)
-    stds = noise_per_sample(noise_std, len(samples))
-    return as_information(sum(design.T @ design / std**2 for design, std in zip(samples, stds, strict=True)))
+    given: Floats = np.asarray(matrix, dtype=np.float64)
+    if given.ndim != 2 or given.shape[0] != given.shape[1] or not np.isfinite(given).all():
+        raise ValueError(f"information has shape {given.shape}; expected a square matrix (D, D) of finite numbers")
+    scale = float(np.abs(given).max(initial=0.0))
+    if not np.allclose(given, given.T, rtol=0.0, atol=1e-8 * scale):
+        raise ValueError("information is not symmetric; expected a Fisher information, which is")
+    symmetric: Floats = (given + given.T) / 2
+    smallest = float(np.linalg.eigvalsh(symmetric).min(initial=0.0))
+    if smallest < -1e-8 * scale * len(symmetric):
+        raise ValueError(f"information has eigenvalue {smallest:g}; expected a positive semi-definite matrix")
+    return symmetric
 
 
-def schur_information(information: npt.ArrayLike, shared_dim: int, *, tolerance: float = TOLERANCE) -> Floats:
+def as_direction(direction: npt.ArrayLike, dim: int) -> Floats:
+    """Return a direction (D,) as float64, as long as it was given. Raises ValueError for another shape, or zero."""
+    vector: Floats = np.asarray(direction, dtype=np.float64)
+    if vector.shape != (dim,) or not np.isfinite(vector).all() or not np.any(vector):
+        raise ValueError(f"direction has shape {vector.shape} or is zero; expected finite numbers ({dim},), not all 0")
+    return vector
+
+
+def spectrum(matrix_DD: Floats, *, scale: float | None = None) -> Spectrum:
+    """Return range and kernel of a symmetric positive semi-definite matrix as orthonormal bases.
+
+    `scale` stands in for the largest eigenvalue where the matrix may be nothing but the rounding of larger ones.
+    """
+    values, vectors = np.linalg.eigh(matrix_DD)
+    kept = values > TOLERANCE * (max(float(values.max(initial=0.0)), 0.0) if scale is None else scale)
+    return Spectrum(values[kept], vectors[:, kept], vectors[:, ~kept])
+
+
+def pseudo_inverse(matrix_DD: Floats, *, scale: float | None = None) -> Floats:
+    """Return M†: the inverse on the range, zero on the kernel; `scale` as for `spectrum`.
+
+    Not scipy's `pinvh`: range, kernel and inverse must agree on what counts as zero, so all come from one `spectrum`.
+    """
+    parts = spectrum(matrix_DD, scale=scale)
+    inverse: Floats = (parts.range_basis / parts.values) @ parts.range_basis.T
+    return inverse
+
+
+def in_range(matrix_DD: Floats, vector_D: Floats) -> bool:
+    """Whether a vector lies in the range: what sticks out is at most TOLERANCE times its length."""
+    basis = spectrum(matrix_DD).range_basis
+    outside = vector_D - basis @ (basis.T @ vector_D)
+    return bool(np.linalg.norm(outside) <= TOLERANCE * np.linalg.norm(vector_D))
+
+
+def range_contains(larger_DD: Floats, smaller_DD: Floats) -> bool:
+    """Whether range(smaller) ⊆ range(larger)."""
+    return all(in_range(larger_DD, column) for column in spectrum(smaller_DD).range_basis.T)
+
+
+def is_positive_definite(matrix_DD: Floats) -> bool:
+    """Whether M ≻ 0, that is, whether its kernel is empty."""
+    values = np.linalg.eigvalsh(matrix_DD)
+    return bool(len(values) > 0 and values.min() > TOLERANCE * max(float(values.max()), 0.0))
+
+
+def strictly_below(smaller: Floats, larger: Floats) -> bool:
+    """Whether smaller ≺ larger: their difference has no eigenvalue at or below TOLERANCE × their own size."""
+    gap, scale = _gap(smaller, larger)
+    return gap > TOLERANCE * scale
+
+
+def at_most(smaller: Floats, larger: Floats) -> bool:
+    """Whether smaller ⪯ larger, up to rounding (`SAME` × their own size)."""
+    gap, scale = _gap(smaller, larger)
+    return gap >= -SAME * scale
+
+
+def _gap(smaller: Floats, larger: Floats) -> tuple[float, float]:
+    """The smallest eigenvalue of larger − smaller, and the largest entry of the two; (inf, 0) for no parameters."""
+    gap = float(np.linalg.eigvalsh(larger - smaller).min(initial=np.inf))
+    return gap, max(float(np.abs(matrix).max(initial=0.0)) for matrix in (smaller, larger))
+
+
+def fisher_information(design_NMD: npt.ArrayLike, noise_std: float = 1.0) -> Floats:
+    """Return Σ_i A_iᵀ A_i / σ² (D, D) of designs (N, M, D). σ is the noise's standard deviation, not its variance."""
+    designs = np.asarray(design_NMD, dtype=np.float64)
+    if designs.ndim != 3 or not designs.size or not 0 < noise_std < math.inf:
+        raise ValueError(f"designs have shape {designs.shape} and noise_std is {noise_std}; expected (N, M, D) and > 0")
+    return as_information(sum(design.T @ design / noise_std**2 for design in designs))
+
+
+def schur_information(information: npt.ArrayLike, shared_dim: int) -> Floats:
     """Return I_cc − I_cx I_xx† I_xc (C, C): what is known about the first C parameters when the others are not.
 
-    Args:
-        information: Fisher information (D, D) about (θc, θx), shared parameters first.
-        shared_dim: C, from 1 to D. With C = D there is no nuisance and the information is returned as it is.
-        tolerance: eigenvalues of the nuisance block below tolerance × its largest count as zero.
-
-    Raises:
-        ValueError: the matrix is no information, or C is out of range.
+    With C = D there is no nuisance and the information is returned as it is.
     """
     full = as_information(information)
     if not 1 <= shared_dim <= len(full):
         raise ValueError(f"shared_dim is {shared_dim}; expected 1 to {len(full)}, the information's width")
     shared, cross = full[:shared_dim, :shared_dim], full[:shared_dim, shared_dim:]
-    nuisance = full[shared_dim:, shared_dim:]
-    if not nuisance.size:
+    if not cross.size:
         return shared.copy()
-    explained = cross @ pseudo_inverse(nuisance, tolerance=tolerance) @ cross.T
-    return _without_rounding(shared - explained, shared, tolerance)
-
-
-def joint_covariance(*informations: npt.ArrayLike, tolerance: float = TOLERANCE) -> Floats:
-    """Return (S_1 + … + S_K)†, the covariance (C, C) of the best unbiased estimate of θc from independent modalities.
-
-    Args:
-        informations: one Schur-complement information (C, C) a modality, or stacks of them (K, C, C). A modality
-            without nuisance parameters has its Fisher information as Schur complement.
-        tolerance: eigenvalues below tolerance × the largest count as zero.
-
-    Directions outside the range of the sum cannot be estimated: their variance is infinite, which no matrix can hold.
-    The pseudo-inverse is 0 there, so ask `directional_variance` about a direction.
-    """
-    return pseudo_inverse(total_information(*informations), tolerance=tolerance)
-
-
-def total_information(*informations: npt.ArrayLike) -> Floats:
-    """Return the sum of informations (C, C) or stacks of them (K, C, C): independent modalities add up."""
-    if not informations:
-        raise ValueError("no information was given; expected at least one matrix")
-    stacks = [np.asarray(given, dtype=np.float64) for given in informations]
-    matrices = [matrix for stack in stacks for matrix in (stack if stack.ndim == 3 else [stack])]
-    if len({matrix.shape for matrix in matrices}) > 1:
-        raise ValueError(f"informations have shapes {[matrix.shape for matrix in matrices]}; expected the same for all")
-    return as_information(sum(as_information(matrix) for matrix in matrices))
-
-
-def design_list(designs: Designs) -> list[Floats]:
-    """Return designs in any form `fisher_information` takes as a list of (M_i, D) matrices."""
-    if not isinstance(designs, np.ndarray) and isinstance(designs, Sequence) and len(designs) > 0:
-        if isinstance(designs, tuple) and all(np.ndim(block) == 3 for block in designs):
-            return design_list(np.concatenate([np.asarray(block, dtype=np.float64) for block in designs], axis=-1))
-        samples = [_joined(sample) for sample in designs]
-        if all(sample.ndim == 2 for sample in samples):
-            return _same_width(samples)
-    stacked: Floats = np.asarray(designs, dtype=np.float64)
-    if stacked.ndim == 2:
-        stacked = stacked[None]
-    if stacked.ndim != 3 or stacked.size == 0:
-        raise ValueError(f"designs have shape {stacked.shape}; expected (N, M, D), (M, D), or a sequence of (M_i, D)")
-    return _same_width(list(stacked))
-
-
-def noise_per_sample(noise_std: npt.ArrayLike, num_samples: int) -> Floats:
-    """Return noise standard deviations (N,) from one number or one a sample."""
-    stds: Floats = np.asarray(noise_std, dtype=np.float64)
-    if stds.ndim > 1 or (stds.ndim == 1 and len(stds) != num_samples):
-        raise ValueError(f"noise_std has shape {stds.shape}; expected one number, or ({num_samples},), one a sample")
-    if not (np.isfinite(stds).all() and (stds > 0).all()):
-        raise ValueError(f"noise_std is {noise_std!r}; expected a standard deviation > 0")
-    return np.broadcast_to(stds, (num_samples,)).astype(np.float64)
-
-
-def _joined(sample: Any) -> Floats:
-    """Return one sample's design: a matrix as it is, a pair (Ac_i, Ax_i) side by side."""
-    if isinstance(sample, (tuple, list)) and all(np.ndim(block) == 2 for block in sample):
-        return np.concatenate([np.asarray(block, dtype=np.float64) for block in sample], axis=1)
-    joined: Floats = np.asarray(sample, dtype=np.float64)
-    return joined
-
-
-def _same_width(samples: list[Floats]) -> list[Floats]:
-    if len({sample.shape[1] for sample in samples}) > 1:
-        raise ValueError(f"designs have widths {sorted({s.shape[1] for s in samples})}; expected D columns in each")
-    return samples
-
-
-def _without_rounding(difference: Floats, minuend: Floats, tolerance: float) -> Floats:
-    """Return a difference of informations with what is only rounding error of the larger one set to zero."""
+    difference = shared - cross @ pseudo_inverse(full[shared_dim:, shared_dim:]) @ cross.T
+    # What is only rounding error of the larger matrix would be taken for information: it is set to zero.
     values, vectors = np.linalg.eigh((difference + difference.T) / 2)
-    floor = tolerance * float(np.abs(minuend).max(initial=0.0))
+    floor = TOLERANCE * float(np.abs(shared).max(initial=0.0))
     cleaned: Floats = (vectors * np.where(values > floor, values, 0.0)) @ vectors.T
     return (cleaned + cleaned.T) / 2
+
+
+def directional_variance(information: npt.ArrayLike, direction: npt.ArrayLike) -> float:
+    """Return vᵀ I† v, the least variance of an unbiased estimate of vᵀθc; `inf` where v is not in range(I).
+
+    A vector twice as long has four times the variance.
+    """
+    matrix = as_information(information)
+    vector = as_direction(direction, len(matrix))
+    return float(vector @ pseudo_inverse(matrix) @ vector) if in_range(matrix, vector) else math.inf
+
+
+def is_strict_reduction(information_x: npt.ArrayLike, information_y: npt.ArrayLike, direction: npt.ArrayLike) -> bool:
+    """Whether adding Y lowers the variance along v: vᵀ(I_X + I_Y)†v < vᵀI_X†v (corrected Corollary 3).
+
+    Decided by algebra, not by comparing two rounded numbers. For v in range(I_X): strict unless some w has I_X w = v
+    and I_Y w = 0. For v outside it the variance of X is infinite, and Y lowers it where v ∈ range(I_X + I_Y).
+    """
+    matrix_x, matrix_y = as_information(information_x), as_information(information_y)
+    vector = as_direction(direction, len(matrix_x))
+    if not in_range(matrix_x, vector):
+        return in_range(matrix_x + matrix_y, vector)
+    least_seen = _least_seen(matrix_x, matrix_y, vector)
+    scale = np.linalg.norm(matrix_y) * np.linalg.norm(least_seen)
+    return bool(np.linalg.norm(matrix_y @ least_seen) > TOLERANCE * scale)
+
+
+def outperforming_direction(information_x: npt.ArrayLike, information_y: npt.ArrayLike) -> Floats | None:
+    """Return a unit direction (C,) in which m samples of Y beat m more samples of X, for every m; None if none exists.
+
+    Where range(I_Y) ⊄ range(I_X) (Theorem 3), v is the part of range(I_Y) orthogonal to range(I_X) that Y sees best:
+    no number of X samples makes its variance finite, one sample of Y does. Otherwise v = I_X w with w of the largest
+    generalised eigenvalue λ, I_Y w = λ I_X w, where λ > 1: N samples of X and m of Y leave (N + m)/(N + mλ) of the
+    variance that N + m of X leave. λ ≤ 1 means I_Y ⪯ I_X: X is at least as good in every direction, and the answer
+    is None.
+    """
+    matrix_x, matrix_y = as_information(information_x), as_information(information_y)
+    parts = spectrum(matrix_x)
+    if not range_contains(matrix_x, matrix_y):
+        _, vectors = np.linalg.eigh(parts.kernel_basis.T @ matrix_y @ parts.kernel_basis)
+        return _unit(parts.kernel_basis @ vectors[:, -1])
+    if not len(parts.values):
+        return None
+    rates, vectors = eigh(parts.range_basis.T @ matrix_y @ parts.range_basis, np.diag(parts.values))
+    return _unit(parts.range_basis @ (parts.values * vectors[:, -1])) if rates[-1] > 1 + SAME else None
+
+
+def exchange_rate(
+    information_x: npt.ArrayLike, information_y: npt.ArrayLike, direction: npt.ArrayLike | None = None
+) -> float:
+    """Return how many samples of X one sample of Y replaces, by trace or along a direction.
+
+    Args:
+        information_x: what one sample of X tells, (C, C), or n of them.
+        information_y: what one sample of Y tells, or as many as there are of X.
+        direction: v (C,); None compares traces, tr(I_Y) / tr(I_X), which averages over all directions.
+
+    Along v the rate is uᵀI_Y u / uᵀI_X u with u = I_X† v: the ratio of the slopes with which the variance of vᵀθc falls
+    when Y, or X, joins many samples of X. (Where I_X has a kernel, u is the solution of I_X u = v that Y sees least.)
+    Along a common eigenvector it is b/a (Corollary 1). It is `inf` where X is blind (v outside range(I_X)) and Y is
+    not, 0 where Y adds nothing, and NaN where both are blind.
+    """
+    matrix_x, matrix_y = as_information(information_x), as_information(information_y)
+    if direction is None:
+        return _ratio(float(np.trace(matrix_y)), float(np.trace(matrix_x)))
+    vector = as_direction(direction, len(matrix_x))
+    if not in_range(matrix_x, vector):
+        return math.inf if in_range(matrix_x + matrix_y, vector) else math.nan
+    if not is_strict_reduction(matrix_x, matrix_y, vector):
+        return 0.0
+    least_seen = _least_seen(matrix_x, matrix_y, vector)
+    return _ratio(float(least_seen @ matrix_y @ least_seen), float(least_seen @ matrix_x @ least_seen))
+
+
+def _least_seen(matrix_x: Floats, matrix_y: Floats, vector: Floats) -> Floats:
+    """Return, of all w with I_X w = v, the one that Y sees least; v must lie in range(I_X).
+
+    They differ by the kernel of I_X. vᵀ(I_X + t I_Y)†v = max_w 2 wᵀv − wᵀ(I_X + t I_Y) w, so that the variance falls
+    with slope wᵀI_Y w at t = 0, and falls at all only where this is not 0.
+    """
+    solution, kernel = pseudo_inverse(matrix_x) @ vector, spectrum(matrix_x).kernel_basis
+    of_kernel = pseudo_inverse(kernel.T @ matrix_y @ kernel, scale=float(np.linalg.norm(matrix_y)))
+    least_seen: Floats = solution - kernel @ (of_kernel @ (kernel.T @ matrix_y @ solution))
+    return least_seen
+
+
+def _ratio(of_y: float, of_x: float) -> float:
+    return of_y / of_x if of_x > 0 else math.inf if of_y > 0 else math.nan
+
+
+def _unit(vector: Floats) -> Floats:
+    """Return a vector scaled to length 1, its largest entry positive, so that the same line gives the same vector."""
+    scaled: Floats = vector / np.linalg.norm(vector)
+    return scaled if scaled[np.argmax(np.abs(scaled))] > 0 else -scaled
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One modality: what each sample sees of θc (N, M, C) and of its own parameters (N, M, S), and its noise's σ."""
+
+    shared_designs: Floats
+    specific_designs: Floats
+    noise_std: float = 1.0
+
+    @classmethod
+    def from_designs(
+        cls, shared: npt.ArrayLike, specific: npt.ArrayLike | None = None, *, noise_std: float = 1.0
+    ) -> Modality:
+        """Build a modality from stacks (N, M, C) and (N, M, S), or one design each; None for no nuisance."""
+        stacked = [np.asarray(each, dtype=np.float64) for each in (shared, shared if specific is None else specific)]
+        of_shared, of_specific = (each[None] if each.ndim == 2 else each for each in stacked)
+        return cls(of_shared, of_specific[..., :0] if specific is None else of_specific, noise_std)
+
+    @property
+    def shared_dim(self) -> int:
+        """C."""
+        return int(self.shared_designs.shape[2])
+
+    @cached_property
+    def information(self) -> Floats:
+        """Fisher information (C + S, C + S) about (θc, θk)."""
+        return fisher_information(np.concatenate([self.shared_designs, self.specific_designs], axis=-1), self.noise_std)
+
+    @property
+    def shared_block(self) -> Floats:
+        """I_cc (C, C), the information about θc if the specific parameters were known."""
+        return self.information[: self.shared_dim, : self.shared_dim]
+
+    @property
+    def shared_information(self) -> Floats:
+        """S (C, C), the Schur complement: the information about θc, the specific parameters being unknown."""
+        return schur_information(self.information, self.shared_dim)
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """A minimum-norm least-squares estimator, linear in the observations: θ̂ = E y.
+
+    Attributes:
+        matrix: E (P, R). Weighted: (W A)† W with W = diag(1/σ), the maximum-likelihood estimator; unweighted: A†.
+        covariance: E diag(σ²) Eᵀ (P, P), its exact covariance. θ̂ is unbiased for what the design determines.
+    """
+
+    matrix: Floats
+    covariance: Floats
+
+
+class LinearGaussianModel:
+    """Modalities over the same shared parameters: all rows against all parameters.
+
+    Attributes:
+        design: (R, P), columns θc, then θ_1 … θ_K; zeros where a modality lacks θ_k.
+        noise_stds: σ of every row (R,).
+    """
+
+    def __init__(self, *modalities: Modality) -> None:
+        if len({modality.shared_dim for modality in modalities}) != 1:
+            raise ValueError("modalities differ in their shared widths; expected one C for all of at least one")
+        self.modalities, self.shared_dim = modalities, modalities[0].shared_dim
+        shared = [each.shared_designs.reshape(-1, self.shared_dim) for each in modalities]
+        specific = [each.specific_designs.reshape(len(rows), -1) for each, rows in zip(modalities, shared, strict=True)]
+        self.design: Floats = np.hstack([np.vstack(shared), block_diag(*specific)])
+        stds = [np.full(len(rows), each.noise_std) for each, rows in zip(modalities, shared, strict=True)]
+        self.noise_stds: Floats = np.concatenate(stds)
+
+    @property
+    def shared_information(self) -> Floats:
+        """Σ_k S_k (C, C): informations of independent modalities add up, as Schur complements."""
+        return as_information(sum(modality.shared_information for modality in self.modalities))
+
+    @property
+    def shared_block(self) -> Floats:
+        """Σ_k (I_k)_cc (C, C), the matrix that the paper's Theorem 1 compares."""
+        return as_information(sum(modality.shared_block for modality in self.modalities))
+
+    def observe(self, parameters_P: Floats, rng: np.random.Generator, *, num_trials: int) -> Floats:
+        """Draw all observations anew, num_trials times (T, R)."""
+        noise_TR = rng.standard_normal((num_trials, len(self.noise_stds))) * self.noise_stds
+        return self.design @ parameters_P + noise_TR
+
+    def least_squares(self, weighting: Literal["weighted", "unweighted"] = "weighted") -> LeastSquares:
+        """Return the minimum-norm least-squares estimator of all parameters, weighted by 1/σ² or unweighted.
+
+        Singular values below √TOLERANCE × the largest count as zero: they are square roots of informations.
+        """
+        weights_R = 1 / self.noise_stds if weighting == "weighted" else np.ones_like(self.noise_stds)
+        estimator = np.linalg.pinv(self.design * weights_R[:, None], rcond=float(np.sqrt(TOLERANCE))) * weights_R
+        return LeastSquares(estimator, (estimator * self.noise_stds**2) @ estimator.T)

@@ -15,13 +15,21 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-from uml_core.theory.model import LeastSquares, LinearGaussianModel, Modality, least_squares
-from uml_core.theory.subspaces import Floats, pseudo_inverse, range_contains, spectrum
+from uml_core.theory.information import (
+    Floats,
+    LeastSquares,
+    LinearGaussianModel,
+    Modality,
+    pseudo_inverse,
+    range_contains,
+    spectrum,
+)
 
 OBSERVED, CHUNK_ROWS = 3, 4_000_000  # numbers a sample; random numbers in memory at once
 DIMS = ((2, 1), (4, 2), (8, 4))
@@ -120,8 +128,8 @@ def build_case(case: Case, rng: np.random.Generator) -> LinearGaussianModel:
             shared = shared @ half @ half.T
         return Modality(shared, rng.standard_normal((*shape, case.specific_dim)), noise_std)
 
-    y = modality(case.rank_y, halves.get(case.rank_y, half_y), case.noise_ratio)
-    return LinearGaussianModel((modality(case.rank_x, half_x, 1.0), y))
+    y = modality(case.rank_y, halves.get(case.rank_y, half_y), case.noise_ratio)  # Y first: the draws' order
+    return LinearGaussianModel(modality(case.rank_x, half_x, 1.0), y)
 
 
 def run_case(case: Case, trials: int) -> CaseResult:
@@ -130,10 +138,10 @@ def run_case(case: Case, trials: int) -> CaseResult:
     model = build_case(case, rng)
     total = model.shared_information
     basis = spectrum(total).range_basis
-    weighted, unweighted = least_squares(model), least_squares(model, weighting="unweighted")
+    weighted, unweighted = model.least_squares(), model.least_squares("unweighted")
     parameters: Floats = rng.standard_normal((model.design.shape[1],))
     predicted = basis.T @ pseudo_inverse(total) @ basis
-    exact = basis.T @ _shared(unweighted, case.shared_dim) @ basis
+    exact = basis.T @ unweighted.covariance[: case.shared_dim, : case.shared_dim] @ basis
     errors = _errors(model, (weighted, unweighted), parameters, basis, rng=rng, trials=trials)
     of_x = model.modalities[0].shared_information
     x_alone = float(np.trace(basis.T @ pseudo_inverse(of_x) @ basis)) if range_contains(of_x, total) else math.inf
@@ -151,11 +159,11 @@ def run_case(case: Case, trials: int) -> CaseResult:
     )
 
 
-def noise_sweep_point(sigma_y: float, trials: int, *, seed: int, sigma_x: float = 0.1) -> NoiseSweepPoint:
+def noise_sweep_point(sigma_y: float, trials: int, seed: int, sigma_x: float = 0.1) -> NoiseSweepPoint:
     """Estimate one number from one X and one Y: X alone, unweighted (x + y) / 2, and weighted by 1/σ²."""
     one = np.ones((1, 1))
-    x, y = Modality.of(one, noise_std=sigma_x), Modality.of(one, noise_std=sigma_y)
-    both, alone = LinearGaussianModel((x, y)), LinearGaussianModel((x,))
+    x, y = Modality.from_designs(one, noise_std=sigma_x), Modality.from_designs(one, noise_std=sigma_y)
+    both, alone = LinearGaussianModel(x, y), LinearGaussianModel(x)
     rng = np.random.default_rng(seed)
     theta: Floats = rng.standard_normal((1,))
 
@@ -167,9 +175,9 @@ def noise_sweep_point(sigma_y: float, trials: int, *, seed: int, sigma_x: float 
         sigma_x,
         sigma_y,
         trials,
-        x_alone=variances(alone, least_squares(alone)),
-        unweighted=variances(both, least_squares(both, weighting="unweighted")),
-        weighted=variances(both, least_squares(both)),
+        x_alone=variances(alone, alone.least_squares()),
+        unweighted=variances(both, both.least_squares("unweighted")),
+        weighted=variances(both, both.least_squares()),
     )
 
 
@@ -187,8 +195,7 @@ def whitened_z(errors_TE: Floats, covariance_EE: Floats) -> list[float]:
     return scores
 
 
-def agreement(results: list[CaseResult]) -> Agreement:
-    """Judge all cases together."""
+def agreement(results: Sequence[CaseResult]) -> Agreement:
     scores = np.abs([score for result in results for score in result.z_scores])
     return Agreement(
         entries=len(scores),
@@ -216,12 +223,8 @@ def _errors(
     for start in range(0, trials, chunk):
         observations = model.observe(parameters_P, rng, num_trials=min(chunk, trials - start))
         for errors, estimator in zip(found, estimators, strict=True):
-            errors.append(estimator.estimate(observations)[:, :shared_dim] @ basis_CE - truth)
+            errors.append((observations @ estimator.matrix.T)[:, :shared_dim] @ basis_CE - truth)
     return [np.concatenate(errors) for errors in found]
-
-
-def _shared(estimator: LeastSquares, shared_dim: int) -> Floats:
-    return estimator.covariance[:shared_dim, :shared_dim]
 
 
 def _z(law: stats.rv_continuous, value: float) -> float:

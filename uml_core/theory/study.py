@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from uml_core.evaluation.statistics import PairedDifference, Spread, paired_difference, spread
-from uml_core.theory.autoencoder import (
+from uml_core.theory.examples import DRAWS, Finding, Survey, findings, survey
+from uml_core.theory.gaussian_study import (
     ARMS,
     EARLY_STEP,
     NUM_STEPS,
     Arm,
     Curve,
+    ExchangeResult,
     LinearFloors,
+    exchange_of,
     linear_floors,
     train_arm,
 )
-from uml_core.theory.examples import DRAWS, Finding, Survey, findings, survey
-from uml_core.theory.exchange import ExchangeResult, exchange_of
 from uml_core.theory.monte_carlo import (
     SWEEP_RATIOS,
     Agreement,
@@ -40,7 +41,6 @@ from uml_core.theory.monte_carlo import (
 
 NUM_TRIALS, NUM_SEEDS, SURVEY_CASES, SIGMA_X = 20_000, 3, 1_000, 0.1
 CASES_PER_TASK = 6  # a case takes a tenth of a second: several a task
-Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Task:
-    """A function with its arguments that returns a list of results; `cost` orders tasks, the longest first."""
+    """Calls of one function that are done in one go; `cost` orders tasks, the longest first."""
 
     words: str
-    work: Callable[..., list[Any]]
-    arguments: tuple[Any, ...]
+    work: Callable[..., Any]
+    calls: tuple[tuple[Any, ...], ...]
     cost: float
 
     def run(self) -> list[Any]:
-        """Do the work here."""
-        return self.work(*self.arguments)
+        """Do the work here; returns one result a call."""
+        return [self.work(*arguments) for arguments in self.calls]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class ArmSummary:
 
 @dataclass(frozen=True)
 class TheoryResults:
-    """Everything the page shows."""
+    """What the page shows."""
 
     request: Request
     findings: tuple[Finding, ...]
@@ -117,38 +117,47 @@ class TheoryResults:
 
 def plan(request: Request) -> list[Task]:
     """Return every task, the longest first, so that the last to end is a short one."""
-    cases = case_grid(request.seed)
+    trials, steps, seed = request.trials, request.num_steps, request.seed
+    cases = [(case, trials) for case in case_grid(seed)]
+    points = [(SIGMA_X * ratio, trials, 100 * seed + place) for place, ratio in enumerate(SWEEP_RATIOS)]
+    seeds = tuple((each,) for each in request.seeds)
     tasks = [
-        Task(f"autoencoder {arm.name}", _train, (arm, seed, request.num_steps), _training_cost(arm, request.num_steps))
+        Task(
+            f"autoencoder {arm.name}", train_arm, ((arm, each, steps),), steps * arm.batch_size * (1 + bool(arm.second))
+        )
         for arm in ARMS
-        for seed in request.seeds
+        for each in request.seeds
     ]
     tasks += [
-        Task("Monte Carlo", _cases, (tuple(some), request.trials), cost=request.trials / 1e4)
-        for some in _batches(cases, CASES_PER_TASK)
+        Task("Monte Carlo", run_case, tuple(cases[start : start + CASES_PER_TASK]), cost=trials / 1e4)
+        for start in range(0, len(cases), CASES_PER_TASK)
     ]
-    tasks += [Task(f"survey {name}", _survey, (name, request.seed, request.survey_cases), 1.0) for name in DRAWS]
-    tasks.append(Task("noise sweep", _noise_sweep, (request.trials, request.seed), 0.5))
-    tasks.append(Task("exchange rate", _closed_forms, (request.seeds,), 0.1))
+    tasks += [Task(f"survey {name}", survey, ((name, seed, request.survey_cases),), 1.0) for name in DRAWS]
+    tasks.append(Task("noise sweep", noise_sweep_point, tuple(points), 0.5))
+    tasks += [Task(work.__name__, work, seeds, 0.1) for work in (exchange_of, linear_floors)]
     return sorted(tasks, key=lambda task: -task.cost)
 
 
 def collect(request: Request, results: Iterable[Any]) -> TheoryResults:
     """Return the results of all tasks, put in order."""
     found = list(results)
-    cases = sorted(_of(CaseResult, found), key=lambda result: result.case.seed)
-    order = list(DRAWS)
-    curves = sorted(_of(Curve, found), key=lambda curve: ([arm.name for arm in ARMS].index(curve.arm), curve.seed))
+    arms, statements = [arm.name for arm in ARMS], list(DRAWS)
+
+    def ordered(kind: type, key: Callable[[Any], Any]) -> tuple[Any, ...]:
+        return tuple(sorted((result for result in found if isinstance(result, kind)), key=key))
+
+    cases = ordered(CaseResult, lambda result: result.case.seed)
+    curves = ordered(Curve, lambda curve: (arms.index(curve.arm), curve.seed))
     return TheoryResults(
         request,
         findings(),
-        tuple(sorted(_of(Survey, found), key=lambda result: order.index(result.name))),
-        tuple(cases),
+        ordered(Survey, lambda result: statements.index(result.name)),
+        cases,
         agreement(cases),
-        tuple(sorted(_of(NoiseSweepPoint, found), key=lambda point: point.sigma_y)),
-        tuple(sorted(_of(ExchangeResult, found), key=lambda result: result.seed)),
-        tuple(sorted(_of(LinearFloors, found), key=lambda result: result.seed)),
-        tuple(curves),
+        ordered(NoiseSweepPoint, lambda point: point.sigma_y),
+        ordered(ExchangeResult, lambda result: result.seed),
+        ordered(LinearFloors, lambda result: result.seed),
+        curves,
         tuple(_summary(arm, curves, request) for arm in ARMS),
     )
 
@@ -166,62 +175,25 @@ def as_json(value: Any) -> Any:
     return value
 
 
-def _summary(arm: Arm, curves: list[Curve], request: Request) -> ArmSummary:
+def _summary(arm: Arm, curves: Sequence[Curve], request: Request) -> ArmSummary:
     early, last = min(EARLY_STEP, request.num_steps), request.num_steps
-    own = [curve for curve in curves if curve.arm == arm.name]
-    baseline = [curve for curve in curves if curve.arm == ARMS[0].name]
-    before = max((step for step in own[0].steps if step <= 0.75 * last), default=last)
+    own = {curve.seed: curve for curve in curves if curve.arm == arm.name}
+    baseline = {curve.seed: curve for curve in curves if curve.arm == ARMS[0].name}
+    before = max((step for step in own[request.seed].steps if step <= 0.75 * last), default=last)
 
-    def difference(step: int) -> PairedDifference:
-        return paired_difference(
-            {curve.seed: curve.at(step) for curve in own}, {curve.seed: curve.at(step) for curve in baseline}
-        )
+    def errors(step: int, of: Mapping[int, Curve] = own) -> dict[int, float]:
+        return {seed: curve.at(step) for seed, curve in of.items()}
+
+    def over_seeds(step: int) -> Spread:
+        return spread([*errors(step).values()])
 
     return ArmSummary(
         arm,
-        spread([curve.at(early) for curve in own]),
-        spread([curve.at(last) for curve in own]),
-        spread([min(curve.validation_error) for curve in own]),
-        difference(early),
-        difference(last),
-        _mean_at(own, last) / _mean_at(own, before) - 1,
-        sum(curve.steps_per_s for curve in own) / len(own),
+        over_seeds(early),
+        over_seeds(last),
+        spread([min(curve.validation_error) for curve in own.values()]),
+        paired_difference(errors(early), errors(early, baseline)),
+        paired_difference(errors(last), errors(last, baseline)),
+        over_seeds(last).mean / over_seeds(before).mean - 1,
+        sum(curve.steps_per_s for curve in own.values()) / len(own),
     )
-
-
-def _batches(items: list[Kind], size: int) -> list[list[Kind]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def _mean_at(curves: list[Curve], step: int) -> float:
-    return spread([curve.at(step) for curve in curves]).mean
-
-
-def _of(kind: type[Kind], results: Iterable[Any]) -> list[Kind]:
-    return [result for result in results if isinstance(result, kind)]
-
-
-def _training_cost(arm: Arm, num_steps: int) -> float:
-    return num_steps * arm.batch_size * (2 if arm.second else 1)
-
-
-def _train(arm: Arm, seed: int, num_steps: int) -> list[Curve]:
-    return [train_arm(arm, seed, num_steps)]
-
-
-def _cases(cases: tuple[Any, ...], trials: int) -> list[CaseResult]:
-    return [run_case(case, trials) for case in cases]
-
-
-def _survey(name: str, seed: int, count: int) -> list[Survey]:
-    return [survey(name, seed=seed, count=count)]
-
-
-def _noise_sweep(trials: int, seed: int) -> list[NoiseSweepPoint]:
-    return [
-        noise_sweep_point(SIGMA_X * ratio, trials, seed=100 * seed + place) for place, ratio in enumerate(SWEEP_RATIOS)
-    ]
-
-
-def _closed_forms(seeds: tuple[int, ...]) -> list[Any]:
-    return [result for seed in seeds for result in (exchange_of(seed), linear_floors(seed))]

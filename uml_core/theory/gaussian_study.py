@@ -1,4 +1,4 @@
-"""The Gaussian study of the paper's figure 3, with the controls it lacks.
+"""The Gaussian study of the paper's figure 3, with the controls it lacks, and the exchange rate in its world.
 
     x = A_c (w ∘ z_c) + A_x z_x + ε     w is 1 for one shared dimension of ten, 0.05 for the rest
     y = B_c z_c' + B_y z_y + ε          z_c' is another draw than z_c: unpaired
@@ -8,7 +8,8 @@ A linear layer per modality (50 → 128), a shared encoder (128 → 128, ReLU, �
 validation data, where w is 1 for all: the dimensions that X hardly showed in training are there at full strength.
 
 A and B are drawn independently and z anew for every sample, so the distribution of y says nothing about A: what Y does
-for X here goes through the optimiser, not through information. That is why the controls decide.
+for X here goes through the optimiser, not through information. That is why the controls decide. The exchange rate has
+it the other way, as the theorems do: projections known, parameters fixed.
 
 Shape legend: B batch, N samples, M observed numbers, H hidden width.
 """
@@ -25,12 +26,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from uml_core.theory.information import Modality, exchange_rate, pseudo_inverse
+
 SHARED_DIM, SPECIFIC_DIM, OBSERVED_DIM = 10, 5, 50
 NOISE_VARIANCE, ATTENUATION, SEEN_IN_FULL = 0.09, 0.05, 1
 HIDDEN_WIDTH, BOTTLENECK = 128, 10
 NUM_SAMPLES, NUM_VALIDATION, BATCH_SIZE, LEARNING_RATE = 10_000, 2_000, 512, 1e-3
-SEEDS, NUM_STEPS = (0, 1, 2), 8_000
-EARLY_STEP = 1_000
+NUM_STEPS, EARLY_STEP = 8_000, 1_000
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,6 @@ class Curve:
     steps_per_s: float
 
     def at(self, step: int) -> float:
-        """Return the error at a measured step."""
         return self.validation_error[self.steps.index(step)]
 
 
@@ -186,6 +187,49 @@ def linear_floors(seed: int) -> LinearFloors:
         return float(np.trace(validation) - np.trace(kept.T @ validation @ kept)) / OBSERVED_DIM
 
     return LinearFloors(seed, error(training), error(validation))
+
+
+@dataclass(frozen=True)
+class ExchangeResult:
+    """Exchange rates of one draw of the projections, and what they come to for N samples.
+
+    Attributes:
+        by_trace: tr(S_Y) / tr(S_X).
+        by_direction: the rate along each shared dimension (C,), the one X sees in full first.
+        x_only: total variance of θc with N samples of X.
+        half_and_half: the same with N/2 of X and N/2 of Y.
+    """
+
+    seed: int
+    by_trace: float
+    by_direction: tuple[float, ...]
+    x_only: float
+    half_and_half: float
+
+
+def exchange_of(seed: int) -> ExchangeResult:
+    """Return the exchange rates of the world of a seed: what one sample of each modality tells."""
+    world = draw_world(seed)
+    of_x, of_y = (modality.shared_information for modality in modalities_of(world))
+    axes = np.eye(len(of_x))
+    half = NUM_SAMPLES / 2
+    return ExchangeResult(
+        seed,
+        exchange_rate(of_x, of_y),
+        tuple(exchange_rate(of_x, of_y, axis) for axis in axes),
+        float(np.trace(pseudo_inverse(NUM_SAMPLES * of_x))),
+        float(np.trace(pseudo_inverse(half * of_x + half * of_y))),
+    )
+
+
+def modalities_of(world: World) -> tuple[Modality, Modality]:
+    """Return one sample of X, attenuated as in training, and one of Y."""
+    shared_x = world.shared_x.double().numpy() * world.attenuation.double().numpy()
+    std = world.noise_std
+    return (
+        Modality.from_designs(shared_x, world.specific_x.double().numpy(), noise_std=std),
+        Modality.from_designs(world.shared_y.double().numpy(), world.specific_y.double().numpy(), noise_std=std),
+    )
 
 
 def measured_steps(num_steps: int) -> tuple[int, ...]:
