@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.unit import test_spaces, test_training
 from uml_core.config import Experiment
+from uml_core.config.__main__ import settings_reference
 from uml_core.config.used_by import DECISIONS, USES, deciding, leaves
 from uml_core.sweeps.effect import trained_settings
 from uml_core.training.packs import pack_label
@@ -76,3 +78,9 @@ def test_a_corpus_takes_part_with_a_weight_and_a_ratio() -> None:
     assert one.active_auxiliaries == ("names", "templates", "sounds")
     assert one.is_active("photos")
     assert one.override({"mixing.batch_ratio.names": 0}).active_auxiliaries == ("templates", "sounds")
+
+
+def test_the_settings_reference_is_up_to_date_and_says_what_every_key_means() -> None:
+    assert not [leaf.key for leaf in leaves(Experiment) if not leaf.field.description]
+    written = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert settings_reference() == written, "run: python -m uml_core.config > docs/settings.md"

@@ -16,6 +16,6 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
 class Settings(BaseModel):
-    """Base of every section: frozen, and unknown keys are refused."""
+    """Base of every section: frozen, unknown keys are refused, and the text under a field says what it means."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

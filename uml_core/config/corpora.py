@@ -26,15 +26,26 @@ class EncoderConfig(Settings):
     """Which frozen encoder turns raw rows into embeddings; everything but `compile` enters the store's fingerprint."""
 
     source: Literal["package", "timm", "transformers", "module"]
-    name: str  # module: "package.module:factory", your own encoder (uml_core/encoders/base.py)
-    pooling: Literal["auto", "mean", "cls", "last", "tokens"] = "auto"  # tokens: a sequence a row, for self_supervised
-    weights: str | None = None  # a local directory or file, for machines without a model hub; timm: or random
-    image_size: PositiveCount | None = None  # None: the model's own
-    depth: PositiveCount | None = None  # timm's ViTs: so many blocks; None: the model's own
-    heads: PositiveCount | None = None  # timm's ViTs: so many attention heads; None: the model's own
-    max_length: PositiveCount = 256  # text: tokens kept
-    max_seconds: Positive = 10.0  # audio: longer clips are cut
-    compile: bool = False  # torch.compile: a minute at the start, for long runs on a GPU; on a CPU, no OpenVINO
+    """package: the defaults from pip packages; timm or transformers: any model of theirs; module: your own."""
+    name: str
+    """Name of the model; of source module "package.module:factory", your own encoder (uml_core/encoders/base.py)."""
+    pooling: Literal["auto", "mean", "cls", "last", "tokens"] = "auto"
+    """How tokens become one embedding; auto: the model's own way; tokens: they stay a sequence, for objective
+    self_supervised."""
+    weights: str | None = None
+    """A local directory or file, for machines without a model hub; with source timm also `random`: none are loaded."""
+    image_size: PositiveCount | None = None
+    """Side of the pictures the encoder is given, in pixels; null: the model's own."""
+    depth: PositiveCount | None = None
+    """Number of blocks of a timm ViT; null: the model's own."""
+    heads: PositiveCount | None = None
+    """Number of attention heads of a timm ViT; null: the model's own."""
+    max_length: PositiveCount = 256
+    """Tokens kept of a text."""
+    max_seconds: Positive = 10.0
+    """Seconds kept of a clip."""
+    compile: bool = False
+    """Compile with torch.compile: a minute at the start, for long runs on a GPU; on a CPU, no OpenVINO."""
 
     @model_validator(mode="after")
     def _belongs_to_timm(self) -> Self:
@@ -49,29 +60,45 @@ class TrackingConfig(Settings):
     """Where MLflow's runs and artifacts go. A relative sqlite path is taken from the working directory."""
 
     uri: str = "sqlite:///runs/mlflow.db"
+    """MLflow tracking URI."""
     artifacts: str = "runs/artifacts"
+    """Folder or URI of MLflow's artifacts."""
 
 
 class CorpusConfig(Settings):
     """One corpus. Labels, splits and ids are its own: nothing links its rows to another corpus."""
 
     modality: Modality
+    """What a row is; `vector` and `sequence` have no raw input."""
     format: CorpusFormat
-    path: str | None = None  # local path or URI; table, webdataset and embeddings take a folder or pattern of files too
-    root: str | None = None  # format table: the folder its column path starts in; None: the table's own
-    split: Annotated[str, Field(min_length=1)] = "train"  # of rows that name none
-    templates: tuple[str, ...] = ()  # format templates: sentences in which {class} stands for the class
-    template_set: str | None = None  # format templates: published ones by name; None: "a photo of a {class}."
-    names: Mapping[str, str] = Field(default_factory=dict)  # format templates: readable names; others: "_" becomes " "
-    dataset: MultiBenchDataset | None = None  # format multibench: which one the file is of, for its label rule
-    field: MultiBenchField | None = None  # format multibench: which of the file's arrays; mimic has static and series
+    """Layout of the raw rows: folders, tables, descriptors, templates, tar shards, or ready embeddings and
+    sequences."""
+    path: str | None = None
+    """Local path or URI; of formats table, webdataset and embeddings also a folder or a pattern of files."""
+    root: str | None = None
+    """Of format table: the folder that its column `path` starts in; null: the table's own."""
+    split: Annotated[str, Field(min_length=1)] = "train"
+    """Split of the rows that name none."""
+    templates: tuple[str, ...] = ()
+    """Of format templates: sentences in which {class} stands for the class."""
+    template_set: str | None = None
+    """Of format templates: a published set by name; null: \"a photo of a {class}.\""""
+    names: Mapping[str, str] = Field(default_factory=dict)
+    """Of format templates: readable names of classes; in others "_" becomes a space."""
+    dataset: MultiBenchDataset | None = None
+    """Of format multibench: which data set the file is, for its label rule."""
+    field: MultiBenchField | None = None
+    """Of format multibench: which of the file's arrays; mimic has static and series, the others vision, audio and
+    text."""
     encoder: EncoderConfig | None = None
-    # A control replaces what the corpus says and keeps everything else equal (docs/method.md, Controls):
-    # shuffled_labels permutes the labels over rows; noise replaces embeddings by Gaussian noise of the same mean and
-    # scale; unrelated hands each of the corpus's own classes to a target class drawn by lot.
+    """The corpus's own encoder, in place of its modality's."""
     control: CorpusControl = "none"
-    # shifted: a test set of the target under another distribution, as ImageNet-A: all rows are tested, none trained.
+    """A control replaces what the corpus says and keeps everything else equal (docs/method.md, Controls):
+    shuffled_labels permutes the labels over rows; noise replaces embeddings by Gaussian noise of the same mean and
+    scale; unrelated hands each of the corpus's own classes to a target class drawn by lot."""
     role: Literal["train", "shifted"] = "train"
+    """shifted: a test set of the target under another distribution, as ImageNet-A: all rows are tested, none
+    trained."""
 
     @model_validator(mode="after")
     def _format_fits(self) -> Self:
@@ -127,20 +154,28 @@ class EncodersConfig(Settings):
     """The encoder of each modality; a corpus may override with its own `encoder`. Defaults come from pip packages."""
 
     image: EncoderConfig = EncoderConfig(source="package", name="efficientnet_lite0")
+    """Encoder of corpora of pictures."""
     text: EncoderConfig = EncoderConfig(source="package", name="minilm_l6")
+    """Encoder of corpora of text."""
     audio: EncoderConfig = EncoderConfig(source="package", name="logmel")
+    """Encoder of corpora of sound."""
 
 
 class EmbedConfig(Settings):
     """How corpora are embedded. `part_rows` is the unit of resuming: rows embedded and renamed into place at once."""
 
-    batch_size: Literal["auto"] | PositiveCount = "auto"  # rows a forward pass; auto: what is fast and fits into memory
-    # auto: 256, of text 1024; for millions of rows take some thousands: fewer files
+    batch_size: Literal["auto"] | PositiveCount = "auto"
+    """Rows in a forward pass; auto: chosen by measuring what is fast and fits into memory."""
     part_rows: Literal["auto"] | PositiveCount = "auto"
-    actors: Literal["auto"] | PositiveCount = "auto"  # hold the encoder; auto: one a GPU, else one a core (up to 4)
-    decoders: Literal["auto"] | Count = (
-        "auto"  # tasks that decode beside the actors; auto: other cores beside GPUs, else 0
-    )
+    """Rows that are embedded and renamed into place at once, the unit of resuming; auto: 256, of text 1,024. For
+    millions of rows take some thousands: fewer files."""
+    actors: Literal["auto"] | PositiveCount = "auto"
+    """Processes that hold the encoder; auto: one a GPU, else one a core (up to 4)."""
+    decoders: Literal["auto"] | Count = "auto"
+    """Tasks that decode beside the actors; auto: other cores beside GPUs, else 0."""
     dtype: Literal["float32", "float16"] = "float32"
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
-    max_rejected: Fraction01 = 0.05  # share of unreadable rows past which the step fails
+    """Number type of stored embeddings."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on a GPU, float32 on a CPU."""
+    max_rejected: Fraction01 = 0.05
+    """Share of unreadable rows past which the step fails."""

@@ -37,13 +37,18 @@ class Sections(Settings):
     """Every section of an experiment file, not yet checked against one another."""
 
     name: Name
+    """Name of the MLflow experiment and of the registered model."""
     seed: int = 0
+    """Draws initial weights, order of samples, dropout."""
     store: str
+    """Directory or URI of the embedded corpora."""
     tracking: TrackingConfig = TrackingConfig()
     target: str
+    """The corpus that is to become better."""
     corpora: Mapping[Name, CorpusConfig]
     encoders: EncodersConfig = EncodersConfig()
     objective: Literal["supervised", "self_supervised"] = "supervised"
+    """supervised: labels, on embeddings or pictures; self_supervised: token sequences."""
     embed: EmbedConfig = EmbedConfig()
     model: ModelConfig = ModelConfig()
     sequence_model: SequenceModelConfig = SequenceModelConfig()

@@ -17,12 +17,15 @@ class TransferConfig(Settings):
     the shared trunk. Width, heads and MLP must be the text model's; of the blocks, as many as both have are started.
     """
 
-    source: str  # a local directory, minilm_l6 (packaged), or a name on the hub: BERT-like or GPT-2
-    blocks: PositiveCount | None = None  # the first so many; None: as many as both have
-    freeze_steps: Count | Literal["all"] = 0  # steps in which what was copied is not trained
-    # shuffled: the entries of every copied tensor in an order drawn by the seed; scratch: nothing is copied, and the
-    # same parameters are frozen.
+    source: str
+    """The text model, BERT-like or GPT-2: a local directory, minilm_l6 (packaged), or a name on the hub."""
+    blocks: PositiveCount | None = None
+    """Number of blocks to start, the first ones; null: as many as both have."""
+    freeze_steps: Count | Literal["all"] = 0
+    """Steps in which what was copied is not trained; all: it never is."""
     control: Literal["none", "shuffled", "scratch"] = "none"
+    """shuffled: the entries of every copied tensor in an order drawn by the seed; scratch: nothing is copied, and the
+    same parameters are frozen."""
 
 
 class LowRankConfig(Settings):
@@ -32,11 +35,15 @@ class LowRankConfig(Settings):
     """
 
     rank: PositiveCount = 8
-    alpha: Positive | None = None  # None: twice the rank, so that a search over ranks leaves the factor alone
-    dropout: Fraction01 = 0.0  # of what an adapter reads
-    # Names of layers, or the ends of them: [qkv, proj]. None: every linear layer and every pointwise (1 × 1)
-    # convolution in the encoder's blocks.
+    """Width r of an adapter."""
+    alpha: Positive | None = None
+    """Numerator of the factor alpha / rank; null: twice the rank, so that a search over ranks leaves the factor
+    alone."""
+    dropout: Fraction01 = 0.0
+    """Dropout of what an adapter reads."""
     targets: tuple[str, ...] | None = None
+    """Names of the layers that get adapters, or the ends of names: [qkv, proj]. null: every linear layer and every
+    pointwise (1 × 1) convolution in the encoder's blocks."""
 
     @property
     def scale(self) -> float:
@@ -52,20 +59,31 @@ class ModelConfig(Settings):
     """
 
     backbone: Literal["frozen", "finetune", "partial", "lora"] = "frozen"
-    trained_blocks: PositiveCount | None = None  # backbone partial: how many of the last blocks are trained
-    lora: LowRankConfig = LowRankConfig()  # backbone lora
-    # Text corpora whose encoder is trained beside the target's: as much of it as `backbone` says of the target's.
+    """frozen: heads on stored embeddings; finetune, partial, lora: the target's encoder is trained, too."""
+    trained_blocks: PositiveCount | None = None
+    """With backbone partial: how many of the last blocks are trained."""
+    lora: LowRankConfig = LowRankConfig()
+    """With backbone lora: the adapters."""
     trained_auxiliaries: tuple[str, ...] = ()
-    # Of the residual branches of the target's encoder, where it is trained: the share of samples that skip the last
-    # one, rising from 0 at the first. Text encoders have their own dropout.
+    """Text corpora whose encoder is trained beside the target's: as much of it as `backbone` says of the target's."""
     drop_path: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    """Stochastic depth of the target's encoder, where it is trained: the share of samples that skip the last residual
+    branch, rising from 0 at the first. Text encoders have their own dropout."""
     head_init: Literal["zero_shot", "random"] = "zero_shot"
-    init_corpus: str | None = None  # None: the first auxiliary text corpus, else the first auxiliary corpus
+    """zero_shot: the shared head starts from the class means of `init_corpus`."""
+    init_corpus: str | None = None
+    """The corpus whose class means the head may start from; null: the first auxiliary text corpus, else the first
+    auxiliary corpus."""
     learnable_scale: bool = True
+    """Each corpus's logits have a learned factor."""
     scale_init: Positive = 1.0
-    normalize: bool = False  # L2-normalise embeddings first (for CLIP encoders, with scale_init 100)
-    shared_width: PositiveCount | None = None  # None: the width of the corpus that initialises the head
-    transfer: TransferConfig | None = None  # {source: DIR}: blocks start from a text model's; None: they do not
+    """Where that factor starts."""
+    normalize: bool = False
+    """L2-normalise embeddings first (for CLIP encoders, with scale_init 100)."""
+    shared_width: PositiveCount | None = None
+    """Width of the shared space; null: that of the corpus that initialises the head."""
+    transfer: TransferConfig | None = None
+    """{source: DIR}: blocks start from a text model's; null: they do not."""
 
 
 class SequenceModelConfig(Settings):
@@ -75,16 +93,26 @@ class SequenceModelConfig(Settings):
     from all others (attention both ways). Sequences of one token are reconstructed.
     """
 
-    width: PositiveCount = 40  # H, shared by all corpora
+    width: PositiveCount = 40
+    """Width of the shared transformer."""
     layers: PositiveCount = 5
+    """Blocks of the shared transformer."""
     heads: PositiveCount = 5
+    """Attention heads a block."""
     feedforward: PositiveCount = 2048
-    dropout: Annotated[float, Field(ge=0, le=0.9, allow_inf_nan=False)] = 0.1  # drawn with 8 bits: .1 is 26/256
+    """Hidden width of a block's feed-forward part."""
+    dropout: Annotated[float, Field(ge=0, le=0.9, allow_inf_nan=False)] = 0.1
+    """Dropout in the transformer, drawn with 8 bits: .1 is 26/256."""
     positions: Literal["learnable", "sinusoidal", "rotary", "none"] = "learnable"
-    max_tokens: PositiveCount = 256  # longer sequences are cut
+    """How tokens know where they stand."""
+    max_tokens: PositiveCount = 256
+    """Tokens kept of a sequence."""
     task: Literal["next_token", "masked_token"] = "next_token"
-    masked_share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.15  # task masked_token: tokens hidden
-    standardize: bool = True  # every feature to mean 0 and variance 1 over its corpus's train tokens
+    """Predict each next token from those before it, or hidden tokens from all others."""
+    masked_share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.15
+    """With task masked_token: share of tokens that are hidden."""
+    standardize: bool = True
+    """Every feature to mean 0 and variance 1 over its corpus's train tokens."""
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
@@ -108,16 +136,22 @@ class WarmStartConfig(Settings):
     """
 
     corpus: str | None = None
+    """The corpus that trains alone at first."""
     steps: Count = 0
+    """For so many steps."""
 
 
 class LossWeightSchedule(Settings):
     """A loss weight that goes from `start` to `end` over the first `steps` steps and stays there."""
 
     schedule: Literal["linear", "cosine"]
+    """Shape of the way from `start` to `end`."""
     start: NonNegative
+    """Weight at step 0."""
     end: NonNegative
+    """Weight from step `steps` on."""
     steps: PositiveCount
+    """Length of the way."""
 
 
 def _kind_of_weight(value: object) -> str:
@@ -134,29 +168,36 @@ LossWeight = Annotated[
 class MixingConfig(Settings):
     """How corpora are mixed. A corpus that is not named has weight 1 and ratio 1."""
 
-    # A number, or {schedule: linear, start: 1, end: 0, steps: 500}. A corpus of weight 0 takes no part; one whose
-    # scheduled weight is 0 for a while still has its batches and its logged loss in joint steps, and no update of its
-    # own in others.
     loss_weight: Mapping[str, LossWeight] = Field(default_factory=dict)
+    """Weight of an auxiliary corpus in the summed loss (the paper's λ): a number, or {schedule: linear, start: 1, end:
+    0, steps: 500}. A corpus of weight 0 takes no part; one whose scheduled weight is 0 for a while still has its
+    batches and its logged loss in joint steps, and no update of its own in others."""
     batch_ratio: Mapping[str, NonNegative] = Field(default_factory=dict)
-    # joint: one update on the weighted sum; alternate: one update per corpus in turn. Either way a step holds one
-    # target batch, so the number of target samples seen does not depend on the schedule.
+    """Samples of a corpus per target sample in a step; 0 switches it off."""
     schedule: Literal["joint", "alternate"] = "joint"
+    """joint: one update on the weighted sum; alternate: one update per corpus in turn. Either way a step holds one
+    target batch, so the number of target samples seen does not depend on the schedule."""
     warm_start: WarmStartConfig = WarmStartConfig()
+    """One corpus that trains alone at first."""
 
 
 class DataConfig(Settings):
     """Splits and few-shot subsets, all drawn by `split_seed`; subsets are nested."""
 
-    shots: PositiveCount | None = None  # train samples per class; validation gets min(4, shots); None is all
-    # Rows per class of an auxiliary corpus; average: each class's mean embedding as its one row; not named: all rows.
+    shots: PositiveCount | None = None
+    """Train samples per class; validation gets min(4, shots); null: all."""
     auxiliary_shots: Mapping[str, PositiveCount | Literal["average"]] = Field(default_factory=dict)
-    # Which rows are trained and validated on: a file that `train` logged (subset.json), or a few-shot index file of
-    # cross_modal_adaptation. `shots` then takes its rows per class from the file's, not from the whole corpus.
+    """Rows per class of an auxiliary corpus; average: each class's mean embedding as its one row; not named: all
+    rows."""
     subset: str | None = None
+    """Which rows are trained and validated on: a file that `train` logged (subset.json), or a few-shot index file of
+    cross_modal_adaptation. `shots` then takes its rows per class from the file's, not from the whole corpus."""
     split_seed: int = 0
-    val_fraction: Fraction01 = 0.2  # taken off train where the target has no val split
-    test_fraction: Fraction01 = 0.0  # taken off train where the target has no test split; 0 takes none
+    """Draws splits, few-shot subsets and controls; sweeps set it to each trial's seed."""
+    val_fraction: Fraction01 = 0.2
+    """Share taken off train where the target has no val split."""
+    test_fraction: Fraction01 = 0.0
+    """Share taken off train where the target has no test split; 0: there is no test."""
 
 
 class OptimConfig(Settings):
@@ -167,26 +208,41 @@ class OptimConfig(Settings):
     """
 
     name: Literal["adamw", "lbfgs"] = "adamw"
+    """lbfgs is for a head without projections on stored embeddings."""
     lr: Positive = 1e-3
+    """Learning rate at the end of the warm-up."""
     weight_decay: NonNegative = 0.01
+    """Decoupled weight decay."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up: falling to zero, or constant."""
     warmup_steps: Count = 50
-    warmup_lr: NonNegative = 1e-5  # where lr is less, the warm-up is at lr
-    clip_norm: Positive | None = None  # gradients whose norm over all parameters is larger are scaled down to it
-    backbone_lr: Positive = 5e-5  # of a trained encoder, on the schedule of lr
-    lora_lr: Positive = 5e-4  # of its adapters, with model.backbone lora: they take about ten times the encoder's rate
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # factor on these two with every block towards the input
-    # Above 0, an exponential average of the weights is what is evaluated, selected, logged and exported.
+    """Steps from `warmup_lr` to `lr`."""
+    warmup_lr: NonNegative = 1e-5
+    """Learning rate at the first step; where lr is less, the warm-up is at lr."""
+    clip_norm: Positive | None = None
+    """Gradients whose norm over all parameters is larger are scaled down to it."""
+    backbone_lr: Positive = 5e-5
+    """Learning rate of a trained encoder, on the schedule of lr."""
+    lora_lr: Positive = 5e-4
+    """Learning rate of adapters (model.backbone lora), about ten times that of an encoder."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on an encoder's or adapters' rate with every block towards the input."""
     ema_decay: Fraction01 = 0.0
+    """Decay of an exponential average of the weights; above 0, the average is what is evaluated, selected, logged and
+    exported."""
 
 
 class PicturesConfig(Settings):
     """The target's pictures or clips, where its encoder is trained: kept in memory once decoded, or decoded again."""
 
-    keep: Literal["auto", "memory", "stream"] = "auto"  # auto: memory where they fit into memory_gib
-    memory_gib: Positive = 4.0  # of every worker, for train and validation pictures (a byte a value) or clips (four)
-    augment: bool = True  # random resized crop and horizontal flip of train pictures; clips stay as they are
-    min_crop: Annotated[float, Field(gt=0, le=1)] = 0.25  # smallest crop, as a share of the picture's area
+    keep: Literal["auto", "memory", "stream"] = "auto"
+    """Keep decoded rows in memory or decode them again; auto: in memory where they fit into memory_gib."""
+    memory_gib: Positive = 4.0
+    """Memory of every worker for train and validation pictures (a byte a value) or clips (four)."""
+    augment: bool = True
+    """Random resized crop and horizontal flip of train pictures; clips stay as they are."""
+    min_crop: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Smallest crop, as a share of the picture's area."""
 
 
 class FeedConfig(Settings):
@@ -195,38 +251,56 @@ class FeedConfig(Settings):
     Both give the same model: a step's rows are a function of (seed, step) alone.
     """
 
-    keep: Literal["auto", "memory", "stream"] = "auto"  # auto: memory where all fit, else the largest are streamed
-    memory_gib: Positive = 4.0  # of every worker, for kept embeddings and for the rows that are read ahead
-    cache: str | None = None  # local folder for the files; None: in a local store, else in the temporary folder
+    keep: Literal["auto", "memory", "stream"] = "auto"
+    """Read embeddings into memory, or ahead from a local file; auto: memory where all fit, else the largest are
+    streamed."""
+    memory_gib: Positive = 4.0
+    """Memory of every worker for kept embeddings and for the rows that are read ahead."""
+    cache: str | None = None
+    """Local folder for the files that are read ahead; null: in a local store, else in the temporary folder."""
 
 
 class TrainConfig(Settings):
     """Length, evaluation and resources of a training run. max_steps 0 evaluates the untrained model."""
 
     max_steps: Count = 12800
-    batch_size: PositiveCount = 32  # target samples per step over all workers (the global batch size)
+    """Length of training; 0 evaluates the untrained model."""
+    batch_size: PositiveCount = 32
+    """Target samples per step over all workers (the global batch size)."""
     eval_every: PositiveCount = 100
-    # Evaluations without a better validation result before stopping; those of a warm start do not count.
+    """Steps between two evaluations on validation data."""
     patience: PositiveCount = 10
+    """Evaluations without a better validation result before stopping; those of a warm start do not count."""
     workers: PositiveCount = 1
-    # full: each worker keeps 1/workers of a trained encoder's weights, gradients and optimiser state (FSDP2).
+    """Processes that share each batch: the same update, up to rounding."""
     sharding: Literal["none", "full"] = "none"
-    # Where fewer nodes are there: from so many workers on, the run goes on with what there is. None: it waits for all.
+    """full: each worker keeps 1/workers of a trained encoder's weights, gradients and optimiser state (FSDP2)."""
     min_workers: PositiveCount | None = None
+    """Least number of workers with which a run goes on where nodes are missing; null: it waits for all."""
     use_gpu: Literal["auto"] | bool = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast on a GPU, float32 on a CPU
-    accumulate: PositiveCount = 1  # parts that a step's batch is computed in: less memory, the same update
-    label_smoothing: Fraction01 = 0.0  # share of a label spread over all classes, of every corpus
-    # The target's encoder, where it is trained, compiled by torch.compile for the steps: longer to the first step, then
-    # faster. Evaluations run it as it is. Where it cannot be compiled, a warning says so and training goes on without.
+    """Train on GPUs; auto: where the cluster has them."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the forward pass; auto: bfloat16 on a GPU, float32 on a CPU."""
+    accumulate: PositiveCount = 1
+    """Parts that a step's batch is computed in: less memory, the same update."""
+    label_smoothing: Fraction01 = 0.0
+    """Share of a label spread over all classes, of every corpus."""
     compile: bool = False
-    gradient_cosine: bool = False  # at every evaluation, the angle between corpora's gradients on the shared head
-    report_every_s: Positive = 10.0  # metrics and checkpoints are reported by wall time: a report may block for 2 s
-    report_share: Share = 0.01  # of wall time, at most: a large encoder is reported, and saved, less often
-    keep_checkpoints: PositiveCount = 2  # the newest ones: a damaged one is passed over for the one before it
-    twin: bool = False  # also train the matched unimodal baseline and print the difference
-    # Runs of `train`, counted from `seed`; each seed draws splits and few-shot subset as well, as those of tune.seeds.
+    """Compile the target's trained encoder with torch.compile: longer to the first step, then faster. Evaluations run
+    it as it is; where it cannot be compiled, a warning says so and training goes on without."""
+    gradient_cosine: bool = False
+    """Measure the angle between corpora's gradients on the shared head at every evaluation."""
+    report_every_s: Positive = 10.0
+    """Seconds between reports of metrics and checkpoints, at least: a report may block for 2 s."""
+    report_share: Share = 0.01
+    """Share of wall time that reports may take: a large encoder is reported, and saved, less often."""
+    keep_checkpoints: PositiveCount = 2
+    """Number of newest checkpoints kept: a damaged one is passed over for the one before it."""
+    twin: bool = False
+    """Also train the matched unimodal baseline and print the difference."""
     seeds: PositiveCount = 1
+    """Number of runs of `train`, counted from `seed`; each seed draws splits and few-shot subset as well, as those of
+    tune.seeds."""
 
     @model_validator(mode="after")
     def _workers_are_at_least_min_workers(self) -> Self:
@@ -241,25 +315,39 @@ class TrainConfig(Settings):
 class TuneConfig(Settings):
     """What every sweep has in common; spaces in tune_spaces/ say the rest."""
 
-    seeds: PositiveCount = 3  # paired: seed s draws the same few-shot subset and target batches in every arm
-    shots: tuple[PositiveCount, ...] = ()  # conditions compared apart; empty: data.shots alone
-    auxiliary_shots: tuple[Count, ...] = ()  # spaces exchange_rate, text: rows per class; empty: the space's own
-    lr: tuple[Positive, ...] = ()  # searched in every arm, selected on validation; empty: optim.lr alone
+    seeds: PositiveCount = 3
+    """Number of seeds, paired: seed s draws the same few-shot subset and target batches in every arm."""
+    shots: tuple[PositiveCount, ...] = ()
+    """Values of data.shots that are compared apart; empty: data.shots alone."""
+    auxiliary_shots: tuple[Count, ...] = ()
+    """Rows per class of the auxiliary corpora in spaces exchange_rate and text; empty: the space's own."""
+    lr: tuple[Positive, ...] = ()
+    """Learning rates searched in every arm, selected on validation; empty: optim.lr alone."""
     mixing: tuple[Literal["loss_weight", "batch_ratio", "schedule", "warm_start"], ...] = ("loss_weight", "batch_ratio")
-    per_corpus: bool = False  # space mixing_ratio: each corpus has loss weight and ratio of its own, all combinations
-    loss_weights: tuple[Positive, ...] = ()  # spaces mixing_ratio, linear_probe: λ; empty: the space's own
-    batch_ratios: tuple[Positive, ...] = ()  # space mixing_ratio; empty: the space's own
-    warm_starts: tuple[Fraction01, ...] = ()  # space mixing_ratio: shares of max_steps; empty: the space's own
-    search: Literal["grid", "random", "tpe"] = (
-        "grid"  # random: each seed draws its points; tpe: Optuna, each seed's own
-    )
-    objectives: tuple[Literal["accuracy", "cost"], ...] = ("accuracy",)  # cost: samples trained on, of all corpora
-    stopping: Literal["none", "asha", "median"] = "none"  # of poor trials, within one arm, condition and seed only
-    gpus_per_trial: NonNegative = 0.0  # may be a fraction: 0.25 runs four trials on a GPU; 0 trains on CPUs
-    max_concurrent_trials: PositiveCount | None = None  # that run side by side; null: as many as the cluster holds
-    # Trials on embeddings that one process trains at once, where their shapes are equal; auto: as many as are faster.
+    """What space mixing_ratio searches."""
+    per_corpus: bool = False
+    """In space mixing_ratio each corpus has a loss weight and a ratio of its own, in all combinations."""
+    loss_weights: tuple[Positive, ...] = ()
+    """Loss weights (λ) of spaces mixing_ratio and linear_probe; empty: the space's own."""
+    batch_ratios: tuple[Positive, ...] = ()
+    """Batch ratios of space mixing_ratio; empty: the space's own."""
+    warm_starts: tuple[Fraction01, ...] = ()
+    """Warm starts of space mixing_ratio as shares of max_steps; empty: the space's own."""
+    search: Literal["grid", "random", "tpe"] = "grid"
+    """How points of a grid are chosen. random: each seed draws its own; tpe: proposed by Optuna, for each seed."""
+    objectives: tuple[Literal["accuracy", "cost"], ...] = ("accuracy",)
+    """What tpe optimises; cost: samples trained on, of all corpora."""
+    stopping: Literal["none", "asha", "median"] = "none"
+    """Early stopping of poor trials, within one arm, condition and seed only."""
+    gpus_per_trial: NonNegative = 0.0
+    """GPUs of a trial; 0.25 runs four trials on one, 0 trains on CPUs."""
+    max_concurrent_trials: PositiveCount | None = None
+    """Trials that run side by side; null: as many as the cluster holds."""
     pack: Literal["auto"] | PositiveCount = "auto"
-    max_failed: Fraction01 = 0.2  # share of failed trials past which the sweep fails
+    """Number of trials on embeddings that one process trains as one batched model, where their shapes are equal; auto:
+    as many as are faster."""
+    max_failed: Fraction01 = 0.2
+    """Share of failed trials past which the sweep fails."""
 
     @model_validator(mode="after")
     def _accuracy_is_an_objective(self) -> Self:

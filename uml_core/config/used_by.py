@@ -35,56 +35,71 @@ class Condition:
     `otherwise` may name settings of the experiment, which stands for {0}: "model.backbone {0.model.backbone}, ...".
     """
 
+    words: str
     holds: Callable[[Sections], bool]
     otherwise: str
     remedy: str
 
 
 SUPERVISED = Condition(
+    "objective supervised",
     lambda experiment: experiment.objective == "supervised",
     "objective {0.objective}, which has no shared head",
     "set objective=supervised",
 )
 SEQUENCES = Condition(
+    "objective self_supervised",
     lambda experiment: experiment.objective == "self_supervised",
     "objective {0.objective}, which has no sequence model",
     "set objective=self_supervised",
 )
 MASKED = Condition(
+    "sequence_model.task masked_token",
     lambda experiment: experiment.sequence_model.task == "masked_token",
     "sequence_model.task {0.sequence_model.task}, which hides no tokens",
     "set sequence_model.task=masked_token",
 )
 TRAINED_ENCODER = Condition(
+    "a trained encoder (model.backbone)",
     lambda experiment: experiment.model.backbone != "frozen",
     "model.backbone frozen, where no encoder is trained",
     "set model.backbone=finetune",
 )
 OWN_RATE = Condition(
+    "model.backbone other than lora",
     lambda experiment: experiment.model.backbone != "lora",
     "model.backbone lora, whose rate is optim.lora_lr",
     "set that",
 )
 ADAPTERS = Condition(
+    "model.backbone lora",
     lambda experiment: experiment.model.backbone == "lora",
     "model.backbone {0.model.backbone}, which has no adapters",
     "set model.backbone=lora",
 )
 PICTURES = Condition(
+    "a target of pictures",
     lambda experiment: experiment.corpora[experiment.target].modality != "audio",
     "model.backbone {0.model.backbone} of sounds, which are not augmented",
     "set a target of pictures",
 )
 AUGMENTED = Condition(
-    lambda experiment: experiment.pictures.augment, "pictures.augment false", "set pictures.augment=true"
+    "pictures.augment",
+    lambda experiment: experiment.pictures.augment,
+    "pictures.augment false",
+    "set pictures.augment=true",
 )
 ADAMW = Condition(
+    "optim.name adamw",
     lambda experiment: experiment.optim.name == "adamw",
     "optim.name lbfgs, a line search over all rows",
     "set optim.name=adamw",
 )
 WARM_UP = Condition(
-    lambda experiment: experiment.optim.warmup_steps > 0, "optim.warmup_steps 0", "set optim.warmup_steps"
+    "optim.warmup_steps",
+    lambda experiment: experiment.optim.warmup_steps > 0,
+    "optim.warmup_steps 0",
+    "set optim.warmup_steps",
 )
 
 
@@ -169,7 +184,7 @@ def leaves(section: type[BaseModel], tree: Mapping[str, Any] | None = None) -> I
     """
     for name, field in section.model_fields.items():
         value = None if tree is None else tree[name]
-        inner, is_mapping = _section_in(field.annotation)
+        inner, is_mapping = section_in(field.annotation)
         if inner is None:
             yield Leaf(name, name, value, field)
             continue
@@ -181,14 +196,14 @@ def leaves(section: type[BaseModel], tree: Mapping[str, Any] | None = None) -> I
                     yield leaf._replace(key=f"{name}{dot}.{leaf.key}", pattern=f"{name}{pattern}.{leaf.pattern}")
 
 
-def _section_in(annotation: object) -> tuple[type[BaseModel] | None, bool]:
+def section_in(annotation: object) -> tuple[type[BaseModel] | None, bool]:
     """Return the section that a field holds (None: a value), and whether it holds several by name."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        kinds = [_section_in(kind) for kind in inner if kind is not type(None)]
+        kinds = [section_in(kind) for kind in inner if kind is not type(None)]
         return kinds[0] if len(kinds) == 1 else (None, False)
     if origin is Mapping:
-        return _section_in(inner[1])[0], True
+        return section_in(inner[1])[0], True
     is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     return (annotation if is_section else None), False  # type: ignore[return-value]
 
