@@ -42,6 +42,14 @@ def pytest_testnodedown(node: Any, error: object) -> None:
         print(*newest.read_text(encoding="utf-8").splitlines()[-5:], sep="\n")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def relative_places_lie_outside_the_working_tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let relative places, such as the default of tracking.uri, start in a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UML_ROOT", str(tmp_path_factory.mktemp("root")))
+        yield
+
+
 def write_embeddings(path: Path, rows: Mapping[str, Any]) -> Path:
     """Write ready embeddings: label, split and embedding of each row."""
     path.parent.mkdir(parents=True, exist_ok=True)

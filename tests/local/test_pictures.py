@@ -17,7 +17,7 @@ from tests.fine_tuning_runs import data_of, experiment_of, finish, run_of, table
 from uml_core.corpora.rows import Row
 from uml_core.data.subsets import Rows
 from uml_core.data.training_data import build_training_data
-from uml_core.encoders.image.pixel_encoder import PixelEncoder
+from uml_core.encoders.image.timm_encoder import PixelEncoder
 from uml_core.errors import InputError
 from uml_core.feed.crops import Crops, crop_and_flip
 from uml_core.feed.pictures import Pictures, TargetOrder, picture_data
@@ -36,7 +36,9 @@ def test_a_stream_raises_what_a_decoder_finds_when_it_comes_to_it(corpus: Path, 
     _, raw = tables_of(experiment_of(corpus))
     (tmp_path / "x.png").write_bytes(b"nothing")
     damaged = [*raw[:4], Row("x.png", "circle", "train", path=str(tmp_path / "x.png"))]
-    decode, stream = DecodeChunk(damaged, target_encoder(experiment_of(corpus))), object.__new__(PictureStream)
+    encoder = target_encoder(experiment_of(corpus))
+    decode = DecodeChunk(damaged, encoder.config, encoder.modality)
+    stream = object.__new__(PictureStream)
     chunks = [np.array([0, 1]), np.array([2, 4])]
     blocks = [decode({"rows": np.array([rows, None], dtype=object)[:1]}) for rows in chunks]
     stream._blocks, stream._rows, stream._pictures = iter(blocks), np.empty(0, dtype=np.int64), np.empty(0)
