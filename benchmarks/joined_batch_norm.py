@@ -13,13 +13,13 @@ import statistics
 import tempfile
 import time
 
+import timm
 import torch
 import torch.distributed
 import torch.multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.figures import machine
-from uml_core.encoders.image.lean_timm import timm
 from uml_core.gradients.joined_batch_norm import JoinedBatchNorm
 
 MODEL, SIDE, CLASSES, BATCH, ROUNDS = "tf_efficientnet_lite0", 224, 10, 16, 12

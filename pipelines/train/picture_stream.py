@@ -18,7 +18,7 @@ from uml_core.config import EncoderConfig
 from uml_core.corpora.rows import Row
 from uml_core.data.subsets import Rows
 from uml_core.encoders import build_encoder
-from uml_core.encoders.trainable import Arrays, TrainableEncoder
+from uml_core.encoders.torch_encoder import Arrays, TrainableEncoder
 from uml_core.errors import InputError
 from uml_core.feed.pictures import decoded_picture
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from tests.tiny_models import save_text, save_vision
 from uml_core.config import EncoderConfig
 from uml_core.encoders import Encoder, build_encoder, fingerprint, openvino_engine
-from uml_core.encoders.base import TorchEncoder
 from uml_core.encoders.image.folding import fold_batch_norms, has_foldable
-from uml_core.encoders.image.timm_encoder import ENGINE_BATCH_SIZE, TimmEncoder
+from uml_core.encoders.image.pixel_encoder import ENGINE_BATCH_SIZE
+from uml_core.encoders.image.timm_encoder import TimmEncoder
 from uml_core.encoders.openvino_engine import NamedForward, OpenVinoForward, engine_forward, runs_in
+from uml_core.encoders.torch_encoder import TorchEncoder
 
 
 def lively(module: nn.Module) -> nn.Module:

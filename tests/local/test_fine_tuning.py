@@ -20,7 +20,7 @@ from torch import nn
 from tests.fine_tuning_runs import experiment_of, finish, run_of, tables_of, write_corpus
 from tests.tiny_models import save_vision, vision_model
 from uml_core.data.training_data import build_training_data
-from uml_core.encoders.image.timm_encoder import PixelEncoder
+from uml_core.encoders.image.pixel_encoder import PixelEncoder
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import measure_outcome
 from uml_core.models.drop_path import set_drop_path

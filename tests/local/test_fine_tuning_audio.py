@@ -20,7 +20,7 @@ from tests.tiny_models import SPEECH, save_audio
 from uml_core.config import EncoderConfig, Experiment, parse_experiment
 from uml_core.data.training_data import build_training_data
 from uml_core.encoders import build_encoder
-from uml_core.encoders.trainable import TrainableEncoder
+from uml_core.encoders.torch_encoder import TrainableEncoder
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import measure_outcome
 from uml_core.feed.pictures import ReadAhead

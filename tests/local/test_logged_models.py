@@ -16,7 +16,7 @@ from tests.conftest import vector_tree
 from uml_core.config import EncoderConfig, parse_experiment
 from uml_core.config.corpora import EncodersConfig
 from uml_core.encoders import build_encoder
-from uml_core.serving.input_examples import raw_example
+from uml_core.serving.predictor import raw_example
 from uml_core.serving.target_predictor import TargetPredictor
 from uml_core.tracking.writing import open_experiment, start_run
 

@@ -17,7 +17,7 @@ from tests.fine_tuning_runs import data_of, experiment_of, finish, run_of, table
 from uml_core.corpora.rows import Row
 from uml_core.data.subsets import Rows
 from uml_core.data.training_data import build_training_data
-from uml_core.encoders.image.timm_encoder import PixelEncoder
+from uml_core.encoders.image.pixel_encoder import PixelEncoder
 from uml_core.errors import InputError
 from uml_core.feed.crops import Crops, crop_and_flip
 from uml_core.feed.pictures import Pictures, TargetOrder, picture_data

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from uml_core.config import EncoderConfig
 from uml_core.encoders import Decoded, Encoder, Raw, TokenSequences, choose_batch_size
-from uml_core.encoders.batching import plan_batches
+from uml_core.encoders.base import plan_batches
 from uml_core.errors import InputError
 
 COSTS = st.lists(st.integers(0, 300), max_size=60)

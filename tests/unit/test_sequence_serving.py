@@ -11,8 +11,8 @@ from tests.sequence_corpora import sequence_experiment, wave_tables
 from uml_core.data.sequence_data import SequenceRows, build_sequence_data
 from uml_core.evaluation.outcome import evaluated_run
 from uml_core.evaluation.registry import DEFAULT, chosen_evaluators, measure
-from uml_core.serving.loading import load_predictor_folder
 from uml_core.serving.sequence_predictor import SequencePredictor
+from uml_core.serving.target_predictor import load_predictor_folder
 from uml_core.training.run import TrainingRun
 
 TABLES = wave_tables()

@@ -12,8 +12,9 @@ Shape legend: B batch, N rows, T tokens or frames (T_b those of row b), D embedd
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,14 +23,13 @@ import torch
 
 from uml_core.config import EncoderConfig, hash_of
 from uml_core.corpora.content import Raw
-from uml_core.encoders.batching import plan_batches
 from uml_core.encoders.weights import source_digest
 from uml_core.errors import InputError
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A sound as its model takes it: features of a fixed or variable length, and the samples they were made from."""
+    """A sound as its model reads it: features of a fixed or variable length, and the samples they were made from."""
 
     features: npt.NDArray[np.float32]
     num_samples: int
@@ -39,7 +39,6 @@ class Clip:
 Decoded = npt.NDArray[Any] | str | Clip
 Embeddings = npt.NDArray[np.float32]  # (N, D)
 TokenSequences = list[npt.NDArray[np.float32]]  # N of (T_b, D), without padding
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Encoder(ABC):
@@ -66,7 +65,7 @@ class Encoder(ABC):
 
     @property
     def vocabulary(self) -> int | None:
-        """Of an encoder of discrete tokens (T, 1): what they are below; None for vectors."""
+        """The number of distinct tokens, for an encoder of discrete tokens (T, 1); None for vectors."""
         return None
 
     @property
@@ -86,7 +85,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def decode(self, raw: Raw) -> Decoded:
-        """Read one raw row into the form `encode` takes. Raises RowError with a reason a person understands."""
+        """Read one raw row into the form `encode` reads. Raises RowError with a reason a person understands."""
 
     @abstractmethod
     def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
@@ -147,6 +146,7 @@ class Encoder(ABC):
                     f"one row of encoders.{self.modality} '{self.config.name}' does not fit into the GPU's memory; "
                     "set embed.precision=bfloat16, shorten rows (max_length, max_seconds), or take a smaller model"
                 ) from None
+        # Outside the except block: the exception's traceback would keep the failed batch's tensors alive.
         torch.cuda.empty_cache()
         middle = len(rows) // 2
         first, second = self._encode_or_halve(rows[:middle]), self._encode_or_halve(rows[middle:])
@@ -166,65 +166,29 @@ class Encoder(ABC):
             )
 
 
-class TorchEncoder(Encoder):
-    """An encoder that runs a torch module: device, arithmetic and compilation in one place."""
+def plan_batches(
+    costs: Sequence[int], *, batch_size: int, unit_cost: int | None = None, equal_cost: bool = False
+) -> list[list[int]]:
+    """Return batches of row indices, costliest first; each row is in exactly one.
 
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__(config)
-        self._device, self._dtype = "cpu", torch.float32
-        self._model: Any = None
-
-    @abstractmethod
-    def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
-        """Return the module with its weights, on the CPU."""
-
-    @property
-    def module(self) -> torch.nn.Module:
-        """The loaded module, for training it after `load_trainable`."""
-        module: torch.nn.Module = getattr(self._model, "_orig_mod", self._model)
-        return module
-
-    def take_from(self, device: str) -> None:
-        """Take inputs from a device that the module has been moved to."""
-        self._device = device
-
-    def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
-        """Load the weights for encoding: on a CPU into OpenVINO where it can run them, else into torch.
-
-        With `compile: true` torch runs them, compiled at the first batch.
-        """
-        self._place_frozen(self._build_model(DTYPES[precision]), device, precision)
-
-    def load_trainable(self, *, device: str = "cpu") -> None:
-        """Load the weights into the module as its authors wrote it, in float32: nothing is folded or exported."""
-        self._place(self._build_model(torch.float32), device, "float32")
-
-    def _place_frozen(self, module: torch.nn.Module, device: str, precision: str) -> None:
-        """Place a module that will only encode."""
-        engine = None if device != "cpu" or self.config.compile else self._engine(module.eval(), precision)
-        if engine is None:
-            self._place(module, device, precision)
-            return
-        self._model, self._dtype = engine, torch.float32  # its inputs' and outputs', whatever it computes in
-        self.take_from(device)
-
-    def _engine(self, module: torch.nn.Module, precision: str) -> Callable[..., Any] | None:
-        """Return what runs the module on a CPU instead of torch and is called alike; None where torch is to run it."""
-        return None
-
-    def _place(self, module: torch.nn.Module, device: str, precision: str) -> None:
-        self._dtype = DTYPES[precision]
-        self.take_from(device)
-        model = module.eval().requires_grad_(False).to(device, self._dtype)
-        if self.modality == "image":
-            model = model.to(memory_format=torch.channels_last)  # 4 times faster on a CPU
-        self._model = torch.compile(model, dynamic=True) if self.config.compile else model
-
-
-def to_numpy(encoded: torch.Tensor) -> Embeddings:
-    """Return a tensor as a float32 array on the CPU."""
-    array: Embeddings = encoded.float().cpu().numpy()
-    return array
+    Args:
+        costs: of each of N rows, its length say.
+        batch_size: rows in a batch; with `unit_cost`, the padded cost of a batch is at most batch_size * unit_cost.
+        unit_cost: what one row of `batch_size` pays for. A batch of costlier rows holds fewer, down to one.
+        equal_cost: put only rows of the same cost together.
+    """
+    order = sorted(range(len(costs)), key=lambda index: -costs[index])
+    groups = [list(group) for _, group in groupby(order, key=lambda index: costs[index])] if equal_cost else [order]
+    batches = []
+    for group in groups:
+        start = 0
+        while start < len(group):
+            # The first row is the costliest of its batch: all others are padded to it.
+            cost = costs[group[start]]
+            count = batch_size if unit_cost is None else max(1, batch_size * unit_cost // max(1, cost))
+            batches.append(group[start : start + count])
+            start += count
+    return batches
 
 
 def fingerprint(encoder: Encoder, *, dtype: str, precision: str) -> str:

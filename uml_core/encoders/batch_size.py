@@ -1,4 +1,4 @@
-"""How many rows an encoder takes at once: measured on the machine that runs it, under a limit of memory."""
+"""How many rows an encoder encodes at once: measured on the machine that runs it, under a limit of memory."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from uml_core.encoders.base import Decoded, Encoder
-from uml_core.encoders.batching import plan_batches
+from uml_core.encoders.base import Decoded, Encoder, plan_batches
 
 
 def choose_batch_size(
@@ -22,7 +19,7 @@ def choose_batch_size(
     """Return a batch size for `encoder.encode_all` whose batches stay under a memory limit; `encoder` is loaded.
 
     Starts at what is fast on the device and halves until a batch of copies of the costliest row, run for the purpose,
-    takes no more than the limit beyond the weights. On a CPU that start is small on purpose: 8 pictures, or 16 times 32
+    needs no more than the limit beyond the weights. On a CPU that start is small on purpose: 8 pictures, or 16 times 32
     tokens, keep the cores busy, and larger batches only spill the caches (measured: docs/measured.md).
 
     Args:
@@ -57,7 +54,7 @@ def _free_bytes(device: str) -> int:
 
 
 def _peak_gpu_bytes(run: Callable[[], object]) -> int:
-    """Return the bytes a call allocates at its peak; more than any limit if they are not to be had."""
+    """The bytes a call allocates at its peak; more than any limit if they are not to be had."""
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     try:
@@ -69,9 +66,9 @@ def _peak_gpu_bytes(run: Callable[[], object]) -> int:
 
 
 def _peak_cpu_bytes(run: Callable[[], object]) -> int:
-    """Return how far a call raises this process's resident memory at its peak; 0 where the system does not tell."""
+    """How far a call raises this process's resident memory at its peak, in bytes; 0 where the system does not say."""
     try:
-        # Linux with glibc: give freed memory back, so that what the call takes is seen, and forget the peak so far.
+        # Linux with glibc: give freed memory back, so that what the call needs is seen, and forget the peak so far.
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         before = _resident_bytes("VmRSS")

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
 import transformers
 from transformers import AutoConfig
 
 from uml_core.config import EncoderConfig
-from uml_core.encoders.base import TorchEncoder
+from uml_core.encoders.torch_encoder import TorchEncoder
 from uml_core.encoders.weights import from_hub, weights_revision
 from uml_core.errors import InputError, nearest
 
@@ -100,16 +101,6 @@ class HubModel:
     kind: ModelType
     config: Any
 
-    @property
-    def model_type(self) -> str:
-        """The type in the table above."""
-        return str(self.config.model_type)
-
-    @property
-    def revision(self) -> str | None:
-        """The commit on the hub, where the config came from there."""
-        return getattr(self.config, "_commit_hash", None)
-
     def width(self, pooling: str) -> int:
         """Width D of an embedding, or of a token, as the config says."""
         config = self.config
@@ -137,7 +128,7 @@ class HubModel:
         return model
 
     def empty(self) -> Any:
-        """Return the model with random weights."""
+        """The model with random weights."""
         loader = getattr(transformers, self.kind.loader)
         if self.kind.loader == "AutoModel":
             return loader.from_config(self.config, dtype=torch.float32)
@@ -149,12 +140,41 @@ class HubModel:
 
 
 class HubEncoder(TorchEncoder):
-    """What encoders of Hugging Face models share: the model that their settings name."""
+    """What encoders of Hugging Face models share: the model that their settings name, and what is read from it."""
 
     @property
     def location(self) -> str:
-        """The local directory if one is given, else the name on the hub."""
-        return place_of(self.config)
+        return location_of(self.config)
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """What `pooling` may be set to beside auto."""
+        return ("mean", "tokens")
+
+    @property
+    def pooling(self) -> str:
+        """What is pooled how: for auto, the model type's own. Raises InputError for what the model cannot do."""
+        own, given = self._hub_model.kind.pooling, self.config.pooling
+        if given not in ("auto", *self.poolings):
+            raise InputError(
+                f"encoders.{self.modality}.pooling is '{given}'; '{self.config.name}' has auto ({own}), "
+                f"{', '.join(self.poolings)}"
+            )
+        return own if given == "auto" else str(given)
+
+    @property
+    def dim(self) -> int:
+        """Read from config.json."""
+        return self._hub_model.width(self.pooling)
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that decides the numbers; subclasses add how they decode."""
+        return {
+            "source": self.config.source,
+            "name": self.config.name,
+            "weights": self._weights_revision(),
+            "pooling": self.pooling,
+        }
 
     @property
     def _hub_model(self) -> HubModel:
@@ -171,7 +191,9 @@ class HubEncoder(TorchEncoder):
     def _weights_revision(self) -> str:
         if Path(self.location).is_dir():
             return weights_revision(self.location, setting=f"encoders.{self.modality}.weights")
-        return str(self._hub_model.revision or "unknown")
+        hub_model(self.location, self.modality)  # fetches config.json, if it is not in the cache yet
+        file = huggingface_hub.try_to_load_from_cache(self.location, "config.json")  # snapshots/COMMIT/config.json
+        return Path(file).parent.name if isinstance(file, str) else "unknown"
 
 
 @functools.lru_cache(maxsize=32)
@@ -186,24 +208,11 @@ def hub_model(location: str, modality: str) -> HubModel:
             f"{modality}: {', '.join(sorted(types))}{nearest(config.model_type, types)}; or write one (source: module)"
         )
     part = getattr(config, kind.part, None) if kind.part else None
-    if part is not None:
-        if hasattr(config, "projection_dim"):
-            part.projection_dim = config.projection_dim
-        part._commit_hash = getattr(config, "_commit_hash", None)
+    if part is not None and hasattr(config, "projection_dim"):
+        part.projection_dim = config.projection_dim
     return HubModel(location, modality, kind, config if part is None else part)
 
 
-def place_of(config: EncoderConfig) -> str:
-    """Return the local directory if one is given, else the name on the hub."""
+def location_of(config: EncoderConfig) -> str:
+    """The local directory if one is given, else the name on the hub."""
     return config.weights or config.name
-
-
-def resolve_pooling(config: EncoderConfig, kind: ModelType, *, modality: str, allowed: tuple[str, ...]) -> str:
-    """Return what is pooled how: the type's own for auto. Raises InputError for a pooling the model cannot do."""
-    pooling = kind.pooling if config.pooling == "auto" else str(config.pooling)
-    if config.pooling != "auto" and pooling not in allowed:
-        raise InputError(
-            f"encoders.{modality}.pooling is '{config.pooling}'; '{config.name}' has auto ({kind.pooling}), "
-            f"{', '.join(allowed)}"
-        )
-    return pooling

@@ -23,7 +23,7 @@ from uml_core.config import Experiment
 from uml_core.corpora.rows import Row
 from uml_core.data.subsets import Rows
 from uml_core.data.training_data import TrainingData
-from uml_core.encoders.trainable import Arrays, TrainableEncoder
+from uml_core.encoders.torch_encoder import Arrays, TrainableEncoder
 from uml_core.errors import InputError, RowError
 from uml_core.feed.mixing import MixingPlan, Part, SampleStream, rank_share
 

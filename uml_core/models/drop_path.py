@@ -11,7 +11,6 @@ from itertools import groupby
 
 from torch import nn
 
-from uml_core.encoders.image.lean_timm import timm
 from uml_core.errors import InputError
 
 NAME = re.compile(r"(.*\.)?drop_path\d*")  # timm's transformers have two in a block
@@ -30,9 +29,9 @@ def set_drop_path(module: nn.Module, rate: float) -> None:
             f"model.drop_path is {rate:g}, and the encoder ({type(module).__name__}) names no residual branch that "
             "could be dropped; set model.drop_path=0"
         )
+    from timm.layers import DropPath  # takes seconds, and few runs drop branches
+
     for index, branches in enumerate(blocks):
         for name in branches:
             parent, _, attribute = name.rpartition(".")
-            setattr(
-                module.get_submodule(parent), attribute, timm.layers.DropPath(rate * index / max(1, len(blocks) - 1))
-            )
+            setattr(module.get_submodule(parent), attribute, DropPath(rate * index / max(1, len(blocks) - 1)))

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from uml_core.config import Experiment
-from uml_core.encoders.image.lean_timm import timm
 from uml_core.encoders.text.sentence_encoders import TransformersTextEncoder
-from uml_core.encoders.trainable import TrainableEncoder
+from uml_core.encoders.torch_encoder import TrainableEncoder
 from uml_core.errors import InputError
 from uml_core.models.compiling import Compiled
 from uml_core.models.drop_path import set_drop_path
@@ -162,7 +161,9 @@ def block_depths(module: nn.Module) -> dict[str, int]:
     """
     group_matcher: Any = getattr(module, "group_matcher", None)
     if group_matcher is not None:
-        depths: dict[str, int] = timm.models.group_parameters(module, group_matcher(), reverse=True)
+        from timm.models import group_parameters  # only timm's models get here, and its import takes seconds
+
+        depths: dict[str, int] = group_parameters(module, group_matcher(), reverse=True)
         return depths
     lists = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList | nn.Sequential)}
     longest = max(lists, key=lambda name: (len(lists[name]), -name.count(".")), default="")

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from uml_core.config import Experiment
 from uml_core.encoders.text.sentence_encoders import TransformersTextEncoder
-from uml_core.encoders.trainable import TrainableEncoder
+from uml_core.encoders.torch_encoder import TrainableEncoder
 from uml_core.errors import InputError, listing, nearest
 from uml_core.models.seeding import generator_of
 

@@ -1,4 +1,4 @@
-"""The trained target path as files that need none of this code: one matrix, its classes, and an ONNX graph of them.
+"""The trained target path as files that need none of this code: one matrix, its classes, and ONNX graphs of them.
 
 In: a `TargetPredictor`, whose path from embedding to logits is one matrix. Out, in a folder:
 
@@ -6,31 +6,59 @@ In: a `TargetPredictor`, whose path from embedding to logits is one matrix. Out,
     encoder.safetensors   of a fine-tuned run, with either format: the weights of its encoder
     head.json          the classes in the order of the rows, whether embeddings are normalised first, the encoder
     head.onnx          input embedding (B, D) float32; outputs logits (B, C) and probabilities (B, C)
-    model.onnx         of a fine-tuned run on pictures: encoder and head as one graph (`uml_core.serving.export_graph`)
+    model.onnx         of a fine-tuned run on pictures: encoder and head as one graph, run once against torch;
+                       input picture (B, H, W, 3) uint8, resized and cropped; outputs as of head.onnx
 
     from safetensors.numpy import load_file
     logits = embedding @ load_file("head.safetensors")["head.weight"].T
 
-Shape legend: B batch, D embedding width, C classes.
+Shape legend: B batch, H height, W width, D embedding width, C classes.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from uml_core.encoders import build_encoder
+from uml_core.encoders.image.pixel_encoder import PixelEncoder
+from uml_core.encoders.openvino_engine import MAX_PARAMETERS, TOLERANCE, UNKNOWN, trace_to_onnx
+from uml_core.encoders.weights import first_line
 from uml_core.errors import InputError
 from uml_core.serving.target_predictor import TargetPredictor
 
 FORMATS = ("safetensors", "onnx")
 FORMAT_VERSION = 1
 ONNX_PACKAGE = "onnx==1.23.2"
-# Old enough for every runtime of the last years: nothing newer is needed for a product and a softmax.
-OPSET, IR_VERSION = 17, 8
-NORM_FLOOR = 1e-12  # torch.nn.functional.normalize divides by max(norm, this)
+OUTPUTS = ("logits", "probabilities")
+
+
+class TargetPath(nn.Module):
+    """From embeddings (B, D), or decoded pictures (B, H, W, 3), to logits and probabilities, all in float32."""
+
+    def __init__(self, predictor: TargetPredictor, encoder: PixelEncoder | None = None) -> None:
+        super().__init__()
+        self._encoder, self._normalize = encoder, predictor.normalize
+        self.backbone = None if encoder is None else encoder.module
+        self.register_buffer("head_CD", predictor.head.clone())
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, C) and probabilities (B, C)."""
+        embedding_BD = rows
+        if self._encoder is not None:
+            pixels_B3HW = self._encoder.normalised(rows.permute(0, 3, 1, 2).float())
+            embedding_BD = self._encoder.features(pixels_B3HW).float()
+        if self._normalize:
+            embedding_BD = nn.functional.normalize(embedding_BD, dim=-1)
+        logits_BC = embedding_BD @ self.get_buffer("head_CD").T
+        return logits_BC, torch.softmax(logits_BC, dim=1)
 
 
 def export_head(predictor: TargetPredictor, directory: Path, formats: tuple[str, ...] = FORMATS) -> list[Path]:
@@ -39,17 +67,17 @@ def export_head(predictor: TargetPredictor, directory: Path, formats: tuple[str,
     Raises:
         InputError: format onnx is asked for without the package onnx, or of an encoder that cannot be traced.
     """
-    graph = onnx_graph(predictor) if "onnx" in formats else None  # before anything is written
-    description, whole = description_of(predictor), None
-    if graph is not None and predictor.encoder_weights is not None and predictor.modality == "image":
-        from uml_core.serving.export_graph import (  # encoders take seconds
-            description_of_graph,
-            picture_graph,
-            tuned_encoder,
-        )
-
-        encoder = tuned_encoder(predictor)
-        whole, description["model.onnx"] = picture_graph(encoder, predictor), description_of_graph(encoder)
+    description, graphs = describe(predictor), {}
+    if "onnx" in formats:  # before anything is written: either may be refused
+        graphs["head.onnx"] = head_graph(predictor)
+        if predictor.encoder_weights is not None and predictor.modality == "image":
+            encoder = tuned_encoder(predictor)
+            graphs["model.onnx"] = picture_graph(encoder, predictor)
+            description["model.onnx"] = {
+                "input": {"name": "picture", "dtype": "uint8", "shape": ["batch", *encoder.picture_size, 3]},
+                "outputs": list(OUTPUTS),
+                "preprocessing": encoder.preprocessing,  # its mean and standard deviation are in the graph
+            }
     directory.mkdir(parents=True, exist_ok=True)
     files = [directory / "head.json"]
     files[0].write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -59,22 +87,19 @@ def export_head(predictor: TargetPredictor, directory: Path, formats: tuple[str,
     if predictor.encoder_weights is not None:
         files.append(directory / "encoder.safetensors")
         save_file(dict(predictor.encoder_weights), files[-1])
-    if graph is not None:
-        files.append(directory / "head.onnx")
+    for name, graph in graphs.items():
+        files.append(directory / name)
         files[-1].write_bytes(graph)
-    if whole is not None:
-        files.append(directory / "model.onnx")
-        files[-1].write_bytes(whole)
     return files
 
 
-def description_of(predictor: TargetPredictor) -> dict[str, Any]:
-    """Return what head.json says: everything but the numbers."""
+def describe(predictor: TargetPredictor) -> dict[str, Any]:
+    """What head.json says: everything but the numbers."""
     num_classes, dim = predictor.head.shape
     return {
         "format_version": FORMAT_VERSION,
         "input": {"name": "embedding", "dim": dim, "dtype": "float32", "normalize": predictor.normalize},
-        "outputs": ["logits", "probabilities"],
+        "outputs": list(OUTPUTS),
         "num_classes": num_classes,
         "classes": list(predictor.classes),
         "modality": predictor.modality,
@@ -84,45 +109,68 @@ def description_of(predictor: TargetPredictor) -> dict[str, Any]:
     }
 
 
-def onnx_graph(predictor: TargetPredictor) -> bytes:
-    """Return the target path as a serialised ONNX model, checked by onnx's own checker.
+def head_graph(predictor: TargetPredictor) -> bytes:
+    """Return the graph from embeddings on, its description in its metadata, checked by onnx's own checker.
 
     Raises:
         InputError: the package onnx is not installed.
     """
     try:
         import onnx  # of no use to anything else here
-        from onnx import TensorProto, helper, numpy_helper
     except ImportError:
         raise InputError(
             f"--format onnx needs the package onnx; run pip install {ONNX_PACKAGE}, or take --format safetensors"
         ) from None
-    num_classes, dim = predictor.head.shape
-    nodes, source = [], "embedding"
-    constants = [numpy_helper.from_array(predictor.head.T.contiguous().numpy(), "head_DC")]
-    if predictor.normalize:
-        constants.append(helper.make_tensor("floor", TensorProto.FLOAT, [], [NORM_FLOOR]))
-        nodes = [
-            helper.make_node("ReduceL2", ["embedding"], ["norm"], axes=[1], keepdims=1),
-            helper.make_node("Max", ["norm", "floor"], ["divisor"]),
-            helper.make_node("Div", ["embedding", "divisor"], ["normalised"]),
-        ]
-        source = "normalised"
-    nodes.append(helper.make_node("MatMul", [source, "head_DC"], ["logits"]))
-    nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1))
-    graph = helper.make_graph(
-        nodes,
-        "target_head",
-        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", dim])],
-        [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", num_classes])
-            for name in ("logits", "probabilities")
-        ],
-        constants,
-    )
-    model = helper.make_model(
-        graph, producer_name="uml", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
-    )
-    helper.set_model_props(model, {"description": json.dumps(description_of(predictor), ensure_ascii=False)})
+    # Two rows: an axis of size 1 could be frozen in.
+    model = onnx.load_from_string(_traced(TargetPath(predictor), torch.ones(2, predictor.head.shape[1]), "embedding"))
+    onnx.helper.set_model_props(model, {"description": json.dumps(describe(predictor), ensure_ascii=False)})
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
+
+
+def tuned_encoder(predictor: TargetPredictor) -> PixelEncoder:
+    """Return the encoder of a fine-tuned run with its weights, as its authors wrote it, on the CPU in float32."""
+    assert predictor.encoder is not None
+    assert predictor.encoder_weights is not None
+    encoder = build_encoder(predictor.encoder.model_copy(update={"compile": False}), predictor.modality)
+    assert isinstance(encoder, PixelEncoder)
+    encoder.load_weights_as_written(predictor.encoder_weights)
+    return encoder
+
+
+def picture_graph(encoder: PixelEncoder, predictor: TargetPredictor) -> bytes:
+    """Return the graph of encoder and head.
+
+    Raises:
+        InputError: the encoder is too large for one file, cannot be traced, or its graph gives other logits.
+    """
+    import onnxruntime  # takes half a second
+
+    path = TargetPath(predictor, encoder)
+    refusal = f"encoder {encoder.config.name} cannot be written as an ONNX graph ({{}}); take --format safetensors"
+    if sum(weight.numel() for weight in path.parameters()) > MAX_PARAMETERS:
+        raise InputError(refusal.format(f"more than {MAX_PARAMETERS:,} parameters"))
+    try:
+        graph = _traced(path, _pictures(encoder, 2), "picture")
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        checked = _pictures(encoder, 3)  # another number of them: no size may be frozen in
+        (logits_BC,) = session.run(OUTPUTS[:1], {"picture": checked.numpy()})
+    except UNKNOWN as problem:
+        raise InputError(refusal.format(first_line(problem))) from None
+    with torch.no_grad():
+        expected_BC = path(checked)[0].numpy()
+    if not np.abs(logits_BC - expected_BC).max() <= TOLERANCE * np.abs(expected_BC).max():
+        raise InputError(refusal.format("the graph gives other logits"))
+    return graph
+
+
+def _traced(path: TargetPath, rows: Tensor, name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "path.onnx"
+        trace_to_onnx(path.eval(), [rows], file, free=(0,), inputs=(name,), outputs=OUTPUTS)
+        return file.read_bytes()
+
+
+def _pictures(encoder: PixelEncoder, count: int) -> Tensor:
+    shape = (count, *encoder.picture_size, 3)
+    return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(count))

@@ -1,23 +1,30 @@
 """What a trained target model is to those who use it, whichever objective trained it.
 
+In: raw inputs of the target modality, or what its encoder would make of them. Out: class and probability. It is saved
+as predictor.json beside its weights, and needs neither Ray nor MLflow.
+
 Shape legend: B batch, C classes.
 """
 
 from __future__ import annotations
 
+import io
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from uml_core.config import EncoderConfig
 from uml_core.corpora.rows import Row
-from uml_core.encoders import Decoded, Encoder
+from uml_core.encoders import Decoded, Encoder, build_encoder
 
 PREDICTOR_FILE = "predictor.json"
-INPUT_COLUMNS = {"image": "content", "audio": "content", "text": "text", "vector": "embedding"}
+INPUT_COLUMNS = {"image": "content", "audio": "content", "text": "text"}
 
 
 @dataclass(frozen=True)
@@ -38,19 +45,93 @@ class ReadyRows(Protocol):
     def rejected(self) -> tuple[Row, ...]: ...
 
 
-class Predictor(Protocol):
+@dataclass(frozen=True)
+class Predictor(ABC):
     """A trained target model of either objective."""
 
+    ready_column: ClassVar[str]  # the column that inputs come in where there is no encoder
+
+    classes: tuple[str, ...]
+    modality: str
+    encoder: EncoderConfig | None  # None: inputs are what an encoder would give
+    precision: str
+
     @property
-    def modality(self) -> str: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def input_column(self) -> str: ...
-    def input_example(self) -> Any: ...
-    def build_encoder(self) -> Encoder | None: ...
-    def load_encoder(self, encoder: Encoder, *, device: str = "cpu") -> None: ...
-    def classify_decoded(self, encoder: Encoder, rows: Sequence[Decoded], *, batch_size: int) -> Predictions: ...
-    def classify_ready(self, values: Sequence[Any]) -> Predictions: ...
-    def ready_inputs(self, path: str) -> Iterator[tuple[ReadyRows, Predictions]]: ...
-    def save(self, directory: Path) -> None: ...
+    def input_column(self) -> str:
+        """The column raw inputs come in: content (file bytes), text, or the ready column."""
+        return self.ready_column if self.encoder is None else INPUT_COLUMNS[self.modality]
+
+    def input_example(self) -> Any:
+        """One made-up input as it comes in the column."""
+        return self._ready_example() if self.encoder is None else raw_example(self.modality)
+
+    def build_encoder(self) -> Encoder | None:
+        """The target's encoder without its weights; None where inputs are ready."""
+        return None if self.encoder is None else build_encoder(self.encoder, self.modality)
+
+    def load_encoder(self, encoder: Encoder, *, device: str = "cpu") -> None:
+        """Load the encoder's weights where they run."""
+        encoder.load(device=device, precision=self.precision)
+
+    @abstractmethod
+    def _ready_example(self) -> Any: ...
+
+    @abstractmethod
+    def classify_decoded(self, encoder: Encoder, rows: Sequence[Decoded], *, batch_size: int) -> Predictions:
+        """Encode decoded rows and classify them."""
+
+    @abstractmethod
+    def classify_ready(self, values: Sequence[Any]) -> Predictions:
+        """Classify inputs as they come in the ready column."""
+
+    @abstractmethod
+    def ready_inputs(self, path: str) -> Iterator[tuple[ReadyRows, Predictions]]:
+        """Yield the rows of a file of ready inputs with their predictions."""
+
+    @abstractmethod
+    def save(self, directory: Path) -> None:
+        """Write predictor.json and the weights."""
+
+    def _save_settings(self, directory: Path, **more: Any) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "classes": self.classes,
+            "modality": self.modality,
+            "encoder": None if self.encoder is None else self.encoder.model_dump(mode="json"),
+            "precision": self.precision,
+            **more,
+        }
+        (directory / PREDICTOR_FILE).write_text(json.dumps(settings, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def read_settings(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what predictor.json says: all of it, and of it the fields that every predictor has."""
+    settings = json.loads((directory / PREDICTOR_FILE).read_text(encoding="utf-8"))
+    encoder = settings["encoder"]
+    shared = {
+        "classes": tuple(settings["classes"]),
+        "modality": settings["modality"],
+        "encoder": None if encoder is None else EncoderConfig.model_validate(encoder),
+        "precision": settings["precision"],
+    }
+    return settings, shared
+
+
+def raw_example(modality: str) -> bytes | str:
+    """One raw input, made up, to show a logged model with: no row of a user is copied for it.
+
+    A picture of 32 x 32 pixels or a tone of a tenth of a second, as the bytes of a file; or a sentence.
+    """
+    file = io.BytesIO()
+    if modality == "image":
+        from PIL import Image  # training on embeddings needs neither of the two
+
+        Image.linear_gradient("L").resize((32, 32)).convert("RGB").save(file, "png")
+    elif modality == "audio":
+        import soundfile
+
+        tone_S = 0.25 * np.sin(2 * np.pi * 440 / 16_000 * np.arange(1_600))
+        soundfile.write(file, tone_S, 16_000, format="WAV")
+    else:
+        return "a short sentence"
+    return file.getvalue()

@@ -1,14 +1,13 @@
 """The trained self-supervised target model as it is used: raw inputs or token sequences in, class and probability out.
 
-In: the target's input map, trunk and probe. Out: predictions. Auxiliary corpora and all output maps are gone by now.
-It is saved as predictor.json beside target_path.safetensors, and needs neither Ray nor MLflow.
+In: the target's input map, trunk and probe. Auxiliary corpora and all output maps are gone by now. Its weights are
+target_path.safetensors.
 
 Shape legend: T tokens of a row, D token width, N rows, H shared width, C classes.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from uml_core.config import CorpusConfig, EncoderConfig, Experiment, SequenceModelConfig
+from uml_core.config import CorpusConfig, Experiment, SequenceModelConfig
 from uml_core.corpora.ready.sequences import ReadySequences, stream_ready_sequences
-from uml_core.encoders import Decoded, Encoder, build_encoder
+from uml_core.encoders import Decoded, Encoder
 from uml_core.models.linear_probe import LinearProbe
 from uml_core.models.sequence.sequence_model import SequenceModel, TokenSpace
-from uml_core.serving.input_examples import raw_example
-from uml_core.serving.predictor import INPUT_COLUMNS, PREDICTOR_FILE, Predictions
+from uml_core.serving.predictor import Predictions, Predictor, read_settings
 
 WEIGHTS_FILE = "target_path.safetensors"
 TARGET = "target"  # what the one corpus that is left is called inside
@@ -34,20 +32,18 @@ Tokens = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class SequencePredictor:
+class SequencePredictor(Predictor):
     """The target path of a self-supervised model: encoder settings, input map and trunk, probe, class names."""
 
-    classes: tuple[str, ...]
-    modality: str
-    encoder: EncoderConfig | None  # None: inputs are token sequences
-    precision: str
+    ready_column = "tokens"
+
     config: SequenceModelConfig
     space: TokenSpace
     weights: Mapping[str, Tensor]
     probe: LinearProbe
 
     @classmethod
-    def of(
+    def from_model(
         cls,
         experiment: Experiment,
         model: SequenceModel,
@@ -75,25 +71,10 @@ class SequencePredictor:
         space = model.spaces[target]
         return cls(classes, modality, encoder, precision, model.config, space, weights, probe)
 
-    @property
-    def input_column(self) -> str:
-        """The column raw inputs come in: content (file bytes), text, or tokens."""
-        return "tokens" if self.encoder is None else INPUT_COLUMNS[self.modality]
-
-    def input_example(self) -> Any:
-        """Return one made-up input as it comes in the column: without an encoder, two tokens."""
-        return raw_example(self.modality) if self.encoder is not None else [[0.0] * self.space.dim] * 2
-
-    def load_encoder(self, encoder: Encoder, *, device: str = "cpu") -> None:
-        """Load the encoder's weights where they run."""
-        encoder.load(device=device, precision=self.precision)
-
-    def build_encoder(self) -> Encoder | None:
-        """Return the target's encoder without its weights; None where inputs are token sequences."""
-        return None if self.encoder is None else build_encoder(self.encoder, self.modality)
+    def _ready_example(self) -> Any:
+        return [[0.0] * self.space.dim] * 2  # two tokens
 
     def classify_decoded(self, encoder: Encoder, rows: Sequence[Decoded], *, batch_size: int) -> Predictions:
-        """Encode decoded rows and classify them."""
         if encoder.yields_tokens:
             return self.classify(encoder.encode_all_tokens(rows, batch_size))
         return self.classify([embedding_D[None] for embedding_D in encoder.encode_all(rows, batch_size)])
@@ -119,7 +100,6 @@ class SequencePredictor:
         return Predictions([self.classes[code] for code in codes], probabilities_NC.max(axis=1), logits_NC)
 
     def ready_inputs(self, path: str) -> Iterator[tuple[ReadySequences, Predictions]]:
-        """Yield the rows of a file of token sequences with their predictions."""
         config = CorpusConfig(modality="sequence", format="tokens", path=path)
         for chunk in stream_ready_sequences("input", config):
             yield chunk, self.classify(chunk.tokens)
@@ -131,33 +111,22 @@ class SequencePredictor:
         return model
 
     def save(self, directory: Path) -> None:
-        """Write predictor.json and target_path.safetensors."""
-        directory.mkdir(parents=True, exist_ok=True)
-        settings = {
-            "objective": "self_supervised",
-            "classes": self.classes,
-            "modality": self.modality,
-            "encoder": None if self.encoder is None else self.encoder.model_dump(mode="json"),
-            "precision": self.precision,
-            "sequence_model": self.config.model_dump(mode="json"),
-            "space": {"dim": self.space.dim, "vocabulary": self.space.vocabulary},
-        }
-        (directory / PREDICTOR_FILE).write_text(json.dumps(settings, indent=1, ensure_ascii=False), encoding="utf-8")
+        self._save_settings(
+            directory,
+            objective="self_supervised",
+            sequence_model=self.config.model_dump(mode="json"),
+            space={"dim": self.space.dim, "vocabulary": self.space.vocabulary},
+        )
         probe = {"probe.weight": torch.from_numpy(self.probe.weight), "probe.bias": torch.from_numpy(self.probe.bias)}
         save_file({**self.weights, **probe}, directory / WEIGHTS_FILE)
 
     @classmethod
     def load(cls, directory: Path) -> SequencePredictor:
-        """Read what `save` wrote."""
-        settings = json.loads((directory / PREDICTOR_FILE).read_text(encoding="utf-8"))
+        settings, shared = read_settings(directory)
         tensors = load_file(directory / WEIGHTS_FILE)
         probe = LinearProbe(tensors.pop("probe.weight").numpy(), tensors.pop("probe.bias").numpy())
-        encoder = settings["encoder"]
         return cls(
-            classes=tuple(settings["classes"]),
-            modality=settings["modality"],
-            encoder=None if encoder is None else EncoderConfig.model_validate(encoder),
-            precision=settings["precision"],
+            **shared,
             config=SequenceModelConfig.model_validate(settings["sequence_model"]),
             space=TokenSpace(**settings["space"]),
             weights=tensors,

@@ -1,15 +1,13 @@
-"""The trained target model as it is used: raw inputs of the target modality in, class and probability out.
+"""The trained supervised target model as it is used: raw inputs of the target modality in, class and probability out.
 
-In: a folded head (C, D) with its classes and encoder settings. Out: predictions. Auxiliary corpora are gone by now.
-It is saved as predictor.json beside target_head.safetensors (and encoder.safetensors of a fine-tuned run), and needs
-neither Ray nor MLflow.
+In: a folded head (C, D) with its classes and encoder settings. Auxiliary corpora are gone by now. Its weights are
+target_head.safetensors (and encoder.safetensors of a fine-tuned run).
 
 Shape legend: B batch, D embedding width, C classes.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,31 +19,29 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from uml_core.config import CorpusConfig, EncoderConfig, Experiment
+from uml_core.config import CorpusConfig, Experiment
 from uml_core.corpora.ready.embeddings import ReadyEmbeddings, stream_ready_embeddings
-from uml_core.encoders import Decoded, Encoder, Raw, build_encoder
+from uml_core.encoders import Decoded, Encoder, Raw
+from uml_core.encoders.torch_encoder import TrainableEncoder
 from uml_core.models import SharedHeadModel, folded_target_head
-from uml_core.serving.input_examples import raw_example
-from uml_core.serving.predictor import INPUT_COLUMNS, PREDICTOR_FILE, Predictions
+from uml_core.serving.predictor import Predictions, Predictor, read_settings
 
 HEAD_FILE = "target_head.safetensors"
 ENCODER_FILE = "encoder.safetensors"
 
 
 @dataclass(frozen=True)
-class TargetPredictor:
+class TargetPredictor(Predictor):
     """The target path of a trained model: encoder settings, folded head (C, D), class names."""
 
-    classes: tuple[str, ...]
-    modality: str
-    encoder: EncoderConfig | None  # None for modality vector: inputs are embeddings
-    precision: str
+    ready_column = "embedding"
+
     normalize: bool
     head: Tensor
     encoder_weights: Mapping[str, Tensor] | None = None  # of a fine-tuned run; None: those the encoder's settings name
 
     @classmethod
-    def of(
+    def from_model(
         cls, experiment: Experiment, model: SharedHeadModel, classes: tuple[str, ...], *, precision: str
     ) -> TargetPredictor:
         """Fold a trained model's target path. Everything else the model holds is left behind."""
@@ -59,28 +55,16 @@ class TargetPredictor:
             head=folded_target_head(model, experiment.target).cpu(),
         )
 
-    @property
-    def input_column(self) -> str:
-        """The column raw inputs come in: content (file bytes), text, or embedding."""
-        return INPUT_COLUMNS[self.modality]
-
-    def input_example(self) -> Any:
-        """Return one made-up input as it comes in the column."""
-        return raw_example(self.modality) if self.encoder is not None else [0.0] * self.head.shape[1]
-
-    def build_encoder(self) -> Encoder | None:
-        """Return the target's encoder without its weights; None where inputs are embeddings."""
-        return None if self.encoder is None else build_encoder(self.encoder, self.modality)
-
     def load_encoder(self, encoder: Encoder, *, device: str = "cpu") -> None:
         """Load the encoder's weights where they run: the fine-tuned ones, where there are."""
         if self.encoder_weights is None:
-            encoder.load(device=device, precision=self.precision)
+            super().load_encoder(encoder, device=device)
             return
-        from uml_core.encoders.trainable import TrainableEncoder
-
         assert isinstance(encoder, TrainableEncoder)
         encoder.load_weights(self.encoder_weights, device=device, precision=self.precision)
+
+    def _ready_example(self) -> Any:
+        return [0.0] * self.head.shape[1]
 
     def classify(self, embedding_BD: npt.NDArray[np.float32]) -> Predictions:
         """Return class and probability for embeddings (B, D)."""
@@ -93,15 +77,12 @@ class TargetPredictor:
         return Predictions([self.classes[code] for code in code_B.tolist()], top_B.numpy(), logits_BC.numpy())
 
     def classify_decoded(self, encoder: Encoder, rows: Sequence[Decoded], *, batch_size: int) -> Predictions:
-        """Encode decoded rows and classify them."""
         return self.classify(encoder.encode_all(rows, batch_size))
 
     def classify_ready(self, values: Sequence[Any]) -> Predictions:
-        """Classify embeddings as they come in a column."""
         return self.classify(np.asarray(values, dtype=np.float32))
 
     def ready_inputs(self, path: str) -> Iterator[tuple[ReadyEmbeddings, Predictions]]:
-        """Yield the rows of a file of ready embeddings with their predictions."""
         config = CorpusConfig(modality="vector", format="embeddings", path=path)
         for chunk in stream_ready_embeddings("input", config):
             yield chunk, self.classify(chunk.embeddings)
@@ -115,32 +96,27 @@ class TargetPredictor:
         return self.classify_decoded(encoder, decoded, batch_size=batch_size)
 
     def save(self, directory: Path) -> None:
-        """Write predictor.json and target_head.safetensors."""
-        directory.mkdir(parents=True, exist_ok=True)
-        settings = {
-            "classes": self.classes,
-            "modality": self.modality,
-            "encoder": None if self.encoder is None else self.encoder.model_dump(mode="json"),
-            "precision": self.precision,
-            "normalize": self.normalize,
-            "fine_tuned": self.encoder_weights is not None,
-        }
-        (directory / PREDICTOR_FILE).write_text(json.dumps(settings, indent=1, ensure_ascii=False), encoding="utf-8")
+        self._save_settings(directory, normalize=self.normalize, fine_tuned=self.encoder_weights is not None)
         save_file({"head.weight": self.head}, directory / HEAD_FILE)
         if self.encoder_weights is not None:
             save_file(dict(self.encoder_weights), directory / ENCODER_FILE)
 
     @classmethod
     def load(cls, directory: Path) -> TargetPredictor:
-        """Read what `save` wrote."""
-        settings = json.loads((directory / PREDICTOR_FILE).read_text(encoding="utf-8"))
-        encoder = settings["encoder"]
+        settings, shared = read_settings(directory)
         return cls(
-            classes=tuple(settings["classes"]),
-            modality=settings["modality"],
-            encoder=None if encoder is None else EncoderConfig.model_validate(encoder),
-            precision=settings["precision"],
+            **shared,
             normalize=settings["normalize"],
             head=load_file(directory / HEAD_FILE)["head.weight"],
             encoder_weights=load_file(directory / ENCODER_FILE) if settings.get("fine_tuned") else None,
         )
+
+
+def load_predictor_folder(directory: Path) -> Predictor:
+    """Read what the `save` of either predictor wrote."""
+    if read_settings(directory)[0].get("objective") == "self_supervised":
+        # scikit-learn with it: a second that serving a head need not wait for.
+        from uml_core.serving.sequence_predictor import SequencePredictor
+
+        return SequencePredictor.load(directory)
+    return TargetPredictor.load(directory)

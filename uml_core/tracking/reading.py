@@ -11,8 +11,8 @@ from mlflow.exceptions import MlflowException
 
 from uml_core.config import Experiment, TrackingConfig
 from uml_core.errors import InputError, listing, nearest
-from uml_core.serving.loading import load_predictor_folder
 from uml_core.serving.predictor import Predictor
+from uml_core.serving.target_predictor import load_predictor_folder
 from uml_core.tracking.client import PatientClient, quieten
 from uml_core.tracking.place import check_tracking, without_password
 from uml_core.tracking.records import RunRecord

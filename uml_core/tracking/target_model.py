@@ -13,8 +13,8 @@ from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Array
 
-from uml_core.serving.loading import load_predictor_folder
 from uml_core.serving.predictor import Predictor
+from uml_core.serving.target_predictor import load_predictor_folder
 
 MODEL_NAME = "model"
 PACKAGE = Path(__file__).parents[1]  # uml_core: its code travels with a logged model

@@ -23,7 +23,7 @@ from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.subsets import Rows
 from uml_core.data.training_data import TrainingData
 from uml_core.encoders import build_encoder
-from uml_core.encoders.trainable import Arrays, TrainableEncoder
+from uml_core.encoders.torch_encoder import Arrays, TrainableEncoder
 from uml_core.errors import InputError
 from uml_core.feed.crops import Crops, crop_and_flip
 from uml_core.feed.embeddings import EmbeddingFeed, gathered
@@ -103,7 +103,7 @@ class FineTuningObjective:
         modules = [self.model.backbone, *self.model.text_backbones.values()]
         shard_encoders(modules, self._place, bfloat16=self._autocast is not contextlib.nullcontext)
         for encoder in (self._encoder, *(text.encoder for text in self._texts.values())):
-            encoder.take_from(str(self._place.device))
+            encoder.expect_inputs_on(str(self._place.device))
         shards = dict(self.model.named_parameters())
         self._frozen = replace(self._frozen, parameters=tuple(shards[name] for name in names))
 
@@ -206,7 +206,7 @@ class FineTuningObjective:
 
         classes, weights = self._data.classes, self.model.encoder_weights()
         # As it was measured: the store's arithmetic is that of the encoder before its training.
-        folded = TargetPredictor.of(self._experiment, self.model.heads, classes, precision="float32")
+        folded = TargetPredictor.from_model(self._experiment, self.model.heads, classes, precision="float32")
         return replace(folded, encoder_weights={name: value.cpu().contiguous() for name, value in weights.items()})
 
     def target_path(self) -> list[nn.Module]:

@@ -85,8 +85,8 @@ class SelfSupervisedObjective:
         from uml_core.encoders import store_precision  # they take seconds; only a finished run needs them
         from uml_core.serving.sequence_predictor import SequencePredictor
 
-        probe, precision = self.fit_probe(), store_precision(self._experiment)
-        return SequencePredictor.of(self._experiment, self.model, probe, self._data.classes, precision=precision)
+        probe, precision, classes = self.fit_probe(), store_precision(self._experiment), self._data.classes
+        return SequencePredictor.from_model(self._experiment, self.model, probe, classes, precision=precision)
 
     def target_path(self) -> list[nn.Module]:
         """Return the target's input and output maps and the trunk."""

@@ -106,7 +106,7 @@ class SupervisedObjective:
         from uml_core.serving.target_predictor import TargetPredictor
 
         precision = store_precision(self._experiment)
-        return TargetPredictor.of(self._experiment, self.model, self._classes, precision=precision)
+        return TargetPredictor.from_model(self._experiment, self.model, self._classes, precision=precision)
 
     def target_path(self) -> list[nn.Module]:
         """Return the target's projection and the head."""

@@ -21,7 +21,7 @@ from uml_core.transfer.plan import TransferPlan, plan_transfer
 from uml_core.transfer.trunks import own_trunk, vit_trunk
 
 if TYPE_CHECKING:
-    from uml_core.encoders.trainable import TrainableEncoder
+    from uml_core.encoders.torch_encoder import TrainableEncoder
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class _ClipEncoder(Encoder):
             )
 
     def decode(self, raw: Raw) -> Decoded:
-        """Return the clip as float32 (S,) at 16 kHz, cut to max_seconds (rules: `decode_audio`)."""
+        """Return the clip as float32 (S,) at 16 kHz, by the rules of `decode_audio`."""
         assert isinstance(raw, bytes)
         return decode_audio(
             raw, sample_rate=SAMPLE_RATE, max_seconds=self.config.max_seconds, min_samples=self.min_samples
@@ -132,7 +132,7 @@ class _ClipEncoder(Encoder):
 
     @abstractmethod
     def _pool(self, frames_FD: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Pool the frames (F, D) of one clip."""
+        """Pool the frames (F, D) of one clip into (D,)."""
 
     def _decoding(self) -> dict[str, Any]:
         return {
@@ -160,7 +160,6 @@ class LogMelStatistics(_ClipEncoder):
         return MEL_BANDS if self.yields_tokens else 2 * MEL_BANDS
 
     def identity(self) -> dict[str, Any]:
-        """Return name, decoding rules and the settings of the spectrogram."""
         return {
             "source": self.config.source,
             "name": self.config.name,
@@ -189,6 +188,7 @@ class LogMelStatistics(_ClipEncoder):
         return log_power_MF.T
 
     def _pool(self, frames_FD: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        # Reduced along the rows of (M, F), as every stored embedding was: numpy adds up in another order along columns.
         log_power_MF = frames_FD.T
         statistics: npt.NDArray[np.float32] = np.concatenate([log_power_MF.mean(axis=1), log_power_MF.std(axis=1)])
         return statistics
@@ -213,11 +213,10 @@ class MoonshineEncoder(_ClipEncoder):
 
     @property
     def dim(self) -> int:
-        """The model's hidden width."""
-        return 288
+        return 288  # the model's hidden width
 
     def identity(self) -> dict[str, Any]:
-        """Return name, digest of the weights, decoding rules and pooling. Raises InputError without the package."""
+        """Raises InputError without the package."""
         return {
             "source": self.config.source,
             "name": self.config.name,

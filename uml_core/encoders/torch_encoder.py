@@ -1,0 +1,147 @@
+"""Encoders that run a torch module: frozen, on torch or OpenVINO, or handed over to be trained.
+
+Training reads rows as arrays of one shape, by `array_of` on any CPU, and asks for the features (B, D) of
+`on_device(arrays)`, with gradients where the module has them. Right after `load_trainable` these are the embeddings of
+the frozen encoder, to rounding.
+
+Shape legend: B batch, D embedding width.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from uml_core.config import EncoderConfig
+from uml_core.corpora.content import Raw
+from uml_core.encoders.base import Embeddings, Encoder
+
+Arrays = npt.NDArray[Any]  # uint8 pictures (B, H, W, 3), or float32 clips as their encoder packs them
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TorchEncoder(Encoder):
+    """An encoder that runs a torch module: device, arithmetic and compilation in one place."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self._device, self._dtype = "cpu", torch.float32
+        self._module: Any = None
+        self._model: Any = None  # what is called: the module, the module compiled, or OpenVINO's form of it
+
+    @abstractmethod
+    def _build_model(self, dtype: torch.dtype) -> nn.Module:
+        """Return the module with its weights, on the CPU."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The loaded module, for training it after `load_trainable`."""
+        module: nn.Module = self._module
+        return module
+
+    def expect_inputs_on(self, device: str) -> None:
+        """Read inputs from a device that the module has been moved to."""
+        self._device = device
+
+    def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
+        """Load the weights for encoding: on a CPU into OpenVINO where it can run them, else into torch.
+
+        With `compile: true` torch runs them, compiled at the first batch.
+        """
+        self._place_frozen(self._build_model(DTYPES[precision]), device, precision)
+
+    def load_trainable(self, *, device: str = "cpu") -> None:
+        """Load the weights into the module as its authors wrote it, in float32: nothing is folded or exported."""
+        self._place(self._build_model(torch.float32), device, "float32")
+
+    def _place_frozen(self, module: nn.Module, device: str, precision: str) -> None:
+        """Place a module that will only encode."""
+        engine = None if device != "cpu" or self.config.compile else self._engine(module.eval(), precision)
+        if engine is None:
+            self._place(module, device, precision)
+            return
+        # The module's own weights are not kept: OpenVINO holds a copy.
+        self._model, self._module, self._dtype = engine, None, torch.float32  # of inputs and outputs, in any precision
+        self.expect_inputs_on(device)
+
+    def _engine(self, module: nn.Module, precision: str) -> Callable[..., Any] | None:
+        """Return what runs the module on a CPU instead of torch and is called alike; None where torch is to run it."""
+        return None
+
+    def _place(self, module: nn.Module, device: str, precision: str) -> None:
+        self._dtype = DTYPES[precision]
+        self.expect_inputs_on(device)
+        module = module.eval().requires_grad_(False).to(device, self._dtype)
+        if self.modality == "image":
+            module = module.to(memory_format=torch.channels_last)  # 4 times faster on a CPU
+        self._module = module
+        self._model = torch.compile(module, dynamic=True) if self.config.compile else module
+
+
+class TrainableEncoder(TorchEncoder):
+    """An encoder of pictures or sounds whose module can be trained."""
+
+    noun: ClassVar[str]  # what a row is, in messages
+    takes_crops: ClassVar[bool] = False  # whether its batches are pixels (B, 3, H, W), which may be cropped and flipped
+    eval_rows: ClassVar[int] = 64  # encoded at once in an evaluation
+
+    @abstractmethod
+    def array_of(self, raw: Raw) -> Arrays:
+        """Decode one row to an array whose shape is that of every other row. Raises RowError as `decode` does."""
+
+    @abstractmethod
+    def on_device(self, array_B: Arrays, device: torch.device) -> Tensor:
+        """Return B arrays as a batch on a device, with no arithmetic done."""
+
+    def normalised(self, batch: Tensor) -> Tensor:
+        """Return a float32 batch (overwritten) as `features` reads it."""
+        return batch
+
+    @abstractmethod
+    def features(self, batch: Tensor) -> Tensor:
+        """Return the pooled features (B, D) of a normalised batch, with gradients where the module has them."""
+
+    @abstractmethod
+    def example(self) -> Arrays:
+        """Return the array of a row made up here, to see which layers encoding calls."""
+
+    def block_depths(self) -> dict[str, int] | None:
+        """Return the block of every parameter by name: 0 before the first, -1 never trained; None: by the module."""
+        return None
+
+    @abstractmethod
+    def _empty_model(self) -> nn.Module:
+        """Return the module with random weights, on the CPU: what a fine-tuned run's weights are put into."""
+
+    def load_random(self, seed: int, *, device: str = "cpu") -> None:
+        """Draw random weights for training, as the module's authors do, by a seed."""
+        self._place(self._random_model(seed), device, "float32")
+
+    def _random_model(self, seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):  # torch's own random state stays as it was
+            torch.manual_seed(seed)
+            return self._empty_model()
+
+    def load_weights(self, weights: Mapping[str, Tensor], *, device: str = "cpu", precision: str = "float32") -> None:
+        """Load fine-tuned weights instead of those the settings name, for encoding."""
+        self._place_frozen(self._filled(weights), device, precision)
+
+    def load_weights_as_written(self, weights: Mapping[str, Tensor]) -> None:
+        """Load fine-tuned weights into the module as its authors wrote it, on the CPU in float32: to be traced."""
+        self._place(self._filled(weights), "cpu", "float32")
+
+    def _filled(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        module = self._empty_model()
+        module.load_state_dict(weights)
+        return module
+
+
+def to_numpy(encoded: Tensor) -> Embeddings:
+    """Return a tensor as a float32 array on the CPU."""
+    array: Embeddings = encoded.float().cpu().numpy()
+    return array
