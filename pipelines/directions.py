@@ -1,7 +1,7 @@
 """Each corpus as the target in turn, with every subset of the others beside it: one sweep a target, one table.
 
 In: an embedded experiment with three corpora or more that have labels. Out: a sweep of space modalities for each
-target, all in one MLflow experiment, and the table of all directions, which the report shows as well.
+target, all in one MLflow experiment, and the table of all directions.
 
     python -m pipelines.directions examples/tuxpaint/experiment.yaml data.test_fraction=0.2
     python -m pipelines.directions examples/tuxpaint/experiment.yaml --targets photos,sounds
@@ -22,15 +22,16 @@ from pipelines.stores import store_tables
 from pipelines.tune import step as tune
 from uml_core.config import Experiment
 from uml_core.errors import InputError
-from uml_core.reporting.collect import MODALITIES, latest_sweeps
-from uml_core.reporting.directions import directions_of
+from uml_core.reporting.collect import latest_sweeps
+from uml_core.reporting.directions import table_lines, table_rows
 from uml_core.sweeps.directions import chosen_targets, with_target
 from uml_core.tracking.reading import experiment_runs
 from uml_core.tracking.writing import open_experiment
 
+SPACE = "modalities"
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Run every direction."""
     parser = experiment_parser("directions", description="Sweep all subsets of corpora around each target in turn.")
     parser.add_argument("--targets", default=None, metavar="NAMES", help="by commas; default: every corpus")
     parser.add_argument("--trials", type=int, default=None, metavar="N", help="at most N trials a target")
@@ -56,15 +57,12 @@ def run(
             if turned.config_hash in finished:
                 lines.append(f"{target}: its finished sweep is kept")
                 continue
-            summary = tune.run(turned, MODALITIES, max_trials=max_trials)
+            summary = tune.run(turned, SPACE, max_trials=max_trials)
             lines.append(f"{target}: {summary.results['verdict']}")
     sweeps = latest_sweeps(experiment_runs(experiment.tracking.uri, experiment.name))
-    shown = [sweep for sweep in sweeps.values() if sweep.target in experiments]
-    table = directions_of(shown)
-    if table is None:
-        return Summary("\n".join(lines), {"targets": list(experiments), "rows": []})
+    rows = table_rows([sweep for (space, target), sweep in sweeps.items() if space == SPACE and target in experiments])
     head = "test accuracy in percent (paired difference to the target alone, in points), mean over seeds"
-    return Summary("\n".join([*lines, head, *table.lines()]), {"targets": list(experiments), "rows": table.as_json()})
+    return Summary("\n".join([*lines, head, *table_lines(rows)]), {"targets": list(experiments), "rows": rows})
 
 
 def _check_test_rows(experiment: Experiment, experiments: dict[str, Experiment]) -> None:
@@ -79,12 +77,11 @@ def _check_test_rows(experiment: Experiment, experiments: dict[str, Experiment])
 
 
 def _finished(experiment: Experiment) -> set[str]:
-    """Return the config hashes of finished sweeps of space modalities."""
     open_experiment(experiment.tracking, experiment.name)
     return {
         record.tags.get("uml.config_hash", "")
         for record in experiment_runs(experiment.tracking.uri, experiment.name)
-        if record.tags.get("uml.space") == MODALITIES and record.status == "FINISHED"
+        if record.tags.get("uml.space") == SPACE and record.status == "FINISHED"
     }
 
 

@@ -8,20 +8,29 @@ In: an experiment's runs. Out: DIR/index.html, which needs no other file, and DI
 
 from __future__ import annotations
 
+<<<<<<< HEAD
+=======
+import os
+from collections.abc import Iterable
+>>>>>>> 432ddff (A space is one file: its arms say what they are, and the report parses no name)
 from pathlib import Path
 
 from pipelines.command_line import Summary, absolute_place, experiment_parser, step_main
 from uml_core.config import Experiment
 from uml_core.errors import InputError
+<<<<<<< HEAD
 from uml_core.files.atomic import LOCAL, write_whole
 from uml_core.reporting.page import Page, build_report, without_credentials
+=======
+from uml_core.figures.drawing import ReportFigure
+from uml_core.reporting.page import build_report, without_credentials
+>>>>>>> 432ddff (A space is one file: its arms say what they are, and the report parses no name)
 from uml_core.tracking.reading import experiment_runs
 
 REPORTED_KINDS = ("sweep", "uml", "unimodal")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the report on an experiment."""
     parser = experiment_parser("report", description="Write one HTML page and figures on an experiment's MLflow runs.")
     parser.add_argument("--output", default=None, metavar="DIR", help="default: folder report beside the store")
     return step_main(parser, lambda experiment, arguments: run(experiment, _output(arguments.output)), argv)
@@ -43,7 +52,7 @@ def run(experiment: Experiment, output_dir: Path | None = None) -> Summary:
         )
     report = build_report(experiment.name, records, tracking_uri=uri)
     try:
-        page = write_report(report, directory)
+        page = write_report(report.html, report.figures, directory)
     except OSError as error:
         raise InputError(f"--output {directory} cannot be written ({error.strerror}); give another folder") from None
     return Summary(
@@ -58,20 +67,26 @@ def run(experiment: Experiment, output_dir: Path | None = None) -> Summary:
     )
 
 
-def write_report(report: Page, directory: Path) -> Path:
+def write_report(html: str, figures: Iterable[ReportFigure], directory: Path) -> Path:
     """Write figures, then the page in one rename; returns the page's path."""
-    figures = directory / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
-    for figure in report.figures:
-        (figures / f"{figure.name}.svg").write_bytes(figure.svg)
-        (figures / f"{figure.name}.png").write_bytes(figure.png)
+    folder = directory / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for figure in figures:
+        (folder / f"{figure.name}.svg").write_bytes(figure.svg)
+        (folder / f"{figure.name}.png").write_bytes(figure.png)
     page = directory / "index.html"
+<<<<<<< HEAD
     write_whole(LOCAL, str(page), report.html.encode())
+=======
+    temporary = directory / f".index.html.{os.getpid()}"
+    temporary.write_text(html, encoding="utf-8")
+    temporary.replace(page)
+>>>>>>> 432ddff (A space is one file: its arms say what they are, and the report parses no name)
     return page
 
 
 def default_output(experiment: Experiment) -> Path:
-    """Return folder `report` beside the store. Raises InputError for a store that is not on this machine."""
+    """Folder `report` beside the store. Raises InputError for a store that is not on this machine."""
     if "://" in experiment.store:
         raise InputError(f"store is {experiment.store}, which has no local folder beside it; give --output DIR")
     return Path(experiment.store).parent / "report"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import zlib
+from dataclasses import replace
 
-from tests.sweep_records import GAIN, parent_record, record, sweep_records, trial, values
+from tests.sweep_records import GAIN, parent_record, sweep_records, trial, values
 from uml_core.tracking.records import RunRecord
 
 SHOTS = (1, 2, 4, 8, 16)
@@ -23,8 +24,8 @@ def few_shot_records(*, num_classes: int = 12) -> list[RunRecord]:
     parent = parent_record(
         "few_shot", uml_target="photos", uml_corpora="photos,captions", uml_question="Up to how many?"
     )
-    settings = {"optim.lr": 0.001, "model.head_init": "zero_shot", "tune.gpus_per_trial": 0.25, "data.shots": None}
-    parent = record("sweep", tags=parent.tags, params=settings, metrics={"perf/wall_s": 340.0})
+    settings = {"optim.lr": "0.001", "model.head_init": "zero_shot", "tune.gpus_per_trial": "0.25"}
+    parent = replace(parent, params={**settings, "data.shots": "None"}, metrics={"perf/wall_s": 340.0})
     runs = [parent]
     for index, shots in enumerate(SHOTS):
         fade = (1.0, 0.8, 0.4, 0.0, 0.0)[index]

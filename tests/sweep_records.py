@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+from tune_spaces import Space, available_spaces, load_space
+from uml_core.config import parse_experiment
+from uml_core.sweeps.space import space_as_json
 from uml_core.tracking.records import RunRecord
 
 # Test accuracy per arm; seeds are added by `values`.
@@ -15,6 +21,39 @@ GAIN = {
 # What a seed adds to every arm, and what it adds to one arm only: small beside the differences above.
 SEED_EFFECTS = (0.0, 0.05, -0.04, 0.02, -0.01)
 _counter = itertools.count()
+
+
+# What an experiment needs for a space that is not for any of them.
+FOR_SPACE: dict[str, dict[str, Any]] = {
+    "self_supervised": {"objective": "self_supervised"},
+    "weight_transfer": {
+        "encoders.image": {"source": "timm", "name": "vit_base_patch16_224", "weights": "random"},
+        "model.backbone": "finetune",
+        "model.transfer": {"source": "bert-base-uncased"},
+    },
+}
+
+
+@functools.cache
+def space_of(name: str, target: str, corpora: str, headline: str) -> Space | None:
+    """A built-in space for these corpora whose headline that is; None for other names."""
+    if name not in available_spaces():
+        return None
+    auxiliaries = [corpus for corpus in corpora.split(",") if corpus != target]
+    names = {"modality": "text", "format": "table", "path": "names.jsonl"}
+    photos = {"modality": "image", "format": "folder", "path": "photos"}
+    tree = {
+        "name": "pets",
+        "store": "store",
+        "target": target,
+        "corpora": {target: photos, **dict.fromkeys(auxiliaries, names), "other": {**names, "control": "unrelated"}},
+    }
+    experiment = parse_experiment(tree).override(FOR_SPACE.get(name, {}))
+    if name == "weight_transfer" and headline.endswith("_frozen"):
+        experiment = experiment.override({"model.transfer.freeze_steps": "all"})
+    if name not in (*FOR_SPACE, "modalities") and not headline.endswith("_init"):
+        experiment = experiment.override({"model.head_init": "random"})
+    return replace(load_space(name, experiment), headline=headline)
 
 
 def record(kind: str, *, parent: str = "", status: str = "FINISHED", **parts: Mapping[str, object]) -> RunRecord:
@@ -34,7 +73,7 @@ def record(kind: str, *, parent: str = "", status: str = "FINISHED", **parts: Ma
 
 
 def parent_record(space: str = "controls", *, headline: str = "uml_init", **tags: str) -> RunRecord:
-    """The run of a sweep; its tags may be overridden, with _ for the dot after uml."""
+    """The run of a sweep, with the space of that name; its tags may be overridden, with _ for the dot after uml."""
     defaults = {
         "uml.space": space,
         "uml.question": "Do names help pictures?",
@@ -47,7 +86,10 @@ def parent_record(space: str = "controls", *, headline: str = "uml_init", **tags
         "git.commit": "c0ffee",
     }
     given = {key.replace("_", ".", 1): value for key, value in tags.items()}
-    return record("sweep", tags={**defaults, **given}, metrics={"perf/wall_s": 12.5})
+    tags = {**defaults, **given}
+    parent = record("sweep", tags=tags, metrics={"perf/wall_s": 12.5})
+    built = space_of(space, tags["uml.target"], tags["uml.corpora"], headline)
+    return parent if built is None else replace(parent, space_json=space_as_json(built))
 
 
 def trial(parent: RunRecord, arm: str, seed: int, test: float | None, **options: object) -> RunRecord:

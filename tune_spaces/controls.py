@@ -8,12 +8,11 @@ embeddings, and with text about something else where the experiment has such a c
 from __future__ import annotations
 
 from uml_core.config import Experiment
-from uml_core.sweeps.arms import headline_suffix, standard_arms
+from uml_core.sweeps.arms import headline_suffix, needed_controls, standard_arms
 from uml_core.sweeps.space import Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 
 
 def build(experiment: Experiment) -> Space:
-    """Return the arms of the controls for an experiment."""
     related = related_auxiliaries(experiment)
     return Space(
         question=f"Do {' and '.join(related)} help {experiment.target}, and is it what they say that helps?",
@@ -23,4 +22,5 @@ def build(experiment: Experiment) -> Space:
         seeds=seeds_of(experiment),
         conditions=shots_conditions(experiment),
         grid=lr_grid(experiment),
+        needs=needed_controls(experiment),
     )

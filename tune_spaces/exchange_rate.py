@@ -11,18 +11,13 @@ from __future__ import annotations
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.sweeps.arms import weights_of, without_auxiliaries
-from uml_core.sweeps.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of
+from uml_core.sweeps.space import Arm, Facts, Space, lr_grid, related_auxiliaries, seeds_of
 
 SHOTS = (1, 2, 4, 8)
 AUXILIARY_SHOTS = (0, 1, 2, 4, 8, 16)
 
 
 def build(experiment: Experiment) -> Space:
-    """Return an arm for every auxiliary amount, compared under every number of shots.
-
-    Raises:
-        InputError: one of the two axes has fewer than two amounts.
-    """
     related = related_auxiliaries(experiment)
     shots = _amounts("tune.shots", experiment.tune.shots or SHOTS)
     amounts = _amounts("tune.auxiliary_shots", experiment.tune.auxiliary_shots or AUXILIARY_SHOTS)
@@ -35,18 +30,22 @@ def build(experiment: Experiment) -> Space:
         seeds=seeds_of(experiment),
         conditions={"data.shots": shots},
         grid=lr_grid(experiment),
+        needs=(),  # the slopes are the answer; space controls tells what it is that helps
     )
 
 
 def _arm(experiment: Experiment, related: tuple[str, ...], amount: int) -> Arm:
     if amount == 0:
-        return Arm("unimodal", without_auxiliaries(experiment))
+        says = "no auxiliary rows: λ = 0 and a random head, the projection kept."
+        return Arm("unimodal", without_auxiliaries(experiment), says=says, facts=Facts(auxiliary_rows=0))
     return Arm(
         f"auxiliary_{amount}",
         {
             "mixing.loss_weight": weights_of(experiment, related),
             "data.auxiliary_shots": dict.fromkeys(related, amount),
         },
+        says=f"at most {amount} rows per class of every auxiliary corpus.",
+        facts=Facts(auxiliary_rows=amount),
     )
 
 

@@ -8,14 +8,13 @@ validation has min(4, shots) samples per class, as in the paper. Space `controls
 from __future__ import annotations
 
 from uml_core.config import Experiment
-from uml_core.sweeps.arms import deciding_arms, headline_suffix, standard_arms
+from uml_core.sweeps.arms import deciding_arms, headline_suffix, needed_controls, standard_arms
 from uml_core.sweeps.space import Space, lr_grid, related_auxiliaries, seeds_of
 
 SHOTS = (1, 2, 4, 8, 16)
 
 
 def build(experiment: Experiment) -> Space:
-    """Return the deciding arms under every number of shots."""
     related, arms = related_auxiliaries(experiment), standard_arms(experiment)
     return Space(
         question=f"Up to how many labelled samples per class do {' and '.join(related)} help {experiment.target}?",
@@ -25,4 +24,5 @@ def build(experiment: Experiment) -> Space:
         seeds=seeds_of(experiment),
         conditions={"data.shots": tuple(sorted(set(experiment.tune.shots or SHOTS)))},
         grid=lr_grid(experiment),
+        needs=needed_controls(experiment),
     )

@@ -14,14 +14,14 @@ from dataclasses import replace
 from typing import Any
 
 from uml_core.config import TRAINABLE_TEXT, Experiment
-from uml_core.sweeps.arms import FROZEN, headline_suffix, standard_arms
-from uml_core.sweeps.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
+from uml_core.sweeps.arms import FROZEN, headline_suffix, needed_controls, standard_arms
+from uml_core.sweeps.space import Arm, Facts, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 
 TRAINED_BLOCKS = 2
 
 
 def build(experiment: Experiment) -> Space:
-    """Return the arms for an experiment; whatever its model.backbone is. InputError where it cannot be trained."""
+    """The arms for an experiment, whatever its model.backbone is."""
     related, suffix = related_auxiliaries(experiment), headline_suffix(experiment)
     model: dict[str, Any] = {
         **{"model.backbone": "finetune", "model.trained_blocks": None, "model.lora": {}},
@@ -33,14 +33,39 @@ def build(experiment: Experiment) -> Space:
     lora = {**model, "model.backbone": "lora", "model.lora": adapters}
     arms = standard_arms(experiment)
     headline = f"uml{suffix}"
-    initialised = ("unimodal_init",) if suffix else ()
-    deciding = ("unimodal", *initialised, headline, f"shuffled{suffix}")
-    chosen = [arms["linear_probe"], *(_with(arms[name], name, model) for name in deciding)]
-    for prefix, backbone in (("frozen", FROZEN), ("partial", partial), ("lora", lora)):
-        chosen += [_with(arms[name], f"{prefix}_{name}", backbone) for name in ("unimodal", headline)]
+    initialised = [_with(arms["unimodal_init"], model)] if suffix else []
+    method = _with(arms[headline], model)
+    chosen = [
+        replace(
+            arms["linear_probe"],
+            says="the target alone on its frozen encoder, without projection: a plain linear probe.",
+        ),
+        replace(
+            _with(arms["unimodal"], model),
+            says="the matched baseline: encoder and head are trained on the target alone (λ = 0), from a random head.",
+        ),
+        *initialised,
+        replace(method, facts=replace(method.facts, trained="all of it", against="unimodal")),
+        _with(arms[f"shuffled{suffix}"], model),
+    ]
+    for prefix, backbone, trained, says in (
+        ("frozen", FROZEN, "nothing", "the encoder left as it is"),
+        ("partial", partial, "its last blocks", "its last blocks alone trained"),
+        ("lora", lora, "low-rank adapters in it", "low-rank adapters alone trained"),
+    ):
+        for name, facts in (("unimodal", Facts()), (headline, Facts(trained=trained, against=f"{prefix}_unimodal"))):
+            changes: dict[str, Any] = {"says": f"as {name}, with {says}.", "role": "", "facts": facts}
+            chosen.append(replace(_with(arms[name], backbone), name=f"{prefix}_{name}", **changes))
     texts = trainable_texts(experiment, related)
     if texts:
-        chosen.append(_with(arms[headline], f"{headline}_trained_text", {**model, "model.trained_auxiliaries": texts}))
+        chosen.append(
+            replace(
+                _with(arms[headline], {**model, "model.trained_auxiliaries": texts}),
+                name=f"{headline}_trained_text",
+                says=f"as {headline}, with the text encoder trained as well.",
+                facts=Facts(trained="text encoder too, against frozen", against=headline),
+            )
+        )
     return Space(
         question=f"Do {' and '.join(related)} still help {experiment.target} when its encoder is trained as well?",
         arms=tuple(chosen),
@@ -49,11 +74,12 @@ def build(experiment: Experiment) -> Space:
         seeds=seeds_of(experiment),
         conditions=shots_conditions(experiment),
         grid=lr_grid(experiment),
+        needs=needed_controls(experiment),
     )
 
 
 def trainable_texts(experiment: Experiment, corpora: tuple[str, ...]) -> list[str]:
-    """Return the corpora whose text encoder can be trained: raw sentences, and an encoder of ours or transformers."""
+    """The corpora whose text encoder can be trained: raw sentences, and an encoder of ours or transformers."""
     found = []
     for name in corpora:
         encoder = experiment.encoder_of(name)
@@ -63,5 +89,5 @@ def trainable_texts(experiment: Experiment, corpora: tuple[str, ...]) -> list[st
     return found
 
 
-def _with(arm: Arm, name: str, overrides: dict[str, Any]) -> Arm:
-    return replace(arm, name=name, overrides={**arm.overrides, **overrides})
+def _with(arm: Arm, overrides: dict[str, Any]) -> Arm:
+    return replace(arm, overrides={**arm.overrides, **overrides})

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from uml_core.config import Experiment
-from uml_core.sweeps.arms import deciding_arms, headline_suffix, standard_arms, weights_of
+from uml_core.sweeps.arms import deciding_arms, headline_suffix, needed_controls, standard_arms, weights_of
 from uml_core.sweeps.space import Arm, Space, related_auxiliaries, seeds_of, shots_conditions
 
 LEARNING_RATES = (1e-3, 1e-4)
@@ -21,13 +21,12 @@ LOSS_WEIGHTS = (0.3, 0.5, 0.7, 1.0, 1.5)  # the paper's λ grid without 0, which
 
 
 def build(experiment: Experiment) -> Space:
-    """Return the deciding arms over the paper's grid."""
     related, arms = related_auxiliaries(experiment), standard_arms(experiment)
     weights = experiment.tune.loss_weights or LOSS_WEIGHTS
     mixtures = tuple({**weights_of(experiment, ()), **dict.fromkeys(related, weight)} for weight in weights)
 
     def searched(arm: Arm) -> Arm:
-        return replace(arm, grid={"mixing.loss_weight": mixtures}) if arm.name.startswith(("uml", "shuffled")) else arm
+        return replace(arm, grid={"mixing.loss_weight": mixtures}) if arm.role in ("method", "shuffled") else arm
 
     return Space(
         question=f"Do {' and '.join(related)} help {experiment.target} when every arm searches the paper's grid?",
@@ -42,4 +41,5 @@ def build(experiment: Experiment) -> Space:
             "train.batch_size": BATCH_SIZES,
             "model.learnable_scale": (False, True),
         },
+        needs=needed_controls(experiment),
     )

@@ -25,7 +25,6 @@ LR_DECADES = 1.0  # unimodal searches learning rates a decade down and a decade 
 
 
 def build(experiment: Experiment) -> Space:
-    """Return the arms unimodal (λ = 0) and uml, whose grid is the mixture."""
     related = related_auxiliaries(experiment)
     off = {"mixing.loss_weight": weights_of(experiment, ())}
     unrelated = {name: 0.0 for name in experiment.auxiliaries if name not in related}
@@ -36,18 +35,31 @@ def build(experiment: Experiment) -> Space:
     return Space(
         question=f"How much of {' and '.join(related)} should be mixed into {experiment.target}?",
         arms=(
-            Arm("unimodal", off, _baseline_grid(experiment, mixtures, num_points)),
-            Arm("uml", {"mixing.loss_weight": weights_of(experiment, related)}, {**mixtures, **rates}),
+            # The head is left as the file has it, so these are not the arms of space controls.
+            Arm(
+                "unimodal",
+                off,
+                _baseline_grid(experiment, mixtures, num_points),
+                says="auxiliary loss weight λ = 0, searched over learning rates, all else as in the experiment file.",
+            ),
+            Arm(
+                "uml",
+                {"mixing.loss_weight": weights_of(experiment, related)},
+                {**mixtures, **rates},
+                says="λ > 0, searched over loss weights, batch ratios and what else was named, all else as in the "
+                "file.",
+            ),
         ),
         baseline="unimodal",
         headline="uml",
         seeds=seeds_of(experiment),
         conditions=shots_conditions(experiment),
+        needs=(),  # the best of many mixtures is no claim; space controls decides
     )
 
 
 def _axis(axis: str, experiment: Experiment, related: tuple[str, ...], unrelated: dict[str, float]) -> dict[str, Any]:
-    """Return the keys and values of one axis of the mixture."""
+    """The keys and values of one axis of the mixture."""
     tune, key = experiment.tune, f"mixing.{axis}"
     if axis == "schedule":
         return {key: ("joint", "alternate")}
@@ -63,7 +75,7 @@ def _axis(axis: str, experiment: Experiment, related: tuple[str, ...], unrelated
 
 
 def _baseline_grid(experiment: Experiment, mixtures: dict[str, Grid], num_points: int) -> dict[str, Grid]:
-    """Return at least as many points for arm unimodal: learning rates, under every number of idle steps."""
+    """At least as many points for arm unimodal: learning rates, under every number of idle steps."""
     key = "mixing.warm_start"
     waits = {each.get("steps", 0): each for each in mixtures.get(key, ()) if each.get("corpus") != experiment.target}
     if not waits:
@@ -73,6 +85,6 @@ def _baseline_grid(experiment: Experiment, mixtures: dict[str, Grid], num_points
 
 
 def _rates_around(rate: float, count: int) -> Grid:
-    """Return that many learning rates, spread evenly by their logarithm; a single one is the experiment's own."""
+    """That many learning rates, spread evenly by their logarithm; a single one is the experiment's own."""
     exponents = np.linspace(-LR_DECADES, LR_DECADES, count) if count > 1 else np.zeros(1)
     return tuple(float(f"{rate * 10**exponent:.4g}") for exponent in exponents)

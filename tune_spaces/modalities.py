@@ -14,18 +14,13 @@ import itertools
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.models.shared_head import head_init_corpus
-from uml_core.sweeps.arms import headline_suffix, weights_of, without_auxiliaries
-from uml_core.sweeps.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
+from uml_core.sweeps.arms import RANDOM_HEAD, TEXT_HEAD, headline_suffix, weights_of, without_auxiliaries
+from uml_core.sweeps.space import Arm, Facts, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 
 MAX_AUXILIARIES = 5
 
 
 def build(experiment: Experiment) -> Space:
-    """Return an arm for every subset of the auxiliary corpora.
-
-    Raises:
-        InputError: there is one auxiliary corpus only, or there are too many for all subsets.
-    """
     related = related_auxiliaries(experiment)
     if not 2 <= len(related) <= MAX_AUXILIARIES:
         raise InputError(
@@ -33,19 +28,41 @@ def build(experiment: Experiment) -> Space:
             f"{experiment.name} has {len(related)}; add or remove corpora, or use space controls"
         )
     subsets = [subset for size in range(1, len(related) + 1) for subset in itertools.combinations(related, size)]
-    arms = [Arm("unimodal", without_auxiliaries(experiment))]
+    baseline = "the matched baseline: every corpus stays in the model at λ = 0, and the head starts at random."
+    arms = [Arm("unimodal", without_auxiliaries(experiment), says=baseline, facts=Facts(corpora=()))]
     for subset in subsets:
         # Without the corpus of a warm start, an arm is idle in it: all have the same target batches.
         cotrained = {"mixing.loss_weight": weights_of(experiment, subset)}
-        arms.append(Arm("+".join(subset), {**cotrained, "model.head_init": "random"}))
+        says = f"{' and '.join(subset)} at λ > 0, the other auxiliary corpora at λ = 0; the head starts"
+        arms.append(
+            Arm(
+                _name(subset),
+                {**cotrained, **RANDOM_HEAD},
+                says=f"{says} at random.",
+                facts=Facts(corpora=subset),
+            )
+        )
         if headline_suffix(experiment) and head_init_corpus(experiment) in subset:
-            arms.append(Arm(f"{'+'.join(subset)}_init", {**cotrained, "model.head_init": "zero_shot"}))
+            arms.append(
+                Arm(
+                    f"{_name(subset)}_init",
+                    {**cotrained, **TEXT_HEAD},
+                    says=f"{says} from its class means.",
+                    facts=Facts(corpora=subset, initialised=True),
+                )
+            )
     return Space(
         question=f"Which of {' and '.join(related)} help {experiment.target}, alone and together?",
         arms=tuple(arms),
         baseline="unimodal",
-        headline=f"{'+'.join(related)}{headline_suffix(experiment)}",
+        headline=f"{_name(related)}{headline_suffix(experiment)}",
         seeds=seeds_of(experiment),
         conditions=shots_conditions(experiment),
         grid=lr_grid(experiment),
+        needs=(),  # which corpus helps is asked here; space controls tells what it is that helps
     )
+
+
+def _name(subset: tuple[str, ...]) -> str:
+    """A name for every subset, with corpora in brackets that would read as another arm's name."""
+    return "+".join(f"({name})" if name == "unimodal" or name.endswith("_init") else name for name in subset)

@@ -18,7 +18,6 @@ WARM_SHARE = 3  # a third of the steps
 
 
 def build(experiment: Experiment) -> Space:
-    """Return the arms for a self-supervised experiment. Raises InputError for another objective."""
     if experiment.objective != "self_supervised":
         raise InputError(
             f"space self_supervised is for objective self_supervised, and the experiment's is {experiment.objective}; "
@@ -30,16 +29,30 @@ def build(experiment: Experiment) -> Space:
     alone = {"mixing.loss_weight": weights_of(experiment, ()), "mixing.warm_start": {}}
     steps = experiment.train.max_steps // WARM_SHARE
     arms = [
-        Arm("unimodal", alone),
-        Arm("uml", cotrained),
-        Arm("noise", {**cotrained, **{f"corpora.{name}.control": "noise" for name in related}}),
-        Arm("untrained", {**alone, "train.max_steps": 0}),
-        Arm("uml_target_first", {**cotrained, "mixing.warm_start": {"corpus": experiment.target, "steps": steps}}),
-        Arm("uml_auxiliary_first", {**cotrained, "mixing.warm_start": {"corpus": related[0], "steps": steps}}),
+        Arm("unimodal", alone, says="the matched baseline: same model, steps and target batches, λ = 0."),
+        Arm("uml", cotrained, says="the target's sequences and the auxiliary ones train one trunk (λ > 0)."),
+        Arm(
+            "noise",
+            {**cotrained, **{f"corpora.{name}.control": "noise" for name in related}},
+            says="as uml, with noise of the same mean and scale in place of the auxiliary tokens.",
+            role="noise",
+        ),
+        Arm("untrained", {**alone, "train.max_steps": 0}, says="the trunk as it is initialised, under the same probe."),
+        *(
+            Arm(
+                name,
+                {**cotrained, "mixing.warm_start": {"corpus": corpus, "steps": steps}},
+                says=f"as uml, with the first {steps} steps on {corpus} alone.",
+                role="method",
+            )
+            for name, corpus in (("uml_target_first", experiment.target), ("uml_auxiliary_first", related[0]))
+        ),
     ]
     if unrelated:
         swapped = {name: float(name in unrelated) for name in experiment.auxiliaries}
-        arms.append(Arm("unrelated", {"mixing.loss_weight": swapped, "mixing.warm_start": {}}))
+        says = "as uml, with an auxiliary corpus about something else."
+        overrides = {"mixing.loss_weight": swapped, "mixing.warm_start": {}}
+        arms.append(Arm("unrelated", overrides, says=says, role="unrelated"))
     return Space(
         question=f"Do sequences of {' and '.join(related)} help {experiment.target} without labels?",
         arms=tuple(arms),
@@ -48,4 +61,5 @@ def build(experiment: Experiment) -> Space:
         seeds=seeds_of(experiment),
         conditions=shots_conditions(experiment),
         grid=lr_grid(experiment),
+        needs=("noise",),  # nothing here reads labels, so shuffling them would control nothing
     )

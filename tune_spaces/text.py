@@ -13,17 +13,12 @@ from uml_core.config import CorpusConfig, Experiment
 from uml_core.config.template_sets import templates_of
 from uml_core.errors import InputError
 from uml_core.sweeps.arms import weights_of, without_auxiliaries
-from uml_core.sweeps.space import Arm, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
+from uml_core.sweeps.space import Arm, Facts, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
 
 AMOUNTS = (1, 5, 15)
 
 
 def build(experiment: Experiment) -> Space:
-    """Return an arm for every text corpus and amount of its sentences.
-
-    Raises:
-        InputError: no auxiliary corpus is text, or an amount is 0.
-    """
     corpora = [name for name in related_auxiliaries(experiment) if experiment.corpora[name].modality == "text"]
     if not corpora:
         raise InputError(
@@ -33,22 +28,28 @@ def build(experiment: Experiment) -> Space:
     if 0 in experiment.tune.auxiliary_shots:
         raise InputError("tune.auxiliary_shots holds 0; space text needs at least 1 (arm unimodal has none)")
     amounts = tuple(sorted(set(experiment.tune.auxiliary_shots or AMOUNTS)))
-    arms = [arm for corpus in corpora for arm in _arms(experiment, corpus, amounts)]
+    baseline = Arm(
+        "unimodal",
+        {**without_auxiliaries(experiment), "mixing.warm_start": {}},
+        says="no sentences: λ = 0 and a random head, the projection kept.",
+        facts=Facts(corpora=(), sentences="none"),
+    )
     return Space(
         question=f"Which sentences of {' or '.join(corpora)} help {experiment.target} most, and how many of them?",
-        arms=(Arm("unimodal", {**without_auxiliaries(experiment), "mixing.warm_start": {}}), *arms),
+        arms=(baseline, *(arm for corpus in corpora for arm in _arms(experiment, corpus, amounts))),
         baseline="unimodal",
         headline=f"{corpora[0]}_all",
         seeds=seeds_of(experiment),
         conditions=shots_conditions(experiment),
         grid=lr_grid(experiment),
+        needs=(),  # which sentences help is asked here; space controls tells whether it is what they say
     )
 
 
 def _arms(experiment: Experiment, corpus: str, amounts: tuple[int, ...]) -> list[Arm]:
     most = _known_sentences(experiment.corpora[corpus])
     fewer = [amount for amount in amounts if most is None or amount < most]
-    taken: list[int | str | None] = [*fewer, "average", None] if most != 1 else [None]
+    chosen: list[int | str | None] = [*fewer, "average", None] if most != 1 else [None]
     others = {name: count for name, count in experiment.data.auxiliary_shots.items() if name != corpus}
     alone = {
         "mixing.loss_weight": weights_of(experiment, (corpus,)),
@@ -56,15 +57,21 @@ def _arms(experiment: Experiment, corpus: str, amounts: tuple[int, ...]) -> list
         "model.init_corpus": corpus,
         "model.trained_auxiliaries": [],  # averages are of stored embeddings, and all amounts are trained alike
     }
+    words: dict[int | str | None, str] = {
+        None: "all sentences",
+        "average": "one row per class, the mean of all its sentences",
+    }
     return [
         Arm(
-            f"{corpus}_{'all' if amount is None else amount}",
+            f"{corpus}_{amount or 'all'}",
             {**alone, "data.auxiliary_shots": others | ({} if amount is None else {corpus: amount})},
+            says=f"{words.get(amount, f'at most {amount} sentences per class')} of {corpus} alone.",
+            facts=Facts(corpora=(corpus,), sentences=str(amount or "all")),
         )
-        for amount in taken
+        for amount in chosen
     ]
 
 
 def _known_sentences(corpus: CorpusConfig) -> int | None:
-    """Return the sentences per class of a templates corpus; None for corpora that have to be read."""
+    """Sentences per class of a templates corpus; None for corpora that have to be read."""
     return len(templates_of(corpus.templates, corpus.template_set)) if corpus.format == "templates" else None

@@ -21,7 +21,6 @@ THAW_SHARE = 4  # a quarter of the steps
 
 
 def build(experiment: Experiment) -> Space:
-    """Return the arms for an experiment with a weight transfer. Raises InputError for one without."""
     transfer = experiment.model.transfer
     if transfer is None:
         raise InputError(
@@ -31,25 +30,45 @@ def build(experiment: Experiment) -> Space:
     asked = transfer.freeze_steps
     thaw = asked if isinstance(asked, int) and asked else experiment.train.max_steps // THAW_SHARE
 
-    def of(freeze_steps: int | str, control: str = "none") -> dict[str, Any]:
-        return {"model.transfer.freeze_steps": freeze_steps, "model.transfer.control": control}
+    def arm(name: str, overrides: dict[str, Any], says: str, **others: Any) -> Arm:
+        return Arm(name, {f"model.transfer.{key}": value for key, value in overrides.items()}, says=says, **others)
 
-    arms = {
-        "scratch": {"model.transfer": None},
-        "transferred": of(0),
-        "shuffled": of(0, "shuffled"),
-        "frozen_then_trained": of(thaw),
-        "scratch_frozen": of("all", "scratch"),
-        "transferred_frozen": of("all"),
-        "shuffled_frozen": of("all", "shuffled"),
-    }
+    blocks, order = "blocks from the text model", "the text model's values in an order drawn by lot"
+    trained, frozen = "trained from the first step", "frozen to the end"
+    arms = (
+        Arm("scratch", {"model.transfer": None}, says=f"blocks as they are initialised, {trained}."),
+        arm("transferred", {"freeze_steps": 0, "control": "none"}, f"{blocks}, {trained}."),
+        arm(
+            "shuffled",
+            {"freeze_steps": 0, "control": "shuffled"},
+            f"{order}, {trained}: the scale of every tensor, and nothing else.",
+            role="shuffled",
+            controls="transferred",
+        ),
+        arm(
+            "frozen_then_trained",
+            {"freeze_steps": thaw, "control": "none"},
+            f"{blocks}, frozen for {thaw} steps and then trained.",
+        ),
+        arm("scratch_frozen", {"freeze_steps": "all", "control": "scratch"}, f"blocks as initialised, {frozen}."),
+        arm("transferred_frozen", {"freeze_steps": "all", "control": "none"}, f"{blocks}, {frozen}."),
+        arm(
+            "shuffled_frozen",
+            {"freeze_steps": "all", "control": "shuffled"},
+            f"{order}, {frozen}.",
+            role="shuffled",
+            controls="transferred_frozen",
+        ),
+    )
     suffix = "_frozen" if asked == "all" else ""
     return Space(
         question=f"Do weights of {transfer.source} help {experiment.target}, and is it what they learnt?",
-        arms=tuple(Arm(name, overrides) for name, overrides in arms.items()),
+        arms=arms,
         baseline=f"scratch{suffix}",
         headline=f"transferred{suffix}",
         seeds=seeds_of(experiment),
         conditions=shots_conditions(experiment),
         grid=lr_grid(experiment),
+        needs=(f"shuffled{suffix}",),
+        subject="the text model's weights",
     )

@@ -21,7 +21,7 @@ from uml_core.evaluation.outcome import save_weights
 from uml_core.models.shared_head import head_init_corpus
 from uml_core.reporting.collect import collect_sweep
 from uml_core.reporting.page import build_report
-from uml_core.reporting.summary import sweep_metrics
+from uml_core.reporting.tables import sweep_metrics
 from uml_core.sweeps.selection import pareto_front, selected
 from uml_core.sweeps.space import TrialSpec
 from uml_core.tracking.records import MetricPoint, RunRecord
@@ -106,5 +106,5 @@ def log_summary(parent: MLflowTracker, records: Sequence[RunRecord], tracking_ur
         name, [finished, *(other for other in records if other is not record)], tracking_uri=tracking_uri
     )
     with tempfile.TemporaryDirectory() as directory:
-        write_report(page, Path(directory))
+        write_report(page.html, page.figures, Path(directory))
         parent.log_folder(Path(directory), "report")

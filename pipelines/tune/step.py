@@ -41,12 +41,13 @@ from tune_spaces import Space, TrialSpec, available_spaces, load_space
 from uml_core.analysis.raw_rows import words_per_row
 from uml_core.config import Experiment, hash_of
 from uml_core.errors import InputError, listing
-from uml_core.reporting.collect import EXCHANGE_RATE
-from uml_core.reporting.exchange import exchange_of_sweep
-from uml_core.reporting.verdict import sweep_verdict
+from uml_core.reporting.collect import collect_sweep
+from uml_core.reporting.exchange import exchange_section
+from uml_core.reporting.verdict import verdict_of
+from uml_core.sweeps.space import space_as_json
 from uml_core.tracking.provenance import provenance_tags
 from uml_core.tracking.reading import find_run, sweep_runs
-from uml_core.tracking.records import CLASS_METRIC, MetricPoint
+from uml_core.tracking.records import CLASS_METRIC, SPACE_FILE, MetricPoint
 from uml_core.tracking.writing import MLflowTracker, open_experiment, start_run
 
 logger = logging.getLogger(__name__)
@@ -142,7 +143,9 @@ def _open_sweep(
     experiment: Experiment, space: Space, space_name: str, attempt: Attempt, provenance: Mapping[str, str]
 ) -> MLflowTracker:
     if attempt.run_id is not None:
-        return MLflowTracker(experiment.tracking, attempt.run_id)
+        parent = MLflowTracker(experiment.tracking, attempt.run_id)
+        parent.log_text(space_as_json(space), SPACE_FILE)  # the run may be from before there was such a file
+        return parent
     tags = {
         "uml.space": space_name,
         "uml.question": space.question,
@@ -153,7 +156,8 @@ def _open_sweep(
     }
     parent = start_run(experiment, name=space_name, kind="sweep", tags=tags)
     parent.log_text(experiment.to_yaml(), "experiment.yaml")
-    if space_name == EXCHANGE_RATE:
+    parent.log_text(space_as_json(space), SPACE_FILE)
+    if space.has_exchange_rate:
         words = words_per_row(experiment)  # the report reads MLflow alone
         parent.log_metrics([MetricPoint(f"data/mean_words/{corpus}", count) for corpus, count in words.items()])
     attempt.begin(parent.run_id)
@@ -217,7 +221,8 @@ def _finish(
     counts = [MetricPoint(f"sweep/{name}", sizes[name]) for name in ("trials", "failed", "stopped_early")]
     parent.log_metrics([MetricPoint("perf/wall_s", wall_s), *counts])
     records = sweep_runs(experiment, parent.run_id)  # with the wall time, which the report shows
-    verdict, exchange = sweep_verdict(records, parent.run_id), exchange_of_sweep(records, parent.run_id)
+    sweep = collect_sweep(records, records[0])
+    verdict, exchange = verdict_of(sweep), exchange_section(sweep)
     if exchange is not None:
         parent.log_metrics([MetricPoint(*item) for item in exchange.metrics.items()])
     parent.set_tags({"uml.verdict": verdict.text, "uml.verdict_kind": verdict.kind})

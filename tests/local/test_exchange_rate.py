@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.sweep_records import parent_record, record, trial
+from tests.sweep_records import parent_record, trial
 from uml_core.analysis.exchange_rate import ExchangeData, Surface, exchange_rate, fit_plane, fit_surface
 from uml_core.reporting.collect import collect_sweep
 from uml_core.reporting.exchange import exchange_data, exchange_section
@@ -121,7 +122,7 @@ def sweep(slope: float, auxiliary_slope: float, *, words: float | None = 3.0, no
     """A sweep of space exchange_rate as MLflow has it: 10 classes; one selected and one lost trial in each cell."""
     parent = parent_record("exchange_rate", headline="auxiliary_16", uml_corpora="pictures,names,other")
     params = {"corpora.other.control": "unrelated"}
-    parent = record("sweep", tags=parent.tags, params=params, metrics={"data/mean_words/names": words} if words else {})
+    parent = replace(parent, params=params, metrics={"data/mean_words/names": words} if words else {})
     runs = [parent]
     data = grid(slope, auxiliary_slope, noise=noise, seeds=5)
     for x, y, accuracy, seed in zip(data.target_rows, data.auxiliary_rows, data.accuracy, data.seeds, strict=True):

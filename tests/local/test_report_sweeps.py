@@ -7,21 +7,29 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.rich_records import few_shot_records, mixing_records, modality_records, with_metrics, wobble
 from tests.sweep_records import GAIN, parent_record, sweep_records, trial
-from uml_core.reporting.classes import class_gains
 from uml_core.reporting.collect import SweepResults, collect_sweep
-from uml_core.reporting.mixtures import mixture_grids, selected_mixtures
 from uml_core.reporting.page import Report, build_report
-from uml_core.reporting.space_rows import addition_rows, backbone_rows, sentence_rows, subset_rows
-from uml_core.reporting.summary import sweep_metrics
-from uml_core.reporting.tables import arm_notes, cost_rows, front_rows
+from uml_core.reporting.space_rows import (
+    addition_rows,
+    backbone_rows,
+    class_gains,
+    mixture_grids,
+    selected_mixtures,
+    sentence_rows,
+    subset_rows,
+)
+from uml_core.reporting.tables import arm_notes, cost_rows, front_rows, sweep_metrics
 from uml_core.reporting.verdict import verdict_of
 from uml_core.sweeps.selection import Candidate, pareto_front, selected
+from uml_core.sweeps.space import Arm, Facts, Space, space_as_json
 from uml_core.tracking.records import RunRecord
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -132,6 +140,35 @@ def test_subsets_and_additions() -> None:
     assert subset_rows(collected(sweep_records(GAIN))) == addition_rows(collected(sweep_records(GAIN))) == []
 
 
+def own_records(space: Space, accuracy: dict[str, float], **parts: Any) -> list[RunRecord]:
+    """A sweep of a space of one's own."""
+    tags = {"uml_corpora": ",".join(("pictures", *parts.pop("corpora", ("names",))))}
+    parent = parent_record("mine.py", headline=space.headline, **tags)
+    return sweep_records(accuracy, parent=replace(parent, space_json=space_as_json(space)), **parts)
+
+
+def test_corpora_may_be_called_like_arms_of_other_spaces() -> None:
+    facts = {
+        "base": Facts(corpora=()),
+        "x_init": Facts(corpora=("x",), initialised=True),
+        "one": Facts(corpora=("x_init",)),
+        "two": Facts(corpora=("a+b",)),
+        "both": Facts(corpora=("x_init", "a+b")),
+    }
+    space = Space("?", tuple(Arm(name, facts=each) for name, each in facts.items()), "base", "both", (0,))
+    sweep = collected(own_records(space, dict.fromkeys(facts, 0.5), corpora=("x", "x_init", "a+b")))
+    assert {row.result.arm: (row.corpora, row.initialised) for row in subset_rows(sweep)} == {
+        name: (frozenset(each.corpora or ()), each.initialised) for name, each in facts.items()
+    }
+    added = {(row.to, row.added) for row in addition_rows(sweep)}
+    assert added == {("base", "x_init"), ("base", "a+b"), ("one", "a+b"), ("two", "x_init")}
+    facts = {"base": Facts(corpora=(), sentences="none"), "x_init_5": Facts(corpora=("x_init",), sentences="5")}
+    space = Space("?", tuple(Arm(name, facts=each) for name, each in facts.items()), "base", "x_init_5", (0,))
+    sweep = collected(own_records(space, dict.fromkeys(facts, 0.5), corpora=("x_init",)))
+    assert [(row.corpus, row.amount) for row in sentence_rows(sweep)] == [("", "none"), ("x_init", "5")]
+    assert not subset_rows(sweep)
+
+
 def test_heat_maps_are_one_for_all_corpora_or_one_for_each() -> None:
     (together,) = mixture_grids(collected(mixing_records()))
     assert together.corpus == ""
@@ -185,8 +222,12 @@ def test_the_front_of_accuracy_and_cost_is_listed() -> None:
 
 
 def test_arms_stand_in_the_order_of_the_space_not_in_that_of_their_logging() -> None:
-    parent = parent_record(uml_arms="zero_shot,uml,unimodal,uml_init")
-    records = [parent, *(trial(parent, arm, 0, 0.5) for arm in ("uml_init", "own", "uml", "unimodal", "zero_shot"))]
+    logged = ("uml_init", "own", "uml", "unimodal", "zero_shot")
+    parent = parent_record()
+    records = [parent, *(trial(parent, arm, 0, 0.5) for arm in logged)]
+    assert collected(records).arm_names() == ["unimodal", "uml", "uml_init", "zero_shot", "own"]
+    parent = parent_record("of before", uml_arms="zero_shot,uml,unimodal,uml_init")
+    records = [parent, *(trial(parent, arm, 0, 0.5) for arm in logged)]
     assert collected(records).arm_names() == ["unimodal", "zero_shot", "uml", "uml_init", "own"]
 
 

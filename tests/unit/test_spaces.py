@@ -20,7 +20,7 @@ from uml_core.data.training_data import build_training_data
 from uml_core.errors import InputError
 from uml_core.feed.mixing import MixingPlan
 from uml_core.sweeps.effect import trained_settings
-from uml_core.sweeps.space import points_per_group
+from uml_core.sweeps.space import Facts, points_per_group, space_as_json, space_from_json
 
 TEXT = {"modality": "text", "format": "table", "path": "names.jsonl"}
 TRANSFER = {
@@ -74,6 +74,30 @@ def test_every_space_states_its_question_and_gives_every_arm_the_same_budget_and
     assert {seed for _, _, seed in counts} == {0, 1, 2}
     assert len(counts) == len({spec.arm for spec in specs}) * len({spec.condition for spec in specs}) * 3, "paired"
     assert all(spec.experiment.seed == spec.experiment.data.split_seed for spec in specs)
+
+
+@pytest.mark.parametrize("name", available_spaces())
+def test_a_space_says_what_its_arms_are_and_is_read_back_as_it_was_logged(name: str) -> None:
+    space = load_space(name, experiment(**FOR_SPACE.get(name, {})))
+    assert all(arm.says.endswith(".") for arm in space.arms)
+    assert space.needs is not None
+    read = space_from_json(space_as_json(space))
+    assert [(arm.name, arm.says, arm.role, arm.controls, arm.facts) for arm in read.arms] == [
+        (arm.name, arm.says, arm.role, arm.controls, arm.facts) for arm in space.arms
+    ]
+    assert (read.needs, read.subject, read.headline) == (space.needs, space.subject, space.headline)
+
+
+def test_a_corpus_may_be_called_like_another_arm() -> None:
+    tree = experiment().model_dump(mode="json")
+    named = {name: {**TEXT, "path": f"{name}.jsonl"} for name in ("x", "x_init", "unimodal")}
+    tree |= {"corpora": {"photos": tree["corpora"]["photos"], **named}, "mixing": {}}
+    tree["model"]["init_corpus"] = "x"
+    facts = {arm.name: arm.facts for arm in load_space("modalities", parse_experiment(tree)).arms}
+    assert facts["x_init"] == Facts(corpora=("x",), initialised=True)
+    assert facts["(x_init)"] == Facts(corpora=("x_init",))
+    assert facts["unimodal"] == Facts(corpora=())
+    assert facts["(unimodal)"] == Facts(corpora=("unimodal",))
 
 
 def test_the_spaces_that_exist() -> None:
@@ -248,6 +272,12 @@ def test_budgets_are_equal_whatever_the_grids(own: int, other: int, seeds: int, 
         assert len({frozenset(values) for values in rates.values()}) == 1, "the same points for every seed"
 
 
+OWN = """from tune_spaces import Arm, Space
+def build(e):
+    arms = (Arm('a'), Arm('b'), Arm('wrong', role='control', controls='b'))
+    return Space('?', arms, 'a', 'b', (0,), """
+
+
 @pytest.mark.parametrize(
     ("source", "part"),
     [
@@ -263,6 +293,14 @@ def test_budgets_are_equal_whatever_the_grids(own: int, other: int, seeds: int, 
         ),
         ("from tune_spaces import Arm, Space\ndef build(e): return Space('?', (Arm('a'),), 'a', 'a', ())", "no seeds"),
         ("import nowhere", "cannot be read"),
+        (f"{OWN}needs=('wrnog',))", "needs 'wrnog', which is no control of b .did you mean 'wrong'"),
+        (f"{OWN}needs=('a',))", r"needs 'a', which is no control of b.*Arm\(..., role=\"control\", controls=\"b\"\)"),
+        (f"{OWN}needs='wrong')", r"give a tuple of arms: needs=\('wrong',\)"),
+        (
+            OWN.replace("'control'", "'contrl'") + ")",
+            "role 'contrl' .did you mean 'control'.*; roles are",
+        ),
+        (OWN.replace("controls='b'", "controls='c'") + ")", "names 'c' as controls of arm wrong"),
     ],
 )
 def test_files_of_the_user_s_own_that_are_refused(tmp_path: Path, source: str, part: str) -> None:

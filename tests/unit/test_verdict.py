@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.sweep_records import GAIN, parent_record, record, sweep_records, trial, values
+from tune_spaces import Space, load_space
+from uml_core.config import load_experiment
 from uml_core.reporting.collect import collect_sweep
-from uml_core.reporting.verdict import Verdict, sweep_verdict, verdict_of
+from uml_core.reporting.verdict import Verdict, verdict_of
+from uml_core.sweeps.space import space_as_json
 from uml_core.tracking.records import RunRecord
 
 
@@ -30,9 +35,9 @@ def test_gain_beyond_every_control() -> None:
     assert against == ["unimodal", "linear_probe", "shuffled_init", "noise_init"]
 
 
-def test_the_run_id_finds_the_same_verdict() -> None:
+def test_the_order_of_runs_changes_nothing() -> None:
     records = sweep_records(GAIN)
-    assert sweep_verdict(list(reversed(records)), records[0].run_id) == verdict(records)
+    assert verdict_of(collect_sweep(list(reversed(records)), records[0])) == verdict(records)
 
 
 @pytest.mark.parametrize("control", ["shuffled_init", "noise_init", "unrelated_init"])
@@ -180,6 +185,62 @@ def test_mixing_ratio_never_claims_a_gain() -> None:
     assert both.kind == "undecided"
 
 
+DEMO = load_experiment(Path(__file__).parents[2] / "examples" / "demo.yaml")
+OWN = load_space(str(Path(__file__).parents[2] / "examples" / "own_space.py"), DEMO)
+
+
+def of_own_space(means: Mapping[str, float], space: Space = OWN) -> Verdict:
+    parent = parent_record("examples/own_space.py", headline=space.headline)
+    return verdict(sweep_records(means, parent=replace(parent, space_json=space_as_json(space))))
+
+
+@pytest.mark.parametrize(
+    ("alone", "together", "wrong", "kind", "words"),
+    [
+        (0.60, 0.68, 0.60, "gain", "beyond the shuffled control (+8."),
+        (0.60, 0.68, 0.68, "no_gain", "but not reliably above wrong (0.0 points)"),
+        (0.60, 0.60, 0.60, "no_gain", "no reliable difference"),
+        (0.60, 0.50, 0.60, "harm", "Warning, harm with all training data: corpus names lowers"),
+        (0.60, 0.68, None, "undecided", "but no shuffled control was measured"),
+    ],
+)
+def test_a_space_of_ones_own_gets_a_full_verdict(
+    alone: float, together: float, wrong: float | None, kind: str, words: str
+) -> None:
+    means = {"alone": alone, "together": together} | ({} if wrong is None else {"wrong": wrong})
+    found = of_own_space(means)
+    assert found.kind == kind, found.text
+    assert words in found.text
+
+
+def test_a_control_of_its_own_kind_is_called_by_its_arm_and_one_of_another_arm_does_not_count() -> None:
+    alone, together, wrong = OWN.arms
+    french = replace(wrong, name="french", role="control", controls="together")
+    other = replace(wrong, name="other", controls="alone")
+    space = replace(OWN, arms=(alone, together, french, other), needs=("french",))
+    found = of_own_space({"alone": 0.6, "together": 0.68, "french": 0.6, "other": 0.68}, space)
+    assert "beyond the french control" in found.text
+    assert [claim.against for claim in found.conditions[0].claims] == ["alone", "french"]
+
+
+def test_a_space_that_names_no_controls_claims_nothing_and_says_which_field_would() -> None:
+    means = {"alone": 0.6, "together": 0.68, "wrong": 0.6}
+    silent = of_own_space(means, replace(OWN, needs=None))
+    assert silent.kind == "undecided"
+    assert silent.text.endswith("or name the controls that a gain needs in the space: Space(needs=...).")
+    assert of_own_space(means, replace(OWN, needs=())).text.endswith("run tune --space controls to decide.")
+
+
+def test_a_sweep_of_before_keeps_the_verdict_it_was_given_and_gets_no_other() -> None:
+    """Its space was not logged, so nothing tells which arms are controls."""
+    recorded = {"uml_verdict": "Gain with all training data: as told then.", "uml_verdict_kind": "gain"}
+    parent = replace(parent_record(**recorded), space_json="")
+    found = verdict(sweep_records(GAIN, parent=parent))
+    assert (found.kind, found.text) == ("gain", recorded["uml_verdict"])
+    parent = replace(parent_record(), space_json="")
+    assert verdict(sweep_records(GAIN, parent=parent)).kind == "undecided"
+
+
 def test_other_runs_of_the_experiment_do_not_count() -> None:
     records = sweep_records(GAIN)
     other = sweep_records({**GAIN, "uml_init": 0.1})
@@ -191,10 +252,9 @@ def test_other_runs_of_the_experiment_do_not_count() -> None:
 def test_a_self_supervised_gain_must_stand_above_noise(noise: float | None, kind: str) -> None:
     arms = {"unimodal": 0.60, "uml": 0.64, "untrained": 0.50} | ({} if noise is None else {"noise": noise})
     parent = parent_record("self_supervised", headline="uml")
-    records = sweep_records(arms, parent=parent)
-    verdict = sweep_verdict(records, parent.run_id)
-    assert verdict.kind == kind, verdict.text
-    assert "noise" in verdict.text
+    found = verdict(sweep_records(arms, parent=parent))
+    assert found.kind == kind, found.text
+    assert "noise" in found.text
 
 
 def over_shots(gains: Mapping[int, float], space: str = "few_shot") -> Verdict:

@@ -1,27 +1,18 @@
 """MLflow runs as typed sweeps: arms × conditions × seeds, with the trial that was selected on validation in each.
 
-In: the `RunRecord`s of one experiment. Out: `SweepResults`, which the verdict, the figures and the page read.
+In: the `RunRecord`s of one experiment. Out: `SweepResults`, which the verdict, the figures and the page read. What an
+arm is, and what a gain needs, the sweep's own space says (`SweepResults.design`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
+from uml_core.sweeps.space import Arm, Space, space_from_json
 from uml_core.tracking.records import RunRecord
-
-CONTROLS, FEW_SHOT, LINEAR_PROBE = "controls", "few_shot", "linear_probe"
-MIXING_RATIO, EXCHANGE_RATE, MODALITIES, TEXT = "mixing_ratio", "exchange_rate", "modalities", "text"
-SELF_SUPERVISED, FINE_TUNING = "self_supervised", "finetune"
-WEIGHT_TRANSFER = "weight_transfer"
-# What a space must have measured before a gain is claimed; self-supervised training reads no labels to shuffle.
-NEEDED_CONTROLS = {
-    **dict.fromkeys((CONTROLS, FEW_SHOT, LINEAR_PROBE, FINE_TUNING), ("shuffled", "linear_probe")),
-    SELF_SUPERVISED: ("noise",),
-    WEIGHT_TRANSFER: ("shuffled",),
-}
-DECIDING_SPACES = tuple(NEEDED_CONTROLS)
 
 
 @dataclass(frozen=True)
@@ -37,6 +28,15 @@ class Condition:
             return "with all training data"
         return f"at {self.shots} shot{'' if self.shots == 1 else 's'}"
 
+    @property
+    def title(self) -> str:
+        return self.words[0].upper() + self.words[1:]
+
+    @property
+    def order(self) -> tuple[bool, int]:
+        """By shots, all data last."""
+        return self.shots is None, self.shots or 0
+
 
 @dataclass(frozen=True)
 class ArmResults:
@@ -49,7 +49,6 @@ class ArmResults:
     shift: dict[str, dict[int, float]] = field(default_factory=dict)  # split -> seed -> accuracy
     trials: int = 0
     failed: int = 0
-    train_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,24 @@ class SweepResults:
     arms: dict[tuple[str, Condition], ArmResults]
     names_target: bool = False  # of several sweeps of one space, whose targets differ
 
+    @cached_property
+    def design(self) -> Space:
+        """The space as its file wrote it.
+
+        A sweep logged before spaces were has one by its tags, whose arms say nothing and which claims nothing.
+        """
+        if self.parent.space_json:
+            return space_from_json(self.parent.space_json)
+        tags = self.parent.tags
+        return Space(
+            tags.get("uml.question", ""),
+            tuple(Arm(name) for name in tags.get("uml.arms", "").split(",") if name),
+            baseline=tags.get("uml.baseline", "unimodal"),
+            headline=tags.get("uml.headline", "uml"),
+            seeds=(),
+            needs=(),
+        )
+
     @property
     def name(self) -> str:
         """The space, and the target where that tells it from another sweep."""
@@ -68,22 +85,21 @@ class SweepResults:
 
     @property
     def space(self) -> str:
-        """controls, mixing_ratio, or the name of a user's space."""
+        """The name of a built-in space, or the file of a user's own."""
         return self.parent.tags.get("uml.space", "")
 
     @property
     def baseline(self) -> str:
         """The arm the others are compared with."""
-        return self.parent.tags.get("uml.baseline", "unimodal")
+        return self.design.baseline
 
     @property
     def headline(self) -> str:
         """The arm the verdict is about."""
-        return self.parent.tags.get("uml.headline", "uml")
+        return self.design.headline
 
     @property
     def target(self) -> str:
-        """The target corpus."""
         return self.parent.tags.get("uml.target", "")
 
     @property
@@ -98,25 +114,27 @@ class SweepResults:
 
     @property
     def conditions(self) -> list[Condition]:
-        """Conditions by shots, all data last."""
-        found = {condition for _, condition in self.arms}
-        return sorted(found, key=lambda condition: (condition.shots is None, condition.shots or 0))
+        return sorted({condition for _, condition in self.arms}, key=lambda condition: condition.order)
 
     def arm(self, name: str, condition: Condition) -> ArmResults | None:
-        """Return an arm under a condition if it has measured trials."""
+        """An arm under a condition if it has measured trials."""
         results = self.arms.get((name, condition))
         return results if results is not None and results.test else None
 
     def arm_names(self) -> list[str]:
-        """Arms in the order of the space (where that is not known, as they were first logged), baseline first."""
-        order = [name for name in self.parent.tags.get("uml.arms", "").split(",") if name]
-        names = list(dict.fromkeys([*order, *(arm for arm, _ in self.arms)]))
-        measured = {arm for arm, _ in self.arms}
-        return sorted((name for name in names if name in measured), key=lambda name: name != self.baseline)
+        """Measured arms in the order of the space (others as they were first logged), baseline first."""
+        measured = dict.fromkeys(arm for arm, _ in self.arms)
+        order = dict.fromkeys([*(arm.name for arm in self.design.arms), *measured])
+        return sorted((name for name in order if name in measured), key=lambda name: name != self.baseline)
+
+    def equal_budgets(self, condition: Condition) -> bool:
+        """Whether headline and baseline trained equally many trials for each seed they were measured with."""
+        headline, baseline = self.arm(self.headline, condition), self.arm(self.baseline, condition)
+        return headline is not None and baseline is not None and headline.trials == baseline.trials
 
 
 def latest_sweeps(records: Sequence[RunRecord]) -> dict[tuple[str, str], SweepResults]:
-    """Return the newest finished sweep of every space and target (the newest unfinished one where none is finished)."""
+    """The newest finished sweep of every space and target (the newest unfinished one where none is finished)."""
     parents = [record for record in records if record.kind == "sweep"]
     chosen: dict[tuple[str, str], RunRecord] = {}
     for parent in sorted(parents, key=lambda record: (record.status == "FINISHED", record.start_time_ms)):
@@ -133,42 +151,45 @@ def collect_sweep(records: Iterable[RunRecord], parent: RunRecord) -> SweepResul
         (record for record in records if record.parent_run_id == parent.run_id and record.kind == "trial"),
         key=lambda record: record.start_time_ms,
     )
-    arms: dict[tuple[str, Condition], ArmResults] = {}
-    counts: dict[tuple[str, Condition], list[float]] = {}
+    groups: dict[tuple[str, Condition], list[RunRecord]] = {}
     for trial in trials:
-        key = (trial.arm, condition_of(trial))
-        results = arms.setdefault(key, ArmResults(*key))
-        count = counts.setdefault(key, [0, 0, 0.0])
-        count[0] += 1
-        count[1] += trial.status == "FAILED"
-        count[2] += trial.metrics.get("perf/train_s", 0.0)
-        if trial.tags.get("uml.selected") == "true":
-            _add_selected(results, trial)
-    filled = {
-        key: ArmResults(*key, results.test, results.val, results.shift, int(n), int(failed), seconds)
-        for key, results in arms.items()
-        for n, failed, seconds in [counts[key]]
-    }
-    return SweepResults(parent, tuple(trials), filled)
+        groups.setdefault((trial.arm, condition_of(trial)), []).append(trial)
+    return SweepResults(parent, tuple(trials), {key: _results(*key, group) for key, group in groups.items()})
 
 
 def condition_of(trial: RunRecord) -> Condition:
-    """Return the condition a trial ran under."""
     shots = trial.params.get("data.shots", "None")
     return Condition(None if shots == "None" else int(shots))
 
 
+def seed_of(trial: RunRecord) -> int:
+    return int(trial.params.get("seed", "0"))
+
+
+def is_selected(trial: RunRecord) -> bool:
+    """Whether validation selected it, so that test was measured."""
+    return trial.tags.get("uml.selected") == "true"
+
+
 def training_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Return the plain training runs, newest first."""
+    """The plain training runs, newest first."""
     return [record for record in records if record.kind in ("uml", "unimodal") and record.parent_run_id is None]
 
 
-def _add_selected(results: ArmResults, trial: RunRecord) -> None:
-    seed = int(trial.params.get("seed", "0"))
-    if "test/accuracy" in trial.metrics:
-        results.test[seed] = trial.metrics["test/accuracy"]
-    if "val/accuracy" in trial.metrics:
-        results.val[seed] = trial.metrics["val/accuracy"]
-    for name, value in trial.metrics.items():
-        if name.startswith("shift/") and name.endswith("/accuracy"):
-            results.shift.setdefault(name.split("/")[1], {})[seed] = value
+def _results(arm: str, condition: Condition, trials: Sequence[RunRecord]) -> ArmResults:
+    selected = {seed_of(trial): trial.metrics for trial in trials if is_selected(trial)}
+    names = dict.fromkeys(name for metrics in selected.values() for name in metrics)
+    shifted = [name for name in names if name.startswith("shift/") and name.endswith("/accuracy")]
+    return ArmResults(
+        arm,
+        condition,
+        _by_seed(selected, "test/accuracy"),
+        _by_seed(selected, "val/accuracy"),
+        {name.split("/")[1]: _by_seed(selected, name) for name in shifted},
+        trials=len(trials),
+        failed=sum(trial.status == "FAILED" for trial in trials),
+    )
+
+
+def _by_seed(metrics_by_seed: Mapping[int, Mapping[str, float]], name: str) -> dict[int, float]:
+    return {seed: metrics[name] for seed, metrics in metrics_by_seed.items() if name in metrics}

@@ -1,13 +1,13 @@
 """The exchange rate of a sweep over target shots × auxiliary amounts: numbers, words and figure, from MLflow alone.
 
-In: a `SweepResults` of space exchange_rate. Out: an `ExchangeSection` for the page, and lines for a step's summary.
+In: a `SweepResults` whose arms are amounts of auxiliary rows. Out: an `ExchangeSection` for the page, and
+lines for a step's summary.
 Amounts are the rows per class that trials really had, not those asked for: a small corpus may have had fewer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,22 +15,9 @@ from matplotlib.figure import Figure
 
 from uml_core.analysis.exchange_rate import ExchangeData, ExchangeRate, exchange_rate
 from uml_core.figures.drawing import BLACK, ReportFigure, drawn, house_style, printable, stacked_panels
-from uml_core.reporting.collect import EXCHANGE_RATE, SweepResults, collect_sweep
-from uml_core.tracking.records import RunRecord
+from uml_core.reporting.collect import SweepResults, is_selected, seed_of
 
 MIN_SEEDS = 5  # with fewer the bootstrap has too few resamples to be trusted
-
-
-@dataclass(frozen=True)
-class ExchangeRow:
-    """One point of the grid; words is NaN where the auxiliary corpora are not all sentences."""
-
-    target_rows: float
-    auxiliary_rows: float
-    accuracy: float
-    rate: float
-    words: float
-    out_of_grid: bool
 
 
 @dataclass(frozen=True)
@@ -38,50 +25,31 @@ class ExchangeSection:
     """What the page says of a sweep's exchange rate."""
 
     lines: tuple[str, ...]
-    rows: tuple[ExchangeRow, ...]
     rate: ExchangeRate
+    mean_words: float  # of an auxiliary row; NaN where the auxiliary corpora are not all sentences
     figure: ReportFigure
     metrics: dict[str, float]
 
     @property
     def has_words(self) -> bool:
-        """Whether amounts can be told in words."""
-        return any(not math.isnan(row.words) for row in self.rows)
+        """Whether amounts can be given in words."""
+        return not math.isnan(self.mean_words)
 
     def as_json(self) -> dict[str, float | None]:
-        """Return the numbers as JSON values; what is infinite or unknown is null."""
+        """The numbers as JSON values; what is infinite or unknown is null."""
         return {
             name.rpartition("/")[2]: value if math.isfinite(value) else None for name, value in self.metrics.items()
         }
 
 
-def exchange_of_sweep(records: Sequence[RunRecord], parent_run_id: str) -> ExchangeSection | None:
-    """Return the exchange rate of the sweep with that parent run, if it measures one."""
-    parent = next(record for record in records if record.run_id == parent_run_id)
-    return exchange_section(collect_sweep(records, parent))
-
-
 def exchange_section(sweep: SweepResults) -> ExchangeSection | None:
-    """Return the exchange rate of a sweep; None for another space, or where too few trials make up a grid."""
-    if sweep.space != EXCHANGE_RATE:
-        return None
-    data = exchange_data(sweep)
-    if not data.is_grid:
+    """The exchange rate of a sweep; None where its arms are no amounts, or too few trials make up a grid."""
+    data = exchange_data(sweep) if sweep.design.has_exchange_rate else None
+    if data is None or not data.is_grid:
         return None
     rate, mean_words = exchange_rate(data), words_per_row(sweep)
     lines = _lines(sweep, rate, mean_words)
-    rows = tuple(
-        ExchangeRow(
-            point.target_rows,
-            point.auxiliary_rows,
-            point.accuracy,
-            point.rate,
-            point.rate * mean_words,
-            point.out_of_grid,
-        )
-        for point in rate.local
-    )
-    corpora = " and ".join(sweep.auxiliaries) or "the auxiliary data"
+    corpora = _corpora(sweep)
     caption = (
         f"Lines of equal test accuracy of the fitted surface over rows per class of {corpora} (across) and "
         f"{sweep.target} (up), on logarithmic scales; points are measured means over seeds, in percent. Along a line, "
@@ -90,15 +58,15 @@ def exchange_section(sweep: SweepResults) -> ExchangeSection | None:
     )
     figure = iso_accuracy(data, rate, names=(sweep.target or "the target", corpora))
     figure_files = drawn("exchange_rate_iso_accuracy", figure, caption=caption, alternative=" ".join(lines))
-    return ExchangeSection(lines, rows, rate, figure_files, _metrics(rate, mean_words))
+    return ExchangeSection(lines, rate, mean_words, figure_files, _metrics(rate, mean_words))
 
 
 def exchange_data(sweep: SweepResults) -> ExchangeData:
-    """Return the selected trials of a sweep as a grid: rows per class that took part, and test accuracy."""
+    """The selected trials of a sweep as a grid: rows per class that took part, and test accuracy."""
     found = []
     for trial in sweep.trials:
         classes = trial.metrics.get("data/classes", 0.0)
-        if trial.tags.get("uml.selected") != "true" or "test/accuracy" not in trial.metrics or not classes:
+        if not is_selected(trial) or "test/accuracy" not in trial.metrics or not classes:
             continue
         target = trial.metrics[f"data/train_rows/{sweep.target}"] / classes
         auxiliary = sum(
@@ -106,19 +74,19 @@ def exchange_data(sweep: SweepResults) -> ExchangeData:
             for corpus in sweep.auxiliaries
             if float(trial.params.get(f"mixing.loss_weight.{corpus}", "1.0")) > 0
         )
-        found.append((target, auxiliary, trial.metrics["test/accuracy"], int(trial.params.get("seed", "0"))))
+        found.append((target, auxiliary, trial.metrics["test/accuracy"], seed_of(trial)))
     columns = np.array(found, dtype=np.float64).reshape(-1, 4).T
     return ExchangeData(columns[0], columns[1], columns[2], columns[3].astype(np.int64))
 
 
 def words_per_row(sweep: SweepResults) -> float:
-    """Return the mean words of an auxiliary row, as the sweep logged them; NaN unless all corpora have sentences."""
+    """Mean words of an auxiliary row, as the sweep logged them; NaN unless all corpora have sentences."""
     counts = [sweep.parent.metrics.get(f"data/mean_words/{corpus}", math.nan) for corpus in sweep.auxiliaries]
     return float(np.mean(counts)) if counts else math.nan
 
 
 def iso_accuracy(data: ExchangeData, rate: ExchangeRate, *, names: tuple[str, str]) -> Figure:
-    """Draw lines of equal accuracy of the surface, and the measured means, in percent."""
+    """Lines of equal accuracy of the surface, and the measured means, in percent."""
     target, auxiliary = names
     across, up = (np.log2(1 + np.unique(amounts)) for amounts in (data.auxiliary_rows, data.target_rows))
     fine_across, fine_up = (np.linspace(ends.min(), ends.max(), 80) for ends in (across, up))
@@ -156,8 +124,8 @@ def iso_accuracy(data: ExchangeData, rate: ExchangeRate, *, names: tuple[str, st
 
 
 def _lines(sweep: SweepResults, rate: ExchangeRate, mean_words: float) -> tuple[str, ...]:
-    """Return what a person should read, the number first and what limits it after it."""
-    corpora = " and ".join(sweep.auxiliaries) or "the auxiliary data"
+    """What a person should read, the number first and what limits it after it."""
+    corpora = _corpora(sweep)
     plane = rate.plane
     seeds = f"{rate.num_seeds} seed{'' if rate.num_seeds == 1 else 's'}"
     words = "" if math.isnan(mean_words) else f", or {_amount(plane.rate * mean_words)} words"
@@ -197,6 +165,10 @@ def _lines(sweep: SweepResults, rate: ExchangeRate, mean_words: float) -> tuple[
     if 1 < rate.num_seeds < MIN_SEEDS:
         lines.append(f"With {seeds} the interval is too narrow; run at least {MIN_SEEDS} (tune.seeds={MIN_SEEDS}).")
     return tuple(lines)
+
+
+def _corpora(sweep: SweepResults) -> str:
+    return " and ".join(sweep.auxiliaries) or "the auxiliary data"
 
 
 def _metrics(rate: ExchangeRate, mean_words: float) -> dict[str, float]:

@@ -1,12 +1,13 @@
-"""Figures of a sweep, as matplotlib Figures in the style of `uml_core.figures.drawing`.
+"""Figures of a sweep: what is drawn, its caption, and the same in words for whoever cannot see it.
 
-In: `SweepResults`. Out: a `Figure`, or None where the sweep has nothing to draw. Accuracies are drawn in percent.
+In: `SweepResults`. Out: `ReportFigure`s; what a sweep has nothing to draw of is left out. Accuracies are in percent.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,16 +25,24 @@ from uml_core.figures.drawing import (
     PURPLE,
     SKY,
     VERMILION,
+    ReportFigure,
+    drawn,
     house_style,
     printable,
     stacked_panels,
 )
+from uml_core.figures.words import percent, points
 from uml_core.reporting.collect import ArmResults, Condition, SweepResults
-from uml_core.reporting.mixtures import MixtureGrid, mixture_grids
+from uml_core.reporting.space_rows import ClassGain, ClassGains, MixtureGrid, mixture_grids
+from uml_core.reporting.tables import arm_rows, shift_rows
+from uml_core.sweeps.space import Role
 
-CONTROL_ARMS = ("shuffled", "noise", "unrelated")
 SPLIT_COLOURS = (VERMILION, GREEN, PURPLE, ORANGE, SKY, BLUE)
 SPLIT_MARKERS = ("s", "^", "D", "v", "P", "X")
+LOOKS: dict[Role, tuple[str, str]] = {
+    **{"shuffled": (VERMILION, "^"), "noise": (ORANGE, "v"), "unrelated": (PURPLE, "D")},
+    **{"method": (SKY, "o"), "probe": (GREEN, "P"), "baseline": (GREY, "s"), "zero_shot": (GREY, "X")},
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,88 @@ class Look:
     colour: str
     marker: str
     line: str
+
+
+def sweep_figures(sweep: SweepResults) -> Iterator[ReportFigure]:
+    """Draw what a sweep has: accuracy against shots and per arm, gains over mixtures, shifted test sets."""
+    space = _slug(sweep.name)
+    target = sweep.target or "the target"
+    drawings = (
+        (
+            "accuracy_against_shots",
+            accuracy_against_shots,
+            f"Mean test accuracy on {target} against training samples per class; lines up and down are 95 % "
+            "intervals over seeds.",
+        ),
+        (
+            "accuracy_per_arm",
+            accuracy_per_arm,
+            f"Test accuracy on {target} per arm. A dot is a seed; above the dots, the bar is their mean and the "
+            "line its 95 % interval. Arms share their seeds, so trust the paired differences in the table over "
+            "overlapping lines.",
+        ),
+        (
+            "mixing_heat_map",
+            mixing_heat_map,
+            f"What arm {sweep.headline} gains over {sweep.baseline} on validation, in percent points and paired by "
+            "seed, by how much auxiliary data is mixed in. The framed cell is the best: it was picked for that, so its "
+            "gain flatters.",
+        ),
+        (
+            "shifted_accuracy",
+            shifted_accuracy,
+            f"Mean accuracy on the test set and the shifted test sets of {target}. The shorter the line, the less the "
+            "shift costs.",
+        ),
+    )
+    for name, draw, caption in drawings:
+        figure = draw(sweep)
+        if figure is not None:
+            yield drawn(f"{space}_{name}", figure, caption=caption, alternative=_alternative(name, sweep))
+
+
+def _alternative(name: str, sweep: SweepResults) -> str:
+    """Say in words what the figure shows, with its numbers."""
+    if name == "mixing_heat_map":
+        parts = [
+            f"{' '.join(filter(None, [grid.corpus, grid.condition.words]))}: best {points(grid.gain[grid.best])} "
+            f"points at loss weight {grid.loss_weights[grid.best[0]]:g} and batch ratio "
+            f"{grid.batch_ratios[grid.best[1]]:g}, worst {points(float(np.nanmin(grid.gain)))} points"
+            for grid in mixture_grids(sweep)
+        ]
+        return f"Heat map of the gain on validation over {sweep.baseline}. {'; '.join(parts)}."
+    if name == "shifted_accuracy":
+        parts = [
+            f"{row.arm} {row.condition.words} on {row.split} {percent(row.shifted.mean)} %" for row in shift_rows(sweep)
+        ]
+        return f"Dot plot of test against shifted test accuracy. Means: {'; '.join(parts)}."
+    parts = [f"{row.arm} {row.condition.words} {percent(row.test.mean)} %" for row in arm_rows(sweep) if row.test]
+    kind = (
+        "Line chart of test accuracy against shots" if name == "accuracy_against_shots" else "Dot plot of test accuracy"
+    )
+    return f"{kind}. Means: {'; '.join(parts)}."
+
+
+def class_figures(sweep: SweepResults, classes: Sequence[ClassGains]) -> Iterator[ReportFigure]:
+    """Draw single classes under the first and the last condition: where data is scarcest, and where there is most."""
+    for gains in classes if len(classes) < 3 else (classes[0], classes[-1]):
+        where = gains.condition.words
+        yield drawn(
+            f"{_slug(sweep.name)}_classes_{'all' if gains.condition.shots is None else gains.condition.shots}",
+            class_gain_figure(gains),
+            caption=f"{sweep.headline} less {sweep.baseline} {where}, class by class: mean over seeds and 95 % "
+            "interval of each class alone.",
+            alternative=f"Dot plot of the gain of single classes {where}: {gains.num_up} of {len(gains.classes)} rise, "
+            f"{gains.num_down} fall; largest {_gain(gains.classes[0])}, smallest {_gain(gains.classes[-1])}.",
+        )
+
+
+def _gain(gain: ClassGain) -> str:
+    return f"{gain.label} {points(gain.difference.mean)} points"
+
+
+def _slug(space: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", space).strip("-")[:60] or "sweep"
 
 
 def accuracy_per_arm(sweep: SweepResults) -> Figure | None:
@@ -57,7 +148,7 @@ def accuracy_per_arm(sweep: SweepResults) -> Figure | None:
             for row, arm in enumerate(arms):
                 look = look_of(sweep, arm.arm)
                 _dots(axis, row, list(arm.test.values()), look)
-            _name_rows(axis, [arm.arm for arm in arms], title=_title(condition))
+            _name_rows(axis, [arm.arm for arm in arms], title=condition.title)
         _percent_axis(axes, [value for _, arms in panels for arm in arms for value in arm.test.values()])
         axes[-1].set_xlabel("test accuracy (%)")
     return figure
@@ -110,7 +201,7 @@ def shifted_accuracy(sweep: SweepResults) -> Figure | None:
         for axis, (condition, arms) in zip(axes, panels, strict=True):
             for row, arm in enumerate(arms):
                 _dumbbell(axis, row, arm, splits)
-            _name_rows(axis, [arm.arm for arm in arms], title=_title(condition))
+            _name_rows(axis, [arm.arm for arm in arms], title=condition.title)
         _percent_axis(axes, [])
         axes[-1].set_xlabel("mean accuracy over seeds (%)")
         handles, labels = axes[0].get_legend_handles_labels()
@@ -120,27 +211,19 @@ def shifted_accuracy(sweep: SweepResults) -> Figure | None:
 
 
 def shift_splits(sweep: SweepResults) -> list[str]:
-    """Return the names of the shifted test sets a sweep has measured."""
     return sorted({split for arm in sweep.arms.values() for split in arm.shift})
 
 
-def look_of(sweep: SweepResults, arm: str) -> Look:
-    """Return colour, marker and line by what an arm is for: baseline, headline, control, or one beside them."""
-    line = "--" if arm.endswith("_init") else "-"
-    if arm == sweep.baseline:
+def look_of(sweep: SweepResults, name: str) -> Look:
+    """How an arm is drawn by what it is for; those that are only compared get colours by their place in the sweep."""
+    arm = sweep.design.arm(name)
+    if name == sweep.baseline:
         return Look(BLACK, "s", "-")
-    if arm == sweep.headline:
+    if name == sweep.headline:
         return Look(BLUE, "o", "-")
-    for control, marker, colour in zip(CONTROL_ARMS, ("^", "v", "D"), (VERMILION, ORANGE, PURPLE), strict=True):
-        if arm.startswith(control):
-            return Look(colour, marker, line)
-    if arm.startswith("uml"):
-        return Look(SKY, "o", line)
-    if arm == "linear_probe":
-        return Look(GREEN, "P", "-")
-    if arm.startswith("unimodal") or arm == "zero_shot":
-        return Look(GREY, "s" if arm != "zero_shot" else "X", line)
-    place = sweep.arm_names().index(arm)  # an arm of a user's own space
+    if arm.role in LOOKS:
+        return Look(*LOOKS[arm.role], "--" if arm.facts.initialised else "-")
+    place = sweep.arm_names().index(name)
     return Look(SPLIT_COLOURS[place % 6], SPLIT_MARKERS[place % 6], (":", "-.")[place // 6 % 2])
 
 
@@ -219,7 +302,7 @@ def _heat_map(axis: Axes, grid: MixtureGrid, *, limit: float) -> None:
     axis.set_yticks(range(len(grid.loss_weights)), [f"{weight:g}" for weight in grid.loss_weights])
     axis.set_ylabel("loss weight λ")
     corpus = f", {printable(grid.corpus)}" if grid.corpus else ""
-    axis.set_title(f"{_title(grid.condition)}{corpus}: gain on validation (%)")
+    axis.set_title(f"{grid.condition.title}{corpus}: gain on validation (%)")
     axis.tick_params(length=0)
 
 
@@ -241,12 +324,34 @@ def _percent_axis(axes: Sequence[Axes], values: Sequence[float]) -> None:
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return mean and 95 % interval in percent; one value is its own interval."""
+    """Mean and 95 % interval in percent; one value is its own interval."""
     seeds = dict(enumerate(values))
     found = paired_difference(seeds, dict.fromkeys(seeds, 0.0))
     ends = (found.mean, found.mean) if math.isnan(found.low) else (found.low, found.high)
     return 100 * found.mean, 100 * ends[0], 100 * ends[1]
 
 
-def _title(condition: Condition) -> str:
-    return condition.words[0].upper() + condition.words[1:]
+def class_gain_figure(gains: ClassGains) -> Figure:
+    """Draw the paired difference of each shown class with its 95 % interval, in percent points."""
+    shown = gains.shown
+    with house_style():
+        figure, (axis,) = stacked_panels([0.24 * len(shown) + 0.8])
+        axis.axvline(0, color=GREY, linewidth=1)
+        for row, gain in enumerate(shown):
+            mean, low, high = (
+                100 * value for value in (gain.difference.mean, gain.difference.low, gain.difference.high)
+            )
+            colour = BLUE if mean > 0 else VERMILION if mean < 0 else GREY
+            if not math.isnan(low):
+                axis.plot([low, high], [row, row], color=colour, linewidth=1.4, zorder=2)
+            axis.plot([mean], [row], marker="o" if mean >= 0 else "D", color=colour, markersize=5, zorder=3)
+        axis.set_yticks(range(len(shown)), [printable(gain.label) for gain in shown])
+        axis.set_ylim(len(shown) - 0.4, -0.6)
+        axis.grid(visible=False, axis="y")
+        means = [100 * gain.difference.mean for gain in shown]
+        margin = max(10.0, float(np.ptp(means)) / 2)
+        low, high = axis.get_xlim()
+        axis.set_xlim(max(low, min(means) - margin), min(high, max(means) + margin))
+        axis.set_xlabel("difference in test accuracy of the class (%)")
+        axis.set_title(gains.condition.title)
+    return figure

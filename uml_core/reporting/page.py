@@ -7,119 +7,56 @@ In: the runs of one MLflow experiment as `RunRecord`s. Out: a `Report`, whose fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from uml_core.figures import words
 from uml_core.figures.drawing import ReportFigure
-from uml_core.reporting.classes import ClassGains, class_gains
-from uml_core.reporting.collect import DECIDING_SPACES, MIXING_RATIO, SweepResults, latest_sweeps, training_runs
-from uml_core.reporting.directions import directions_of
+from uml_core.reporting import space_rows, tables
+from uml_core.reporting.collect import SweepResults, latest_sweeps, training_runs
 from uml_core.reporting.exchange import ExchangeSection, exchange_section
-from uml_core.reporting.mixtures import mixture_grids
-from uml_core.reporting.space_rows import (
-    AdditionRow,
-    BackboneRow,
-    SentenceRow,
-    SubsetRow,
-    addition_rows,
-    backbone_rows,
-    sentence_rows,
-    subset_rows,
-)
-from uml_core.reporting.sweep_figures import class_figures, sweep_figures
-from uml_core.reporting.tables import (
-    FrontRow,
-    arm_notes,
-    arm_rows,
-    cost_rows,
-    failed_trials,
-    front_rows,
-    mixture_rows,
-    shift_rows,
-)
-from uml_core.reporting.verdict import Verdict, equal_budgets, verdict_of
+from uml_core.reporting.figures import class_figures, sweep_figures
+from uml_core.reporting.verdict import Verdict, verdict_of
 from uml_core.tracking.records import RunRecord
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_TRAINING_RUNS, MAX_FAILURES = 20, 30
 KIND_WORDS = {"gain": "gain", "no_gain": "no gain", "harm": "harm", "undecided": "undecided"}
 DECIDING_COMMAND = "python -m pipelines.tune EXPERIMENT.yaml --space controls"
-
-
-class Page(Protocol):
-    """What `pipelines.report.write_report` writes: a page and its figures."""
-
-    @property
-    def html(self) -> str:
-        """The whole page, figures inside it."""
-
-    @property
-    def figures(self) -> tuple[ReportFigure, ...]:
-        """The figures once more, to be written as files."""
+# The template asks for a sweep's tables where it prints them.
+TABLES = (
+    *(tables.arm_rows, tables.arm_notes, tables.shift_rows, tables.front_rows),
+    *(space_rows.subset_rows, space_rows.addition_rows, space_rows.sentence_rows, space_rows.backbone_rows),
+    space_rows.mixture_rows,
+)
 
 
 @dataclass(frozen=True)
 class SweepSection:
-    """One sweep on the page."""
+    """One sweep on the page: what is more than a table."""
 
     sweep: SweepResults
     verdict: Verdict
     figures: tuple[ReportFigure, ...]
-    rows: list[Any]
-    shifts: list[Any]
-    mixtures: list[Any]
     exchange: ExchangeSection | None
-    classes: list[ClassGains]
+    classes: list[space_rows.ClassGains]
 
     @property
-    def subsets(self) -> list[SubsetRow]:
-        """Arms of space modalities with their corpora."""
-        return subset_rows(self.sweep)
-
-    @property
-    def backbones(self) -> list[BackboneRow]:
-        """What training the encoder does to the gain, in space finetune."""
-        return backbone_rows(self.sweep)
-
-    @property
-    def additions(self) -> list[AdditionRow]:
-        """What one more corpus changes, in space modalities."""
-        return addition_rows(self.sweep)
-
-    @property
-    def sentences(self) -> list[SentenceRow]:
-        """Arms of space text with the rows they had."""
-        return sentence_rows(self.sweep)
-
-    @property
-    def fronts(self) -> list[FrontRow]:
-        """Trials that no other beats in accuracy and cost, where the cost was an objective."""
-        return front_rows(self.sweep)
+    def decides(self) -> bool:
+        """Whether the space names controls; a sweep of before that had them has its recorded verdict."""
+        return bool(self.sweep.design.needs) or self.verdict.kind != "undecided"
 
     @property
     def equal_budgets(self) -> bool:
-        """Whether headline and baseline searched equally much under every condition."""
-        return all(equal_budgets(self.sweep, condition) for condition in self.sweep.conditions)
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """The resolved experiment the sweep started from."""
-        return dict(sorted(self.sweep.parent.params.items()))
-
-    @property
-    def arms(self) -> dict[str, str]:
-        """Every arm with a sentence on what it is."""
-        return arm_notes(self.sweep)
+        return all(self.sweep.equal_budgets(condition) for condition in self.sweep.conditions)
 
 
 @dataclass(frozen=True)
 class Report:
-    """The page and what it is made of."""
+    """The page and what it is made of; its figures are on it, too."""
 
     html: str
     verdict: Verdict
@@ -127,32 +64,31 @@ class Report:
 
 
 def build_report(name: str, records: Sequence[RunRecord], *, tracking_uri: str) -> Report:
-    """Return the report on an experiment's runs.
+    """Build the report on an experiment's runs.
 
     Raises:
         ValueError: there are no sweeps and no training runs among them.
     """
-    sections = [_section(sweep) for sweep in _in_order(latest_sweeps(records))]
+    sections = sorted((_section(sweep) for sweep in latest_sweeps(records).values()), key=_order)
     plain = training_runs(records)
     if not sections and not plain:
         raise ValueError(f"experiment {name} has no sweeps and no training runs")
     verdict = sections[0].verdict if sections else _without_sweeps(plain)
     sweeps = [section.sweep for section in sections]
-    failures = failed_trials(sweeps)
+    failures = tables.failed_trials(sweeps)
     html = (
         environment()
         .get_template("report.html.j2")
         .render(
+            {table.__name__: table for table in TABLES},
             name=name,
             verdict=verdict,
             kind_words=KIND_WORDS,
-            deciding_spaces=DECIDING_SPACES,
             sections=sections,
-            directions=directions_of(sweeps),
             deciding_command=DECIDING_COMMAND,
             training_runs=plain[:MAX_TRAINING_RUNS],
             num_training_runs=len(plain),
-            costs=cost_rows(sweeps, plain),
+            costs=tables.cost_rows(sweeps, plain),
             failures=failures[:MAX_FAILURES],
             num_failures=len(failures),
             tracking_uri=without_credentials(tracking_uri),
@@ -163,17 +99,17 @@ def build_report(name: str, records: Sequence[RunRecord], *, tracking_uri: str) 
 
 
 def without_credentials(uri: str) -> str:
-    """Return a URI fit to be shown: no user, no password, no query."""
+    """A URI fit to be shown: no user, no password, no query."""
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return uri
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
 
-def _in_order(sweeps: Mapping[tuple[str, str], SweepResults]) -> list[SweepResults]:
-    """Return the sweeps, the one whose verdict counts first: the newest with controls, mixing_ratio, newest others."""
-    rank = {**dict.fromkeys(DECIDING_SPACES, 0), MIXING_RATIO: 1}
-    return sorted(sweeps.values(), key=lambda sweep: (rank.get(sweep.space, 2), -sweep.parent.start_time_ms))
+def _order(section: SweepSection) -> tuple[int, int]:
+    """The one whose verdict counts first: the newest with controls, then one that searched mixtures, then others."""
+    rank = 0 if section.decides else 1 if space_rows.mixture_grids(section.sweep) else 2
+    return rank, -section.sweep.parent.start_time_ms
 
 
 def _without_sweeps(plain: Sequence[RunRecord]) -> Verdict:
@@ -184,20 +120,17 @@ def _without_sweeps(plain: Sequence[RunRecord]) -> Verdict:
 
 
 def _section(sweep: SweepResults) -> SweepSection:
-    exchange, classes = exchange_section(sweep), class_gains(sweep)
+    exchange, classes = exchange_section(sweep), space_rows.class_gains(sweep)
     drawings = (
         *sweep_figures(sweep),
         *class_figures(sweep, classes),
         *([exchange.figure] if exchange is not None else []),
     )
-    mixtures = mixture_rows(sweep) if mixture_grids(sweep) else []
-    return SweepSection(
-        sweep, verdict_of(sweep), drawings, arm_rows(sweep), shift_rows(sweep), mixtures, exchange, classes
-    )
+    return SweepSection(sweep, verdict_of(sweep), drawings, exchange, classes)
 
 
 def environment() -> Environment:
-    """Return the templates' environment: escaped, strict about names, with the filters that write numbers."""
+    """The templates' environment: escaped, strict about names, with the filters that write numbers."""
     templates = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

@@ -1,13 +1,24 @@
-"""Tables of one space: subsets of corpora (modalities), amounts of sentences (text), trained encoders (finetune)."""
+"""Tables of the report that only some sweeps have: subsets, sentences, trained encoders, mixtures, single classes.
+
+What an arm is comes from its space (`uml_core.sweeps.space.Facts`), what a trial was trained with from its parameters.
+Differences are paired by seed and are fractions (0.01 is one percent point).
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass
 
-from uml_core.evaluation.statistics import PairedDifference, Spread, holm, spread
-from uml_core.reporting.collect import FINE_TUNING, MODALITIES, TEXT, Condition, SweepResults, condition_of
-from uml_core.reporting.tables import ArmRow, arm_rows, shared_difference
+import numpy as np
+import numpy.typing as npt
+
+from uml_core.evaluation.statistics import Spread, paired_difference, spread
+from uml_core.reporting.collect import ArmResults, Condition, SweepResults, condition_of, is_selected, seed_of
+from uml_core.reporting.tables import ArmRow, Compared, Paired, arm_rows, corrected, shared_difference
+from uml_core.tracking.records import CLASS_METRIC, RunRecord
+
+MAX_SHOWN = 24  # classes of a condition: the largest gains and the largest losses
 
 
 @dataclass(frozen=True)
@@ -20,46 +31,12 @@ class SubsetRow:
 
 
 @dataclass(frozen=True)
-class AdditionRow:
-    """One more corpus added to a subset: the paired difference in test accuracy, heads at random on both sides."""
+class AdditionRow(Paired):
+    """One more corpus added to a subset, heads at random on both sides."""
 
     condition: Condition
     added: str
     to: str  # an arm; the baseline is no auxiliary corpus at all
-    difference: PairedDifference
-    adjusted_p: float
-
-
-def subset_rows(sweep: SweepResults) -> list[SubsetRow]:
-    """Return every arm of space modalities with its corpora; none for other spaces."""
-    if sweep.space != MODALITIES:
-        return []
-    return [
-        SubsetRow(_corpora_of(row.arm, sweep), row.arm.endswith("_init"), row)
-        for row in arm_rows(sweep)
-        if row.test is not None
-    ]
-
-
-def addition_rows(sweep: SweepResults) -> list[AdditionRow]:
-    """Compare each subset with the same subset and one corpus more; p values are corrected over all these rows."""
-    if sweep.space != MODALITIES:
-        return []
-    at_random = {_corpora_of(arm, sweep): arm for arm in sweep.arm_names() if not arm.endswith("_init")}
-    rows = []
-    for condition in sweep.conditions:
-        for corpora, arm in at_random.items():
-            for added in sorted(set(sweep.auxiliaries) - corpora):
-                smaller, larger = sweep.arm(arm, condition), sweep.arm(at_random.get(corpora | {added}, ""), condition)
-                difference = shared_difference(larger.test, smaller.test) if larger and smaller else None
-                if difference is not None:
-                    rows.append(AdditionRow(condition, added, arm, difference, math.nan))
-    adjusted = holm({str(index): row.difference.p_value for index, row in enumerate(rows)})
-    return [replace(row, adjusted_p=adjusted[str(index)]) for index, row in enumerate(rows)]
-
-
-def _corpora_of(arm: str, sweep: SweepResults) -> frozenset[str]:
-    return frozenset() if arm == sweep.baseline else frozenset(arm.removesuffix("_init").split("+"))
 
 
 @dataclass(frozen=True)
@@ -72,34 +49,9 @@ class SentenceRow:
     result: ArmRow
 
 
-def sentence_rows(sweep: SweepResults) -> list[SentenceRow]:
-    """Return the arms of space text; none for other spaces."""
-    if sweep.space != TEXT:
-        return []
-    rows = []
-    for row in arm_rows(sweep):
-        if row.test is None:
-            continue
-        corpus, _, amount = ("", "", "none") if row.arm == sweep.baseline else row.arm.rpartition("_")
-        counts = [
-            trial.metrics.get(f"data/train_rows/{corpus}", math.nan) / trial.metrics.get("data/classes", math.nan)
-            for trial in sweep.trials
-            if trial.arm == row.arm and condition_of(trial) == row.condition and trial.status != "FAILED"
-        ]
-        rows_per_class = 0.0 if row.arm == sweep.baseline else counts[0] if counts else math.nan
-        rows.append(SentenceRow(corpus, amount, rows_per_class, row))
-    return rows
-
-
-TRAINED = {"frozen_": "nothing", "partial_": "its last blocks", "lora_": "low-rank adapters in it", "": "all of it"}
-
-
-TRAINED_TEXT = "_trained_text"
-
-
 @dataclass(frozen=True)
-class BackboneRow:
-    """One way of training: test accuracy with the unpaired data and without, and the paired difference."""
+class BackboneRow(Paired):
+    """One way of training: test accuracy with the unpaired data and without."""
 
     condition: Condition
     trained: str  # of the target's encoder, in words
@@ -107,23 +59,242 @@ class BackboneRow:
     against: str
     test: Spread
     baseline: Spread
-    difference: PairedDifference
-    adjusted_p: float
+
+
+def subset_rows(sweep: SweepResults) -> list[SubsetRow]:
+    """The arms that are subsets of the auxiliary corpora."""
+    found = []
+    for row in arm_rows(sweep):
+        facts = sweep.design.arm(row.arm).facts
+        if facts.corpora is not None and not facts.sentences and row.test is not None:
+            found.append(SubsetRow(frozenset(facts.corpora), facts.initialised, row))
+    return found
+
+
+def addition_rows(sweep: SweepResults) -> list[AdditionRow]:
+    """Each subset compared with the same subset and one corpus more."""
+    results = {(row.result.condition, row.corpora): row.result.arm for row in subset_rows(sweep) if not row.initialised}
+    rows = []
+    for (condition, corpora), arm in results.items():
+        for added in sorted(set(sweep.auxiliaries) - corpora):
+            larger_arm = results.get((condition, corpora | {added}))
+            smaller, larger = sweep.arm(arm, condition), sweep.arm(larger_arm or "", condition)
+            difference = shared_difference(larger.test, smaller.test) if larger and smaller else None
+            if difference is not None:
+                rows.append(AdditionRow(condition, added, arm, difference=difference))
+    return corrected(rows)
+
+
+def sentence_rows(sweep: SweepResults) -> list[SentenceRow]:
+    """The arms that are amounts of sentences of one corpus."""
+    rows = []
+    for row in arm_rows(sweep):
+        facts = sweep.design.arm(row.arm).facts
+        if not facts.sentences or row.test is None:
+            continue
+        corpus = "".join(facts.corpora or ())
+        counts = [
+            trial.metrics.get(f"data/train_rows/{corpus}", math.nan) / trial.metrics.get("data/classes", math.nan)
+            for trial in sweep.trials
+            if trial.arm == row.arm and condition_of(trial) == row.condition and trial.status != "FAILED"
+        ]
+        rows_per_class = 0.0 if not corpus else counts[0] if counts else math.nan
+        rows.append(SentenceRow(corpus, facts.sentences, rows_per_class, row))
+    return rows
 
 
 def backbone_rows(sweep: SweepResults) -> list[BackboneRow]:
-    """Return the gain under every way of training the encoders, corrected over these rows; none for other spaces."""
-    if sweep.space != FINE_TUNING:
-        return []
-    pairs = [(words, prefix + sweep.headline, prefix + sweep.baseline) for prefix, words in TRAINED.items()]
-    pairs.append(("text encoder too, against frozen", sweep.headline + TRAINED_TEXT, sweep.headline))
+    """The gain under every way of training the encoders: the headline's own after those with less trained."""
+    design = sweep.design
+    trained = [arm for arm in design.arms if arm.facts.trained]
+    trained.sort(key=lambda arm: (arm.facts.against == design.headline, arm.name == design.headline))
     rows = []
     for condition in sweep.conditions:
-        for words, name, against in pairs:
-            arm, other = sweep.arm(name, condition), sweep.arm(against, condition)
+        for each in trained:
+            arm, other = sweep.arm(each.name, condition), sweep.arm(each.facts.against, condition)
             difference = shared_difference(arm.test, other.test) if arm and other else None
             if arm and other and difference is not None:
                 means = spread(list(arm.test.values())), spread(list(other.test.values()))
-                rows.append(BackboneRow(condition, words, name, against, *means, difference, math.nan))
-    adjusted = holm({str(index): row.difference.p_value for index, row in enumerate(rows)})
-    return [replace(row, adjusted_p=adjusted[str(index)]) for index, row in enumerate(rows)]
+                names = each.facts.trained, each.name, each.facts.against
+                rows.append(BackboneRow(condition, *names, *means, difference=difference))
+    return corrected(rows)
+
+
+@dataclass(frozen=True)
+class MixtureGrid:
+    """Mean validation accuracy less the baseline's (W weights, R ratios) under one condition, as fractions.
+
+    Paired by seed with the baseline's selected trial; NaN where no trial finished. `corpus` is "" where all auxiliary
+    corpora are varied together; else cells are means over the other corpora's values.
+    """
+
+    condition: Condition
+    corpus: str
+    loss_weights: tuple[float, ...]
+    batch_ratios: tuple[float, ...]
+    gain: npt.NDArray[np.float64]
+
+    @property
+    def best(self) -> tuple[int, int]:
+        """Row and column of the largest mean."""
+        row, column = np.unravel_index(int(np.nanargmax(self.gain)), self.gain.shape)
+        return int(row), int(column)
+
+
+@dataclass(frozen=True)
+class MixtureRow(Compared):
+    """The mixture that validation selected against the baseline, on the test set."""
+
+    condition: Condition
+    mixtures: list[tuple[str, int]]  # in words, and seeds
+    headline: ArmResults
+    baseline: ArmResults
+
+    @property
+    def headline_test(self) -> Spread:
+        return spread(list(self.headline.test.values()))
+
+    @property
+    def baseline_test(self) -> Spread:
+        return spread(list(self.baseline.test.values()))
+
+
+def mixture_rows(sweep: SweepResults) -> list[MixtureRow]:
+    """The selected mixtures compared with the baseline; none where no mixture was searched."""
+    rows = []
+    for condition in sweep.conditions if mixture_grids(sweep) else []:
+        headline, baseline = sweep.arm(sweep.headline, condition), sweep.arm(sweep.baseline, condition)
+        if headline is not None and baseline is not None:
+            difference = shared_difference(headline.test, baseline.test)
+            mixtures = selected_mixtures(sweep, condition)
+            rows.append(MixtureRow(condition, mixtures, headline, baseline, difference=difference))
+    return rows
+
+
+def mixture_of(trial: RunRecord, corpus: str) -> tuple[float, float]:
+    """(loss weight, batch ratio) of an auxiliary corpus; absent settings are 1."""
+    weight = trial.params.get(f"mixing.loss_weight.{corpus}", "1.0")
+    ratio = trial.params.get(f"mixing.batch_ratio.{corpus}", "1.0")
+    return float(weight), float(ratio)
+
+
+def mixture_grids(sweep: SweepResults) -> list[MixtureGrid]:
+    """The headline arm's grids; none where weight and ratio were not varied, or no baseline was measured."""
+    trials = [
+        trial
+        for trial in sweep.trials
+        if trial.arm == sweep.headline and trial.status != "FAILED" and "val/accuracy" in trial.metrics
+    ]
+    corpora = sweep.auxiliaries
+    together = all(len({mixture_of(trial, corpus) for corpus in corpora}) <= 1 for trial in trials)
+    grids = []
+    for condition in sweep.conditions:
+        baseline = sweep.arms.get((sweep.baseline, condition))
+        for corpus in corpora[:1] if together else corpora:
+            cells: dict[tuple[float, float], list[float]] = {}
+            for trial in trials:
+                if condition_of(trial) == condition and baseline is not None and seed_of(trial) in baseline.val:
+                    gain = trial.metrics["val/accuracy"] - baseline.val[seed_of(trial)]
+                    cells.setdefault(mixture_of(trial, corpus), []).append(gain)
+            if len(cells) > 1:
+                grids.append(_grid(condition, "" if together else corpus, cells))
+    return grids
+
+
+def _grid(condition: Condition, corpus: str, cells: dict[tuple[float, float], list[float]]) -> MixtureGrid:
+    weights = tuple(sorted({weight for weight, _ in cells}))
+    ratios = tuple(sorted({ratio for _, ratio in cells}))
+    gain = np.full((len(weights), len(ratios)), np.nan)
+    for (weight, ratio), found in cells.items():
+        gain[weights.index(weight), ratios.index(ratio)] = np.mean(found)
+    return MixtureGrid(condition, corpus, weights, ratios, gain)
+
+
+def selected_mixtures(sweep: SweepResults, condition: Condition) -> list[tuple[str, int]]:
+    """(mixture in words, number of seeds) of the headline's selected trials, the most frequent first."""
+    chosen = (trial for trial in sweep.trials if trial.arm == sweep.headline and is_selected(trial))
+    counts = Counter(_in_words(sweep, trial) for trial in chosen if condition_of(trial) == condition)
+    return counts.most_common()
+
+
+def _in_words(sweep: SweepResults, trial: RunRecord) -> str:
+    mixtures = {corpus: mixture_of(trial, corpus) for corpus in sweep.auxiliaries}
+    if len(set(mixtures.values())) <= 1:
+        weight, ratio = next(iter(mixtures.values()), (1.0, 1.0))
+        parts = [f"λ {weight:g}, ratio {ratio:g}"]
+    else:
+        parts = [f"{corpus}: λ {weight:g}, ratio {ratio:g}" for corpus, (weight, ratio) in mixtures.items()]
+    if trial.params.get("mixing.schedule", "joint") != "joint":
+        parts.append(trial.params["mixing.schedule"])
+    steps = trial.params.get("mixing.warm_start.steps", "0")
+    if steps != "0":
+        parts.append(f"{steps} steps on {trial.params.get('mixing.warm_start.corpus')} first")
+    return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class ClassGain(Paired):
+    """One class: mean recall of both arms. It has few test rows, so one class alone says little."""
+
+    label: str
+    baseline: float
+    headline: float
+
+
+@dataclass(frozen=True)
+class ClassGains:
+    """All classes of one condition, the largest gain first."""
+
+    condition: Condition
+    classes: tuple[ClassGain, ...]
+
+    @property
+    def shown(self) -> tuple[ClassGain, ...]:
+        """The ends of the list: as many classes as a page bears."""
+        half = MAX_SHOWN // 2
+        return self.classes if len(self.classes) <= MAX_SHOWN else (*self.classes[:half], *self.classes[-half:])
+
+    @property
+    def num_up(self) -> int:
+        return sum(gain.difference.mean > 0 for gain in self.classes)
+
+    @property
+    def num_down(self) -> int:
+        return sum(gain.difference.mean < 0 for gain in self.classes)
+
+    @property
+    def num_reliable(self) -> int:
+        """Classes that differ after Holm's correction."""
+        return sum(gain.adjusted_p < 0.05 for gain in self.classes)
+
+
+def class_gains(sweep: SweepResults) -> list[ClassGains]:
+    """Gains of single classes under every condition where both arms logged them, corrected over its classes."""
+    found = []
+    for condition in sweep.conditions:
+        baseline, headline = (_recalls(sweep, arm, condition) for arm in (sweep.baseline, sweep.headline))
+        gains = [
+            ClassGain(
+                label,
+                float(np.mean(list(baseline[label].values()))),
+                float(np.mean(list(headline[label].values()))),
+                difference=paired_difference(headline[label], baseline[label]),
+            )
+            for label in headline
+            if set(headline[label]) & set(baseline.get(label, {}))
+        ]
+        if gains:
+            ordered = sorted(corrected(gains), key=lambda gain: (-gain.difference.mean, gain.label))
+            found.append(ClassGains(condition, tuple(ordered)))
+    return found
+
+
+def _recalls(sweep: SweepResults, arm: str, condition: Condition) -> dict[str, dict[int, float]]:
+    """Class -> seed -> recall of an arm's selected trials."""
+    found: dict[str, dict[int, float]] = {}
+    for trial in sweep.trials:
+        if trial.arm == arm and is_selected(trial) and condition_of(trial) == condition:
+            for name, value in trial.metrics.items():
+                if name.startswith(CLASS_METRIC):
+                    found.setdefault(name.removeprefix(CLASS_METRIC), {})[seed_of(trial)] = value
+    return found

@@ -1,8 +1,9 @@
 """The verdict: does the unpaired data help, by how much, and is it what the data says that helps?
 
-In: a sweep. Out: a sentence its own numbers support. A gain must stand above the matched baseline, above a plain linear
-probe, and above the same procedure with the auxiliary labels shuffled, all paired over seeds and corrected for testing
-several claims. What a control does as well is no gain (docs/method.md, Controls).
+In: a sweep. Out: a sentence its own numbers support. A gain must stand above the matched baseline and above every
+control of the space (a plain linear probe, the same procedure with the auxiliary labels shuffled, ...), all paired over
+seeds and corrected for testing several claims; those that the space needs must have been measured. What a control does
+as well is no gain (docs/method.md, Controls).
 """
 
 from __future__ import annotations
@@ -13,16 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from uml_core.evaluation.statistics import PairedDifference, holm, paired_difference
-from uml_core.reporting.collect import (
-    DECIDING_SPACES,
-    NEEDED_CONTROLS,
-    WEIGHT_TRANSFER,
-    ArmResults,
-    Condition,
-    SweepResults,
-    collect_sweep,
-)
-from uml_core.tracking.records import RunRecord
+from uml_core.reporting.collect import ArmResults, Condition, SweepResults
 
 Kind = Literal["gain", "no_gain", "harm", "undecided"]
 KIND_WORDS: dict[Kind, str] = {"harm": "warning, harm", "gain": "gain", "no_gain": "no gain", "undecided": "undecided"}
@@ -69,14 +61,12 @@ class Verdict:
     conditions: tuple[ConditionVerdict, ...] = ()
 
 
-def sweep_verdict(records: Sequence[RunRecord], parent_run_id: str) -> Verdict:
-    """Return the verdict of the sweep with that parent run."""
-    parent = next(record for record in records if record.run_id == parent_run_id)
-    return verdict_of(collect_sweep(records, parent))
-
-
 def verdict_of(sweep: SweepResults) -> Verdict:
-    """Return the verdict of a sweep."""
+    """The verdict of a sweep; of one whose space was not logged, the one that was recorded when it ended."""
+    recorded = sweep.parent.tags.get("uml.verdict")
+    if recorded is not None and not sweep.parent.space_json:
+        kind = sweep.parent.tags.get("uml.verdict_kind")
+        return Verdict(next((known for known in KIND_WORDS if known == kind), "undecided"), recorded)
     parts = tuple(_condition_verdict(sweep, condition) for condition in sweep.conditions)
     if not parts:
         return Verdict("undecided", f"Undecided: sweep {sweep.space} has no finished trials.")
@@ -90,7 +80,7 @@ def verdict_of(sweep: SweepResults) -> Verdict:
 
 
 def _summary(sweep: SweepResults, parts: Sequence[ConditionVerdict]) -> str:
-    """Return one sentence over several conditions, harm first; the conditions' own texts say why."""
+    """One sentence over several conditions, harm first; the conditions' own texts say why."""
     kinds = {part.kind for part in parts}
     if kinds <= {"gain", "no_gain"}:
         return _over_shots(sweep, parts)
@@ -98,11 +88,11 @@ def _summary(sweep: SweepResults, parts: Sequence[ConditionVerdict]) -> str:
     for kind, words in KIND_WORDS.items():
         found = [f"{part.condition.words}{_in_brackets(part)}" for part in parts if part.kind == kind]
         if found:
-            groups.append(f"{words} {' and '.join(filter(None, [', '.join(found[:-1]), found[-1]]))}")
+            groups.append(f"{words} {_all_of(found)}")
     sentence = "; ".join(groups)
-    corpora, verb_s = _corpora(sweep)
+    subject, verb_s = _subject(sweep)
     return (
-        f"{sentence[0].upper()}{sentence[1:]}: what {corpora} change{verb_s} in test accuracy on {sweep.target}, "
+        f"{sentence[0].upper()}{sentence[1:]}: what {subject} change{verb_s} in test accuracy on {sweep.target}, "
         f"{sweep.headline} against {sweep.baseline}."
     )
 
@@ -117,7 +107,7 @@ def _in_brackets(part: ConditionVerdict) -> str:
 
 def _over_shots(sweep: SweepResults, parts: Sequence[ConditionVerdict]) -> str:
     """Say where a gain begins and ends: "raise test accuracy by +5.8 ± 0.9 points at 1 shot, ...: worth it below 8"."""
-    corpora, verb_s = _corpora(sweep)
+    subject, verb_s = _subject(sweep)
     differences = [
         f"{_points(main.mean)} ± {100 * main.std:.1f}{' points' if index == 0 else ''} {part.condition.words}"
         for index, part in enumerate(parts)
@@ -131,7 +121,7 @@ def _over_shots(sweep: SweepResults, parts: Sequence[ConditionVerdict]) -> str:
     doubt = f"; not beyond the controls {_all_of(part.condition.words for part in beyond)}" if beyond else ""
     if not gains:
         return (
-            f"No gain at any number of shots: {corpora} change{verb_s} test accuracy on {sweep.target} by {measured}, "
+            f"No gain at any number of shots: {subject} change{verb_s} test accuracy on {sweep.target} by {measured}, "
             f"{'not beyond the controls' if beyond else 'no reliable difference'} ({against})."
         )
     if len(gains) == len(parts):
@@ -140,9 +130,10 @@ def _over_shots(sweep: SweepResults, parts: Sequence[ConditionVerdict]) -> str:
         worth = f"worth it below {parts[len(gains)].condition.shots} shots"
     else:
         worth = f"worth it {_all_of(part.condition.words for part in gains)}"
+    control = sweep.design.arm((sweep.design.needs or ("",))[0]).control_words
     return (
-        f"Gain: {corpora} raise{verb_s} test accuracy on {sweep.target} by {measured}: {worth}, beyond the "
-        f"{NEEDED_CONTROLS[sweep.space][0]} control{doubt} ({against})."
+        f"Gain: {subject} raise{verb_s} test accuracy on {sweep.target} by {measured}: {worth}, beyond the "
+        f"{control}{doubt} ({against})."
     )
 
 
@@ -169,18 +160,16 @@ def _condition_verdict(sweep: SweepResults, condition: Condition) -> ConditionVe
             f"run at least {MIN_SEEDS} (tune.seeds={MIN_SEEDS})."
         )
         return ConditionVerdict(condition, "undecided", text, claims)
-    if sweep.space not in DECIDING_SPACES or not equal_budgets(sweep, condition):
+    if not sweep.design.needs or not sweep.equal_budgets(condition):
         return ConditionVerdict(condition, "undecided", _without_controls(sweep, condition, main), claims)
     kind, text = _decide(sweep, condition, claims)
     return ConditionVerdict(condition, kind, text, claims)
 
 
 def _claims(sweep: SweepResults, condition: Condition, headline: ArmResults) -> tuple[Claim, ...]:
-    """Compare the headline arm with the baseline (first), the linear probe and its matched controls."""
-    suffix = next((suffix for suffix in ("_init", "_frozen") if sweep.headline.endswith(suffix)), "")
-    against = [sweep.baseline, "linear_probe", f"shuffled{suffix}", f"noise{suffix}", f"unrelated{suffix}"]
+    """The headline arm compared with the baseline (first) and with each of its controls."""
     differences: dict[str, PairedDifference] = {}
-    for name in against:
+    for name in [sweep.baseline, *(arm.name for arm in sweep.design.controls)]:
         arm = sweep.arm(name, condition)
         if arm is not None and set(arm.test) & set(headline.test):
             differences[name] = paired_difference(headline.test, arm.test)
@@ -189,54 +178,58 @@ def _claims(sweep: SweepResults, condition: Condition, headline: ArmResults) -> 
 
 
 def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]) -> tuple[Kind, str]:
+    design = sweep.design
     by_arm = {claim.against: claim for claim in claims}
-    main = claims[0]
-    corpora, verb_s = _corpora(sweep)
+    main, *others = claims
+    subject, verb_s = _subject(sweep)
     where, measured = condition.words, _measured(main.difference)
-    needed = NEEDED_CONTROLS[sweep.space]
-    control = next((claim for name, claim in by_arm.items() if name.startswith(needed[0])), None)
-    probe = by_arm.get("linear_probe")
     if main.holds_below:
         return "harm", (
-            f"Warning, harm {where}: {corpora} lower{verb_s} test accuracy on {sweep.target} ({measured}); "
-            f"leave {'it' if verb_s else 'them'} out{'' if _is_transfer(sweep) else ', or lower mixing.loss_weight'}."
+            f"Warning, harm {where}: {subject} lower{verb_s} test accuracy on {sweep.target} ({measured}); "
+            f"leave {'it' if verb_s else 'them'} out{'' if design.subject else ', or lower mixing.loss_weight'}."
         )
     if not main.holds_above:
-        return "no_gain", f"No gain {where}: {corpora} make{verb_s} no reliable difference ({measured})."
-    if control is None or ("linear_probe" in needed and probe is None):
-        missing = f"{needed[0]} control" if control is None else "linear probe"
+        return "no_gain", f"No gain {where}: {subject} make{verb_s} no reliable difference ({measured})."
+    needs = [design.arm(name) for name in design.needs or ()]
+    missing = next((arm.control_words for arm in needs if arm.name not in by_arm), None)
+    if missing is not None:
         return "undecided", f"Undecided {where}: {measured} over {main.against}, but no {missing} was measured."
-    thin = [claim.against for claim in claims[1:] if claim.difference.count < MIN_SEEDS]
-    doubts = [claim for claim in claims[1:] if not claim.holds_above and claim.against not in thin]
-    beyond = [claim for claim in doubts if claim is not probe]
+    thin = [claim.against for claim in others if claim.difference.count < MIN_SEEDS]
+    doubts = [claim for claim in others if not claim.holds_above and claim.against not in thin]
+    probes = [claim for claim in doubts if design.arm(claim.against).role == "probe"]
+    beyond = [claim for claim in doubts if claim not in probes]
     if beyond:
         names = " and ".join(f"{claim.against} ({_points(claim.difference.mean)} points)" for claim in beyond)
         return "no_gain", (
             f"No gain {where} beyond the controls: {main.arm} is above {main.against} by {measured}, "
-            f"but not reliably above {names}: what {corpora} say{verb_s} is not what helps."
+            f"but not reliably above {names}: what {subject} say{verb_s} is not what helps."
         )
-    if probe is not None and probe in doubts:
+    if probes:
         return "no_gain", (
             f"No gain {where} over a plain linear probe: {main.arm} is above {main.against} by {measured}, but the "
-            f"linear probe without projection does as well ({_points(probe.difference.mean)} points)."
+            f"linear probe without projection does as well ({_points(probes[0].difference.mean)} points)."
         )
     if thin:
         return "undecided", (
             f"Undecided {where}: {measured} over {main.against}, but fewer than {MIN_SEEDS} seeds were measured of "
             f"control {' and '.join(thin)}."
         )
+    above = _points(by_arm[needs[0].name].difference.mean)
     return "gain", (
-        f"Gain {where}: {corpora} raise{verb_s} test accuracy on {sweep.target} by {measured}, beyond the {needed[0]} "
-        f"control ({_points(control.difference.mean)} points above it).{_sources(sweep, condition)}"
+        f"Gain {where}: {subject} raise{verb_s} test accuracy on {sweep.target} by {measured}, beyond the "
+        f"{needs[0].control_words} ({above} points above it).{_sources(sweep, condition)}"
     )
 
 
 def _sources(sweep: SweepResults, condition: Condition) -> str:
-    """Say how much of a gain is the initialisation and how much is training on the auxiliary data."""
-    if not sweep.headline.endswith("_init"):
+    """How much of a gain is the head's start and how much is training on the auxiliary data, where an arm tells."""
+    design = sweep.design
+    starts = [arm.name for arm in design.arms if arm.role == "baseline" and arm.facts.initialised]
+    if not starts or not design.arm(sweep.headline).facts.initialised:
         return ""
-    headline, baseline = sweep.arm(sweep.headline, condition), sweep.arm(sweep.baseline, condition)
-    initialised = sweep.arm(f"{sweep.baseline}_init", condition)
+    headline, baseline, initialised = (
+        sweep.arm(name, condition) for name in (sweep.headline, sweep.baseline, starts[0])
+    )
     if headline is None or baseline is None or initialised is None:
         return ""
     if not set(initialised.test) & set(baseline.test) & set(headline.test):
@@ -251,39 +244,31 @@ def _with_doubt(difference: PairedDifference) -> str:
     return f"{_points(difference.mean)} ± {100 * difference.std:.1f}{doubt}"
 
 
-def equal_budgets(sweep: SweepResults, condition: Condition) -> bool:
-    """Return whether headline and baseline trained equally many trials for each seed they were measured with."""
-    headline, baseline = sweep.arm(sweep.headline, condition), sweep.arm(sweep.baseline, condition)
-    if headline is None or baseline is None:
-        return False
-    return headline.trials == baseline.trials
-
-
 def _without_controls(sweep: SweepResults, condition: Condition, main: Claim) -> str:
-    unequal = "" if equal_budgets(sweep, condition) else "unequal search budgets"
-    missing = "" if sweep.space in DECIDING_SPACES else "no controls"
+    needs = sweep.design.needs
+    lacking = [
+        *([] if sweep.equal_budgets(condition) else ["unequal search budgets"]),
+        *([] if needs else ["no controls"]),
+    ]
+    # A space that says needs=() knows that it claims nothing; one that says nothing may be meant to.
+    hint = ", or name the controls that a gain needs in the space: Space(needs=...)" if needs is None else ""
     return (
         f"Undecided {condition.words}: in sweep {sweep.space}, {main.arm} differs from {main.against} by "
-        f"{_measured(main.difference)}, with {' and '.join(filter(None, [unequal, missing]))}; "
-        "run tune --space controls to decide."
+        f"{_measured(main.difference)}, with {' and '.join(lacking)}; run tune --space controls to decide{hint}."
     )
 
 
-def _corpora(sweep: SweepResults) -> tuple[str, str]:
-    """Return what is judged in words, and "s" for the verb if it is one thing (corpora's names are taken as plural)."""
-    if _is_transfer(sweep):
-        return "the text model's weights", ""
+def _subject(sweep: SweepResults) -> tuple[str, str]:
+    """What is claimed to help, and "s" for its verb if it is one thing (corpora's names are taken as plural)."""
+    if sweep.design.subject:
+        return sweep.design.subject, ""
     names = sweep.auxiliaries
-    joined = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "the auxiliary data"
+    joined = _all_of(names) if names else "the auxiliary data"
     return f"corpus {joined}" if len(names) == 1 else joined, "s" if len(names) <= 1 else ""
 
 
-def _is_transfer(sweep: SweepResults) -> bool:
-    return sweep.space == WEIGHT_TRANSFER
-
-
 def _measured(difference: PairedDifference) -> str:
-    """Return mean ± std with interval and seeds, in percent points."""
+    """Mean ± std with interval and seeds, in percent points."""
     if math.isnan(difference.low):
         return f"{_points(difference.mean)} points, one seed"
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from uml_core.config import Experiment
-from uml_core.sweeps.space import Arm, related_auxiliaries
+from uml_core.sweeps.space import Arm, Control, Facts, Overrides, related_auxiliaries
 
 FROZEN: dict[str, Any] = {
     "model.backbone": "frozen",
@@ -15,10 +15,12 @@ FROZEN: dict[str, Any] = {
     "model.drop_path": 0.0,
     "train.compile": False,
 }
+RANDOM_HEAD, TEXT_HEAD = {"model.head_init": "random"}, {"model.head_init": "zero_shot"}
+INITIALISED = Facts(initialised=True)
 
 
 def weights_of(experiment: Experiment, corpora: tuple[str, ...]) -> dict[str, Any]:
-    """Return a loss weight for every auxiliary corpus: the experiment's own (1 where that is 0) for these, else 0.
+    """A loss weight for every auxiliary corpus: the experiment's own (1 where that is 0) for these, else 0.
 
     One that follows a schedule stays one.
     """
@@ -27,59 +29,117 @@ def weights_of(experiment: Experiment, corpora: tuple[str, ...]) -> dict[str, An
 
 
 def without_auxiliaries(experiment: Experiment) -> dict[str, Any]:
-    """Return the overrides of the matched baseline: every corpus stays, at λ = 0, and the head starts at random.
+    """Overrides of the matched baseline: every corpus stays, at λ = 0, and the head starts at random.
 
     While an auxiliary corpus warms up in other arms it is idle, so that all have the same target batches.
     """
-    return {"mixing.loss_weight": weights_of(experiment, ()), "model.head_init": "random"}
+    return {"mixing.loss_weight": weights_of(experiment, ()), **RANDOM_HEAD}
 
 
 def standard_arms(experiment: Experiment) -> dict[str, Arm]:
-    """The arms of docs/method.md, Controls, by name; `unrelated` ones only where the experiment has such a corpus."""
+    """The arms of docs/method.md, Controls, by name; `unrelated` ones only where the experiment has such a corpus.
+
+    NAME starts from a random head, NAME_init from the class means of an auxiliary corpus.
+    """
     related = related_auxiliaries(experiment)
     unrelated = tuple(name for name in experiment.auxiliaries if name not in related)
-    random_head, text_head = {"model.head_init": "random"}, {"model.head_init": "zero_shot"}
     alone = without_auxiliaries(experiment)
     cotrained = {"mixing.loss_weight": weights_of(experiment, related)}
-
-    def control(kind: str) -> dict[str, Any]:
-        # Noise takes the place of embeddings: an encoder that makes them anew would leave none of it.
-        frozen_text: dict[str, Any] = {"model.trained_auxiliaries": []} if kind == "noise" else {}
-        return {**frozen_text, **{f"corpora.{name}.control": kind for name in related}}
-
-    overrides: dict[str, dict[str, Any]] = {
-        "linear_probe": _target_only(experiment),
-        "unimodal": alone,
-        "unimodal_init": {**alone, **text_head},
-        "uml": {**cotrained, **random_head},
-        "uml_init": {**cotrained, **text_head},
-        "shuffled": {**cotrained, **random_head, **control("shuffled_labels")},
-        "shuffled_init": {**cotrained, **text_head, **control("shuffled_labels")},
-        "noise": {**cotrained, **random_head, **control("noise")},
-        "noise_init": {**cotrained, **text_head, **control("noise")},
-        "zero_shot": {**alone, **text_head, **FROZEN, "train.max_steps": 0},
-    }
+    shuffled = {f"corpora.{name}.control": "shuffled_labels" for name in related}
+    # Noise takes the place of embeddings: an encoder that makes them anew would leave none of it.
+    noise = {"model.trained_auxiliaries": [], **{f"corpora.{name}.control": "noise" for name in related}}
+    arms = [
+        Arm(
+            "linear_probe",
+            _target_only(experiment),
+            says="the target alone without projection: a plain linear probe on its embeddings.",
+            role="probe",
+        ),
+        Arm(
+            "unimodal",
+            alone,
+            says="the matched baseline: same model, steps and target batches with the projection kept, a random head, "
+            "and auxiliary loss weight λ = 0.",
+            role="baseline",
+        ),
+        Arm(
+            "unimodal_init",
+            {**alone, **TEXT_HEAD},
+            says="as unimodal (λ = 0), but the head starts from the auxiliary corpus's class means.",
+            role="baseline",
+            facts=INITIALISED,
+        ),
+        Arm(
+            "uml",
+            {**cotrained, **RANDOM_HEAD},
+            says="the target and the auxiliary corpora train one shared head (λ > 0), which starts at random.",
+            role="method",
+        ),
+        Arm(
+            "uml_init",
+            {**cotrained, **TEXT_HEAD},
+            says="as uml (λ > 0), and the head starts from the auxiliary corpus's class means.",
+            role="method",
+            facts=INITIALISED,
+        ),
+        *_controls(
+            "shuffled",
+            {**cotrained, **shuffled},
+            "with the auxiliary labels shuffled over rows: same data, wrong meaning.",
+        ),
+        *_controls(
+            "noise",
+            {**cotrained, **noise},
+            "with noise of the same mean and scale in place of the auxiliary embeddings.",
+        ),
+        Arm(
+            "zero_shot",
+            {**alone, **TEXT_HEAD, **FROZEN, "train.max_steps": 0},
+            says="the head as the auxiliary corpus's class means initialise it, not trained at all.",
+            role="zero_shot",
+        ),
+    ]
     if unrelated:
         swapped = {"mixing.loss_weight": {name: float(name in unrelated) for name in experiment.auxiliaries}}
-        overrides["unrelated"] = {**swapped, **random_head}
-        overrides["unrelated_init"] = {**swapped, **text_head, "model.init_corpus": unrelated[0]}
-    return {name: Arm(name, values) for name, values in overrides.items()}
+        other = "with an auxiliary corpus about something else."
+        arms += _controls("unrelated", swapped, other, {"model.init_corpus": unrelated[0]})
+    return {arm.name: arm for arm in arms}
+
+
+def _controls(role: Control, overrides: Overrides, says: str, init: Overrides | None = None) -> list[Arm]:
+    """The control of uml and that of uml_init, which has `init` beside it."""
+    return [
+        Arm(role, {**overrides, **RANDOM_HEAD}, says=f"as uml, {says}", role=role, controls="uml"),
+        Arm(
+            f"{role}_init",
+            {**overrides, **TEXT_HEAD, **(init or {})},
+            says=f"as uml_init, {says}",
+            role=role,
+            controls="uml_init",
+            facts=INITIALISED,
+        ),
+    ]
 
 
 def headline_suffix(experiment: Experiment) -> str:
-    """Return "_init" where the experiment starts its head from an auxiliary corpus, as the headline arm then does."""
+    """What the headline's name ends in: "_init" where the experiment starts its head from an auxiliary corpus."""
     return "_init" if experiment.model.head_init == "zero_shot" else ""
 
 
 def deciding_arms(experiment: Experiment) -> tuple[str, ...]:
-    """Return the fewest arms a verdict rests on: probe, baseline, the method, and its shuffled control."""
+    """The fewest arms a verdict rests on: probe, baseline, the method, and its shuffled control."""
     suffix = headline_suffix(experiment)
     initialised = ("unimodal_init", "uml_init") if suffix else ()
     return ("linear_probe", "unimodal", "uml", *initialised, f"shuffled{suffix}")
 
 
+def needed_controls(experiment: Experiment) -> tuple[str, ...]:
+    """What a gain of uml (or uml_init) needs: that shuffled labels do worse, and a plain linear probe as well."""
+    return f"shuffled{headline_suffix(experiment)}", "linear_probe"
+
+
 def _target_only(experiment: Experiment) -> dict[str, Any]:
-    """Return the overrides of a plain linear probe: a frozen encoder, no other corpus, and so no projection."""
+    """Overrides of a plain linear probe: a frozen encoder, no other corpus, and so no projection."""
     target = experiment.corpora[experiment.target].model_dump(mode="json")
     warm_start = experiment.mixing.warm_start
     idle = warm_start.steps if warm_start.corpus != experiment.target else 0  # in which the matched baseline waits

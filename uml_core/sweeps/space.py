@@ -1,4 +1,8 @@
-"""What a space is, where spaces are found, and the trials they amount to."""
+"""What a space is, where spaces are found, and the trials they amount to.
+
+In: an experiment and a space's file. Out: the trials of a sweep, and the space itself as JSON, which the sweep logs:
+all that the report says of arms, it reads from there.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args
+
+from pydantic import TypeAdapter
 
 from uml_core.config import Experiment, hash_of
 from uml_core.errors import InputError, listing, nearest
@@ -18,15 +24,55 @@ from uml_core.sweeps.effect import refuse_what_changes_nothing
 Overrides = Mapping[str, Any]
 Grid = tuple[Any, ...]
 GroupName = tuple[str, str, int]  # arm, condition, seed
+# "" is an arm that is only compared. "method" and "baseline" are variants of the headline and of the baseline. The rest
+# are controls, of which "control" is one of a kind that is not listed here: words of the verdict, looks in figures.
+Control = Literal["probe", "shuffled", "noise", "unrelated", "control"]
+Role = Literal["", "method", "baseline", "zero_shot"] | Control
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What tables of the report tell of an arm beside its results; an arm that says nothing is in none of them.
+
+    Args:
+        corpora: the auxiliary corpora that take part; () is the target alone.
+        initialised: whether the head starts from an auxiliary corpus's class means.
+        sentences: how many sentences of `corpora` there are per class, in words.
+        auxiliary_rows: the most rows per class of every auxiliary corpus; a space of such arms has an exchange rate.
+        trained: what of the target's encoder is trained, in words; compared with the arm `against`.
+        against: an arm.
+    """
+
+    corpora: tuple[str, ...] | None = None
+    initialised: bool = False
+    sentences: str = ""
+    auxiliary_rows: int | None = None
+    trained: str = ""
+    against: str = ""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One thing to compare: overrides of the experiment, and a grid of its own to search."""
+    """One thing to compare: overrides of the experiment, and a grid of its own to search.
+
+    `says` is what it is, in a sentence for the report. A control names in `controls` the arm that must do better than
+    it; one that names none controls every arm.
+    """
 
     name: str
     overrides: Overrides = field(default_factory=dict)
     grid: Mapping[str, Grid] = field(default_factory=dict)
+    says: str = ""
+    role: Role = ""
+    controls: str = ""
+    facts: Facts = field(default_factory=Facts)
+
+    @property
+    def control_words(self) -> str:
+        """What a control is called in the verdict: "shuffled control", "linear probe"."""
+        return (
+            "linear probe" if self.role == "probe" else f"{self.name if self.role == 'control' else self.role} control"
+        )
 
 
 @dataclass(frozen=True)
@@ -35,6 +81,11 @@ class Space:
 
     Every arm trains equally many points of its grid: larger grids are thinned at random to the smallest one. Where an
     arm has nothing to search, a space may waive that with `equal_budget=False`; no gain is then claimed.
+
+    Args:
+        needs: controls that must be measured before a gain is claimed, the one that the verdict names first; () where
+            the space claims none, None where it does not say.
+        subject: what is claimed to help, in words and plural; "" is the auxiliary corpora.
     """
 
     question: str
@@ -45,10 +96,37 @@ class Space:
     conditions: Mapping[str, Grid] = field(default_factory=dict)
     grid: Mapping[str, Grid] = field(default_factory=dict)
     equal_budget: bool = True
+    needs: tuple[str, ...] | None = None
+    subject: str = ""
 
     def grid_of(self, arm: Arm) -> Mapping[str, Grid]:
-        """Return everything an arm searches: the space's grid and its own."""
+        """Everything an arm searches: the space's grid and its own."""
         return {**self.grid, **arm.grid}
+
+    def arm(self, name: str) -> Arm:
+        """The arm of that name; one that says nothing where a sweep logged an arm that its space does not have."""
+        return next((arm for arm in self.arms if arm.name == name), Arm(name))
+
+    @property
+    def controls(self) -> list[Arm]:
+        """The controls of the headline, in the order of the arms."""
+        roles = get_args(Control)
+        return [arm for arm in self.arms if arm.role in roles and arm.controls in ("", self.headline)]
+
+    @property
+    def has_exchange_rate(self) -> bool:
+        """Whether the arms are amounts of auxiliary rows."""
+        return any(arm.facts.auxiliary_rows is not None for arm in self.arms)
+
+
+def space_as_json(space: Space) -> str:
+    """The whole space as text; values that JSON lacks become words."""
+    return TypeAdapter(Space).dump_json(space, indent=1, fallback=str).decode()
+
+
+def space_from_json(text: str) -> Space:
+    """The space that `space_as_json` wrote."""
+    return TypeAdapter(Space).validate_json(text)
 
 
 @dataclass(frozen=True)
@@ -108,17 +186,41 @@ def load_space(name_or_file: str, experiment: Experiment, *, folder: Path) -> Sp
     space = build(experiment)
     if not isinstance(space, Space):
         raise InputError(f"build() of space {name_or_file} returned a {type(space).__name__}; expected a Space")
+    problem = _problem(space)
+    if problem:
+        raise InputError(f"space {name_or_file} {problem}")
+    return space
+
+
+def _problem(space: Space) -> str:
+    """What keeps a space from being swept and reported, as the end of a sentence; "" where nothing does."""
     names = [arm.name for arm in space.arms]
-    for role, arm in (("baseline", space.baseline), ("headline", space.headline)):
-        if arm not in names:
-            known = listing(names) or "(it has none)"
-            raise InputError(f"space {name_or_file} names {role} '{arm}', which is not among its arms {known}")
+    known = f"which is not among its arms {listing(names) or '(it has none)'}"
+    for role, name in (("baseline", space.baseline), ("headline", space.headline)):
+        if name not in names:
+            return f"names {role} '{name}', {known}"
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise InputError(f"space {name_or_file} has two arms named '{twice}'; give each a name of its own")
+        return f"has two arms named '{twice}'; give each a name of its own"
     if not space.seeds:
-        raise InputError(f"space {name_or_file} has no seeds; give at least one")
-    return space
+        return "has no seeds; give at least one"
+    roles = [*get_args(get_args(Role)[0]), *get_args(Control)]
+    for arm in space.arms:
+        if arm.role not in roles:
+            return f"gives arm {arm.name} role '{arm.role}'{nearest(arm.role, roles)}; roles are {listing(roles[1:])}"
+        for setting, name in (("controls", arm.controls), ("facts.against", arm.facts.against)):
+            if name and name not in names:
+                return f"names '{name}' as {setting} of arm {arm.name}, {known}{nearest(name, names)}"
+    if isinstance(space.needs, str):
+        return f"has needs={space.needs!r}; give a tuple of arms: needs=({space.needs!r},)"
+    controls = [arm.name for arm in space.controls]
+    missing = next((name for name in space.needs or () if name not in controls), None)
+    if missing is not None:
+        return (
+            f"needs '{missing}', which is no control of {space.headline}{nearest(missing, controls)}; give that arm "
+            f'a role, Arm(..., role="control", controls="{space.headline}"), or leave it out of needs'
+        )
+    return ""
 
 
 def groups_of(space: Space) -> list[Group]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from uml_core.serving.predictor import Predictor
 from uml_core.serving.target_predictor import load_predictor_folder
 from uml_core.tracking.client import PatientClient, quieten
 from uml_core.tracking.place import check_tracking, without_password
-from uml_core.tracking.records import RunRecord
+from uml_core.tracking.records import SPACE_FILE, RunRecord
 
 
 def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:
@@ -42,7 +44,7 @@ def sweep_runs(experiment: Experiment, parent_run_id: str) -> list[RunRecord]:
     client = PatientClient(experiment.tracking.uri)
     parent = client.get_run(parent_run_id)
     nested = _all_runs(client, parent.info.experiment_id, f"tags.`mlflow.parentRunId` = '{parent_run_id}'")
-    return [_record(parent), *nested]
+    return [_with_space(_record(parent), client), *nested]
 
 
 def _all_runs(client: PatientClient, experiment_id: str, filter_string: str = "") -> list[RunRecord]:
@@ -52,7 +54,7 @@ def _all_runs(client: PatientClient, experiment_id: str, filter_string: str = ""
         page = client.search_runs(
             [experiment_id], filter_string, ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
         )
-        records += [_record(run) for run in page]
+        records += [_with_space(_record(run), client) for run in page]
         token = page.token
         if not token:
             return records
@@ -98,6 +100,15 @@ def load_predictor(tracking_uri: str, model_uri: str, directory: Path) -> Predic
     if not found:
         raise InputError(f"{model_uri} holds no target model of this project (predictor.json is missing)")
     return load_predictor_folder(found[0].parent)
+
+
+def _with_space(record: RunRecord, client: PatientClient) -> RunRecord:
+    """The record of a sweep with its space beside it, other records as they are."""
+    if record.kind != "sweep" or SPACE_FILE not in {file.path for file in client.list_artifacts(record.run_id)}:
+        return record
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(client.download_artifacts(record.run_id, SPACE_FILE, directory))
+        return replace(record, space_json=file.read_text(encoding="utf-8"))
 
 
 def _record(run: Any) -> RunRecord:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+SPACE_FILE = "space.json"  # artifact of a sweep: its space, as `uml_core.sweeps.space.space_as_json` writes it
 CLASS_METRIC = "test/class_accuracy/"  # before a class's name: the share of its test rows that are recognised
 
 
@@ -20,6 +21,7 @@ class RunRecord:
     tags: Mapping[str, str]
     start_time_ms: int = 0
     end_time_ms: int = 0
+    space_json: str = ""  # of a sweep: its SPACE_FILE; "" for one logged before there was such a file
 
     @property
     def kind(self) -> str:
