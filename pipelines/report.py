@@ -8,23 +8,15 @@ In: an experiment's runs. Out: DIR/index.html, which needs no other file, and DI
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-=======
-import os
 from collections.abc import Iterable
->>>>>>> 432ddff (A space is one file: its arms say what they are, and the report parses no name)
 from pathlib import Path
 
 from pipelines.command_line import Summary, absolute_place, experiment_parser, step_main
 from uml_core.config import Experiment
 from uml_core.errors import InputError
-<<<<<<< HEAD
-from uml_core.files.atomic import LOCAL, write_whole
-from uml_core.reporting.page import Page, build_report, without_credentials
-=======
 from uml_core.figures.drawing import ReportFigure
+from uml_core.files.atomic import LOCAL, write_whole
 from uml_core.reporting.page import build_report, without_credentials
->>>>>>> 432ddff (A space is one file: its arms say what they are, and the report parses no name)
 from uml_core.tracking.reading import experiment_runs
 
 REPORTED_KINDS = ("sweep", "uml", "unimodal")
@@ -75,13 +67,7 @@ def write_report(html: str, figures: Iterable[ReportFigure], directory: Path) ->
         (folder / f"{figure.name}.svg").write_bytes(figure.svg)
         (folder / f"{figure.name}.png").write_bytes(figure.png)
     page = directory / "index.html"
-<<<<<<< HEAD
-    write_whole(LOCAL, str(page), report.html.encode())
-=======
-    temporary = directory / f".index.html.{os.getpid()}"
-    temporary.write_text(html, encoding="utf-8")
-    temporary.replace(page)
->>>>>>> 432ddff (A space is one file: its arms say what they are, and the report parses no name)
+    write_whole(LOCAL, str(page), html.encode())
     return page
 
 

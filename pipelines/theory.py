@@ -67,15 +67,10 @@ def run(request: Request, directory: Path) -> Summary:
     wall_s = time.monotonic() - started
     page = build_theory_page(results, wall_s=wall_s, num_cpus=cpus)
     try:
-<<<<<<< HEAD
         content = {"wall_s": wall_s, "cpus": cpus, **as_json(results)}
         text = json.dumps(content, ensure_ascii=False, indent=1)
         write_whole(LOCAL, str(directory / "theory.json"), text.encode())
-        path = write_report(page, directory)
-=======
-        _write_json(directory / "theory.json", {"wall_s": wall_s, "cpus": cpus, **as_json(results)})
         path = write_report(page.html, page.figures, directory)
->>>>>>> 432ddff (A space is one file: its arms say what they are, and the report parses no name)
     except OSError as error:
         raise _unwritable(directory, error) from None
     figures = [str(directory / "figures" / f"{figure.name}.svg") for figure in page.figures]

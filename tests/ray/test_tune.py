@@ -206,6 +206,20 @@ def test_tpe_with_early_stopping_weighs_accuracy_against_cost(experiment: Experi
         assert any(trial.tags.get("uml.pareto") == "true" for trial in done)
 
 
+@in_one_cluster
+def test_a_space_of_ones_own_gets_a_verdict_on_its_own_control(experiment: Experiment, tmp_path: Path) -> None:
+    """The example's space on real trials: its arms' words and its control reach verdict and page by way of MLflow."""
+    sweep = experiment.override({"name": "own-space", **ONE_AT_A_TIME})
+    results = tune.run(sweep, str(ROOT / "examples" / "own_space.py")).results
+    assert results["trials"] == 3 * 3 * 2
+    assert "controls to decide" not in results["verdict"], "its own control decides"
+    page = report.run(sweep, tmp_path / "report").results
+    assert (page["verdict"], page["verdict_kind"]) == (results["verdict"], results["verdict_kind"])
+    text = Path(page["report"]).read_text(encoding="utf-8")
+    assert "<dt>wrong</dt><dd>as together, with shuffled labels.</dd>" in text
+    assert "What the verdict rests on" in text
+
+
 def accuracy_of(trial: RunRecord) -> float:
     """What is selected by."""
     return trial.metrics["val/accuracy"]

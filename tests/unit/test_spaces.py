@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tune_spaces
 from tests.conftest import table
 from tune_spaces import Arm, Space, available_spaces, load_space, trials_of
 from uml_core.config import Experiment, parse_experiment
@@ -22,6 +25,7 @@ from uml_core.feed.mixing import MixingPlan
 from uml_core.sweeps.effect import trained_settings
 from uml_core.sweeps.space import Facts, points_per_group, space_as_json, space_from_json
 
+ROOT = Path(__file__).parents[2]
 TEXT = {"modality": "text", "format": "table", "path": "names.jsonl"}
 TRANSFER = {
     "encoders.image": {"source": "timm", "name": "vit_base_patch16_224", "weights": "random"},
@@ -308,6 +312,28 @@ def test_files_of_the_user_s_own_that_are_refused(tmp_path: Path, source: str, p
     file.write_text(source, encoding="utf-8")
     with pytest.raises(InputError, match=part):
         load_space(str(file), experiment())
+
+
+def example_spaces() -> dict[str, str]:
+    """The sources of a user's space that are there to be copied."""
+    document = (ROOT / "docs" / "tune.md").read_text("utf-8")
+    (of_docs,) = re.findall(r"```python\n(.*?def build.*?)```", document, re.DOTALL)
+    of_package = textwrap.dedent("    " + str(tune_spaces.__doc__).partition("    ")[2])
+    file = (ROOT / "examples" / "own_space.py").read_text("utf-8")
+    return {"docs": of_docs, "package": of_package, "file": file}
+
+
+@pytest.mark.parametrize("name", ["docs", "package", "file"])
+def test_a_space_to_copy_is_one_that_may_claim_a_gain(tmp_path: Path, name: str) -> None:
+    source = example_spaces()[name]
+    assert len(source.splitlines()) < 30
+    (tmp_path / "mine.py").write_text(source, encoding="utf-8")
+    tree = experiment().model_dump(mode="json")
+    tree |= {"corpora": {"photos": tree["corpora"]["photos"], "captions": TEXT}, "mixing": {}}
+    given_experiment = parse_experiment(tree)
+    space = load_space(str(tmp_path / "mine.py"), given_experiment)
+    assert (space.baseline, space.headline, space.needs) == ("alone", "together", ("wrong",))
+    assert trials_of(space, given_experiment)
 
 
 def test_trained_settings_know_defaults_and_what_is_switched_off() -> None:
