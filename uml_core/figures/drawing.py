@@ -1,4 +1,4 @@
-"""What every figure shares: one style, colours told apart by everyone, panels, and the two files a figure becomes.
+"""What every figure shares: one style, colours that everyone can tell apart, panels, and a figure's two files.
 
 No pyplot and no global state. Colours are Okabe and Ito's, told apart under every kind of colour blindness; markers
 differ as well. Accuracies are drawn in percent.
@@ -56,7 +56,6 @@ class ReportFigure:
 
 
 def drawn(name: str, figure: Figure, caption: str, alternative: str) -> ReportFigure:
-    """Return a figure with its two files; `alternative` says in words what it shows."""
     return ReportFigure(name, caption, alternative, bytes_of(figure, "svg"), bytes_of(figure, "png"))
 
 
@@ -69,21 +68,20 @@ def house_style(**settings: Any) -> Iterator[None]:
 
 
 def stacked_panels(heights_in: Sequence[float], *, share_x: bool = False) -> tuple[Figure, list[Axes]]:
-    """Return a figure with panels of these heights, one below the other: a phone scrolls, it does not widen."""
+    """A figure with panels of these heights, one below the other: a phone scrolls, it does not widen."""
     figure = canvas(sum(heights_in) + 0.5)
     grid = figure.subplots(len(heights_in), 1, squeeze=False, sharex=share_x, height_ratios=list(heights_in))
     return figure, list(grid[:, 0])
 
 
 def canvas(height_in: float) -> Figure:
-    """Return an empty figure of the house's width."""
     figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def bytes_of(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
-    """Return a figure's file: an SVG whose letters are outlines, or a PNG of 200 dots per inch."""
+    """A figure's file: an SVG whose letters are outlines, or a PNG of 200 dots per inch."""
     buffer = io.BytesIO()
     metadata: Mapping[str, None] = {"Date": None} if kind == "svg" else {}
     with house_style(), warnings.catch_warnings():
@@ -93,7 +91,7 @@ def bytes_of(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
 
 
 def printable(name: str, *, limit: int = 24) -> str:
-    """Return a name fit for a figure: one line, printable, not too long."""
+    """A name fit for a figure: one line, printable, not too long."""
     text = "".join(letter if letter.isprintable() else "?" for letter in name).strip() or "(no name)"
     text = text.lstrip("_") or text  # matplotlib leaves labels with a leading _ out of legends
     return text if len(text) <= limit else text[: limit - 1] + "…"

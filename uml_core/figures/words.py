@@ -9,12 +9,12 @@ from typing import Any
 
 
 def percent(fraction: float | None) -> str:
-    """Return an accuracy in percent with one decimal; a dash where there is none."""
+    """An accuracy in percent with one decimal; a dash where there is none."""
     return "–" if fraction is None or math.isnan(fraction) else f"{100 * fraction:.1f}"
 
 
 def points(fraction: float) -> str:
-    """Return a difference in percent points with its sign; a dash where there is none."""
+    """A difference in percent points with its sign; a dash where there is none."""
     if math.isnan(fraction):
         return "–"
     text = f"{100 * fraction:+.1f}"
@@ -22,24 +22,21 @@ def points(fraction: float) -> str:
 
 
 def p_value(value: float) -> str:
-    """Return a p value as it is printed."""
     if math.isnan(value):
         return "–"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def amount(value: float) -> str:
-    """Return a number of rows or words in three digits; a dash where there is none, ∞ where none is enough."""
+    """A number of rows or words in three digits; a dash where there is none, ∞ where none is enough."""
     return "–" if math.isnan(value) else "∞" if math.isinf(value) else f"{value:,.3g}".replace("-", "−")
 
 
 def whole(value: float) -> str:
-    """Return a large count."""
     return f"{value:,.0f}"
 
 
 def seconds(value: float) -> str:
-    """Return a duration for a person."""
     if math.isnan(value):
         return "–"
     if value < 120:
@@ -49,19 +46,18 @@ def seconds(value: float) -> str:
 
 
 def date(milliseconds: int) -> str:
-    """Return a point in time, UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M") if milliseconds else "–"
 
 
 def spread_text(value: Any) -> str:
-    """Return mean ± standard deviation in percent; the mean alone for one seed."""
+    """Mean ± standard deviation in percent; the mean alone for one seed."""
     if value is None:
         return "–"
     return percent(value.mean) if math.isnan(value.std) else f"{percent(value.mean)} ± {percent(value.std)}"
 
 
 def unbroken(text: str) -> str:
-    """Return text whose numbers stay on one line with what belongs to them."""
+    """Text whose numbers stay on one line with what belongs to them."""
     return text.replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%").replace(" = ", "\u00a0=\u00a0")
 
 

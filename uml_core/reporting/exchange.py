@@ -98,11 +98,11 @@ def iso_accuracy(data: ExchangeData, rate: ExchangeRate, *, names: tuple[str, st
             lines = axis.contour(grid_across, grid_up, fitted, levels=7, cmap="cividis", linewidths=1.8)
             axis.clabel(lines, fmt="%g %%", fontsize=8)
         for point in rate.local:
-            place = (math.log2(1 + point.auxiliary_rows), math.log2(1 + point.target_rows))
-            axis.plot(*place, marker="o", color=BLACK, markersize=4, zorder=4)
+            position = (math.log2(1 + point.auxiliary_rows), math.log2(1 + point.target_rows))
+            axis.plot(*position, marker="o", color=BLACK, markersize=4, zorder=4)
             axis.annotate(
                 f"{100 * point.accuracy:.1f}",
-                place,
+                position,
                 (0, 5),
                 textcoords="offset points",
                 ha="center",

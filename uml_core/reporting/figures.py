@@ -215,7 +215,7 @@ def shift_splits(sweep: SweepResults) -> list[str]:
 
 
 def look_of(sweep: SweepResults, name: str) -> Look:
-    """How an arm is drawn by what it is for; those that are only compared get colours by their place in the sweep."""
+    """How an arm is drawn by what it is for; those that are only compared get colours by their order in the sweep."""
     arm = sweep.design.arm(name)
     if name == sweep.baseline:
         return Look(BLACK, "s", "-")
@@ -223,8 +223,8 @@ def look_of(sweep: SweepResults, name: str) -> Look:
         return Look(BLUE, "o", "-")
     if arm.role in LOOKS:
         return Look(*LOOKS[arm.role], "--" if arm.facts.initialised else "-")
-    place = sweep.arm_names().index(name)
-    return Look(SPLIT_COLOURS[place % 6], SPLIT_MARKERS[place % 6], (":", "-.")[place // 6 % 2])
+    position = sweep.arm_names().index(name)
+    return Look(SPLIT_COLOURS[position % 6], SPLIT_MARKERS[position % 6], (":", "-.")[position // 6 % 2])
 
 
 def _measured(sweep: SweepResults, condition: Condition) -> list[ArmResults]:
@@ -253,13 +253,13 @@ def _dots(axis: Axes, row: int, values: Sequence[float], look: Look) -> None:
 
 
 def _shots_line(axis: Axes, sweep: SweepResults, name: str, conditions: Sequence[Condition], *, shift: float) -> None:
-    points = [(place, arm) for place, condition in enumerate(conditions) if (arm := sweep.arm(name, condition))]
+    points = [(position, arm) for position, condition in enumerate(conditions) if (arm := sweep.arm(name, condition))]
     intervals = [_interval(list(arm.test.values())) for _, arm in points]
     means = [mean for mean, _, _ in intervals]
     errors = [[mean - low for mean, low, _ in intervals], [high - mean for mean, _, high in intervals]]
     look, main = look_of(sweep, name), name in (sweep.baseline, sweep.headline)
     axis.errorbar(
-        [place + shift for place, _ in points],
+        [position + shift for position, _ in points],
         means,
         yerr=errors,
         label=printable(name),
@@ -281,10 +281,10 @@ def _dumbbell(axis: Axes, row: int, arm: ArmResults, splits: Sequence[str]) -> N
             mean = 100 * float(np.mean(list(arm.shift[split].values())))
             style = index % len(SPLIT_COLOURS)
             marks.append((mean, split, SPLIT_MARKERS[style], SPLIT_COLOURS[style]))
-    places = [mark[0] for mark in marks]
-    axis.plot([min(places), max(places)], [row, row], color="#aaaaaa", linewidth=1.5, zorder=2)
-    for place, label, marker, colour in marks:
-        axis.plot([place], [row], label=printable(label), marker=marker, color=colour, linestyle="none", zorder=3)
+    accuracies = [mark[0] for mark in marks]
+    axis.plot([min(accuracies), max(accuracies)], [row, row], color="#aaaaaa", linewidth=1.5, zorder=2)
+    for accuracy, label, marker, colour in marks:
+        axis.plot([accuracy], [row], label=printable(label), marker=marker, color=colour, linestyle="none", zorder=3)
 
 
 def _heat_map(axis: Axes, grid: MixtureGrid, *, limit: float) -> None:

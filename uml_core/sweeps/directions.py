@@ -14,7 +14,7 @@ from uml_core.errors import InputError, listing, nearest
 
 
 def with_target(experiment: Experiment, target: str) -> Experiment:
-    """Return the experiment with another target; what was set for it as an auxiliary corpus no longer applies."""
+    """The experiment with another target; what was set for it as an auxiliary corpus no longer applies."""
     if target == experiment.target:
         return experiment
     mixing, data = experiment.mixing, experiment.data
@@ -31,7 +31,7 @@ def with_target(experiment: Experiment, target: str) -> Experiment:
 
 
 def chosen_targets(experiment: Experiment, names: Sequence[str] = ()) -> list[str]:
-    """Return the corpora that are to be the target in turn, the experiment's own last.
+    """The corpora that are to be the target in turn, the experiment's own last.
 
     By default every corpus that is no control and no shifted test set. The experiment's own target is last, so that
     models:/EXPERIMENT@best is in the end a model of it.

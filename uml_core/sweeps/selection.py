@@ -21,7 +21,7 @@ class Candidate:
 
 
 def selected(candidates: Mapping[Key, Candidate], *, count_cost: bool = False) -> Key | None:
-    """Return the candidate of the highest validation accuracy, at equal accuracy of the lowest NLL; None of none.
+    """The candidate of the highest validation accuracy, at equal accuracy of the lowest NLL; None of none.
 
     With `count_cost`, the cheapest of those whose accuracy lies within one standard error of the highest, √(p(1−p)/n)
     over n validation rows (Breiman's one-standard-error rule): what validation cannot tell apart is decided by cost.
@@ -38,7 +38,7 @@ def selected(candidates: Mapping[Key, Candidate], *, count_cost: bool = False) -
 
 
 def pareto_front(candidates: Mapping[Key, Candidate]) -> set[Key]:
-    """Return the candidates that no other beats: none is at least as accurate and as cheap, and better in one."""
+    """The candidates that no other beats: none is at least as accurate and as cheap, and better in one."""
     points = {key: (candidate.val_accuracy, -candidate.cost) for key, candidate in candidates.items()}
     return {
         key

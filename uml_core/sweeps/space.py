@@ -158,7 +158,7 @@ class Group:
     seed: int
 
     def spec(self, experiment: Experiment, point: Mapping[str, Any]) -> TrialSpec:
-        """Return the trial of one point of the grid. Raises InputError for a key or value that is not allowed."""
+        """The trial of one point of the grid. Raises InputError for a key or value that is not allowed."""
         overrides = {**pairing(self.seed), **self.condition, **self.arm.overrides, **point}
         return TrialSpec(self.arm.name, self.label, experiment.override(overrides), overrides)
 
@@ -169,7 +169,6 @@ class Group:
 
     @property
     def name(self) -> GroupName:
-        """What its trials have as `TrialSpec.group`."""
         return self.arm.name, self.label, self.seed
 
 
@@ -224,7 +223,7 @@ def _problem(space: Space) -> str:
 
 
 def groups_of(space: Space) -> list[Group]:
-    """Return every (arm, condition, seed) of a space, the arms of one condition and seed beside one another."""
+    """Every (arm, condition, seed) of a space, the arms of one condition and seed beside one another."""
     return [
         Group(arm, condition, seed)
         for condition, seed, arm in itertools.product(product_of(space.conditions), space.seeds, space.arms)
@@ -232,7 +231,7 @@ def groups_of(space: Space) -> list[Group]:
 
 
 def points_per_group(space: Space, max_trials: int | None = None) -> dict[str, int]:
-    """Return how many points of its grid each arm trains in every condition and seed: the same number in every arm.
+    """How many points of its grid each arm trains in every condition and seed: the same number in every arm.
 
     Raises:
         InputError: a key has no values, an arm has nothing to search while another has, or `max_trials` does not leave
@@ -261,7 +260,7 @@ def points_per_group(space: Space, max_trials: int | None = None) -> dict[str, i
 
 
 def trials_of(space: Space, experiment: Experiment, *, max_trials: int | None = None) -> list[TrialSpec]:
-    """Return the trials of a space, each through the experiment's own validation.
+    """The trials of a space, each through the experiment's own validation.
 
     Grids with more points than are trained are thinned at random: the same points in every condition and seed, or with
     tune.search=random others in each, the same ones in arms of the same grid.
@@ -283,7 +282,7 @@ def trials_of(space: Space, experiment: Experiment, *, max_trials: int | None = 
 
 
 def drawn_points(axes: Mapping[str, Grid], count: int, group: Group | None = None) -> list[dict[str, Any]]:
-    """Return so many points of a grid: all of them in order, or as many drawn at random (for a group: its own draw)."""
+    """So many points of a grid: all of them in order, or as many drawn at random (for a group: its own draw)."""
     grid = product_of(axes)
     stream = "" if group is None else f"{group.label} {group.seed}"
     return grid if len(grid) <= count else random.Random(stream).sample(grid, count)
@@ -312,12 +311,10 @@ def check_effect(space: Space, experiment: Experiment) -> None:
 
 
 def product_of(axes: Mapping[str, Grid]) -> list[dict[str, Any]]:
-    """Return every combination of the axes' values; one empty combination where there are no axes."""
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def spaces_in(folder: Path) -> list[str]:
-    """Return the names of a folder's spaces, one a file."""
     return sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__")
 
 
@@ -334,32 +331,32 @@ def _module(name_or_file: str, folder: Path) -> ModuleType:
 
 
 def seeds_of(experiment: Experiment) -> tuple[int, ...]:
-    """Return the paired seeds of a sweep: tune.seeds of them."""
+    """The paired seeds of a sweep: tune.seeds of them."""
     return counted_seeds(experiment, experiment.tune.seeds)
 
 
 def counted_seeds(experiment: Experiment, count: int) -> tuple[int, ...]:
-    """Return so many seeds, counted from the experiment's own."""
+    """So many seeds, counted from the experiment's own."""
     return tuple(experiment.seed + index for index in range(count))
 
 
 def pairing(seed: int) -> dict[str, Any]:
-    """Return what all that is compared at a seed has in common: start and batches, splits and few-shot subset."""
+    """What all that is compared at a seed has in common: start and batches, splits and few-shot subset."""
     return {"seed": seed, "data.split_seed": seed}
 
 
 def shots_conditions(experiment: Experiment) -> dict[str, tuple[Any, ...]]:
-    """Return the shots an experiment wants compared: tune.shots, else data.shots alone."""
+    """The shots an experiment wants compared: tune.shots, else data.shots alone."""
     return {"data.shots": experiment.tune.shots or (experiment.data.shots,)}
 
 
 def lr_grid(experiment: Experiment) -> dict[str, tuple[Any, ...]]:
-    """Return the learning rates an experiment wants searched in every arm, or no axis."""
+    """The learning rates an experiment wants searched in every arm, or no axis."""
     return {"optim.lr": experiment.tune.lr} if experiment.tune.lr else {}
 
 
 def related_auxiliaries(experiment: Experiment) -> tuple[str, ...]:
-    """Return the auxiliary corpora that are no unrelated controls. Raises InputError if there are none."""
+    """The auxiliary corpora that are no unrelated controls. Raises InputError if there are none."""
     names = tuple(name for name in experiment.auxiliaries if experiment.corpora[name].control != "unrelated")
     if not names:
         raise InputError(

@@ -1,7 +1,7 @@
-"""Bayesian search (Optuna's TPE) over the grid of one arm, condition and seed; what it is told, it learns from.
+"""Bayesian search (Optuna's TPE) over the grid of one arm, condition and seed; it learns from results.
 
 In: axes of values, and results as they come. Out: the next point to try, never one that was tried before. Nothing is
-stored: a resumed search is told the results of the sweep's folder again, in their order.
+stored: a resumed search gets the results of the sweep's folder again, in their order.
 """
 
 from __future__ import annotations
@@ -53,41 +53,41 @@ class TpeSearch:
 
     @property
     def num_tried(self) -> int:
-        """Points proposed or told so far."""
+        """Points proposed or known so far."""
         return len(self._tried)
 
     def propose(self) -> Point | None:
-        """Return a point that was not tried yet; None where the whole grid was."""
+        """A point that was not tried yet; None where the whole grid was."""
         for _ in range(MAX_REPEATS):
             trial = self._study.ask(self._distributions)
-            place = tuple(trial.params[key] for key in self._axes)
-            if place not in self._tried:
-                self._tried[place] = trial
-                return self._point(place)
+            position = tuple(trial.params[key] for key in self._axes)
+            if position not in self._tried:
+                self._tried[position] = trial
+                return self._point(position)
             self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
         ranges = (range(len(values)) for values in self._axes.values())
-        left = [place for place in itertools.product(*ranges) if place not in self._tried]
+        left = [position for position in itertools.product(*ranges) if position not in self._tried]
         if not left:
             return None
-        place = self._rng.choice(left)
-        self._tried[place] = None
-        return self._point(place)
+        position = self._rng.choice(left)
+        self._tried[position] = None
+        return self._point(position)
 
     def tell(self, point: Mapping[str, Any], values: Sequence[float] | None) -> None:
         """Learn what a point gave: one value for each objective; None for a trial that failed."""
-        place = tuple(self._axes[key].index(point[key]) for key in self._axes)
-        trial = self._tried.get(place)
-        self._tried[place] = None
+        position = tuple(self._axes[key].index(point[key]) for key in self._axes)
+        trial = self._tried.get(position)
+        self._tried[position] = None
         if trial is not None:
             state = optuna.trial.TrialState.FAIL if values is None else None
             self._study.tell(trial, None if values is None else list(values), state=state)
         elif values is not None:
-            params = dict(zip(self._axes, place, strict=True))
-            told = optuna.trial.create_trial(params=params, distributions=self._distributions, values=list(values))
-            self._study.add_trial(told)
+            params = dict(zip(self._axes, position, strict=True))
+            known = optuna.trial.create_trial(params=params, distributions=self._distributions, values=list(values))
+            self._study.add_trial(known)
 
-    def _point(self, place: tuple[int, ...]) -> Point:
-        return {key: values[index] for (key, values), index in zip(self._axes.items(), place, strict=True)}
+    def _point(self, position: tuple[int, ...]) -> Point:
+        return {key: values[index] for (key, values), index in zip(self._axes.items(), position, strict=True)}
 
 
 def _ordered(values: Sequence[Any]) -> bool:
