@@ -80,7 +80,7 @@ def _draws(experiment: Experiment, num_draws: int) -> list[Draw]:
                 logger.warning("%s", line)
         elif _same_rows(data, draws[0].data):
             break
-        draws.append(Draw.of(data))
+        draws.append(Draw.from_data(data))
     return draws
 
 

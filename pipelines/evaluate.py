@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from pipelines.command_line import Summary, absolute_place, experiment_parser, step_main
 from pipelines.trained_runs import LoadedRun, explained_run, load_run, newest_training_run
-from uml_core.analysis.result import AnalysisResult
+from uml_core.analysis.shared_space import AnalysisResult
 from uml_core.analysis.suite import ANALYSES, chosen_analyses, explain
 from uml_core.config import Experiment
 from uml_core.errors import InputError, listing

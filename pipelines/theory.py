@@ -56,7 +56,7 @@ def run(request: Request, directory: Path) -> Summary:
     """Run every task, write the page, its figures and theory.json, and say what came out.
 
     Raises:
-        InputError: the output folder cannot be written; told before anything is computed.
+        InputError: the output folder cannot be written; raised before anything is computed.
     """
     started = time.monotonic()
     _writable(directory)
@@ -133,13 +133,13 @@ def _whole_number(flag: str, given: str | int, *, least: int) -> int:
 def _output(given: str) -> Path:
     if not given or "://" in given:
         raise InputError(f"--output is {given!r}; give a local folder")
-    place = absolute_place(given)
-    if place != given and in_uploaded_copy() and "UML_ROOT" not in os.environ:
+    path = absolute_place(given)
+    if path != given and in_uploaded_copy() and "UML_ROOT" not in os.environ:
         raise InputError(
             f"--output is {given}, relative to a Ray job's working directory, which is a temporary copy; "
             "give an absolute folder or set UML_ROOT in the job's environment"
         )
-    return Path(place)
+    return Path(path)
 
 
 def _writable(directory: Path) -> None:

@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 
 from pipelines.run_data import build_data
 from pipelines.stores import corpus_store, store_tables
-from uml_core.analysis.pairs import read_pairs
-from uml_core.analysis.raw_rows import RawRows
+from uml_core.analysis.raw_rows import RawRows, read_pairs
 from uml_core.analysis.shared_space import TrainedRun
 from uml_core.config import Experiment, load_experiment
 from uml_core.corpora.readers import rows_of

@@ -12,21 +12,18 @@ import pytest
 import soundfile
 
 from tests.conftest import table
-from tests.sequence_corpora import sequence_experiment, wave_tables
 from uml_core.config import parse_experiment
-from uml_core.data.sequence_data import build_sequence_data
 from uml_core.data.training_data import build_training_data
 from uml_core.errors import InputError
 from uml_core.evaluation.corruptions import (
     AUDIO_CORRUPTIONS,
-    EMBEDDING_CORRUPTIONS,
     IMAGE_CORRUPTIONS,
     SEVERITIES,
     Corruption,
-    Vectors,
     chosen_corruptions,
 )
-from uml_core.evaluation.robustness import _damaged_sound, evaluate_corruptions, evaluate_embedding_corruptions
+from uml_core.evaluation.registry import chosen_evaluators
+from uml_core.evaluation.robustness import _damaged_sound, _tested_rows, evaluate_corruptions
 from uml_core.evaluation.run import EvaluatedRun
 from uml_core.training.run import TrainingRun
 
@@ -34,15 +31,13 @@ RNG = np.random.default_rng(0)
 WALKS = RNG.normal(size=(2, 64, 3)).cumsum(axis=1)
 PICTURE = (128 + 8 * (WALKS[0][:, None] + WALKS[1][None] + RNG.normal(size=(64, 64, 3)))).clip(0, 255).astype(np.uint8)
 SOUND = (0.1 * RNG.normal(size=8000)).astype(np.float32)
-VECTORS = Vectors(RNG.normal(size=(3, 200)).astype(np.float32), np.zeros(200, np.float32), np.ones(200, np.float32))
 
 
 def distance(corruption: Corruption[Any], value: Any, severity: int) -> float:
     damaged = corruption(value, severity, seed=0, row_id="a")
-    original = value.values if isinstance(value, Vectors) else value
-    assert damaged.shape == original.shape
-    assert damaged.dtype == original.dtype
-    return float(np.square(damaged.astype(float) - original.astype(float)).mean())
+    assert damaged.shape == value.shape
+    assert damaged.dtype == value.dtype
+    return float(np.square(damaged.astype(float) - value.astype(float)).mean())
 
 
 @pytest.mark.parametrize(
@@ -50,7 +45,6 @@ def distance(corruption: Corruption[Any], value: Any, severity: int) -> float:
     [
         *((each, PICTURE) for each in IMAGE_CORRUPTIONS),
         *((each, SOUND) for each in AUDIO_CORRUPTIONS),
-        *((each, VECTORS) for each in EMBEDDING_CORRUPTIONS),
     ],
     ids=lambda value: value.name if isinstance(value, Corruption) else "",
 )
@@ -82,12 +76,6 @@ def test_strengths_are_what_they_say() -> None:
     assert np.abs(quiet).max() / np.abs(SOUND).max() == pytest.approx(10 ** (-6 / 20), rel=1e-5)
     masked = by_name(AUDIO_CORRUPTIONS, "time_mask")(SOUND + 1, 4, seed=0, row_id="a")
     assert (masked == 0).mean() == 0.5
-    dropped = by_name(EMBEDDING_CORRUPTIONS, "feature_dropout")(VECTORS, 3, seed=0, row_id="a")
-    assert (dropped == 0).mean() == pytest.approx(0.5, abs=0.1)
-    assert len(np.unique(by_name(EMBEDDING_CORRUPTIONS, "quantisation")(VECTORS, 5, seed=0, row_id="a"))) == 2
-    still = Vectors(VECTORS.values, VECTORS.mean, np.zeros(200, np.float32))
-    for corruption in EMBEDDING_CORRUPTIONS:
-        assert np.isfinite(corruption(still, 5, seed=0, row_id="a")).all(), "a feature that does not vary"
     hidden = by_name(IMAGE_CORRUPTIONS, "occlusion")(PICTURE // 2, 5, seed=0, row_id="a")
     assert (hidden == 127).mean() == pytest.approx(0.5, abs=0.05)
 
@@ -102,8 +90,8 @@ def test_low_pass_keeps_what_is_low() -> None:
 
 def test_an_unknown_corruption_is_refused() -> None:
     with pytest.raises(InputError, match="did you mean 'pixelate'"):
-        chosen_corruptions(("pixalate",), IMAGE_CORRUPTIONS, "image")
-    assert chosen_corruptions((), IMAGE_CORRUPTIONS, "image") == list(IMAGE_CORRUPTIONS)
+        chosen_corruptions(("pixalate",), "image")
+    assert chosen_corruptions((), "image") == list(IMAGE_CORRUPTIONS)
 
 
 def trained(**changes: Any) -> EvaluatedRun:
@@ -122,46 +110,21 @@ def trained(**changes: Any) -> EvaluatedRun:
     return EvaluatedRun(experiment, run.data, run.objective, ids=lambda corpus: ids)
 
 
-def test_the_curve_of_damaged_embeddings() -> None:
-    run = trained(**{"evaluation.corruptions": ["gaussian_noise", "mixing_with_noise"]})
-    found = dict(evaluate_embedding_corruptions(run))
-    prefix = "embedding_corruption"
-    assert found[f"{prefix}/rows"] == 72
-    assert found[f"{prefix}/clean_accuracy"] == pytest.approx(run.accuracy("test"))
-    curve = [found[f"{prefix}/gaussian_noise/{severity}/accuracy"] for severity in SEVERITIES]
-    assert found[f"{prefix}/gaussian_noise/accuracy"] == pytest.approx(np.mean(curve))
-    means = [found[f"{prefix}/{name}/accuracy"] for name in ("gaussian_noise", "mixing_with_noise")]
-    assert found[f"{prefix}/accuracy"] == pytest.approx(np.mean(means))
-    assert curve[0] > curve[-1]
-    assert found == dict(evaluate_embedding_corruptions(run)) | {f"{prefix}/curve": found[f"{prefix}/curve"]}
-    assert found[f"{prefix}/accuracy.csv"].splitlines()[0].endswith(",0,1,2,3,4,5")
-
-
 def test_a_sample_of_rows_is_the_same_in_every_run() -> None:
-    found = dict(evaluate_embedding_corruptions(trained(**{"evaluation.corruption_rows": 20})))
-    assert found["embedding_corruption/rows"] == 20
+    few, again, all_rows = (_tested_rows(trained(**{"evaluation.corruption_rows": rows})) for rows in (20, 20, 1000))
+    assert len(few) == 20
+    assert few.tolist() == again.tolist() == sorted(few)
+    assert all_rows.tolist() == list(range(72))
 
 
-def test_token_sequences_are_damaged_token_by_token() -> None:
-    experiment = sequence_experiment(**{"evaluation.corruptions": ["gaussian_noise"]})
-    run = TrainingRun(experiment, build_sequence_data(experiment, wave_tables()))
-    for _ in run.evaluations():
-        pass
-    run.load_best()
-    ids = tuple(map(str, range(54)))
-    found = dict(
-        evaluate_embedding_corruptions(EvaluatedRun(experiment, run.data, run.objective, ids=lambda corpus: ids))
-    )
-    curve = [found[f"embedding_corruption/gaussian_noise/{severity}/accuracy"] for severity in SEVERITIES]
-    assert curve[-1] < found["embedding_corruption/clean_accuracy"]
-    rows = run.data.test.mapped(lambda place, tokens: tokens + 1)
-    first = run.data.test.table.tokens[run.data.test.starts[3] : run.data.test.starts[3] + run.data.test.lengths[3]]
-    assert rows.table.tokens[rows.starts[3] : rows.starts[3] + rows.lengths[3]] == pytest.approx(first + 1)
-
-
-def test_a_target_without_raw_rows_is_sent_to_its_embeddings() -> None:
-    with pytest.raises(InputError, match="use embedding_corruptions"):
+def test_a_target_without_raw_rows_is_refused() -> None:
+    with pytest.raises(InputError, match="is of modality vector; leave it out"):
         list(evaluate_corruptions(trained()))
+
+
+def test_the_evaluator_of_damaged_embeddings_is_gone() -> None:
+    with pytest.raises(InputError, match="no longer there; `corruptions` damages the raw pictures"):
+        chosen_evaluators(("embedding_corruptions",))
 
 
 def test_a_damaged_sound_is_decoded_as_its_file(tmp_path: Path) -> None:
@@ -178,6 +141,6 @@ def test_a_damaged_sound_is_decoded_as_its_file(tmp_path: Path) -> None:
 
 def test_names_of_another_kind_are_left_out_unless_nothing_is_left() -> None:
     names = ("blur", "gaussian_noise", "time_mask")
-    assert [each.name for each in chosen_corruptions(names, EMBEDDING_CORRUPTIONS, "embeddings")] == ["gaussian_noise"]
+    assert [each.name for each in chosen_corruptions(names, "audio")] == ["time_mask"]
     with pytest.raises(InputError, match="none of audio; those are white_noise"):
-        chosen_corruptions(("blur",), AUDIO_CORRUPTIONS, "audio")
+        chosen_corruptions(("blur",), "audio")

@@ -18,9 +18,16 @@ from uml_core.data.sequence_data import build_sequence_data
 from uml_core.data.subset_files import read_subset
 from uml_core.data.training_data import build_training_data
 from uml_core.errors import InputError
-from uml_core.evaluation.calibration import at_temperature, expected_calibration_error, fitted_temperature
-from uml_core.evaluation.classification import classification_metrics, evaluate_shift, evaluate_test, subset_accuracy
-from uml_core.evaluation.classification_figures import confusion_figure
+from uml_core.evaluation.classification import (
+    at_temperature,
+    classification_metrics,
+    evaluate_shift,
+    evaluate_test,
+    expected_calibration_error,
+    fitted_temperature,
+    subset_accuracy,
+)
+from uml_core.evaluation.figures import confusion_figure
 from uml_core.evaluation.outcome import evaluated_run, measure_outcome
 from uml_core.evaluation.probes import NearestNeighbours, evaluate_zero_shot
 from uml_core.evaluation.registry import DEFAULT, EVALUATORS, chosen_evaluators, measure

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from tests.conftest import table
-from uml_core.analysis.alignment import cka
 from uml_core.analysis.class_geometry import MAP_RIDGE, ClassGeometry, ClassMeans, NullTest, orders_of
 from uml_core.analysis.relevance import (
     Draw,
@@ -65,12 +64,12 @@ def training_data(
 
 
 def found(tables: dict[str, CorpusTable], **changes: Any) -> Relevance:
-    draws = [Draw.of(training_data(tables, seed=seed, **changes)) for seed in range(4)]
+    draws = [Draw.from_data(training_data(tables, seed=seed, **changes)) for seed in range(4)]
     return relevance(draws, "auxiliary", permutations=99)
 
 
 def test_null_test_counts_the_permutations_that_reach_the_value() -> None:
-    test = NullTest.of(np.array([3.0, 1.0, 3.0, 5.0, 2.0]))
+    test = NullTest.from_values(np.array([3.0, 1.0, 3.0, 5.0, 2.0]))
     assert (test.value, test.null, test.p_value) == (3.0, 2.75, 3 / 5)
     assert test.excess == 0.25
 
@@ -87,7 +86,7 @@ def test_class_similarity_by_hand() -> None:
     rows = LabelledRows(np.array([[2, 0], [4, 0], [0, 5]], dtype=np.float32), np.arange(3), np.array([0, 0, 2]))
     # Unit means (1, 0) and (0, 1), less their mean: ±(½, −½); class 1 has no rows. Mean diagonal (½ + 0 + ½) / 3.
     expected = np.array([[1.5, 0, -1.5], [0, 0, 0], [-1.5, 0, 1.5]])
-    assert class_similarity(ClassMeans.of(rows, 3)) == pytest.approx(expected)
+    assert class_similarity(ClassMeans.from_rows(rows, 3)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("num_rows", [5, 40], ids=["fewer rows than columns", "more"])
@@ -111,20 +110,20 @@ def test_ridge_head_is_weighted_ridge_regression_on_centred_indicators(num_rows:
 def test_an_order_of_classes_is_the_corpus_relabelled(width: int) -> None:
     tables = corpora(width=width)
     order = np.random.default_rng(3).permutation(NUM_CLASSES)
-    draw = Draw.of(training_data(tables))
+    draw = Draw.from_data(training_data(tables))
     auxiliary = draw.data.train["auxiliary"]
     position = np.argsort(order)  # the class whose place a class takes
     relabelled = LabelledRows(auxiliary.embeddings, auxiliary.rows, position[auxiliary.labels])
     own = np.arange(NUM_CLASSES)
-    (permuted,) = draw.correct_with(auxiliary, ClassMeans.of(auxiliary, NUM_CLASSES), [order])
-    (direct,) = draw.correct_with(relabelled, ClassMeans.of(relabelled, NUM_CLASSES), [own])
+    (permuted,) = draw.correct_with(auxiliary, ClassMeans.from_rows(auxiliary, NUM_CLASSES), [order])
+    (direct,) = draw.correct_with(relabelled, ClassMeans.from_rows(relabelled, NUM_CLASSES), [own])
     assert permuted.tolist() == direct.tolist()
-    (unpermuted,) = draw.correct_with(auxiliary, ClassMeans.of(auxiliary, NUM_CLASSES), [own])
+    (unpermuted,) = draw.correct_with(auxiliary, ClassMeans.from_rows(auxiliary, NUM_CLASSES), [own])
     assert permuted.tolist() != unpermuted.tolist()
 
 
 def test_same_width_prediction_is_one_regression_on_both_corpora() -> None:
-    draw = Draw.of(training_data(corpora(width=40)))
+    draw = Draw.from_data(training_data(corpora(width=40)))
     target, auxiliary = draw.data.train["target"], draw.data.train["auxiliary"]
     rows = np.vstack([target.gathered(), auxiliary.gathered()]) - draw.mean
     labels = np.concatenate([target.labels, auxiliary.labels])
@@ -132,7 +131,7 @@ def test_same_width_prediction_is_one_regression_on_both_corpora() -> None:
     model = Ridge(alpha=draw.penalty, fit_intercept=False).fit(rows, np.eye(NUM_CLASSES)[labels], sample_weight=weights)
     expected = model.predict(draw.val).argmax(axis=1) == draw.val_labels
     own = [np.arange(NUM_CLASSES)]
-    (correct,) = draw.correct_with(auxiliary, ClassMeans.of(auxiliary, NUM_CLASSES), own)
+    (correct,) = draw.correct_with(auxiliary, ClassMeans.from_rows(auxiliary, NUM_CLASSES), own)
     assert (correct == expected).mean() > 0.97, "centred indicators move a class's logits by a constant at most"
 
 
@@ -145,7 +144,7 @@ def geometry(tables: dict[str, CorpusTable], shots: int = 2) -> tuple[ClassGeome
     means = np.array([seen[labels == code].mean(axis=0) for code in range(NUM_CLASSES)])
     others = np.array([auxiliary.gathered()[auxiliary.labels == code].mean(axis=0) for code in range(NUM_CLASSES)])
     return (
-        ClassGeometry.of(data, ClassMeans.of(auxiliary, NUM_CLASSES)),
+        ClassGeometry.from_data(data, ClassMeans.from_rows(auxiliary, NUM_CLASSES)),
         means,
         others / np.linalg.norm(others, axis=1, keepdims=True),
     )
@@ -153,6 +152,11 @@ def geometry(tables: dict[str, CorpusTable], shots: int = 2) -> tuple[ClassGeome
 
 def test_alignments_are_cka_under_each_order() -> None:
     found_geometry, means, others = geometry(corpora())
+
+    def cka(x: np.ndarray, y: np.ndarray) -> float:
+        x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+        return float(np.linalg.norm(x.T @ y) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)))
+
     expected = [cka(means, others[order]) for order in orders_of(NUM_CLASSES, 5)]
     assert found_geometry.alignments(5) == pytest.approx(expected, rel=1e-4)
 

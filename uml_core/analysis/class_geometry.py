@@ -38,7 +38,7 @@ class NullTest:
     p_value: float
 
     @classmethod
-    def of(cls, values_P: Array) -> NullTest:
+    def from_values(cls, values_P: Array) -> NullTest:
         """Compare the first value with the others: p = (1 + those that reach it) / (1 + how many)."""
         value, null = float(values_P[0]), values_P[1:]
         reached = int((null >= value - 1e-12).sum())
@@ -58,7 +58,7 @@ class ClassMeans:
     counts: npt.NDArray[np.int64]  # (C,)
 
     @classmethod
-    def of(cls, rows: LabelledRows, num_classes: int) -> ClassMeans:
+    def from_rows(cls, rows: LabelledRows, num_classes: int) -> ClassMeans:
         """Average the rows of each class, in float64."""
         sums_CD = np.zeros((num_classes, rows.dim))
         for embeddings_ND, labels_N in blocks(rows):
@@ -72,7 +72,7 @@ class ClassMeans:
         return self.counts > 0
 
     def unit(self) -> Array:
-        """Return the means at unit length, as a head starts at them; zeros stay zeros."""
+        """The means at unit length, as a head starts at them; zeros stay zeros."""
         unit_CD: Array = self.means / np.maximum(np.linalg.norm(self.means, axis=1, keepdims=True), TINY)
         return unit_CD
 
@@ -85,14 +85,14 @@ def blocks(rows: LabelledRows) -> Iterator[tuple[npt.NDArray[np.float32], npt.ND
 
 
 def class_sums(rows_ND: npt.NDArray[np.floating], labels_N: npt.NDArray[np.int64], num_classes: int) -> Array:
-    """Return the sum of each class's rows (C, D), in float64."""
+    """The sum of each class's rows (C, D), in float64."""
     sums_CD = torch.zeros(num_classes, rows_ND.shape[1], dtype=torch.float64)
     sums_CD.index_add_(0, torch.from_numpy(np.ascontiguousarray(labels_N)), torch.from_numpy(rows_ND).double())
     return sums_CD.numpy()
 
 
 def orders_of(num_classes: int, permutations: int) -> list[Order]:
-    """Return the classes in their own order, then in seeded random ones (1 + P of (C,))."""
+    """The classes in their own order, then in seeded random ones (1 + P of (C,))."""
     rng = np.random.default_rng(0)
     return [np.arange(num_classes), *(rng.permutation(num_classes) for _ in range(permutations))]
 
@@ -108,7 +108,7 @@ class ClassGeometry:
     shots: float  # train rows per class
 
     @classmethod
-    def of(cls, data: TrainingData, auxiliary: ClassMeans) -> ClassGeometry:
+    def from_data(cls, data: TrainingData, auxiliary: ClassMeans) -> ClassGeometry:
         """Use the labelled rows that a run sees: train and validation, never test."""
         num_classes, train = len(data.classes), data.train[data.target]
         seen = LabelledRows(
@@ -116,7 +116,7 @@ class ClassGeometry:
             np.concatenate([train.rows, data.val.rows]),
             np.concatenate([train.labels, data.val.labels]),
         )
-        target, has_C = ClassMeans.of(seen, num_classes), auxiliary.has_rows
+        target, has_C = ClassMeans.from_rows(seen, num_classes), auxiliary.has_rows
         return cls(
             _centred_gram(target.means[has_C]),
             _centred_gram(auxiliary.unit()[has_C]),
@@ -127,17 +127,16 @@ class ClassGeometry:
 
     @property
     def num_classes(self) -> int:
-        """How many classes both corpora have."""
         return len(self.target_gram)
 
     def neighbours(self) -> float:
-        """Return mutual k-NN of the class means less chance, k a quarter of the classes and at most 10."""
+        """Mutual k-NN of the class means less chance, k a quarter of the classes and at most 10."""
         k = max(1, min(10, self.num_classes // 4))
         # A Gram matrix's square root stands for the means: the same angles in at most C dimensions.
         return mutual_knn(_root(self.target_gram), _root(self.auxiliary_gram), k=k) - k / (self.num_classes - 1)
 
     def alignments(self, permutations: int) -> Array:
-        """Return linear CKA (biased) of the class means, then under each permutation of auxiliary classes (1 + P,)."""
+        """Linear CKA (biased) of the class means, then under each permutation of auxiliary classes (1 + P,)."""
         orders = orders_of(self.num_classes, permutations)
         norm = max(float(np.linalg.norm(self.target_gram) * np.linalg.norm(self.auxiliary_gram)), TINY)
         values = [
@@ -146,7 +145,7 @@ class ClassGeometry:
         return np.array(values)
 
     def agreements(self, permutations: int) -> Array:
-        """Return the share of the target's class means that the best linear map explains, then permuted (1 + P,).
+        """The share of the target's class means that the best linear map explains, then permuted (1 + P,).
 
         1 − (squared error of ridge regression on classes left out) / (that of the mean alone); below 0 it misleads.
         """
@@ -156,7 +155,7 @@ class ClassGeometry:
         return np.array([1 - float(((mapped_CC @ gram_CC) * mapped_CC).sum()) / prior for gram_CC in grams])
 
     def information_gain(self, explained_share: float) -> float:
-        """Return the nats about a class mean, per direction, that a map explaining a share of it adds to the shots.
+        """The nats about a class mean, per direction, that a map explaining a share of it adds to the shots.
 
         ½ log((1/τ² + k/σ²) / (1/s² + k/σ²)): s² the variance of class means, τ² what the map leaves of it, σ² within
         classes, k shots, all summed over directions; the error of the means themselves is taken off. The sum of
@@ -169,7 +168,7 @@ class ClassGeometry:
         return 0.5 * math.log((1 / left + known) / (1 / prior + known))
 
     def _left_out(self) -> Array:
-        """Return R (C, C): row c of R m is the error on class c of the ridge map fitted without it (closed form)."""
+        """R (C, C): row c of R m is the error on class c of the ridge map fitted without it (closed form)."""
         size = self.num_classes
         ridge = max(MAP_RIDGE * float(np.trace(self.auxiliary_gram)) / size, TINY)
         hat_CC = self.auxiliary_gram @ np.linalg.inv(self.auxiliary_gram + ridge * np.eye(size)) + 1 / size
@@ -177,7 +176,7 @@ class ClassGeometry:
         return left_out_CC
 
     def _prior(self) -> float:
-        """Return the summed squared error of predicting a class mean by the mean of the others."""
+        """The summed squared error of predicting a class mean by the mean of the others."""
         return max(float(np.trace(self.target_gram)) * (self.num_classes / (self.num_classes - 1)) ** 2, TINY)
 
 
@@ -188,7 +187,7 @@ def _centred_gram(means_CD: Array) -> Array:
 
 
 def _variance_within(rows: LabelledRows, means: ClassMeans) -> float:
-    """Return the squared deviations from class means, summed over directions, per degree of freedom."""
+    """The squared deviations from class means, summed over directions, per degree of freedom."""
     squares = 0.0
     for embeddings_ND, labels_N in blocks(rows):
         squares += float(((embeddings_ND - means.means[labels_N]) ** 2).sum())

@@ -48,7 +48,6 @@ class ExchangeData:
         return len(self.seeds) > 0 and bool(np.linalg.matrix_rank(self.plane_design) == 3)
 
     def by_seed(self, target_rows: float, auxiliary_rows: float) -> dict[int, float]:
-        """Return the accuracies at one point of the grid."""
         here = (self.target_rows == target_rows) & (self.auxiliary_rows == auxiliary_rows)
         return {int(seed): float(value) for seed, value in zip(self.seeds[here], self.accuracy[here], strict=True)}
 
@@ -81,14 +80,13 @@ class Surface:
     r_squared: float
 
     def accuracy(self, target_rows: Floats, auxiliary_rows: Floats) -> Floats:
-        """Return the fitted accuracy."""
         u, v = np.log2(1 + target_rows), np.log2(1 + auxiliary_rows)
         c, alpha, beta, gamma = self.coefficients
         fitted: Floats = c + alpha * u + beta * v + gamma * u * v
         return fitted
 
     def rate(self, target_rows: float, auxiliary_rows: float) -> float:
-        """Return the local marginal rate (∂acc/∂n_x) / (∂acc/∂n_y): auxiliary rows per target row, there."""
+        """The local marginal rate (∂acc/∂n_x) / (∂acc/∂n_y): auxiliary rows per target row, there."""
         u, v = math.log2(1 + target_rows), math.log2(1 + auxiliary_rows)
         _, alpha, beta, gamma = self.coefficients
         per_target = (alpha + gamma * v) / (1 + target_rows)
@@ -157,14 +155,13 @@ def exchange_rate(data: ExchangeData, *, seed: int = 0) -> ExchangeRate:
 
 
 def fit_plane(data: ExchangeData) -> Plane:
-    """Return the least-squares plane."""
     (a, b, c), *_ = np.linalg.lstsq(data.plane_design, data.accuracy, rcond=None)
     cells = _cell_means(data)
     return Plane(float(a), float(b), float(c), _r_squared(cells[:, 2], a * cells[:, 0] + b * cells[:, 1] + c))
 
 
 def fit_surface(data: ExchangeData) -> Surface:
-    """Return the least-squares surface among those that never fall over the grid's rectangle.
+    """The least-squares surface among those that never fall over the grid's rectangle.
 
     A bilinear function rises over a rectangle iff it rises along the four edges. Its gains over the lowest corner are
     p and q along the two axes and p + q + e at the far corner, with e ≥ −min(p, q). Those make two cones with
@@ -193,7 +190,7 @@ def fit_surface(data: ExchangeData) -> Surface:
 
 
 def reliable_falls(data: ExchangeData) -> tuple[Fall, ...]:
-    """Return the steps to the next larger auxiliary amount that lower accuracy, paired by seed, Holm's p < 0.05."""
+    """The steps to the next larger auxiliary amount that lower accuracy, paired by seed, Holm's p < 0.05."""
     steps: dict[str, tuple[float, float, float, PairedDifference]] = {}
     for target in np.unique(data.target_rows):
         amounts = np.unique(data.auxiliary_rows[data.target_rows == target])
@@ -211,7 +208,7 @@ def reliable_falls(data: ExchangeData) -> tuple[Fall, ...]:
 
 
 def _rate_interval(data: ExchangeData, seed: int) -> tuple[float, float]:
-    """Return the ends of the percentile interval of the plane's rate over resampled seeds.
+    """The ends of the percentile interval of the plane's rate over resampled seeds.
 
     A resample only weighs the seeds anew, so each seed's normal equations are set up once.
     """
@@ -239,9 +236,9 @@ def _local_rate(surface: Surface, point: Floats, largest: float) -> LocalRate:
 
 def _cell_means(data: ExchangeData) -> Floats:
     """Return (target rows, auxiliary rows, mean accuracy) of every point of the grid, in order."""
-    points, place = np.unique(np.stack([data.target_rows, data.auxiliary_rows], axis=1), axis=0, return_inverse=True)
-    place = place.reshape(-1)
-    means = np.bincount(place, weights=data.accuracy) / np.bincount(place)
+    points, cell = np.unique(np.stack([data.target_rows, data.auxiliary_rows], axis=1), axis=0, return_inverse=True)
+    cell = cell.reshape(-1)
+    means = np.bincount(cell, weights=data.accuracy) / np.bincount(cell)
     cells: Floats = np.column_stack([points, means])
     return cells
 

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from uml_core.analysis.neuron_figures import ExcitingInputs, correlation_histogram, top_units
 from uml_core.analysis.neurons import (
     MIN_PAIRS,
     SIGNIFICANCE,
@@ -29,10 +30,20 @@ from uml_core.analysis.neurons import (
     partial_correlations,
     unit_correlations,
 )
-from uml_core.analysis.result import AnalysisResult
-from uml_core.analysis.shared_space import Codes, Floats, TrainedRun, class_means
+from uml_core.analysis.shared_space import AnalysisResult, Codes, Floats, TrainedRun, class_means
 from uml_core.data.labelled_rows import LabelledRows
-from uml_core.figures.drawing import ReportFigure, drawn
+from uml_core.figures.drawing import (
+    BLACK,
+    BLUE,
+    GREY,
+    VERMILION,
+    ReportFigure,
+    canvas,
+    drawn,
+    house_style,
+    printable,
+    stacked_panels,
+)
 from uml_core.models import SharedHeadModel, build_model
 
 NUM_TOP_UNITS, NUM_INPUTS = 4, 4
@@ -58,12 +69,11 @@ class PairRows:
 
 
 def shared_layer(model: SharedHeadModel, run: TrainedRun, corpus: str, rows: LabelledRows) -> Floats:
-    """Return the shared space's coordinates (N, H)."""
     return run.embeddings(corpus, rows, model=model)
 
 
 def logits_layer(model: SharedHeadModel, run: TrainedRun, corpus: str, rows: LabelledRows) -> Floats:
-    """Return the shared head's outputs (N, C), without the corpora's scales."""
+    """The shared head's outputs (N, C), without the corpora's scales."""
     logits_NC: Floats = run.embeddings(corpus, rows, model=model) @ run.head(corpus, model=model).T
     return logits_NC
 
@@ -103,13 +113,13 @@ def explain_neurons(run: TrainedRun) -> AnalysisResult:
 
 
 def untrained_models(run: TrainedRun) -> list[SharedHeadModel]:
-    """Return the run's model as it was initialised, and as further seeds would have initialised it."""
+    """The run's model as it was initialised, and as further seeds would have initialised it."""
     seeds = [run.experiment.seed + index for index in range(NUM_UNTRAINED)]
     return [build_model(run.experiment.override({"seed": seed}), run.data) for seed in seeds]
 
 
 def pair_rows(run: TrainedRun, corpus: str) -> PairRows:
-    """Return the rows that form pairs of the target and a corpus: the user's, else all held-out and train rows."""
+    """The rows that form pairs of the target and a corpus: the user's, else all held-out and train rows."""
     target = run.data.target
     if run.pairs is None or corpus not in run.pairs:
         return PairRows(run.held_out, run.data.train[corpus], by_class=True)
@@ -123,7 +133,7 @@ def pair_rows(run: TrainedRun, corpus: str) -> PairRows:
 def paired_activations(
     run: TrainedRun, model: SharedHeadModel, layer: str, corpus: str, rows: PairRows
 ) -> PairedActivations | None:
-    """Return a layer's activations on both sides of the pairs, or None where there are too few pairs."""
+    """A layer's activations on both sides of the pairs, or None where there are too few pairs."""
     target = run.data.target
     first_NU = LAYERS[layer](model, run, target, rows.target)
     second_NU = LAYERS[layer](model, run, corpus, rows.other)
@@ -146,7 +156,7 @@ def paired_activations(
 
 
 def unit_table(found: UnitCorrelations, classes: tuple[str, ...]) -> str:
-    """Return every unit as CSV, the largest partial correlation first."""
+    """Every unit as CSV, the largest partial correlation first."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     labels = [classes[label] if 0 <= label < len(classes) else "(no class)" for label in found.per_label]
@@ -158,7 +168,7 @@ def unit_table(found: UnitCorrelations, classes: tuple[str, ...]) -> str:
 
 
 def _table_rows(run: TrainedRun, corpus: str, chosen: Codes) -> LabelledRows:
-    """Return rows of a corpus's table; one outside the run's splits has class −1."""
+    """Rows of a corpus's table; one outside the run's splits has class −1."""
     everything = run.data.train[corpus]
     labels = np.full(len(everything.embeddings), -1, dtype=np.int64)
     known = [everything]
@@ -238,3 +248,63 @@ def _exciting(run: TrainedRun, corpus: str, rows: LabelledRows, activation_N: Fl
         if len(shown) == NUM_INPUTS:
             break
     return shown
+
+
+@dataclass(frozen=True)
+class ExcitingInputs:
+    """A unit in words, and what excites it in either modality: (thumbnail or text, class) pairs."""
+
+    title: str
+    first: Sequence[tuple[object, str]]
+    second: Sequence[tuple[object, str]]
+
+
+def correlation_histogram(found: UnitCorrelations, baseline_MU: Floats, *, pairs: str) -> Figure:
+    """Draw the units' partial correlations beside those of untrained networks, with what chance reaches."""
+    with house_style():
+        figure, (axis,) = stacked_panels([2.8])
+        low = min(-0.05, float(min(found.partial_r.min(), baseline_MU.min())))
+        edges = np.linspace(low, 1.0, 41)
+        axis.hist(found.partial_r, bins=list(edges), color=BLUE, alpha=0.8, label="trained")
+        counts = np.histogram(baseline_MU, bins=edges)[0] / len(baseline_MU)
+        axis.stairs(counts, edges, color=BLACK, linewidth=1.5, label=f"mean of {len(baseline_MU)} untrained")
+        axis.axvline(float(baseline_MU.max()), color=GREY, linestyle="--", linewidth=1.5, label="untrained maximum")
+        chance = float(np.quantile(found.null_maxima, 0.95))
+        axis.axvline(chance, color=VERMILION, linestyle=":", linewidth=2, label="95 % of shuffles stay below")
+        axis.set_xlim(low, 1.0)
+        axis.set_xlabel(f"r without confounds (no unit), over {found.num_pairs}\n{pairs}")
+        axis.set_ylabel("units (count)")
+        figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def top_units(units: Sequence[ExcitingInputs], *, names: tuple[str, str]) -> Figure:
+    """Draw one band a unit: what excites it in the first modality on the left, in the second on the right."""
+    with house_style(**{"axes.grid": False}):
+        figure = canvas(1.35 * len(units) + 0.3)
+        bands = figure.subfigures(len(units), 1, squeeze=False)[:, 0]
+        for band, unit in zip(bands, units, strict=True):
+            band.suptitle(unit.title, fontsize=9, x=0.01, ha="left")
+            halves = band.subfigures(1, 2)
+            for half, inputs in zip(halves, (unit.first, unit.second), strict=True):
+                _half(half, inputs)
+        first, second = (printable(name) for name in names)
+        figure.supxlabel(f"left: rows of {first}; right: rows of {second}", fontsize=9)
+    return figure
+
+
+def _half(half: Any, inputs: Sequence[tuple[object, str]]) -> None:
+    """Draw thumbnails side by side, or texts one below the other."""
+    if any(isinstance(content, np.ndarray) for content, _ in inputs):
+        for axis, (content, label) in zip(half.subplots(1, len(inputs), squeeze=False)[0], inputs, strict=True):
+            if isinstance(content, np.ndarray):
+                axis.imshow(content)
+            axis.set_axis_off()
+            axis.set_title(printable(label, limit=11), fontsize=5.5, loc="center", pad=2)
+        return
+    axis = half.subplots()
+    axis.set_axis_off()
+    for index, (content, label) in enumerate(inputs):
+        height = 1 - (index + 0.5) / len(inputs)
+        text = printable(str(content), limit=38)
+        axis.text(0, height, f"{text}  [{printable(label, limit=14)}]", fontsize=6.5, va="center")

@@ -1,21 +1,39 @@
-"""Margins and clusters of the target in the shared space: does co-training move classes apart?
+"""Margins, clusters, prototypes and the decision plane of a trained run: does co-training move classes apart?
 
-In: embeddings in the shared space, the head's rows, class codes. Out: margins, cluster measures, cosines, plane
-coordinates, as plain arrays. Wider margins, a higher silhouette and a lower Davies-Bouldin index mean better separated
-classes.
+In: embeddings in the shared space, the head's rows, class codes. Out: margins, cluster measures, cosines and plane
+coordinates as plain arrays, and of a `TrainedRun` the analyses with their figures. Wider margins, a higher silhouette
+and a lower Davies-Bouldin index mean better separated classes.
 
 Shape legend: N rows, H shared width, C classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, davies_bouldin_score, silhouette_score
 
-from uml_core.analysis.shared_space import Codes, Floats
+from uml_core.analysis.shared_space import AnalysisResult, Codes, Floats, TrainedRun, class_means
+from uml_core.errors import InputError
+from uml_core.figures.drawing import (
+    BLACK,
+    BLUE,
+    ORANGE,
+    VERMILION,
+    WIDTH_IN,
+    ReportFigure,
+    canvas,
+    drawn,
+    house_style,
+    printable,
+    stacked_panels,
+)
 
+PREFIX = "analysis/margins"
+MAX_NAMED_CLASSES = 45  # more names than this are no longer legible beside a heat map
 MAX_SILHOUETTE_ROWS = 5000  # its cost grows with the square of the rows; more are sampled, seeded
 
 
@@ -69,7 +87,7 @@ def functional_margins(shared_NH: Floats, head_CH: Floats, labels_N: Codes) -> M
 
 
 def cluster_quality(values_NH: Floats, labels_N: Codes, *, seed: int = 0) -> ClusterQuality | None:
-    """Return how well classes are separated as clusters (Euclidean); None where every row or none is its own class."""
+    """How well classes are separated as clusters (Euclidean); None where every row or none is its own class."""
     if not 2 <= len(np.unique(labels_N)) < len(labels_N):
         return None
     sample = MAX_SILHOUETTE_ROWS if len(labels_N) > MAX_SILHOUETTE_ROWS else None
@@ -80,13 +98,13 @@ def cluster_quality(values_NH: Floats, labels_N: Codes, *, seed: int = 0) -> Clu
 
 
 def prototype_cosines(head_CH: Floats, means_CH: Floats) -> Floats:
-    """Return the cosine of every head row with every class-mean embedding (C, C); NaN for a class without rows."""
+    """The cosine of every head row with every class-mean embedding (C, C); NaN for a class without rows."""
     cosines_CC: Floats = _unit(head_CH) @ _unit(means_CH).T
     return cosines_CC
 
 
 def most_confused(predicted_N: Codes, labels_N: Codes, margins: Margins, num_classes: int) -> tuple[int, int]:
-    """Return the two classes most often taken for one another; without any error, the two of the thinnest margins."""
+    """The two classes most often taken for one another; without any error, the two of the thinnest margins."""
     counts_CC = confusion_matrix(labels_N, predicted_N, labels=np.arange(num_classes))
     both_CC = np.triu(counts_CC + counts_CC.T, k=1)
     if both_CC.any():
@@ -100,7 +118,7 @@ def most_confused(predicted_N: Codes, labels_N: Codes, margins: Margins, num_cla
 
 
 def decision_plane(shared_NH: Floats, head_CH: Floats, first: int, second: int) -> DecisionPlane:
-    """Return rows in the plane of w_a − w_b and the first principal direction orthogonal to it.
+    """Rows in the plane of w_a − w_b and the first principal direction orthogonal to it.
 
     `across` > 0 where class `first` scores above `second`: the bias-free head puts their boundary at 0.
     """
@@ -120,3 +138,196 @@ def _unit(rows_CH: Floats) -> Floats:
     norms_C1[norms_C1 == 0] = np.nan
     unit_CH: Floats = rows_CH / norms_C1
     return unit_CH
+
+
+def explain_margins(run: TrainedRun) -> AnalysisResult:
+    """Measure margins and clusters of the target's held-out rows, before and after the projection."""
+    rows, target = run.held_out, run.data.target
+    shared_NH = run.embeddings(target, rows)
+    margins = functional_margins(shared_NH, run.head(target), rows.labels)
+    metrics = {
+        f"{PREFIX}/functional_mean": float(margins.functional.mean()),
+        f"{PREFIX}/functional_median": float(np.median(margins.functional)),
+        f"{PREFIX}/relative_mean": float(margins.relative.mean()),
+        f"{PREFIX}/relative_median": float(np.median(margins.relative)),
+        f"{PREFIX}/positive_share": float((margins.functional > 0).mean()),
+    }
+    clusters = []
+    for words, suffix, values in (
+        ("embeddings as encoded", "_before_projection", rows.gathered().astype(np.float64)),
+        ("in the shared space", "", shared_NH),
+    ):
+        quality = cluster_quality(values, rows.labels, seed=run.experiment.seed)
+        if quality is not None:
+            metrics[f"{PREFIX}/silhouette{suffix}"] = quality.silhouette
+            metrics[f"{PREFIX}/davies_bouldin{suffix}"] = quality.davies_bouldin
+            clusters.append(
+                f"{words}: silhouette {quality.silhouette:.3f}, Davies-Bouldin {quality.davies_bouldin:.2f}"
+            )
+    split = run.held_out_words
+    caption = (
+        f"Functional margin of {len(rows)} {split} rows of {target}: the distance to the boundary with the best wrong "
+        "class. Rows left of 0 are classified wrong. The unit depends on the run's weights; compare runs by the "
+        "relative margin."
+    )
+    line = (
+        f"margins of {len(rows)} {split} rows: relative median {np.median(margins.relative):+.3f}, "
+        f"{(margins.functional > 0).mean():.1%} positive"
+    )
+    figure = drawn("margins", margin_histogram(margins, split=split), caption=caption, alternative=line)
+    return AnalysisResult(metrics, (figure,), summary=(line, *(f"  {words}" for words in clusters)))
+
+
+def explain_prototypes(run: TrainedRun) -> AnalysisResult:
+    """Compare the head's rows with every auxiliary corpus's class means in the shared space."""
+    metrics: dict[str, float] = {}
+    figures: list[ReportFigure] = []
+    summary = []
+    for corpus in run.experiment.auxiliaries:
+        cosines_CC = _prototype_cosines(run, corpus)
+        present_C = np.isfinite(np.diag(cosines_CC))
+        if not present_C.any():
+            continue
+        own_C = np.diag(cosines_CC)[present_C]
+        others = cosines_CC[present_C][:, present_C][~np.eye(int(present_C.sum()), dtype=bool)]
+        nearest_C = np.nanargmax(cosines_CC[present_C], axis=1) == np.flatnonzero(present_C)
+        metrics[f"analysis/prototypes/{corpus}/own_cosine"] = float(own_C.mean())
+        metrics[f"analysis/prototypes/{corpus}/nearest_share"] = float(nearest_C.mean())
+        if len(others):
+            metrics[f"analysis/prototypes/{corpus}/other_cosine"] = float(others.mean())
+        rest = f", with other classes {others.mean():.3f}" if len(others) else ""
+        note = "" if run.experiment.is_active(corpus) else " (takes no part in this run's steps)"
+        line = (
+            f"prototypes of {corpus}{note}: a head row's cosine with its own class mean is {own_C.mean():.3f}{rest}; "
+            f"nearest is its own for {nearest_C.mean():.1%} of {len(own_C)} classes"
+        )
+        summary.append(line)
+        figure = prototype_heat_map(cosines_CC, run.data.classes, corpus=corpus)
+        caption = (
+            f"Cosine of head rows with class means of {corpus}{note} in the shared space; a diagonal means they agree."
+        )
+        figures.append(drawn(f"prototypes_{corpus}", figure, caption=caption, alternative=line))
+    return AnalysisResult(metrics, tuple(figures), summary=tuple(summary))
+
+
+def explain_decision_plane(run: TrainedRun) -> AnalysisResult:
+    """Draw the plane that decides between two classes, the most confused ones unless others are named."""
+    target, held_out, train = run.data.target, run.held_out, run.data.train[run.data.target]
+    held_NH, head_CH = run.embeddings(target, held_out), run.head(target)
+    if run.plane_classes is not None:
+        first, second = (run.class_code(name) for name in run.plane_classes)
+        if first == second:
+            raise InputError(
+                f"--classes names '{run.plane_classes[0]}' twice; a decision plane lies between two classes"
+            )
+        why = "chosen by name"
+    else:
+        margins = functional_margins(held_NH, head_CH, held_out.labels)
+        predicted_N = (held_NH @ head_CH.T).argmax(axis=1)
+        first, second = most_confused(predicted_N, held_out.labels, margins, len(run.data.classes))
+        why = "most often taken for one another"
+    shared_NH = np.concatenate([held_NH, run.embeddings(target, train)])
+    labels_N = np.concatenate([held_out.labels, train.labels])
+    chosen_N = np.isin(labels_N, (first, second))
+    plane = decision_plane(shared_NH[chosen_N], head_CH, first, second)
+    names = (run.data.classes[first], run.data.classes[second])
+    is_held_out_N = np.arange(len(labels_N)) < len(held_out)
+    rows = PlaneRows(labels_N[chosen_N], is_held_out_N[chosen_N], names, (first, second))
+    right_N = ((plane.across > 0) == (rows.labels == first))[rows.held_out]
+    share = f"{right_N.mean():.1%} of their {len(right_N)}" if len(right_N) else "none of their 0"
+    line = (
+        f"decision plane of {names[0]} and {names[1]} ({why}): {share} {run.held_out_words} rows lie on the right "
+        f"side; the plane shows {plane.shown_variance:.0%} of their variance"
+    )
+    caption = (
+        f"{names[0]} against {names[1]} ({why}) in the plane of their head rows' difference and the first principal "
+        f"direction orthogonal to it, which holds {plane.shown_variance:.0%} of these rows' variance."
+    )
+    figure = drawn("decision_plane", plane_scatter(plane, rows), caption=caption, alternative=line)
+    metrics = {"analysis/decision_plane/right_side_share": float(right_N.mean())} if len(right_N) else {}
+    return AnalysisResult(metrics, (figure,), summary=(line,))
+
+
+def _prototype_cosines(run: TrainedRun, corpus: str) -> Floats:
+    rows = run.data.train[corpus]
+    means_CH = class_means(run.embeddings(corpus, rows), rows.labels, len(run.data.classes))
+    return prototype_cosines(run.head(corpus), means_CH)
+
+
+@dataclass(frozen=True)
+class PlaneRows:
+    """Rows of the decision plane: class codes (N,), and which of them are held out (N,) rather than trained on."""
+
+    labels: Codes
+    held_out: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    names: tuple[str, str]
+    codes: tuple[int, int]
+
+
+def margin_histogram(margins: Margins, *, split: str) -> Figure:
+    """Draw the distribution of the functional margin: left of 0 is wrong."""
+    values_N = margins.functional
+    with house_style():
+        figure, (axis,) = stacked_panels([2.8])
+        width = float(np.ptp(values_N)) / min(40, max(8, len(values_N) // 8)) or 1.0
+        # An edge lies at 0, so that no bar holds right and wrong rows together.
+        edges = width * np.arange(np.floor(values_N.min() / width), np.ceil(values_N.max() / width) + 1)
+        right = values_N > 0
+        for chosen, colour, label in ((right, BLUE, "right class"), (~right, VERMILION, "wrong class")):
+            axis.hist(
+                values_N[chosen], bins=list(edges), color=colour, label=f"{label} ({int(chosen.sum())})", alpha=0.85
+            )
+        axis.axvline(0, color=BLACK, linewidth=1.4)
+        axis.set_xlabel("functional margin (units of the shared space)")
+        axis.set_ylabel(f"{split} rows (count)")
+        figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def prototype_heat_map(cosines_CC: Floats, classes: Sequence[str], *, corpus: str) -> Figure:
+    """Draw the cosine of head rows (down) with class-mean auxiliary embeddings (across)."""
+    count = len(classes)
+    named = count <= MAX_NAMED_CLASSES
+    with house_style(**{"axes.grid": False}):
+        figure = canvas(WIDTH_IN * 0.95)
+        axis = figure.subplots()
+        image = axis.imshow(np.ma.masked_invalid(cosines_CC), cmap="cividis")
+        names = [printable(name, limit=22) for name in classes]
+        size = 9 if count <= 12 else 5.5
+        if named:
+            axis.set_xticks(range(count), names, rotation=90, fontsize=size)
+            axis.set_yticks(range(count), names, fontsize=size)
+        axis.set_xlabel(f"class mean of {printable(corpus)}" + ("" if named else " (class number)"))
+        axis.set_ylabel("head row of the class" + ("" if named else " (class number)"))
+        axis.tick_params(length=0)
+        figure.colorbar(image, ax=axis, shrink=0.7, label="cosine (no unit)")
+    return figure
+
+
+def plane_scatter(plane: DecisionPlane, rows: PlaneRows) -> Figure:
+    """Draw rows of two classes and the boundary between them; hollow marks are train rows."""
+    with house_style():
+        figure, (axis,) = stacked_panels([3.6])
+        looks = zip(rows.codes, rows.names, (BLUE, ORANGE), ("o", "s"), strict=True)
+        for code, name, colour, marker in looks:
+            for held_out, words in ((True, "held out"), (False, "train")):
+                chosen = (rows.labels == code) & (rows.held_out == held_out)
+                axis.scatter(
+                    plane.across[chosen],
+                    plane.along[chosen],
+                    label=f"{printable(name)}, {words} ({int(chosen.sum())})",
+                    marker=marker,
+                    s=34,
+                    facecolor=colour if held_out else "none",
+                    edgecolor="white" if held_out else colour,
+                    linewidth=0.6 if held_out else 1.4,
+                    zorder=3,
+                )
+        axis.axvline(0, color=BLACK, linewidth=1.4, label="boundary")
+        first, second = (printable(name, limit=22) for name in rows.names)
+        axis.set_title(f"← {second}", fontsize=9)
+        axis.set_title(f"{first} →", fontsize=9, loc="right")
+        axis.set_xlabel("distance to the boundary (units of the shared space)")
+        axis.set_ylabel("first principal direction\nalong the boundary (same units)")
+        figure.legend(loc="outside lower center", ncols=2)
+    return figure

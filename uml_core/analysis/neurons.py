@@ -75,7 +75,7 @@ class UnitCorrelations:
         return ordered
 
     def beyond(self, untrained_r: Floats) -> Codes:
-        """Return the found units that also beat every partial correlation of untrained networks (any shape)."""
+        """The found units that also beat every partial correlation of untrained networks (any shape)."""
         chosen: Codes = self.found[self.partial_r[self.found] > untrained_r.max()]
         return chosen
 
@@ -83,7 +83,7 @@ class UnitCorrelations:
 def unit_correlations(
     pairs: PairedActivations, *, num_permutations: int | None = None, seed: int = 0
 ) -> UnitCorrelations:
-    """Return each unit's correlation over pairs, with confounds removed, tested by shuffling the pairs.
+    """Each unit's correlation over pairs, with confounds removed, tested by shuffling the pairs.
 
     Freedman and Lane's permutation of residuals: both sides are regressed on the covariates, one side's residuals are
     shuffled over pairs and regressed again. With covariates it is exact asymptotically, without any it is exact.
@@ -115,12 +115,12 @@ def unit_correlations(
 
 
 def pearson(first_NU: Floats, second_NU: Floats) -> Floats:
-    """Return each unit's Pearson r over pairs (U,); 0 for a unit that does not vary."""
+    """Each unit's Pearson r over pairs (U,); 0 for a unit that does not vary."""
     return _cosine(first_NU - first_NU.mean(axis=0), second_NU - second_NU.mean(axis=0))
 
 
 def partial_correlations(pairs: PairedActivations) -> Floats:
-    """Return each unit's partial correlation (U,) given mean activations and lengths, without any test."""
+    """Each unit's partial correlation (U,) given mean activations and lengths, without any test."""
     basis_NK = _covariate_basis(pairs)
     return _cosine(_residuals(pairs.first, basis_NK), _residuals(pairs.second, basis_NK))
 
@@ -134,7 +134,7 @@ class _Residuals:
     basis: Floats
 
     def shuffled(self, rng: np.random.Generator) -> Floats:
-        """Return each unit's partial correlation (U,) with one side's residuals shuffled over pairs.
+        """Each unit's partial correlation (U,) with one side's residuals shuffled over pairs.
 
         The first side is orthogonal to the covariates Q, so regressing the shuffled side y again changes no product
         with it, only y's length: ‖y‖² − ‖Qᵀy‖².
@@ -150,15 +150,14 @@ class _Residuals:
         """The length of each unit's first side (U,), and the squared one of its second: no shuffle changes them."""
         return np.linalg.norm(self.first, axis=0), (self.second**2).sum(axis=0)
 
-    def of(self, units: npt.NDArray[np.bool_]) -> _Residuals:
-        """Return the residuals of some units."""
+    def only(self, units: npt.NDArray[np.bool_]) -> _Residuals:
         return _Residuals(self.first[:, units], self.second[:, units], self.basis)
 
 
 def _permutation_p(
     residuals: _Residuals, observed_U: Floats, num_permutations: int, rng: np.random.Generator
 ) -> Floats:
-    """Return one-sided p values (U,): (1 + shuffles that match) / (1 + shuffles); settled units leave early."""
+    """One-sided p values (U,): (1 + shuffles that match) / (1 + shuffles); settled units leave early."""
     p_U = np.empty(observed_U.shape)
     units, matched = np.arange(len(observed_U)), np.zeros(len(observed_U), dtype=np.int64)
     for count in range(1, num_permutations + 1):
@@ -166,7 +165,7 @@ def _permutation_p(
         settled = matched >= CLEARLY_NULL
         if settled.any():
             p_U[units[settled]] = CLEARLY_NULL / count
-            units, matched, residuals = units[~settled], matched[~settled], residuals.of(~settled)
+            units, matched, residuals = units[~settled], matched[~settled], residuals.only(~settled)
         if not len(units):
             return p_U
     p_U[units] = (1 + matched) / (1 + num_permutations)
@@ -174,7 +173,7 @@ def _permutation_p(
 
 
 def _covariate_basis(pairs: PairedActivations) -> Floats:
-    """Return an orthonormal basis (N, K) of the constant, both sides' mean activations, and lengths where known."""
+    """An orthonormal basis (N, K) of the constant, both sides' mean activations, and lengths where known."""
     columns = [np.ones(len(pairs.first)), pairs.first.mean(axis=1), pairs.second.mean(axis=1)]
     columns += [length for length in (pairs.first_length, pairs.second_length) if length is not None]
     # The mean of one or two units is the units themselves: there is then nothing left to explain.
@@ -192,13 +191,12 @@ def _residuals(values_NU: Floats, basis_NK: Floats) -> Floats:
 
 
 def _cosine(first_NU: Floats, second_NU: Floats) -> Floats:
-    """Return the cosine of matching columns (U,)."""
     products_U = np.einsum("nu,nu->u", first_NU, second_NU)
     return _ratio(products_U, np.linalg.norm(first_NU, axis=0) * np.linalg.norm(second_NU, axis=0))
 
 
 def _ratio(products_U: Floats, lengths_U: Floats) -> Floats:
-    """Return products over lengths, 0 where a length is zero up to rounding."""
+    """Products over lengths, 0 where a length is zero up to rounding."""
     scale = float(lengths_U.max(initial=0.0))
     return np.divide(products_U, lengths_U, out=np.zeros_like(products_U), where=lengths_U > 1e-12 * scale)
 

@@ -1,26 +1,35 @@
-"""The raw rows behind embeddings, for pictures of what excites a unit. Evaluation only: training never sees them.
+"""What evaluation alone may know of a corpus: the raw rows behind embeddings, and true pairs. Training sees neither.
 
-In: a corpus's ids in the order of its table, and its raw rows where they are still readable. Out: what to show.
+In: a corpus's ids in the order of its table, its raw rows where they are still readable, and a user's table of ids that
+belong together (one column a corpus, one pair a row). Out: what to show of a row; row numbers, pair by pair.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from uml_core.config import Experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.corpora.rows import Row
-from uml_core.errors import InputError, RowError
+from uml_core.errors import InputError, RowError, listing, nearest
 
 logger = logging.getLogger(__name__)
 
+PAIR_READERS: dict[str, Callable[[Path], Any]] = {
+    ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False),
+    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False),
+    ".parquet": pd.read_parquet,
+}
 THUMBNAIL_PX = 96
 
 
@@ -33,7 +42,7 @@ class RawRows:
     rows: dict[str, Row]
 
     def show(self, table_row: int) -> str | npt.NDArray[np.uint8]:
-        """Return a row as a thumbnail (h, w, 3) or a sentence; its id where it is neither, or not readable."""
+        """A row as a thumbnail (h, w, 3) or a sentence; its id where it is neither, or not readable."""
         row_id = self.ids[table_row]
         row = self.rows.get(row_id)
         if row is None or self.modality not in ("image", "text"):
@@ -46,7 +55,7 @@ class RawRows:
             return row_id
 
     def words(self, table_rows: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.float64] | None:
-        """Return the words of each sentence (N,), split at white space; None where the corpus has no sentences."""
+        """The words of each sentence (N,), split at white space; None where the corpus has no sentences."""
         texts = [row.text if (row := self.rows.get(self.ids[index])) is not None else None for index in table_rows]
         if self.modality != "text" or any(text is None for text in texts):
             return None
@@ -54,7 +63,7 @@ class RawRows:
 
 
 def words_per_row(experiment: Experiment) -> dict[str, float]:
-    """Return the mean words of a row of each auxiliary text corpus that can still be read."""
+    """The mean words of a row of each auxiliary text corpus that can still be read."""
     found = {}
     for corpus in experiment.auxiliaries:
         config = experiment.corpora[corpus]
@@ -69,7 +78,7 @@ def words_per_row(experiment: Experiment) -> dict[str, float]:
 
 
 def mean_words(rows: Iterable[Row]) -> float | None:
-    """Return the mean number of words of the sentences among some rows; None where there are none.
+    """The mean number of words of the sentences among some rows; None where there are none.
 
     Words are what white space separates: a script without spaces counts a sentence as one word.
     """
@@ -86,3 +95,46 @@ def _shown(content: bytes, modality: str) -> str | npt.NDArray[np.uint8]:
         page = Image.new("RGB", (THUMBNAIL_PX, THUMBNAIL_PX), "white")
         page.paste(small, ((THUMBNAIL_PX - small.width) // 2, (THUMBNAIL_PX - small.height) // 2), small)
         return np.asarray(page)
+
+
+def read_pairs(file: str, ids: Mapping[str, Sequence[str]], *, target: str) -> dict[str, npt.NDArray[np.int64]]:
+    """Each corpus's table rows (P,), pair by pair.
+
+    Args:
+        file: .csv, .jsonl or .parquet with the column of the target and at least one other corpus; values are ids.
+        ids: every corpus's ids in the order of its table.
+        target: the target corpus.
+
+    Raises:
+        InputError: the file is missing or unreadable, a column is no corpus, or an id is unknown.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"--pairs is {file}, which does not exist; give a table of ids, one column a corpus")
+    if path.suffix not in PAIR_READERS:
+        raise InputError(f"--pairs is {file}; a table of pairs ends in {listing(PAIR_READERS)}")
+    try:
+        table = PAIR_READERS[path.suffix](path)
+    except (ValueError, OSError) as error:
+        raise InputError(f"--pairs {file} cannot be read: {' '.join(str(error).split())[:200]}") from None
+    columns = [str(column) for column in table.columns]
+    unknown = [column for column in columns if column not in ids]
+    if unknown or target not in columns or len(columns) < 2:
+        hint = nearest(unknown[0], ids) if unknown else ""
+        raise InputError(
+            f"--pairs {file} has columns {listing(columns)}; expected the target '{target}' and at least one other "
+            f"corpus of {listing(ids)}{hint}"
+        )
+    return {column: _rows(file, column, table[column], ids[column]) for column in columns}
+
+
+def _rows(file: str, corpus: str, values: Any, ids: Sequence[str]) -> npt.NDArray[np.int64]:
+    position = {row_id: index for index, row_id in enumerate(ids)}
+    given = [str(value) for value in values]
+    missing = [value for value in given if value not in position]
+    if missing:
+        raise InputError(
+            f"--pairs {file}: {len(missing)} ids are not in the store of corpus {corpus}, first '{missing[0]}'"
+            f"{nearest(missing[0], list(ids)[:1000])}; its ids look like '{ids[0]}'"
+        )
+    return np.array([position[value] for value in given], dtype=np.int64)

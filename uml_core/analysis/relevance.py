@@ -83,7 +83,7 @@ class Relevance:
 
     @property
     def verdict(self) -> tuple[Word, str]:
-        """Return whether training with the corpus is likely to help, and why; thresholds at 0 and p = 0.05."""
+        """Whether training with the corpus is likely to help, and why; thresholds at 0 and p = 0.05."""
         gain = self.gain
         if self.covered_classes < MIN_CLASSES:
             return "unclear", f"{self.covered_classes} common classes are too few to tell"
@@ -113,7 +113,7 @@ class Draw:
     logits: Array  # (V, C)
 
     @classmethod
-    def of(cls, data: TrainingData) -> Draw:
+    def from_data(cls, data: TrainingData) -> Draw:
         """Fit the target alone."""
         train = data.train[data.target]
         picked = np.arange(len(data.val))
@@ -126,7 +126,6 @@ class Draw:
         return cls(data, mean_D, penalty, val_VD, data.val.rows[picked], data.val.labels[picked], val_VD @ head_DC)
 
     def correct_alone(self) -> npt.NDArray[np.bool_]:
-        """Return which validation rows the target alone gets right (V,)."""
         correct: npt.NDArray[np.bool_] = self.logits.argmax(axis=1) == self.val_labels
         return correct
 
@@ -144,7 +143,7 @@ class Draw:
             yield (self.logits @ kernel_CC[np.ix_(order, order)]).argmax(axis=1) == self.val_labels
 
     def _joint_logits(self, auxiliary: LabelledRows) -> tuple[Array, Array]:
-        """Return what target and auxiliary rows each add to the logits (V, C) of one regression on both.
+        """What target and auxiliary rows each add to the logits (V, C) of one regression on both.
 
         Both corpora weigh the same in all, as in a step with batch ratio 1 and loss weight 1.
         """
@@ -165,16 +164,16 @@ def relevance(draws: Sequence[Draw], corpus: str, *, permutations: int = PERMUTA
         permutations: of its classes, for the null; seeded.
     """
     num_classes, rows = len(draws[0].data.classes), draws[0].data.train[corpus]
-    means = [ClassMeans.of(draw.data.train[corpus], num_classes) for draw in draws]
-    geometry = [ClassGeometry.of(draw.data, mean) for draw, mean in zip(draws, means, strict=True)]
+    means = [ClassMeans.from_rows(draw.data.train[corpus], num_classes) for draw in draws]
+    geometry = [ClassGeometry.from_data(draw.data, mean) for draw, mean in zip(draws, means, strict=True)]
     covered = min(each.num_classes for each in geometry)  # an unrelated control is handed out anew in each draw
     shared: dict[str, NullTest | float | None] = dict.fromkeys(
         ("alignment", "agreement", "neighbours", "information_gain")
     )
     if covered >= MIN_CLASSES:
-        agreement = NullTest.of(np.mean([each.agreements(permutations) for each in geometry], axis=0))
+        agreement = NullTest.from_values(np.mean([each.agreements(permutations) for each in geometry], axis=0))
         shared = {
-            "alignment": NullTest.of(np.mean([each.alignments(permutations) for each in geometry], axis=0)),
+            "alignment": NullTest.from_values(np.mean([each.alignments(permutations) for each in geometry], axis=0)),
             "agreement": agreement,
             "neighbours": float(np.mean([each.neighbours() for each in geometry])),
             "information_gain": float(np.mean([each.information_gain(agreement.excess) for each in geometry])),
@@ -191,20 +190,20 @@ def relevance(draws: Sequence[Draw], corpus: str, *, permutations: int = PERMUTA
 
 
 def redundancy(data: TrainingData, one: str, other: str) -> float | None:
-    """Return the unbiased linear CKA of two auxiliary corpora's class means; None for fewer than 4 common classes.
+    """The unbiased linear CKA of two auxiliary corpora's class means; None for fewer than 4 common classes.
 
     About 0: they place the classes independently. 1: the second says of the classes what the first does.
     """
-    first, second = (ClassMeans.of(data.train[name], len(data.classes)) for name in (one, other))
+    first, second = (ClassMeans.from_rows(data.train[name], len(data.classes)) for name in (one, other))
     both_C = first.has_rows & second.has_rows
     if both_C.sum() < MIN_CLASSES:
         return None
-    value = cka(first.unit()[both_C], second.unit()[both_C], unbiased=True)
+    value = cka(first.unit()[both_C], second.unit()[both_C])
     return None if math.isnan(value) else value
 
 
 def class_similarity(means: ClassMeans) -> Array:
-    """Return the Gram matrix (C, C) of the head that a corpus initialises: unit class means, less their mean.
+    """The Gram matrix (C, C) of the head that a corpus initialises: unit class means, less their mean.
 
     Its mean diagonal is 1. Softmax does not see what all classes share, so the mean goes; a class without rows is like
     no other.
@@ -216,7 +215,7 @@ def class_similarity(means: ClassMeans) -> Array:
 
 
 def ridge_head(parts: Sequence[tuple[LabelledRows, float]], num_classes: int, *, mean: Array, penalty: float) -> Array:
-    """Return the ridge regression (D, C) from the rows of some corpora, each with a weight, to class indicators.
+    """The ridge regression (D, C) from the rows of some corpora, each with a weight, to class indicators.
 
     Minimises Σ weight · |(e − mean)ᵀ W − indicator|² + penalty · |W|². The indicators are less 1/C, so that a class is
     not preferred. Solves N × N or D × D, whichever is smaller; in the second case rows are read in blocks.
@@ -240,7 +239,7 @@ def ridge_head(parts: Sequence[tuple[LabelledRows, float]], num_classes: int, *,
 
 
 def _mean_and_squared_length(rows: LabelledRows) -> tuple[Array, float]:
-    """Return the mean row (D,) and the mean squared length of rows less it."""
+    """The mean row (D,) and the mean squared length of rows less it."""
     mean_D = sum(embeddings_ND.sum(axis=0, dtype=np.float64) for embeddings_ND, _ in blocks(rows)) / len(rows)
     squares = sum(float(((embeddings_ND - mean_D) ** 2).sum()) for embeddings_ND, _ in blocks(rows))
     return np.asarray(mean_D), squares / len(rows)
@@ -261,11 +260,13 @@ def _predicted_gain(
         rows.append(draw.val_rows)
     half = _half_interval(np.concatenate(differences), np.concatenate(rows))
     mean_gain = float(gains_P[0])
-    return PredictedGain(float(np.mean(alone)), mean_gain, mean_gain - half, mean_gain + half, NullTest.of(gains_P))
+    return PredictedGain(
+        float(np.mean(alone)), mean_gain, mean_gain - half, mean_gain + half, NullTest.from_values(gains_P)
+    )
 
 
 def _half_interval(differences: Array, rows: npt.NDArray[np.int64]) -> float:
-    """Return half the 95 % t interval of the mean difference, clustered by row: draws share validation rows."""
+    """Half the 95 % t interval of the mean difference, clustered by row: draws share validation rows."""
     _, position = np.unique(rows, return_inverse=True)
     sums, num_rows = np.bincount(position, weights=differences - differences.mean()), int(position.max()) + 1
     if num_rows < 2:

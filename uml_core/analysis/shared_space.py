@@ -1,6 +1,7 @@
 """A trained run as analyses see it: embeddings of any corpus in the shared space, and the head's rows there.
 
-In: an experiment, its trained model and its data, and what is known of the raw rows. Out: plain arrays.
+In: an experiment, its trained model and its data, and what is known of the raw rows. Out: plain arrays. What an
+analysis makes of them is an `AnalysisResult`.
 
 Shape legend: N rows, D embedding width, H shared width, C classes.
 """
@@ -20,10 +21,21 @@ from uml_core.config import Experiment
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.training_data import TrainingData
 from uml_core.errors import InputError, listing, nearest
+from uml_core.figures.drawing import ReportFigure
 from uml_core.models import SharedHeadModel
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class AnalysisResult:
+    """Metrics by their MLflow names (analysis/...), figures, CSV tables by file name, and lines of summary."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    figures: tuple[ReportFigure, ...] = ()
+    tables: dict[str, str] = field(default_factory=dict)
+    summary: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,14 +60,14 @@ class TrainedRun:
         return "validation" if self.data.test is None else "test"
 
     def embeddings(self, corpus: str, rows: LabelledRows, *, model: SharedHeadModel | None = None) -> Floats:
-        """Return rows in the shared space (N, H) of the trained (or another) model: projected, not scaled."""
+        """Rows in the shared space (N, H) of the trained (or another) model: projected, not scaled."""
         normalize = self.experiment.model.normalize
         return shared_embeddings(model or self.model, corpus, rows.gathered(), normalize=normalize)
 
     def head(self, corpus: str, *, model: SharedHeadModel | None = None) -> Floats:
-        """Return the head's rows (C, H), turned around where the corpus's learned scale is negative.
+        """The head's rows (C, H), turned around where the corpus's learned scale is negative.
 
-        Only the sign of a scale decides who wins; its size stretches all logits alike.
+        Only the sign of a scale decides who wins; its size scales all logits alike.
         """
         chosen = model or self.model
         scale = float(chosen.scales[corpus].detach())
@@ -63,7 +75,7 @@ class TrainedRun:
         return rows_CH * (-1.0 if scale < 0 else 1.0)
 
     def class_code(self, name: str) -> int:
-        """Return a class's code. Raises InputError for a class the target lacks."""
+        """A class's code. Raises InputError for a class the target lacks."""
         if name not in self.data.classes:
             raise InputError(
                 f"--classes names '{name}'; the target's classes are {listing(self.data.classes)}"
@@ -76,7 +88,7 @@ class TrainedRun:
 def shared_embeddings(
     model: SharedHeadModel, corpus: str, embedding_ND: npt.NDArray[np.float32], *, normalize: bool
 ) -> Floats:
-    """Return embeddings (N, D) of a corpus in the shared space (N, H)."""
+    """Embeddings (N, D) of a corpus in the shared space (N, H)."""
     device = next(model.parameters()).device
     tensor_ND = torch.from_numpy(np.ascontiguousarray(embedding_ND)).to(device)
     if normalize:
@@ -86,7 +98,7 @@ def shared_embeddings(
 
 
 def class_means(values_NU: Floats, labels_N: Codes, num_classes: int) -> Floats:
-    """Return each class's mean row (C, U); NaN for a class without rows."""
+    """Each class's mean row (C, U); NaN for a class without rows."""
     sums_CU = np.zeros((num_classes, values_NU.shape[1]))
     np.add.at(sums_CU, labels_N, values_NU)
     counts_C1 = np.bincount(labels_N, minlength=num_classes)[:, None].astype(np.float64)

@@ -7,13 +7,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from uml_core.analysis.explain_alignment import explain_alignment
-from uml_core.analysis.explain_gradients import explain_gradients
-from uml_core.analysis.explain_margins import explain_decision_plane, explain_margins, explain_prototypes
+import torch
+from torch import nn
+
+from uml_core.analysis.alignment import explain_alignment
 from uml_core.analysis.explain_neurons import explain_neurons
-from uml_core.analysis.result import AnalysisResult
-from uml_core.analysis.shared_space import TrainedRun
+from uml_core.analysis.margins import explain_decision_plane, explain_margins, explain_prototypes
+from uml_core.analysis.shared_space import AnalysisResult, TrainedRun
 from uml_core.errors import InputError, listing, nearest
+from uml_core.feed.embeddings import gathered
+from uml_core.gradients.batch import Batch
+from uml_core.gradients.cosines import gradient_cosines
+from uml_core.models import build_model
+
+
+def explain_gradients(run: TrainedRun) -> AnalysisResult:
+    """Compare each auxiliary corpus's gradient on the shared head with the target's, over whole train sets.
+
+    At the start it says which way a corpus pushes the head; at the end both gradients are nearly used up, so a value
+    near −1 there means that the two losses hold each other in balance, not that the corpus harms.
+    """
+    batch = _whole_corpora(run)
+    at_start = gradient_cosines(build_model(run.experiment, run.data), batch, run.data.target)
+    at_end = gradient_cosines(run.model, batch, run.data.target)
+    metrics: dict[str, float] = {}
+    summary = []
+    for corpus, cosine in at_start.items():
+        metrics[f"analysis/gradients/{corpus}/cosine_at_start"] = cosine
+        metrics[f"analysis/gradients/{corpus}/cosine_at_end"] = at_end[corpus]
+        note = "" if run.experiment.is_active(corpus) else " (takes no part in this run's steps)"
+        summary.append(
+            f"gradients on the shared head, {run.data.target} against {corpus}{note}: cosine {cosine:+.3f} before "
+            f"training, {at_end[corpus]:+.3f} after it"
+        )
+    return AnalysisResult(metrics, summary=tuple(summary))
+
+
+def _whole_corpora(run: TrainedRun) -> Batch:
+    device = next(run.model.parameters()).device
+    tensors = {corpus: gathered(rows, device) for corpus, rows in run.data.train.items()}
+    embeddings = {corpus: embedding_ND for corpus, (embedding_ND, _) in tensors.items()}
+    if run.experiment.model.normalize:
+        embeddings = {corpus: nn.functional.normalize(value, dim=-1) for corpus, value in embeddings.items()}
+    labels: dict[str, torch.Tensor] = {corpus: labels_N for corpus, (_, labels_N) in tensors.items()}
+    return Batch(embeddings, labels, {corpus: len(value) for corpus, value in labels.items()})
+
 
 ANALYSES: dict[str, Callable[[TrainedRun], AnalysisResult]] = {
     "margins": explain_margins,
@@ -27,7 +65,7 @@ ALL = "all"
 
 
 def chosen_analyses(text: str) -> tuple[str, ...]:
-    """Return the analyses of a comma-separated list, or every one for `all`.
+    """The analyses of a comma-separated list, or every one for `all`.
 
     Raises:
         InputError: a name is unknown, or there is none.
@@ -45,7 +83,7 @@ def chosen_analyses(text: str) -> tuple[str, ...]:
 
 
 def explain(run: TrainedRun, names: Sequence[str]) -> dict[str, AnalysisResult]:
-    """Return the results of some analyses, by name. Raises InputError for a target of one class."""
+    """The results of some analyses, by name. Raises InputError for a target of one class."""
     if len(run.data.classes) < 2:
         raise InputError(f"the target has one class ({run.data.classes[0]}): nothing to tell apart, nothing to analyse")
     return {name: ANALYSES[name](run) for name in names}

@@ -1,7 +1,7 @@
 """The checks across an experiment's sections: what is allowed alone, and not together.
 
 In: an `Experiment` whose sections are each valid. Out: nothing, or a ValueError with one line: the setting, what was
-given, what is allowed, how to mend it. They run in this order, the first mistake is the one that is told.
+given, what is allowed, how to mend it. They run in this order, and the first mistake is the one reported.
 """
 
 from __future__ import annotations

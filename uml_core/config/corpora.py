@@ -111,7 +111,7 @@ class CorpusConfig(Settings):
         if self.format in ("descriptors", "templates") and self.modality != "text":
             raise ValueError(f"format {self.format} holds sentences, so modality must be text, not {self.modality}")
         if self.path is None and self.format != "templates":
-            raise ValueError(f"key 'path' is missing; format {self.format} needs the place of the corpus")
+            raise ValueError(f"key 'path' is missing; format {self.format} needs the path or URI of the corpus")
         if self.path is not None and self.format == "templates":
             raise ValueError("path is set on format templates, which reads no file; remove it")
         belongs = {"root": "table", "templates": "templates", "template_set": "templates", "names": "templates"}

@@ -9,7 +9,6 @@ from typing import Any
 
 
 def set_dotted(tree: dict[Any, Any], key: str, value: Any) -> None:
-    """Set a dotted key in a nested dict, making the sections on its way."""
     *sections, leaf = key.split(".")
     for section in sections:
         child = tree.get(section)
@@ -20,7 +19,7 @@ def set_dotted(tree: dict[Any, Any], key: str, value: Any) -> None:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping as one level of dotted keys; empty mappings are left out."""
+    """A nested mapping as one level of dotted keys; empty mappings are left out."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -31,6 +30,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def hash_of(value: Any) -> str:
-    """Return 12 hex digits over the canonical JSON of a value."""
+    """12 hex digits over the canonical JSON of a value."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -12,7 +12,7 @@ from uml_core.errors import listing, nearest
 
 
 def describe_validation_error(error: ValidationError, root: type[BaseModel]) -> str:
-    """Return one line for the first problem, and how many further ones there are."""
+    """One line for the first problem, and how many further ones there are."""
     # An unknown key comes first: it is often the misspelling of one that is then missing.
     details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
     first = details[0]
@@ -49,7 +49,7 @@ def describe_validation_error(error: ValidationError, root: type[BaseModel]) -> 
 
 
 def _setting_path(location: tuple[int | str, ...]) -> list[str]:
-    """Return the dotted key's parts: pydantic also names the branch of a union it tried (bool, literal[...])."""
+    """The dotted key's parts: pydantic also names the branch of a union it tried (bool, literal[...])."""
     parts = [str(part) for part in location if not str(part).startswith("[")]  # [key], and the tags of our own unions
     branches = ("bool", "int", "float", "str", "constrained-int")
     while len(parts) > 1 and (parts[-1] in branches or parts[-1].startswith("literal[")):
@@ -58,7 +58,7 @@ def _setting_path(location: tuple[int | str, ...]) -> list[str]:
 
 
 def _fields_at(root: type[BaseModel], path: list[str]) -> list[str]:
-    """Return the field names of the section a path leads to."""
+    """The field names of the section a path leads to."""
     current: object = root
     for part in path:
         if isinstance(current, type) and issubclass(current, BaseModel):

@@ -41,7 +41,7 @@ class Experiment(Sections):
         return hash_of(self.model_dump(mode="json"))
 
     def override(self, values: Mapping[str, Any]) -> Experiment:
-        """Return a new experiment with dotted keys replaced, e.g. `{"optim.lr": 1e-4}`; validated as a whole.
+        """A new experiment with dotted keys replaced, e.g. `{"optim.lr": 1e-4}`; validated as a whole.
 
         Raises:
             InputError: a key is unknown or a value is not allowed.
@@ -52,7 +52,7 @@ class Experiment(Sections):
         return parse_experiment(tree)
 
     def unimodal_twin(self) -> Experiment:
-        """Return the matched baseline: same model shape, steps and target batches; λ = 0 and a random head.
+        """The matched baseline: same model shape, steps and target batches; λ = 0 and a random head.
 
         It is idle while an auxiliary corpus warms up (`MixingPlan.step`). Patience may end either run before the other.
         """
@@ -60,11 +60,11 @@ class Experiment(Sections):
         return self.override({**weights, "model.head_init": "random", "train.twin": False})
 
     def flattened(self) -> dict[str, Any]:
-        """Return every setting under its dotted key (MLflow's parameters)."""
+        """Every setting under its dotted key (MLflow's parameters)."""
         return flatten(self.model_dump(mode="json"))
 
     def to_yaml(self) -> str:
-        """Return the resolved experiment as YAML; loading it again gives an equal experiment."""
+        """The resolved experiment as YAML; loading it again gives an equal experiment."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 

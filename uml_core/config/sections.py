@@ -84,7 +84,7 @@ class Sections(Settings):
         return tuple(name for name, corpus in self.corpora.items() if corpus.role == "shifted")
 
     def encoder_of(self, corpus: str) -> EncoderConfig | None:
-        """Return the corpus's encoder: its own, else its modality's; None for ready embeddings."""
+        """The corpus's encoder: its own, else its modality's; None for ready embeddings."""
         config = self.corpora[corpus]
         if config.format in READY_FORMATS:
             return None
@@ -92,7 +92,7 @@ class Sections(Settings):
         return config.encoder or modality_encoder
 
     def loss_weight(self, corpus: str) -> float:
-        """Return the weight of a corpus in the summed loss (the paper's α or λ; the target's is 1).
+        """The weight of a corpus in the summed loss (the paper's α or λ; the target's is 1).
 
         Of a weight that follows a schedule, its largest: 0 means that the corpus takes no part at any step.
         """
@@ -100,11 +100,11 @@ class Sections(Settings):
         return max(setting.start, setting.end) if isinstance(setting, LossWeightSchedule) else setting
 
     def loss_weight_setting(self, corpus: str) -> float | LossWeightSchedule:
-        """Return the weight of a corpus as it is set: a number, or its schedule."""
+        """The weight of a corpus as it is set: a number, or its schedule."""
         if corpus == self.target:
             return 1.0
         return 0.0 if corpus in self.shifted_corpora else self.mixing.loss_weight.get(corpus, 1.0)
 
     def batch_ratio(self, corpus: str) -> float:
-        """Return the samples of a corpus per target sample in a step (the target's is 1)."""
+        """The samples of a corpus per target sample in a step (the target's is 1)."""
         return 1.0 if corpus == self.target else self.mixing.batch_ratio.get(corpus, 1.0)

@@ -43,15 +43,15 @@ TEMPLATE_SETS: Mapping[str, tuple[str, ...]] = {
 
 
 def templates_of(templates: tuple[str, ...], template_set: str | None) -> tuple[str, ...]:
-    """Return a corpus's own templates, else the published set it names, else "a photo of a {class}."."""
+    """A corpus's own templates, else the published set it names, else "a photo of a {class}."."""
     return templates or TEMPLATE_SETS[template_set or "single"]
 
 
 def filled(template: str, name: str) -> str:
-    """Return the sentence of a template about a readable class name."""
+    """The sentence of a template about a readable class name."""
     return template.replace(PLACEHOLDER, name)
 
 
 def readable(label: str) -> str:
-    """Return a class name as it stands in a sentence: underscores become spaces."""
+    """A class name as it stands in a sentence: underscores become spaces."""
     return " ".join(label.replace("_", " ").split())

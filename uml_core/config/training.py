@@ -158,7 +158,7 @@ def _kind_of_weight(value: object) -> str:
     return "[schedule]" if isinstance(value, Mapping | LossWeightSchedule) else "[number]"
 
 
-# Told apart by what is given, so that a mistake in one is not reported as a mistake in the other.
+# Distinguished by what is given, so that a mistake in one is not reported as a mistake in the other.
 LossWeight = Annotated[
     Annotated[NonNegative, Tag("[number]")] | Annotated[LossWeightSchedule, Tag("[schedule]")],
     Discriminator(_kind_of_weight),
@@ -191,7 +191,7 @@ class DataConfig(Settings):
     rows."""
     subset: str | None = None
     """Which rows are trained and validated on: a file that `train` logged (subset.json), or a few-shot index file of
-    cross_modal_adaptation. `shots` then takes its rows per class from the file's, not from the whole corpus."""
+    cross_modal_adaptation. `shots` then draws its rows per class from the file's, not from the whole corpus."""
     split_seed: int = 0
     """Draws splits, few-shot subsets and controls; sweeps set it to each trial's seed."""
     val_fraction: Fraction01 = 0.2

@@ -197,7 +197,7 @@ def leaves(section: type[BaseModel], tree: Mapping[str, Any] | None = None) -> I
 
 
 def section_in(annotation: object) -> tuple[type[BaseModel] | None, bool]:
-    """Return the section that a field holds (None: a value), and whether it holds several by name."""
+    """The section that a field holds (None: a value), and whether it holds several by name."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         kinds = [section_in(kind) for kind in inner if kind is not type(None)]
@@ -209,7 +209,7 @@ def section_in(annotation: object) -> tuple[type[BaseModel] | None, bool]:
 
 
 def deciding(experiment: Sections, decision: Decision) -> dict[str, Any]:
-    """Return the settings that decide one thing in this experiment, by dotted key, as JSON values."""
+    """The settings that decide one thing in this experiment, by dotted key, as JSON values."""
     tree = experiment.model_dump(mode="json")
     return {
         leaf.key: leaf.value
@@ -219,7 +219,7 @@ def deciding(experiment: Sections, decision: Decision) -> dict[str, Any]:
 
 
 def unused_settings(experiment: Sections) -> list[str]:
-    """Return one line for every setting with another value than its default that training does not use.
+    """One line for every setting with another value than its default that training does not use.
 
     A warning, not an error: one file has the settings of several backbones, for the arms of a sweep or a key on the
     command line.

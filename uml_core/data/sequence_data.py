@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from uml_core.config import Experiment
-from uml_core.data.labelled_rows import RowFunction
 from uml_core.data.subsets import Rows
 from uml_core.data.target_rows import shifted_corpus_rows, target_rows
 from uml_core.errors import InputError, listing
@@ -53,19 +52,6 @@ class SequenceRows:
         """Tokens of each sequence (N,), after cutting."""
         return np.minimum(self.table.lengths[self.rows], self.max_tokens)
 
-    @property
-    def is_discrete(self) -> bool:
-        """Whether tokens are names of things rather than numbers."""
-        return self.table.vocabulary is not None
-
-    def statistics(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return the mean and standard deviation of every feature over all tokens (D,), (D,)."""
-        return token_statistics(self)
-
-    def taken(self, places: Rows) -> SequenceRows:
-        """Return some of these sequences, by their place among them."""
-        return replace(self, rows=self.rows[places], labels=self.labels[places])
-
     def raw_features(self) -> npt.NDArray[np.float32]:
         """Return what needs no trunk: the mean token of each sequence (N, D); of discrete ones the shares (N, V)."""
         tokens, vocabulary = self.table.tokens, self.table.vocabulary
@@ -78,17 +64,6 @@ class SequenceRows:
             else:
                 means[index] = np.bincount(own[:, 0].astype(np.int64), minlength=width) / length
         return means
-
-    def mapped(self, function: RowFunction) -> SequenceRows:
-        """Return these sequences with `function(place, tokens (T, D))` in place of each; lengths stay."""
-        starts, lengths = self.starts, self.lengths
-        values = [
-            function(place, self.table.tokens[start : start + length])
-            for place, (start, length) in enumerate(zip(starts, lengths, strict=True))
-        ]
-        before = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-        table = replace(self.table, tokens=np.concatenate(values), starts=before, lengths=lengths)
-        return replace(self, table=table, rows=np.arange(len(self)))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Evaluators of the classifier itself: test metrics, shifted test sets, and where it errs class by class.
+"""Evaluators of the classifier itself: test metrics, calibration, shifted test sets, and where it errs class by class.
 
 Shape legend: N rows, C classes.
 """
@@ -8,21 +8,20 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from uml_core.evaluation.calibration import (
-    at_temperature,
-    expected_calibration_error,
-    fitted_temperature,
-    negative_log_likelihood,
-)
-from uml_core.evaluation.classification_figures import confusion_figure
 from uml_core.evaluation.evaluator import Results
+from uml_core.evaluation.figures import confusion_figure
 from uml_core.evaluation.run import Codes, EvaluatedRun, Probabilities
 from uml_core.figures.drawing import drawn
 from uml_core.tracking.records import CLASS_METRIC
 
 TOP = 5
+BINS = 15  # of equal width over [0, 1], as in Guo et al. 2017
+LOG_TEMPERATURES = (-4.0, 4.0)  # searched; e⁴ is 55
+SMALLEST = 1e-300  # a probability that is 0 in float64
 
 
 def evaluate_test(run: EvaluatedRun) -> Results:
@@ -87,7 +86,7 @@ def evaluate_classes(run: EvaluatedRun) -> Results:
 
 
 def classification_metrics(probabilities_NC: Probabilities, labels_N: Codes) -> dict[str, float]:
-    """Return accuracy, balanced accuracy, macro-F1 (over classes that have rows or are predicted), top-5 and NLL."""
+    """Accuracy, balanced accuracy, macro-F1 (over classes that have rows or are predicted), top-5 and NLL."""
     predicted_N, num_classes = probabilities_NC.argmax(axis=1), probabilities_NC.shape[1]
     counts_CC = confusion_matrix(labels_N, predicted_N, labels=np.arange(num_classes))
     present = counts_CC.sum(axis=1) > 0
@@ -108,12 +107,12 @@ def classification_metrics(probabilities_NC: Probabilities, labels_N: Codes) -> 
 
 
 def subset_accuracy(probabilities_NC: Probabilities, labels_N: Codes, classes: Codes) -> float:
-    """Return the accuracy when the prediction is made among some classes only."""
+    """The accuracy when the prediction is made among some classes only."""
     return float((classes[probabilities_NC[:, classes].argmax(axis=1)] == labels_N).mean())
 
 
 def confusion_of(run: EvaluatedRun) -> npt.NDArray[np.int64]:
-    """Return how many test rows of each class (down) are predicted as each class (across) (C, C)."""
+    """How many test rows of each class (down) are predicted as each class (across) (C, C)."""
     counts_CC: npt.NDArray[np.int64] = confusion_matrix(
         run.labels("test"), run.predicted("test"), labels=np.arange(len(run.classes))
     )
@@ -149,9 +148,45 @@ def _class_table(run: EvaluatedRun, counts_CC: npt.NDArray[np.int64]) -> str:
 
 
 def _most_confused(counts_CC: npt.NDArray[np.int64], classes: tuple[str, ...]) -> str:
-    """Return the three most frequent confusions in words."""
+    """The three most frequent confusions in words."""
     errors_CC = counts_CC * (1 - np.eye(len(classes), dtype=np.int64))
-    places = np.argsort(errors_CC, axis=None)[::-1][:3]
-    pairs = [(int(place) // len(classes), int(place) % len(classes)) for place in places]
+    positions = np.argsort(errors_CC, axis=None)[::-1][:3]
+    pairs = [(int(position) // len(classes), int(position) % len(classes)) for position in positions]
     found = [f"{classes[a]} as {classes[b]} ({errors_CC[a, b]})" for a, b in pairs if errors_CC[a, b]]
     return f"Most often taken for another: {', '.join(found)}." if found else "No test row is taken for another class."
+
+
+def expected_calibration_error(probabilities_NC: Probabilities, labels_N: Codes, *, bins: int = BINS) -> float:
+    """Σ_b n_b / N · |accuracy_b − confidence_b| over bins of the largest probability, in [0, 1].
+
+    Bins have equal width and are open to the left: (0, 1/15], (1/15, 2/15], ... The value depends on the binning and
+    grows when there are few rows: compare it only between runs on the same test rows, with the same bins.
+    """
+    confidence_N = probabilities_NC.max(axis=1)
+    correct_N = probabilities_NC.argmax(axis=1) == labels_N
+    bin_N = np.clip(np.ceil(confidence_N * bins).astype(np.int64) - 1, 0, bins - 1)
+    gaps_B = np.bincount(bin_N, weights=correct_N - confidence_N, minlength=bins)
+    return float(np.abs(gaps_B).sum() / len(labels_N))
+
+
+def negative_log_likelihood(probabilities_NC: Probabilities, labels_N: Codes) -> float:
+    """The mean −log p of the true classes, in nats."""
+    return float(-np.log(probabilities_NC[np.arange(len(labels_N)), labels_N].clip(min=SMALLEST)).mean())
+
+
+def fitted_temperature(probabilities_NC: Probabilities, labels_N: Codes) -> float:
+    """The temperature T at which softmax(log p / T) has the lowest NLL on these (validation) rows."""
+    log_NC = np.log(probabilities_NC.clip(min=SMALLEST))
+    positions = np.arange(len(labels_N))
+
+    def loss(log_temperature: float) -> float:
+        scaled_NC = log_softmax(log_NC / np.exp(log_temperature), axis=1)
+        return float(-scaled_NC[positions, labels_N].mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x))
+
+
+def at_temperature(probabilities_NC: Probabilities, temperature: float) -> Probabilities:
+    """Softmax(log p / T): the same order of classes, other confidence."""
+    scaled_NC: Probabilities = np.exp(log_softmax(np.log(probabilities_NC.clip(min=SMALLEST)) / temperature, axis=1))
+    return scaled_NC

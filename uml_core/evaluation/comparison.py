@@ -44,7 +44,6 @@ class Comparison:
     left_out: int  # test rows that only one of a pair has
 
     def metrics(self, prefix: str) -> dict[str, float]:
-        """Return the comparison as MLflow metrics."""
         values = {
             "test_accuracy": self.other_accuracy,
             "difference": self.bootstrap.mean,
@@ -62,7 +61,6 @@ class Comparison:
         return {f"{prefix}/{name}": value for name, value in values.items()}
 
     def lines(self) -> list[str]:
-        """Say what was found, for a person."""
         boot = self.bootstrap
         over = "test rows" if self.seeds is None else "seeds and test rows"
         lines = [
@@ -124,7 +122,7 @@ Hits = npt.NDArray[np.bool_]
 
 
 def _paired_hits(mine: EvaluatedRun, other: EvaluatedRun) -> tuple[Hits, Hits, tuple[str, ...]]:
-    """Return which of the shared test rows each run gets right, and their ids."""
+    """Which of the shared test rows each run gets right, and their ids."""
     if (mine.target, mine.classes) != (other.target, other.classes):
         raise InputError(
             f"the runs differ in target or classes ({mine.target}, {len(mine.classes)} classes, against "

@@ -1,4 +1,4 @@
-"""Corruptions of pictures, sounds and embeddings at five severities: what a user without a shifted test set tests with.
+"""Corruptions of pictures and sounds at five severities: what a user without a shifted test set tests with.
 
 In: one row and a severity from 1 to 5. Out: the row, damaged. What is drawn at random depends on (seed, row id) alone,
 so a row is damaged the same way in every run and, scaled, at every severity.
@@ -6,7 +6,7 @@ so a row is damaged the same way in every run and, scaled, at every severity.
 The sets are our own, built on Pillow, numpy and scipy; their strengths are those below. Numbers must not be compared
 with ImageNet-C's or any other benchmark's.
 
-Shape legend: H height, W width, S samples, T tokens (1 for an embedding), D width.
+Shape legend: H height, W width, S samples.
 """
 
 from __future__ import annotations
@@ -32,15 +32,6 @@ REFERENCE_SIDE = 224  # pixels: lengths below are for a picture of this side, an
 
 
 @dataclass(frozen=True)
-class Vectors:
-    """An embedding or a sequence of tokens (T, D), and each feature's mean and standard deviation over train rows."""
-
-    values: npt.NDArray[np.float32]
-    mean: npt.NDArray[np.float32]  # (D,)
-    deviation: npt.NDArray[np.float32]  # (D,)
-
-
-@dataclass(frozen=True)
 class Corruption(Generic[Value]):
     """One kind of damage: its strength at the five severities, and how it is done."""
 
@@ -49,7 +40,7 @@ class Corruption(Generic[Value]):
     apply: Callable[[Value, float, np.random.Generator], Any]
 
     def __call__(self, value: Value, severity: int, *, seed: int, row_id: str) -> Any:
-        """Return the damaged value; the same for the same (seed, row id)."""
+        """The damaged value; the same for the same (seed, row id)."""
         rng = np.random.default_rng([seed % 2**32, hash64(self.name, row_id)])
         return self.apply(value, self.strengths[severity - 1], rng)
 
@@ -168,59 +159,23 @@ AUDIO_CORRUPTIONS: tuple[Corruption[Samples], ...] = (
 )
 
 
-# ---- embeddings and tokens
+CORRUPTIONS: dict[str, tuple[Corruption[Any], ...]] = {"image": IMAGE_CORRUPTIONS, "audio": AUDIO_CORRUPTIONS}
 
 
-def _vector_noise(row: Vectors, strength: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    noise_TD = rng.standard_normal(row.values.shape, dtype=np.float32)
-    return np.asarray(row.values + np.float32(strength) * row.deviation * noise_TD, dtype=np.float32)
-
-
-def _feature_dropout(row: Vectors, strength: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    kept_D = rng.random(row.values.shape[1]) >= strength
-    return np.where(kept_D, row.values, row.mean).astype(np.float32)
-
-
-def _feature_scaling(row: Vectors, strength: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    factor_D = np.exp(strength * rng.standard_normal(row.values.shape[1]))
-    return np.asarray(row.mean + (row.values - row.mean) * factor_D, dtype=np.float32)
-
-
-def _quantisation(row: Vectors, strength: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    # Levels lie in the middle of equal steps over ±3 standard deviations; what is beyond takes the outermost.
-    varies_D = row.deviation > 0
-    step_D = np.where(varies_D, 6 * row.deviation / strength, 1.0)
-    index_TD = np.floor((row.values - row.mean) / step_D + strength / 2).clip(0, strength - 1)
-    levels_TD = row.mean + (index_TD + 0.5 - strength / 2) * step_D
-    return np.where(varies_D, levels_TD, row.values).astype(np.float32)
-
-
-def _exchange(row: Vectors, strength: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    noise_TD = row.mean + row.deviation * rng.standard_normal(row.values.shape, dtype=np.float32)
-    return np.asarray((1 - strength) * row.values + strength * noise_TD, dtype=np.float32)
-
-
-EMBEDDING_CORRUPTIONS: tuple[Corruption[Vectors], ...] = (
-    Corruption("gaussian_noise", (0.5, 1, 2, 4, 8), _vector_noise),  # in standard deviations of each feature
-    Corruption("feature_dropout", (0.1, 0.25, 0.5, 0.7, 0.9), _feature_dropout),  # share of features at their mean
-    Corruption("feature_scaling", (0.2, 0.4, 0.7, 1, 1.5), _feature_scaling),  # deviation of the logarithmic factor
-    Corruption("quantisation", (32, 16, 8, 4, 2), _quantisation),  # levels
-    Corruption("mixing_with_noise", (0.2, 0.4, 0.6, 0.75, 0.9), _exchange),  # share of noise of the same mean and scale
-)
-
-
-def chosen_corruptions(names: Sequence[str], known: Sequence[Corruption[Any]], what: str) -> list[Corruption[Any]]:
-    """Return those of `known` that are named; every one for no names.
+def chosen_corruptions(names: Sequence[str], modality: str) -> list[Corruption[Any]]:
+    """Those of a modality that are named; every one for no names.
 
     Raises:
-        InputError: a name is no corruption of anything, or none of them is one of `what`.
+        InputError: a name is no corruption of anything, or none of them is one of the modality.
     """
-    every = {each.name for table in (IMAGE_CORRUPTIONS, AUDIO_CORRUPTIONS, EMBEDDING_CORRUPTIONS) for each in table}
+    known, every = CORRUPTIONS[modality], {each.name for table in CORRUPTIONS.values() for each in table}
     own = listing((corruption.name for corruption in known), limit=20)
     for name in names:
         if name not in every:
-            raise InputError(f"evaluation.corruptions names '{name}'{nearest(name, every)}; those of {what} are {own}")
+            raise InputError(
+                f"evaluation.corruptions names '{name}'{nearest(name, every)}; those of {modality} are {own}"
+            )
     chosen = [corruption for corruption in known if not names or corruption.name in names]
     if not chosen:
-        raise InputError(f"evaluation.corruptions is {listing(names)}, none of {what}; those are {own}")
+        raise InputError(f"evaluation.corruptions is {listing(names)}, none of {modality}; those are {own}")
     return chosen

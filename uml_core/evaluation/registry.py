@@ -12,15 +12,15 @@ from pathlib import Path
 from uml_core.errors import InputError, listing, nearest
 from uml_core.evaluation.classification import evaluate_classes, evaluate_shift, evaluate_test
 from uml_core.evaluation.evaluator import Evaluator, Value
-from uml_core.evaluation.few_shot import evaluate_few_shot_probe
 from uml_core.evaluation.probes import (
+    evaluate_few_shot_probe,
     evaluate_knn_probe,
     evaluate_linear_probe,
     evaluate_raw_probe,
     evaluate_untrained,
     evaluate_zero_shot,
 )
-from uml_core.evaluation.robustness import evaluate_corruptions, evaluate_embedding_corruptions
+from uml_core.evaluation.robustness import evaluate_corruptions
 from uml_core.evaluation.run import EvaluatedRun
 from uml_core.figures.drawing import ReportFigure
 from uml_core.plugins import imported_callable
@@ -36,9 +36,8 @@ EVALUATORS: dict[str, Evaluator] = {
     "untrained": evaluate_untrained,
     "few_shot_probe": evaluate_few_shot_probe,
     "corruptions": evaluate_corruptions,
-    "embedding_corruptions": evaluate_embedding_corruptions,
 }
-ON_REQUEST = ("few_shot_probe", "corruptions", "embedding_corruptions")  # dozens of fits, or passes over the test rows
+ON_REQUEST = ("few_shot_probe", "corruptions")  # dozens of fits, or passes over the test rows
 DEFAULT = tuple(name for name in EVALUATORS if name not in ON_REQUEST)
 
 
@@ -51,7 +50,7 @@ class Measured:
 
 
 def chosen_evaluators(names: Sequence[str]) -> dict[str, Evaluator]:
-    """Return evaluators by name: ours, or a user's own as package.module:function or FILE.py:function.
+    """Evaluators by name: ours, or a user's own as package.module:function or FILE.py:function.
 
     `default` stands for those that run unasked. An empty list is the default ones.
 
@@ -67,6 +66,11 @@ def chosen_evaluators(names: Sequence[str]) -> dict[str, Evaluator]:
         elif ":" in name:
             kind = "an evaluator of yours is package.module:function or FILE.py:function"
             chosen[name] = imported_callable(name, setting=f"evaluation.evaluators names '{name}'", kind=kind)
+        elif name == "embedding_corruptions":  # an evaluator of earlier versions
+            raise InputError(
+                f"evaluation.evaluators names '{name}', which is no longer there; `corruptions` damages the raw "
+                "pictures or sounds instead"
+            )
         else:
             known = (*EVALUATORS, "default")
             raise InputError(
@@ -77,7 +81,7 @@ def chosen_evaluators(names: Sequence[str]) -> dict[str, Evaluator]:
 
 
 def measure(run: EvaluatedRun, evaluators: Mapping[str, Evaluator]) -> Measured:
-    """Return what every evaluator yields.
+    """What every evaluator yields.
 
     Raises:
         InputError: a user's evaluator yields something else than (name, value), or a name that another has yielded.
@@ -99,7 +103,6 @@ def measure(run: EvaluatedRun, evaluators: Mapping[str, Evaluator]) -> Measured:
 
 
 def _items(evaluator_name: str, evaluator: Evaluator, run: EvaluatedRun) -> Sequence[tuple[str, Value]]:
-    """Return an evaluator's pairs, checked."""
     results = evaluator(run)
     if results is None or not hasattr(results, "__iter__"):
         raise InputError(f"evaluator {evaluator_name} returns a {type(results).__name__}; expected (name, value) pairs")

@@ -1,6 +1,6 @@
 """Evaluators of robustness: accuracy on the test rows under built-in corruptions at five severities, as a curve.
 
-Shape legend: N rows, T tokens (1 for an embedding), D width.
+Shape legend: N rows.
 """
 
 from __future__ import annotations
@@ -23,23 +23,19 @@ from uml_core.corpora.hashes import hash64
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError, RowError
 from uml_core.evaluation.corruptions import (
-    AUDIO_CORRUPTIONS,
-    EMBEDDING_CORRUPTIONS,
-    IMAGE_CORRUPTIONS,
+    CORRUPTIONS,
     SEVERITIES,
     Corruption,
-    Vectors,
     chosen_corruptions,
 )
 from uml_core.evaluation.evaluator import Results
-from uml_core.evaluation.robustness_figures import severity_figure
+from uml_core.evaluation.figures import severity_figure
 from uml_core.evaluation.run import Codes, EvaluatedRun
 from uml_core.figures.drawing import drawn
 from uml_core.figures.words import percent
 
 ROWS_AT_ONCE = 128  # raw rows held decoded at a time
 BATCH_SIZE = 32
-RAW_CORRUPTIONS: dict[str, tuple[Corruption[Any], ...]] = {"image": IMAGE_CORRUPTIONS, "audio": AUDIO_CORRUPTIONS}
 Key = tuple[str, int]  # corruption and severity
 
 
@@ -53,7 +49,6 @@ class Curve:
 
     @property
     def clean_accuracy(self) -> float:
-        """Accuracy on the same rows without corruption."""
         return self.clean / self.rows
 
     @property
@@ -72,48 +67,19 @@ def evaluate_corruptions(run: EvaluatedRun) -> Results:
     with published corruption benchmarks, whose damage is another.
     """
     modality = run.experiment.corpora[run.target].modality
-    if modality not in RAW_CORRUPTIONS:
+    if modality not in CORRUPTIONS:
         raise InputError(
             f"evaluator corruptions damages pictures and sounds, and target {run.target} is of modality {modality}; "
-            "use embedding_corruptions"
+            "leave it out"
         )
-    corruptions = chosen_corruptions(run.experiment.evaluation.corruptions, RAW_CORRUPTIONS[modality], modality)
-    places = _places(run)
-    rows, labels = _raw_rows(run, places), run.labels("test")[places]
+    corruptions = chosen_corruptions(run.experiment.evaluation.corruptions, modality)
+    positions = _tested_rows(run)
+    rows, labels = _raw_rows(run, positions), run.labels("test")[positions]
     test, curve = _RawTest(run, _damaged_picture if modality == "image" else _damaged_sound), Curve(len(rows))
     for start in tqdm(range(0, len(rows), ROWS_AT_ONCE), desc="corruptions", unit="block", disable=None):
         block = slice(start, start + ROWS_AT_ONCE)
         test.measure(rows[block], labels[block], corruptions, curve)
-    yield from _results("corruption", curve, run)
-
-
-def evaluate_embedding_corruptions(run: EvaluatedRun) -> Results:
-    """Damage the stored embeddings (or tokens) of the test rows and predict: one accuracy a severity.
-
-    Strengths are relative to each feature's standard deviation over the train rows, so runs on different encoders are
-    not comparable, and nothing here says how the encoder itself takes a damaged input. Runs only when it is asked for.
-    """
-    experiment, rows = run.experiment, run.splits["train"]
-    if experiment.model.backbone != "frozen":
-        raise InputError(
-            f"evaluator embedding_corruptions damages stored embeddings, and with model.backbone "
-            f"{experiment.model.backbone} the run reads pictures; use corruptions"
-        )
-    if rows.is_discrete:
-        raise InputError(
-            f"evaluator embedding_corruptions damages numbers, and target {run.target} has discrete tokens"
-        )
-    corruptions = chosen_corruptions(experiment.evaluation.corruptions, EMBEDDING_CORRUPTIONS, "embeddings")
-    places = _places(run)
-    test, labels = run.splits["test"].taken(places), run.labels("test")[places]
-    ids = [run.ids("test")[place] for place in places]
-    mean_D, deviation_D = rows.statistics()
-    curve = Curve(len(labels), clean=_hits(run, test, labels))
-    for corruption, severity in itertools.product(corruptions, SEVERITIES):
-        damage = partial(corruption, severity=severity, seed=experiment.seed)
-        damaged = test.mapped(lambda place, row: damage(Vectors(row, mean_D, deviation_D), row_id=ids[place]))  # noqa: B023
-        curve.hits[corruption.name, severity] = _hits(run, damaged, labels)
-    yield from _results("embedding_corruption", curve, run)
+    yield from _results(curve, run)
 
 
 class _RawTest:
@@ -142,20 +108,18 @@ class _RawTest:
             curve.hits[key] = curve.hits.get(key, 0.0) + self._hits(values, labels_N)
 
     def _hits(self, values: Sequence[Any], labels_N: Codes) -> float:
-        readable = [place for place, value in enumerate(values) if value is not None]
+        readable = [position for position, value in enumerate(values) if value is not None]
         if not readable:
             return 0.0
-        kept = [values[place] for place in readable]
+        kept = [values[position] for position in readable]
         names = self._predictor.classify_decoded(self._encoder, kept, batch_size=BATCH_SIZE).classes
-        return float(sum(name == self._classes[labels_N[place]] for name, place in zip(names, readable, strict=True)))
+        return float(
+            sum(name == self._classes[labels_N[position]] for name, position in zip(names, readable, strict=True))
+        )
 
 
-def _hits(run: EvaluatedRun, rows: Any, labels_N: Any) -> float:
-    return float((run.classified(run.features_of(rows)).argmax(axis=1) == labels_N).sum())
-
-
-def _places(run: EvaluatedRun) -> Any:
-    """Return which test rows are taken: all, or a sample that depends on ids alone."""
+def _tested_rows(run: EvaluatedRun) -> Any:
+    """Which test rows are taken: all, or a sample that depends on ids alone."""
     if not run.has_test:
         raise InputError(f"target {run.target} has no test split to corrupt; set data.test_fraction, or add one")
     ids, limit = run.ids("test"), run.experiment.evaluation.corruption_rows
@@ -164,22 +128,22 @@ def _places(run: EvaluatedRun) -> Any:
     return np.sort(np.argsort([hash64("corruption", row_id) for row_id in ids], kind="stable")[:limit])
 
 
-def _raw_rows(run: EvaluatedRun, places: Any) -> list[Row]:
+def _raw_rows(run: EvaluatedRun, positions: Any) -> list[Row]:
     rows, ids = run.raw(), run.ids("test")
-    gone = [ids[place] for place in places if ids[place] not in rows]
+    gone = [ids[position] for position in positions if ids[position] not in rows]
     if gone:
         raise InputError(
-            f"evaluator corruptions reads the raw rows of {run.target}, and {len(gone)} of {len(places)} can no longer "
-            f"be found, first {gone[0]}; put the corpus back, or use embedding_corruptions"
+            f"evaluator corruptions reads the raw rows of {run.target}, and {len(gone)} of {len(positions)} can no "
+            f"longer be found, first {gone[0]}; put the corpus back, or leave it out"
         )
-    return [rows[ids[place]] for place in places]
+    return [rows[ids[position]] for position in positions]
 
 
 Damage = Callable[[Any], Any]
 
 
 def _damaged_picture(encoder: Any, raw: bytes, decoded: Any, damage: Damage) -> Any:
-    """Damage a picture as the encoder takes it; where that is no picture any more, the picture in its file."""
+    """Damage a picture as the encoder is given it; where that is no picture any more, the picture in its file."""
     if isinstance(decoded, np.ndarray) and decoded.dtype == np.uint8 and decoded.ndim == 3:
         return damage(decoded)
     from uml_core.encoders.pictures import open_picture
@@ -200,8 +164,8 @@ def _damaged_sound(encoder: Any, raw: bytes, decoded: Any, damage: Damage) -> An
         return None
 
 
-def _results(prefix: str, curve: Curve, run: EvaluatedRun) -> Iterator[tuple[str, Any]]:
-    """Yield metrics, table and figure of a curve."""
+def _results(curve: Curve, run: EvaluatedRun) -> Iterator[tuple[str, Any]]:
+    prefix = "corruption"
     means = {name: float(np.mean(values)) for name, values in curve.accuracy.items()}
     mean = float(np.mean(list(means.values())))
     yield f"{prefix}/rows", float(curve.rows)

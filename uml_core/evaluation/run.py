@@ -59,23 +59,19 @@ class EvaluatedRun:
 
     @property
     def target(self) -> str:
-        """The target corpus."""
         return str(self.data.target)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The target's classes (C); labels are places in it."""
         classes: tuple[str, ...] = self.data.classes
         return classes
 
     @property
     def has_test(self) -> bool:
-        """Whether the target has a test split."""
         return "test" in self.splits
 
     @property
     def shifted(self) -> tuple[str, ...]:
-        """The names of the shifted test sets."""
         return tuple(self.data.shifted)
 
     @property
@@ -84,59 +80,58 @@ class EvaluatedRun:
         return (*(("test",) if self.has_test else ()), *self.shifted)
 
     def labels(self, split: str) -> Codes:
-        """Return the class codes of a split's rows (N,)."""
+        """The class codes of a split's rows (N,)."""
         labels: Codes = self.splits[split].labels
         return labels
 
     def raw_features(self, split: str) -> Features:
-        """Return what needs no training (N, D): the encoder's embeddings, or the mean of the raw tokens."""
+        """What needs no training (N, D): the encoder's embeddings, or the mean of the raw tokens."""
         features: Features = self.splits[split].raw_features()
         return features
 
     def features(self, split: str) -> Features:
-        """Return the representation the target's path gives a split's rows, just before the classifier (N, H)."""
+        """The representation the target's path gives a split's rows, just before the classifier (N, H)."""
         if split not in self._features:
             self._features[split] = self.features_of(self.splits[split])
         return self._features[split]
 
     def features_of(self, rows: Any, corpus: str | None = None) -> Features:
-        """Return the representation of any rows of the target, or of another corpus (N, H)."""
+        """The representation of any rows of the target, or of another corpus (N, H)."""
         return self.objective.features(corpus or self.target, rows)
 
     def probabilities(self, split: str) -> Probabilities:
-        """Return the class probabilities of a split's rows (N, C)."""
+        """The class probabilities of a split's rows (N, C)."""
         if split not in self._probabilities:
             self._probabilities[split] = self.classified(self.features(split))
         return self._probabilities[split]
 
     def classified(self, features_NH: Features) -> Probabilities:
-        """Return the class probabilities (N, C) of a representation (N, H)."""
+        """The class probabilities (N, C) of a representation (N, H)."""
         if self._classifier is None:
             self._classifier = self.objective.classifier()
         return self._classifier(features_NH)
 
     def predicted(self, split: str) -> Codes:
-        """Return the predicted class codes of a split's rows (N,)."""
+        """The predicted class codes of a split's rows (N,)."""
         codes: Codes = self.probabilities(split).argmax(axis=1)
         return codes
 
     def accuracy(self, split: str) -> float:
-        """Return the accuracy on a split, in [0, 1]."""
         return float((self.predicted(split) == self.labels(split)).mean())
 
     def ids(self, split: str) -> tuple[str, ...]:
-        """Return the ids of a split's rows: for pairing and for messages, never for training."""
+        """The ids of a split's rows: for pairing and for messages, never for training."""
         assert self._ids is not None, "a run inside a sweep is measured without ids"
         rows = self.splits[split]
         all_ids = self._ids(rows.corpus or self.target)
         return tuple(all_ids[row] for row in rows.rows)
 
     def raw(self) -> Mapping[str, Any]:
-        """Return the target's raw rows by id; none where the corpus can no longer be read."""
+        """The target's raw rows by id; none where the corpus can no longer be read."""
         return {} if self._raw is None else self._raw(self.target)
 
     def untrained(self) -> EvaluatedRun:
-        """Return the same run as initialised, before its first step."""
+        """The same run as initialised, before its first step."""
         from uml_core.training.run import build_objective  # the training loop, which measuring alone does not need
 
         if self._untrained is None:

@@ -71,7 +71,7 @@ def bootstrap_difference(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> BootstrapInterval:
-    """Return the mean of paired differences with a percentile bootstrap interval.
+    """The mean of paired differences with a percentile bootstrap interval.
 
     Rows are drawn anew with replacement, and so are the seeds where there are several. With few seeds (below about 10)
     the interval is too narrow: read it beside the t interval of `paired_difference`.
@@ -82,6 +82,8 @@ def bootstrap_difference(
         confidence: of the interval.
         seed: of the resampling.
     """
+    # Not scipy's bootstrap, which draws rows one by one and knows no seeds: hits and misses take three values, so a
+    # multinomial draw of how often each comes is the same thing.
     rng = np.random.default_rng(seed)
     means = np.array([difference.mean() for difference in differences])
     num_seeds = len(differences)
@@ -99,7 +101,7 @@ def bootstrap_difference(
 
 
 def _resampled_means(difference_N: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Return the mean of N values drawn with replacement, many times (R,): by how often each distinct value comes."""
+    """The mean of N values drawn with replacement, many times (R,): by how often each distinct value comes."""
     values, counts = np.unique(difference_N, return_counts=True)
     total = int(counts.sum())
     means_R: npt.NDArray[np.float64] = rng.multinomial(total, counts / total, size=RESAMPLES) @ values / total
@@ -107,7 +109,7 @@ def _resampled_means(difference_N: npt.NDArray[np.float64], rng: np.random.Gener
 
 
 def _crossed_means(difference_SN: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Return the mean over seeds and rows, both drawn with replacement (R,)."""
+    """The mean over seeds and rows, both drawn with replacement (R,)."""
     num_seeds, num_rows = difference_SN.shape
     weights_RS = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=RESAMPLES) / num_seeds
     means = []
@@ -118,16 +120,18 @@ def _crossed_means(difference_SN: npt.NDArray[np.float64], rng: np.random.Genera
 
 
 def mcnemar(wins: int, losses: int) -> float:
-    """Return the two-sided p value of McNemar's exact test: rows that one model alone gets right fall like a coin."""
+    """The two-sided p value of McNemar's exact test: rows that one model alone gets right fall like a coin."""
     return 1.0 if wins + losses == 0 else float(stats.binomtest(wins, wins + losses).pvalue)
 
 
 def sign_flip_test(differences: Sequence[float]) -> float:
-    """Return the two-sided p value of the paired permutation test over seeds.
+    """The two-sided p value of the paired permutation test over seeds.
 
     Under the null hypothesis the two arms of a seed could be exchanged. All 2^S exchanges are tried up to 16 seeds (the
     smallest p value possible is 2 / 2^S), beyond that 2^16 drawn at random.
     """
+    # Not scipy's permutation_test: it loses ties to rounding (p .91 for eight differences whose mean is 0, where it is
+    # 1), and takes 0.7 s where this takes 0.01 s (16 seeds).
     values = np.asarray(differences, dtype=np.float64)
     if len(values) <= MAX_EXACT:
         signs = 1 - 2 * ((np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1)
@@ -139,7 +143,7 @@ def sign_flip_test(differences: Sequence[float]) -> float:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Return mean and standard deviation over seeds. Raises ValueError for no values."""
+    """Mean and standard deviation over seeds. Raises ValueError for no values."""
     if not values:
         raise ValueError("no values to average")
     std = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
@@ -172,7 +176,7 @@ def paired_difference(
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return Holm's adjusted p values: they hold for all the claims together. NaN stays NaN and counts as no test."""
+    """Holm's adjusted p values: they hold for all the claims together. NaN stays NaN and counts as no test."""
     tested = sorted((p, name) for name, p in p_values.items() if not math.isnan(p))
     adjusted: dict[str, float] = dict(p_values)
     largest = 0.0

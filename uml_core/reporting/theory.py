@@ -80,7 +80,7 @@ class RankRow:
 
 
 def build_theory_page(results: TheoryResults, *, wall_s: float, num_cpus: int) -> TheoryPage:
-    """Return the page on a run's results; `wall_s` and `num_cpus` say what it took."""
+    """The page on a run's results; `wall_s` and `num_cpus` say what it took."""
     figures = _figures(results)
     sentences = (statements_sentence(results), simulation_sentence(results), study_sentence(results))
     templates = environment()
@@ -101,7 +101,6 @@ def build_theory_page(results: TheoryResults, *, wall_s: float, num_cpus: int) -
 
 
 def statements_sentence(results: TheoryResults) -> str:
-    """Say how many statements hold as the paper has them, and which need another form."""
     failing = [f.statement.name for f in results.findings if f.contrast and f.contrast.check.is_counter_example]
     held = len(results.findings) - len(failing)
     corrected = all(survey.corrected_held == survey.drawn for survey in results.surveys)
@@ -114,7 +113,6 @@ def statements_sentence(results: TheoryResults) -> str:
 
 
 def simulation_sentence(results: TheoryResults) -> str:
-    """Say whether the simulated estimators agree with the closed forms."""
     found = results.agreement
     verb = "agree" if found.agrees else "DISAGREE"
     return (
@@ -139,7 +137,6 @@ def study_sentence(results: TheoryResults) -> str:
 
 
 def exchange_sentence(results: TheoryResults) -> str:
-    """Say what the exchange rates come to for N samples."""
     gains = [result.x_only / result.half_and_half for result in results.exchange]
     rates = [rate for result in results.exchange for rate in result.by_direction]
     traces = [result.by_trace for result in results.exchange]
@@ -152,7 +149,6 @@ def exchange_sentence(results: TheoryResults) -> str:
 
 
 def rank_rows(cases: Sequence[CaseResult]) -> list[RankRow]:
-    """Return one row for each pair of ranks."""
     groups: dict[tuple[str, str], list[CaseResult]] = {}
     for case in cases:
         groups.setdefault((case.case.rank_x, case.case.rank_y), []).append(case)
@@ -170,12 +166,12 @@ def rank_rows(cases: Sequence[CaseResult]) -> list[RankRow]:
 
 
 def letters(text: str) -> Markup:
-    """Return mathematics in words as HTML: what follows an underscore is a subscript."""
+    """Mathematics in words as HTML: what follows an underscore is a subscript."""
     return Markup(SUBSCRIPT.sub(r"<sub>\1</sub>", str(escape(text))))
 
 
 def number(value: float | None) -> str:
-    """Return a number with four digits; "infinite" and a dash for what is none."""
+    """A number with four digits; "infinite" and a dash for what is none."""
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
@@ -189,18 +185,15 @@ def number(value: float | None) -> str:
 
 
 def statistic(error: Spread) -> str:
-    """Return an error over seeds as mean ± standard deviation."""
     return f"{error.mean:.2f}" if math.isnan(error.std) else f"{error.mean:.2f}\u00a0±\u00a0{error.std:.2f}"
 
 
 def signed(value: float) -> str:
-    """Return a difference of errors with its sign."""
     text = f"{value:+.2f}".replace("-", "−")
     return "–" if math.isnan(value) else "0.00" if text in ("+0.00", "−0.00") else text
 
 
 def change(fraction: float) -> str:
-    """Return a relative change in percent with its sign."""
     text = f"{100 * fraction:+.1f} %"
     return "0.0 %" if text in ("+0.0 %", "-0.0 %") else text.replace("-", "−")
 

@@ -17,7 +17,7 @@ UNTRAINED = ("optim.", "mixing.", "pictures.", "train.")  # sections without eff
 
 
 def trained_settings(experiment: Experiment) -> dict[str, Any]:
-    """Return the settings that enter training, with defaults written out and what is switched off left out."""
+    """The settings that enter training, with defaults written out and what is switched off left out."""
     settings = {key: value for key, value in deciding(experiment, "model").items() if not key.startswith("mixing.")}
     active = experiment.active_auxiliaries
     if "model.trained_auxiliaries" in settings:
@@ -34,7 +34,7 @@ def trained_settings(experiment: Experiment) -> dict[str, Any]:
 
 
 def _warm_start(experiment: Experiment, active: Sequence[str]) -> dict[str, Any] | None:
-    """Return who warms up (None: nobody, the target waits) for how long, where that changes what is trained."""
+    """Who warms up (None: nobody, the target waits) for how long, where that changes what is trained."""
     warm_start = experiment.mixing.warm_start
     if not warm_start.steps or (warm_start.corpus == experiment.target and not active):
         return None

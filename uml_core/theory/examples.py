@@ -59,7 +59,7 @@ class Survey:
 
 
 def findings() -> tuple[Finding, ...]:
-    """Return every statement with its example and what goes against it, worked out now."""
+    """Every statement with its example and what goes against it, worked out now."""
     one, eye, ones = np.array([[1.0]]), np.eye(2), np.ones((2, 2))
     first, second = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     seen_once = np.diag(first)

@@ -74,7 +74,6 @@ class World:
         return self._observe(shared, self.shared_x, self.specific_x, generator)
 
     def sample_y(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw Y (N, M)."""
         return self._observe(_normal((count, SHARED_DIM), generator), self.shared_y, self.specific_y, generator)
 
     def _observe(self, shared_NC: Tensor, shared: Tensor, specific: Tensor, generator: torch.Generator) -> Tensor:
@@ -125,7 +124,7 @@ class SharedAutoencoder(nn.Module):
             self.outputs[modality] = nn.Linear(hidden_width, OBSERVED_DIM)
 
     def forward(self, batches: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the reconstruction (B, M) of each modality's batch (B, M)."""
+        """The reconstruction (B, M) of each modality's batch (B, M)."""
         hidden_BH = torch.cat([_through(self.inputs[name], self.encoder[0], x_BM) for name, x_BM in batches.items()])
         hidden_BH = functional.relu(self.decoder[0](self.encoder[1](functional.relu(hidden_BH))))
         parts = torch.split(hidden_BH, [len(x_BM) for x_BM in batches.values()])
@@ -135,7 +134,6 @@ class SharedAutoencoder(nn.Module):
 
 
 def draw_world(seed: int) -> World:
-    """Draw projections with independent standard normal entries."""
     generator = torch.Generator().manual_seed(seed)
     widths = (SHARED_DIM, SPECIFIC_DIM, SHARED_DIM, SPECIFIC_DIM)
     shared_x, specific_x, shared_y, specific_y = (_normal((OBSERVED_DIM, width), generator) for width in widths)
@@ -159,7 +157,7 @@ def train_arm(arm: Arm, seed: int, num_steps: int = NUM_STEPS) -> Curve:
         torch.manual_seed(seed)
         model = SharedAutoencoder(tuple(tables))
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
-    orders = {name: torch.Generator().manual_seed(20_000 + 10_000 * place + seed) for place, name in enumerate(tables)}
+    orders = {name: torch.Generator().manual_seed(20_000 + 10_000 * index + seed) for index, name in enumerate(tables)}
     measured, errors, trained_s = measured_steps(num_steps), [], 0.0
     for first, last in zip((0, *measured), measured, strict=False):
         started = time.perf_counter()
@@ -175,7 +173,7 @@ def train_arm(arm: Arm, seed: int, num_steps: int = NUM_STEPS) -> Curve:
 
 
 def linear_floors(seed: int) -> LinearFloors:
-    """Return the closed-form validation errors of linear autoencoders: projections on leading eigenvectors."""
+    """The closed-form validation errors of linear autoencoders: projections on leading eigenvectors."""
     world = draw_world(seed)
     shared, specific = world.shared_x.double().numpy(), world.specific_x.double().numpy()
     rest = specific @ specific.T + NOISE_VARIANCE * np.eye(OBSERVED_DIM)
@@ -208,7 +206,7 @@ class ExchangeResult:
 
 
 def exchange_of(seed: int) -> ExchangeResult:
-    """Return the exchange rates of the world of a seed: what one sample of each modality tells."""
+    """The exchange rates of the world of a seed: what one sample of each modality tells."""
     world = draw_world(seed)
     of_x, of_y = (modality.shared_information for modality in modalities_of(world))
     axes = np.eye(len(of_x))
@@ -223,7 +221,7 @@ def exchange_of(seed: int) -> ExchangeResult:
 
 
 def modalities_of(world: World) -> tuple[Modality, Modality]:
-    """Return one sample of X, attenuated as in training, and one of Y."""
+    """One sample of X, attenuated as in training, and one of Y."""
     shared_x = world.shared_x.double().numpy() * world.attenuation.double().numpy()
     std = world.noise_std
     return (
@@ -233,14 +231,14 @@ def modalities_of(world: World) -> tuple[Modality, Modality]:
 
 
 def measured_steps(num_steps: int) -> tuple[int, ...]:
-    """Return the steps at which the error is measured: about evenly on a logarithmic axis, up to the last."""
+    """The steps at which the error is measured: about evenly on a logarithmic axis, up to the last."""
     marks = {100, 200, 300, 500, 700, EARLY_STEP, 1_400, 2_000, 2_800, 4_000, 5_000, 6_000, 7_000, NUM_STEPS}
     marks |= set(range(NUM_STEPS, num_steps, NUM_STEPS // 4))
     return (*sorted(mark for mark in marks if mark < num_steps), num_steps)
 
 
 def _through(first: nn.Module, second: nn.Module, x: Tensor) -> Tensor:
-    """Return second(first(x)) of two linear layers, weights multiplied first: the same function, fewer products."""
+    """Second(first(x)) of two linear layers, weights multiplied first: the same function, fewer products."""
     assert isinstance(first, nn.Linear)
     assert isinstance(second, nn.Linear)
     return functional.linear(x, second.weight @ first.weight, functional.linear(first.bias, second.weight, second.bias))
@@ -260,7 +258,7 @@ def _error(model: SharedAutoencoder, validation_NM: Tensor) -> float:
 
 
 def second_corpus(kind: str, y_NM: Tensor, generator: torch.Generator) -> Tensor:
-    """Return Y itself, Y with every coordinate shuffled on its own, or noise of Y's mean and variance."""
+    """Y itself, Y with every coordinate shuffled on its own, or noise of Y's mean and variance."""
     if kind == "real":
         return y_NM
     if kind == "permuted":

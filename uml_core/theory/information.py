@@ -43,7 +43,7 @@ class Spectrum(NamedTuple):
 
 
 def as_information(matrix: npt.ArrayLike) -> Floats:
-    """Return a matrix (D, D) as float64, made exactly symmetric.
+    """A matrix (D, D) as float64, made exactly symmetric.
 
     Raises:
         ValueError: it is not square, not finite, not symmetric, or has an eigenvalue below zero, beyond rounding.
@@ -62,7 +62,7 @@ def as_information(matrix: npt.ArrayLike) -> Floats:
 
 
 def as_direction(direction: npt.ArrayLike, dim: int) -> Floats:
-    """Return a direction (D,) as float64, as long as it was given. Raises ValueError for another shape, or zero."""
+    """A direction (D,) as float64, as long as it was given. Raises ValueError for another shape, or zero."""
     vector: Floats = np.asarray(direction, dtype=np.float64)
     if vector.shape != (dim,) or not np.isfinite(vector).all() or not np.any(vector):
         raise ValueError(f"direction has shape {vector.shape} or is zero; expected finite numbers ({dim},), not all 0")
@@ -70,7 +70,7 @@ def as_direction(direction: npt.ArrayLike, dim: int) -> Floats:
 
 
 def spectrum(matrix_DD: Floats, *, scale: float | None = None) -> Spectrum:
-    """Return range and kernel of a symmetric positive semi-definite matrix as orthonormal bases.
+    """Range and kernel of a symmetric positive semi-definite matrix as orthonormal bases.
 
     `scale` stands in for the largest eigenvalue where the matrix may be nothing but the rounding of larger ones.
     """
@@ -80,7 +80,7 @@ def spectrum(matrix_DD: Floats, *, scale: float | None = None) -> Spectrum:
 
 
 def pseudo_inverse(matrix_DD: Floats, *, scale: float | None = None) -> Floats:
-    """Return M†: the inverse on the range, zero on the kernel; `scale` as for `spectrum`.
+    """M†: the inverse on the range, zero on the kernel; `scale` as for `spectrum`.
 
     Not scipy's `pinvh`: range, kernel and inverse must agree on what counts as zero, so all come from one `spectrum`.
     """
@@ -126,7 +126,7 @@ def _gap(smaller: Floats, larger: Floats) -> tuple[float, float]:
 
 
 def fisher_information(design_NMD: npt.ArrayLike, noise_std: float = 1.0) -> Floats:
-    """Return Σ_i A_iᵀ A_i / σ² (D, D) of designs (N, M, D). σ is the noise's standard deviation, not its variance."""
+    """Σ_i A_iᵀ A_i / σ² (D, D) of designs (N, M, D). σ is the noise's standard deviation, not its variance."""
     designs = np.asarray(design_NMD, dtype=np.float64)
     if designs.ndim != 3 or not designs.size or not 0 < noise_std < math.inf:
         raise ValueError(f"designs have shape {designs.shape} and noise_std is {noise_std}; expected (N, M, D) and > 0")
@@ -134,7 +134,7 @@ def fisher_information(design_NMD: npt.ArrayLike, noise_std: float = 1.0) -> Flo
 
 
 def schur_information(information: npt.ArrayLike, shared_dim: int) -> Floats:
-    """Return I_cc − I_cx I_xx† I_xc (C, C): what is known about the first C parameters when the others are not.
+    """I_cc − I_cx I_xx† I_xc (C, C): what is known about the first C parameters when the others are not.
 
     With C = D there is no nuisance and the information is returned as it is.
     """
@@ -153,7 +153,7 @@ def schur_information(information: npt.ArrayLike, shared_dim: int) -> Floats:
 
 
 def directional_variance(information: npt.ArrayLike, direction: npt.ArrayLike) -> float:
-    """Return vᵀ I† v, the least variance of an unbiased estimate of vᵀθc; `inf` where v is not in range(I).
+    """Vᵀ I† v, the least variance of an unbiased estimate of vᵀθc; `inf` where v is not in range(I).
 
     A vector twice as long has four times the variance.
     """
@@ -178,7 +178,7 @@ def is_strict_reduction(information_x: npt.ArrayLike, information_y: npt.ArrayLi
 
 
 def outperforming_direction(information_x: npt.ArrayLike, information_y: npt.ArrayLike) -> Floats | None:
-    """Return a unit direction (C,) in which m samples of Y beat m more samples of X, for every m; None if none exists.
+    """A unit direction (C,) in which m samples of Y beat m more samples of X, for every m; None if none exists.
 
     Where range(I_Y) ⊄ range(I_X) (Theorem 3), v is the part of range(I_Y) orthogonal to range(I_X) that Y sees best:
     no number of X samples makes its variance finite, one sample of Y does. Otherwise v = I_X w with w of the largest
@@ -200,7 +200,7 @@ def outperforming_direction(information_x: npt.ArrayLike, information_y: npt.Arr
 def exchange_rate(
     information_x: npt.ArrayLike, information_y: npt.ArrayLike, direction: npt.ArrayLike | None = None
 ) -> float:
-    """Return how many samples of X one sample of Y replaces, by trace or along a direction.
+    """How many samples of X one sample of Y replaces, by trace or along a direction.
 
     Args:
         information_x: what one sample of X tells, (C, C), or n of them.
@@ -241,7 +241,7 @@ def _ratio(of_y: float, of_x: float) -> float:
 
 
 def _unit(vector: Floats) -> Floats:
-    """Return a vector scaled to length 1, its largest entry positive, so that the same line gives the same vector."""
+    """A vector scaled to length 1, its largest entry positive, so that the same line gives the same vector."""
     scaled: Floats = vector / np.linalg.norm(vector)
     return scaled if scaled[np.argmax(np.abs(scaled))] > 0 else -scaled
 
@@ -331,7 +331,7 @@ class LinearGaussianModel:
         return self.design @ parameters_P + noise_TR
 
     def least_squares(self, weighting: Literal["weighted", "unweighted"] = "weighted") -> LeastSquares:
-        """Return the minimum-norm least-squares estimator of all parameters, weighted by 1/σ² or unweighted.
+        """The minimum-norm least-squares estimator of all parameters, weighted by 1/σ² or unweighted.
 
         Singular values below √TOLERANCE × the largest count as zero: they are square roots of informations.
         """

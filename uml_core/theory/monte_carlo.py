@@ -108,7 +108,7 @@ class Agreement:
 
 
 def case_grid(seed: int = 0) -> list[Case]:
-    """Return the cases: dimensions × ranks × noise ratios × sample counts."""
+    """The cases: dimensions × ranks × noise ratios × sample counts."""
     grid = itertools.product(DIMS, RANKS, NOISE_RATIOS, SAMPLE_COUNTS)
     return [
         Case(shared, specific, rank_x, rank_y, ratio, samples, seed=1000 * seed + index)
@@ -117,7 +117,7 @@ def case_grid(seed: int = 0) -> list[Case]:
 
 
 def build_case(case: Case, rng: np.random.Generator) -> LinearGaussianModel:
-    """Return the case's model; designs are Gaussian, projected where a modality sees only half of θc."""
+    """The case's model; designs are Gaussian, projected where a modality sees only half of θc."""
     half_x, half_y = np.linalg.qr(rng.standard_normal((2, case.shared_dim, case.shared_dim // 2)))[0]
     halves = {"half": half_y, "same half": half_x}
 
@@ -182,7 +182,7 @@ def noise_sweep_point(sigma_y: float, trials: int, seed: int, sigma_x: float = 0
 
 
 def whitened_z(errors_TE: Floats, covariance_EE: Floats) -> list[float]:
-    """Return a z score for each entry (upper triangle) of the empirical covariance of errors against a closed form."""
+    """A z score for each entry (upper triangle) of the empirical covariance of errors against a closed form."""
     white_TE = np.linalg.solve(np.linalg.cholesky(covariance_EE), errors_TE.T).T
     trials = len(white_TE)
     scores = []
@@ -215,7 +215,7 @@ def _errors(
     rng: np.random.Generator,
     trials: int,
 ) -> list[Floats]:
-    """Return each estimator's errors (T, E) in the estimable directions; both see the same observations."""
+    """Each estimator's errors (T, E) in the estimable directions; both see the same observations."""
     shared_dim = model.shared_dim
     truth = parameters_P[:shared_dim] @ basis_CE
     found: list[list[Floats]] = [[] for _ in estimators]
@@ -228,6 +228,6 @@ def _errors(
 
 
 def _z(law: stats.rv_continuous, value: float) -> float:
-    """Return the normal score of a value under its law, from whichever tail is the smaller."""
+    """The normal score of a value under its law, from whichever tail is the smaller."""
     upper, lower = float(law.sf(value)), float(law.cdf(value))
     return float(stats.norm.isf(upper)) if upper < lower else float(stats.norm.ppf(lower))

@@ -68,7 +68,6 @@ class Task:
     cost: float
 
     def run(self) -> list[Any]:
-        """Do the work here; returns one result a call."""
         return [self.work(*arguments) for arguments in self.calls]
 
 
@@ -116,10 +115,10 @@ class TheoryResults:
 
 
 def plan(request: Request) -> list[Task]:
-    """Return every task, the longest first, so that the last to end is a short one."""
+    """Every task, the longest first, so that the last to end is a short one."""
     trials, steps, seed = request.trials, request.num_steps, request.seed
     cases = [(case, trials) for case in case_grid(seed)]
-    points = [(SIGMA_X * ratio, trials, 100 * seed + place) for place, ratio in enumerate(SWEEP_RATIOS)]
+    points = [(SIGMA_X * ratio, trials, 100 * seed + index) for index, ratio in enumerate(SWEEP_RATIOS)]
     seeds = tuple((each,) for each in request.seeds)
     tasks = [
         Task(
@@ -139,7 +138,6 @@ def plan(request: Request) -> list[Task]:
 
 
 def collect(request: Request, results: Iterable[Any]) -> TheoryResults:
-    """Return the results of all tasks, put in order."""
     found = list(results)
     arms, statements = [arm.name for arm in ARMS], list(DRAWS)
 
@@ -163,7 +161,7 @@ def collect(request: Request, results: Iterable[Any]) -> TheoryResults:
 
 
 def as_json(value: Any) -> Any:
-    """Return dataclasses as plain JSON values: "inf" for infinity, null for NaN, which JSON cannot write."""
+    """Dataclasses as plain JSON values: "inf" for infinity, null for NaN, which JSON cannot write."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):

@@ -373,14 +373,14 @@ def _check(
 
 
 def _eigenvalue(matrix: Floats, vector: Floats) -> float | None:
-    """Return λ with M v = λ v, or None where v is no eigenvector."""
+    """Λ with M v = λ v, or None where v is no eigenvector."""
     value = float(vector @ matrix @ vector / (vector @ vector))
     scale = max(float(np.abs(matrix).max(initial=0.0)), 1.0) * float(np.linalg.norm(vector))
     return value if np.linalg.norm(matrix @ vector - value * vector) <= SAME * scale else None
 
 
 def _solvable(matrix: Floats, vector: Floats) -> bool:
-    """Return whether some w has M w = v, by least squares: then wᵀ(the observations' score) estimates vᵀθ unbiased."""
+    """Whether some w has M w = v, by least squares: then wᵀ(the observations' score) estimates vᵀθ unbiased."""
     solution = np.linalg.lstsq(matrix, vector, rcond=TOLERANCE)[0]
     return bool(np.linalg.norm(matrix @ solution - vector) <= SAME * np.linalg.norm(vector))
 

@@ -1,24 +1,42 @@
-"""The confusion matrix as a figure that can be read with two classes and with a hundred.
+"""Figures of evaluators: the confusion matrix, legible with two classes and with a hundred, and accuracy by severity.
 
 Shape legend: C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from uml_core.figures.drawing import WIDTH_IN, house_style, printable
+from uml_core.figures.drawing import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    WIDTH_IN,
+    house_style,
+    printable,
+    stacked_panels,
+)
 
 CLASS_IN = 0.15  # a row of one class: letters of 6.5 points fit into it
 MARGIN_IN = 2.2  # names and colour bar
 MAX_NAMED = 100  # more classes are numbered
 WITH_NUMBERS = 15  # so few classes have their counts written into the cells
+LOOKS = (
+    *((BLUE, "o", "-"), (VERMILION, "s", "-"), (GREEN, "^", "-"), (ORANGE, "D", "-"), (PURPLE, "v", "-")),
+    *((SKY, "P", "-"), (BLUE, "X", "--"), (VERMILION, "<", "--"), (GREEN, ">", "--"), (ORANGE, "h", "--")),
+)
 
 
 def confusion_figure(counts_CC: npt.NDArray[np.int64], classes: Sequence[str]) -> Figure:
@@ -55,8 +73,29 @@ def confusion_figure(counts_CC: npt.NDArray[np.int64], classes: Sequence[str]) -
     return figure
 
 
-def _write_counts(axis: object, counts_CC: npt.NDArray[np.int64], shares_CC: npt.NDArray[np.float64]) -> None:
+def _write_counts(axis: Axes, counts_CC: npt.NDArray[np.int64], shares_CC: npt.NDArray[np.float64]) -> None:
     for row, column in np.argwhere(counts_CC > 0):
         colour = "black" if shares_CC[row, column] > 0.35 else "white"
         text = str(counts_CC[row, column])
-        axis.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)  # type: ignore[attr-defined]
+        axis.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+
+
+def severity_figure(accuracy: Mapping[str, Sequence[float]], *, clean: float, chance: float) -> Figure:
+    """Draw accuracy in percent over severities 0 (undamaged) to 5, and the mean over corruptions."""
+    with house_style():
+        figure, (axis,) = stacked_panels([4.2])
+        severities = range(len(next(iter(accuracy.values()))) + 1)
+        for index, (name, values) in enumerate(accuracy.items()):
+            colour, marker, line = LOOKS[index % len(LOOKS)]
+            label = printable(name.replace("_", " "))
+            shown = 100 * np.array([clean, *values])
+            axis.plot(severities, shown, color=colour, marker=marker, linestyle=line, markersize=5, label=label)
+        mean = 100 * np.array([clean, *np.mean(list(accuracy.values()), axis=0)])
+        axis.plot(severities, mean, color=BLACK, linewidth=2.6, label="mean")
+        axis.axhline(100 * chance, color=GREY, linestyle=":", label="chance")
+        axis.set_ylim(0, min(100, 115 * max(clean, *map(max, accuracy.values()))))
+        axis.set_xticks(list(severities), ["none", *(str(each) for each in severities[1:])])
+        axis.set_xlabel("severity")
+        axis.set_ylabel("accuracy (%)")
+        figure.legend(loc="outside lower center", ncols=3)
+    return figure
