@@ -203,25 +203,23 @@ def exchange_rate(
     """How many samples of X one sample of Y replaces, by trace or along a direction.
 
     Args:
-        information_x: what one sample of X tells, (C, C), or n of them.
+        information_x: what one sample of X tells, (C, C), or n of them; positive definite.
         information_y: what one sample of Y tells, or as many as there are of X.
         direction: v (C,); None compares traces, tr(I_Y) / tr(I_X), which averages over all directions.
 
-    Along v the rate is uᵀI_Y u / uᵀI_X u with u = I_X† v: the ratio of the slopes with which the variance of vᵀθc falls
-    when Y, or X, joins many samples of X. (Where I_X has a kernel, u is the solution of I_X u = v that Y sees least.)
-    Along a common eigenvector it is b/a (Corollary 1). It is `inf` where X is blind (v outside range(I_X)) and Y is
-    not, 0 where Y adds nothing, and NaN where both are blind.
+    Along v the rate is uᵀI_Y u / uᵀI_X u with u = I_X⁻¹ v: the ratio of the slopes with which the variance of vᵀθc
+    falls when Y, or X, joins many samples of X. Along a common eigenvector it is b/a (Corollary 1).
+
+    Raises:
+        ValueError: X alone does not determine θc: a sample of Y then replaces any number of X, or none.
     """
     matrix_x, matrix_y = as_information(information_x), as_information(information_y)
+    if not is_positive_definite(matrix_x):
+        raise ValueError("information_x is singular; expected a modality that determines θc by itself")
     if direction is None:
-        return _ratio(float(np.trace(matrix_y)), float(np.trace(matrix_x)))
-    vector = as_direction(direction, len(matrix_x))
-    if not in_range(matrix_x, vector):
-        return math.inf if in_range(matrix_x + matrix_y, vector) else math.nan
-    if not is_strict_reduction(matrix_x, matrix_y, vector):
-        return 0.0
-    least_seen = _least_seen(matrix_x, matrix_y, vector)
-    return _ratio(float(least_seen @ matrix_y @ least_seen), float(least_seen @ matrix_x @ least_seen))
+        return float(np.trace(matrix_y)) / float(np.trace(matrix_x))
+    solution = pseudo_inverse(matrix_x) @ as_direction(direction, len(matrix_x))
+    return float(solution @ matrix_y @ solution) / float(solution @ matrix_x @ solution)
 
 
 def _least_seen(matrix_x: Floats, matrix_y: Floats, vector: Floats) -> Floats:
@@ -234,10 +232,6 @@ def _least_seen(matrix_x: Floats, matrix_y: Floats, vector: Floats) -> Floats:
     of_kernel = pseudo_inverse(kernel.T @ matrix_y @ kernel, scale=float(np.linalg.norm(matrix_y)))
     least_seen: Floats = solution - kernel @ (of_kernel @ (kernel.T @ matrix_y @ solution))
     return least_seen
-
-
-def _ratio(of_y: float, of_x: float) -> float:
-    return of_y / of_x if of_x > 0 else math.inf if of_y > 0 else math.nan
 
 
 def _unit(vector: Floats) -> Floats:
