@@ -26,7 +26,7 @@ from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.data.training_data import build_training_data
 from uml_core.feed.pictures import PictureData, picture_data
-from uml_core.gradients.shards import local
+from uml_core.gradients.ranks import local
 from uml_core.store.corpus_table import CorpusTable
 from uml_core.training.fine_tuning import target_encoder
 from uml_core.training.run import TrainingRun

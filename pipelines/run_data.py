@@ -25,7 +25,7 @@ from uml_core.store.sequence_table import SequenceTable
 if TYPE_CHECKING:
     from uml_core.corpora.rows import Row
     from uml_core.encoders.torch_encoder import Arrays
-    from uml_core.gradients.autograd import NonFiniteError
+    from uml_core.gradients.batch import NonFiniteError
 from pipelines.stores import Tables, corpus_fingerprints, corpus_store, corpus_stores, load_tables, logger
 
 

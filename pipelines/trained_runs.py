@@ -20,9 +20,9 @@ from uml_core.corpora.readers import rows_of
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError
 from uml_core.evaluation.run import EvaluatedRun
-from uml_core.gradients.place import Place
+from uml_core.gradients.ranks import RankContext
 from uml_core.tracking.reading import download, experiment_runs, find_run
-from uml_core.training.run import build_objective
+from uml_core.training.objective import build_objective
 
 TRAINING_KINDS = ("uml", "unimodal")
 
@@ -57,7 +57,7 @@ def load_run(experiment: Experiment, run_id: str) -> LoadedRun:
         weights = load_file(download(uri, f"runs:/{run_id}/weights/model.safetensors", Path(folder)))
     trained = measured_as(logged, experiment)
     data = build_data(trained, store_tables(trained))
-    objective = build_objective(trained, data, Place.cpu())
+    objective = build_objective(trained, data, RankContext.cpu())
     objective.model.load_state_dict(weights)
 
     @functools.cache

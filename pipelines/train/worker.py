@@ -24,10 +24,9 @@ from pipelines.run_data import build_data, divergence_message, training_tables
 from pipelines.train.bar import StepRate, TrainingState
 from uml_core.config import Experiment, parse_experiment
 from uml_core.evaluation.outcome import evaluation_points
-from uml_core.gradients.autograd import NonFiniteError
+from uml_core.gradients.batch import NonFiniteError
 from uml_core.tracking.records import MetricPoint
-from uml_core.training.progress import Evaluation
-from uml_core.training.run import TrainingRun
+from uml_core.training.run import Evaluation, TrainingRun
 
 LARGE_BATCH = 512  # samples per worker from which several threads pay
 
@@ -87,7 +86,7 @@ def _report_evaluations(run: TrainingRun, started_at: float) -> None:
         _report_checkpoint({"points": []}, run.state_dict())
         return
     # Of workers there may be another number after a loss.
-    points = [MetricPoint("perf/workers", run.place.world_size, run.progress.step)]
+    points = [MetricPoint("perf/workers", run.ranks.world_size, run.progress.step)]
     first, rate = run.progress.step == 0, StepRate(run.progress.step)
     pace = ReportPace.of(run.experiment.train)
     for evaluation in run.evaluations():
@@ -97,7 +96,7 @@ def _report_evaluations(run: TrainingRun, started_at: float) -> None:
             points.append(MetricPoint("perf/time_to_first_step_s", seconds, evaluation.step))
             first = False
         points += evaluation_points(run, evaluation)
-        if run.progress.finished or any(run.place.of_rank_zero(pace.is_due())):  # a report is a barrier
+        if run.progress.finished or any(run.ranks.from_rank_zero(pace.is_due())):  # a report is a barrier
             points.append(MetricPoint("perf/report_share", pace.spent_share, evaluation.step))
             with pace.reporting():
                 _report(run, points, evaluation, rate)

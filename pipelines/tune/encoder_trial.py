@@ -19,8 +19,8 @@ from pipelines.tune.folder import OnEvaluation, SweepFolder, TrialResult, finish
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import evaluation_points
-from uml_core.gradients.autograd import NonFiniteError
-from uml_core.gradients.place import Place
+from uml_core.gradients.batch import NonFiniteError
+from uml_core.gradients.ranks import RankContext
 from uml_core.tracking.records import MetricPoint
 from uml_core.training.run import TrainingRun
 
@@ -55,7 +55,7 @@ def run_encoder_trial(
     tables: Tables,
     checkpoints: TrialCheckpoints,
     *,
-    place: Place,
+    place: RankContext,
     on_evaluation: OnEvaluation | None = None,
 ) -> tuple[TrialResult, dict[str, Any] | None]:
     """Train one trial from its checkpoint on; returns its result and state, as those of light ones.

@@ -21,8 +21,7 @@ from uml_core.files.atomic import read_if_there, write_whole
 from uml_core.store.corpus_store import open_filesystem
 from uml_core.sweeps.selection import Candidate
 from uml_core.tracking.records import MetricPoint
-from uml_core.training.progress import Evaluation
-from uml_core.training.run import TrainingRun
+from uml_core.training.run import Evaluation, TrainingRun
 
 OnEvaluation = Callable[[TrainingRun, Evaluation], None]
 

@@ -29,11 +29,10 @@ from uml_core.config import Experiment, hash_of
 from uml_core.config.used_by import deciding
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import evaluation_points
-from uml_core.gradients.place import Place
+from uml_core.gradients.ranks import RankContext
 from uml_core.tracking.records import MetricPoint
 from uml_core.training.packs import shapes_of, train_together
-from uml_core.training.progress import Evaluation
-from uml_core.training.run import TrainingRun
+from uml_core.training.run import Evaluation, TrainingRun
 
 OnEnd = Callable[[int, TrialResult, dict[str, Any] | None], None]
 
@@ -55,7 +54,7 @@ def train_trial(config: dict[str, Any], *, tables: Tables, experiment: Experimen
         run_trials(trials, tables, device=device, on_evaluation=on_evaluation, on_end=write)
     else:  # trains alone
         checkpoints = TrialCheckpoints(folder, assignments[0].key, ReportPace.of(trials[0].train))
-        place = Place(torch.device(device))
+        place = RankContext(torch.device(device))
         write(0, *run_encoder_trial(trials[0], tables, checkpoints, place=place, on_evaluation=on_evaluation))
     first = results[0]  # schedulers and searches that look at what is reported have trials of their own
     reported = {"val_accuracy": first.val_accuracy, "val_nll": first.val_nll, "cost": first.cost}

@@ -34,9 +34,8 @@ from pipelines.tune.folder import SweepFolder, TrialResult, assignments_of, desc
 from pipelines.tune.reports import Reports
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
-from uml_core.gradients.place import Place
-from uml_core.training.progress import Evaluation
-from uml_core.training.run import TrainingRun
+from uml_core.gradients.ranks import RankContext
+from uml_core.training.run import Evaluation, TrainingRun
 
 MAX_RESTARTS = 3  # of a trial's workers
 CONTROLLER_ENDS_S = 2.0
@@ -142,7 +141,7 @@ def train_trial_on_worker(config: dict[str, Any]) -> None:
     """Be one Ray Train worker of a trial; rank 0 writes the result."""
     torch.set_num_threads(1)  # it has one CPU; what else runs on this machine has the others
     experiment, context = parse_experiment(config["experiment"]), ray.train.get_context()
-    place = Place(ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size())
+    place = RankContext(ray.train.torch.get_device(), context.get_world_rank(), context.get_world_size())
     (assignment,), folder = assignments_of(config["trial"]), SweepFolder(config["folder"])
     reports = config["reports"]
 

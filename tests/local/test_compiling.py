@@ -21,7 +21,7 @@ from tests.fine_tuning_runs import experiment_of, finish, run_of
 from tests.local.test_low_rank import weights_of
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import evaluation_points
-from uml_core.models.compiling import Compiled
+from uml_core.models.fine_tuned import Compiled
 from uml_core.training.run import TrainingRun
 
 COMPILED = {"encoders.image.depth": 1, "train.compile": True}

@@ -23,8 +23,7 @@ from uml_core.data.training_data import build_training_data
 from uml_core.encoders.image.pixel_encoder import PixelEncoder
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import measure_outcome
-from uml_core.models.drop_path import set_drop_path
-from uml_core.models.fine_tuned import block_depths
+from uml_core.models.fine_tuned import block_depths, set_drop_path
 from uml_core.serving.export import export_head
 from uml_core.serving.target_predictor import TargetPredictor
 from uml_core.training.fine_tuning import fine_tuned_space, target_encoder

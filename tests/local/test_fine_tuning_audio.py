@@ -24,7 +24,7 @@ from uml_core.encoders.torch_encoder import TrainableEncoder
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import measure_outcome
 from uml_core.feed.pictures import ReadAhead
-from uml_core.gradients.place import Place
+from uml_core.gradients.ranks import RankContext
 from uml_core.serving.export import FORMATS, export_head
 from uml_core.serving.target_predictor import TargetPredictor
 from uml_core.training.fine_tuning import FineTuningObjective, target_encoder
@@ -232,7 +232,7 @@ def test_what_cannot_be_trained_is_refused(corpus: Path, changes: dict[str, Any]
 def test_shards_of_a_model_that_sees_padding_are_refused(corpus: Path) -> None:
     experiment = experiment_of(corpus, "hubert", **{"train.workers": 2, "train.sharding": "full"})
     with pytest.raises(InputError, match=r"'hubert' hears clips of each length .* set train.sharding=none"):
-        FineTuningObjective(experiment, data_of(experiment), Place(torch.device("cpu"), 0, 2))
+        FineTuningObjective(experiment, data_of(experiment), RankContext(torch.device("cpu"), 0, 2))
 
 
 def test_clips_too_long_to_count_their_samples_are_refused(corpus: Path) -> None:

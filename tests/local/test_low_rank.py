@@ -22,7 +22,7 @@ from tests.tiny_models import save_text, save_vision
 from uml_core.encoders.image.timm_encoder import TimmEncoder
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import measure_outcome, save_weights
-from uml_core.gradients.place import Place
+from uml_core.gradients.ranks import RankContext
 from uml_core.models.low_rank import _inject, add_adapters, merged_weights
 from uml_core.serving.export import export_head
 from uml_core.serving.target_predictor import TargetPredictor
@@ -158,7 +158,7 @@ def test_ranks_gradients_of_their_shares_add_up_to_the_joined_batchs(corpus: Pat
     for world_size in (1, 2):
         total: dict[str, torch.Tensor] = {}
         for rank in range(world_size):
-            objective = build_objective(experiment, data, Place(torch.device("cpu"), rank, world_size))
+            objective = build_objective(experiment, data, RankContext(torch.device("cpu"), rank, world_size))
             objective.model.train()
             with torch.no_grad():  # B = 0 leaves A without a gradient
                 for name, parameter in objective.model.named_parameters():

@@ -19,9 +19,8 @@ from uml_core.data.subsets import Rows
 from uml_core.data.training_data import build_training_data
 from uml_core.encoders.image.pixel_encoder import PixelEncoder
 from uml_core.errors import InputError
-from uml_core.feed.crops import Crops, crop_and_flip
-from uml_core.feed.pictures import Pictures, TargetOrder, picture_data
-from uml_core.gradients.place import Place
+from uml_core.feed.pictures import Crops, Pictures, TargetOrder, crop_and_flip, picture_data
+from uml_core.gradients.ranks import RankContext
 from uml_core.training.fine_tuning import FineTuningObjective, PictureBatch, target_encoder
 from uml_core.training.run import TrainingRun
 
@@ -151,9 +150,9 @@ def test_a_picture_that_changed_is_told(corpus: Path) -> None:
 def test_ranks_make_up_the_batch(corpus: Path) -> None:
     experiment = experiment_of(corpus, **{"train.batch_size": 5})
     data = data_of(experiment)
-    whole = FineTuningObjective(experiment, data, Place(torch.device("cpu"))).batch(2, ("pictures", "names"))
+    whole = FineTuningObjective(experiment, data, RankContext(torch.device("cpu"))).batch(2, ("pictures", "names"))
     shares = [
-        FineTuningObjective(experiment, data, Place(torch.device("cpu"), rank, 2)).batch(2, ("pictures", "names"))
+        FineTuningObjective(experiment, data, RankContext(torch.device("cpu"), rank, 2)).batch(2, ("pictures", "names"))
         for rank in range(2)
     ]
     for corpus_name in ("pictures", "names"):

@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[2]
 STEP = """
 import sys, torch
 import pipelines.{module}
-from uml_core.training.optimizer import FusedAdamW
+from uml_core.training.optimizer import LeanAdamW
 weight = torch.nn.Parameter(torch.ones(3))
 weight.grad = torch.ones(3)
-FusedAdamW([{{"params": [weight]}}]).step()
+LeanAdamW([{{"params": [weight]}}]).step()
 assert weight[0] < 1
 print(sorted({heavy!r} & set(sys.modules)))
 """
@@ -31,7 +31,7 @@ from uml_core.encoders import build_encoder
 for name, modality in (("minilm_l6", "text"), ("bytes", "text"), ("logmel", "audio")):
     pooling = "tokens" if name == "bytes" else "auto"
     build_encoder(EncoderConfig(source="package", name=name, pooling=pooling), modality).load()
-import uml_core.models.drop_path, uml_core.models.fine_tuned
+import uml_core.models.fine_tuned
 print("timm" in sys.modules)
 """
 

@@ -21,11 +21,10 @@ from pipelines.train import worker as train_loop
 from tests.unit.test_training import TABLES, experiment
 from uml_core.corpora.rows import Row
 from uml_core.data.training_data import build_training_data
-from uml_core.gradients.autograd import NonFiniteError
+from uml_core.gradients.batch import NonFiniteError
 from uml_core.store.corpus_store import CorpusStore
 from uml_core.tracking.records import MetricPoint
-from uml_core.training.progress import Evaluation
-from uml_core.training.run import TrainingRun
+from uml_core.training.run import Evaluation, TrainingRun
 
 
 class Worker:

@@ -21,7 +21,7 @@ from pipelines.tune.trial import run_trials
 from tests.unit.test_training import TABLES, experiment
 from uml_core.config import Experiment
 from uml_core.errors import InputError
-from uml_core.gradients.place import Place
+from uml_core.gradients.ranks import RankContext
 
 Ended = dict[int, tuple[TrialResult, dict[str, Any] | None]]
 
@@ -81,10 +81,10 @@ def test_an_untrained_trial_has_a_result(steps: int) -> None:
 def test_a_rank_of_several_raises_what_it_may_have_found_alone(tmp_path: Path) -> None:
     tables = {**TABLES, "names": replace(TABLES["names"], label_names=("other",), label_codes=np.zeros(48, np.int64))}
     settings, checkpoints = experiment(), TrialCheckpoints(SweepFolder(str(tmp_path)), "key", ReportPace(10, 0.01))
-    result, _ = run_encoder_trial(settings, tables, checkpoints, place=Place.cpu())
+    result, _ = run_encoder_trial(settings, tables, checkpoints, place=RankContext.cpu())
     assert "shares no class" in result.error
     with pytest.raises(InputError, match="shares no class"):
-        run_encoder_trial(settings, tables, checkpoints, place=Place(torch.device("cpu"), 0, 2))
+        run_encoder_trial(settings, tables, checkpoints, place=RankContext(torch.device("cpu"), 0, 2))
 
 
 def test_a_mistake_that_ends_a_trials_workers_is_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

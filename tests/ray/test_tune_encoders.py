@@ -30,11 +30,10 @@ from pipelines.tune.trial_on_workers import AskingScheduler
 from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
 from tests.ray.test_tune import ONE_AT_A_TIME, nested, wait_for_trials
 from uml_core.config import Experiment, parse_experiment
-from uml_core.gradients.place import Place
+from uml_core.gradients.ranks import RankContext
 from uml_core.tracking.reading import experiment_runs
 from uml_core.tracking.records import RunRecord
-from uml_core.training.progress import Evaluation
-from uml_core.training.run import TrainingRun
+from uml_core.training.run import Evaluation, TrainingRun
 
 ROOT = Path(__file__).parents[2]
 RATES = '''
@@ -173,7 +172,7 @@ def test_two_workers_on_two_cpus_train_what_one_process_trains_and_poor_trials_e
         alone,
         store_tables(alone),
         TrialCheckpoints(SweepFolder(str(tmp_path)), "alone", ReportPace(1e9, 1)),
-        place=Place.cpu(),
+        place=RankContext.cpu(),
     )
     losses = {point["name"]: point["value"] for point in result.points if point["step"] == 4}
     logged = loss_at(sweep, whole, "train/loss/pictures", 4)
@@ -210,7 +209,7 @@ def interrupt(run: TrainingRun, evaluation: Evaluation) -> None:
 
 def trial_of(experiment: Experiment, folder: Path, **options: Any) -> tuple[TrialResult, dict[str, Any] | None]:
     checkpoints = TrialCheckpoints(SweepFolder(str(folder)), "trial", ReportPace(0.0, 1))
-    return run_encoder_trial(experiment, store_tables(experiment), checkpoints, place=Place.cpu(), **options)
+    return run_encoder_trial(experiment, store_tables(experiment), checkpoints, place=RankContext.cpu(), **options)
 
 
 def without_times(result: TrialResult) -> list[dict[str, Any]]:

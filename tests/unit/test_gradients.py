@@ -11,8 +11,8 @@ import torch.distributed
 from tests.unit.test_training import experiment, finish, run_of
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import evaluation_points
+from uml_core.gradients.autograd import gradient_cosines
 from uml_core.gradients.batch import Batch
-from uml_core.gradients.cosines import gradient_cosines
 from uml_core.models import SharedHeadModel
 
 

@@ -18,7 +18,7 @@ from uml_core.feed.mixing import MixingPlan, SampleStream, as_fraction, rank_sha
 
 
 def plan_of(**settings: object) -> MixingPlan:
-    return MixingPlan.of(parse_experiment({**MINIMAL, **settings}))
+    return MixingPlan.from_experiment(parse_experiment({**MINIMAL, **settings}))
 
 
 @given(st.integers(0, 10_000), st.integers(1, 64), st.fractions(0, 4, max_denominator=100))
@@ -71,10 +71,10 @@ def test_joint_and_alternate_hold_the_same_samples() -> None:
     mixing = {"batch_ratio": {"captions": 0.25}}
     for schedule, groups in (("joint", (("photos", "captions"),)), ("alternate", (("photos",), ("captions",)))):
         plan = plan_of(mixing={**mixing, "schedule": schedule}, train={"batch_size": 6})
-        assert plan.step(3).groups == groups
+        assert plan.groups(3) == groups
         counts: Counter[str] = Counter()
         for step in range(100):
-            for group in plan.step(step).groups:
+            for group in plan.groups(step):
                 for corpus in group:
                     start, stop = plan.sample_range(corpus, step)
                     counts[corpus] += stop - start
@@ -85,8 +85,8 @@ def test_joint_and_alternate_hold_the_same_samples() -> None:
 def test_warm_start_trains_one_corpus_alone_and_holds_the_others_back(corpus: str) -> None:
     plan = plan_of(mixing={"warm_start": {"corpus": corpus, "steps": 3}}, train={"batch_size": 10})
     other = "captions" if corpus == "photos" else "photos"
-    assert [plan.step(step).groups for step in range(3)] == [((corpus,),)] * 3
-    assert plan.step(3).groups == (("photos", "captions"),)
+    assert [plan.groups(step) for step in range(3)] == [((corpus,),)] * 3
+    assert plan.groups(3) == (("photos", "captions"),)
     assert plan.sample_range(corpus, 3) == (30, 40)
     assert plan.sample_range(other, 3) == (0, 10), "its stream starts when it joins"
 
@@ -95,9 +95,9 @@ def test_warm_start_trains_one_corpus_alone_and_holds_the_others_back(corpus: st
 def test_a_corpus_switched_off_takes_no_part(setting: str) -> None:
     plan = plan_of(mixing={setting: {"captions": 0}, "warm_start": {"corpus": "photos", "steps": 5}})
     assert plan.corpora == ("photos",)
-    assert plan.step(0).groups == (("photos",),)
+    assert plan.groups(0) == (("photos",),)
     idle = plan_of(mixing={setting: {"captions": 0}, "warm_start": {"corpus": "captions", "steps": 5}})
-    assert [idle.step(step).groups for step in (0, 4, 5)] == [(), (), (("photos",),)]
+    assert [idle.groups(step) for step in (0, 4, 5)] == [(), (), (("photos",),)]
     assert idle.sample_range("photos", 5) == plan.sample_range("photos", 0), "matched: the same target batches"
 
 
@@ -120,18 +120,18 @@ def test_a_scheduled_weight_by_hand(schedule: str, expected: dict[int, float]) -
 def test_a_corpus_has_no_update_of_its_own_while_its_weight_is_zero() -> None:
     falling = {"schedule": "linear", "start": 1.0, "end": 0.0, "steps": 5}
     plan = plan_of(mixing={"loss_weight": {"captions": falling}, "schedule": "alternate"})
-    assert plan.step(4).groups == (("photos",), ("captions",))
-    assert plan.step(5).groups == (("photos",),)
+    assert plan.groups(4) == (("photos",), ("captions",))
+    assert plan.groups(5) == (("photos",),)
     warm = plan_of(
         mixing={"loss_weight": {"captions": {**falling, "start": 0, "end": 1}}}
         | {"warm_start": {"corpus": "captions", "steps": 3}}
     )
-    assert [plan.groups for plan in map(warm.step, range(4))] == [
+    assert [warm.groups(step) for step in range(4)] == [
         *[(), (("captions",),), (("captions",),)],
         (("photos", "captions"),),
     ]
     joint = plan_of(mixing={"loss_weight": {"captions": falling}})
-    assert joint.step(5).groups == (("photos", "captions"),), "its loss is logged"
+    assert joint.groups(5) == (("photos", "captions"),), "its loss is logged"
 
 
 def test_a_corpus_whose_weight_starts_at_zero_takes_part_from_the_start() -> None:

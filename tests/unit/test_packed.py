@@ -13,8 +13,7 @@ from uml_core.config import Experiment
 from uml_core.data.training_data import build_training_data
 from uml_core.errors import InputError
 from uml_core.training.packs import pack_label, shapes_of, train_together
-from uml_core.training.progress import Evaluation
-from uml_core.training.run import TrainingRun
+from uml_core.training.run import Evaluation, TrainingRun
 
 GRID: list[dict[str, Any]] = [
     {"optim.lr": 1e-2},

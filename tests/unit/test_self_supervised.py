@@ -15,13 +15,12 @@ from uml_core.data.sequence_data import build_sequence_data, token_places, token
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import measure_outcome
 from uml_core.feed.mixing import MixingPlan
-from uml_core.feed.sequence_tasks import hidden_tokens, masked_token, next_token, num_targets
-from uml_core.feed.sequences import SequenceFeed
-from uml_core.gradients.place import Place
+from uml_core.feed.sequences import SequenceFeed, hidden_tokens, masked_token, next_token, num_targets
+from uml_core.gradients.ranks import RankContext
 from uml_core.models.linear_probe import LinearProbe
-from uml_core.training import sequence_features as features_module
+from uml_core.training import self_supervised
 from uml_core.training.run import TrainingRun
-from uml_core.training.sequence_features import sequence_features
+from uml_core.training.self_supervised import sequence_features
 
 TABLES = wave_tables()
 
@@ -40,16 +39,16 @@ def finish(run: TrainingRun) -> TrainingRun:
 def test_next_token_leaves_the_last_token_out_and_reconstructs_single_ones() -> None:
     task = next_token(np.array([0, 3, 10]), np.array([3, 1, 2]))
     assert task.input_lengths.tolist() == [2, 1, 1]
-    assert task.input_places.tolist() == [0, 1, 3, 10]
-    assert task.target_places.tolist() == [1, 2, 3, 11]
+    assert task.input_indices.tolist() == [0, 1, 3, 10]
+    assert task.target_indices.tolist() == [1, 2, 3, 11]
     assert num_targets(np.array([3, 1, 2]), None) == 4
 
 
 def test_masked_token_scores_hidden_and_single_tokens_alone() -> None:
     hidden = np.array([False, True, False, False, True, False])
     task = masked_token(np.array([0, 3, 10]), np.array([3, 1, 2]), hidden)
-    assert task.input_places.tolist() == [0, 1, 2, 3, 10, 11]
-    assert task.target_places.tolist() == [1, 3, 10]
+    assert task.input_indices.tolist() == [0, 1, 2, 3, 10, 11]
+    assert task.target_indices.tolist() == [1, 3, 10]
     assert task.scored is not None
     assert task.scored.tolist() == [1, 3, 4]
     assert num_targets(np.array([3, 1, 2]), hidden) == 3
@@ -161,12 +160,13 @@ def test_losses_of_ranks_average_to_the_joined_batch(task: str) -> None:
     settings = sequence_experiment(**{"sequence_model.task": task, "sequence_model.dropout": 0.0})
     data = build_sequence_data(settings, TABLES)
     model = TrainingRun(settings, data).model.eval()
-    plan, cpu = MixingPlan.of(settings), torch.device("cpu")
-    joined = SequenceFeed(data, plan, model, seed=0, place=Place(cpu)).batch(3, plan.corpora)
+    plan, cpu = MixingPlan.from_experiment(settings), torch.device("cpu")
+    joined = SequenceFeed(data, plan, model, seed=0, ranks=RankContext(cpu)).batch(3, plan.corpora)
     assert joined is not None
     expected = joined.losses(model, 1)
     shares = [
-        SequenceFeed(data, plan, model, seed=0, place=Place(cpu, rank, 8)).batch(3, plan.corpora) for rank in range(8)
+        SequenceFeed(data, plan, model, seed=0, ranks=RankContext(cpu, rank, 8)).batch(3, plan.corpora)
+        for rank in range(8)
     ]
     assert min(share.weight for share in shares if share is not None) == 0, "six sequences for eight ranks"
     losses = [share.losses(model, 8) for share in shares if share is not None]
@@ -205,7 +205,7 @@ def test_features_do_not_depend_on_how_the_rows_are_cut(monkeypatch: pytest.Monk
     run = run_of()
     rows = run.data.labelled
     whole = sequence_features(run.model, "target", rows)
-    monkeypatch.setattr(features_module, "ROWS_AT_ONCE", 30)
+    monkeypatch.setattr(self_supervised, "ROWS_AT_ONCE", 30)
     assert sequence_features(run.model, "target", rows) == pytest.approx(whole, abs=1e-5)
     assert run.model.training
 

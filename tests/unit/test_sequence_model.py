@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from uml_core.config import SequenceModelConfig
 from uml_core.models.losses import squared_error, token_losses
 from uml_core.models.seeding import generator_of, initialise
-from uml_core.models.sequence.dropout import effective_dropout, keep_mask
-from uml_core.models.sequence.feed_forward import FeedForward
+from uml_core.models.sequence.kernels import FeedForward, effective_dropout, keep_mask
 from uml_core.models.sequence.packing import masked_mean, pack
 from uml_core.models.sequence.sequence_model import SequenceModel, TokenSpace
 from uml_core.models.sequence.trunk import SharedTrunk, TrunkLayer
@@ -167,7 +166,7 @@ def test_rotary_attention_sees_distances_alone() -> None:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
 def test_the_blocked_feed_forward_equals_the_plain_one(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uml_core.models.sequence.feed_forward.BLOCK_FLOATS", 64)  # blocks of 4 rows, and one of 3
+    monkeypatch.setattr("uml_core.models.sequence.kernels.BLOCK_FLOATS", 64)  # blocks of 4 rows, and one of 3
     layer = FeedForward(6, 16, dropout).train()
     values, weights = torch.randn(11, 6), torch.randn(11, 6)
     mine, other = values.clone().requires_grad_(), values.clone().requires_grad_()

@@ -180,7 +180,7 @@ def test_all_arms_have_the_same_target_batches_where_an_auxiliary_corpus_warms_u
     warm = experiment(mixing_warm_start={"corpus": "names", "steps": 100}, train_max_steps=400)
     batches = set()
     for spec in trials_of(load_space(name, warm), warm):
-        plan, steps = MixingPlan.of(spec.experiment), spec.experiment.train.max_steps
+        plan, steps = MixingPlan.from_experiment(spec.experiment), spec.experiment.train.max_steps
         start, stop = plan.sample_range("photos", 0)[0], plan.sample_range("photos", max(steps - 1, 0))[1]
         batches |= {stop - start} if steps else set()
     assert batches == {(400 if name == "text" else 300) * 32}

@@ -22,7 +22,7 @@ from uml_core.evaluation.outcome import measure_outcome
 from uml_core.feed.embeddings import EmbeddingFeed
 from uml_core.feed.mixing import MixingPlan, Part
 from uml_core.feed.read_ahead import FIRST_BLOCK_ROWS, RowReader
-from uml_core.gradients.place import Place
+from uml_core.gradients.ranks import RankContext
 from uml_core.store.mapped_table import is_mapped, streamed_corpora
 from uml_core.training.run import TrainingRun
 
@@ -84,11 +84,11 @@ def test_the_model_is_the_one_trained_from_memory(experiment: Experiment, change
 def test_every_rank_and_part_reads_its_share_and_any_step_can_be_the_first(experiment: Experiment) -> None:
     changes = {"train.batch_size": 7, "train.max_steps": 300, "mixing.batch_ratio.names": 0.4}
     kept, streamed = (experiment.override({**changes, **feed}) for feed in ({}, {**STREAM, "feed.memory_gib": 1e-5}))
-    plan = MixingPlan.of(kept)
-    whole = EmbeddingFeed(kept, read_training_data(kept).data, plan, Place(torch.device("cpu")))
+    plan = MixingPlan.from_experiment(kept)
+    whole = EmbeddingFeed(kept, read_training_data(kept).data, plan, RankContext(torch.device("cpu")))
     data = read_training_data(streamed).data
     for rank in range(3):
-        feed = EmbeddingFeed(streamed, data, plan, Place(torch.device("cpu"), rank, 3))
+        feed = EmbeddingFeed(streamed, data, plan, RankContext(torch.device("cpu"), rank, 3))
         for step in (250, 251, 3, 4, 5, 299, 0):
             for corpus in plan.corpora:
                 shares = []
@@ -107,7 +107,10 @@ def test_every_rank_and_part_reads_its_share_and_any_step_can_be_the_first(exper
 def test_blocks_grow_to_half_the_memory_and_hold_whole_steps(experiment: Experiment) -> None:
     settings = experiment.override({**STREAM, "train.batch_size": 600, "train.max_steps": 60})
     feed = EmbeddingFeed(
-        settings, read_training_data(settings).data, MixingPlan.of(settings), Place(torch.device("cpu"))
+        settings,
+        read_training_data(settings).data,
+        MixingPlan.from_experiment(settings),
+        RankContext(torch.device("cpu")),
     )
     source = feed._sources["target"]
     sizes = {}

@@ -16,8 +16,8 @@ from uml_core.analysis.margins import explain_decision_plane, explain_margins, e
 from uml_core.analysis.shared_space import AnalysisResult, TrainedRun
 from uml_core.errors import InputError, listing, nearest
 from uml_core.feed.embeddings import gathered
+from uml_core.gradients.autograd import gradient_cosines
 from uml_core.gradients.batch import Batch
-from uml_core.gradients.cosines import gradient_cosines
 from uml_core.models import build_model
 
 

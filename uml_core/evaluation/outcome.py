@@ -13,8 +13,7 @@ from torch import nn
 
 from uml_core.evaluation.run import EvaluatedRun
 from uml_core.tracking.records import MetricPoint
-from uml_core.training.progress import Evaluation
-from uml_core.training.run import TrainingRun
+from uml_core.training.run import Evaluation, TrainingRun
 
 
 @dataclass

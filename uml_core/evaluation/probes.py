@@ -18,7 +18,7 @@ from uml_core.errors import InputError
 from uml_core.evaluation.evaluator import Results
 from uml_core.evaluation.run import EvaluatedRun, Probabilities
 from uml_core.models.linear_probe import Codes, LinearProbe
-from uml_core.models.representation import Features
+from uml_core.models.shared_head import Features
 
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)  # k, chosen on validation
 ROWS_AT_ONCE = 4096

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from uml_core.config import Experiment
-from uml_core.gradients.place import Place
-from uml_core.models.representation import Classifier, Features
-from uml_core.training.objective import Objective
+from uml_core.gradients.ranks import RankContext
+from uml_core.models.shared_head import Classifier, Features
+from uml_core.training.objective import Objective, build_objective
 
 Probabilities = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -132,9 +132,7 @@ class EvaluatedRun:
 
     def untrained(self) -> EvaluatedRun:
         """The same run as initialised, before its first step."""
-        from uml_core.training.run import build_objective  # the training loop, which measuring alone does not need
-
         if self._untrained is None:
-            objective = build_objective(self.experiment, self.data, Place.cpu())
+            objective = build_objective(self.experiment, self.data, RankContext.cpu())
             self._untrained = EvaluatedRun(self.experiment, self.data, objective)
         return self._untrained

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,42 +24,35 @@ from uml_core.errors import InputError, listing
 from uml_core.feed.mixing import WHOLE, MixingPlan, Part, SampleStream, rank_share
 from uml_core.feed.read_ahead import RowOrder, StreamedRows, block_bytes
 from uml_core.gradients.batch import Batch
-from uml_core.gradients.place import Place
+from uml_core.gradients.ranks import RankContext
 from uml_core.store.mapped_table import is_mapped
 
 BLOCK_SAMPLES = 8192  # of a corpus's stream, looked up at once
 
 
-class SampleSource(Protocol):
-    """One corpus's endless stream of samples."""
-
-    def samples(self, step: int, positions: range) -> tuple[Tensor, Tensor]:
-        """Return embeddings (B, D) and labels (B,) at positions of the stream, which are this rank's of a step."""
-
-
 class EmbeddingFeed:
     """Batches of embeddings: of each corpus from tensors that stay on the device, or read ahead from its file."""
 
-    def __init__(self, experiment: Experiment, data: TrainingData, plan: MixingPlan, place: Place) -> None:
-        self._plan, self._place, self._label_smoothing = plan, place, experiment.train.label_smoothing
+    def __init__(self, experiment: Experiment, data: TrainingData, plan: MixingPlan, ranks: RankContext) -> None:
+        self._plan, self._ranks, self._label_smoothing = plan, ranks, experiment.train.label_smoothing
         train = {corpus: data.train[corpus] for corpus in plan.corpora}
         self._table_rows = {corpus: rows.rows for corpus, rows in train.items()}
         self._orders = {corpus: SampleStream(corpus, len(rows), experiment.seed) for corpus, rows in train.items()}
         memory = block_bytes(experiment.feed.memory_gib, train)
-        self._sources: dict[str, SampleSource] = {
-            corpus: ResidentRows(rows, SampleStream(corpus, len(rows), experiment.seed), place.device)
+        self._sources: dict[str, ResidentRows | StreamedRows] = {
+            corpus: ResidentRows(rows, SampleStream(corpus, len(rows), experiment.seed), ranks.device)
             for corpus, rows in train.items()
             if corpus not in memory
         }
         for corpus, memory_bytes in memory.items():
-            order = RowOrder(plan, corpus, place.rank, place.world_size, experiment.train.max_steps)
+            order = RowOrder(plan, corpus, ranks.rank, ranks.world_size, experiment.train.max_steps)
             self._sources[corpus] = StreamedRows(
-                train[corpus], order, experiment.seed, memory_bytes=memory_bytes, device=place.device
+                train[corpus], order, experiment.seed, memory_bytes=memory_bytes, device=ranks.device
             )
 
     def batch(self, step: int, corpora: Sequence[str], part: Part = WHOLE) -> Batch:
         """Return the batch of a step for some of its corpora; a fractional ratio may leave a corpus out of a step."""
-        rank, world_size = part.as_rank(self._place.rank, self._place.world_size)
+        rank, world_size = part.as_rank(self._ranks.rank, self._ranks.world_size)
         embeddings, labels, counts = {}, {}, {}
         for corpus in corpora:
             start, stop = self._plan.sample_range(corpus, step)
@@ -72,7 +64,6 @@ class EmbeddingFeed:
         return Batch(embeddings, labels, counts, self._label_smoothing)
 
     def rows(self, step: int, corpus: str) -> npt.NDArray[np.int64]:
-        """Return the row numbers of a corpus's table in a step's batch, over all ranks."""
         positions = self._orders[corpus].rows(*self._plan.sample_range(corpus, step))
         rows: npt.NDArray[np.int64] = self._table_rows[corpus][positions]
         return rows
@@ -81,7 +72,7 @@ class EmbeddingFeed:
 class WholeFeed:
     """All rows of every corpus at every step, for a solver. Raises InputError where they do not fit in memory."""
 
-    def __init__(self, experiment: Experiment, data: TrainingData, plan: MixingPlan, place: Place) -> None:
+    def __init__(self, experiment: Experiment, data: TrainingData, plan: MixingPlan, ranks: RankContext) -> None:
         mapped = [corpus for corpus in plan.corpora if is_mapped(data.train[corpus].embeddings)]
         if mapped:
             raise InputError(
@@ -89,11 +80,11 @@ class WholeFeed:
                 f"feed.memory_gib {experiment.feed.memory_gib:g}; raise it, or set optim.name=adamw"
             )
         self._rows = {corpus: data.train[corpus].rows for corpus in plan.corpora}
-        shares = {corpus: rank_share(len(rows), place.rank, place.world_size) for corpus, rows in self._rows.items()}
+        shares = {corpus: rank_share(len(rows), ranks.rank, ranks.world_size) for corpus, rows in self._rows.items()}
         tensors = {corpus: gathered(data.train[corpus], torch.device("cpu")) for corpus in plan.corpora}
         self._batch = Batch(
-            {corpus: tensors[corpus][0][share].to(place.device) for corpus, share in shares.items()},
-            {corpus: tensors[corpus][1][share].to(place.device) for corpus, share in shares.items()},
+            {corpus: tensors[corpus][0][share].to(ranks.device) for corpus, share in shares.items()},
+            {corpus: tensors[corpus][1][share].to(ranks.device) for corpus, share in shares.items()},
             {corpus: len(rows) for corpus, rows in self._rows.items()},
             experiment.train.label_smoothing,
         )
@@ -103,7 +94,6 @@ class WholeFeed:
         return self._batch
 
     def rows(self, step: int, corpus: str) -> npt.NDArray[np.int64]:
-        """Return the row numbers of a corpus's table."""
         return self._rows[corpus]
 
 
@@ -118,7 +108,7 @@ class ResidentRows:
         self._block_rows = self._block_labels = torch.empty(0, dtype=torch.int64)
 
     def samples(self, step: int, positions: range) -> tuple[Tensor, Tensor]:
-        """Return embeddings (B, D) and labels (B,) at some positions of the stream."""
+        """Return embeddings (B, D) and labels (B,) at positions of the stream, which are this rank's of a step."""
         if positions.start < self._start or positions.stop > self._stop:
             self._load(positions.start, max(positions.stop, positions.start + BLOCK_SAMPLES))
         picked = slice(positions.start - self._start, positions.stop - self._start)
@@ -140,5 +130,4 @@ def as_tensor(array: npt.NDArray[np.generic]) -> Tensor:
 
 
 def gathered(rows: LabelledRows, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the embeddings (N, D) and labels (N,) of some rows on a device."""
     return torch.from_numpy(rows.gathered()).to(device), as_tensor(rows.labels).to(device)

@@ -42,13 +42,6 @@ def weight_at(step: int, setting: float | LossWeightSchedule) -> float:
 
 
 @dataclass(frozen=True)
-class StepPlan:
-    """One step: which corpora take part, in groups of one optimiser update each."""
-
-    groups: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
 class MixingPlan:
     """The mixing of an experiment, reduced to the corpora that take part at all (weight and ratio above 0)."""
 
@@ -61,8 +54,7 @@ class MixingPlan:
     warm_start_steps: int
 
     @classmethod
-    def of(cls, experiment: Experiment) -> MixingPlan:
-        """Build the plan of an experiment."""
+    def from_experiment(cls, experiment: Experiment) -> MixingPlan:
         active = [name for name in experiment.corpora if experiment.is_active(name)]
         warm_start = experiment.mixing.warm_start
         return cls(
@@ -82,15 +74,13 @@ class MixingPlan:
 
     @property
     def scheduled(self) -> tuple[str, ...]:
-        """The corpora whose loss weight follows a schedule."""
         return tuple(name for name, setting in self.loss_weight.items() if isinstance(setting, LossWeightSchedule))
 
     def loss_weights(self, step: int) -> dict[str, float]:
-        """Return every corpus's loss weight at a step."""
         return {name: weight_at(step, setting) for name, setting in self.loss_weight.items()}
 
-    def step(self, step: int) -> StepPlan:
-        """Return who takes part in a step: the warm-start corpus alone, all jointly, or each in turn.
+    def groups(self, step: int) -> tuple[tuple[str, ...], ...]:
+        """Return the corpora of a step in groups of one optimiser update each: one alone, all jointly, or each in turn.
 
         A corpus that would be alone in an update while its scheduled weight is 0 has none: without a gradient, Adam
         would still move the weights, by its momentum and the decay. A warm start on a corpus that takes no part is
@@ -102,8 +92,8 @@ class MixingPlan:
         elif self.alternate:
             alone = self.corpora
         else:
-            return StepPlan((self.corpora,))
-        return StepPlan(tuple((name,) for name in alone if weight_at(step, self.loss_weight[name]) > 0))
+            return (self.corpora,)
+        return tuple((name,) for name in alone if weight_at(step, self.loss_weight[name]) > 0)
 
     def sample_range(self, corpus: str, step: int) -> tuple[int, int]:
         """Return [start, stop) of a corpus's endless sample stream that a step takes.
@@ -132,7 +122,6 @@ class SampleStream:
         self._order: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
     def rows(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Return the row numbers at positions [start, stop) of the stream."""
         pieces = []
         while start < stop:
             epoch, offset = divmod(start, self._num_rows)
@@ -173,5 +162,4 @@ WHOLE = Part()
 
 
 def parts_of(num_parts: int) -> tuple[Part, ...]:
-    """Return all parts of a share."""
     return tuple(Part(index, num_parts) for index in range(num_parts))

@@ -4,20 +4,28 @@ In: raw rows in the order of the target's table, and the encoder that decodes th
 table, so that splits, shots and labels are those of `TrainingData`: uint8 pictures (B, H, W, 3), or clips as their
 encoder packs them. What is said of pictures below holds of clips.
 
+Crops and flips are drawn from (seed, step) for the whole batch over all ranks, and a rank uses its own: how many ranks
+there are changes nothing, nor does a resume. A crop is enlarged back to the picture's size, which is never smaller, so
+bilinear reads suffice.
+
 Shape legend: B batch, H height, W width.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 from uml_core.config import Experiment
 from uml_core.corpora.rows import Row
@@ -29,15 +37,10 @@ from uml_core.feed.mixing import MixingPlan, Part, SampleStream, rank_share
 
 GIB = 2**30
 BATCHES_AHEAD = 4  # decoded while earlier ones train
+ASPECTS = (3 / 4, 4 / 3)  # of a crop, width over height, before it is cut to the picture
 
-
-class TrainPictures(Protocol):
-    """Pictures in the order in which training asks for them."""
-
-    def __call__(self, rows: Rows) -> Arrays:
-        """Return the pictures (B, H, W, 3) of the rows that come next."""
-
-
+Shares = npt.NDArray[np.float64]
+TrainPictures = Callable[[Rows], Arrays]  # pictures (B, H, W, 3) of the rows that come next, in training's order
 # From the steps' rows, in order, to what delivers their pictures: how pictures that are not kept are read ahead.
 OpenStream = Callable[[Iterator[Rows], Sequence[Row], TrainableEncoder], TrainPictures]
 
@@ -56,7 +59,6 @@ class PictureData(TrainingData):
 
     @property
     def gib(self) -> float:
-        """What train and validation pictures take decoded, in GiB."""
         return self.picture_bytes * (len(self.train[self.target]) + len(self.val)) / GIB
 
     def describe(self, experiment: Experiment) -> str:
@@ -99,7 +101,6 @@ class ReadAhead:
         self._batches: deque[tuple[Rows, list[Future[Arrays]]]] = deque()
 
     def __call__(self, rows: Rows) -> Arrays:
-        """Return the pictures (B, H, W, 3) of the rows that come next."""
         self._read_ahead()
         expected, pictures = self._batches.popleft()
         assert (expected == rows).all(), "the stream's order is not training's"
@@ -173,7 +174,6 @@ class TargetOrder:
         return SampleStream(self.plan.target, len(self.table_rows), self.seed)
 
     def share(self, step: int, part: Part) -> slice:
-        """Return the part's place in the step's global batch."""
         start, stop = self.plan.sample_range(self.plan.target, step)
         return rank_share(stop - start, *part.across_ranks(self.rank, self.world_size))
 
@@ -181,10 +181,52 @@ class TargetOrder:
         """Yield the rows of every part of every step from `step` on, in the order in which training asks for them."""
         stream = self.stream()
         for each in range(step, max_steps):
-            if not any(self.plan.target in group for group in self.plan.step(each).groups):
+            if not any(self.plan.target in group for group in self.plan.groups(each)):
                 continue
             positions = stream.rows(*self.plan.sample_range(self.plan.target, each))
             for part in self.parts:
                 rows = self.table_rows[positions[self.share(each, part)]]
                 if len(rows):
                     yield rows
+
+
+@dataclass(frozen=True)
+class Crops:
+    """For B pictures: the crop's centre and size as shares of the picture, (x, y) each, and whether it is flipped."""
+
+    centre_B2: npt.NDArray[np.float64]
+    size_B2: npt.NDArray[np.float64]
+    flipped_B: npt.NDArray[np.bool_]
+
+    @classmethod
+    def draw(cls, num_pictures: int, *, seed: int, step: int, min_crop: float) -> Crops:
+        """Draw an area in [min_crop, 1] of the picture, an aspect ratio, a position and a flip for each picture."""
+        rng = np.random.default_rng([seed % 2**32, step, 0xC409])
+        area_B = rng.uniform(min_crop, 1, num_pictures)
+        aspect_B = np.exp(rng.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1]), num_pictures))
+        size_B2 = np.minimum(1, np.stack([np.sqrt(area_B * aspect_B), np.sqrt(area_B / aspect_B)], axis=1))
+        centre_B2 = size_B2 / 2 + rng.uniform(size=(num_pictures, 2)) * (1 - size_B2)
+        return cls(centre_B2, size_B2, rng.uniform(size=num_pictures) < 0.5)
+
+    def share(self, rows: slice) -> Crops:
+        return Crops(self.centre_B2[rows], self.size_B2[rows], self.flipped_B[rows])
+
+
+def crop_and_flip(picture_B3HW: Tensor, crops: Crops) -> Tensor:
+    """Return each picture's crop at the picture's own size (B, 3, H, W), float32 on the scale of its input."""
+    height, width = picture_B3HW.shape[2:]
+    flip_B = np.where(crops.flipped_B, -1.0, 1.0)
+    # Upright crops need no product of matrices for their grid, and one plane after the other is read faster: together
+    # half the time of affine_grid and of a picture with its channels last.
+    grid_BHW2 = torch.empty(len(flip_B), height, width, 2, device=picture_B3HW.device)
+    grid_BHW2[..., 0] = _read_at(width, crops.size_B2[:, 0] * flip_B, crops.centre_B2[:, 0])[:, None, :]
+    grid_BHW2[..., 1] = _read_at(height, crops.size_B2[:, 1], crops.centre_B2[:, 1])[:, :, None]
+    pixels_B3HW = picture_B3HW.to(torch.float32, memory_format=torch.contiguous_format)
+    return functional.grid_sample(pixels_B3HW, grid_BHW2, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _read_at(num_pixels: int, size_B: Shares, centre_B: Shares) -> Tensor:
+    """Return where an axis's pixels (B, N) are read, float32: grid_sample's picture reaches from -1 to 1."""
+    middles_N = (2 * np.arange(num_pixels) + 1) / num_pixels - 1
+    read_at_BN = size_B[:, None] * middles_N + (2 * centre_B[:, None] - 1)
+    return torch.from_numpy(read_at_BN.astype(np.float32))

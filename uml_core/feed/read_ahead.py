@@ -3,8 +3,8 @@
 In: a corpus's labelled rows in a file (`uml_core.store.mapped_table`), and which of them every coming step needs:
 known, because mixing is a pure function of (seed, step). Out: the samples of any step, as if the table were in memory.
 
-A thread reads the next block of steps while training takes from the one before. Within a block rows are read in the
-file's order, and the system is told of them in advance, so that the disk has many requests at once: 20 times as many
+A thread reads the next block of steps while training uses the one before. Within a block rows are read in the
+file's order, and the system hears of them in advance, so that the disk has many requests at once: 20 times as many
 rows/s here as one after another (docs/measured.md).
 
 Shape legend: B batch, R rows of a block, D embedding width.
@@ -16,7 +16,7 @@ import mmap
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ FIRST_BLOCK_ROWS, GROWTH = 4096, 2  # the first block is small, so that training
 
 @dataclass(frozen=True)
 class RowOrder:
-    """The positions in a corpus's sample stream that one rank takes, step by step, up to the end of the run."""
+    """The positions in a corpus's sample stream of one rank, step by step, up to the end of the run."""
 
     plan: MixingPlan
     corpus: str
@@ -44,17 +44,13 @@ class RowOrder:
     world_size: int
     max_steps: int
 
-    def coming(self, step: int) -> Iterator[range]:
-        """Yield the rank's positions at every step from `step` on, of that one at least."""
-        for each in range(step, max(self.max_steps, step + 1)):
-            start, stop = self.plan.sample_range(self.corpus, each)
-            yield range(start, stop)[rank_share(stop - start, self.rank, self.world_size)]
-
     def block(self, step: int, num_rows: int) -> list[range]:
         """Return the positions of the steps from `step` on, of one at least, up to about a number of rows."""
         steps: list[range] = []
         taken = 0
-        for positions in self.coming(step):
+        for each in range(step, max(self.max_steps, step + 1)):
+            start, stop = self.plan.sample_range(self.corpus, each)
+            positions = range(start, stop)[rank_share(stop - start, self.rank, self.world_size)]
             if steps and taken + len(positions) > num_rows:
                 break
             steps.append(positions)
@@ -70,18 +66,17 @@ class Block:
     steps: list[range]  # positions in the stream
     offsets: npt.NDArray[np.int64]  # of every step's first sample in the block
     rows_RD: Tensor
-    places: Tensor
+    row_of_sample: Tensor
     labels: Tensor
 
     def __contains__(self, step: int) -> bool:
         return self.first_step <= step < self.first_step + len(self.steps)
 
     def samples(self, step: int, positions: range) -> tuple[Tensor, Tensor]:
-        """Return embeddings (B, D) and labels (B,) of a part of a step's samples."""
         index = step - self.first_step
         first = int(self.offsets[index]) + positions.start - self.steps[index].start
         picked = slice(first, first + len(positions))
-        return self.rows_RD.index_select(0, self.places[picked]), self.labels[picked]
+        return self.rows_RD.index_select(0, self.row_of_sample[picked]), self.labels[picked]
 
 
 class RowReader:
@@ -98,7 +93,6 @@ class RowReader:
             pages.madvise(mmap.MADV_RANDOM)  # else the system reads megabytes around each row
 
     def read(self, rows: Rows, into_RD: Matrix) -> None:
-        """Read rows, sorted, into an array (R, D)."""
         self._ask_for(rows[:READ_ROWS])
         for start in range(0, len(rows), READ_ROWS):
             stop = start + READ_ROWS
@@ -109,8 +103,8 @@ class RowReader:
     def _ask_for(self, rows: Rows) -> None:
         if hasattr(os, "posix_fadvise"):  # not on every system; there, reading waits for one row after another
             for row in rows.tolist():
-                place = self._start + row * self._row_bytes
-                os.posix_fadvise(self._file, place, self._row_bytes, os.POSIX_FADV_WILLNEED)
+                offset = self._start + row * self._row_bytes
+                os.posix_fadvise(self._file, offset, self._row_bytes, os.POSIX_FADV_WILLNEED)
 
 
 class StreamedRows:
@@ -129,7 +123,6 @@ class StreamedRows:
         self._next: Future[Block] | None = None
 
     def samples(self, step: int, positions: range) -> tuple[Tensor, Tensor]:
-        """Return embeddings (B, D) and labels (B,) at some positions of the stream, which are this rank's of a step."""
         embedding_BD, labels_B = self._block_of(step).samples(step, positions)
         return embedding_BD.to(self._device), labels_B.to(self._device)
 
@@ -160,12 +153,12 @@ class StreamedRows:
         steps = self._order.block(step, num_rows)
         drawn = [self._stream.rows(each.start, each.stop) for each in steps if len(each)]
         samples = np.concatenate(drawn) if drawn else np.empty(0, dtype=np.int64)
-        rows, places = np.unique(self._rows.rows[samples], return_inverse=True)
+        rows, row_of_sample = np.unique(self._rows.rows[samples], return_inverse=True)
         rows_RD = torch.empty(len(rows), self._rows.dim, pin_memory=self._device.type == "cuda")
         self._reader.read(rows, rows_RD.numpy())
         offsets = np.cumsum([0, *(len(each) for each in steps)])
         labels = torch.from_numpy(self._rows.labels[samples])
-        return Block(step, steps, offsets, rows_RD, torch.from_numpy(places), labels)
+        return Block(step, steps, offsets, rows_RD, torch.from_numpy(row_of_sample), labels)
 
 
 def block_bytes(memory_gib: float, train: Mapping[str, LabelledRows]) -> dict[str, int]:

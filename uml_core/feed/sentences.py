@@ -44,7 +44,6 @@ class TrainedText:
         return self._padded(self._rows.rows[positions]), torch.from_numpy(self._rows.labels[positions])
 
     def rows(self, start: int, stop: int) -> Rows:
-        """Return the row numbers of the table at [start, stop) of the stream."""
         rows: Rows = self._rows.rows[self._stream.rows(start, stop)]
         return rows
 

@@ -1,127 +1,27 @@
-"""From a batch to gradients: by autograd for any model, in closed form where the model is linear.
+"""The gradient of any model by autograd, over ranks by DDP; and whether corpora's gradients agree.
 
-Both are called with a batch, set `.grad` of the model's parameters and return the losses as numbers.
+Shape legend: C classes, H shared width.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from uml_core.errors import InputError, listing
-from uml_core.gradients.shards import gradient_norm
-from uml_core.models.losses import weighted_sum
+from uml_core.gradients.batch import Accumulated, Batch, StepBatch, StepResult
+from uml_core.gradients.ranks import gradient_norm
+from uml_core.models import SharedHeadModel
+from uml_core.models.losses import corpus_losses, weighted_sum
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
-SHOWN_IDS = 5  # of each corpus, where training diverged
-
-
-class StepBatch(Protocol):
-    """One update's batch on one rank."""
-
-    @property
-    def global_counts(self) -> dict[str, int]:
-        """Samples of each corpus over all ranks."""
-
-    def losses(self, model: nn.Module, world_size: int) -> dict[str, Tensor]:
-        """Return each corpus's loss over the joined batch; `model` may be the one that DDP wraps."""
-
-
-@dataclass(frozen=True)
-class Accumulated:
-    """A batch in parts that are computed one after another; their gradients add up."""
-
-    parts: tuple[StepBatch, ...]
-
-    @property
-    def global_counts(self) -> dict[str, int]:
-        """Samples of each corpus over all ranks and parts."""
-        return self.parts[0].global_counts
-
-    def losses(self, model: nn.Module, world_size: int) -> dict[str, Tensor]:
-        """Return each corpus's loss over the joined batch, all parts at once."""
-        by_part = [part.losses(model, world_size) for part in self.parts]
-        return {corpus: torch.stack([losses[corpus] for losses in by_part]).sum() for corpus in by_part[0]}
-
-
-def accumulated(parts: Iterable[StepBatch | None]) -> StepBatch | None:
-    """Return a batch of some parts, as it is where there is one; None where no corpus has a sample in it."""
-    present = tuple(part for part in parts if part is not None)
-    if len(present) <= 1:
-        return present[0] if present else None
-    return Accumulated(present)
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What is known of a step once its gradients are set: each corpus's mean loss over all ranks."""
-
-    losses: dict[str, float]
-    gradient_is_finite: bool = True  # False: it is known not to be
-
-
-def checked(result: StepResult) -> dict[str, float]:
-    """Return a step's losses. Raises NonFiniteError where a loss or the gradient is NaN or infinite."""
-    bad = tuple(corpus for corpus, loss in result.losses.items() if not math.isfinite(loss))
-    if bad or not result.gradient_is_finite:
-        raise NonFiniteError(bad, tuple(result.losses))
-    return result.losses
-
-
-class NonFiniteError(InputError):
-    """Training diverged: some loss, or the gradient of finite losses, is NaN or infinite.
-
-    Args:
-        bad: the corpora whose loss it is; none where it is the gradient.
-        corpora: of the update.
-        step: of the update, where it is known.
-        rows: row numbers of the tables of the corpora to blame, in that step's batch.
-    """
-
-    def __init__(
-        self,
-        bad: tuple[str, ...],
-        corpora: tuple[str, ...],
-        step: int | None = None,
-        rows: Mapping[str, Sequence[int]] | None = None,
-    ) -> None:
-        self.bad, self.corpora, self.step, self.rows = bad, corpora, step, rows or {}
-        numbers = "; ".join(f"{name} {listing(map(str, those))}" for name, those in self.rows.items())
-        where = f": rows of that batch, counted from 0 in the store's order: {numbers}" if numbers else ""
-        super().__init__(self._message() + where)
-
-    def naming(self, ids: Mapping[str, Sequence[str]]) -> str:
-        """Return the message with ids of rows in place of their numbers, for the corpora that have them."""
-        named = [
-            f"{corpus} {listing(ids[corpus], limit=SHOWN_IDS)}"
-            if corpus in ids
-            else f"{corpus} rows {listing(map(str, rows), limit=SHOWN_IDS)} of what is in its place, counted from 0"
-            for corpus, rows in self.rows.items()
-        ]
-        return f"{self._message()}: in that batch: {'; '.join(named)}" if named else str(self)
-
-    def _message(self) -> str:
-        what = f"the loss of {', '.join(self.bad)}" if self.bad else f"the gradient of {', '.join(self.corpora)}"
-        where = "" if self.step is None else f" at step {self.step}"
-        return f"{what} is not finite{where}; lower optim.lr, set optim.clip_norm, or check the embeddings"
-
-
-class Gradient(Protocol):
-    """From a batch to the gradients of its weighted loss."""
-
-    def __call__(self, batch: Any) -> StepResult:
-        """Set every gradient; the same on every rank."""
-
-    def reweight(self, loss_weight: Mapping[str, float]) -> None:
-        """Take other loss weights for the batches to come."""
 
 
 class AutogradGradient:
@@ -166,7 +66,6 @@ class AutogradGradient:
         return StepResult(dict(zip(corpora, means, strict=True)), math.isfinite(norm_value))
 
     def reweight(self, loss_weight: Mapping[str, float]) -> None:
-        """Take other weights for the batches to come."""
         self._loss_weight = dict(loss_weight)
 
     def _add(self, part: StepBatch, *, is_last: bool) -> dict[str, Tensor]:
@@ -186,3 +85,33 @@ def autocast_of(precision: str, device: torch.device) -> Autocast | None:
     if precision == "bfloat16" or (precision == "auto" and device.type == "cuda"):
         return partial(torch.autocast, device.type, dtype=torch.bfloat16)
     return None
+
+
+def gradient_cosines(model: SharedHeadModel, batch: Batch, target: str, *, world_size: int = 1) -> dict[str, float]:
+    """Return cos(∇_head loss_target, ∇_head loss_corpus) in [−1, 1] of every other corpus in the batch.
+
+    1: the auxiliary loss does the target's work; 0: neither helps nor harms it; −1: works against it. Losses enter
+    without their weights, which do not change a direction. The cosine of two small batches is noisy: compare its level
+    over many steps, never single values.
+
+    Neither gradients nor random state of the training change. A batch without the target (warm start) gives nothing;
+    with several ranks, each gives its share of the batch and all get the same numbers.
+    """
+    if target not in batch.embeddings:
+        return {}
+    with torch.enable_grad():
+        losses = corpus_losses(model(batch.embeddings), batch.labels, batch.global_counts, world_size)
+        gradients = {corpus: _over_ranks(model.head.weight, loss, world_size) for corpus, loss in losses.items()}
+    return {
+        corpus: functional.cosine_similarity(gradients[target], gradient, dim=0).item()
+        for corpus, gradient in gradients.items()
+        if corpus != target
+    }
+
+
+def _over_ranks(head_CH: Tensor, loss: Tensor, world_size: int) -> Tensor:
+    """Return a loss's gradient on the head over all ranks, as one vector (C·H)."""
+    gradient = torch.autograd.grad(loss, head_CH)[0].flatten()
+    if world_size > 1:
+        torch.distributed.all_reduce(gradient)
+    return gradient

@@ -23,8 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from uml_core.gradients.autograd import StepResult
-from uml_core.gradients.batch import Batch
+from uml_core.gradients.batch import Batch, StepResult
 from uml_core.models.shared_head import SharedHeadModel
 
 
@@ -71,7 +70,6 @@ class SharedHeadGradient:
         return StepResult({corpus: losses[index] for index, corpus in enumerate(self._order) if corpus in layout.rows})
 
     def reweight(self, loss_weight: Mapping[str, float]) -> None:
-        """Take other weights for the batches to come."""
         self._loss_weight = dict(loss_weight)
         for layout in self._layouts.values():
             self._weigh(layout)
@@ -106,22 +104,22 @@ class SharedHeadGradient:
             per_row_R = (gradient_RC * unscaled_RC).sum(dim=1)
             buffer.scales_K.zero_().index_add_(0, layout.corpus_R, per_row_R)
         gradient_RC.mul_(scale_R1)
-        torch.mm(gradient_RC.t(), hidden_RH, out=buffer.of["head"])
+        torch.mm(gradient_RC.t(), hidden_RH, out=buffer.views["head"])
         at_projections_PH = torch.mm(gradient_RC[: layout.num_projected], model.head.weight)
         for corpus, rows in layout.rows.items():
             if corpus in self._projections:
-                torch.mm(at_projections_PH[rows].t(), batch.embeddings[corpus], out=buffer.of[corpus])
+                torch.mm(at_projections_PH[rows].t(), batch.embeddings[corpus], out=buffer.views[corpus])
         for corpus in layout.absent_projections:
-            buffer.of[corpus].zero_()  # this rank's share of what is summed over ranks
+            buffer.views[corpus].zero_()  # this rank's share of what is summed over ranks
 
     def _hand_over(self, layout: _Layout) -> None:
         """Point every parameter's `.grad` at its place in the buffer, or at nothing where no rank had rows."""
         model, buffer = self._model, self._buffer
-        model.head.weight.grad = buffer.of["head"]
+        model.head.weight.grad = buffer.views["head"]
         for index, corpus in enumerate(self._order):
             present = corpus in layout.rows
             if corpus in self._projections:
-                self._projections[corpus].grad = buffer.of[corpus] if present else None
+                self._projections[corpus].grad = buffer.views[corpus] if present else None
             if self._learnable_scale:
                 model.scales[corpus].grad = buffer.scales_K[index] if present else None
         self._handed_over = layout
@@ -185,10 +183,10 @@ class _GradientBuffer:
         like = next(iter(matrices.values()))
         sizes = {name: _aligned(matrix.numel()) for name, matrix in matrices.items()}
         self.flat = like.new_zeros(sum(sizes.values()) + 2 * _aligned(num_corpora))
-        self.of: dict[str, Tensor] = {}
+        self.views: dict[str, Tensor] = {}
         start = 0
         for name, matrix in matrices.items():
-            self.of[name] = self.flat[start : start + matrix.numel()].view_as(matrix)
+            self.views[name] = self.flat[start : start + matrix.numel()].view_as(matrix)
             start += sizes[name]
         self.scales_K = self.flat[start : start + num_corpora]
         self.losses_K = self.flat[start + _aligned(num_corpora) :][:num_corpora]

@@ -2,7 +2,7 @@
 
 In: encoders with loaded weights, on several ranks. Out: the same modules, of which a block gathers its weights when it
 runs, forward and backward, and lets go of them. The heads are small and stay whole on every rank. A step is the step
-of one worker on the joined batch, to rounding; what is saved is whole (`uml_core.gradients.shards.gathered`), so a run
+of one worker on the joined batch, to rounding; what is saved is whole (`uml_core.gradients.ranks.gathered`), so a run
 goes on with any number of workers, sharded or not.
 """
 
@@ -19,19 +19,19 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from uml_core.config import Experiment
-from uml_core.gradients.autograd import Autocast, AutogradGradient, StepBatch
-from uml_core.gradients.place import Place
-from uml_core.gradients.shards import average_gradients, is_shard
+from uml_core.gradients.autograd import Autocast, AutogradGradient
+from uml_core.gradients.batch import StepBatch
+from uml_core.gradients.ranks import RankContext, average_gradients, is_shard
 
 M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 
 
-def is_sharded(experiment: Experiment, place: Place) -> bool:
+def is_sharded(experiment: Experiment, ranks: RankContext) -> bool:
     """Return whether encoders are sharded here: `train.sharding` asks for it, and there are several ranks."""
-    return experiment.train.sharding == "full" and place.world_size > 1
+    return experiment.train.sharding == "full" and ranks.world_size > 1
 
 
-def shard_encoders(encoders: Sequence[nn.Module], place: Place, *, bfloat16: bool) -> None:
+def shard_encoders(encoders: Sequence[nn.Module], ranks: RankContext, *, bfloat16: bool) -> None:
     """Shard encoders over all ranks, block by block; their parameters become other objects, under the same names.
 
     They may lie on the CPU: a block goes to the device when it is sharded. Where nobody holds the whole parameters any
@@ -39,15 +39,15 @@ def shard_encoders(encoders: Sequence[nn.Module], place: Place, *, bfloat16: boo
 
     Args:
         encoders: with equal weights on every rank.
-        place: the device, and how many ranks there are.
+        ranks: the device, and how many ranks there are.
         bfloat16: blocks gather their weights and compute in bfloat16; weights are kept, and gradients summed, in
             float32.
     """
-    mesh = init_device_mesh(place.device.type, (place.world_size,))
+    mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bfloat16 else None, reduce_dtype=torch.float32 if bfloat16 else None
     )
-    if place.device.type == "cpu":
+    if ranks.device.type == "cpu":
         _return_what_is_freed()
     for encoder in encoders:
         encoder.register_forward_hook(_as_its_own_tensor)  # before FSDP's own

@@ -38,7 +38,6 @@ class StackedHeads:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie, and so all of a step."""
         return self.values[HEAD].device
 
     def reached(self, corpora: Sequence[str]) -> set[str]:

@@ -3,12 +3,19 @@ encoder is trained as well, as token ids.
 
     logits_target = s · W_head (W encoder(picture or clip))     the rest is `SharedHeadModel`
 
+Drop-path (stochastic depth): timm and transformers hold a module named drop_path in every residual branch, an identity
+where the rate is 0. Those are replaced; weights and their names stay as they are. Compiled steps (train.compile) give
+the same results up to rounding, random numbers included: dropout draws from torch's generator in either form.
+
 Shape legend: B batch, H height, W width, T tokens, D embedding width, C classes; a leading 2 is token ids and mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import re
+from collections.abc import Callable, Mapping
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any
 
@@ -19,12 +26,16 @@ from torch.nn import functional
 from uml_core.config import Experiment
 from uml_core.encoders.text.sentence_encoders import TransformersTextEncoder
 from uml_core.encoders.torch_encoder import TrainableEncoder
+from uml_core.encoders.weights import first_line
 from uml_core.errors import InputError
-from uml_core.models.compiling import Compiled
-from uml_core.models.drop_path import set_drop_path
 from uml_core.models.shared_head import SharedHeadModel
 
+logger = logging.getLogger(__name__)
+
 BACKBONE, TEXTS = "backbone.", "text_backbones."  # how the encoders' weights are named
+DROP_PATH = re.compile(r"(.*\.)?drop_path\d*")  # in every residual branch; timm's transformers have two in a block
+
+Function = Callable[[Tensor], Tensor]
 
 
 class FineTunedModel(nn.Module):
@@ -174,3 +185,54 @@ def block_depths(module: nn.Module) -> dict[str, int]:
         else:
             depths[name] = num_blocks if found else 0
     return depths
+
+
+def set_drop_path(module: nn.Module, rate: float) -> None:
+    """Give every residual branch its rate: 0 in the first block, rising by equal steps to `rate` in the last.
+
+    Raises:
+        InputError: the encoder has no such branches.
+    """
+    names = [name for name, _ in module.named_modules() if DROP_PATH.fullmatch(name)]
+    blocks = [list(group) for _, group in groupby(names, key=lambda name: name.rpartition(".")[0])]
+    if not blocks:
+        raise InputError(
+            f"model.drop_path is {rate:g}, and the encoder ({type(module).__name__}) names no residual branch that "
+            "could be dropped; set model.drop_path=0"
+        )
+    from timm.layers import DropPath  # takes seconds, and few runs drop branches
+
+    for index, branches in enumerate(blocks):
+        for name in branches:
+            parent, _, attribute = name.rpartition(".")
+            setattr(module.get_submodule(parent), attribute, DropPath(rate * index / max(1, len(blocks) - 1)))
+
+
+class Compiled:
+    """A function that is compiled at its first call. It holds no weights: names in a model's state stay as they are."""
+
+    def __init__(self, function: Function) -> None:
+        self._plain = function
+        # fallback_random: drawn by the kernels of the uncompiled function, not by the compiler's own generator.
+        self._compiled: Function | None = torch.compile(function, options={"fallback_random": True})
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether no compilation has failed."""
+        return self._compiled is not None
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """Return what the function gives. Where the compiler fails, a warning says why, and it is not asked again."""
+        if self._compiled is None:
+            return self._plain(value)
+        random_state = torch.get_rng_state()
+        device_state = torch.cuda.get_rng_state(value.device) if value.is_cuda else None
+        try:
+            return self._compiled(value)
+        except RuntimeError as error:  # as the compiler's are; an error of the function itself is raised again below
+            self._compiled = None
+            logger.warning("train.compile: the encoder is trained uncompiled, because %s", first_line(error))
+        torch.set_rng_state(random_state)  # a part of the function may have run
+        if device_state is not None:
+            torch.cuda.set_rng_state(device_state, value.device)
+        return self._plain(value)

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from uml_core.models.representation import Features
+from uml_core.models.shared_head import Features
 
 Codes = npt.NDArray[np.int64]
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # C, the inverse of the penalty on standardised features
@@ -66,11 +67,9 @@ class LinearProbe:
         return probes[best], best
 
     def probabilities(self, features_NH: Features) -> npt.NDArray[np.float64]:
-        """Return class probabilities (N, C)."""
         logits_NC = features_NH.astype(np.float64) @ self.weight.T + self.bias
-        shifted = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
-        probabilities: npt.NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
-        return probabilities
+        probabilities_NC: npt.NDArray[np.float64] = softmax(logits_NC, axis=1)
+        return probabilities_NC
 
     def score(self, features_NH: Features, labels_N: Codes) -> tuple[float, float]:
         """Return accuracy in [0, 1] and mean negative log-likelihood in nats."""

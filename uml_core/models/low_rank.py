@@ -87,7 +87,6 @@ def own_weight_names(module: nn.Module) -> set[str]:
 
 
 def plain_name(name: str) -> str:
-    """Return a weight's name in the encoder without adapters."""
     return name.replace(".base_layer.", ".")
 
 

@@ -7,9 +7,10 @@ Shape legend: B batch, D embedding width, H shared width, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -18,6 +19,10 @@ from uml_core.config import Experiment
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.training_data import TrainingData
 from uml_core.models.seeding import initialise
+
+Features = npt.NDArray[np.float32]  # (N, H): what the target's path makes of N rows, just before the classifier
+Classifier = Callable[[Features], npt.NDArray[np.float64]]  # features (N, H) to class probabilities (N, C)
+
 
 PROTOTYPE_ROWS = 16_384  # read at once
 
@@ -42,17 +47,14 @@ class SharedHeadModel(nn.Module):
         self.head = nn.Linear(shared_width, num_classes, bias=False)
 
     def forward(self, batches: Mapping[str, Float[Tensor, "_ _"]]) -> dict[str, Float[Tensor, "_ C"]]:
-        """Return the logits (B, C) of each corpus's embeddings (B, D)."""
         return {corpus: self.logits(corpus, embedding_BD) for corpus, embedding_BD in batches.items()}
 
     def logits(self, corpus: str, embedding_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
-        """Return s · W_head (W e) for one corpus."""
         logits_BC: Tensor = self.head(self.projections[corpus](embedding_BD)) * self.scales[corpus]
         return logits_BC
 
 
 def build_model(experiment: Experiment, data: TrainingData) -> SharedHeadModel:
-    """Build the model of an experiment, initialised by its seed."""
     dims = {corpus: rows.dim for corpus, rows in data.train.items()}
     init_corpus = head_init_corpus(experiment)
     model = SharedHeadModel(

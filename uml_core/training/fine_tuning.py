@@ -25,20 +25,19 @@ from uml_core.data.training_data import TrainingData
 from uml_core.encoders import build_encoder
 from uml_core.encoders.torch_encoder import Arrays, TrainableEncoder
 from uml_core.errors import InputError
-from uml_core.feed.crops import Crops, crop_and_flip
 from uml_core.feed.embeddings import EmbeddingFeed, gathered
 from uml_core.feed.mixing import MixingPlan, Part, parts_of, rank_share
-from uml_core.feed.pictures import PictureData, Pictures, TargetOrder, TrainPictures
+from uml_core.feed.pictures import Crops, PictureData, Pictures, TargetOrder, TrainPictures, crop_and_flip
 from uml_core.feed.sentences import TrainedText
-from uml_core.gradients.autograd import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
-from uml_core.gradients.batch import Batch
+from uml_core.gradients.autograd import AutogradGradient, autocast_of
+from uml_core.gradients.batch import Batch, Gradient, StepBatch, accumulated
 from uml_core.gradients.joined_batch_norm import JoinedBatchNorm, has_batch_norm
-from uml_core.gradients.place import Place
+from uml_core.gradients.ranks import RankContext
 from uml_core.gradients.sharded_encoders import ShardedGradient, is_sharded, shard_encoders
 from uml_core.models import SharedHeadModel, build_model
 from uml_core.models.fine_tuned import FineTunedModel
-from uml_core.models.representation import Classifier, Features
 from uml_core.models.seeding import generator_of
+from uml_core.models.shared_head import Classifier, Features
 from uml_core.training.supervised import evaluate_head, head_classifier, head_features
 from uml_core.transfer import load_backbone, start_blocks, without_gradients
 
@@ -51,7 +50,6 @@ class PictureBatch(Batch):
     frozen: tuple[nn.Parameter, ...] = ()
 
     def losses(self, model: nn.Module, world_size: int) -> dict[str, Tensor]:
-        """Return each corpus's cross-entropy, averaged over its global batch; torch's random state stays as it was."""
         devices = {value.device for value in self.embeddings.values() if value.device.type == "cuda"}
         with torch.random.fork_rng(list(devices)), without_gradients(self.frozen):
             torch.manual_seed(self.seed)
@@ -61,12 +59,12 @@ class PictureBatch(Batch):
 class FineTuningObjective:
     """Cross-entropy of every corpus through one head, down to the target's encoder."""
 
-    def __init__(self, experiment: Experiment, data: PictureData, place: Place) -> None:
-        self._experiment, self._data, self._place = experiment, data, place
-        self._plan, self._parts = MixingPlan.of(experiment), parts_of(experiment.train.accumulate)
-        self._encoder, self._is_sharded = target_encoder(experiment), is_sharded(experiment, place)
-        self._autocast = autocast_of(experiment.train.precision, place.device) or contextlib.nullcontext
-        load_on = "cpu" if self._is_sharded else str(place.device)  # no device need hold a sharded encoder
+    def __init__(self, experiment: Experiment, data: PictureData, ranks: RankContext) -> None:
+        self._experiment, self._data, self._ranks = experiment, data, ranks
+        self._plan, self._parts = MixingPlan.from_experiment(experiment), parts_of(experiment.train.accumulate)
+        self._encoder, self._is_sharded = target_encoder(experiment), is_sharded(experiment, ranks)
+        self._autocast = autocast_of(experiment.train.precision, ranks.device) or contextlib.nullcontext
+        load_on = "cpu" if self._is_sharded else str(ranks.device)  # no device need hold a sharded encoder
         load_backbone(experiment, self._encoder, load_on)
         self._texts = {
             corpus: TrainedText(experiment, corpus, data.train[corpus], data.sentences[corpus])
@@ -76,20 +74,20 @@ class FineTuningObjective:
         text_encoders = {corpus: text.encoder for corpus, text in self._texts.items()}
         for text_encoder in text_encoders.values():
             text_encoder.load_trainable(device=load_on)
-        heads = build_model(experiment, data).to(place.device)
+        heads = build_model(experiment, data).to(ranks.device)
         self.model = FineTunedModel(experiment, self._encoder, heads, text_encoders)
         self._frozen = start_blocks(experiment, self.model.backbone)
         if self._is_sharded:
             self._shard()
         self._pictures = Pictures(data.raw, self._encoder, keep=data.keep, kept=data.kept)
-        ranks = (place.rank, place.world_size)
-        self._order = TargetOrder(self._plan, data.train[data.target].rows, experiment.seed, *ranks, self._parts)
+        own_share = (ranks.rank, ranks.world_size)
+        self._order = TargetOrder(self._plan, data.train[data.target].rows, experiment.seed, *own_share, self._parts)
         self._stream = self._order.stream()
         self._train_pictures: TrainPictures | None = None
-        self._labels = torch.from_numpy(data.train[data.target].labels).to(place.device)
+        self._labels = torch.from_numpy(data.train[data.target].labels).to(ranks.device)
         raw = (data.target, *self._texts)
         others = {name: weight for name, weight in self._plan.loss_weight.items() if name not in raw}
-        self._feed = EmbeddingFeed(experiment, data, replace(self._plan, loss_weight=others), place)
+        self._feed = EmbeddingFeed(experiment, data, replace(self._plan, loss_weight=others), ranks)
 
     def _shard(self) -> None:
         if not self._encoder.pads_rows:  # ranks would gather a block unlike numbers of times, and wait for ever
@@ -101,14 +99,13 @@ class FineTuningObjective:
         names = [name for name, parameter in self.model.named_parameters() if id(parameter) in frozen]
         self._frozen = replace(self._frozen, parameters=())  # whole ones, which may now go
         modules = [self.model.backbone, *self.model.text_backbones.values()]
-        shard_encoders(modules, self._place, bfloat16=self._autocast is not contextlib.nullcontext)
+        shard_encoders(modules, self._ranks, bfloat16=self._autocast is not contextlib.nullcontext)
         for encoder in (self._encoder, *(text.encoder for text in self._texts.values())):
-            encoder.expect_inputs_on(str(self._place.device))
+            encoder.expect_inputs_on(str(self._ranks.device))
         shards = dict(self.model.named_parameters())
         self._frozen = replace(self._frozen, parameters=tuple(shards[name] for name in names))
 
     def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
-        """Return a step's batch for some corpora; None where none of them has a sample in it."""
         return accumulated(self._part(step, corpora, part) for part in self._parts)
 
     def _part(self, step: int, corpora: Sequence[str], part: Part) -> Batch | None:
@@ -117,12 +114,12 @@ class FineTuningObjective:
         embeddings, labels, counts = batch.embeddings, batch.labels, batch.global_counts
         if self._experiment.model.normalize:
             embeddings = {name: nn.functional.normalize(value, dim=-1) for name, value in embeddings.items()}
-        rank, world_size = part.as_rank(self._place.rank, self._place.world_size)
+        rank, world_size = part.as_rank(self._ranks.rank, self._ranks.world_size)
         for corpus, text in self._texts.items():
             start, stop = self._plan.sample_range(corpus, step)
             if corpus in corpora and start < stop:
                 tokens_2BT, labels_B = text.samples(start, stop, rank_share(stop - start, rank, world_size))
-                embeddings[corpus], labels[corpus] = tokens_2BT.to(self._place.device), labels_B.to(self._place.device)
+                embeddings[corpus], labels[corpus] = tokens_2BT.to(self._ranks.device), labels_B.to(self._ranks.device)
                 counts[corpus] = stop - start
         start, stop = self._plan.sample_range(target, step)
         if target in corpora and start < stop:
@@ -156,10 +153,9 @@ class FineTuningObjective:
         return self._data.open_stream(coming, self._data.raw, self._encoder)
 
     def _on_device(self, array_B: Arrays) -> Tensor:
-        return self._encoder.on_device(array_B, self._place.device)
+        return self._encoder.on_device(array_B, self._ranks.device)
 
     def batch_rows(self, step: int, corpus: str) -> list[int]:
-        """Return the row numbers of a corpus's table in a step's batch, over all ranks."""
         if corpus in self._texts:
             return list(map(int, self._texts[corpus].rows(*self._plan.sample_range(corpus, step))))
         if corpus != self._data.target:
@@ -168,25 +164,22 @@ class FineTuningObjective:
         return list(map(int, self._order.table_rows[positions]))
 
     def gradient(self) -> Gradient:
-        """Return autograd's, under autocast where `train.precision` asks for bfloat16."""
         kind = ShardedGradient if self._is_sharded else AutogradGradient
-        weights, world_size = self._plan.loss_weights(0), self._place.world_size
+        weights, world_size = self._plan.loss_weights(0), self._ranks.world_size
         # Clips that are heard by themselves are so in unlike numbers on each rank: there, each has its own norms.
         are_joined = world_size > 1 and self._encoder.pads_rows and has_batch_norm(self.model.backbone)
         norms = JoinedBatchNorm if are_joined else contextlib.nullcontext
         return kind(self.model, weights, world_size=world_size, autocast=self._autocast, norms=norms)
 
     def learning_rate_scales(self) -> dict[str, float]:
-        """Return the factors on optim.lr of the encoder's parameters."""
         return self.model.learning_rate_scales(self._experiment)
 
     def validate(self) -> tuple[float, float]:
-        """Return accuracy in [0, 1] and mean NLL in nats on the target's validation rows."""
         return self._measure(self._data.val)
 
     def features(self, corpus: str, rows: LabelledRows) -> Features:
         """Return some rows in the shared space (N, H): raw rows through the trained encoders, embeddings of others."""
-        device, normalize = self._place.device, self._experiment.model.normalize
+        device, normalize = self._ranks.device, self._experiment.model.normalize
         if corpus == self._data.target:
             embedding_ND = self._encoded(rows.rows, normalize=False)
         elif corpus in self._texts:
@@ -197,7 +190,6 @@ class FineTuningObjective:
         return head_features(self.model.heads, corpus, embedding_ND, normalize=normalize)
 
     def classifier(self) -> Classifier:
-        """Return the shared head under the target's scale."""
         return head_classifier(self.model.heads, self._data.target)
 
     def predictor(self) -> Any:
@@ -210,7 +202,6 @@ class FineTuningObjective:
         return replace(folded, encoder_weights={name: value.cpu().contiguous() for name, value in weights.items()})
 
     def target_path(self) -> list[nn.Module]:
-        """Return the encoder, the target's projection and the head."""
         return [self.model.backbone, self.model.heads.projections[self._data.target], self.model.heads.head]
 
     def embedded(self) -> TrainingData:
@@ -238,7 +229,7 @@ class FineTuningObjective:
             return {corpus: text.embedded(self._data.train[corpus]) for corpus, text in self._texts.items()}
 
     def _measure(self, rows: LabelledRows) -> tuple[float, float]:
-        labels_N = torch.from_numpy(rows.labels).to(self._place.device)
+        labels_N = torch.from_numpy(rows.labels).to(self._ranks.device)
         embedding_ND = self._encoded(rows.rows, normalize=self._experiment.model.normalize)
         return evaluate_head(self.model.heads, self._data.target, embedding_ND, labels_N)
 
@@ -259,7 +250,7 @@ def fine_tuned_space(
     experiment: Experiment, data: PictureData, weights: Mapping[str, Tensor]
 ) -> tuple[SharedHeadModel, TrainingData]:
     """Return a trained run's shared head, and its data with the target as the trained encoder embeds it."""
-    objective = FineTuningObjective(experiment, data, Place(torch.device("cpu")))
+    objective = FineTuningObjective(experiment, data, RankContext(torch.device("cpu")))
     objective.model.load_state_dict(weights)
     return objective.model.heads, objective.embedded()
 

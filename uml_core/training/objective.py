@@ -1,6 +1,6 @@
-"""What a training run needs of an objective; the loop around it is the same for all (`uml_core.training.run`).
+"""What a training run needs of an objective: a model, any step's batch, its gradient, and how the model is measured.
 
-An objective is a model, the batch of any step, the gradient of a batch, and how the model is validated and measured.
+The loop around it (`uml_core.training.run`) is the same for all; `build_objective` chooses the one that data are for.
 """
 
 from __future__ import annotations
@@ -10,8 +10,13 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from uml_core.gradients.autograd import Gradient, StepBatch
-from uml_core.models.representation import Classifier, Features
+from uml_core.config import Experiment
+from uml_core.data.sequence_data import SequenceData
+from uml_core.data.training_data import TrainingData
+from uml_core.gradients.batch import Gradient, StepBatch
+from uml_core.gradients.ranks import RankContext
+from uml_core.models.shared_head import Classifier, Features
+from uml_core.training.supervised import SupervisedObjective
 
 
 class Objective(Protocol):
@@ -50,3 +55,18 @@ class Objective(Protocol):
 
     def target_path(self) -> list[nn.Module]:
         """Return the modules the target goes through: a matched baseline trains as many parameters."""
+
+
+def build_objective(experiment: Experiment, data: TrainingData | SequenceData, ranks: RankContext) -> Objective:
+    """Return the objective that an experiment's data is for, with its model built and its data on the device."""
+    if isinstance(data, SequenceData):
+        from uml_core.training.self_supervised import SelfSupervisedObjective  # scikit-learn takes a second
+
+        return SelfSupervisedObjective(experiment, data, ranks)
+    if experiment.model.backbone != "frozen":
+        from uml_core.feed.pictures import PictureData
+        from uml_core.training.fine_tuning import FineTuningObjective  # encoders take seconds
+
+        assert isinstance(data, PictureData), "a trained backbone needs pictures"
+        return FineTuningObjective(experiment, data, ranks)
+    return SupervisedObjective(experiment, data, ranks)

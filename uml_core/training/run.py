@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -22,12 +23,18 @@ from uml_core.config import Experiment
 from uml_core.data.sequence_data import SequenceData
 from uml_core.data.training_data import TrainingData
 from uml_core.feed.mixing import MixingPlan
-from uml_core.gradients.autograd import Gradient, NonFiniteError, StepBatch, checked
-from uml_core.gradients.batch import Batch
-from uml_core.gradients.cosines import gradient_cosines
-from uml_core.gradients.place import Place
-from uml_core.gradients.shards import all_finite, clip_gradients, gathered, sharded_moments, sharded_weights, whole_copy
-from uml_core.training.objective import Objective
+from uml_core.gradients.autograd import gradient_cosines
+from uml_core.gradients.batch import Batch, Gradient, NonFiniteError, StepBatch, checked
+from uml_core.gradients.ranks import (
+    RankContext,
+    all_finite,
+    clip_gradients,
+    gathered,
+    sharded_moments,
+    sharded_weights,
+    whole_copy,
+)
+from uml_core.training.objective import build_objective
 from uml_core.training.optimizer import (
     WeightAverage,
     build_optimizer,
@@ -36,8 +43,55 @@ from uml_core.training.optimizer import (
     set_learning_rate,
     solver_step,
 )
-from uml_core.training.progress import BestModel, Evaluation, Progress, TrainedSteps, Update
-from uml_core.training.supervised import SupervisedObjective
+
+Update = tuple[int, tuple[str, ...]]  # its step and corpora
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known after an evaluation at `step` (optimiser steps done so far)."""
+
+    step: int
+    val_accuracy: float
+    val_nll: float  # mean negative log-likelihood, nats
+    losses: dict[str, float]  # mean training loss of each corpus since the last evaluation
+    samples_per_s: float
+    data_wait_s: float  # seconds spent assembling batches so far
+    gradient_cosine: dict[str, float] = field(default_factory=dict)  # target against corpus; train.gradient_cosine
+
+
+@dataclass(frozen=True)
+class BestModel:
+    """The model that validated best: higher accuracy, and at equal accuracy lower NLL."""
+
+    step: int
+    val_accuracy: float
+    val_nll: float
+    weights: dict[str, Tensor]  # whole; of a sharded run on rank 0 alone
+
+
+@dataclass(frozen=True)
+class TrainedSteps:
+    """The steps between two evaluations, once they are done."""
+
+    until: int  # optimiser steps done so far
+    last_update: Update | None
+    losses: dict[str, float]  # mean of each corpus
+    samples: Counter[str]
+    train_s: float
+    data_wait_s: float
+
+
+@dataclass
+class Progress:
+    """The loop's own state, saved and restored with the model."""
+
+    step: int = 0
+    bad_evaluations: int = 0
+    samples: Counter[str] = field(default_factory=Counter)
+    train_s: float = 0.0
+    data_wait_s: float = 0.0
+    finished: bool = False
 
 
 def train_step(
@@ -74,51 +128,44 @@ class TrainingRun:
         world_size: int = 1,
     ) -> None:
         self.experiment, self.data = experiment, data
-        self.place = Place(torch.device(device), rank, world_size)
-        self._plan = MixingPlan.of(experiment)
-        self.objective = build_objective(experiment, data, self.place)
+        self.ranks = RankContext(torch.device(device), rank, world_size)
+        self._plan = MixingPlan.from_experiment(experiment)
+        self.objective = build_objective(experiment, data, self.ranks)
         self.model: Any = self.objective.model
         decay = experiment.optim.ema_decay
         self._average = WeightAverage(self.model, decay) if decay else None
-        self._progress = Progress()
+        self.progress = Progress()
         self._last_update: Update | None = None
         self.best: BestModel | None = None
 
     @cached_property
     def _optimizer(self) -> torch.optim.Optimizer:
-        """Built when training begins: the first one takes torch over a second, and measuring a run needs none."""
+        """Built when training begins: torch's L-BFGS takes over a second to import, and measuring a run needs none."""
         scales = self.objective.learning_rate_scales()
         return build_optimizer(self.model, self.experiment.optim, scales=scales)
 
-    @property
-    def progress(self) -> Progress:
-        """Steps done, samples seen per corpus and seconds spent."""
-        return self._progress
-
     def observed_ratio(self, corpus: str) -> float:
-        """Return the samples of a corpus per target sample so far."""
-        return self._progress.samples[corpus] / max(1, self._progress.samples[self.data.target])
+        return self.progress.samples[corpus] / max(1, self.progress.samples[self.data.target])
 
     def scheduled_weights(self) -> dict[str, float]:
         """Return the loss weights that follow a schedule, as they are at the next step."""
-        weights = self._plan.loss_weights(self._progress.step)
+        weights = self._plan.loss_weights(self.progress.step)
         return {corpus: weights[corpus] for corpus in self._plan.scheduled}
 
     def evaluations(self) -> Iterator[Evaluation]:
         """Train, yielding after every evaluation, until max_steps or patience ends the run."""
         settings = self.experiment.train
-        if settings.max_steps == 0 and not self._progress.finished:
-            self._progress.finished = True
-            yield self._evaluate(losses={})
+        if settings.max_steps == 0 and not self.progress.finished:
+            self.progress.finished = True
+            yield self._measured(losses={})
         gradient = self.objective.gradient()
-        while not self._progress.finished:
+        while not self.progress.finished:
             yield self.evaluate(self._train(self.next_stop, gradient))
 
     @property
     def next_stop(self) -> int:
-        """The step after which the run is evaluated next."""
         settings = self.experiment.train
-        return min(self._progress.step + settings.eval_every, settings.max_steps)
+        return min(self.progress.step + settings.eval_every, settings.max_steps)
 
     def evaluate(self, trained: TrainedSteps) -> Evaluation:
         """Evaluate the model after some more steps, and decide whether the run goes on.
@@ -126,13 +173,13 @@ class TrainingRun:
         Raises:
             NonFiniteError: the last update has made weights infinite.
         """
-        progress = self._progress
+        progress = self.progress
         progress.step = trained.until
         progress.samples.update(trained.samples)
         progress.train_s += trained.train_s
         progress.data_wait_s += trained.data_wait_s
         self._last_update = trained.last_update or self._last_update
-        evaluation = self._evaluate(trained.losses)
+        evaluation = self._measured(trained.losses)
         out_of_patience = progress.bad_evaluations >= self.experiment.train.patience
         progress.finished = out_of_patience or progress.step >= self.experiment.train.max_steps
         return evaluation
@@ -150,7 +197,6 @@ class TrainingRun:
         return {**gathered(state), **self.result_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
         self._load_weights(state["model"])
         self._optimizer.load_state_dict(sharded_moments(state["optimizer"], self._optimizer))
         if self._average is not None:
@@ -159,16 +205,15 @@ class TrainingRun:
 
     def result_state(self) -> dict[str, Any]:
         """Return what is left of a finished run: its best weights and progress, without the optimiser."""
-        progress = {**vars(self._progress), "samples": dict(self._progress.samples)}
+        progress = {**vars(self.progress), "samples": dict(self.progress.samples)}
         return {"progress": progress, "best": None if self.best is None else vars(self.best)}
 
     def load_result(self, state: dict[str, Any]) -> None:
         """Take over `result_state()`, to measure a finished run."""
-        self._progress = Progress(**{**state["progress"], "samples": Counter(state["progress"]["samples"])})
+        self.progress = Progress(**{**state["progress"], "samples": Counter(state["progress"]["samples"])})
         self.best = None if state["best"] is None else BestModel(**state["best"])
 
     def load_best(self) -> Any:
-        """Put the best weights into the model and return it."""
         assert self.best is not None, "no evaluation yet"
         self._load_weights(self.best.weights)
         return self.model
@@ -177,7 +222,6 @@ class TrainingRun:
         self.model.load_state_dict(sharded_weights(weights, self.model.state_dict()))
 
     def _train(self, until: int, gradient: Gradient) -> TrainedSteps:
-        """Train up to a step."""
         wait_s = 0.0
         sums: dict[str, float] = defaultdict(float)
         counts: Counter[str] = Counter()
@@ -185,11 +229,11 @@ class TrainingRun:
         optimizer = self._optimizer  # built before the clock starts
         started = time.perf_counter()
         self.model.train()
-        for step in range(self._progress.step, until):
+        for step in range(self.progress.step, until):
             set_learning_rate(optimizer, learning_rate(step, self.experiment))
             if self._plan.scheduled:
                 gradient.reweight(self._plan.loss_weights(step))
-            for group in self._plan.step(step).groups:
+            for group in self._plan.groups(step):
                 waiting = time.perf_counter()
                 batch = self.objective.batch(step, group)
                 wait_s += time.perf_counter() - waiting
@@ -223,16 +267,15 @@ class TrainingRun:
         return self._named(step, error.corpora, error.bad)
 
     def _named(self, step: int, corpora: tuple[str, ...], bad: tuple[str, ...] = ()) -> NonFiniteError:
-        """Return the error that names a step and the rows of its batch."""
         rows = {name: self.objective.batch_rows(step, name) for name in bad or corpora}
         return NonFiniteError(bad, corpora, step, rows)
 
-    def _evaluate(self, losses: dict[str, float]) -> Evaluation:
-        progress = self._progress
+    def _measured(self, losses: dict[str, float]) -> Evaluation:
+        progress = self.progress
         if self._last_update is not None and not self._weights_are_finite():  # such are never measured or saved
             raise self._named(*self._last_update)
         with contextlib.nullcontext() if self._average is None else self._average.in_place():
-            accuracy, nll = self.place.of_rank_zero(*self.objective.validate())
+            accuracy, nll = self.ranks.from_rank_zero(*self.objective.validate())
             better = self.best is None or (accuracy, -nll) > (self.best.val_accuracy, -self.best.val_nll)
             if better:
                 self.best = BestModel(progress.step, accuracy, nll, whole_copy(self.model.state_dict()))
@@ -249,23 +292,8 @@ class TrainingRun:
 
     def _gradient_cosines(self) -> dict[str, float]:
         """Compare the corpora's gradients on the batch that comes next, which these weights have not seen."""
-        batch = self.objective.batch(self._progress.step, self._plan.corpora)
+        batch = self.objective.batch(self.progress.step, self._plan.corpora)
         if batch is None:  # a warm start on a corpus that takes no part
             return {}
         assert isinstance(batch, Batch), "other objectives and batches in parts are refused with the experiment"
-        return gradient_cosines(self.model, batch, self.data.target, world_size=self.place.world_size)
-
-
-def build_objective(experiment: Experiment, data: TrainingData | SequenceData, place: Place) -> Objective:
-    """Return the objective that an experiment's data is for, with its model built and its data on the device."""
-    if isinstance(data, SequenceData):
-        from uml_core.training.self_supervised import SelfSupervisedObjective  # scikit-learn takes a second
-
-        return SelfSupervisedObjective(experiment, data, place)
-    if experiment.model.backbone != "frozen":
-        from uml_core.feed.pictures import PictureData
-        from uml_core.training.fine_tuning import FineTuningObjective  # encoders take seconds
-
-        assert isinstance(data, PictureData), "a trained backbone needs pictures"
-        return FineTuningObjective(experiment, data, place)
-    return SupervisedObjective(experiment, data, place)
+        return gradient_cosines(self.model, batch, self.data.target, world_size=self.ranks.world_size)

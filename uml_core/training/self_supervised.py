@@ -1,6 +1,9 @@
 """The self-supervised objective: sequences in, predicted tokens out, selection by a linear probe on validation.
 
-In: an experiment and its `SequenceData`. Out: what `uml_core.training.run.TrainingRun` asks of an objective.
+In: an experiment and its `SequenceData`. Out: what `uml_core.training.run.TrainingRun` asks of an objective. The
+representation is the mean of the trunk's output over a sequence; the trunk is never fitted to a label.
+
+Shape legend: N sequences, H shared width.
 """
 
 from __future__ import annotations
@@ -10,34 +13,39 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import nn
 
 from uml_core.config import Experiment
-from uml_core.data.sequence_data import SequenceData, SequenceRows
+from uml_core.data.sequence_data import SequenceData, SequenceRows, token_places
+from uml_core.feed.embeddings import as_tensor
 from uml_core.feed.mixing import MixingPlan, Part, parts_of
 from uml_core.feed.sequences import SequenceBatch, SequenceFeed
-from uml_core.gradients.autograd import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
-from uml_core.gradients.place import Place
+from uml_core.gradients.autograd import AutogradGradient, autocast_of
+from uml_core.gradients.batch import Gradient, StepBatch, accumulated
+from uml_core.gradients.ranks import RankContext
 from uml_core.models.linear_probe import LinearProbe
-from uml_core.models.representation import Classifier, Features
 from uml_core.models.sequence.sequence_model import SequenceModel, build_sequence_model
-from uml_core.training.sequence_features import sequence_features
+from uml_core.models.shared_head import Classifier, Features
 from uml_core.transfer import start_blocks
+
+ROWS_AT_ONCE = 16_384  # tokens in one pass of the trunk
 
 
 class SelfSupervisedObjective:
     """Next-token or masked-token prediction over all corpora, one shared trunk."""
 
-    def __init__(self, experiment: Experiment, data: SequenceData, place: Place) -> None:
+    def __init__(self, experiment: Experiment, data: SequenceData, ranks: RankContext) -> None:
         self._experiment = experiment
-        self._data, self._place, self._plan = data, place, MixingPlan.of(experiment)
+        self._data, self._ranks, self._plan = data, ranks, MixingPlan.from_experiment(experiment)
         self._precision, self._parts = experiment.train.precision, parts_of(experiment.train.accumulate)
-        self.model: SequenceModel = build_sequence_model(experiment, data).to(place.device)
+        self.model: SequenceModel = build_sequence_model(experiment, data).to(ranks.device)
         self._frozen = start_blocks(experiment, self.model.trunk)
-        self._feed = SequenceFeed(data, self._plan, self.model, seed=experiment.seed, place=place)
+        self._feed = SequenceFeed(data, self._plan, self.model, seed=experiment.seed, ranks=ranks)
 
     def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
-        """Return a step's batch for some corpora."""
         return accumulated(self._part(step, corpora, part) for part in self._parts)
 
     def _part(self, step: int, corpora: Sequence[str], part: Part) -> SequenceBatch | None:
@@ -45,20 +53,17 @@ class SelfSupervisedObjective:
         return replace(batch, frozen=frozen) if batch is not None and frozen else batch
 
     def batch_rows(self, step: int, corpus: str) -> list[int]:
-        """Return the row numbers of a corpus's table in a step's batch, over all ranks."""
         return list(map(int, self._feed.rows(step, corpus)))
 
     def gradient(self) -> Gradient:
-        """Return autograd's, under autocast where `train.precision` asks for bfloat16."""
         return AutogradGradient(
             self.model,
             self._plan.loss_weights(0),
-            world_size=self._place.world_size,
-            autocast=autocast_of(self._precision, self._place.device) or contextlib.nullcontext,
+            world_size=self._ranks.world_size,
+            autocast=autocast_of(self._precision, self._ranks.device) or contextlib.nullcontext,
         )
 
     def learning_rate_scales(self) -> dict[str, float]:
-        """Return no factors: every parameter is trained at optim.lr."""
         return {}
 
     def fit_probe(self) -> LinearProbe:
@@ -68,20 +73,16 @@ class SelfSupervisedObjective:
         return LinearProbe.fit(features_NH, labelled.labels, len(self._data.classes))
 
     def validate(self) -> tuple[float, float]:
-        """Return the probe's validation accuracy in [0, 1] and mean NLL in nats."""
         val = self._data.val
         return self.fit_probe().score(sequence_features(self.model, self._data.target, val), val.labels)
 
     def features(self, corpus: str, rows: SequenceRows) -> Features:
-        """Return the trunk's mean output over each sequence (N, H)."""
         return sequence_features(self.model, corpus, rows)
 
     def classifier(self) -> Classifier:
-        """Return a probe fitted to the target's labelled train rows."""
         return self.fit_probe().probabilities
 
     def predictor(self) -> Any:
-        """Return the target's input map, trunk and probe, with its encoder's settings."""
         from uml_core.encoders import store_precision  # they take seconds; only a finished run needs them
         from uml_core.serving.sequence_predictor import SequencePredictor
 
@@ -89,6 +90,27 @@ class SelfSupervisedObjective:
         return SequencePredictor.from_model(self._experiment, self.model, probe, classes, precision=precision)
 
     def target_path(self) -> list[nn.Module]:
-        """Return the target's input and output maps and the trunk."""
         model, target = self.model, self._data.target
         return [model.inputs[target], model.outputs[target], model.trunk]
+
+
+@torch.inference_mode()
+def sequence_features(model: SequenceModel, corpus: str, rows: SequenceRows) -> Features:
+    """Return the trunk's mean output over each sequence (N, H); leaves the model's mode as it was."""
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    tokens, starts, lengths = as_tensor(rows.table.tokens), rows.starts, rows.lengths
+    features, first = [np.empty((0, model.config.width), dtype=np.float32)], 0
+    for last in _cuts(lengths):
+        indices = torch.from_numpy(token_places(starts[first:last], lengths[first:last]))
+        piece = tokens.index_select(0, indices).to(device)
+        features.append(model.features(corpus, piece, lengths[first:last]).float().cpu().numpy())
+        first = last
+    model.train(was_training)
+    return np.concatenate(features)
+
+
+def _cuts(lengths: npt.NDArray[np.int64]) -> list[int]:
+    """Return where to cut N sequences so that a piece has about ROWS_AT_ONCE tokens."""
+    pieces = np.cumsum(lengths) // ROWS_AT_ONCE
+    return [*np.flatnonzero(np.diff(pieces)) + 1, len(lengths)] if len(lengths) else []

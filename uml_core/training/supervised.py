@@ -22,13 +22,13 @@ from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.training_data import TrainingData
 from uml_core.errors import InputError
 from uml_core.feed.embeddings import EmbeddingFeed, WholeFeed, as_tensor
-from uml_core.feed.mixing import WHOLE, MixingPlan, Part, parts_of
-from uml_core.gradients.autograd import AutogradGradient, Gradient, StepBatch, accumulated, autocast_of
-from uml_core.gradients.batch import Batch
+from uml_core.feed.mixing import MixingPlan, Part, parts_of
+from uml_core.gradients.autograd import AutogradGradient, autocast_of
+from uml_core.gradients.batch import Batch, Gradient, StepBatch, accumulated
 from uml_core.gradients.closed_form import SharedHeadGradient
-from uml_core.gradients.place import Place
+from uml_core.gradients.ranks import RankContext
 from uml_core.models import SharedHeadModel, build_model
-from uml_core.models.representation import Classifier, Features
+from uml_core.models.shared_head import Classifier, Features
 from uml_core.store.mapped_table import is_mapped
 
 EVALUATED_ROWS = 16_384  # at once: a corpus in a file is never in memory as a whole
@@ -37,25 +37,22 @@ EVALUATED_ROWS = 16_384  # at once: a corpus in a file is never in memory as a w
 class SupervisedObjective:
     """Cross-entropy of every corpus through one head."""
 
-    def __init__(self, experiment: Experiment, data: TrainingData, place: Place) -> None:
+    def __init__(self, experiment: Experiment, data: TrainingData, ranks: RankContext) -> None:
         self._experiment, self._classes = experiment, data.classes
-        self._plan, self._place = MixingPlan.of(experiment), place
+        self._plan, self._ranks = MixingPlan.from_experiment(experiment), ranks
         self._solves = experiment.optim.name == "lbfgs"
-        self._feed = (WholeFeed if self._solves else EmbeddingFeed)(experiment, data, self._plan, place)
-        self.model: SharedHeadModel = build_model(experiment, data).to(place.device)
+        self._feed = (WholeFeed if self._solves else EmbeddingFeed)(experiment, data, self._plan, ranks)
+        self.model: SharedHeadModel = build_model(experiment, data).to(ranks.device)
         if self._solves:
             _check_convex(self.model, self._plan)
         self._train, self._parts = experiment.train, parts_of(experiment.train.accumulate)
         self._normalize = experiment.model.normalize
         self._target = data.target
         is_kept = not is_mapped(data.val.embeddings)
-        self._val = list(evaluation_blocks(data.val, place.device)) if is_kept else None
+        self._val = list(evaluation_blocks(data.val, ranks.device)) if is_kept else None
         self._val_rows = data.val
 
     def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
-        """Return a step's batch for some corpora; None where none of them has a sample in it."""
-        if len(self._parts) == 1:
-            return self._part(step, corpora, WHOLE)
         return accumulated(self._part(step, corpora, part) for part in self._parts)
 
     def _part(self, step: int, corpora: Sequence[str], part: Part) -> Batch | None:
@@ -66,13 +63,12 @@ class SupervisedObjective:
         return replace(batch, embeddings=normalised)
 
     def batch_rows(self, step: int, corpus: str) -> list[int]:
-        """Return the row numbers of a corpus's table in a step's batch, over all ranks."""
         return list(map(int, self._feed.rows(step, corpus)))
 
     def gradient(self) -> Gradient:
         """Return the closed form in float32; autograd where products are cast to bfloat16 or batches come in parts."""
-        weights, world_size = self._plan.loss_weights(0), self._place.world_size
-        autocast = autocast_of(self._train.precision, self._place.device)
+        weights, world_size = self._plan.loss_weights(0), self._ranks.world_size
+        autocast = autocast_of(self._train.precision, self._ranks.device)
         if self._solves or (autocast is None and len(self._parts) == 1):
             smoothing = self._train.label_smoothing
             return SharedHeadGradient(self.model, weights, world_size=world_size, label_smoothing=smoothing)
@@ -80,28 +76,24 @@ class SupervisedObjective:
         return AutogradGradient(self.model, weights, world_size=world_size, autocast=autocast)
 
     def learning_rate_scales(self) -> dict[str, float]:
-        """Return no factors: every parameter is trained at optim.lr."""
         return {}
 
     def validate(self) -> tuple[float, float]:
-        """Return accuracy in [0, 1] and mean NLL in nats on the target's validation rows."""
-        blocks = evaluation_blocks(self._val_rows, self._place.device) if self._val is None else self._val
+        blocks = evaluation_blocks(self._val_rows, self._ranks.device) if self._val is None else self._val
         return evaluate_blocks(self.model, self._target, blocks, normalize=self._normalize)
 
     def features(self, corpus: str, rows: LabelledRows) -> Features:
         """Return some rows of a corpus in the shared space (N, H): projected, not scaled."""
         blocks = [
             head_features(self.model, corpus, embedding_ND, normalize=self._normalize)
-            for embedding_ND, _ in evaluation_blocks(rows, self._place.device)
+            for embedding_ND, _ in evaluation_blocks(rows, self._ranks.device)
         ]
         return np.concatenate(blocks)
 
     def classifier(self) -> Classifier:
-        """Return the shared head under the target's scale."""
         return head_classifier(self.model, self._target)
 
     def predictor(self) -> Any:
-        """Return the target's path folded into one matrix, with its encoder's settings."""
         from uml_core.encoders import store_precision  # they take seconds, and only a finished run needs them
         from uml_core.serving.target_predictor import TargetPredictor
 
@@ -109,7 +101,6 @@ class SupervisedObjective:
         return TargetPredictor.from_model(self._experiment, self.model, self._classes, precision=precision)
 
     def target_path(self) -> list[nn.Module]:
-        """Return the target's projection and the head."""
         return [self.model.projections[self._target], self.model.head]
 
 

@@ -39,10 +39,10 @@ class Packing:
 
     Attributes:
         lengths: tokens of each sequence (S,).
-        positions: each row's place in its sequence (R,).
+        positions: each row's position in its sequence (R,).
         sequences: the sequence each row belongs to (R,).
-        padded_from: the row each place of the blocks takes its values from (P,); padding takes row 0.
-        row_to_padded: the place in the blocks that holds each row (R,).
+        padded_from: the row that each position of the blocks is filled from (P,); padding is filled from row 0.
+        row_to_padded: the position in the blocks that holds each row (R,).
         blocks: the blocks, in the order of P.
     """
 
@@ -55,7 +55,6 @@ class Packing:
 
     @property
     def num_rows(self) -> int:
-        """R."""
         return len(self.positions)
 
 
@@ -68,16 +67,16 @@ def pack(lengths: Lengths, *, causal: bool, device: torch.device | str = "cpu") 
     sequence_R = np.repeat(np.arange(len(lengths)), lengths)
     position_R = np.arange(num_rows) - starts[sequence_R]
     padded_from, row_to_padded, blocks = [], np.empty(num_rows, dtype=np.int64), []
-    place = 0
+    start = 0
     for members in _blocks_of(lengths):
         longest = int(lengths[members].max())
         column = np.arange(longest)
         is_token = column[None] < lengths[members, None]
         rows = np.where(is_token, starts[members, None] + column[None], 0)
-        row_to_padded[rows[is_token]] = place + np.flatnonzero(is_token)
+        row_to_padded[rows[is_token]] = start + np.flatnonzero(is_token)
         padded_from.append(rows.reshape(-1))
         blocks.append(Block(len(members), longest, _bias(is_token, causal=causal).to(device)))
-        place += rows.size
+        start += rows.size
     return Packing(
         lengths=lengths,
         positions=torch.from_numpy(position_R).to(device),

@@ -3,7 +3,7 @@
     prediction_k = W_out,k · trunk(W_in,k tokens_k + positions)
 
 Continuous tokens go in and come out through linear maps, discrete ones through an embedding and logits. Everything
-between is shared by all corpora, and one pass takes the tokens of all of them.
+between is shared by all corpora, and one pass computes the tokens of all of them.
 
 Shape legend: R rows (tokens of all sequences of a corpus), D token width, H shared width, S sequences, V vocabulary.
 """
@@ -64,7 +64,7 @@ class SequenceModel(nn.Module):
             self.register_buffer(f"deviation_{corpus}", torch.ones(space.dim))
 
     def standardized(self, corpus: str, tokens_RD: Tensor) -> Tensor:
-        """Return a corpus's tokens as the model takes them: (R, D) standardised, or (R,) whole numbers."""
+        """Return a corpus's tokens as the model reads them: (R, D) standardised, or (R,) whole numbers."""
         if isinstance(self.inputs[corpus], nn.Embedding):
             return tokens_RD[:, 0].long()
         mean_D, deviation_D = getattr(self, f"mean_{corpus}"), getattr(self, f"deviation_{corpus}")

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from uml_core.config import SequenceModelConfig
-from uml_core.models.sequence.attention import packed_attention
-from uml_core.models.sequence.dropout import drop
-from uml_core.models.sequence.feed_forward import FeedForward
+from uml_core.models.sequence.kernels import FeedForward, drop, packed_attention
 from uml_core.models.sequence.packing import Packing
 
 LONGEST_WAVE = 10_000.0  # of sinusoidal and rotary positions, as published
@@ -34,7 +32,6 @@ class SharedTrunk(nn.Module):
             self.position_embedding = nn.Parameter(torch.zeros(config.max_tokens, config.width))
 
     def forward(self, values_RH: Tensor, packing: Packing, generator: torch.Generator) -> Tensor:
-        """Return the trunk's output (R, H); `generator` draws dropout."""
         rotation = None
         if self._positions == "learnable":
             values_RH = values_RH + self.position_embedding[packing.positions]
@@ -61,7 +58,6 @@ class TrunkLayer(nn.Module):
     def forward(
         self, values_RH: Tensor, packing: Packing, generator: torch.Generator, rotation: Tensor | None
     ) -> Tensor:
-        """Return the layer's output (R, H)."""
         dropout = self._dropout if self.training else 0.0
         qkv_R3H = self.attention_in(values_RH)
         if rotation is not None:
