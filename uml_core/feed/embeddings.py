@@ -102,6 +102,7 @@ class ResidentRows:
 
     def __init__(self, rows: LabelledRows, stream: SampleStream, device: torch.device) -> None:
         self._stream, self._device = stream, device
+        # The whole table, not the corpus's rows of it: processes share its memory, and rows would be a copy in each.
         self._table_ND = as_tensor(rows.embeddings).to(device)
         self._table_rows, self._labels = rows.rows, rows.labels
         self._start = self._stop = 0

@@ -131,6 +131,7 @@ class SampleStream:
         return pieces[0] if len(pieces) == 1 else np.concatenate([self._order[:0], *pieces])
 
     def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
+        # One epoch is kept: steps go forward, and a resumed run draws its epoch again from (seed, corpus, epoch).
         if epoch != self._epoch:
             self._order = np.random.default_rng([*self._key, epoch]).permutation(self._num_rows)
             self._epoch = epoch

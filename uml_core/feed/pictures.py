@@ -201,7 +201,7 @@ class Crops:
     @classmethod
     def draw(cls, num_pictures: int, *, seed: int, step: int, min_crop: float) -> Crops:
         """Draw an area in [min_crop, 1] of the picture, an aspect ratio, a position and a flip for each picture."""
-        rng = np.random.default_rng([seed % 2**32, step, 0xC409])
+        rng = np.random.default_rng([seed % 2**32, step, 0xC409])  # the constant keeps crops apart from other draws
         area_B = rng.uniform(min_crop, 1, num_pictures)
         aspect_B = np.exp(rng.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1]), num_pictures))
         size_B2 = np.minimum(1, np.stack([np.sqrt(area_B * aspect_B), np.sqrt(area_B / aspect_B)], axis=1))

@@ -32,6 +32,7 @@ class StackedHeads:
         self.gradients = {
             name: torch.zeros_like(self.values[name]) for name in names if own[0][name].requires_grad
         }  # of what is trained
+        # Views: each run is validated, saved and measured through its own model, as if it trained alone.
         for index, parameters in enumerate(own):
             for name in names:
                 parameters[name].data = self.values[name][index]

@@ -50,6 +50,7 @@ class PictureBatch(Batch):
     frozen: tuple[nn.Parameter, ...] = ()
 
     def losses(self, model: nn.Module, world_size: int) -> dict[str, Tensor]:
+        # Dropout depends on (seed, step) alone, and whatever else draws from torch finds its random state as it was.
         devices = {value.device for value in self.embeddings.values() if value.device.type == "cuda"}
         with torch.random.fork_rng(list(devices)), without_gradients(self.frozen):
             torch.manual_seed(self.seed)

@@ -43,6 +43,7 @@ def build_optimizer(
             line_search_fn="strong_wolfe",
         )
     # Parameters with a rate of their own are apart also where it is 1: a group is all sharded, or all whole.
+    # The order of groups is part of every checkpoint: decayed ones first.
     groups: dict[tuple[float, float, bool], list[Tensor]] = {}
     for decay in (settings.weight_decay, 0.0):
         groups[1.0, decay, False] = []

@@ -230,6 +230,7 @@ class TrainingRun:
         started = time.perf_counter()
         self.model.train()
         for step in range(self.progress.step, until):
+            # From the step alone, as the batch and the weights are: a resumed run needs no scheduler's state.
             set_learning_rate(optimizer, learning_rate(step, self.experiment))
             if self._plan.scheduled:
                 gradient.reweight(self._plan.loss_weights(step))

@@ -48,6 +48,7 @@ class SupervisedObjective:
         self._train, self._parts = experiment.train, parts_of(experiment.train.accumulate)
         self._normalize = experiment.model.normalize
         self._target = data.target
+        # Validation rows stay on the device, as they are read at every evaluation; those in a file are read again.
         is_kept = not is_mapped(data.val.embeddings)
         self._val = list(evaluation_blocks(data.val, ranks.device)) if is_kept else None
         self._val_rows = data.val

@@ -118,6 +118,7 @@ class _PackedAttention(torch.autograd.Function):
                 grad_weights_NTT.mul_(keep_NTT)
                 dropped_NTT = keep_NTT.mul_(weights_NTT)
             grad_value = torch.bmm(dropped_NTT.transpose(1, 2), grad_NTd)
+            # One pass over the layer's largest tensor; written out with public operations it is three.
             grad_scores = torch._softmax_backward_data(grad_weights_NTT, weights_NTT, -1, weights_NTT.dtype)
             grad_scores.mul_(1 / math.sqrt(query.shape[-1]))
             grads = (torch.bmm(grad_scores, key), torch.bmm(grad_scores.transpose(1, 2), query), grad_value)
