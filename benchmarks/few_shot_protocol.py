@@ -12,7 +12,7 @@ from pathlib import Path
 import ray
 
 from benchmarks.figures import Figure
-from pipelines.command_line import absolute_places
+from pipelines.command_line import with_absolute_paths
 from pipelines.embed import step as embed
 from pipelines.tune import step as tune
 from uml_core.config import Experiment, load_experiment
@@ -44,7 +44,7 @@ def _embedded(directory: Path) -> Experiment:
         "tracking": {"uri": f"sqlite:///{directory}/mlflow.db", "artifacts": str(directory / "artifacts")},
     }
     protocol = {"tune.shots": SHOTS, "tune.seeds": SEEDS, "model.head_init": "zero_shot"}
-    experiment = absolute_places(load_experiment(EXPERIMENT_FILE).override({**places, **protocol}))
+    experiment = with_absolute_paths(load_experiment(EXPERIMENT_FILE).override({**places, **protocol}))
     embed.run(experiment)
     return experiment
 

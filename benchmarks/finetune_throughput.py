@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.figures import Figure
 from pipelines.embed import step as embed
-from pipelines.run_data import read_training_data
+from pipelines.run_data import load_data
 from uml_core.config import Experiment, parse_experiment
 from uml_core.tracking.client import mlflow_client
 from uml_core.training.run import TrainingRun
@@ -145,7 +145,7 @@ class Pace:
 
 def pace_of(experiment: Experiment) -> Pace:
     """Train in this process, on pictures kept in memory."""
-    run = TrainingRun(experiment.override({"train.eval_every": 1}), read_training_data(experiment).data)
+    run = TrainingRun(experiment.override({"train.eval_every": 1}), load_data(experiment))
     seconds = [run.progress.train_s for _ in run.evaluations()]  # at every step, so far
     started, ended = seconds[WARMUP - 1], seconds[-1]
     return Pace(seconds[0], (len(seconds) - WARMUP) / (ended - started))
@@ -175,9 +175,9 @@ def measure(directory: Path) -> list[Figure]:
     start = (first.start_s + last.start_s) / 2
     return [
         Figure("finetune: samples/s, pictures kept in memory", kept.samples_per_s, bare),
-        Figure("finetune: samples/s, pictures streamed by Ray Data", streamed.samples_per_s, bare),
+        Figure("finetune: samples/s, pictures streamed", streamed.samples_per_s, bare),
         Figure("finetune: s of start beyond that rate, kept in memory (the first decoding)", kept.start_s, start, 1),
-        Figure("finetune: the same, streamed by Ray Data", streamed.start_s, start, 1),
+        Figure("finetune: the same, streamed", streamed.start_s, start, 1),
     ]
 
 

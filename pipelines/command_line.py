@@ -1,4 +1,4 @@
-"""What every step shares: the command line, exit statuses, connecting to Ray, absolute places, progress.
+"""What every step shares: the command line, exit statuses, absolute paths.
 
     python -m pipelines.STEP EXPERIMENT.yaml [key=value ...] [--dry-run]
 
@@ -20,7 +20,7 @@ from typing import Any
 
 import ray
 
-from pipelines.ray_session import _stop_ray
+from pipelines.ray_session import stop_ray
 from uml_core.config import Experiment, TrackingConfig, load_experiment
 from uml_core.errors import InputError
 
@@ -39,7 +39,6 @@ Step = Callable[[Experiment, argparse.Namespace], Summary]
 
 
 def experiment_parser(step: str, *, description: str) -> argparse.ArgumentParser:
-    """Return the command line every step has; a step adds its own flags."""
     parser = argparse.ArgumentParser(
         prog=f"python -m pipelines.{step}",
         description=description,
@@ -52,17 +51,15 @@ def experiment_parser(step: str, *, description: str) -> argparse.ArgumentParser
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of a step that takes a logged model in place of an experiment file: --model, --tracking-uri."""
+    """Add the flags of a step that reads a logged model in place of an experiment file."""
     parser.add_argument("--model", required=True, help="runs:/RUN_ID/model, models:/NAME@ALIAS, or a local folder")
     parser.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI", TrackingConfig().uri))
 
 
 def step_main(parser: argparse.ArgumentParser, step: Step, argv: list[str] | None = None) -> int:
-    """Run one step from the command line; returns the exit status (0 done, 2 the user's mistake)."""
-
     def body() -> Summary | None:
         arguments = parser.parse_intermixed_args(argv)
-        experiment = absolute_places(load_experiment(arguments.experiment, arguments.overrides))
+        experiment = with_absolute_paths(load_experiment(arguments.experiment, arguments.overrides))
         if arguments.dry_run:
             print(experiment.to_yaml(), end="")
             return None
@@ -72,7 +69,7 @@ def step_main(parser: argparse.ArgumentParser, step: Step, argv: list[str] | Non
 
 
 def guarded(body: Callable[[], Summary | None]) -> int:
-    """Run a step's body under the exit-status contract: 0 done, 2 a user's mistake told in one line."""
+    """Run a step's body; returns the exit status: 0 done, 2 a user's mistake, in one line on stderr."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         summary = body()
@@ -82,63 +79,51 @@ def guarded(body: Callable[[], Summary | None]) -> int:
         return 2
     finally:
         if ray.is_initialized():
-            _stop_ray()
+            stop_ray()
     if summary is not None:
         print(summary.text)
         print(json.dumps(summary.results, ensure_ascii=False))
     return 0
 
 
-def absolute_places(experiment: Experiment) -> Experiment:
-    """Return the experiment with absolute places: workers and jobs do not share the driver's working directory.
+def with_absolute_paths(experiment: Experiment) -> Experiment:
+    """Make the experiment's paths absolute: workers and jobs do not share the driver's working directory.
 
     Relative paths start at $UML_ROOT, or at the working directory. Inside a Ray job the working directory is a
-    temporary copy, so there a relative store or tracking place without $UML_ROOT is refused.
+    temporary copy, so there a relative store or tracking URI without $UML_ROOT is refused.
     """
     refuse = in_uploaded_copy() and "UML_ROOT" not in os.environ
-    tracking = experiment.tracking
-    places = {
+    given = {
         "store": experiment.store,
-        "tracking.uri": tracking.uri,
-        "tracking.artifacts": tracking.artifacts,
-        **({"feed.cache": experiment.feed.cache} if experiment.feed.cache is not None else {}),
-        **{
-            f"corpora.{name}.{key}": place
-            for name, corpus in experiment.corpora.items()
-            for key, place in (("path", corpus.path), ("root", corpus.root))
-            if place is not None
-        },
+        "tracking.uri": experiment.tracking.uri,
+        "tracking.artifacts": experiment.tracking.artifacts,
+        "feed.cache": experiment.feed.cache,
+        "data.subset": experiment.data.subset,
         **{f"evaluation.class_maps.{name}": path for name, path in experiment.evaluation.class_maps.items()},
-        **({} if experiment.data.subset is None else {"data.subset": experiment.data.subset}),
+        **{f"corpora.{name}.path": corpus.path for name, corpus in experiment.corpora.items()},
+        **{f"corpora.{name}.root": corpus.root for name, corpus in experiment.corpora.items()},
     }
-    absolute = {key: absolute_place(value) for key, value in places.items()}
+    absolute = {key: absolute_path(path) for key, path in given.items() if path is not None}
     for key in ("store", "tracking.uri", "tracking.artifacts"):
-        if refuse and absolute[key] != places[key]:
+        if refuse and absolute[key] != given[key]:
             raise InputError(
-                f"{key} is {places[key]}, relative to a Ray job's working directory, which is a temporary copy; "
+                f"{key} is {given[key]}, relative to a Ray job's working directory, which is a temporary copy; "
                 f"give an absolute place ({key}=...) or set UML_ROOT in the job's environment"
             )
-    return experiment.override({key: value for key, value in absolute.items() if value != places[key]})
+    return experiment.override({key: path for key, path in absolute.items() if path != given[key]})
 
 
 def in_uploaded_copy() -> bool:
-    """Return whether the working directory is the copy that `ray job submit --working-dir` uploads."""
+    """Whether the working directory is the copy that `ray job submit --working-dir` uploads."""
     return "runtime_resources" in Path.cwd().parts
 
 
-def absolute_place(place: str) -> str:
-    """Return a path or SQLite URI made absolute from $UML_ROOT or the working directory."""
-    return _absolute(place, _root())
-
-
-def _root() -> Path:
-    return Path(os.environ.get("UML_ROOT") or Path.cwd())
-
-
-def _absolute(place: str, root: Path) -> str:
-    scheme, separator, rest = place.partition(":///")
+def absolute_path(given: str) -> str:
+    """Return a path or SQLite URI made absolute from $UML_ROOT or the working directory; other URIs as they are."""
+    root = Path(os.environ.get("UML_ROOT") or Path.cwd())
+    scheme, separator, rest = given.partition(":///")
     if separator and scheme == "sqlite":
-        return place if rest.startswith("/") else f"sqlite:///{(root / rest).resolve()}"
-    if "://" in place or place.startswith(("databricks", "/")):
-        return place
-    return str((root / place).resolve())
+        return given if rest.startswith("/") else f"sqlite:///{(root / rest).resolve()}"
+    if "://" in given or given.startswith(("databricks", "/")):
+        return given
+    return str((root / given).resolve())

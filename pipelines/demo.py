@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipelines import evaluate, predict, report
-from pipelines.command_line import Summary, absolute_places, guarded
+from pipelines.command_line import Summary, guarded, with_absolute_paths
 from pipelines.embed import step as embed
 from pipelines.ray_session import ray_session
 from pipelines.train import step as train
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         "overrides", nargs="*", metavar="key=value", help="dotted keys that override examples/demo.yaml"
     )
     arguments = parser.parse_args(argv)
-    return guarded(lambda: run(absolute_places(load_experiment(EXPERIMENT_FILE, arguments.overrides))))
+    return guarded(lambda: run(with_absolute_paths(load_experiment(EXPERIMENT_FILE, arguments.overrides))))
 
 
 def run(experiment: Experiment) -> Summary:

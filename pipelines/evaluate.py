@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipelines.command_line import Summary, absolute_place, experiment_parser, step_main
+from pipelines.command_line import Summary, absolute_path, experiment_parser, step_main
 from pipelines.trained_runs import LoadedRun, explained_run, load_run, newest_training_run
 from uml_core.analysis.shared_space import AnalysisResult
 from uml_core.analysis.suite import ANALYSES, chosen_analyses, explain
@@ -26,7 +26,7 @@ from uml_core.config import Experiment
 from uml_core.errors import InputError, listing
 from uml_core.evaluation.comparison import compare
 from uml_core.evaluation.evaluator import Evaluator
-from uml_core.evaluation.registry import EVALUATORS, ON_REQUEST, Measured, chosen_evaluators, measure
+from uml_core.evaluation.registry import EVALUATORS, ON_REQUEST, chosen_evaluators, measure
 from uml_core.tracking.records import MetricPoint
 from uml_core.tracking.writing import MLflowTracker
 
@@ -43,7 +43,6 @@ class AnalysisRequest:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Evaluate training runs."""
     parser = experiment_parser("evaluate", description="Evaluate a trained run: test, shifted test sets, probes.")
     parser.add_argument(
         "--run", default=None, metavar="RUN_IDS", help="one or more, by commas; default: the newest training run"
@@ -70,7 +69,13 @@ def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
         experiment = experiment.override({"evaluation.evaluators": _names("--evaluators", given.evaluators)})
     run_ids = None if given.run is None else _names("--run", given.run)
     against = () if given.against is None else _names("--against", given.against)
-    return run(experiment, run_ids, analyses=_request(given), against=against)
+    names = () if given.analyses is None else chosen_analyses(given.analyses)
+    for flag, analysis in (("pairs", "neurons"), ("classes", "decision_plane")):
+        if getattr(given, flag) is not None and analysis not in names:
+            raise InputError(f"--{flag} is for analysis {analysis}, which is not asked for; add --analyses {analysis}")
+    pairs_file = None if given.pairs is None else absolute_path(given.pairs)
+    analyses = AnalysisRequest(names, pairs_file, tuple(given.classes) if given.classes else None)
+    return run(experiment, run_ids, analyses=analyses, against=against)
 
 
 def run(
@@ -97,29 +102,36 @@ def run(
 def _evaluate(
     experiment: Experiment, loaded: LoadedRun, evaluators: Mapping[str, Evaluator], analyses: AnalysisRequest
 ) -> Summary:
-    """Measure and explain one run."""
     explained = explained_run(loaded, analyses.pairs_file, analyses.plane_classes) if analyses.names else None
     measured = measure(loaded.evaluated, evaluators)
     tracker = MLflowTracker(experiment.tracking, loaded.run_id)
-    log_measured(tracker, measured, loaded.step)
+
+    def log(metrics: Mapping[str, float], files: Mapping[str, bytes], folder: str) -> None:
+        tracker.log_metrics([MetricPoint(*item, loaded.step) for item in metrics.items()])
+        tracker.log_files(files, folder)
+
+    log(measured.metrics, measured.files, "evaluation")
     shown = {name: value for name, value in measured.metrics.items() if not HIDDEN.match(name)}
     lines = [f"{loaded.kind} run {loaded.run_id}"]
     lines += [f"  {name:<52}{_shown(name, value)}" for name, value in shown.items()]
-    if measured.files:
-        lines.append(f"logged to the run under evaluation/: {listing(_to_open(measured.files), limit=20)}")
-    results = {} if explained is None else explain(explained, analyses.names)
-    for name, result in results.items():
-        log_analysis(tracker, name, result, loaded.step)
+    if measured.files:  # of a figure its SVG alone is for a person to open
+        drawn = {name[:-4] for name in measured.files if name.endswith(".svg")}
+        to_open = [name for name in measured.files if not (name.endswith((".png", ".txt")) and name[:-4] in drawn)]
+        lines.append(f"logged to the run under evaluation/: {listing(to_open, limit=20)}")
+    to_open, found = [], dict[str, float]()
+    for name, result in explain(explained, analyses.names).items() if explained else ():
+        files = _artifacts(name, result)
+        log(result.metrics, files, "analysis")
         lines += result.summary
-    if results:
-        files = [name for result in results.values() for name in artifact_names(result)]
-        lines.append(f"logged to the run under analysis/: {listing(files, limit=20)}")
-    found = {name: value for result in results.values() for name, value in result.metrics.items()}
+        to_open += [file for file in files if not file.endswith((".png", ".txt"))]
+        found |= result.metrics
+    if explained:
+        lines.append(f"logged to the run under analysis/: {listing(to_open, limit=20)}")
     return Summary("\n".join(lines), {"run_id": loaded.run_id, **shown, **found})
 
 
 def _compare(experiment: Experiment, ours: Sequence[LoadedRun], others: Sequence[LoadedRun]) -> Summary:
-    """Compare runs with others on the same test rows, and log the comparison into each of ours."""
+    """Compare runs with others on the same test rows; each of ours has the comparison in its MLflow run."""
     comparison = compare([run.evaluated for run in ours], [run.evaluated for run in others], seed=experiment.seed)
     for mine, other in zip(ours, others, strict=True):
         metrics = comparison.metrics(f"against/{other.run_id}")
@@ -129,19 +141,7 @@ def _compare(experiment: Experiment, ours: Sequence[LoadedRun], others: Sequence
     return Summary("\n".join([named, *(f"  {line}" for line in comparison.lines())]), comparison.metrics("against"))
 
 
-def log_measured(tracker: MLflowTracker, measured: Measured, step: int) -> None:
-    """Log metrics, and tables and figures (with what they show, in words) under evaluation/."""
-    tracker.log_metrics([MetricPoint(*item, step) for item in measured.metrics.items()])
-    tracker.log_files(measured.files, "evaluation")
-
-
-def log_analysis(tracker: MLflowTracker, analysis: str, result: AnalysisResult, step: int) -> None:
-    """Log an analysis's metrics, and its figures, tables and words as artifacts under analysis/."""
-    tracker.log_metrics([MetricPoint(*item, step) for item in result.metrics.items()])
-    tracker.log_files(artifacts_of(analysis, result), "analysis")
-
-
-def artifacts_of(analysis: str, result: AnalysisResult) -> Mapping[str, bytes]:
+def _artifacts(analysis: str, result: AnalysisResult) -> dict[str, bytes]:
     """Return an analysis's files by name: summary and captions, every figure as SVG and PNG, every table as CSV."""
     captions = [f"{figure.name}: {figure.caption}" for figure in result.figures]
     files: dict[str, bytes] = {f"{analysis}.txt": "\n\n".join([*result.summary, *captions]).encode()}
@@ -150,32 +150,11 @@ def artifacts_of(analysis: str, result: AnalysisResult) -> Mapping[str, bytes]:
     return files | {name: table.encode() for name, table in result.tables.items()}
 
 
-def artifact_names(result: AnalysisResult) -> Sequence[str]:
-    """Return what a person should open: figures once, and tables."""
-    return [*(f"{figure.name}.svg" for figure in result.figures), *result.tables]
-
-
-def _to_open(files: Mapping[str, bytes]) -> list[str]:
-    """Return the files a person should open: of a figure its SVG alone."""
-    return [name for name in files if not (name.endswith((".png", ".txt")) and f"{name[:-4]}.svg" in files)]
-
-
 def _names(flag: str, text: str) -> list[str]:
-    """Return the names of a comma-separated list. Raises InputError for an empty one."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise InputError(f"{flag} is empty; give one or more names, separated by commas")
     return list(dict.fromkeys(names))
-
-
-def _request(arguments: argparse.Namespace) -> AnalysisRequest:
-    """Return what the flags ask for. Raises InputError for an unknown analysis, or a flag of one that is not asked."""
-    names = () if arguments.analyses is None else chosen_analyses(arguments.analyses)
-    for flag, analysis in (("pairs", "neurons"), ("classes", "decision_plane")):
-        if getattr(arguments, flag) is not None and analysis not in names:
-            raise InputError(f"--{flag} is for analysis {analysis}, which is not asked for; add --analyses {analysis}")
-    pairs_file = None if arguments.pairs is None else absolute_place(arguments.pairs)
-    return AnalysisRequest(names, pairs_file, tuple(arguments.classes) if arguments.classes else None)
 
 
 def _shown(name: str, value: float) -> str:

@@ -16,7 +16,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from pipelines.command_line import Summary, absolute_place, add_model_flags, guarded
+from pipelines.command_line import Summary, absolute_path, add_model_flags, guarded
 from uml_core.errors import InputError
 from uml_core.serving.export import FORMATS, export_head
 from uml_core.serving.target_predictor import TargetPredictor
@@ -44,7 +44,7 @@ def run(model_uri: str, output: str, tracking_uri: str, *, formats: tuple[str, .
     if directory.exists() and not directory.is_dir():
         raise InputError(f"--output is {output}, which is a file; give a folder")
     with tempfile.TemporaryDirectory() as folder:
-        predictor = load_predictor(absolute_place(tracking_uri), model_uri, Path(folder))
+        predictor = load_predictor(absolute_path(tracking_uri), model_uri, Path(folder))
         if not isinstance(predictor, TargetPredictor):
             raise InputError(
                 f"--model {model_uri} is of objective self_supervised, whose path is not one matrix; "

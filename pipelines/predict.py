@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import ray
 from tqdm import tqdm
 
-from pipelines.command_line import Summary, absolute_place, add_model_flags, guarded
+from pipelines.command_line import Summary, absolute_path, add_model_flags, guarded
 from pipelines.embed.stages import Batch, EncoderSettings, ReadPart, Workers, part_of, set_encoder_threads, stream_parts
 from pipelines.ray_session import ray_session
 from uml_core.config import EmbedConfig
@@ -63,7 +63,7 @@ def run(model_uri: str, input_path: str, output_path: str, tracking_uri: str) ->
     if not output_path.endswith(".parquet"):
         raise InputError(f"--output is {output_path}; give a file that ends in .parquet")
     with tempfile.TemporaryDirectory() as directory:
-        predictor = load_predictor(absolute_place(tracking_uri), model_uri, Path(directory))
+        predictor = load_predictor(absolute_path(tracking_uri), model_uri, Path(directory))
     output = Path(output_path).resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
     with (

@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ray
-from ray._private import auto_init_hook  # its switch is an environment variable, too late once Ray is imported
-from ray._private.state import state  # what the autoscaler may add stands nowhere else
 
 LOOP_ENDS_S = 30  # a round of Ray Data's loop, which may wait for an actor's start
 
@@ -34,15 +32,11 @@ def ray_session(*, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Non
     try:
         yield
     finally:
-        _stop_ray()
+        stop_ray()
 
 
-def _stop_ray() -> None:
-    """Stop Ray, and before it Ray Data's loops: where a stream was given up, one may still run, and ask for Ray again.
-
-    Unasked, Ray would start itself anew for it; when that fails, as beside a Ray that is being stopped, Ray ends the
-    whole process a minute later, without a word.
-    """
+def stop_ray() -> None:
+    """Stop Ray, and before it Ray Data's loops: that of a stream that was given up would log a traceback."""
     for thread in threading.enumerate():
         if thread.name.startswith("StreamingExecutor-"):
             loop: Any = thread
@@ -53,7 +47,6 @@ def _stop_ray() -> None:
 
 
 def _start_ray() -> None:
-    auto_init_hook.enable_auto_connect = False  # nothing but this function starts a Ray
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # a report takes 0.1 s instead of 2 s
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = os.environ.get("RAY_ADDRESS")
@@ -67,17 +60,9 @@ def _start_ray() -> None:
         ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
 
 
-def num_cpus() -> int:
-    """Return the cluster's CPUs (at least 1)."""
+def num_cpus() -> int:  # of the cluster, at least 1
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def num_gpus() -> int:
-    """Return the cluster's GPUs."""
     return int(ray.cluster_resources().get("GPU", 0))
-
-
-def most_resources(kind: str) -> int:
-    """Return the cluster's CPUs or GPUs, or how many it may grow to, where an autoscaler has told Ray."""
-    grown = state.get_max_resources_from_cluster_config() or {}
-    return int(max(ray.cluster_resources().get(kind, 0), grown.get(kind, 0)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipelines.command_line import Summary, absolute_place, experiment_parser, step_main
+from pipelines.command_line import Summary, absolute_path, experiment_parser, step_main
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.figures.drawing import ReportFigure
@@ -83,7 +83,7 @@ def _output(given: str | None) -> Path | None:
         return None
     if "://" in given:
         raise InputError(f"--output is {given}; give a local folder")
-    return Path(absolute_place(given))
+    return Path(absolute_path(given))
 
 
 if __name__ == "__main__":

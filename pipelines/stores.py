@@ -5,29 +5,19 @@ Objective supervised reads embeddings (`CorpusTable`), self_supervised sequences
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from uml_core.config import CorpusConfig, Experiment, hash_of
 from uml_core.corpora.ready.embeddings import ready_identity
 from uml_core.corpora.ready.sequences import sequence_identity
 from uml_core.store.corpus_store import CorpusStore
 from uml_core.store.corpus_table import CorpusTable
-from uml_core.store.sequence_table import SequenceTable, load_sequences
-
-if TYPE_CHECKING:
-    pass
-
-
-logger = logging.getLogger(__name__)
-
+from uml_core.store.sequence_table import SequenceTable, load_sequence_labels, load_sequences
 
 Tables = Mapping[str, CorpusTable] | Mapping[str, SequenceTable]
 
 
 def corpus_store(experiment: Experiment, corpus: str) -> CorpusStore:
-    """Return the store folder of a corpus under the experiment's encoder and settings."""
     return CorpusStore(experiment.store, corpus, corpus_fingerprint(experiment, corpus))
 
 
@@ -49,8 +39,11 @@ def adopted_identity(corpus: str, config: CorpusConfig) -> dict[str, object]:
 
 
 def corpus_fingerprints(experiment: Experiment) -> dict[str, str]:
-    """Return the fingerprint of every corpus."""
     return {corpus: corpus_fingerprint(experiment, corpus) for corpus in experiment.corpora}
+
+
+def corpus_stores(experiment: Experiment, fingerprints: Mapping[str, str]) -> dict[str, CorpusStore]:
+    return {corpus: CorpusStore(experiment.store, corpus, fingerprints[corpus]) for corpus in experiment.corpora}
 
 
 def load_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> Tables:
@@ -61,11 +54,13 @@ def load_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> Tabl
     return {corpus: store.load() for corpus, store in stores.items()}
 
 
-def corpus_stores(experiment: Experiment, fingerprints: Mapping[str, str]) -> dict[str, CorpusStore]:
-    """Return the store folder of every corpus, by fingerprints found before."""
-    return {corpus: CorpusStore(experiment.store, corpus, fingerprints[corpus]) for corpus in experiment.corpora}
+def load_label_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> Tables:
+    """Read labels and splits of every corpus, as `load_tables` orders them; embeddings are not read, and are NaN."""
+    stores = corpus_stores(experiment, fingerprints)
+    if experiment.objective == "self_supervised":
+        return {corpus: load_sequence_labels(store) for corpus, store in stores.items()}
+    return {corpus: store.load_labels(store.embeddings_manifest()) for corpus, store in stores.items()}
 
 
 def store_tables(experiment: Experiment) -> Tables:
-    """Read every corpus of an experiment from the store."""
     return load_tables(experiment, corpus_fingerprints(experiment))

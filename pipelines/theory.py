@@ -23,7 +23,7 @@ import ray
 import torch
 from tqdm import tqdm
 
-from pipelines.command_line import Summary, absolute_place, guarded, in_uploaded_copy
+from pipelines.command_line import Summary, absolute_path, guarded, in_uploaded_copy
 from pipelines.ray_session import num_cpus, ray_session
 from pipelines.report import write_report
 from uml_core.errors import InputError
@@ -133,7 +133,7 @@ def _whole_number(flag: str, given: str | int, *, least: int) -> int:
 def _output(given: str) -> Path:
     if not given or "://" in given:
         raise InputError(f"--output is {given!r}; give a local folder")
-    path = absolute_place(given)
+    path = absolute_path(given)
     if path != given and in_uploaded_copy() and "UML_ROOT" not in os.environ:
         raise InputError(
             f"--output is {given}, relative to a Ray job's working directory, which is a temporary copy; "

@@ -29,7 +29,7 @@ TRAINING_KINDS = ("uml", "unimodal")
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """One training run: its id, kind and last step, and the run as evaluators see it."""
+    """One training run, as evaluators see it."""
 
     run_id: str
     kind: str
@@ -55,7 +55,10 @@ def load_run(experiment: Experiment, run_id: str) -> LoadedRun:
         uri = experiment.tracking.uri
         logged = load_experiment(download(uri, f"runs:/{run_id}/experiment.yaml", Path(folder)))
         weights = load_file(download(uri, f"runs:/{run_id}/weights/model.safetensors", Path(folder)))
-    trained = measured_as(logged, experiment)
+    shifted = {
+        f"corpora.{name}": experiment.corpora[name].model_dump(mode="json") for name in experiment.shifted_corpora
+    }
+    trained = logged.override({"evaluation": experiment.evaluation.model_dump(mode="json"), **shifted})
     data = build_data(trained, store_tables(trained))
     objective = build_objective(trained, data, RankContext.cpu())
     objective.model.load_state_dict(weights)
@@ -72,16 +75,7 @@ def load_run(experiment: Experiment, run_id: str) -> LoadedRun:
     return LoadedRun(run_id, record.kind, int(record.metrics.get("perf/steps", 0)), evaluated, weights)
 
 
-def measured_as(trained: Experiment, given: Experiment) -> Experiment:
-    """Return a run's experiment with the evaluation section and the shifted test sets of the file that is given now."""
-    corpora = {name: given.corpora[name] for name in given.shifted_corpora}
-    changes: dict[str, Any] = {"evaluation": given.evaluation.model_dump(mode="json")}
-    changes |= {f"corpora.{name}": corpus.model_dump(mode="json") for name, corpus in corpora.items()}
-    return trained.override(changes)
-
-
 def newest_training_run(experiment: Experiment) -> str:
-    """Return the id of the newest finished training run. Raises InputError if there is none."""
     for record in experiment_runs(experiment.tracking.uri, experiment.name):
         if record.kind in TRAINING_KINDS and record.status == "FINISHED":
             return record.run_id
@@ -97,21 +91,14 @@ def explained_run(run: LoadedRun, pairs_file: str | None, plane_classes: tuple[s
         from uml_core.training.fine_tuning import fine_tuned_space  # encoders take seconds
 
         model, data = fine_tuned_space(trained, data, run.weights)
-    raw = {corpus: raw_rows(trained, corpus) for corpus in trained.corpora if has_raw_rows(trained, corpus)}
+    raw = {
+        corpus: RawRows(config.modality, corpus_store(trained, corpus).load_ids(), readable_rows(trained, corpus))
+        for corpus, config in trained.corpora.items()
+        if config.control != "noise"  # which has taken the place of the corpus's own rows
+    }
     ids = {corpus: rows.ids for corpus, rows in raw.items()}
     pairs = None if pairs_file is None else read_pairs(pairs_file, ids, target=trained.target)
     return TrainedRun(trained, model, data, raw, pairs, plane_classes)
-
-
-def has_raw_rows(experiment: Experiment, corpus: str) -> bool:
-    """Return whether a corpus's embeddings are of its own rows: a noise control has replaced them."""
-    return experiment.corpora[corpus].control != "noise"
-
-
-def raw_rows(experiment: Experiment, corpus: str) -> RawRows:
-    """Return a corpus's ids, with raw rows where the corpus can still be read."""
-    modality, ids = experiment.corpora[corpus].modality, corpus_store(experiment, corpus).load_ids()
-    return RawRows(modality, ids, dict(readable_rows(experiment, corpus)))
 
 
 def readable_rows(experiment: Experiment, corpus: str) -> dict[str, Row]:

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written with a digest, and found again by looking, whatever was killed when.
+"""Checkpoints of a training run: how often, written with a digest, and found again whatever was killed when.
 
 RUN_FOLDER/checkpoint_TIME/ holds state.pt and state.json with its step and digest. A folder that a killed process left
 half-written lacks one of them, or the digest does not fit: it is passed over for the one before it. Ray Train keeps a
@@ -11,7 +11,9 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,14 @@ import ray
 import torch
 from ray.train import Checkpoint
 
+from uml_core.config import TrainConfig
 from uml_core.files.atomic import read_if_there
 from uml_core.store.corpus_store import open_filesystem
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE, FACTS_FILE = "state.pt", "state.json"
+PREDICTOR_FOLDER = "predictor"  # the target model, in a finished run's last checkpoint
 FOLDER_PREFIX = "checkpoint_"
 TRAIN_LIST = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkpoints it keeps
 
@@ -34,8 +38,45 @@ class DamagedCheckpointError(ValueError):
     """A checkpoint is incomplete, or not what was written."""
 
 
+@dataclass
+class ReportPace:
+    """Says when the next report is due: a large encoder's takes seconds, and costs training as many.
+
+    `share` is of wall time, in (0, 1]: after a report that took so long, the next waits until it is no more than that.
+    """
+
+    every_s: float
+    share: float
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._began = self._last = self.clock()
+        self._cost_s = self._spent_s = 0.0
+
+    @classmethod
+    def start(cls, settings: TrainConfig) -> ReportPace:
+        return cls(settings.report_every_s, settings.report_share)
+
+    def is_due(self) -> bool:
+        return self.clock() - self._last >= max(self.every_s, self._cost_s * (1 / self.share - 1))
+
+    @contextlib.contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Time a report."""
+        started = self.clock()
+        yield
+        self._last = self.clock()
+        self._cost_s = self._last - started
+        self._spent_s += self._cost_s
+
+    @property
+    def spent_share(self) -> float:
+        """The share of the time since the run began that its reports have taken."""
+        elapsed_s = self.clock() - self._began
+        return self._spent_s / elapsed_s if elapsed_s > 0 else 0.0
+
+
 def save_state(state: Mapping[str, Any], directory: Path) -> None:
-    """Write a training state and then its facts into a folder."""
     torch.save(state, directory / STATE_FILE)
     step = state["progress"]["step"] if state else 0
     facts = {"step": step, "sha256": _digest(directory / STATE_FILE)}
@@ -62,7 +103,7 @@ def check(directory: Path) -> int:
 
 
 def newest_state(run_dir: str) -> dict[str, Any] | None:
-    """Return the state of a run's newest whole checkpoint, None where there is none, or none that holds a state."""
+    """The state of a run's newest whole checkpoint, None where there is none, or none that holds a state."""
     filesystem, _ = open_filesystem(run_dir)
     whole = _whole(run_dir)
     if not whole:
@@ -94,7 +135,7 @@ def repair(run_dir: str, *, keep: int) -> None:
 
 
 def _whole(run_dir: str) -> dict[str, int]:
-    """Return the step of every whole checkpoint by its path; the others are told."""
+    """The step of every whole checkpoint by its path; a warning names the others."""
     filesystem, _ = open_filesystem(run_dir)
     whole = {}
     for path in _folders(run_dir):
@@ -114,7 +155,7 @@ def _folders(run_dir: str) -> list[str]:
 
 
 def _listed(filesystem: pafs.FileSystem, path: str) -> set[str] | None:
-    """Return the folders that Train's list names, None where there is no list, it is torn, or of another version."""
+    """The folders that Train's list names, None where there is no list, it is torn, or of another version."""
     content = read_if_there(filesystem, path)
     if content is None:
         return None

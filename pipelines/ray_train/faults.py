@@ -13,7 +13,11 @@ from typing import Any
 
 import ray
 from ray import ActorID, PlacementGroupID
-from ray._private.state import state  # what `placement_group_table` reads, and shows without the actor
+
+# A killed Train controller keeps its workers' CPUs reserved, and the next run that needs them waits for ever: Ray's own
+# cleaner asks a dashboard, which a local cluster lacks. `placement_group_table()` is public, and does not say who made
+# a group.
+from ray._private.state import state
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.train import ControllerError, UserCallback
 from ray.util.placement_group import PlacementGroup

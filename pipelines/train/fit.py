@@ -5,7 +5,6 @@ Workers run `pipelines.train.worker.train_loop_per_worker`; Train's controller w
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,22 +15,21 @@ import psutil
 from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 
-from pipelines.ray_session import most_resources, num_cpus, num_gpus
+from pipelines.ray_session import num_cpus, num_gpus
 from pipelines.ray_train.attempts import Attempt, open_attempt
-from pipelines.ray_train.checkpoints import load_state, repair
+from pipelines.ray_train.checkpoints import PREDICTOR_FOLDER, load_state, repair
+from pipelines.ray_train.elastic import trainer_class
 from pipelines.ray_train.faults import MistakeCallback, free_orphans, mistakes_raised
-from pipelines.ray_train.trainers import trainer_of
-from pipelines.run_data import StoredData, subset_of
-from pipelines.train.bar import TrainingBar
-from pipelines.train.callback import MLflowCallback
+from pipelines.run_data import CheckedData, subset_of
+from pipelines.train.progress import MLflowCallback, training_bar
 from pipelines.train.worker import train_loop_per_worker
 from uml_core.config import Experiment
 from uml_core.errors import InputError, OutageError
-from uml_core.evaluation.outcome import RunOutcome, measure_outcome, save_weights
+from uml_core.evaluation.outcome import RunOutcome, save_weights
 from uml_core.files.places import one_line
+from uml_core.serving.target_predictor import load_predictor_folder
 from uml_core.tracking.provenance import provenance_tags, run_kind
 from uml_core.tracking.writing import MLflowTracker, start_run
-from uml_core.training.run import TrainingRun
 from uml_core.transfer import transfer_plan
 
 MAX_LOSSES = 3  # of workers, and of the controller, in a run
@@ -42,7 +40,7 @@ Conclusion = TypeVar("Conclusion")
 
 def train_in_turn(
     experiments: Sequence[Experiment],
-    stored: StoredData,
+    checked: CheckedData,
     conclude: Callable[[Sequence[RunOutcome]], Conclusion],
 ) -> Conclusion:
     """Train experiments, one after another, to their ends; resumes where a killed step stopped, in the later ones too.
@@ -55,7 +53,7 @@ def train_in_turn(
     try:
         for experiment in experiments:
             attempts.append(open_attempt(experiment))
-            outcomes.append(_train_once(experiment, stored, attempts[-1]))
+            outcomes.append(_train_once(experiment, checked, attempts[-1]))
     except OutageError:  # of the tracking server: the step is left unfinished
         raise
     except InputError:
@@ -66,15 +64,15 @@ def train_in_turn(
     return conclusion
 
 
-def _train_once(experiment: Experiment, stored: StoredData, attempt: Attempt) -> RunOutcome:
+def _train_once(experiment: Experiment, checked: CheckedData, attempt: Attempt) -> RunOutcome:
     """Train one experiment under Ray Train and log it; where that has been done, return what it came to."""
     if attempt.outcome is not None:
         return RunOutcome(**attempt.outcome)
-    stored = stored.of(experiment)
-    tracker = _open_run(experiment, attempt, stored)
+    checked = checked.for_experiment(experiment)
+    tracker = _open_run(experiment, attempt, checked)
     try:
-        state = _fit(experiment, stored, attempt, tracker.run_id)
-        outcome = _log_outcome(experiment, stored.data, state, tracker)
+        result = _fit(experiment, checked, attempt, tracker.run_id)
+        outcome = _log_outcome(experiment, checked, result, tracker)
     except OutageError:
         raise
     except InputError:
@@ -91,12 +89,12 @@ def _finish(attempts: Sequence[Attempt]) -> None:
             attempt.finish()
 
 
-def _open_run(experiment: Experiment, attempt: Attempt, stored: StoredData) -> MLflowTracker:
+def _open_run(experiment: Experiment, attempt: Attempt, checked: CheckedData) -> MLflowTracker:
     if attempt.run_id is not None:
         return MLflowTracker(experiment.tracking, attempt.run_id)
     kind, plan = run_kind(experiment), transfer_plan(experiment)  # weights that do not fit begin no run
-    feeds = {"uml.feed": ",".join(f"{corpus}={feed}" for corpus, feed in stored.feeds.items())}
-    tracker = start_run(experiment, name=kind, kind=kind, tags=provenance_tags(stored.fingerprints) | feeds)
+    feeds = {"uml.feed": ",".join(f"{corpus}={feed}" for corpus, feed in checked.feeds.items())}
+    tracker = start_run(experiment, name=kind, kind=kind, tags=provenance_tags(checked.fingerprints) | feeds)
     tracker.log_text(experiment.to_yaml(), "experiment.yaml")
     if plan is not None:
         logger.warning("%s Every tensor stands in transfer.md of run %s", plan.notes[0], tracker.run_id)
@@ -105,45 +103,45 @@ def _open_run(experiment: Experiment, attempt: Attempt, stored: StoredData) -> M
     return tracker
 
 
-def _fit(experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: str) -> dict[str, Any]:
-    """Run Ray Train; returns the state of the last checkpoint. Raises InputError for what a worker found wrong."""
+def _fit(experiment: Experiment, checked: CheckedData, attempt: Attempt, run_id: str) -> Result:
+    """Run Ray Train; returns its last report and checkpoint. Raises InputError for what a worker found wrong."""
     settings = experiment.train
     use_gpu = num_gpus() > 0 if settings.use_gpu == "auto" else settings.use_gpu
     fewest, most = settings.min_workers or settings.workers, settings.workers
     _check_workers(fewest, use_gpu=use_gpu, setting="workers" if settings.min_workers is None else "min_workers")
-    _check_streaming(experiment, stored)
-    _start_coordinator()
-    with TrainingBar(run_id, f"train {run_kind(experiment)}", settings.max_steps), mistakes_raised():
-        result = _through_losses(
-            experiment,
-            attempt,
-            train_loop_config={
-                "experiment": experiment.model_dump(mode="json"),
-                "fingerprints": dict(stored.fingerprints),
-                "started_at": psutil.Process().create_time(),
-                "run_dir": attempt.directory,
-            },
-            scaling_config=ScalingConfig(num_workers=most if fewest == most else (fewest, most), use_gpu=use_gpu),
-            run_config=RunConfig(
-                name=attempt.name,
-                storage_path=attempt.storage_path,
-                checkpoint_config=CheckpointConfig(num_to_keep=settings.keep_checkpoints),
-                failure_config=FailureConfig(max_failures=MAX_LOSSES),
-                callbacks=[MLflowCallback(experiment.tracking, run_id), MistakeCallback()],
-            ),
-        )
+    _check_streaming(experiment, checked)
+    with tempfile.TemporaryDirectory() as folder:
+        state_file = Path(folder) / "state.json"
+        with training_bar(state_file, f"train {run_kind(experiment)}", settings.max_steps), mistakes_raised():
+            result = _through_losses(
+                experiment,
+                attempt,
+                train_loop_config={
+                    "experiment": experiment.model_dump(mode="json"),
+                    "fingerprints": dict(checked.fingerprints),
+                    "started_at": psutil.Process().create_time(),
+                    "run_dir": attempt.directory,
+                },
+                scaling_config=ScalingConfig(num_workers=most if fewest == most else (fewest, most), use_gpu=use_gpu),
+                run_config=RunConfig(
+                    name=attempt.name,
+                    storage_path=attempt.storage_path,
+                    checkpoint_config=CheckpointConfig(num_to_keep=settings.keep_checkpoints),
+                    failure_config=FailureConfig(max_failures=MAX_LOSSES),
+                    callbacks=[MLflowCallback(experiment.tracking, run_id, state_file), MistakeCallback()],
+                ),
+            )
     metrics = result.metrics or {}
     if "input_error" in metrics:
         kept = f"; step {metrics['good_step']} is kept in {result.checkpoint.path}" if "good_step" in metrics else ""
         raise InputError(metrics["input_error"] + kept)
-    with result.checkpoint.as_directory() as directory:
-        return load_state(Path(directory))
+    return result
 
 
 def _check_workers(fewest: int, *, use_gpu: bool, setting: str) -> None:
-    """Raise InputError where the cluster neither has nor can get what the fewest workers take: Ray waits for ever."""
-    kind = "GPU" if use_gpu else "CPU"
-    if (most := most_resources(kind)) < fewest:
+    """Raise InputError where the cluster lacks what the fewest workers need: Ray would wait for ever."""
+    kind, most = ("GPU", num_gpus()) if use_gpu else ("CPU", num_cpus())
+    if most < fewest:
         otherwise = " or set train.use_gpu=false" if use_gpu else ""
         raise InputError(
             f"train.{setting} is {fewest}, but the cluster has {most} {kind}s, and each worker takes one; lower "
@@ -151,22 +149,12 @@ def _check_workers(fewest: int, *, use_gpu: bool, setting: str) -> None:
         )
 
 
-def _start_coordinator() -> None:
-    """Let the actor start that Train's controller asks first and waits for: side by side they cost two seconds less."""
-    with contextlib.suppress(ImportError):  # Ray's own room: where it moves, the controller starts the actor
-        from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
-            get_or_create_autoscaling_coordinator,
-        )
-
-        get_or_create_autoscaling_coordinator()
-
-
 def _through_losses(experiment: Experiment, attempt: Attempt, **trainer: Any) -> Result:
     """Run Ray Train to the end. It restarts lost workers itself; where its own controller is lost, it is begun anew."""
     for num_lost in range(MAX_LOSSES + 1):
         repair(attempt.directory, keep=experiment.train.keep_checkpoints)
         try:
-            return trainer_of(trainer["scaling_config"])(train_loop_per_worker, **trainer).fit()
+            return trainer_class(trainer["scaling_config"])(train_loop_per_worker, **trainer).fit()
         except RayActorError as error:
             if num_lost == MAX_LOSSES:
                 raise
@@ -176,35 +164,34 @@ def _through_losses(experiment: Experiment, attempt: Attempt, **trainer: Any) ->
 
 
 def _cause(error: RayActorError) -> str:
-    """Return why an actor is lost: of one that could not start, the last line of its traceback."""
+    """Why an actor is lost: of one that could not start, the last line of its traceback."""
     lines = str(error).strip().splitlines()
     return lines[-1][:300] if any(line.startswith("  File ") for line in lines) else one_line(error)
 
 
-def _check_streaming(experiment: Experiment, stored: StoredData) -> None:
+def _check_streaming(experiment: Experiment, checked: CheckedData) -> None:
     """Say whether a trained encoder's rows stay in memory. Raises InputError where no CPU is left to read them."""
     if experiment.model.backbone == "frozen":
         return
     from uml_core.feed.pictures import PictureData  # encoders take seconds
 
-    assert isinstance(stored.data, PictureData)
-    logger.warning("%s", stored.data.describe(experiment))
-    if not stored.data.keep and experiment.train.workers >= num_cpus():
+    assert isinstance(checked.data, PictureData)
+    logger.warning("%s", checked.data.describe(experiment))
+    if not checked.data.keep and experiment.train.workers >= num_cpus():
         raise InputError(
-            f"train.workers is {experiment.train.workers} on {num_cpus()} CPUs, and {stored.data.noun}s that do not "
+            f"train.workers is {experiment.train.workers} on {num_cpus()} CPUs, and {checked.data.noun}s that do not "
             "fit in memory are decoded beside the workers; lower train.workers, or raise pictures.memory_gib"
         )
 
 
-def _log_outcome(experiment: Experiment, data: Any, state: dict[str, Any], tracker: MLflowTracker) -> RunOutcome:
-    """Measure test accuracy once, with the model that validated best, and log it with weights and target model."""
-    run = TrainingRun(experiment, data)
-    run.load_result(state)
-    outcome = measure_outcome(run, tracker.run_id)
+def _log_outcome(experiment: Experiment, checked: CheckedData, result: Result, tracker: MLflowTracker) -> RunOutcome:
+    """Log what rank 0 has measured and saved of the model that validated best, with its weights and target model."""
+    outcome = RunOutcome(**{**result.metrics["outcome"], "run_id": tracker.run_id})
     tracker.log_metrics(outcome.points())
-    tracker.log_text(subset_of(experiment, data), "subset.json")
-    with tempfile.TemporaryDirectory() as directory:
-        tracker.log_artifact(save_weights(run.model, Path(directory)), "weights")
-        predictor = run.objective.predictor()
+    tracker.log_text(subset_of(experiment, checked.data), "subset.json")
+    with result.checkpoint.as_directory() as checkpoint, tempfile.TemporaryDirectory() as directory:
+        best = load_state(Path(checkpoint))["best"]
+        tracker.log_artifact(save_weights(best["weights"], Path(directory)), "weights")
+        predictor = load_predictor_folder(Path(checkpoint) / PREDICTOR_FOLDER)
         outcome.model_uri = tracker.log_predictor(predictor, Path(directory) / "predictor")
     return outcome

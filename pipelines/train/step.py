@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.command_line import Summary, experiment_parser, step_main
 from pipelines.ray_session import ray_session
-from pipelines.run_data import read_training_data
+from pipelines.run_data import check_data
 from pipelines.train.summary import best_by_validation, by_seed, seed_runs, summary_of
 from uml_core.config import Experiment
 from uml_core.config.used_by import unused_settings
@@ -43,21 +43,21 @@ def main(argv: list[str] | None = None) -> int:
 def run(experiment: Experiment) -> Summary:
     """Train the experiment (seeds, twins); returns validation and test accuracy, and the paired difference."""
     runs = seed_runs(experiment)
-    stored = read_training_data(runs[0].experiment)  # the user's mistakes surface here, before anything starts
+    checked = check_data(runs[0].experiment)  # the user's mistakes surface here, before anything starts
     check_tracking(experiment.tracking.uri)
-    for line in (*unused_settings(experiment), *stored.data.warnings()):
+    for line in (*unused_settings(experiment), *checked.data.warnings()):
         logger.warning("%s", line)
-    if "stream" in stored.feeds.values():
-        logger.warning("%s", stored.describe_feed(experiment))
+    if "stream" in checked.feeds.values():
+        logger.warning("%s", checked.describe_feed(experiment))
     with ray_session(meanwhile=lambda: _prepare(experiment)):
         from pipelines.train.fit import train_in_turn
 
         def conclude(outcomes: Sequence[RunOutcome]) -> Summary:
             found = by_seed(runs, outcomes)
             model = _register(experiment, best_by_validation(found).outcome)
-            return summary_of(found, feeds=stored.feeds, model=model)
+            return summary_of(found, feeds=checked.feeds, model=model)
 
-        return train_in_turn([each for pair in runs for each in pair.experiments], stored, conclude)
+        return train_in_turn([each for pair in runs for each in pair.experiments], checked, conclude)
 
 
 def _prepare(experiment: Experiment) -> None:

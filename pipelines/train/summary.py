@@ -26,28 +26,22 @@ CONTROLS = "python -m pipelines.tune EXPERIMENT.yaml --space controls measures i
 
 @dataclass(frozen=True)
 class SeedRuns:
-    """The experiment of one seed, and its twin where there is one."""
-
     experiment: Experiment
     twin: Experiment | None
 
     @property
-    def experiments(self) -> tuple[Experiment, ...]:
-        """Both, in the order in which they are trained."""
+    def experiments(self) -> tuple[Experiment, ...]:  # in the order in which they are trained
         return (self.experiment,) if self.twin is None else (self.experiment, self.twin)
 
 
 @dataclass(frozen=True)
 class SeedOutcomes:
-    """What the runs of one seed have come to."""
-
     runs: SeedRuns
     outcome: RunOutcome
     twin: RunOutcome | None
 
     @property
     def seed(self) -> int:
-        """The experiment's."""
         return self.runs.experiment.seed
 
     @property
@@ -58,12 +52,11 @@ class SeedOutcomes:
         return 100 * (self.outcome.test_accuracy - self.twin.test_accuracy)
 
     def as_json(self) -> dict[str, Any]:
-        """Return both outcomes as JSON values."""
         return {**self.outcome.as_json(), **({} if self.twin is None else {"twin": self.twin.as_json()})}
 
 
 def seed_runs(experiment: Experiment) -> list[SeedRuns]:
-    """Return what is trained: the experiment as it is, or with train.seeds once for each seed.
+    """The runs of the step: the experiment as it is, or with train.seeds once for each seed.
 
     Raises:
         InputError: train.twin where the run is its own twin.
@@ -81,23 +74,20 @@ def seed_runs(experiment: Experiment) -> list[SeedRuns]:
 
 
 def by_seed(runs: Sequence[SeedRuns], outcomes: Sequence[RunOutcome]) -> list[SeedOutcomes]:
-    """Return outcomes, in the order of `SeedRuns.experiments`, by seed."""
+    """Group outcomes, in the order of `SeedRuns.experiments`, by seed."""
     left = iter(outcomes)
     return [SeedOutcomes(each, next(left), None if each.twin is None else next(left)) for each in runs]
 
 
 def best_by_validation(found: Sequence[SeedOutcomes]) -> SeedOutcomes:
-    """Return the seed whose model validates best; the first of equals."""
     return max(found, key=lambda each: each.outcome.val_accuracy)
 
 
 def summary_of(found: Sequence[SeedOutcomes], *, feeds: Mapping[str, str], model: str) -> Summary:
-    """Return what the step ends with; `model` is the registered one."""
-    return _of_one(found[0], feeds, model) if len(found) == 1 else _of_several(found, feeds, model)
+    return _one_seed(found[0], feeds, model) if len(found) == 1 else _several_seeds(found, feeds, model)
 
 
 def describe(experiment: Experiment, outcome: RunOutcome) -> str:
-    """Return one line on a finished run."""
     return (
         f"{run_kind(experiment):<9} val {100 * outcome.val_accuracy:.1f} %, {_on_test(outcome)}, best at step "
         f"{outcome.best_step} of {outcome.steps}; {outcome.trained_parameters:,} of {outcome.parameters:,} parameters "
@@ -109,7 +99,7 @@ def _on_test(outcome: RunOutcome) -> str:
     return "no test split" if outcome.test_accuracy is None else f"test {100 * outcome.test_accuracy:.1f} %"
 
 
-def _of_one(found: SeedOutcomes, feeds: Mapping[str, str], model: str) -> Summary:
+def _one_seed(found: SeedOutcomes, feeds: Mapping[str, str], model: str) -> Summary:
     lines = [describe(found.runs.experiment, found.outcome)]
     results = {**found.as_json(), "feed": dict(feeds), "model": model}
     if found.runs.twin is not None and found.twin is not None:
@@ -123,7 +113,9 @@ def _of_one(found: SeedOutcomes, feeds: Mapping[str, str], model: str) -> Summar
     return Summary("\n".join([*lines, *_unmatched([found]), f"model: {model}"]), results)
 
 
-def _of_several(found: Sequence[SeedOutcomes], feeds: Mapping[str, str], model: str) -> Summary:
+def _several_seeds(found: Sequence[SeedOutcomes], feeds: Mapping[str, str], model: str) -> Summary:
+    from uml_core.evaluation.statistics import spread  # scipy takes a second
+
     best = best_by_validation(found)
     results: dict[str, Any] = {
         "run_id": best.outcome.run_id,
@@ -139,7 +131,8 @@ def _of_several(found: Sequence[SeedOutcomes], feeds: Mapping[str, str], model: 
     ):
         tested = [outcome.test_accuracy for outcome in outcomes if outcome.test_accuracy is not None]
         if tested:
-            lines.append(f"{kind:<9} test {_mean_and_std(tested)} % over {len(tested)} seeds")
+            over = spread(tested)
+            lines.append(f"{kind:<9} test {100 * over.mean:.1f} ± {100 * over.std:.1f} % over {len(tested)} seeds")
     difference = paired(found)
     if difference is not None:
         results["test_difference_points"] = round(100 * difference.mean, 3)
@@ -154,7 +147,6 @@ def _of_several(found: Sequence[SeedOutcomes], feeds: Mapping[str, str], model: 
 
 
 def _unmatched(found: Sequence[SeedOutcomes]) -> list[str]:
-    """Return a line on each pair that saw unlike numbers of target samples."""
     return [
         f"not matched: the two of seed {each.seed} saw {each.outcome.target_samples:,} and "
         f"{each.twin.target_samples:,} target samples, as train.patience ended them at different steps; a higher one "
@@ -165,25 +157,16 @@ def _unmatched(found: Sequence[SeedOutcomes]) -> list[str]:
 
 
 def paired(found: Sequence[SeedOutcomes]) -> PairedDifference | None:
-    """Return test accuracy above the twins', paired by seed, as fractions; None where nothing can be paired."""
+    """Test accuracy above the twins', paired by seed, as fractions; None where nothing can be paired."""
     from uml_core.evaluation.statistics import paired_difference  # scipy takes a second
 
-    treated = {each.seed: each.outcome.test_accuracy for each in found if each.difference_points is not None}
-    baseline = {each.seed: each.twin.test_accuracy for each in found if each.twin is not None}
-    if not treated:
+    pairs = [each for each in found if each.difference_points is not None]
+    if not pairs:
         return None
-    return paired_difference(_measured(treated), _measured(baseline))
-
-
-def _measured(values: Mapping[int, float | None]) -> dict[int, float]:
-    return {seed: value for seed, value in values.items() if value is not None}
-
-
-def _mean_and_std(accuracies: Sequence[float]) -> str:
-    from uml_core.evaluation.statistics import spread
-
-    found = spread(accuracies)
-    return f"{100 * found.mean:.1f} ± {100 * found.std:.1f}"
+    return paired_difference(
+        {each.seed: each.outcome.test_accuracy for each in pairs},
+        {each.seed: each.twin.test_accuracy for each in pairs},
+    )
 
 
 def _seed_line(found: SeedOutcomes) -> str:

@@ -1,7 +1,8 @@
 """What runs on each Ray Train worker. A module of its own, so that a worker imports neither MLflow nor encoders.
 
-In: an experiment and the fingerprints of its corpora. Out: reports of metrics with checkpoints, by wall time.
-A worker reads its corpora from the store once and indexes into them; `uml_core.training.run` has the step itself.
+In: an experiment and the fingerprints of its corpora. Out: reports of metrics with checkpoints, by wall time; the last
+one holds test accuracy and the target model as well. A worker reads its corpora from the store once and indexes into
+them; `uml_core.training.run` has the step itself.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,11 @@ import ray.train.torch
 import torch
 from ray.train import Checkpoint
 
-from pipelines.ray_train.checkpoints import newest_state, save_state
-from pipelines.ray_train.report_pace import ReportPace
-from pipelines.run_data import build_data, divergence_message, training_tables
-from pipelines.train.bar import StepRate, TrainingState
+from pipelines.ray_train.checkpoints import PREDICTOR_FOLDER, ReportPace, newest_state, save_state
+from pipelines.run_data import divergence_message, load_data
+from pipelines.train.progress import TrainingState
 from uml_core.config import Experiment, parse_experiment
-from uml_core.evaluation.outcome import evaluation_points
+from uml_core.evaluation.outcome import evaluation_points, measure_outcome
 from uml_core.gradients.batch import NonFiniteError
 from uml_core.tracking.records import MetricPoint
 from uml_core.training.run import Evaluation, TrainingRun
@@ -37,9 +39,14 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     torch.set_num_threads(_num_threads(experiment, context.get_local_world_size()))
     try:
+        data = load_data(experiment, config["fingerprints"])
+        if experiment.model.backbone != "frozen" and not data.keep:
+            from pipelines.train.picture_stream import PictureStream  # encoders take seconds
+
+            data = replace(data, open_stream=PictureStream)
         run = TrainingRun(
             experiment,
-            _streamed(experiment, build_data(experiment, training_tables(experiment, config["fingerprints"]))),
+            data,
             device=str(ray.train.torch.get_device()),
             rank=context.get_world_rank(),
             world_size=context.get_world_size(),
@@ -53,42 +60,29 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         # checkpoint, because Train keeps the metrics of a report only if it has one: the last good one, if there is.
         last = newest_state(config["run_dir"])
         good = {} if last is None else {"good_step": last["progress"]["step"]}
-        _report_checkpoint({"input_error": _message(error, experiment, config), **good}, last or {})
-
-
-def _message(error: NonFiniteError, experiment: Experiment, config: dict[str, Any]) -> str:
-    if ray.train.get_context().get_world_rank() == 0:  # whose metrics are kept
-        return divergence_message(error, experiment, config["fingerprints"])
-    return str(error)
-
-
-def _streamed(experiment: Experiment, data: Any) -> Any:
-    """Return the data with pictures that are not kept in memory read ahead by Ray Data."""
-    if experiment.model.backbone == "frozen" or data.keep:
-        return data
-    from pipelines.train.picture_stream import PictureStream
-
-    return replace(data, open_stream=PictureStream)
+        is_first = context.get_world_rank() == 0  # whose metrics Train keeps
+        message = divergence_message(error, experiment, config["fingerprints"]) if is_first else str(error)
+        _report_checkpoint({"input_error": message, **good}, last or {})
 
 
 def _num_threads(experiment: Experiment, local_workers: int) -> int:
-    """Return the worker's threads: one for small batches, whose products are too small to share (measured)."""
+    """One thread for small batches, whose products are too small to share (measured); else this worker's share."""
     is_head_alone = experiment.objective == "supervised" and experiment.model.backbone == "frozen"
-    takes_batches = experiment.optim.name != "lbfgs"  # a solver takes all rows at once
-    if is_head_alone and takes_batches and experiment.train.batch_size // experiment.train.workers < LARGE_BATCH:
+    is_solved = experiment.optim.name == "lbfgs"  # on all rows at once
+    if is_head_alone and not is_solved and experiment.train.batch_size // experiment.train.workers < LARGE_BATCH:
         return 1
     return max(1, (os.cpu_count() or 1) // local_workers)
 
 
 def _report_evaluations(run: TrainingRun, started_at: float) -> None:
     """Collect metrics and report them with a checkpoint every so often, the same times on all ranks."""
-    if run.progress.finished:  # and its process was killed before it was measured: Train may have lost its list
-        _report_checkpoint({"points": []}, run.state_dict())
+    if run.progress.finished:  # and its process was killed before that was reported
+        _report_checkpoint({"points": [], "finished": True}, run.state_dict(), partial(_measured, run))
         return
     # Of workers there may be another number after a loss.
     points = [MetricPoint("perf/workers", run.ranks.world_size, run.progress.step)]
-    first, rate = run.progress.step == 0, StepRate(run.progress.step)
-    pace = ReportPace.of(run.experiment.train)
+    first, first_step, began = run.progress.step == 0, run.progress.step, time.monotonic()
+    pace = ReportPace.start(run.experiment.train)
     for evaluation in run.evaluations():
         if first:
             # Reached one evaluation after the first step, so that the loop itself need not look at the clock.
@@ -98,22 +92,43 @@ def _report_evaluations(run: TrainingRun, started_at: float) -> None:
         points += evaluation_points(run, evaluation)
         if run.progress.finished or any(run.ranks.from_rank_zero(pace.is_due())):  # a report is a barrier
             points.append(MetricPoint("perf/report_share", pace.spent_share, evaluation.step))
+            steps_per_s = (evaluation.step - first_step) / max(time.monotonic() - began, 1e-9)
             with pace.reporting():
-                _report(run, points, evaluation, rate)
+                _report(run, points, evaluation, steps_per_s)
             points = []
 
 
-def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation, rate: StepRate) -> None:
-    state = TrainingState(evaluation.step, rate.at(evaluation.step), evaluation.losses, evaluation.val_accuracy)
+def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation, steps_per_s: float) -> None:
+    warnings = run.data.warnings() if run.experiment.objective == "self_supervised" else []  # others the driver knows
+    state = TrainingState(evaluation.step, steps_per_s, evaluation.losses, evaluation.val_accuracy, warnings)
     metrics = {"points": points, "step": evaluation.step, "val_accuracy": evaluation.val_accuracy, "state": state}
-    _report_checkpoint({**metrics, "finished": run.progress.finished}, run.state_dict())
+    finished = run.progress.finished
+    finish = partial(_measured, run) if finished else None
+    _report_checkpoint({**metrics, "finished": finished}, run.state_dict(), finish)
 
 
-def _report_checkpoint(metrics: dict[str, Any], state: dict[str, Any]) -> None:
-    """Report from this rank; rank 0 adds the checkpoint."""
+def _report_checkpoint(
+    metrics: dict[str, Any], state: dict[str, Any], finish: Callable[[Path], dict[str, Any]] | None = None
+) -> None:
+    """Report from this rank; rank 0 adds the checkpoint, and what `finish` adds to its folder and to the metrics."""
     if ray.train.get_context().get_world_rank() != 0:
         ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory() as directory:
         save_state(state, Path(directory))
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(directory))
+        added = {} if finish is None else finish(Path(directory))
+        ray.train.report({**metrics, **added}, checkpoint=Checkpoint.from_directory(directory))
+
+
+def _measured(run: TrainingRun, directory: Path) -> dict[str, Any]:
+    """Measure a finished run and save its target model, here where its rows are: the driver has read none.
+
+    Test is measured here, once. The run's state is saved: its weights are the best ones from now on.
+    """
+    if run.experiment.train.sharding == "full":  # else the other ranks would have to encode as well
+        result = run.result_state()
+        run = TrainingRun(run.experiment, run.data)
+        run.load_result(result)
+    outcome = measure_outcome(run)
+    run.objective.predictor().save(directory / PREDICTOR_FOLDER)
+    return {"outcome": outcome.as_json()}

@@ -12,7 +12,7 @@ import functools
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipelines.ray_train.report_pace import ReportPace
+from pipelines.ray_train.checkpoints import ReportPace
 from pipelines.run_data import RawSources, build_data
 from pipelines.stores import Tables
 from pipelines.tune.folder import OnEvaluation, SweepFolder, TrialResult, finished_result

@@ -88,7 +88,7 @@ def register_best(spec: TrialSpec, tables: Tables, folder: SweepFolder, log: Tri
     run.load_best()
     predictor = run.objective.predictor()
     with tempfile.TemporaryDirectory() as directory:
-        tracker.log_artifact(save_weights(run.model, Path(directory)), "weights")
+        tracker.log_artifact(save_weights(run.model.state_dict(), Path(directory)), "weights")
         tracker.log_text(experiment.to_yaml(), "experiment.yaml")
         model_uri = tracker.log_predictor(predictor, Path(directory) / "predictor")
     uri = tracker.register_model(model_uri, experiment.name, tags=tags, alias=BEST_ALIAS)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from ray import tune
 
-from pipelines.ray_train.report_pace import ReportPace
+from pipelines.ray_train.checkpoints import ReportPace
 from pipelines.run_data import build_data
 from pipelines.stores import Tables
 from pipelines.tune.encoder_trial import TrialCheckpoints, run_encoder_trial
@@ -53,7 +53,7 @@ def train_trial(config: dict[str, Any], *, tables: Tables, experiment: Experimen
     if trials[0].model.backbone == "frozen":
         run_trials(trials, tables, device=device, on_evaluation=on_evaluation, on_end=write)
     else:  # trains alone
-        checkpoints = TrialCheckpoints(folder, assignments[0].key, ReportPace.of(trials[0].train))
+        checkpoints = TrialCheckpoints(folder, assignments[0].key, ReportPace.start(trials[0].train))
         place = RankContext(torch.device(device))
         write(0, *run_encoder_trial(trials[0], tables, checkpoints, place=place, on_evaluation=on_evaluation))
     first = results[0]  # schedulers and searches that look at what is reported have trials of their own

@@ -23,11 +23,11 @@ import torch
 from ray import tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
+from ray.train.torch import TorchTrainer
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from pipelines.ray_train.checkpoints import ReportPace
 from pipelines.ray_train.faults import MistakeCallback, free_orphans, mistakes_raised
-from pipelines.ray_train.report_pace import ReportPace
-from pipelines.ray_train.trainers import RanksTrainer
 from pipelines.stores import load_tables
 from pipelines.tune.encoder_trial import TrialCheckpoints, run_encoder_trial
 from pipelines.tune.folder import SweepFolder, TrialResult, assignments_of, described, progress_report
@@ -78,7 +78,7 @@ def train_on_workers(
     trial, stops = experiment.override(assignment.overrides), experiment.tune.stopping != "none"
     gpus = experiment.tune.gpus_per_trial / trial.train.workers
     reports = ray.remote(num_cpus=0)(Reports).remote() if stops else None
-    trainer = RanksTrainer(
+    trainer = TorchTrainer(
         train_trial_on_worker,
         train_loop_config={
             **{"trial": config, "experiment": trial.model_dump(mode="json"), "fingerprints": dict(fingerprints)},
@@ -114,7 +114,7 @@ def train_on_workers(
         tune.report({**last, "step": trial.train.max_steps})
 
 
-def _fit_and_report(trainer: RanksTrainer, reports: Any, folder: SweepFolder, key: str) -> None:
+def _fit_and_report(trainer: TorchTrainer, reports: Any, folder: SweepFolder, key: str) -> None:
     """Run Ray Train in another thread, and pass its reports on to Tune in this one, until it ends."""
     ended: Future[None] = Future()
 
@@ -154,7 +154,7 @@ def train_trial_on_worker(config: dict[str, Any]) -> None:
         result, state = run_encoder_trial(
             experiment,
             load_tables(experiment, config["fingerprints"]),
-            TrialCheckpoints(folder, assignment.key, ReportPace.of(experiment.train), is_writer=place.rank == 0),
+            TrialCheckpoints(folder, assignment.key, ReportPace.start(experiment.train), is_writer=place.rank == 0),
             place=place,
             on_evaluation=report if reports is not None else None,
         )

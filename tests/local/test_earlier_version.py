@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines.ray_train.checkpoints import load_state
-from pipelines.run_data import read_training_data
+from pipelines.run_data import load_data
 from pipelines.stores import corpus_fingerprint
 from tests.conftest import picture_tree, vector_tree
 from uml_core.config import Experiment, parse_experiment
@@ -34,7 +34,7 @@ def vectors(tmp_path: Path) -> Experiment:
 
 
 def test_a_checkpoint_goes_on_to_the_weights_its_run_ended_with(vectors: Experiment) -> None:
-    run = TrainingRun(vectors, read_training_data(vectors).data, device="cpu")
+    run = TrainingRun(vectors, load_data(vectors), device="cpu")
     run.load_state_dict(load_state(EARLIER / "vectors" / "checkpoint"))
     assert [evaluation.step for evaluation in run.evaluations()] == [40]
     weights = run.model.state_dict()
@@ -47,7 +47,7 @@ def test_a_store_of_pictures_and_sentences_is_found_and_trains_the_same_model(tm
     experiment = parse_experiment(picture_tree(tmp_path))
     folders = {path.parent.name: path.name for path in (tmp_path / "store").glob("*/*")}
     assert {corpus: corpus_fingerprint(experiment, corpus) for corpus in folders} == folders
-    run = TrainingRun(experiment, read_training_data(experiment).data, device="cpu")
+    run = TrainingRun(experiment, load_data(experiment), device="cpu")
     for _ in run.evaluations():
         pass
     assert run.best is not None

@@ -9,7 +9,7 @@ import pytest
 from ray.train import ScalingConfig
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ResizeDecision
 
-from pipelines.ray_train.trainers import ElasticTrainer, ResizeAfterReport, trainer_of
+from pipelines.ray_train.elastic import ElasticTrainer, ResizeAfterReport, trainer_class
 
 RESIZE = ResizeDecision(num_workers=3, resources_per_worker={"CPU": 1})
 
@@ -52,5 +52,5 @@ def test_what_lost_workers_reported_does_not_count_for_the_next(policy: ResizeAf
 
 
 def test_only_a_number_of_workers_that_may_change_takes_the_policy() -> None:
-    assert trainer_of(ScalingConfig(num_workers=(1, 3))) is ElasticTrainer
-    assert trainer_of(ScalingConfig(num_workers=3)) is not ElasticTrainer
+    assert trainer_class(ScalingConfig(num_workers=(1, 3))) is ElasticTrainer
+    assert trainer_class(ScalingConfig(num_workers=3)) is not ElasticTrainer

@@ -13,7 +13,7 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from pipelines.embed import step as embed
 from pipelines.ray_train.attempts import Attempt
 from pipelines.ray_train.faults import MistakeCallback, mistakes_raised
-from pipelines.run_data import StoredData, read_training_data
+from pipelines.run_data import CheckedData, check_data
 from pipelines.train import fit as train_fit
 from pipelines.train.summary import seed_runs
 from uml_core.config import Experiment
@@ -21,7 +21,7 @@ from uml_core.errors import InputError, OutageError
 from uml_core.evaluation.outcome import RunOutcome
 from uml_core.store.corpus_store import CorpusStore
 
-STORED = StoredData({}, None, {})
+CHECKED = CheckedData({}, None, {})
 
 
 class KilledError(Exception):
@@ -38,22 +38,21 @@ class Played:
     ends: list[str] = field(default_factory=list)
     run_id: str = ""
 
-    def open_run(self, experiment: Experiment, attempt: Attempt, _: StoredData) -> Played:
+    def open_run(self, experiment: Experiment, attempt: Attempt, _: CheckedData) -> Played:
         if attempt.run_id is None:
             attempt.begin(f"run-{len(self.trained)}")
         self.run_id = str(attempt.run_id)
         return self
 
-    def fit(self, experiment: Experiment, stored: StoredData, attempt: Attempt, run_id: str) -> dict[str, Any]:
+    def fit(self, experiment: Experiment, checked: CheckedData, attempt: Attempt, run_id: str) -> None:
         kind = train_fit.run_kind(experiment)
         self.trained.append((kind, run_id))
-        if stored.data is not None:
-            self.rows.append(stored.data.labelled.rows.tolist())
+        if checked.data is not None:
+            self.rows.append(checked.data.labelled.rows.tolist())
         if kind in self.faults:
             raise self.faults[kind]
-        return {}
 
-    def log_outcome(self, experiment: Experiment, data: Any, state: dict[str, Any], tracker: Played) -> RunOutcome:
+    def log_outcome(self, experiment: Experiment, checked: Any, result: None, tracker: Played) -> RunOutcome:
         counts = {"best_step": 3, "steps": 4, "target_samples": 32, "trained_parameters": 5, "parameters": 6}
         rates = {"steps_per_s": 1 / 3, "train_s": 12.0, "samples_per_s": 0.1, "observed_ratio": {"names": 1.0}}
         rest = {"shift_accuracy": {}, "train_rows": {"target": 8}, "classes": 2, "model_uri": "models:/m"}
@@ -76,33 +75,33 @@ def test_a_driver_killed_during_the_twin_goes_on_with_the_twin(vector_experiment
     both = [vector_experiment, vector_experiment.unimodal_twin()]
     played.faults = {"unimodal": KilledError()}
     with pytest.raises(KilledError):
-        train_fit.train_in_turn(both, STORED, list)
+        train_fit.train_in_turn(both, CHECKED, list)
     played.faults = {}
-    first, twin = train_fit.train_in_turn(both, STORED, list)
+    first, twin = train_fit.train_in_turn(both, CHECKED, list)
     assert played.trained == [("uml", "run-0"), ("unimodal", "run-1"), ("unimodal", "run-1")]
     assert (first.run_id, twin.run_id) == ("run-0", "run-1")
-    assert first == played.log_outcome(vector_experiment, None, {}, Played(run_id="run-0")), "to the last digit"
-    assert [each.run_id for each in train_fit.train_in_turn(both, STORED, list)] == ["run-3", "run-4"], "both anew"
+    assert first == played.log_outcome(vector_experiment, None, None, Played(run_id="run-0")), "to the last digit"
+    assert [each.run_id for each in train_fit.train_in_turn(both, CHECKED, list)] == ["run-3", "run-4"], "both anew"
 
 
 def test_a_run_whose_tracking_server_stayed_away_goes_on(vector_experiment: Experiment, played: Played) -> None:
     both = [vector_experiment, vector_experiment.unimodal_twin()]
     played.faults = {"unimodal": OutageError("did not answer for 600 s")}
     with pytest.raises(InputError):
-        train_fit.train_in_turn(both, STORED, list)
+        train_fit.train_in_turn(both, CHECKED, list)
     assert played.ends == ["FINISHED"], "the second run is left as it is"
     played.faults = {}
-    assert [each.run_id for each in train_fit.train_in_turn(both, STORED, list)] == ["run-0", "run-1"]
+    assert [each.run_id for each in train_fit.train_in_turn(both, CHECKED, list)] == ["run-0", "run-1"]
 
 
 def test_a_mistake_ends_both_runs(vector_experiment: Experiment, played: Played) -> None:
     both = [vector_experiment, vector_experiment.unimodal_twin()]
     played.faults = {"unimodal": InputError("x")}
     with pytest.raises(InputError):
-        train_fit.train_in_turn(both, STORED, list)
+        train_fit.train_in_turn(both, CHECKED, list)
     assert played.ends == ["FINISHED", "FAILED"]
     played.faults = {}
-    assert [each.run_id for each in train_fit.train_in_turn(both, STORED, list)] == ["run-2", "run-3"]
+    assert [each.run_id for each in train_fit.train_in_turn(both, CHECKED, list)] == ["run-2", "run-3"]
 
 
 def test_a_mistake_that_a_worker_raises_ends_the_run_and_other_errors_do_not() -> None:
@@ -123,32 +122,32 @@ def test_a_driver_killed_between_seeds_trains_those_that_are_left(
     few = vector_experiment.override({"data.shots": 2, "train.twin": True, "train.seeds": 3})
     experiments = [each for runs in seed_runs(few) for each in runs.experiments]
     loads: list[str] = []
-    load = CorpusStore.load
-    monkeypatch.setattr(CorpusStore, "load", lambda store: loads.append(store.corpus) or load(store))
-    stored = read_training_data(experiments[0])
+    load = CorpusStore.load_labels
+    monkeypatch.setattr(CorpusStore, "load_labels", lambda store, _: loads.append(store.corpus) or load(store, _))
+    checked = check_data(experiments[0])
     fit = played.fit
 
-    def killed_at_the_fourth(experiment: Experiment, *given: Any) -> dict[str, Any]:
+    def killed_at_the_fourth(experiment: Experiment, *given: Any) -> None:
         if len(played.trained) == 3:
             raise KilledError
-        return fit(experiment, *given)
+        fit(experiment, *given)
 
     monkeypatch.setattr(train_fit, "_fit", killed_at_the_fourth)
     with pytest.raises(KilledError):
-        train_fit.train_in_turn(experiments, stored, list)
+        train_fit.train_in_turn(experiments, checked, list)
     monkeypatch.setattr(train_fit, "_fit", fit)
 
     def away(outcomes: Any) -> None:
         raise InputError("the tracking server is away")
 
     with pytest.raises(InputError, match="away"):
-        train_fit.train_in_turn(experiments, stored, away)
-    outcomes = train_fit.train_in_turn(experiments, stored, list)
+        train_fit.train_in_turn(experiments, checked, away)
+    outcomes = train_fit.train_in_turn(experiments, checked, list)
     assert played.trained == [(("uml", "unimodal")[index % 2], f"run-{index}") for index in range(6)], "each once"
     assert [each.run_id for each in outcomes] == [f"run-{index}" for index in range(6)]
     assert played.rows[0::2] == played.rows[1::2], "a twin has its seed's rows"
     assert len({tuple(rows) for rows in played.rows}) == 3, "each seed draws its own"
-    assert sorted(loads) == ["names", "target"], "the store is read once"
+    assert sorted(loads) == ["names", "target"], "labels are read once"
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from pipelines.ray_train.checkpoints import check
-from pipelines.ray_train.report_pace import ReportPace
+from pipelines.ray_train.checkpoints import ReportPace, check
 from pipelines.run_data import divergence_message
 from pipelines.train import worker as train_loop
 from tests.unit.test_training import TABLES, experiment
@@ -60,20 +59,20 @@ def test_reports_take_at_most_their_share_of_the_time(monkeypatch: pytest.Monkey
         now[0] += 1.0
         return []
 
-    def report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation, rate: object) -> None:
+    def report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation, steps_per_s: float) -> None:
         reported.append((evaluation.step, points[-1].name, points[-1].value))
         now[0] += 0.05 if len(reported) < 3 else 0.5
 
     settings = experiment(**{"train.max_steps": 80, "train.eval_every": 1, "train.patience": 100})
     settings = settings.override({"train.report_every_s": 3})
-    monkeypatch.setattr(train_loop, "ReportPace", SimpleNamespace(of=lambda train: ReportPace(3, 0.01, clock)))
+    monkeypatch.setattr(train_loop, "ReportPace", SimpleNamespace(start=lambda train: ReportPace(3, 0.01, clock)))
     monkeypatch.setattr(train_loop, "evaluation_points", evaluated)
     monkeypatch.setattr(train_loop, "_report", report)
     train_loop._report_evaluations(TrainingRun(settings, build_training_data(settings, TABLES)), 0.0)
     assert [step for step, _, _ in reported] == [3, 8, 13, 63, 80]
     assert {name for _, name, _ in reported} == {"perf/report_share"}
     assert [share for *_, share in reported] == pytest.approx([0, 0.05 / 8.05, 0.1 / 13.1, 0.6 / 63.6, 1.1 / 81.1])
-    assert ReportPace.of(settings.train).is_due() is False
+    assert ReportPace.start(settings.train).is_due() is False
 
 
 def test_divergence_before_the_first_checkpoint_is_reported_with_one_and_without_a_good_step(
@@ -90,7 +89,7 @@ def test_divergence_before_the_first_checkpoint_is_reported_with_one_and_without
     monkeypatch.setattr(ray.train, "get_context", Worker)
     monkeypatch.setattr(ray.train, "report", report)
     monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(train_loop, "training_tables", lambda *_: TABLES)
+    monkeypatch.setattr(train_loop, "load_data", lambda settings, _: build_training_data(settings, TABLES))
     changes = {"optim.lr": 1e30, "optim.warmup_steps": 0, "model.scale_init": 1e30, "store": str(tmp_path / "store")}
     diverging, fingerprints = experiment(**changes), write_stores(tmp_path / "store")
     config = {"experiment": diverging.model_dump(mode="json"), "run_dir": str(tmp_path / "run")}

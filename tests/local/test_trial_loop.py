@@ -12,8 +12,8 @@ import pytest
 import torch
 from ray.train import ControllerError
 
+from pipelines.ray_train.checkpoints import ReportPace
 from pipelines.ray_train.faults import MistakeCallback
-from pipelines.ray_train.report_pace import ReportPace
 from pipelines.tune import trial_on_workers as trial_workers
 from pipelines.tune.encoder_trial import TrialCheckpoints, run_encoder_trial
 from pipelines.tune.folder import Assignment, SweepFolder, TrialResult, trial_config
@@ -97,7 +97,7 @@ def test_a_mistake_that_ends_a_trials_workers_is_its_result(tmp_path: Path, monk
             raise ControllerError(InputError("a.png cannot be read"))
 
     reported: list[dict[str, float]] = []
-    monkeypatch.setattr(trial_workers, "RanksTrainer", Trainer)
+    monkeypatch.setattr(trial_workers, "TorchTrainer", Trainer)
     monkeypatch.setattr(trial_workers, "tune", SimpleNamespace(report=reported.append))
     config = trial_config([Assignment("key", ("uml", "", 0), {"seed": 3})])
     folder = SweepFolder(str(tmp_path / "trials"))

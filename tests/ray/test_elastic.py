@@ -19,7 +19,7 @@ from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator impor
 from pipelines.embed import step as embed
 from pipelines.ray_session import ray_session
 from pipelines.ray_train.checkpoints import newest_state
-from pipelines.run_data import read_training_data
+from pipelines.run_data import load_data
 from pipelines.train import fit as train_fit
 from pipelines.train import step as train
 from tests.conftest import vector_tree, write_vector_corpora
@@ -79,7 +79,7 @@ def test_a_run_grows_by_a_new_node_and_goes_on_when_it_is_lost(
     evaluated = [point.step for point in client.get_metric_history(results["run_id"], "val/nll")]
     assert sorted(evaluated) == evaluated
 
-    whole = TrainingRun(experiment, read_training_data(experiment).data)
+    whole = TrainingRun(experiment, load_data(experiment))
     for _ in whole.evaluations():
         pass
     state = newest_state(f"{experiment.store}/_runs/train-{experiment.config_hash}/1")

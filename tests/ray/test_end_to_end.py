@@ -16,7 +16,7 @@ import pytest
 
 from pipelines import evaluate, predict, report
 from pipelines.embed import step as embed
-from pipelines.run_data import read_training_data
+from pipelines.run_data import load_data
 from pipelines.train import step as train
 from pipelines.tune import step as tune
 from tests.conftest import CLASSES, draw, picture_tree, tracking_in, write_picture_corpora
@@ -99,8 +99,8 @@ def test_corrupted_pictures_are_encoded_again_and_a_run_is_no_better_than_itself
 
 def test_the_logged_subset_draws_the_same_rows_again(thread: Thread, tmp_path: Path) -> None:
     subset = thread.fetched("subset.json", tmp_path)
-    drawn = read_training_data(thread.experiment).data
-    again = read_training_data(thread.experiment.override({"data.subset": str(subset), "data.split_seed": 9})).data
+    drawn = load_data(thread.experiment)
+    again = load_data(thread.experiment.override({"data.subset": str(subset), "data.split_seed": 9}))
     assert again.labelled.rows.tolist() == drawn.labelled.rows.tolist()
     assert again.val.rows.tolist() == drawn.val.rows.tolist()
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from pipelines import evaluate, export, predict
 from pipelines.embed import step as embed
-from pipelines.run_data import read_training_data
+from pipelines.run_data import load_data
 from pipelines.train import step as train
 from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
 from tests.text_models import save_text_model
@@ -50,7 +50,7 @@ def trained_here(experiment: Experiment, *, threads: int) -> tuple[TrainingRun, 
     """Train in this process, without Ray; returns the run and the metrics of its last evaluation."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    run = TrainingRun(experiment, read_training_data(experiment).data)
+    run = TrainingRun(experiment, load_data(experiment))
     *_, last = run.evaluations()
     torch.set_num_threads(before)
     return run, {point.name: point.value for point in evaluation_points(run, last)}

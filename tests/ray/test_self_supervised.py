@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from pipelines import advise, evaluate, predict, report
 from pipelines.embed import step as embed
-from pipelines.run_data import read_training_data
+from pipelines.run_data import load_data
 from pipelines.train import step as train
 from pipelines.tune import step as tune
 from tests.conftest import tracking_in
@@ -91,7 +91,7 @@ def test_two_workers_equal_one_on_the_joined_batch(
 ) -> None:
     file = f"runs:/{trained['run_id']}/weights/model.safetensors"
     two = load_file(download(settings.tracking.uri, file, tmp_path))
-    one = TrainingRun(settings, read_training_data(settings).data)
+    one = TrainingRun(settings, load_data(settings))
     for _ in one.evaluations():
         pass
     width = settings.sequence_model.width

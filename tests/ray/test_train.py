@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 import ray
 import torch
@@ -28,12 +29,13 @@ from pipelines import export
 from pipelines.embed import step as embed
 from pipelines.ray_train.attempts import open_attempt
 from pipelines.ray_train.checkpoints import load_state
-from pipelines.run_data import read_training_data
+from pipelines.run_data import load_data
 from pipelines.train import step as train
 from tests.conftest import vector_tree, write_vector_corpora
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import evaluation_points, measure_outcome
+from uml_core.store.corpus_store import CorpusStore
 from uml_core.tracking.reading import download, experiment_runs, find_run, load_predictor
 from uml_core.training.run import TrainingRun
 
@@ -57,13 +59,20 @@ STREAMED = {**UNEVEN, **STREAM, "train.twin": True}
 
 @pytest.fixture(scope="module")
 def streamed(experiment: Experiment, ray_cluster: None) -> dict[str, Any]:
-    """The results of two workers that stream, their twin's, and what was logged and drawn on stderr meanwhile."""
-    log = logging.StreamHandler(io.StringIO())
+    """The results of two workers that stream, their twin's, and what the driver logged, drew and read meanwhile."""
+    log, read = logging.StreamHandler(io.StringIO()), list[str]()
+    read_parquet = CorpusStore._read_parquet
+
+    def noted(store: CorpusStore, path: str, columns: list[str] | None = None) -> pa.Table:
+        read.extend(columns or ["everything"])
+        return read_parquet(store, path, columns)
+
     logging.getLogger().addHandler(log)
-    with contextlib.redirect_stderr(io.StringIO()) as bars:
+    with contextlib.redirect_stderr(io.StringIO()) as bars, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CorpusStore, "_read_parquet", noted)
         results = train.run(experiment.override(STREAMED)).results
     logging.getLogger().removeHandler(log)
-    return {**results, "bars": bars.getvalue(), "log": log.stream.getvalue()}
+    return {**results, "bars": bars.getvalue(), "log": log.stream.getvalue(), "read": set(read)}
 
 
 # Many small batches, so that the kills fall inside the run, with a checkpoint every 0.2 s.
@@ -77,7 +86,7 @@ def whole(experiment: Experiment) -> TrainingRun:
     settings = experiment.override(LONG)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as a worker of small batches: sums are of the same order
-    run = TrainingRun(settings, read_training_data(settings).data)
+    run = TrainingRun(settings, load_data(settings))
     for _ in run.evaluations():
         pass
     torch.set_num_threads(threads)
@@ -123,6 +132,9 @@ class TestOnOneCluster:
         again = open_attempt(experiment.override(STREAMED))
         assert again.run_id is None, "a finished run again is a new run"
 
+    def test_the_driver_reads_no_embedding(self, streamed: dict[str, Any]) -> None:
+        assert streamed["read"] == {"id", "label", "split"}
+
     def test_the_logged_model_gives_trainings_logits(
         self, experiment: Experiment, streamed: dict[str, Any], tmp_path: Path
     ) -> None:
@@ -144,12 +156,11 @@ class TestOnOneCluster:
     ) -> None:
         """The one has its embeddings in memory, and trains in this process, without Ray."""
         settings = experiment.override(UNEVEN)
-        stored = read_training_data(settings)
-        assert (stored.feeds["names"], streamed["feed"]["names"]) == ("memory", "stream")
+        assert streamed["feed"] == {"target": "stream", "names": "stream"}
         assert "embeddings of target, names are read ahead from a file in " in streamed["log"]
         record = find_run(experiment.tracking, streamed["run_id"])
         assert record.tags["uml.feed"] == "target=stream,names=stream"
-        one = TrainingRun(settings, stored.data)
+        one = TrainingRun(settings, load_data(settings))
         *_, last = one.evaluations()
         two = weights_of(experiment, streamed["run_id"], tmp_path)
         for name, value in one.load_best().state_dict().items():

@@ -19,7 +19,7 @@ from pipelines.tune import step as tune
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from tune_spaces import load_space, trials_of
 from uml_core.config import Experiment, parse_experiment
-from uml_core.data.subset_files import read_subset
+from uml_core.data.subsets import read_subset
 from uml_core.errors import InputError
 from uml_core.tracking.reading import download, experiment_runs
 from uml_core.tracking.records import RunRecord

@@ -21,7 +21,7 @@ import torch
 import uml_core.feed.pictures
 from pipelines.embed import step as embed
 from pipelines.ray_session import ray_session
-from pipelines.ray_train.report_pace import ReportPace
+from pipelines.ray_train.checkpoints import ReportPace
 from pipelines.stores import store_tables
 from pipelines.tune import step as tune
 from pipelines.tune.encoder_trial import TrialCheckpoints, run_encoder_trial

@@ -15,7 +15,7 @@ from tests.conftest import table
 from tests.sequence_corpora import sequence_experiment, wave_tables
 from uml_core.config import parse_experiment
 from uml_core.data.sequence_data import build_sequence_data
-from uml_core.data.subset_files import read_subset
+from uml_core.data.subsets import read_subset
 from uml_core.data.training_data import build_training_data
 from uml_core.errors import InputError
 from uml_core.evaluation.classification import (
@@ -298,7 +298,7 @@ def test_the_few_shot_protocol_is_nested_and_its_files_are_read_again(trained: T
     for shots in (1, 2):
         file = tmp_path / f"{shots}.json"
         file.write_bytes(found.files[f"probe/few_shot/shots-{shots}-seed-1.json"])
-        places = read_subset(str(file)).places(ids)
+        places = read_subset(str(file)).table_rows(ids)
         data = build_training_data(settings(), TABLES, places)
         assert np.bincount(data.labelled.labels).tolist() == [shots] * CLASSES
         drawn[shots] = set(places["train"].tolist())

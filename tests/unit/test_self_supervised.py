@@ -11,7 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from tests.sequence_corpora import sequence_experiment, sequence_table, wave_tables, waves
-from uml_core.data.sequence_data import build_sequence_data, token_places, token_statistics
+from uml_core.data.sequence_data import build_sequence_data, token_positions
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import measure_outcome
 from uml_core.feed.mixing import MixingPlan
@@ -88,12 +88,12 @@ def test_long_sequences_are_cut_and_told() -> None:
 def test_statistics_are_of_the_train_tokens() -> None:
     data = build_sequence_data(sequence_experiment(), TABLES)
     rows = data.train["target"]
-    mean, deviation = token_statistics(rows)
-    tokens = rows.table.tokens[token_places(rows.starts, rows.lengths)]
+    mean, deviation = rows.statistics()
+    tokens = rows.table.tokens[token_positions(rows.starts, rows.lengths)]
     assert mean == pytest.approx(tokens.mean(axis=0), abs=1e-4)
     assert deviation == pytest.approx(tokens.std(axis=0), abs=1e-4)
     constant = replace(rows.table, tokens=np.full_like(rows.table.tokens, 7.0))
-    assert token_statistics(replace(rows, table=constant))[1].tolist() == [1.0] * 4
+    assert replace(rows, table=constant).statistics()[1].tolist() == [1.0] * 4
 
 
 def test_noise_keeps_mean_and_deviation_and_discrete_noise_the_tokens() -> None:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.run_data import read_training_data
+from pipelines.run_data import check_data, load_data
 from pipelines.stores import corpus_fingerprints, corpus_stores
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from uml_core.config import Experiment, FeedConfig, parse_experiment
@@ -49,7 +49,7 @@ def store(experiment: Experiment) -> None:
 
 
 def finished(experiment: Experiment) -> TrainingRun:
-    run = TrainingRun(experiment, read_training_data(experiment).data)
+    run = TrainingRun(experiment, load_data(experiment))
     for _ in run.evaluations():
         pass
     return run
@@ -85,8 +85,8 @@ def test_every_rank_and_part_reads_its_share_and_any_step_can_be_the_first(exper
     changes = {"train.batch_size": 7, "train.max_steps": 300, "mixing.batch_ratio.names": 0.4}
     kept, streamed = (experiment.override({**changes, **feed}) for feed in ({}, {**STREAM, "feed.memory_gib": 1e-5}))
     plan = MixingPlan.from_experiment(kept)
-    whole = EmbeddingFeed(kept, read_training_data(kept).data, plan, RankContext(torch.device("cpu")))
-    data = read_training_data(streamed).data
+    whole = EmbeddingFeed(kept, load_data(kept), plan, RankContext(torch.device("cpu")))
+    data = load_data(streamed)
     for rank in range(3):
         feed = EmbeddingFeed(streamed, data, plan, RankContext(torch.device("cpu"), rank, 3))
         for step in (250, 251, 3, 4, 5, 299, 0):
@@ -108,7 +108,7 @@ def test_blocks_grow_to_half_the_memory_and_hold_whole_steps(experiment: Experim
     settings = experiment.override({**STREAM, "train.batch_size": 600, "train.max_steps": 60})
     feed = EmbeddingFeed(
         settings,
-        read_training_data(settings).data,
+        load_data(settings),
         MixingPlan.from_experiment(settings),
         RankContext(torch.device("cpu")),
     )
@@ -133,24 +133,24 @@ def test_auto_keeps_what_fits(sizes: list[int], limit: int) -> None:
 
 
 def test_the_choice_is_told(experiment: Experiment) -> None:
-    stored = read_training_data(experiment)
-    assert stored.feeds == {"target": "memory", "names": "memory"}
+    checked = check_data(experiment)
+    assert checked.feeds == {"target": "memory", "names": "memory"}
     # 120 rows of 12 and 60 of 6 numbers are 5,760 and 1,440 bytes.
     some = experiment.override({"feed.memory_gib": 3000 / 2**30})
-    stored = read_training_data(some)
-    assert stored.feeds == {"target": "stream", "names": "memory"}
-    assert "embeddings of target are read ahead from a file in " in stored.describe_feed(some)
+    checked = check_data(some)
+    assert checked.feeds == {"target": "stream", "names": "memory"}
+    assert "embeddings of target are read ahead from a file in " in checked.describe_feed(some)
 
 
 def test_a_corpus_embedded_anew_is_written_anew(tmp_path: Path) -> None:
     write_vector_corpora(tmp_path)
     settings = parse_experiment(vector_tree(tmp_path)).override({**STREAM, "feed.cache": str(tmp_path / "cache")})
     store(settings)
-    before = read_training_data(settings).data.train["names"]
+    before = load_data(settings).train["names"]
     rows = {"label": ["class-0"] * 3, "split": ["train"] * 3, "embedding": np.eye(3, 6)}
     write_embeddings(tmp_path / "names.parquet", rows)
     store(settings)
-    after = read_training_data(settings).data.train["names"]
+    after = load_data(settings).train["names"]
     assert (len(before), len(after)) == (60, 3)
     assert sorted(map(tuple, after.gathered())) == sorted(map(tuple, np.eye(3, 6)))
     assert len(list((tmp_path / "cache" / "names").rglob("embeddings.npy"))) <= 2  # of two fingerprints at most
@@ -163,7 +163,7 @@ def test_a_disk_without_room_is_told(experiment: Experiment, tmp_path: Path, mon
 
     monkeypatch.setattr("uml_core.store.mapped_table.shutil.disk_usage", lambda _: Usage)
     with pytest.raises(InputError, match=r"streamed from a file of 0.0 GiB, and .* free; set feed.cache"):
-        read_training_data(experiment.override({**STREAM, "feed.cache": str(tmp_path)}))
+        load_data(experiment.override({**STREAM, "feed.cache": str(tmp_path)}))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_solver_says_when_rows_do_not_fit(experiment: Experiment) -> None:
     changes = {"optim.name": "lbfgs", "model.learnable_scale": False, "mixing.loss_weight.names": 0}
     settings = experiment.override({**changes, "feed.memory_gib": 1e-6, "model.shared_width": 12})
     with pytest.raises(InputError, match=r"takes all rows at once, and target does not fit into feed.memory_gib 1e-06"):
-        TrainingRun(settings, read_training_data(settings).data)
+        TrainingRun(settings, load_data(settings))
 
 
 def test_rows_are_read_from_a_file_longer_than_a_request(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_an_error_of_the_reading_thread_reaches_training(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = experiment.override({**STREAM, "feed.memory_gib": 2e-6})
-    run = TrainingRun(settings, read_training_data(settings).data)
+    run = TrainingRun(settings, load_data(settings))
     read = RowReader.read
     calls = []
 

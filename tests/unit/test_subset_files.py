@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import table
 from uml_core.config import parse_experiment
-from uml_core.data.subset_files import read_subset, subset_text
+from uml_core.data.subsets import read_subset, subset_text
 from uml_core.data.training_data import TrainingData, build_training_data
 from uml_core.errors import InputError
 
@@ -29,7 +29,7 @@ def data_of(path: Path | None = None, **changes: Any) -> TrainingData:
     tree = {"name": "x", "store": "s", "target": "target", "corpora": corpora}
     subset = {} if path is None else {"data.subset": str(path)}
     experiment = parse_experiment(tree).override({**subset, **changes})
-    places = None if path is None else read_subset(str(path)).places(IDS)
+    places = None if path is None else read_subset(str(path)).table_rows(IDS)
     return build_training_data(experiment, {"target": TABLE}, places)
 
 
@@ -79,9 +79,12 @@ def test_the_published_index_files_are_read_by_the_ends_of_their_paths(tmp_path:
 
 def test_equal_file_names_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     path = published(tmp_path / "i.json", {"train": ["d/images/cat/1.jpg", "d/images/dog/1.jpg"]})
-    assert read_subset(str(path)).places(("train/dog/1.jpg", "train/cat/1.jpg", "x.jpg"))["train"].tolist() == [0, 1]
+    assert read_subset(str(path)).table_rows(("train/dog/1.jpg", "train/cat/1.jpg", "x.jpg"))["train"].tolist() == [
+        0,
+        1,
+    ]
     with pytest.raises(InputError, match=r"1 of its 2 rows of train are not in the store, first 'd/images/cat/1\.jpg'"):
-        read_subset(str(path)).places(("a/dog/1.jpg", "a/cat/1.jpg", "b/cat/1.jpg"))  # fits two equally well
+        read_subset(str(path)).table_rows(("a/dog/1.jpg", "a/cat/1.jpg", "b/cat/1.jpg"))  # fits two equally well
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8, unique=True), st.integers(0, 3))
@@ -93,7 +96,7 @@ def test_every_id_is_found_under_any_folder(names: list[str], depth: int) -> Non
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(tree, file)
         file.flush()
-        assert read_subset(file.name).places(ids)["train"].tolist() == list(range(len(names)))
+        assert read_subset(file.name).table_rows(ids)["train"].tolist() == list(range(len(names)))
 
 
 @pytest.mark.parametrize(

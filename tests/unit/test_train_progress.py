@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
-from pipelines.train.bar import StepRate, TrainingState
+from pipelines.train.progress import MLflowCallback, TrainingState, training_bar
 
 
 def test_rate_time_left_losses_and_accuracy() -> None:
@@ -14,13 +18,16 @@ def test_rate_time_left_losses_and_accuracy() -> None:
     assert untrained.describe(0) == "0 steps/s, 0:00:00 left, val 10.0 %"
 
 
-def test_the_rate_counts_what_passes_between_steps_and_only_the_steps_of_this_process(
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_bar_draws_what_the_controller_wrote_and_says_each_warning_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    now = 50.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    rate = StepRate(first_step=100)
-    assert rate.at(100) == 0
-    now = 60.0  # trained, evaluated and reported in ten seconds
-    assert rate.at(300) == 20
-    assert "0:00:35 left" in TrainingState(300, rate.at(300), {}, 0.5).describe(1000)
+    file = tmp_path / "state.json"
+    tracker = SimpleNamespace(MLflowTracker=lambda *_: SimpleNamespace(log_metrics=lambda points: None))
+    callback = MLflowCallback(None, "run", file)
+    with pytest.MonkeyPatch.context() as patch, training_bar(file, "train uml", 40):
+        patch.setitem(sys.modules, "uml_core.tracking.writing", tracker)
+        for step in (10, 40):
+            callback.after_report(None, [{"state": TrainingState(step, 2.0, {}, 0.5, ["a.txt: cut"])}, {}], None)
+    assert "train uml: 100%" in (drawn := capsys.readouterr().err)
+    assert "40/40 steps, 2 steps/s, 0:00:00 left, val 50.0 %" in drawn
+    assert caplog.messages == ["a.txt: cut"]

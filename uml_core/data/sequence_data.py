@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from uml_core.config import Experiment
 from uml_core.data.subsets import Rows
-from uml_core.data.target_rows import shifted_corpus_rows, target_rows
+from uml_core.data.target_rows import target_rows
 from uml_core.errors import InputError, listing
+from uml_core.store.corpus_table import is_unread
 from uml_core.store.sequence_table import SequenceTable
 
 TOKENS_AT_ONCE = 2**16  # of a corpus, for its statistics
@@ -39,7 +40,6 @@ class SequenceRows:
 
     @property
     def dim(self) -> int:
-        """Token width D; 1 for discrete tokens."""
         return int(self.table.tokens.shape[1])
 
     @property
@@ -52,8 +52,23 @@ class SequenceRows:
         """Tokens of each sequence (N,), after cutting."""
         return np.minimum(self.table.lengths[self.rows], self.max_tokens)
 
+    def statistics(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Mean and standard deviation of every feature over the tokens of these sequences (D,), (D,).
+
+        A feature that does not vary has standard deviation 1: it stays 0 once its mean is subtracted.
+        """
+        positions = token_positions(self.starts, self.lengths)
+        # A block at a time, because a copy of all tokens in float64 would be large.
+        blocks = np.array_split(positions, -(-len(positions) // TOKENS_AT_ONCE))
+        total_D = sum(self.table.tokens[block].sum(axis=0, dtype=np.float64) for block in blocks)
+        mean_D = total_D / len(positions)
+        squares_D = sum(((self.table.tokens[block] - mean_D) ** 2).sum(axis=0) for block in blocks)
+        deviation_D = np.sqrt(squares_D / len(positions))
+        still = deviation_D <= 1e-6 * np.maximum(1.0, np.abs(mean_D))
+        return mean_D.astype(np.float32), np.where(still, 1.0, deviation_D).astype(np.float32)
+
     def raw_features(self) -> npt.NDArray[np.float32]:
-        """Return what needs no trunk: the mean token of each sequence (N, D); of discrete ones the shares (N, V)."""
+        """What needs no trunk: the mean token of each sequence (N, D); of discrete ones the shares (N, V)."""
         tokens, vocabulary = self.table.tokens, self.table.vocabulary
         width = vocabulary or self.dim
         means = np.empty((len(self), width), dtype=np.float32)
@@ -79,7 +94,7 @@ class SequenceData:
     shifted: dict[str, SequenceRows]
 
     def warnings(self) -> list[str]:
-        """Return what the user should know: sequences that were cut."""
+        """What the user should know: sequences that were cut."""
         lines = []
         for corpus, rows in self.train.items():
             num_cut = int((rows.table.lengths[rows.rows] > rows.max_tokens).sum())
@@ -101,21 +116,21 @@ def build_sequence_data(
             that needs labels.
     """
     target, limit = tables[experiment.target], experiment.sequence_model.max_tokens
-    found = target_rows(experiment, target, given)
+    found = target_rows(experiment, tables, given)
 
     def labelled(rows: Rows) -> SequenceRows:
         return SequenceRows(target, rows, found.labels[rows], limit)
 
-    unseen = np.setdiff1d(_train_rows(experiment.target, target), found.taken)
+    unseen = np.setdiff1d(_train_rows(experiment.target, target), found.held_out)
     train = {experiment.target: labelled(unseen)}
     for corpus in experiment.auxiliaries:
         table = _controlled(experiment, corpus, tables[corpus])
         rows = _train_rows(corpus, table)
         train[corpus] = SequenceRows(table, rows, np.full(len(rows), -1), limit)
-    shifted = {name: labelled(rows) for name, rows in found.shifted.items()}
-    for corpus in experiment.shifted_corpora:
-        rows, codes, _ = shifted_corpus_rows(experiment, corpus, tables, found.classes, taken=shifted)
-        shifted[corpus] = SequenceRows(tables[corpus], rows, codes[rows], limit, corpus)
+    shifted = {
+        name: SequenceRows(tables[part.corpus], part.rows, part.labels, limit, part.corpus)
+        for name, part in found.shifted.items()
+    }
     return SequenceData(
         classes=found.classes,
         target=experiment.target,
@@ -127,23 +142,8 @@ def build_sequence_data(
     )
 
 
-def token_statistics(rows: SequenceRows) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return the mean and standard deviation of every feature over the tokens of some sequences (D,), (D,).
-
-    A feature that does not vary has standard deviation 1: it stays 0 once its mean is subtracted.
-    """
-    places = token_places(rows.starts, rows.lengths)
-    blocks = np.array_split(places, -(-len(places) // TOKENS_AT_ONCE))  # in float64: a copy of all would be large
-    total_D = sum(rows.table.tokens[block].sum(axis=0, dtype=np.float64) for block in blocks)
-    mean_D = total_D / len(places)
-    squares_D = sum(((rows.table.tokens[block] - mean_D) ** 2).sum(axis=0) for block in blocks)
-    deviation_D = np.sqrt(squares_D / len(places))
-    still = deviation_D <= 1e-6 * np.maximum(1.0, np.abs(mean_D))
-    return mean_D.astype(np.float32), np.where(still, 1.0, deviation_D).astype(np.float32)
-
-
-def token_places(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the places of all tokens of some sequences, one sequence after another."""
+def token_positions(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where all tokens of some sequences lie (R,), one sequence after another."""
     before = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
 
@@ -155,7 +155,7 @@ def _train_rows(corpus: str, table: SequenceTable) -> Rows:
 
 
 def _controlled(experiment: Experiment, corpus: str, table: SequenceTable) -> SequenceTable:
-    """Return an auxiliary corpus under its control: noise has the mean and deviation of every feature, and no order.
+    """An auxiliary corpus under its control: noise has the mean and deviation of every feature, and no order.
 
     For discrete tokens noise is the corpus's own tokens in an order drawn by lot.
     """
@@ -165,7 +165,8 @@ def _controlled(experiment: Experiment, corpus: str, table: SequenceTable) -> Se
             f"corpora.{corpus}.control is shuffled_labels, and objective self_supervised reads no auxiliary labels; "
             "use noise, or none"
         )
-    if control != "noise":  # an unrelated corpus is as it is: no label links it to the target
+    # An unrelated corpus is as it is: no label links it to the target. What was not read cannot be replaced.
+    if control != "noise" or is_unread(table.tokens):
         return table
     rng = np.random.default_rng([experiment.data.split_seed % 2**32, len(corpus), *corpus.encode()])
     if table.vocabulary is not None:

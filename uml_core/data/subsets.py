@@ -1,18 +1,38 @@
-"""Splits and few-shot subsets: stratified, seeded, nested (the 4-shot set contains the 2-shot set).
+"""Splits and few-shot subsets, drawn or named by a file: stratified, seeded, nested (4 shots contain the 2 shots).
+
+Two formats of files are read: our own, which `train` and `tune` log as artifacts, and the published index files of
+cross_modal_adaptation (indices/DATASET/shot_K-seed_S.json), whose rows are paths: a row is the one whose id ends in the
+longest part of the path.
 
 Shape legend: N rows.
 """
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
+from uml_core.errors import InputError, nearest
+from uml_core.files.places import PLACE_ERRORS, one_line, open_bytes
+
 Rows = npt.NDArray[np.int64]
+FORMAT = "uml-subset-1"
+SPLITS = ("train", "val", "test")
+LAYOUT = (
+    f'expected a subset.json of ours ({{"format": "{FORMAT}", "train": {{class: [id]}}, "val": ...}}), or an index '
+    'file of cross_modal_adaptation ({"train": {"data": [{"impath": ...}]}, "val": ...})'
+)
 
 
 def rows_by_class(labels: npt.NDArray[np.int64], rows: Rows, *, seed: int) -> dict[int, Rows]:
-    """Return each class's rows in a seeded order that does not depend on how many will be taken.
+    """Each class's rows in an order drawn by the seed and the class, whatever number of them is then used.
 
     Args:
         labels: class codes (N,); `rows` index into them.
@@ -26,20 +46,133 @@ def rows_by_class(labels: npt.NDArray[np.int64], rows: Rows, *, seed: int) -> di
 
 
 def take_shots(labels: npt.NDArray[np.int64], rows: Rows, *, shots: int, seed: int) -> Rows:
-    """Return at most `shots` rows of every class; a larger `shots` returns a superset."""
-    taken = [order[:shots] for order in rows_by_class(labels, rows, seed=seed).values()]
-    return np.sort(np.concatenate(taken)) if taken else rows[:0]
+    """At most `shots` rows of every class; a larger `shots` gives a superset."""
+    drawn = [order[:shots] for order in rows_by_class(labels, rows, seed=seed).values()]
+    return np.sort(np.concatenate(drawn)) if drawn else rows[:0]
 
 
 def split_off(labels: npt.NDArray[np.int64], rows: Rows, *, fraction: float, seed: int) -> tuple[Rows, Rows]:
-    """Split rows into (kept, taken): about `fraction` of every class is taken, and every class keeps at least one.
+    """Split rows into (kept, split off): about `fraction` of every class goes, and every class keeps at least one.
 
     A class with two rows or more gives at least one row when `fraction` is above 0.
     """
-    kept, taken = [rows[:0]], [rows[:0]]
+    kept, gone = [rows[:0]], [rows[:0]]
     for order in rows_by_class(labels, rows, seed=seed).values():
         count = min(len(order) - 1, max(1, round(len(order) * fraction))) if fraction > 0 else 0
-        # The end of the order: the few-shot subsets take from its front, and stay as they are.
+        # From the end of the order: few-shot subsets are drawn from its front, and stay as they are.
         kept.append(order[: len(order) - count])
-        taken.append(order[len(order) - count :])
-    return np.sort(np.concatenate(kept)), np.sort(np.concatenate(taken))
+        gone.append(order[len(order) - count :])
+    return np.sort(np.concatenate(kept)), np.sort(np.concatenate(gone))
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The rows of each split that a file names: ids, or paths whose ends are ids."""
+
+    path: str
+    rows: Mapping[str, tuple[str, ...]]
+    are_paths: bool
+
+    def table_rows(self, ids: Sequence[str]) -> dict[str, Rows]:
+        """Find the table rows of each split.
+
+        Args:
+            ids: of the target's table, in its order.
+
+        Raises:
+            InputError: a row is not in the table, fits several, or is named twice.
+        """
+        find = _find_by_path(ids) if self.are_paths else {row_id: row for row, row_id in enumerate(ids)}.get
+        found: dict[str, Rows] = {}
+        for split, names in self.rows.items():
+            rows = [find(name) for name in names]
+            missing = [name for name, row in zip(names, rows, strict=True) if row is None]
+            if missing:
+                raise InputError(
+                    f"data.subset is {self.path}, and {len(missing)} of its {len(names)} rows of {split} are not in "
+                    f"the store, first '{missing[0]}'{nearest(missing[0], list(ids)[:1000])}; ids look like '{ids[0]}'"
+                )
+            found[split] = np.sort(np.array(rows, dtype=np.int64))
+        every = np.concatenate(list(found.values()))
+        if len(np.unique(every)) < len(every):
+            twice = ids[int(np.sort(every)[:-1][np.diff(np.sort(every)) == 0][0])]
+            raise InputError(f"data.subset is {self.path}, which names row '{twice}' twice; a row is in one split")
+        return found
+
+
+def _find_by_path(ids: Sequence[str]) -> Callable[[str], int | None]:
+    """Return what finds the id that shares the most trailing parts with a path; None where none or several do."""
+    parts = [PurePosixPath(row_id).parts for row_id in ids]
+    by_name: dict[str, list[int]] = defaultdict(list)
+    for row, own in enumerate(parts):
+        by_name[own[-1] if own else ""].append(row)
+
+    def find(path: str) -> int | None:
+        given = PurePosixPath(path.replace("\\", "/")).parts
+        shared = {row: _shared_end(parts[row], given) for row in by_name.get(given[-1] if given else "", [])}
+        best = [row for row, length in shared.items() if length == max(shared.values())]
+        return best[0] if len(best) == 1 else None
+
+    return find
+
+
+def _shared_end(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many parts two paths share in turn from the end, whatever lies between them (train/, images/)."""
+    length, end = 0, len(other)
+    for part in reversed(one):
+        earlier = [index for index in range(end) if other[index] == part]
+        if earlier:
+            length, end = length + 1, earlier[-1]
+    return length
+
+
+def read_subset(path: str) -> Subset:
+    """Read a subset file. Raises InputError where it cannot be read or is of neither format."""
+    try:
+        with open_bytes(path) as file:
+            tree = json.loads(file.read())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise InputError(f"data.subset is {path}, which is no JSON; {LAYOUT}") from None
+    except PLACE_ERRORS as error:
+        raise InputError(f"data.subset is {path}, which cannot be read: {one_line(error)}") from None
+    ours = isinstance(tree, dict) and tree.get("format") == FORMAT
+    rows = {split: _ids(tree[split]) if ours else _paths(tree[split]) for split in SPLITS if _has(tree, split)}
+    if "train" not in rows or any(names is None for names in rows.values()):
+        raise InputError(f"data.subset is {path}; {LAYOUT}")
+    return Subset(path, {split: names for split, names in rows.items() if names}, are_paths=not ours)
+
+
+def subset_text(classes: Sequence[str], splits: Mapping[str, tuple[Sequence[str], Sequence[int]]], **facts: Any) -> str:
+    """Write a subset file's text.
+
+    Args:
+        classes: the target's.
+        splits: ids and class codes of each split.
+        **facts: what else is written down, for a person: target, shots, seed.
+    """
+    tree: dict[str, Any] = {"format": FORMAT, **facts}
+    for split, (ids, codes) in splits.items():
+        by_class: dict[str, list[str]] = {}
+        for row_id, code in zip(ids, codes, strict=True):
+            by_class.setdefault(classes[code], []).append(row_id)
+        tree[split] = {name: by_class[name] for name in classes if name in by_class}
+    return json.dumps(tree, indent=1, ensure_ascii=False)
+
+
+def _has(tree: Any, split: str) -> bool:
+    return isinstance(tree, dict) and tree.get(split) is not None
+
+
+def _ids(by_class: Any) -> tuple[str, ...] | None:
+    if not isinstance(by_class, dict) or not all(isinstance(ids, list) for ids in by_class.values()):
+        return None
+    names = [row_id for ids in by_class.values() for row_id in ids]
+    return tuple(names) if all(isinstance(name, str) for name in names) else None
+
+
+def _paths(split: Any) -> tuple[str, ...] | None:
+    items = split.get("data") if isinstance(split, dict) else split
+    if not isinstance(items, list):
+        return None
+    named = [item["impath"] for item in items if isinstance(item, dict) and isinstance(item.get("impath"), str)]
+    return tuple(named) if len(named) == len(items) else None

@@ -7,7 +7,10 @@ Shape legend: N rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from uml_core.config import Experiment
-from uml_core.data.class_maps import read_class_map
 from uml_core.data.subsets import Rows, split_off, take_shots
-from uml_core.errors import InputError, listing
+from uml_core.errors import InputError, listing, nearest
+from uml_core.files.places import PLACE_ERRORS, one_line, open_bytes
 
 MAX_VAL_SHOTS = 4  # few-shot validation has min(4, shots) samples per class (docs/method.md, Supervised)
 MAIN_SPLITS = ("train", "val", "test")
@@ -37,85 +40,79 @@ class NamedRows(Protocol):
 
 
 @dataclass(frozen=True)
+class ShiftedRows:
+    """A shifted test set: rows of a corpus, a split of the target or another, with the target's class codes."""
+
+    corpus: str
+    rows: Rows
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class TargetRows:
     """The target's classes, every row's class code (N,), and the labelled rows of each split.
 
-    `taken` are all rows that validation and test were given, those that few-shot validation leaves out among them.
+    `held_out` are all rows that validation and test were given, also those that few-shot validation leaves out.
     `dropped` counts the rows of shifted test sets whose class the target lacks.
     """
 
     classes: tuple[str, ...]
     labels: npt.NDArray[np.int64]
     splits: dict[str, Rows]
-    shifted: dict[str, Rows]
-    taken: Rows
+    shifted: dict[str, ShiftedRows]
+    held_out: Rows
     dropped: dict[str, dict[str, int]]
 
 
-def target_rows(experiment: Experiment, table: NamedRows, given: Mapping[str, Rows] | None = None) -> TargetRows:
-    """Return the target's classes and the labelled rows of each split; `given` are the rows data.subset names.
+def target_rows(
+    experiment: Experiment, tables: Mapping[str, NamedRows], given: Mapping[str, Rows] | None = None
+) -> TargetRows:
+    """Select the target's classes, the labelled rows of each split, and the rows of shifted test sets.
+
+    Args:
+        experiment: the target's name, splits and shots.
+        tables: of every corpus.
+        given: the rows that data.subset names.
 
     Raises:
-        InputError: there are no labelled train rows, a class of val or test has no train row, or validation is empty.
+        InputError: there are no labelled train rows, a class of val or test has no train row, validation is empty, or
+            a corpus that is a shifted test set has no class of the target, or the name of one of its splits.
     """
+    target, table = experiment.target, tables[experiment.target]
     train_rows = _split_rows(table, "train")
     if not len(train_rows):
-        found = listing(table.split_names)
-        raise InputError(f"corpora.{experiment.target} has no labelled train rows (splits found: {found})")
+        raise InputError(f"corpora.{target} has no labelled train rows (splits found: {listing(table.split_names)})")
     classes = tuple(sorted(table.label_names[code] for code in np.unique(table.label_codes[train_rows])))
     labels = class_codes(table, classes)
-    _check_classes_have_train_rows(experiment.target, table, labels)
-    splits, taken = _target_splits(experiment, table, labels, given or {})
+    _check_classes_have_train_rows(target, table, labels)
+    splits, held_out = _target_splits(experiment, table, labels, given or {})
     if not len(splits["val"]):
         raise InputError(
-            f"corpora.{experiment.target} has no validation rows: its train split has one row per class; "
+            f"corpora.{target} has no validation rows: its train split has one row per class; "
             "add a val split, or more train rows"
         )
+    candidates = {name: (target, _split_rows(table, name)) for name in table.split_names if name not in MAIN_SPLITS}
+    for corpus in experiment.shifted_corpora:
+        if len(candidates.get(corpus, ("", ()))[1]):
+            raise InputError(
+                f"corpora.{corpus} is a shifted test set, and so is a split of the target; rename one of them"
+            )
+        candidates[corpus] = corpus, np.arange(len(tables[corpus].label_codes))
     shifted, dropped = {}, {}
-    for name in table.split_names:
-        rows = _split_rows(table, name)
-        if name not in MAIN_SPLITS and len(rows):
-            codes = shifted_codes(experiment, name, table, classes)
-            labels[rows] = codes[rows]
-            shifted[name], dropped[name] = rows[codes[rows] >= 0], count_by_class(table, rows[codes[rows] < 0])
-    shifted = {name: rows for name, rows in shifted.items() if len(rows)}
-    return TargetRows(classes, labels, splits, shifted, taken, dropped)
-
-
-def shifted_codes(
-    experiment: Experiment, name: str, table: NamedRows, classes: tuple[str, ...]
-) -> npt.NDArray[np.int64]:
-    """Return the target's class code of every row (N,) in the names of a shifted test set; -1 for classes it lacks."""
-    path = experiment.evaluation.class_maps.get(name)
-    aliases = {} if path is None else read_class_map(path, name, classes)
-    return class_codes(table, classes, aliases)
-
-
-def shifted_corpus_rows(
-    experiment: Experiment,
-    corpus: str,
-    tables: Mapping[str, NamedRows],
-    classes: tuple[str, ...],
-    *,
-    taken: Mapping[str, object],
-) -> tuple[Rows, npt.NDArray[np.int64], dict[str, int]]:
-    """Return the rows of a corpus that is a shifted test set, the code of every row, and the rows that were dropped.
-
-    Raises:
-        InputError: none of its classes is the target's, or a split of the target (`taken`) has its name.
-    """
-    table = tables[corpus]
-    if corpus in taken:
-        raise InputError(f"corpora.{corpus} is a shifted test set, and so is a split of the target; rename one of them")
-    codes = shifted_codes(experiment, corpus, table, classes)
-    rows = np.flatnonzero(codes >= 0)
-    if not len(rows):
-        raise InputError(
-            f"corpora.{corpus} is a shifted test set without a class of the target: it has "
-            f"{listing(table.label_names)}, the target has {listing(classes)}; map its names in "
-            f"evaluation.class_maps.{corpus}"
-        )
-    return rows, codes, count_by_class(table, np.flatnonzero(codes < 0))
+    for name, (corpus, rows) in candidates.items():
+        path = experiment.evaluation.class_maps.get(name)
+        codes = class_codes(tables[corpus], classes, {} if path is None else read_class_map(path, name, classes))[rows]
+        if (codes >= 0).any():
+            shifted[name] = ShiftedRows(corpus, rows[codes >= 0], codes[codes >= 0])
+        elif corpus != target:
+            raise InputError(
+                f"corpora.{corpus} is a shifted test set without a class of the target: it has "
+                f"{listing(tables[corpus].label_names)}, the target has {listing(classes)}; map its names in "
+                f"evaluation.class_maps.{corpus}"
+            )
+        if len(rows):
+            dropped[name] = count_by_class(tables[corpus], rows[codes < 0])
+    return TargetRows(classes, labels, splits, shifted, held_out, dropped)
 
 
 def count_by_class(table: NamedRows, rows: Rows) -> dict[str, int]:
@@ -130,7 +127,7 @@ def _target_splits(
 ) -> tuple[dict[str, Rows], Rows]:
     """Return train, val and test rows, and all that val and test were given before few-shot validation.
 
-    Given splits come first, then held-out fractions, then few-shot subsets.
+    Given splits come first, then fractions that are held out, then few-shot subsets.
     """
     data, seed = experiment.data, experiment.data.split_seed
     rows = {name: _rows_with_class(table, name, labels) for name in MAIN_SPLITS}
@@ -140,17 +137,17 @@ def _target_splits(
         rows["train"], rows["test"] = split_off(labels, rows["train"], fraction=data.test_fraction, seed=seed)
     if not len(rows["val"]):
         rows["train"], rows["val"] = split_off(labels, rows["train"], fraction=data.val_fraction, seed=seed)
-    taken = np.concatenate([rows["val"], rows["test"]])
+    held_out = np.concatenate([rows["val"], rows["test"]])
     if data.shots is not None:
         rows["train"] = take_shots(labels, rows["train"], shots=data.shots, seed=seed)
         rows["val"] = take_shots(labels, rows["val"], shots=min(MAX_VAL_SHOTS, data.shots), seed=seed)
-    return rows, taken
+    return rows, held_out
 
 
 def _given_splits(
     experiment: Experiment, labels: npt.NDArray[np.int64], rows: dict[str, Rows], given: Mapping[str, Rows]
 ) -> dict[str, Rows]:
-    """Return the splits with the rows of data.subset in place of the corpus's own; its test rows stay what they are.
+    """The splits with the rows of data.subset in place of the corpus's own; test rows stay test rows.
 
     Raises:
         InputError: a class has no train row in the file, or a test row is trained or validated on.
@@ -202,3 +199,42 @@ def _check_classes_have_train_rows(corpus: str, table: NamedRows, labels: npt.ND
                 f"corpora.{corpus} has classes in {split} without any train row: {listing(sorted(lacking))}; "
                 f"add train rows for them, or remove them from {split}"
             )
+
+
+def read_class_map(path: str, split: str, classes: Sequence[str]) -> dict[str, str]:
+    """Return {class of the shifted set: class of the target}.
+
+    Raises:
+        InputError: the file cannot be read, is neither form, or names a class that the target lacks.
+    """
+    setting = f"evaluation.class_maps.{split} is {path}"
+    try:
+        with open_bytes(path) as file:
+            text = file.read().decode("utf-8-sig")
+    except (*PLACE_ERRORS, UnicodeDecodeError) as error:
+        raise InputError(f"{setting}, which cannot be read: {one_line(error)}") from None
+    pairs = _json_pairs(text) if path.endswith(".json") else _csv_pairs(text)
+    if not pairs:
+        raise InputError(f"{setting}; expected a JSON object {{theirs: ours}}, or a CSV file with two columns")
+    known = set(classes)
+    for theirs, ours in pairs.items():
+        if ours not in known:
+            raise InputError(
+                f"{setting}, which maps '{theirs}' to '{ours}', no class of the target{nearest(ours, classes)}; "
+                f"its classes are {listing(classes)}"
+            )
+    return pairs
+
+
+def _json_pairs(text: str) -> dict[str, str] | None:
+    try:
+        tree = json.loads(text)
+    except ValueError:
+        return None
+    is_map = isinstance(tree, dict) and all(isinstance(value, str) for value in tree.values())
+    return tree if is_map else None
+
+
+def _csv_pairs(text: str) -> dict[str, str] | None:
+    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if row]
+    return {row[0]: row[1] for row in rows} if all(len(row) == 2 for row in rows) else None

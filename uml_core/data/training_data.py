@@ -17,12 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from uml_core.config import Experiment
-from uml_core.data.labelled_rows import LabelledRows
-from uml_core.data.replaced_rows import class_means, noise_like
+from uml_core.data.labelled_rows import LabelledRows, class_means, noise_like
 from uml_core.data.subsets import Rows, take_shots
-from uml_core.data.target_rows import class_codes, count_by_class, shifted_corpus_rows, target_rows
+from uml_core.data.target_rows import class_codes, count_by_class, target_rows
 from uml_core.errors import InputError, listing
-from uml_core.store.corpus_table import CorpusTable
+from uml_core.store.corpus_table import CorpusTable, is_unread
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +41,11 @@ class TrainingData:
 
     @property
     def labelled(self) -> LabelledRows:
-        """The target's labelled train rows: what probes are fitted to."""
+        """What probes are fitted to, by the name `SequenceData` has for it."""
         return self.train[self.target]
 
     def warnings(self) -> list[str]:
-        """Return what the user should know: dropped rows, classes without auxiliary rows, spaces taken as one."""
+        """What the user should know: dropped rows, classes without auxiliary rows, spaces that count as one."""
         lines = []
         if self.unprojected:
             width = self.train[self.target].dim
@@ -75,22 +74,24 @@ def build_training_data(
             empty, or an auxiliary corpus shares no class with the target.
     """
     target = tables[experiment.target]
-    found = target_rows(experiment, target, given)
+    found = target_rows(experiment, tables, given)
     classes, labels, splits = found.classes, found.labels, found.splits
 
     def labelled(selected: Rows) -> LabelledRows:
         return LabelledRows(target.embeddings, selected, labels[selected])
 
     train = {experiment.target: labelled(splits["train"])}
-    dropped, shifted = dict(found.dropped), {name: labelled(rows) for name, rows in found.shifted.items()}
+    dropped = dict(found.dropped)
     for corpus in experiment.auxiliaries:
         train[corpus], dropped[corpus] = _auxiliary_rows(experiment, corpus, tables[corpus], classes)
-    for corpus in experiment.shifted_corpora:
-        rows, codes, dropped[corpus] = shifted_corpus_rows(experiment, corpus, tables, classes, taken=shifted)
-        shifted[corpus] = LabelledRows(tables[corpus].embeddings, rows, codes[rows], corpus)
-        if shifted[corpus].dim != train[experiment.target].dim:
+    shifted = {
+        name: LabelledRows(tables[part.corpus].embeddings, part.rows, part.labels, part.corpus)
+        for name, part in found.shifted.items()
+    }
+    for name, rows in shifted.items():
+        if rows.dim != train[experiment.target].dim:
             raise InputError(
-                f"corpora.{corpus} is a shifted test set {shifted[corpus].dim} wide, and the target is "
+                f"corpora.{name} is a shifted test set {rows.dim} wide, and the target is "
                 f"{train[experiment.target].dim} wide; embed both with one encoder"
             )
     return TrainingData(
@@ -106,7 +107,7 @@ def build_training_data(
 
 
 def _is_unprojected(experiment: Experiment, corpus: str, train: Mapping[str, LabelledRows]) -> bool:
-    """Return whether a corpus meets the target's embeddings without a projection, though another encoder made it."""
+    """Whether a corpus meets the target's embeddings without a projection, though another encoder made it."""
     width = train[experiment.target].dim
     ours, theirs = experiment.encoder_of(corpus), experiment.encoder_of(experiment.target)
     one_space = ours is not None and theirs is not None and ours.name == theirs.name
@@ -117,7 +118,7 @@ def _is_unprojected(experiment: Experiment, corpus: str, train: Mapping[str, Lab
 def _auxiliary_rows(
     experiment: Experiment, corpus: str, table: CorpusTable, classes: tuple[str, ...]
 ) -> tuple[LabelledRows, dict[str, int]]:
-    """Return the train rows of an auxiliary corpus (at most its shots a class) under its control, and dropped rows."""
+    """The train rows of an auxiliary corpus (at most its shots a class) under its control, and dropped rows."""
     control = experiment.corpora[corpus].control
     rng = np.random.default_rng([experiment.data.split_seed % 2**32, len(corpus), *corpus.encode()])
     codes = _relabelled(table, classes, rng) if control == "unrelated" else class_codes(table, classes)
@@ -136,6 +137,8 @@ def _auxiliary_rows(
         rows = take_shots(codes, rows, shots=shots, seed=seed)
     dropped = count_by_class(table, np.flatnonzero(in_train & (codes < 0)))
     labelled = LabelledRows(table.embeddings, rows, codes[rows])
+    if is_unread(table.embeddings):  # which rows they are is known; what takes the place of their embeddings is not
+        return labelled, dropped
     if shots == "average":
         labelled = class_means(labelled)
     if control == "shuffled_labels":
@@ -146,7 +149,7 @@ def _auxiliary_rows(
 
 
 def _relabelled(table: CorpusTable, classes: tuple[str, ...], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Return codes (N,) that hand each of the corpus's own classes to a target class drawn by lot, all of them used."""
+    """Codes (N,) that give each of the corpus's own classes to a target class drawn by lot, all of them used."""
     own = len(table.label_names)
     if own == 0:
         return np.full(len(table.label_codes), -1)

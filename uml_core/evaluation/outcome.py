@@ -123,9 +123,8 @@ def evaluation_points(run: TrainingRun, evaluation: Evaluation) -> list[MetricPo
     return [MetricPoint(name, value, evaluation.step) for name, value in values.items()]
 
 
-def save_weights(model: nn.Module, directory: Path) -> Path:
-    """Write a model's weights as model.safetensors; returns the file."""
+def save_weights(weights: Mapping[str, torch.Tensor], directory: Path) -> Path:
+    """Write a model's `state_dict()` as model.safetensors; returns the file."""
     file = directory / "model.safetensors"
-    weights: Mapping[str, torch.Tensor] = model.state_dict()
     save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, file)
     return file

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from uml_core.data.subset_files import subset_text
-from uml_core.data.subsets import Rows, take_shots
+from uml_core.data.subsets import Rows, subset_text, take_shots
 from uml_core.data.target_rows import MAX_VAL_SHOTS
 from uml_core.errors import InputError
 from uml_core.evaluation.evaluator import Results

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from uml_core.data.sequence_data import SequenceData, token_places
+from uml_core.data.sequence_data import SequenceData, token_positions
 from uml_core.feed.embeddings import as_tensor
 from uml_core.feed.mixing import WHOLE, MixingPlan, Part, SampleStream, rank_share
 from uml_core.gradients.ranks import RankContext
@@ -148,14 +148,14 @@ class Prediction:
 def next_token(starts: Indices, lengths: Indices) -> Prediction:
     """Return the task of predicting every token but the first; a sequence of one token predicts itself."""
     input_lengths = np.maximum(lengths - 1, 1)
-    indices = token_places(starts, input_lengths)
+    indices = token_positions(starts, input_lengths)
     ahead = np.repeat((lengths > 1).astype(np.int64), input_lengths)
     return Prediction(input_lengths, indices, indices + ahead)
 
 
 def masked_token(starts: Indices, lengths: Indices, hidden: Mask) -> Prediction:
     """Return the task of predicting the hidden tokens; a sequence of one token predicts itself, in sight."""
-    indices = token_places(starts, lengths)
+    indices = token_positions(starts, lengths)
     scored = hidden | np.repeat(lengths == 1, lengths)
     return Prediction(lengths, indices, indices[scored], hidden, np.flatnonzero(scored))
 

@@ -26,6 +26,16 @@ class CorpusTable:
     split_names: tuple[str, ...]
 
 
+def unread(num_rows: int, dim: int) -> npt.NDArray[np.float32]:
+    """Return what stands for embeddings (N, D) that were not read: NaN, in the memory of one number."""
+    return np.broadcast_to(np.float32(np.nan), (num_rows, dim))
+
+
+def is_unread(embeddings: npt.NDArray[np.float32]) -> bool:
+    """Return whether embeddings are `unread`."""
+    return embeddings.strides == (0, 0)
+
+
 def order_by_id(table: pa.Table) -> npt.NDArray[np.int64]:
     """Return the row numbers (N,) of a table with a column `id` in the order of the ids, by code point."""
     order: npt.NDArray[np.int64] = pc.sort_indices(table["id"]).to_numpy().astype(np.int64)

@@ -36,6 +36,23 @@ class SequenceTable:
     split_names: tuple[str, ...]
 
 
+def load_sequence_labels(store: CorpusStore) -> SequenceTable:
+    """Read labels and splits in the order of `load_sequences`, and no token: each sequence is one that is `unread`."""
+    manifest = store.finished_manifest()
+    labels = store.load_labels(manifest)
+    num_rows = len(labels.label_codes)
+    return SequenceTable(
+        labels.embeddings,
+        np.arange(num_rows),
+        np.ones(num_rows, dtype=np.int64),
+        manifest.get("vocabulary"),
+        labels.label_codes,
+        labels.label_names,
+        labels.split_codes,
+        labels.split_names,
+    )
+
+
 def load_sequences(store: CorpusStore) -> SequenceTable:
     """Read every part of the manifest, each once; rows are in the order of their ids, tokens stay where they lie.
 

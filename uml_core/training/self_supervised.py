@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from uml_core.config import Experiment
-from uml_core.data.sequence_data import SequenceData, SequenceRows, token_places
+from uml_core.data.sequence_data import SequenceData, SequenceRows, token_positions
 from uml_core.feed.embeddings import as_tensor
 from uml_core.feed.mixing import MixingPlan, Part, parts_of
 from uml_core.feed.sequences import SequenceBatch, SequenceFeed
@@ -102,7 +102,7 @@ def sequence_features(model: SequenceModel, corpus: str, rows: SequenceRows) -> 
     tokens, starts, lengths = as_tensor(rows.table.tokens), rows.starts, rows.lengths
     features, first = [np.empty((0, model.config.width), dtype=np.float32)], 0
     for last in _cuts(lengths):
-        indices = torch.from_numpy(token_places(starts[first:last], lengths[first:last]))
+        indices = torch.from_numpy(token_positions(starts[first:last], lengths[first:last]))
         piece = tokens.index_select(0, indices).to(device)
         features.append(model.features(corpus, piece, lengths[first:last]).float().cpu().numpy())
         first = last

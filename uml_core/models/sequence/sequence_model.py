@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from uml_core.config import Experiment, SequenceModelConfig
-from uml_core.data.sequence_data import SequenceData, token_statistics
+from uml_core.data.sequence_data import SequenceData
 from uml_core.models.seeding import initialise
 from uml_core.models.sequence.packing import Lengths, Packing, masked_mean, pack
 from uml_core.models.sequence.trunk import SharedTrunk
@@ -102,7 +102,7 @@ def build_sequence_model(experiment: Experiment, data: SequenceData) -> Sequence
     initialise(model, experiment.seed)
     for corpus, rows in data.train.items():
         if experiment.sequence_model.standardize and rows.table.vocabulary is None:
-            mean_D, deviation_D = token_statistics(rows)
+            mean_D, deviation_D = rows.statistics()
             getattr(model, f"mean_{corpus}").copy_(torch.from_numpy(mean_D))
             getattr(model, f"deviation_{corpus}").copy_(torch.from_numpy(deviation_D))
     return model

@@ -1,8 +1,4 @@
-"""Ray Train's trainers as our runs use them: without two processes that take seconds of a start to import Train.
-
-Our workers read their data themselves, so Train's actor for datasets would hold none. Its actor that gives back what
-lost workers had reserved asks a dashboard, which a local cluster lacks; `pipelines.ray_train.faults` gives it back.
-"""
+"""Runs whose number of workers follows the cluster: they are resized right after a checkpoint, at no other time."""
 
 from __future__ import annotations
 
@@ -10,31 +6,13 @@ from typing import Any
 
 from ray.train import Result, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+# Ray has no public way to say when a run may be resized. Its own policy does so at any poll, and the steps since the
+# last checkpoint are trained and logged twice.
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ScalingDecision
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
 
 
-class _Lean:
-    """Leaves out the callbacks that start the unused actors."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        return [callback for callback in callbacks if not isinstance(callback, UNUSED)]
-
-
-class PlainTrainer(_Lean, DataParallelTrainer):
-    """Workers without torch's process group; Train's controller then imports no torch."""
-
-
-class RanksTrainer(_Lean, TorchTrainer):
-    """Workers that are ranks of torch's process group, or that use a GPU."""
-
-
-class ElasticTrainer(RanksTrainer):
+class ElasticTrainer(TorchTrainer):
     """Ranks whose number follows the cluster, right after a checkpoint."""
 
     def _initialize_and_run_controller(self, **settings: Any) -> Result:
@@ -42,14 +20,11 @@ class ElasticTrainer(RanksTrainer):
         return super()._initialize_and_run_controller(**settings)
 
 
-def trainer_of(scaling: ScalingConfig) -> type[DataParallelTrainer]:
-    """Return the trainer with torch's process group where there are ranks or GPUs; one worker on a CPU needs none."""
-    if scaling.elasticity_enabled:
-        return ElasticTrainer
-    return PlainTrainer if scaling.num_workers == 1 and not scaling.use_gpu else RanksTrainer
+def trainer_class(scaling: ScalingConfig) -> type[TorchTrainer]:
+    return ElasticTrainer if scaling.elasticity_enabled else TorchTrainer
 
 
-class ResizeAfterReport(ElasticScalingPolicy):  # type: ignore[misc]  # Ray's own room: it has no public way in
+class ResizeAfterReport(ElasticScalingPolicy):  # type: ignore[misc]
     """Resizes a running group only where all of its workers have just reported a step that the run goes on from."""
 
     def __init__(self, scaling_config: Any) -> None:
