@@ -26,7 +26,7 @@ from uml_core.reporting.space_rows import (
     sentence_rows,
     subset_rows,
 )
-from uml_core.reporting.tables import arm_notes, cost_rows, front_rows, sweep_metrics
+from uml_core.reporting.tables import arm_notes, cost_rows, front_trials, sweep_metrics
 from uml_core.reporting.verdict import verdict_of
 from uml_core.sweeps.selection import Candidate, pareto_front, selected
 from uml_core.sweeps.space import Arm, Facts, Space, space_as_json
@@ -217,7 +217,7 @@ def test_the_front_of_accuracy_and_cost_is_listed() -> None:
             trial(records[0], "uml_init", 0, None, val=0.5, shots=1, selected=False), {"perf/samples": cost}
         )
         records.append(RunRecord(**{**vars(run), "tags": {**run.tags, "uml.pareto": "true"}}))
-    assert [row.samples for row in front_rows(collected(records))] == [300.0, 900.0]
+    assert [run.metrics["perf/samples"] for run in front_trials(collected(records))] == [300.0, 900.0]
     assert "Accuracy against cost" in text_of(build_report("pets", records, tracking_uri="sqlite:////mlflow.db"))
 
 

@@ -136,6 +136,7 @@ class SweepResults:
 def latest_sweeps(records: Sequence[RunRecord]) -> dict[tuple[str, str], SweepResults]:
     """The newest finished sweep of every space and target (the newest unfinished one where none is finished)."""
     parents = [record for record in records if record.kind == "sweep"]
+    # Later ones overwrite: a sweep that is still running must not hide the finished one before it.
     chosen: dict[tuple[str, str], RunRecord] = {}
     for parent in sorted(parents, key=lambda record: (record.status == "FINISHED", record.start_time_ms)):
         chosen[parent.tags.get("uml.space", ""), parent.tags.get("uml.target", "")] = parent

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from uml_core.figures import words
 from uml_core.figures.drawing import ReportFigure
 from uml_core.reporting import space_rows, tables
-from uml_core.reporting.collect import SweepResults, latest_sweeps, training_runs
+from uml_core.reporting.collect import SweepResults, condition_of, is_selected, latest_sweeps, training_runs
 from uml_core.reporting.exchange import ExchangeSection, exchange_section
 from uml_core.reporting.figures import class_figures, sweep_figures
 from uml_core.reporting.verdict import Verdict, verdict_of
@@ -26,11 +26,11 @@ TEMPLATES = Path(__file__).parent / "templates"
 MAX_TRAINING_RUNS, MAX_FAILURES = 20, 30
 KIND_WORDS = {"gain": "gain", "no_gain": "no gain", "harm": "harm", "undecided": "undecided"}
 DECIDING_COMMAND = "python -m pipelines.tune EXPERIMENT.yaml --space controls"
-# The template asks for a sweep's tables where it prints them.
+# The template asks for a sweep's tables where it prints them, so that a table is named once and not in a class between.
 TABLES = (
-    *(tables.arm_rows, tables.arm_notes, tables.shift_rows, tables.front_rows),
+    *(tables.arm_rows, tables.arm_notes, tables.shift_rows, tables.front_trials),
     *(space_rows.subset_rows, space_rows.addition_rows, space_rows.sentence_rows, space_rows.backbone_rows),
-    space_rows.mixture_rows,
+    *(space_rows.mixture_rows, condition_of, is_selected),
 )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from uml_core.evaluation.statistics import PairedDifference, Spread, holm, paired_difference, spread
-from uml_core.reporting.collect import Condition, SweepResults, condition_of, is_selected, seed_of
+from uml_core.reporting.collect import Condition, SweepResults, condition_of, seed_of
 from uml_core.tracking.records import RunRecord
 
 
@@ -70,18 +70,6 @@ class CostRow:
     gpu_s: float
     samples: float
     wall_s: float
-
-
-@dataclass(frozen=True)
-class FrontRow:
-    """A trial of baseline or headline that no other of its seed beats in validation accuracy and cost."""
-
-    arm: str
-    condition: Condition
-    seed: int
-    val_accuracy: float
-    samples: float
-    selected: bool
 
 
 @dataclass(frozen=True)
@@ -198,21 +186,17 @@ def _cost_row(what: str, runs: Sequence[RunRecord], *, gpus: float, wall_s: floa
     )
 
 
-def front_rows(sweep: SweepResults) -> list[FrontRow]:
-    """The marked trials of baseline and headline, by arm, condition and seed, the cheapest first."""
-    rows = [
-        FrontRow(
-            trial.arm,
-            condition_of(trial),
-            seed_of(trial),
-            trial.metrics.get("val/accuracy", math.nan),
-            trial.metrics.get("perf/samples", math.nan),
-            is_selected(trial),
-        )
-        for trial in sweep.trials
-        if trial.tags.get("uml.pareto") == "true" and trial.arm in (sweep.baseline, sweep.headline)
-    ]
-    return sorted(rows, key=lambda row: (row.arm, row.condition.order, row.seed, row.samples))
+def front_trials(sweep: SweepResults) -> list[RunRecord]:
+    """Trials of baseline and headline that no other of their seed beats in validation accuracy and cost at once.
+
+    By arm, condition and seed, the cheapest first.
+    """
+    compared = (sweep.baseline, sweep.headline)
+    marked = [trial for trial in sweep.trials if trial.tags.get("uml.pareto") == "true" and trial.arm in compared]
+    return sorted(
+        marked,
+        key=lambda trial: (trial.arm, condition_of(trial).order, seed_of(trial), trial.metrics.get("perf/samples", 0)),
+    )
 
 
 def failed_trials(sweeps: Sequence[SweepResults]) -> list[FailedTrials]:

@@ -18,7 +18,7 @@ from uml_core.reporting.collect import ArmResults, Condition, SweepResults
 
 Kind = Literal["gain", "no_gain", "harm", "undecided"]
 KIND_WORDS: dict[Kind, str] = {"harm": "warning, harm", "gain": "gain", "no_gain": "no gain", "undecided": "undecided"}
-MIN_SEEDS = 3
+MIN_SEEDS = 3  # of two, a 95 % interval reaches 9 standard deviations to each side: nothing would ever be decided
 SIGNIFICANCE = 0.05
 
 
@@ -173,6 +173,7 @@ def _claims(sweep: SweepResults, condition: Condition, headline: ArmResults) -> 
         arm = sweep.arm(name, condition)
         if arm is not None and set(arm.test) & set(headline.test):
             differences[name] = paired_difference(headline.test, arm.test)
+    # Within the condition alone: each is a question of its own, while all claims of one must hold together.
     adjusted = holm({name: difference.p_value for name, difference in differences.items()})
     return tuple(Claim(sweep.headline, name, difference, adjusted[name]) for name, difference in differences.items())
 

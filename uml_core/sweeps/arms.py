@@ -16,7 +16,18 @@ FROZEN: dict[str, Any] = {
     "train.compile": False,
 }
 RANDOM_HEAD, TEXT_HEAD = {"model.head_init": "random"}, {"model.head_init": "zero_shot"}
-INITIALISED = Facts(initialised=True)
+SAYS = {
+    "linear_probe": "the target alone without projection: a plain linear probe on its embeddings.",
+    "unimodal": "the matched baseline: same model, steps and target batches with the projection kept, a random head, "
+    "and auxiliary loss weight λ = 0.",
+    "unimodal_init": "as unimodal (λ = 0), but the head starts from the auxiliary corpus's class means.",
+    "uml": "the target and the auxiliary corpora train one shared head (λ > 0), which starts at random.",
+    "uml_init": "as uml (λ > 0), and the head starts from the auxiliary corpus's class means.",
+    "shuffled": "with the auxiliary labels shuffled over rows: same data, wrong meaning.",
+    "noise": "with noise of the same mean and scale in place of the auxiliary embeddings.",
+    "unrelated": "with an auxiliary corpus about something else.",
+    "zero_shot": "the head as the auxiliary corpus's class means initialise it, not trained at all.",
+}
 
 
 def weights_of(experiment: Experiment, corpora: tuple[str, ...]) -> dict[str, Any]:
@@ -48,75 +59,39 @@ def standard_arms(experiment: Experiment) -> dict[str, Arm]:
     shuffled = {f"corpora.{name}.control": "shuffled_labels" for name in related}
     # Noise takes the place of embeddings: an encoder that makes them anew would leave none of it.
     noise = {"model.trained_auxiliaries": [], **{f"corpora.{name}.control": "noise" for name in related}}
+    untrained = {**alone, **TEXT_HEAD, **FROZEN, "train.max_steps": 0}
     arms = [
-        Arm(
-            "linear_probe",
-            _target_only(experiment),
-            says="the target alone without projection: a plain linear probe on its embeddings.",
-            role="probe",
-        ),
-        Arm(
-            "unimodal",
-            alone,
-            says="the matched baseline: same model, steps and target batches with the projection kept, a random head, "
-            "and auxiliary loss weight λ = 0.",
-            role="baseline",
-        ),
-        Arm(
-            "unimodal_init",
-            {**alone, **TEXT_HEAD},
-            says="as unimodal (λ = 0), but the head starts from the auxiliary corpus's class means.",
-            role="baseline",
-            facts=INITIALISED,
-        ),
-        Arm(
-            "uml",
-            {**cotrained, **RANDOM_HEAD},
-            says="the target and the auxiliary corpora train one shared head (λ > 0), which starts at random.",
-            role="method",
-        ),
-        Arm(
-            "uml_init",
-            {**cotrained, **TEXT_HEAD},
-            says="as uml (λ > 0), and the head starts from the auxiliary corpus's class means.",
-            role="method",
-            facts=INITIALISED,
-        ),
-        *_controls(
-            "shuffled",
-            {**cotrained, **shuffled},
-            "with the auxiliary labels shuffled over rows: same data, wrong meaning.",
-        ),
-        *_controls(
-            "noise",
-            {**cotrained, **noise},
-            "with noise of the same mean and scale in place of the auxiliary embeddings.",
-        ),
-        Arm(
-            "zero_shot",
-            {**alone, **TEXT_HEAD, **FROZEN, "train.max_steps": 0},
-            says="the head as the auxiliary corpus's class means initialise it, not trained at all.",
-            role="zero_shot",
-        ),
+        Arm("linear_probe", _target_only(experiment), says=SAYS["linear_probe"], role="probe"),
+        Arm("unimodal", alone, says=SAYS["unimodal"], role="baseline"),
+        _initialised("unimodal_init", alone, says=SAYS["unimodal_init"], role="baseline"),
+        Arm("uml", {**cotrained, **RANDOM_HEAD}, says=SAYS["uml"], role="method"),
+        _initialised("uml_init", cotrained, says=SAYS["uml_init"], role="method"),
+        *_controls("shuffled", {**cotrained, **shuffled}),
+        *_controls("noise", {**cotrained, **noise}),
+        Arm("zero_shot", untrained, says=SAYS["zero_shot"], role="zero_shot"),
     ]
     if unrelated:
         swapped = {"mixing.loss_weight": {name: float(name in unrelated) for name in experiment.auxiliaries}}
-        other = "with an auxiliary corpus about something else."
-        arms += _controls("unrelated", swapped, other, {"model.init_corpus": unrelated[0]})
+        arms += _controls("unrelated", swapped, {"model.init_corpus": unrelated[0]})
     return {arm.name: arm for arm in arms}
 
 
-def _controls(role: Control, overrides: Overrides, says: str, init: Overrides | None = None) -> list[Arm]:
+def _initialised(name: str, overrides: Overrides, **fields: Any) -> Arm:
+    """An arm whose head starts from class means."""
+    return Arm(name, {**overrides, **TEXT_HEAD}, facts=Facts(initialised=True), **fields)
+
+
+def _controls(role: Control, overrides: Overrides, init: Overrides | None = None) -> list[Arm]:
     """The control of uml and that of uml_init, which has `init` beside it."""
+    says = SAYS[role]
     return [
         Arm(role, {**overrides, **RANDOM_HEAD}, says=f"as uml, {says}", role=role, controls="uml"),
-        Arm(
+        _initialised(
             f"{role}_init",
-            {**overrides, **TEXT_HEAD, **(init or {})},
+            {**overrides, **(init or {})},
             says=f"as uml_init, {says}",
             role=role,
             controls="uml_init",
-            facts=INITIALISED,
         ),
     ]
 

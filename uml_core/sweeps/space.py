@@ -284,6 +284,7 @@ def trials_of(space: Space, experiment: Experiment, *, max_trials: int | None = 
 def drawn_points(axes: Mapping[str, Grid], count: int, group: Group | None = None) -> list[dict[str, Any]]:
     """So many points of a grid: all of them in order, or as many drawn at random (for a group: its own draw)."""
     grid = product_of(axes)
+    # Seeded by text and not by hash(): the same draw in every process, so that a resumed sweep finds its trials.
     stream = "" if group is None else f"{group.label} {group.seed}"
     return grid if len(grid) <= count else random.Random(stream).sample(grid, count)
 

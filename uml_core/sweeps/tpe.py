@@ -45,8 +45,8 @@ class TpeSearch:
         sampler = optuna.samplers.TPESampler(
             seed=seed,
             n_startup_trials=NUM_RANDOM,
-            constant_liar=True,
-            multivariate=True,
+            constant_liar=True,  # trials run side by side: else those that are out would be proposed again
+            multivariate=True,  # learning rate and weight decay depend on one another
         )
         accuracy_and_cost = (optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE)
         self._study = optuna.create_study(directions=accuracy_and_cost[:num_objectives], sampler=sampler)

@@ -104,6 +104,7 @@ def load_predictor(tracking_uri: str, model_uri: str, directory: Path) -> Predic
 
 def _with_space(record: RunRecord, client: PatientClient) -> RunRecord:
     """The record of a sweep with its space beside it, other records as they are."""
+    # Listed first: what is raised for a file that is not there differs from one artifact store to the next.
     if record.kind != "sweep" or SPACE_FILE not in {file.path for file in client.list_artifacts(record.run_id)}:
         return record
     with tempfile.TemporaryDirectory() as directory:
