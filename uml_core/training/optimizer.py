@@ -26,10 +26,7 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Return AdamW, whose weight decay applies to matrices, not to the scales; or L-BFGS, one iteration a step.
 
-    Args:
-        model: its parameters that require a gradient are optimised.
-        settings: rate and weight decay.
-        scales: factors on the rate, by a parameter's name; 1 where it is not named.
+    `scales` are factors on the rate, by a parameter's name; 1 where it is not named.
     """
     if settings.name == "lbfgs":
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -80,9 +77,8 @@ class LeanAdamW(torch.optim.AdamW):
 def learning_rate(step: int, experiment: Experiment) -> float:
     """Return a step's rate: linear from warmup_lr over warmup_steps, then cosine to 0 at max_steps (or constant).
 
-    A warm-up never goes down: it starts at lr where that is less than warmup_lr.
-
-    Of lbfgs, where a line search starts: 1, a whole quasi-Newton step.
+    A warm-up never goes down: it starts at lr where that is less than warmup_lr. Of lbfgs it is where a line search
+    starts: 1, a whole quasi-Newton step.
     """
     optim, max_steps = experiment.optim, experiment.train.max_steps
     if optim.name == "lbfgs":

@@ -263,7 +263,7 @@ class TrainingRun:
 
     def divergence(self, error: NonFiniteError, step: int, last_update: Update | None) -> NonFiniteError:
         """Return the error that names the update to blame: the last one, where it has made weights infinite."""
-        if last_update is not None and not self._weights_are_finite():
+        if last_update is not None and not all_finite(self.model.parameters()):
             return self._named(*last_update)
         return self._named(step, error.corpora, error.bad)
 
@@ -273,7 +273,9 @@ class TrainingRun:
 
     def _measured(self, losses: dict[str, float]) -> Evaluation:
         progress = self.progress
-        if self._last_update is not None and not self._weights_are_finite():  # such are never measured or saved
+        if self._last_update is not None and not all_finite(
+            self.model.parameters()
+        ):  # such are never measured or saved
             raise self._named(*self._last_update)
         with contextlib.nullcontext() if self._average is None else self._average.in_place():
             accuracy, nll = self.ranks.from_rank_zero(*self.objective.validate())
@@ -287,9 +289,6 @@ class TrainingRun:
         samples_per_s = sum(progress.samples.values()) / progress.train_s if progress.train_s > 0 else 0.0
         cosines = self._gradient_cosines() if self.experiment.train.gradient_cosine else {}
         return Evaluation(progress.step, accuracy, nll, losses, samples_per_s, progress.data_wait_s, cosines)
-
-    def _weights_are_finite(self) -> bool:
-        return all_finite(self.model.parameters())
 
     def _gradient_cosines(self) -> dict[str, float]:
         """Compare the corpora's gradients on the batch that comes next, which these weights have not seen."""
