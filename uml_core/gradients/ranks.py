@@ -83,8 +83,9 @@ def sharded_like(whole: Tensor, like: Tensor) -> Tensor:
         return whole
     from torch.distributed.tensor import distribute_tensor
 
-    # src_data_rank None: every rank has read the whole tensor, and nothing is sent.
-    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+    # Contiguous, as shards are: the fused optimiser walks parameter and moments in the order of memory, and a whole
+    # picture encoder's are channels-last. src_data_rank None: every rank has read the tensor, and nothing is sent.
+    return distribute_tensor(whole.contiguous(), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def sharded_weights(whole: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
