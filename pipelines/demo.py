@@ -11,7 +11,7 @@ it keeps corpora, embeddings and the evidence so far, and adds new runs to the s
 from __future__ import annotations
 
 import argparse
-import sys
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,15 +44,15 @@ def run(experiment: Experiment) -> Summary:
     started = time.monotonic()
     corpora = write_openmoji(CORPORA_DIR, seed=0)
     print(f"{corpora.attribution}\n", flush=True)
-    steps = Steps(started)
+    run_step = functools.partial(_run_step, started=started)
     with ray_session():
-        embedded = steps.run("embed", lambda: embed.run(experiment))
-        trained = steps.run("train", lambda: train.run(experiment.override({"train.twin": True})))
-        mixing = steps.run("tune mixing_ratio", lambda: tune.run(experiment, "mixing_ratio"))
-        controls = steps.run("tune controls", lambda: tune.run(experiment, "controls"))
-        evaluated = steps.run("evaluate", lambda: evaluate.run(experiment, trained.results["run_id"]))
-        predicted = steps.run("predict", lambda: _predict(experiment, trained.results["model_uri"]))
-    reported = steps.run("report", lambda: report.run(experiment, None))
+        embedded = run_step("embed", step=lambda: embed.run(experiment))
+        trained = run_step("train", step=lambda: train.run(experiment.override({"train.twin": True})))
+        mixing = run_step("tune mixing_ratio", step=lambda: tune.run(experiment, "mixing_ratio"))
+        controls = run_step("tune controls", step=lambda: tune.run(experiment, "controls"))
+        evaluated = run_step("evaluate", step=lambda: evaluate.run(experiment, trained.results["run_id"]))
+        predicted = run_step("predict", step=lambda: _predict(experiment, trained.results["model_uri"]))
+    reported = run_step("report", step=lambda: report.run(experiment, None))
     minutes = (time.monotonic() - started) / 60
     text = "\n".join(
         [
@@ -78,18 +78,12 @@ def run(experiment: Experiment) -> Summary:
     return Summary(text, results)
 
 
-class Steps:
-    """Runs steps one after another and says which one is on and what it ended with."""
-
-    def __init__(self, started: float) -> None:
-        self._started = started
-
-    def run(self, name: str, step: Callable[[], Summary]) -> Summary:
-        """Run one step and print its summary."""
-        print(f"== {name}  ({time.monotonic() - self._started:.0f} s)", file=sys.stdout, flush=True)
-        summary = step()
-        print(summary.text, flush=True)
-        return summary
+def _run_step(name: str, started: float, step: Callable[[], Summary]) -> Summary:
+    """Run a step, saying which one is on and what it ended with."""
+    print(f"== {name}  ({time.monotonic() - started:.0f} s)", flush=True)
+    summary = step()
+    print(summary.text, flush=True)
+    return summary
 
 
 def _predict(experiment: Experiment, model_uri: str) -> Summary:

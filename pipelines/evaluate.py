@@ -27,7 +27,7 @@ from uml_core.errors import InputError, listing
 from uml_core.evaluation.comparison import compare
 from uml_core.evaluation.evaluator import Evaluator
 from uml_core.evaluation.registry import EVALUATORS, ON_REQUEST, chosen_evaluators, measure
-from uml_core.tracking.records import MetricPoint
+from uml_core.tracking.records import metric_points
 from uml_core.tracking.writing import MLflowTracker
 
 HIDDEN = re.compile(r"test/class_accuracy/|(embedding_)?corruption/.*/\d/")  # logged, and too many to print
@@ -107,7 +107,7 @@ def _evaluate(
     tracker = MLflowTracker(experiment.tracking, loaded.run_id)
 
     def log(metrics: Mapping[str, float], files: Mapping[str, bytes], folder: str) -> None:
-        tracker.log_metrics([MetricPoint(*item, loaded.step) for item in metrics.items()])
+        tracker.log_metrics(metric_points(metrics, loaded.step))
         tracker.log_files(files, folder)
 
     log(measured.metrics, measured.files, "evaluation")
@@ -134,8 +134,7 @@ def _compare(experiment: Experiment, ours: Sequence[LoadedRun], others: Sequence
     """Compare runs with others on the same test rows; each of ours has the comparison in its MLflow run."""
     comparison = compare([run.evaluated for run in ours], [run.evaluated for run in others], seed=experiment.seed)
     for mine, other in zip(ours, others, strict=True):
-        metrics = comparison.metrics(f"against/{other.run_id}")
-        points = [MetricPoint(name, value, mine.step) for name, value in metrics.items()]
+        points = metric_points(comparison.metrics(f"against/{other.run_id}"), mine.step)
         MLflowTracker(experiment.tracking, mine.run_id).log_metrics(points)
     named = f"against {listing((f'{run.kind} run {run.run_id}' for run in others), limit=10)}"
     return Summary("\n".join([named, *(f"  {line}" for line in comparison.lines())]), comparison.metrics("against"))

@@ -16,8 +16,9 @@ from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.figures.drawing import ReportFigure
 from uml_core.files.atomic import LOCAL, write_whole
-from uml_core.reporting.page import build_report, without_credentials
+from uml_core.reporting.page import build_report
 from uml_core.tracking.reading import experiment_runs
+from uml_core.tracking.uri import without_credentials
 
 REPORTED_KINDS = ("sweep", "uml", "unimodal")
 

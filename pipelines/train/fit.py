@@ -28,7 +28,7 @@ from uml_core.errors import InputError, OutageError
 from uml_core.evaluation.outcome import RunOutcome, save_weights
 from uml_core.files.places import one_line
 from uml_core.serving.target_predictor import load_predictor_folder
-from uml_core.tracking.provenance import provenance_tags, run_kind
+from uml_core.tracking.records import provenance_tags, run_kind
 from uml_core.tracking.writing import MLflowTracker, start_run
 from uml_core.transfer import transfer_plan
 

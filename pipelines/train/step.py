@@ -25,8 +25,8 @@ from pipelines.run_data import check_data
 from pipelines.train.summary import best_by_validation, by_seed, seed_runs, summary_of
 from uml_core.config import Experiment
 from uml_core.config.used_by import unused_settings
-from uml_core.tracking.place import check_tracking
-from uml_core.tracking.provenance import run_kind
+from uml_core.tracking.records import run_kind
+from uml_core.tracking.uri import check_tracking
 
 if TYPE_CHECKING:
     from uml_core.evaluation.outcome import RunOutcome

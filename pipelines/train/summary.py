@@ -15,7 +15,7 @@ from pipelines.command_line import Summary
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.sweeps.space import counted_seeds, pairing
-from uml_core.tracking.provenance import run_kind
+from uml_core.tracking.records import run_kind
 
 if TYPE_CHECKING:
     from uml_core.evaluation.outcome import RunOutcome

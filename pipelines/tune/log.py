@@ -1,40 +1,58 @@
-"""A sweep's nested MLflow runs, one a trial, each logged once and from the driver, as Ray Tune ends it."""
+"""What a sweep leaves in MLflow, written by the driver alone: its nested runs, one a trial, its best model, its report.
+
+In: `TrialResult`s, each read once from the sweep's folder as Ray Tune ends its trial. Out: MLflow runs.
+"""
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ray import tune
 from tqdm import tqdm
 
-from pipelines.tune.folder import SweepFolder, TrialResult, assignments_of, described
+from pipelines.report import write_report
+from pipelines.run_data import build_data, subset_of
+from pipelines.stores import Tables
+from pipelines.tune.folder import SweepFolder, TrialResult, in_order
 from pipelines.tune.proposals import Proposals
 from uml_core.config import Experiment
+from uml_core.evaluation.outcome import save_weights
+from uml_core.reporting.collect import collect_sweep
+from uml_core.reporting.page import build_report
+from uml_core.reporting.tables import sweep_metrics
 from uml_core.sweeps.space import TrialSpec
 from uml_core.tracking.reading import sweep_runs
-from uml_core.tracking.records import MetricPoint
+from uml_core.tracking.records import MetricPoint, RunRecord, metric_points
 from uml_core.tracking.writing import MLflowTracker, start_run
+from uml_core.training.run import TrainingRun
+
+BEST_ALIAS = "best"  # of a registered model: what the newest sweep found best
 
 
 class TrialLog:
-    """Logs ended trials under the sweep's run, and knows which are logged."""
+    """Logs ended trials under the sweep's run, and knows the results of those that are logged."""
 
     def __init__(
-        self,
-        experiment: Experiment,
-        parent_run_id: str,
-        specs: Mapping[str, TrialSpec],
-        provenance: Mapping[str, str],
+        self, experiment: Experiment, parent_run_id: str, specs: Mapping[str, TrialSpec], provenance: Mapping[str, str]
     ) -> None:
         self._experiment, self._parent = experiment, parent_run_id
         self._specs = specs  # grows while a search proposes
         self._run_ids: dict[str, str] = {}
+        self._results: dict[str, TrialResult] = {}
         self._tags = {"uml.selected": "false", **provenance}
 
+    @property
+    def results(self) -> dict[str, TrialResult]:
+        """Every trial's result by its key, in the order in which they ended."""
+        return in_order(self._results)
+
     def catch_up(self, results: Mapping[str, TrialResult]) -> None:
-        """Find the trials a killed sweep logged already, and log those it has results of but did not log."""
+        """Find the trials that a killed sweep has logged, and log those that it has results of but did not log."""
         for record in sweep_runs(self._experiment, self._parent)[1:]:
             # One that is still "running" was being logged when the sweep was killed: it is logged again.
             if record.status == "RUNNING":
@@ -42,7 +60,9 @@ class TrialLog:
             else:
                 self._run_ids[record.tags["uml.trial"]] = record.run_id
         for key, result in results.items():
-            if key not in self._run_ids:
+            if key in self._run_ids:
+                self._results[key] = result
+            else:
                 self.add(key, result)
 
     def add(self, key: str, result: TrialResult) -> None:
@@ -53,22 +73,20 @@ class TrialLog:
             tags["uml.error"] = result.error
         if result.stopped:
             tags["uml.stopped"] = "true"
-        name = f"{spec.arm} {spec.condition} seed={spec.experiment.seed}".replace("  ", " ")
-        points = [MetricPoint(**point) for point in result.points]
-        train_s = max((point.value for point in points if point.name == "perf/train_s"), default=0.0)
+        train_s = max((point.value for point in result.points if point.name == "perf/train_s"), default=0.0)
         ended_at = result.ended_at or time.time()
         tracker = start_run(
             spec.experiment,
-            name=name,
+            name=f"{spec.arm} {spec.condition} seed={spec.experiment.seed}".replace("  ", " "),
             kind="trial",
             tags=tags,
             parent_run_id=self._parent,
             started_at=ended_at - train_s,  # MLflow shows how long the trial trained, not how long logging took
         )
         cost = [] if result.error else [MetricPoint("perf/samples", result.cost)]
-        tracker.log_metrics([*points, *cost])
+        tracker.log_metrics([*result.points, *cost])
         tracker.finish("FAILED" if result.error else "FINISHED", ended_at=ended_at)
-        self._run_ids[key] = tracker.run_id
+        self._run_ids[key], self._results[key] = tracker.run_id, result
 
     def mark_selected(self, spec: TrialSpec, points: Sequence[MetricPoint], files: Mapping[str, bytes]) -> None:
         """Log what was measured of a selected trial; tables and figures under evaluation/, as `evaluate` does."""
@@ -77,17 +95,12 @@ class TrialLog:
         tracker.log_files(files, "evaluation")
         tracker.set_tags({"uml.selected": "true"})
 
-    def mark_pareto(self, spec: TrialSpec) -> None:
-        """Mark a trial that no other of its group beats in accuracy and cost."""
-        self.tracker(spec).set_tags({"uml.pareto": "true"})
-
     def tracker(self, spec: TrialSpec) -> MLflowTracker:
-        """Return the tracker of a logged trial's run."""
         return MLflowTracker(self._experiment.tracking, self._run_ids[spec.key])
 
 
 class TrialCallback(tune.Callback):
-    """Logs a trial to MLflow as it ends, from the driver, tells the search, and moves the progress bar."""
+    """Logs trials as Ray Tune ends them, lets the search learn from them, and moves the progress bar."""
 
     def __init__(self, proposals: Proposals, log: TrialLog, folder: SweepFolder, bar: tqdm) -> None:
         self._proposals, self._log, self._folder, self._bar = proposals, log, folder, bar
@@ -98,21 +111,57 @@ class TrialCallback(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Log results from the sweep's folder; a trial that the scheduler stopped has left none there."""
-        self._take(trial, lambda: TrialResult.cut_short(trial.last_result))
+        self._log_results(trial, lambda: TrialResult.cut_short(trial.last_result))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record the trials of a process that died or raised, but for those that had ended; the sweep goes on."""
         text = str(getattr(trial, "get_pickled_error", lambda: None)() or "the trial's process died")
-        reason = text.strip().splitlines()[-1][:500]
-        self._take(trial, lambda: TrialResult.failed(reason))
+        self._log_results(trial, lambda: TrialResult.failed(text.strip().splitlines()[-1][:500]))
 
-    def _take(self, trial: Any, otherwise: Callable[[], TrialResult]) -> None:
+    def _log_results(self, trial: Any, otherwise: Callable[[], TrialResult]) -> None:
         """Log the trials of a Tune trial; one that left no result is given another, which is written for it."""
-        for assignment in assignments_of(trial.config):
+        for assignment in trial.config["trials"]:
             result = self._folder.read(assignment.key)
             if result is None:
-                result = described(otherwise(), assignment)
-                self._folder.write(assignment.key, result, state=None)
+                result = self._folder.write(assignment, otherwise(), state=None)
             self._proposals.tell(assignment.key, result)
             self._log.add(assignment.key, result)
             self._bar.update()
+
+
+def log_subsets(chosen: Sequence[TrialSpec], tables: Tables, parent: MLflowTracker) -> None:
+    """Log which rows were drawn, once for all arms of the same shots and seed: files that data.subset takes."""
+    drawn = {(spec.experiment.data.shots, spec.experiment.data.split_seed): spec.experiment for spec in chosen}
+    for (shots, seed), experiment in drawn.items():
+        name = f"subsets/shots-{'all' if shots is None else shots}-seed-{seed}.json"
+        parent.log_text(subset_of(experiment, build_data(experiment, tables)), name)
+
+
+def register_best(spec: TrialSpec, tables: Tables, folder: SweepFolder, log: TrialLog, *, parent: MLflowTracker) -> str:
+    """Log a trial's model on its run and register it under the experiment's name; returns models:/NAME@best."""
+    tags = {"uml.sweep": parent.run_id, "uml.trial": spec.key, "uml.arm": spec.arm}
+    tracker = log.tracker(spec)
+    experiment = spec.experiment
+    run = TrainingRun(experiment, build_data(experiment, tables))
+    run.load_result(folder.read_state(spec.key))
+    run.load_best()
+    predictor = run.objective.predictor()
+    with tempfile.TemporaryDirectory() as directory:
+        tracker.log_artifact(save_weights(run.model.state_dict(), Path(directory)), "weights")
+        tracker.log_text(experiment.to_yaml(), "experiment.yaml")
+        model_uri = tracker.log_predictor(predictor, Path(directory) / "predictor")
+    uri = tracker.register_model(model_uri, experiment.name, tags=tags, alias=BEST_ALIAS)
+    parent.set_tags({"uml.best_trial": tracker.run_id, "uml.best_model": uri})
+    return uri
+
+
+def log_summary(parent: MLflowTracker, records: Sequence[RunRecord], tracking_uri: str, *, name: str) -> None:
+    """Log a sweep's numbers, its page and its figures on its parent run, from the sweep's own runs."""
+    record = next(record for record in records if record.run_id == parent.run_id)
+    parent.log_metrics(metric_points(sweep_metrics(collect_sweep(records, record))))
+    finished = replace(record, status="FINISHED")  # as it is once this is written
+    others = [other for other in records if other is not record]
+    page = build_report(name, [finished, *others], tracking_uri=tracking_uri)
+    with tempfile.TemporaryDirectory() as directory:
+        write_report(page.html, page.figures, Path(directory))
+        parent.log_folder(Path(directory), "report")

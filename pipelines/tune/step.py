@@ -6,37 +6,37 @@ In: an embedded experiment and a space. Out: one MLflow run for the sweep with a
     python -m pipelines.tune examples/demo.yaml --space mixing_ratio --trials 90
     python -m pipelines.tune examples/demo.yaml --space linear_probe --trials 180 tune.search=tpe tune.stopping=asha
 
-Trials on embeddings are plain Tune functions in reused processes, each of which trains several of them at once
-(tune.pack); the tables lie in Ray's object store, shared without copying. Trials that train an encoder on several
-workers (model.backbone, train.workers) wait for Ray Train. A trial writes its result and weights into the sweep's
-folder in one rename each: a killed sweep, started again with the same line (or --resume), runs only what is missing.
-Selection looks at validation; test is measured afterwards, once. The best model is registered in MLflow,
-models:/EXPERIMENT@best; `pipelines.predict` takes it as it is.
+The way of a trial: `proposals` (what to train next) -> `trial` (in a process of Ray Tune, which trains several at once,
+tune.pack, and is used again; the tables lie in Ray's object store, shared without copying) -> `folder` (its result and
+weights, in one rename each) -> `log` (its MLflow run) -> `selected` (on validation; test is measured afterwards, once)
+-> the verdict, here.
+
+A killed sweep, started again with the same line (or --resume), runs only what is missing. The best model is registered
+in MLflow, models:/EXPERIMENT@best; `pipelines.predict` takes it as it is.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ray import tune
 from tqdm import tqdm
 
 from pipelines.command_line import Summary, experiment_parser, step_main
-from pipelines.ray_session import ray_session
+from pipelines.ray_session import num_cpus, num_gpus, ray_session
 from pipelines.ray_train.attempts import Attempt, open_attempt
 from pipelines.run_data import build_data
 from pipelines.stores import Tables, corpus_fingerprints, load_tables
 from pipelines.tune.folder import SweepFolder, TrialResult
-from pipelines.tune.lanes import Lane, check_resources, check_workers, lanes_of
-from pipelines.tune.log import TrialCallback, TrialLog
-from pipelines.tune.measuring import measure_trials
-from pipelines.tune.proposals import Proposals, SweepSearcher, proposals_of
-from pipelines.tune.publish import best_trial, log_subsets, log_summary, register_best, select_trials
+from pipelines.tune.log import TrialCallback, TrialLog, log_subsets, log_summary, register_best
+from pipelines.tune.proposals import Proposals, SweepSearcher, build_proposals, build_scheduler, trial_resources
+from pipelines.tune.selected import best_trial, measure_trials, select_trials
+from pipelines.tune.trial import train_trials
 from tune_spaces import Space, TrialSpec, available_spaces, load_space
 from uml_core.analysis.raw_rows import words_per_row
 from uml_core.config import Experiment, hash_of
@@ -45,12 +45,9 @@ from uml_core.reporting.collect import collect_sweep
 from uml_core.reporting.exchange import exchange_section
 from uml_core.reporting.verdict import verdict_of
 from uml_core.sweeps.space import space_as_json
-from uml_core.tracking.provenance import provenance_tags
 from uml_core.tracking.reading import find_run, sweep_runs
-from uml_core.tracking.records import CLASS_METRIC, SPACE_FILE, MetricPoint
+from uml_core.tracking.records import CLASS_METRIC, SPACE_FILE, metric_points, provenance_tags
 from uml_core.tracking.writing import MLflowTracker, open_experiment, start_run
-
-logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,51 +67,78 @@ def _step(experiment: Experiment, arguments: argparse.Namespace) -> Summary:
 
 def run(experiment: Experiment, space_name: str, *, max_trials: int | None = None, resume: bool = False) -> Summary:
     """Run a sweep to its end: train what is missing, select on validation, measure test once, say what it shows."""
-    check_workers(experiment.train)  # before an arm's own settings get in its way
+    _check_worker(experiment)  # before an arm's own settings get in its way
     space = load_space(space_name, experiment)
-    proposals = proposals_of(space, experiment, max_trials=max_trials)
+    proposals = build_proposals(space, experiment, max_trials=max_trials)
     fingerprints = corpus_fingerprints(experiment)
     tables = load_tables(experiment, fingerprints)
-    known = proposals.check_specs()
-    _check_data(known, tables)
-    check_resources(experiment, space)
-    open_experiment(experiment.tracking, experiment.name)
-    identity = [experiment.config_hash, sorted(spec.key for spec in known), proposals.total]
+    examples = proposals.examples()
+    _check_trials(examples, tables)
+    identity = [experiment.config_hash, sorted(spec.key for spec in examples), proposals.total]
     attempt = open_attempt(experiment, "tune", hash_of(identity))
     if resume and attempt.run_id is None:
         raise InputError("--resume: no unfinished sweep of this experiment and space; run the line without --resume")
-    started = time.perf_counter()
-    parent = _open_sweep(experiment, space, space_name, attempt, provenance_tags(fingerprints))
-    folder = SweepFolder(f"{attempt.storage_path}/{attempt.name}/trials")
-    left = folder.all()  # read once: a killed sweep's last processes may still be writing
-    proposals.take_over(left)
-    log = TrialLog(experiment, parent.run_id, proposals.specs, provenance_tags(fingerprints))
-    log.catch_up(left)
+    started, provenance = time.perf_counter(), provenance_tags(fingerprints)
     with ray_session():
-        lanes = lanes_of(experiment, space, tables, fingerprints=fingerprints, folder=folder)
-        _run_missing(proposals, lanes, folder, log)
-        results = {key: result for key, result in folder.all().items() if key in proposals.specs}
-        _check_failures(experiment, proposals.total, results, parent)
-        chosen = select_trials(experiment, proposals.specs, results, log)
-        compared = (space.baseline, space.headline)  # the arms that are compared class by class
-        # Of one seed: a figure takes a while.
-        drawn = {spec.key for spec in chosen if spec.arm in compared and spec.experiment.seed == space.seeds[0]}
-        for spec, points, files in measure_trials(chosen, tables, folder, drawn=drawn):
-            with_classes = spec.arm in compared
-            kept = [point for point in points if with_classes or not point.name.startswith(CLASS_METRIC)]
-            log.mark_selected(spec, kept, files)
+        resources, at_once = trial_resources(experiment.tune, cpus=num_cpus(), gpus=num_gpus())
+        open_experiment(experiment.tracking, experiment.name)
+        parent = _open_sweep(experiment, space, space_name, attempt, provenance)
+        folder = SweepFolder(f"{attempt.storage_path}/{attempt.name}/trials")
+        log = TrialLog(experiment, parent.run_id, proposals.specs, provenance)
+        left = folder.all()  # by a killed sweep, whose last processes may still be writing: what they add is not read
+        proposals.take_over(left)
+        log.catch_up(left)
+        if proposals.num_left:
+            trainable = tune.with_parameters(
+                train_trials, tables=dict(tables), experiment=experiment, folder_uri=folder.uri
+            )
+            _train(tune.with_resources(trainable, resources), at_once, experiment, proposals, folder, log)
+        results = log.results
+        failed = proposals.total - sum(not result.error for result in results.values())  # some have left no result
+        counts = {"trials": proposals.total, "failed": failed}
+        counts["stopped_early"] = sum(result.stopped for result in results.values())
+        if failed > experiment.tune.max_failed * proposals.total:
+            parent.finish("FAILED")
+            raise InputError(_failures(experiment, counts, results))
+        chosen, front = select_trials(proposals.specs, results, count_cost="cost" in experiment.tune.objectives)
+        for spec in front:
+            log.tracker(spec).set_tags({"uml.pareto": "true"})
+        _measure(chosen, space, tables, folder, log)
     log_subsets(chosen, tables, parent)
-    best = best_trial(chosen, folder)
+    best = best_trial(chosen, results)
     model_uri = find_run(experiment.tracking, parent.run_id).tags.get("uml.best_model", "")
     if best is not None and not model_uri:  # a sweep that was killed after this does it once
         model_uri = register_best(best, tables, folder, log, parent=parent)
-    failed = sum(bool(result.error) for result in results.values())
-    counts = {"trials": proposals.total, "failed": failed + proposals.total - len(results)}
-    counts["stopped_early"] = sum(result.stopped for result in results.values())
-    sizes = {"wall_s": time.perf_counter() - started, **counts}
-    return _finish(
-        experiment, parent, attempt, space_name, sizes, lines=[_budget_line(proposals, space)], model=model_uri
-    )
+    lines, wall_s = [_budget_line(proposals, space)], time.perf_counter() - started
+    return _finish(experiment, parent, attempt, space_name, counts, wall_s, lines=lines, model=model_uri)
+
+
+def _check_worker(experiment: Experiment) -> None:
+    """Refuse what a sweep's trial, which trains in one process, cannot do."""
+    train, trains_encoder = experiment.train, experiment.model.backbone != "frozen"
+    asked = {
+        "sharding": train.sharding if train.sharding != "none" else None,
+        "min_workers": train.min_workers,
+        # Heads are as fast on one worker, so a sweep of them leaves the setting to `train`.
+        "workers": train.workers if trains_encoder and train.workers > 1 else None,
+    }
+    for setting, given in asked.items():
+        if given is not None:
+            mend = "set train.workers=1" if setting == "workers" else f"remove train.{setting}"
+            raise InputError(
+                f"train.{setting} is {given}, which python -m pipelines.train alone has: a sweep trains an encoder on "
+                f"one worker, several trials side by side; {mend} here, and train the chosen arm with it"
+            )
+
+
+def _check_trials(specs: Sequence[TrialSpec], tables: Tables) -> None:
+    """Let the user's mistakes surface before anything starts: the first trial of every arm must find its data."""
+    seen: set[str] = set()
+    for spec in specs:
+        _check_worker(spec.experiment)
+        if spec.arm not in seen:
+            seen.add(spec.arm)
+            build_data(spec.experiment, tables)
 
 
 def _budget_line(proposals: Proposals, space: Space) -> str:
@@ -128,15 +152,6 @@ def _budget_line(proposals: Proposals, space: Space) -> str:
         f"budget: {max(points)} point{'' if max(points) == 1 else 's'} for each of {len(space.arms)} arms, "
         f"{conditions} condition{'' if conditions == 1 else 's'} and {len(space.seeds)} paired seeds"
     )
-
-
-def _check_data(specs: Sequence[TrialSpec], tables: Tables) -> None:
-    """Let the user's mistakes surface before anything starts: the first trial of every arm must find its data."""
-    seen: set[str] = set()
-    for spec in specs:
-        if spec.arm not in seen:
-            seen.add(spec.arm)
-            build_data(spec.experiment, tables)
 
 
 def _open_sweep(
@@ -159,51 +174,48 @@ def _open_sweep(
     parent.log_text(space_as_json(space), SPACE_FILE)
     if space.has_exchange_rate:
         words = words_per_row(experiment)  # the report reads MLflow alone
-        parent.log_metrics([MetricPoint(f"data/mean_words/{corpus}", count) for corpus, count in words.items()])
+        parent.log_metrics(metric_points({f"data/mean_words/{corpus}": count for corpus, count in words.items()}))
     attempt.begin(parent.run_id)
     return parent
 
 
-def _run_missing(proposals: Proposals, lanes: Sequence[Lane], folder: SweepFolder, log: TrialLog) -> None:
-    """Run the trials whose results are not in the folder yet, lane by lane, as many at once as the cluster holds."""
-    num_done = proposals.total - proposals.num_left()
-    os.environ.setdefault(
-        "RAY_AIR_NEW_OUTPUT", "0"
-    )  # our own bar and summary; Tune's table is printed even at verbose=0
-    with tqdm(total=proposals.total, initial=num_done, unit="trial", file=sys.stderr) as bar:
-        for lane in lanes:
-            num_left = proposals.num_left(lane.takes)
-            if not num_left:
-                continue
-            tuner = tune.Tuner(
-                tune.with_resources(lane.trainable, lane.resources),
-                tune_config=tune.TuneConfig(
-                    search_alg=SweepSearcher(proposals, lane.takes, processes=lane.pack_processes),
-                    scheduler=lane.scheduler,
-                    num_samples=num_left,
-                    reuse_actors=True,
-                    max_concurrent_trials=lane.concurrent,
-                ),
-                run_config=tune.RunConfig(
-                    storage_path=folder.ray_storage,
-                    verbose=0,
-                    callbacks=[TrialCallback(proposals, log, folder, bar)],
-                ),
-            )
-            tuner.fit()
-
-
-def _check_failures(
-    experiment: Experiment, total: int, results: Mapping[str, TrialResult], parent: MLflowTracker
+def _train(
+    trainable: Any, at_once: int, experiment: Experiment, proposals: Proposals, folder: SweepFolder, log: TrialLog
 ) -> None:
-    reasons = [result.error for result in results.values() if result.error]
-    failed = len(reasons) + total - len(results)
-    if failed > experiment.tune.max_failed * total:
-        parent.finish("FAILED")
-        raise InputError(
-            f"{failed} of {total} trials failed (tune.max_failed is {experiment.tune.max_failed:.0%}): "
-            f"{listing(sorted(set(reasons)), limit=2)}"
+    """Run the trials that are left under Ray Tune, in so many processes at once."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own table is printed even at verbose=0; we have a bar
+    num_done = proposals.total - proposals.num_left
+    with tqdm(total=proposals.total, initial=num_done, unit="trial", file=sys.stderr) as bar:
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=SweepSearcher(proposals, processes=at_once),
+                scheduler=build_scheduler(experiment),
+                num_samples=proposals.num_left,  # at most: one of Tune's trials may be several of ours
+                reuse_actors=True,
+                max_concurrent_trials=at_once,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=f"{folder.uri}-ray", verbose=0, callbacks=[TrialCallback(proposals, log, folder, bar)]
+            ),
         )
+        tuner.fit()
+
+
+def _measure(chosen: Sequence[TrialSpec], space: Space, tables: Tables, folder: SweepFolder, log: TrialLog) -> None:
+    """Measure the selected trials on test; the arms of the claim class by class, with figures of one seed."""
+    compared = (space.baseline, space.headline)
+    # Of one seed: a figure takes a while.
+    drawn = {spec.key for spec in chosen if spec.arm in compared and spec.experiment.seed == space.seeds[0]}
+    for spec, points, files in measure_trials(chosen, tables, folder, drawn=drawn):
+        kept = [point for point in points if spec.arm in compared or not point.name.startswith(CLASS_METRIC)]
+        log.mark_selected(spec, kept, files)
+
+
+def _failures(experiment: Experiment, counts: Mapping[str, int], results: Mapping[str, TrialResult]) -> str:
+    reasons = sorted({result.error for result in results.values() if result.error})
+    allowed = f"tune.max_failed is {experiment.tune.max_failed:.0%}"
+    return f"{counts['failed']} of {counts['trials']} trials failed ({allowed}): {listing(reasons, limit=2)}"
 
 
 def _finish(
@@ -211,36 +223,33 @@ def _finish(
     parent: MLflowTracker,
     attempt: Attempt,
     space_name: str,
-    sizes: Mapping[str, float],
+    counts: Mapping[str, int],
+    wall_s: float,
     *,
     lines: list[str],
     model: str,
 ) -> Summary:
     """Close the sweep and say what it shows."""
-    wall_s, num_trials = sizes["wall_s"], int(sizes["trials"])
-    counts = [MetricPoint(f"sweep/{name}", sizes[name]) for name in ("trials", "failed", "stopped_early")]
-    parent.log_metrics([MetricPoint("perf/wall_s", wall_s), *counts])
+    parent.log_metrics(metric_points({"perf/wall_s": wall_s, **{f"sweep/{name}": n for name, n in counts.items()}}))
     records = sweep_runs(experiment, parent.run_id)  # with the wall time, which the report shows
     sweep = collect_sweep(records, records[0])
     verdict, exchange = verdict_of(sweep), exchange_section(sweep)
     if exchange is not None:
-        parent.log_metrics([MetricPoint(*item) for item in exchange.metrics.items()])
+        parent.log_metrics(metric_points(exchange.metrics))
     parent.set_tags({"uml.verdict": verdict.text, "uml.verdict_kind": verdict.kind})
     log_summary(parent, records, experiment.tracking.uri, name=experiment.name)
     parent.finish()
     attempt.finish()
     first = (
-        f"{space_name}: {num_trials} trials, {sizes['failed']:.0f} failed, {wall_s:.1f} s "
-        f"({3600 * num_trials / wall_s:.0f} trials/hour); MLflow run {parent.run_id}"
+        f"{space_name}: {counts['trials']} trials, {counts['failed']} failed, {wall_s:.1f} s "
+        f"({3600 * counts['trials'] / wall_s:.0f} trials/hour); MLflow run {parent.run_id}"
     )
     registered = [f"best model: {model}"] if model else []
     text = "\n".join([first, *lines, verdict.text, *(exchange.lines if exchange is not None else ()), *registered])
     results = {
         "run_id": parent.run_id,
         "space": space_name,
-        "trials": num_trials,
-        "failed": int(sizes["failed"]),
-        "stopped_early": int(sizes["stopped_early"]),
+        **counts,
         "wall_s": round(wall_s, 2),
         "verdict": verdict.text,
         "verdict_kind": verdict.kind,

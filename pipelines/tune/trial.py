@@ -1,67 +1,64 @@
-"""What runs in a Tune trial's process. A module of its own: the process imports neither MLflow nor the report.
+"""What runs in a process of a sweep: one trial, or several of equal shapes at once (`uml_core.training.packs`).
 
-A process trains one trial, or several of equal shapes at once (`uml_core.training.packs`). Each leaves its result and
-weights in the sweep's folder as soon as it ends.
+In: `Assignment`s, and the tables of Ray's object store. Out: each trial's result and weights, in the sweep's folder as
+soon as it ends. A module of its own: the process imports neither MLflow nor the report.
+
+A trial that trains an encoder trains alone, in one process. On its way it saves a checkpoint in the sweep's folder as
+often as `train` does: a killed sweep goes on with the step, not with the trial. What a process has listed and decoded
+of the pictures it keeps for the trials that come after.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from ray import tune
 
 from pipelines.ray_train.checkpoints import ReportPace
-from pipelines.run_data import build_data
+from pipelines.run_data import RawSources, build_data
 from pipelines.stores import Tables
-from pipelines.tune.encoder_trial import TrialCheckpoints, run_encoder_trial
-from pipelines.tune.folder import (
-    OnEvaluation,
-    SweepFolder,
-    TrialResult,
-    assignments_of,
-    described,
-    finished_result,
-    progress_report,
-)
+from pipelines.tune.folder import Assignment, SweepFolder, TrialResult
 from uml_core.config import Experiment, hash_of
 from uml_core.config.used_by import deciding
 from uml_core.errors import InputError
-from uml_core.evaluation.outcome import evaluation_points
-from uml_core.gradients.ranks import RankContext
+from uml_core.evaluation.outcome import evaluation_points, outcome_points
 from uml_core.tracking.records import MetricPoint
 from uml_core.training.packs import shapes_of, train_together
 from uml_core.training.run import Evaluation, TrainingRun
 
-OnEnd = Callable[[int, TrialResult, dict[str, Any] | None], None]
+State = dict[str, Any]
+OnEvaluation = Callable[[TrainingRun, Evaluation], None]
+OnEnd = Callable[[int, TrialResult, State | None], None]
 
 
-def train_trial(config: dict[str, Any], *, tables: Tables, experiment: Experiment, folder_uri: str) -> None:
-    """Train a Tune trial's trials, write each one's result and weights, report that all are done."""
-    torch.set_num_threads(1)
-    assignments, folder = assignments_of(config), SweepFolder(folder_uri)
+def train_trials(config: dict[str, Any], *, tables: Tables, experiment: Experiment, folder_uri: str) -> None:
+    """Be what Ray Tune calls a trial: train those of ours that it was assigned, and report that all are done."""
+    torch.set_num_threads(1)  # as many processes as CPUs train side by side
+    assignments: list[Assignment] = config["trials"]
+    folder = SweepFolder(folder_uri)
     trials = [experiment.override(assignment.overrides) for assignment in assignments]
     device = "cuda" if experiment.tune.gpus_per_trial else "cpu"
     on_evaluation = None if experiment.tune.stopping == "none" else _report
     results: list[TrialResult] = []
 
-    def write(index: int, result: TrialResult, state: dict[str, Any] | None) -> None:
-        folder.write(assignments[index].key, described(result, assignments[index]), state=state)
-        results.append(result)
+    def write(index: int, result: TrialResult, state: State | None) -> None:
+        results.append(folder.write(assignments[index], result, state=state))
 
     if trials[0].model.backbone == "frozen":
-        run_trials(trials, tables, device=device, on_evaluation=on_evaluation, on_end=write)
-    else:  # trains alone
-        checkpoints = TrialCheckpoints(folder, assignments[0].key, ReportPace.start(trials[0].train))
-        place = RankContext(torch.device(device))
-        write(0, *run_encoder_trial(trials[0], tables, checkpoints, place=place, on_evaluation=on_evaluation))
+        train_heads(trials, tables, device=device, on_evaluation=on_evaluation, on_end=write)
+    else:
+        key = assignments[0].key
+        write(0, *train_encoder(trials[0], tables, folder, key, device=device, on_evaluation=on_evaluation))
     first = results[0]  # schedulers and searches that look at what is reported have trials of their own
     reported = {"val_accuracy": first.val_accuracy, "val_nll": first.val_nll, "cost": first.cost}
     tune.report({**reported, "step": experiment.train.max_steps})
 
 
-def run_trials(
+def train_heads(
     experiments: Sequence[Experiment],
     tables: Tables,
     *,
@@ -69,28 +66,28 @@ def run_trials(
     on_evaluation: OnEvaluation | None = None,
     on_end: OnEnd,
 ) -> None:
-    """Train some trials; what the user did wrong becomes a failed result without state.
+    """Train some trials on a frozen encoder; what the user did wrong becomes a failed result without state.
 
     Args:
         experiments: of the trials; several must have one `pack_label`.
         tables: every corpus of the experiments.
         device: where to train.
         on_evaluation: is called between evaluations of a trial that trains alone.
-        on_end: takes a trial's place among the experiments, its result and its state.
+        on_end: is given a trial's index among the experiments, its result and its state.
     """
     points: dict[int, list[MetricPoint]] = {index: [] for index in range(len(experiments))}
     for pack in _packs(experiments, tables, device, on_end):
-        place_of = {id(run): index for index, run in pack.items()}
+        index_of = {id(run): index for index, run in pack.items()}
 
-        def take(run: TrainingRun, evaluation: Evaluation, place_of: Mapping[int, int] = place_of) -> None:
-            index = place_of[id(run)]
+        def collect(run: TrainingRun, evaluation: Evaluation, index_of: Mapping[int, int] = index_of) -> None:
+            index = index_of[id(run)]
             points[index] += evaluation_points(run, evaluation)
             if run.progress.finished:
-                on_end(index, finished_result(run, points[index]), run.result_state())
+                on_end(index, _finished(run, points[index]), run.result_state())
             elif on_evaluation is not None:
                 on_evaluation(run, evaluation)
 
-        failures = _train(list(pack.values()), take)
+        failures = _train(list(pack.values()), collect)
         for index, failure in zip(pack, failures, strict=True):
             if failure is not None:
                 on_end(index, TrialResult.failed(str(failure)), None)
@@ -111,7 +108,7 @@ def _train(runs: Sequence[TrainingRun], on_evaluation: OnEvaluation) -> list[Inp
 def _packs(
     experiments: Sequence[Experiment], tables: Tables, device: str, on_end: OnEnd
 ) -> Iterator[dict[int, TrainingRun]]:
-    """Yield runs of equal shapes by their places; trials of equal data share it, and with it their batches."""
+    """Yield runs of equal shapes by their indices; trials of equal data share it, and with it their batches."""
     packs: dict[object, dict[int, TrainingRun]] = {}
     shared: dict[str, Any] = {}
     for index, experiment in enumerate(experiments):
@@ -127,6 +124,83 @@ def _packs(
     yield from packs.values()
 
 
+def train_encoder(
+    experiment: Experiment,
+    tables: Tables,
+    folder: SweepFolder,
+    key: str,
+    *,
+    device: str = "cpu",
+    on_evaluation: OnEvaluation | None = None,
+) -> tuple[TrialResult, State | None]:
+    """Train one trial with its encoder, from its checkpoint on; what the user did wrong becomes a failed result."""
+    pace = ReportPace.start(experiment.train)
+    try:
+        data = _read_ahead(build_data(experiment, tables, process_sources()))
+        run = TrainingRun(experiment, data, device=device)
+        points: list[MetricPoint] = []
+        saved = folder.read_checkpoint(key)
+        if saved is not None:
+            run.load_state_dict(saved["run"])
+            points = [MetricPoint(**point) for point in saved["points"]]
+        for evaluation in run.evaluations():
+            points += evaluation_points(run, evaluation)
+            if run.progress.finished:
+                break
+            if pace.is_due():
+                with pace.reporting():
+                    state = {"run": run.state_dict(), "points": [asdict(point) for point in points]}
+                    folder.write_checkpoint(key, state)  # of plain values alone, which torch loads without running code
+            if on_evaluation is not None:
+                on_evaluation(run, evaluation)
+    except InputError as error:
+        return TrialResult.failed(str(error)), None
+    return _finished(run, points), run.result_state()
+
+
+@functools.cache
+def process_sources() -> RawSources:
+    """Return what this process has listed and decoded: Tune runs one trial after another in it."""
+    return RawSources()
+
+
+def _read_ahead(data: Any) -> Any:
+    """Have pictures that do not fit in memory decoded by threads.
+
+    Actors, which `train` has for this, might find no free CPU beside the processes of a sweep.
+    """
+    if getattr(data, "keep", True):
+        return data
+    from uml_core.feed.pictures import ReadAhead  # encoders take seconds
+
+    return replace(data, open_stream=ReadAhead)
+
+
+def _finished(run: TrainingRun, points: Sequence[MetricPoint]) -> TrialResult:
+    """Return the result of a run that has come to its end, with the points of its evaluations; test is not measured."""
+    assert run.best is not None
+    return TrialResult(
+        run.best.val_accuracy,
+        run.best.val_nll,
+        [*points, *outcome_points(run)],
+        cost=_samples_trained_on(run),
+        val_rows=len(run.data.val),
+    )
+
+
 def _report(run: TrainingRun, evaluation: Evaluation) -> None:
-    """Tell the scheduler how a trial does; where it stops the trial, this call does not return."""
-    tune.report(progress_report(run, evaluation))
+    """Report to the scheduler how a trial does; where it stops the trial, this call does not return."""
+    tune.report(
+        {
+            "val_accuracy": evaluation.val_accuracy,
+            "val_nll": evaluation.val_nll,
+            "cost": _samples_trained_on(run),
+            "train_s": run.progress.train_s,
+            "step": evaluation.step,
+        }
+    )
+
+
+def _samples_trained_on(run: TrainingRun) -> float:
+    """Return the samples of all corpora a run has seen so far: what it costs, whatever the machine."""
+    return float(sum(run.progress.samples.values()))

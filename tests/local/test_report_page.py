@@ -20,10 +20,11 @@ from uml_core.errors import InputError
 from uml_core.figures.words import seconds
 from uml_core.reporting import figures
 from uml_core.reporting.collect import SweepResults, collect_sweep
-from uml_core.reporting.page import Report, build_report, without_credentials
+from uml_core.reporting.page import Report, build_report
 from uml_core.reporting.space_rows import mixture_grids
 from uml_core.reporting.tables import arm_notes, arm_rows, failed_trials, shift_rows
 from uml_core.tracking.records import RunRecord
+from uml_core.tracking.uri import without_credentials
 
 URI = "sqlite:////somewhere/mlflow.db"
 HOSTILE = '<script>alert("x")</script> & $\\frac{1}$'

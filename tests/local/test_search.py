@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
-from pipelines.tune.folder import Assignment, SweepFolder, TrialResult, trial_config
-from pipelines.tune.proposals import GroupedScheduler, Proposals, TpeProposals, proposals_of, trial_resources
+from pipelines.tune.folder import Assignment, SweepFolder, TrialResult
+from pipelines.tune.proposals import GroupedScheduler, Proposals, TpeProposals, build_proposals, trial_resources
 from tests.conftest import vector_tree
 from tune_spaces import Arm, Space, TrialSpec
 from uml_core.config import Experiment, TuneConfig, parse_experiment
 from uml_core.errors import InputError
 from uml_core.sweeps.tpe import TpeSearch
+from uml_core.tracking.records import MetricPoint
 from uml_core.training.packs import pack_label
 
 AXES = {
@@ -105,7 +106,7 @@ def one_by_one(proposals: Proposals) -> Iterator[TrialSpec]:
 
 
 def test_packs_are_of_one_shape_and_leave_work_for_every_process(experiment: Experiment) -> None:
-    proposals = proposals_of(space(), experiment.override({"tune.search": "grid"}))
+    proposals = build_proposals(space(), experiment.override({"tune.search": "grid"}))
     packs = []
     while pack := proposals.next_pack(processes=2):
         packs.append(pack)
@@ -122,12 +123,12 @@ def test_packs_are_of_one_shape_and_leave_work_for_every_process(experiment: Exp
     ids=lambda change: next(iter(change)),
 )
 def test_trials_that_train_alone(experiment: Experiment, change: dict[str, Any]) -> None:
-    proposals = proposals_of(space(), experiment.override({"tune.search": "grid", **change}))
+    proposals = build_proposals(space(), experiment.override({"tune.search": "grid", **change}))
     assert [len(proposals.next_pack(processes=2)) for _ in range(25)] == [1] * 24 + [0]
 
 
 def test_tpe_proposals_share_the_budget_equally_and_side_by_side(experiment: Experiment) -> None:
-    proposals = proposals_of(space(), experiment, max_trials=17)
+    proposals = build_proposals(space(), experiment, max_trials=17)
     assert isinstance(proposals, TpeProposals)
     assert (proposals.total, proposals.budget) == (16, {"unimodal": 4, "uml": 4})
     keys = []
@@ -144,13 +145,13 @@ def test_tpe_proposals_share_the_budget_equally_and_side_by_side(experiment: Exp
 def test_a_killed_sweep_s_folder_is_taken_over(experiment: Experiment, tmp_path: Path, search: str) -> None:
     experiment = experiment.override({"tune.search": search})
     folder = SweepFolder(str(tmp_path / "trials"))
-    first = proposals_of(space(), experiment, max_trials=16)
+    first = build_proposals(space(), experiment, max_trials=16)
     done = {}
     for index, spec in zip(range(7), one_by_one(first), strict=False):
         result = TrialResult.failed("died") if index == 3 else TrialResult(0.1 * index, 1.0)
-        folder.write(spec.key, replace(result, overrides=spec.overrides, group=spec.group), state=None)
+        folder.write(Assignment(spec.key, spec.group, spec.overrides), result, state=None)
         done[spec.key] = spec.group
-    second = proposals_of(space(), experiment, max_trials=16)
+    second = build_proposals(space(), experiment, max_trials=16)
     second.take_over(folder.all())
     rest = {}
     for spec in one_by_one(second):
@@ -179,7 +180,7 @@ def test_random_draws_differ_by_seed_and_agree_between_arms(experiment: Experime
 class FakeTrial:
     """What schedulers look at."""
 
-    config: dict[str, str]
+    config: dict[str, Any]
     trial_id: str
     status: str = "RUNNING"
 
@@ -188,7 +189,7 @@ def decisions(settings_: TuneConfig, accuracies: dict[tuple[str, str], float]) -
     """What the scheduler says of trials (group, name) that report one accuracy all the way, one after another."""
     scheduler = GroupedScheduler(settings_, max_steps=100)
     said: dict[tuple[str, str], set[str]] = {}
-    trials = {key: FakeTrial(trial_config([Assignment(key[1], (key[0], "", 0), {})]), key[1]) for key in accuracies}
+    trials = {key: FakeTrial({"trials": [Assignment(key[1], (key[0], "", 0), {})]}, key[1]) for key in accuracies}
     controller = SimpleNamespace(get_live_trials=lambda: list(trials.values()))
     for trial in trials.values():
         scheduler.on_trial_add(controller, trial)
@@ -218,14 +219,34 @@ def test_shares_of_a_gpu() -> None:
     assert trial_resources(TuneConfig(max_concurrent_trials=3), cpus=8, gpus=0) == ({"cpu": 1}, 3)
     with pytest.raises(InputError, match=r"tune.gpus_per_trial is 0.5, but the cluster has 0 GPUs"):
         trial_resources(TuneConfig(gpus_per_trial=0.5), cpus=4, gpus=0)
+    with pytest.raises(InputError, match=r"tune.gpus_per_trial is 2, but a trial trains on one GPU or a share"):
+        trial_resources(TuneConfig(gpus_per_trial=2), cpus=4, gpus=4)
 
 
 def test_a_trial_that_was_cut_short_keeps_what_it_reported() -> None:
     report = {"val_accuracy": 0.4, "val_nll": 1.2, "cost": 320.0, "train_s": 0.7, "step": 20}
     result = TrialResult.cut_short(report)
     assert (result.val_accuracy, result.cost, result.stopped, result.error) == (0.4, 320.0, True, "")
-    assert result.points[0] == {"name": "val/accuracy", "value": 0.4, "step": 20}
-    assert {"name": "perf/train_s", "value": 0.7, "step": 20} in result.points, "what was spent counts"
+    assert result.points[0] == MetricPoint("val/accuracy", 0.4, 20)
+    assert MetricPoint("perf/train_s", 0.7, 20) in result.points, "what was spent counts"
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """To the last bit, and with the infinite NLL of a trial that failed; a result of an earlier version is read too."""
+    folder = SweepFolder(str(tmp_path))
+    assignment = Assignment("key", ("uml", "data.shots=4", 1), {"optim.lr": 0.1 + 0.2, "mixing.loss_weight": {"a": 1}})
+    done = TrialResult(1 / 3, 2 / 3, [MetricPoint("val/nll", 2 / 3, 20)], cost=320.0, val_rows=7)
+    for result in (done, TrialResult.failed("died")):
+        written = folder.write(assignment, result, state=None)
+        assert (written.overrides, written.group) == (assignment.overrides, assignment.group)
+        assert (written.points, written.val_nll, written.error) == (result.points, result.val_nll, result.error)
+        assert folder.read("key") == written
+    point = '{"name": "val/nll", "value": 0.5, "step": 20}'
+    earlier = f'{{"val_accuracy": 0.0, "val_nll": Infinity, "points": [{point}], "group": ["uml", "", 0]}}'
+    (tmp_path / "earlier.json").write_text(earlier, encoding="utf-8")
+    read = folder.read("earlier")
+    assert read is not None
+    assert (read.points, read.group, read.val_nll) == ([MetricPoint("val/nll", 0.5, 20)], ("uml", "", 0), float("inf"))
 
 
 @pytest.mark.parametrize("objectives", [[], ["cost"], ["cost", "accuracy"], ["accuracy", "accuracy"]])

@@ -17,13 +17,11 @@ from mlflow.tracking import MlflowClient
 
 from tests.conftest import vector_tree
 from uml_core.config import Experiment, TrackingConfig, parse_experiment
-from uml_core.errors import InputError
+from uml_core.errors import InputError, OutageError
 from uml_core.tracking import client as tracking_client
-from uml_core.tracking import waiting
 from uml_core.tracking.client import PatientClient, is_outage
 from uml_core.tracking.reading import experiment_runs
 from uml_core.tracking.records import MetricPoint
-from uml_core.tracking.waiting import with_patience
 from uml_core.tracking.writing import metric_name, open_experiment, start_run
 
 LOST = MlflowException("API request to http://x failed with exception ConnectionError")
@@ -33,8 +31,8 @@ LOST = MlflowException("API request to http://x failed with exception Connection
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits that were asked for; time passes by them alone."""
     waits: list[float] = []
-    monkeypatch.setattr(waiting.time, "sleep", waits.append)
-    monkeypatch.setattr(waiting.time, "monotonic", lambda: sum(waits))
+    monkeypatch.setattr(tracking_client.time, "sleep", waits.append)
+    monkeypatch.setattr(tracking_client.time, "monotonic", lambda: sum(waits))
     return waits
 
 
@@ -58,35 +56,27 @@ def failing(times: int, error: Exception) -> Any:
     return operation
 
 
-def patient(operation: Any, *, max_wait_s: float = 600.0) -> Any:
-    temporary = lambda error: isinstance(error, ConnectionError)  # noqa: E731
-    return with_patience(operation, what="the server", is_temporary=temporary, max_wait_s=max_wait_s)
-
-
-def test_waits_grow_to_a_limit_and_are_told(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
-    assert patient(failing(8, ConnectionError())) == "done"
+def test_waits_grow_to_a_limit_and_are_logged(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    client = PatientClient("sqlite://")
+    caplog.clear()  # of MLflow's own lines on a new database
+    assert client.patiently(failing(8, requests.ConnectionError())) == "done"
     assert clock == [0.5, 1, 2, 4, 8, 15, 15, 15]
-    assert caplog.messages[0] == "the server does not answer; waiting (0 s of at most 600 s)"
-    assert caplog.messages[-1] == "the server answers again after 60 s"
-
-
-def test_patience_ends(clock: list[float]) -> None:
-    with pytest.raises(ConnectionError):
-        patient(failing(10**6, ConnectionError()), max_wait_s=20)
-    assert sum(clock) == 20
+    assert caplog.messages[0] == "tracking.uri sqlite:// does not answer; waiting (0 s of at most 600 s)"
+    assert caplog.messages[-1] == "tracking.uri sqlite:// answers again after 60 s"
 
 
 def test_mistakes_are_not_waited_for(clock: list[float]) -> None:
     with pytest.raises(ValueError, match="wrong"):
-        patient(failing(1, ValueError("wrong")))
+        PatientClient("sqlite://").patiently(failing(1, ValueError("wrong")))
     assert clock == []
 
 
 def test_a_server_that_stays_away_ends_in_one_line(clock: list[float]) -> None:
     client = PatientClient("sqlite://")
-    with pytest.raises(InputError, match=r"did not answer for 600 s; start it again and run the same line") as refusal:
+    with pytest.raises(OutageError, match=r"did not answer for 600 s; start it again and run the same line") as refusal:
         client.patiently(failing(10**6, requests.ConnectionError()))
     assert "\n" not in str(refusal.value)
+    assert sum(clock) == 600
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from tests.conftest import tracking_in
 from tests.sequence_corpora import waves
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
-from uml_core.tracking.provenance import run_kind
 from uml_core.tracking.reading import download, find_run
+from uml_core.tracking.records import run_kind
 from uml_core.training.run import TrainingRun
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -124,7 +124,7 @@ def test_a_server_that_goes_away_loses_nothing(
     away.start()
     results = tune.run(experiment, write_space(tmp_path, "(1e-3, 1e-2)")).results
     away.join()
-    lines = [record.message for record in caplog.records if record.name == "uml_core.tracking.waiting"]
+    lines = [record.message for record in caplog.records if record.name == "uml_core.tracking.client"]
     assert any("does not answer; waiting" in line for line in lines)
     assert any("answers again after" in line for line in lines)
     parent, *trials = sweep_runs(experiment, results["run_id"])

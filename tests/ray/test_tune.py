@@ -16,6 +16,7 @@ from pipelines import predict, report
 from pipelines.embed import step as embed
 from pipelines.ray_session import num_gpus
 from pipelines.tune import step as tune
+from pipelines.tune.folder import SweepFolder, TrialResult
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from tune_spaces import load_space, trials_of
 from uml_core.config import Experiment, parse_experiment
@@ -60,10 +61,26 @@ def write_space(directory: Path, lr: str) -> str:
     return str(file)
 
 
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each trial's JSON is read from here on, by this process: a driver."""
+    reads, read = Counter[str](), SweepFolder.read
+
+    def counting(folder: SweepFolder, key: str) -> TrialResult | None:
+        reads[key] += 1
+        return read(folder, key)
+
+    monkeypatch.setattr(SweepFolder, "read", counting)
+    return reads
+
+
 @in_one_cluster
-def test_controls_are_paired_nested_and_reported(experiment: Experiment, tmp_path: Path) -> None:
+def test_controls_are_paired_nested_and_reported(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sweep = experiment.override({"tune.lr": [1e-3, 1e-2], "name": "controls-sweep"})
+    reads = count_reads(monkeypatch)
     results = tune.run(sweep, "controls").results
+    assert sorted(reads.values()) == [1] * 60, "a trial's JSON is read once"
     trials = nested(sweep, results["run_id"])
     assert results["trials"] == len(trials) == 10 * 2 * 3
     seeds_of_arms = {

@@ -1,4 +1,4 @@
-"""Sweeps that train encoders, on 2 CPUs: in one process, on Ray Train's workers, killed and resumed, stopped early."""
+"""Sweeps that train encoders, on 2 CPUs: side by side with heads, killed and resumed, stopped early."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +19,16 @@ import torch
 import uml_core.feed.pictures
 from pipelines.embed import step as embed
 from pipelines.ray_session import ray_session
-from pipelines.ray_train.checkpoints import ReportPace
 from pipelines.stores import store_tables
 from pipelines.tune import step as tune
-from pipelines.tune.encoder_trial import TrialCheckpoints, run_encoder_trial
-from pipelines.tune.folder import SweepFolder, TrialResult
-from pipelines.tune.trial_on_workers import AskingScheduler
+from pipelines.tune.folder import Assignment, SweepFolder, TrialResult
+from pipelines.tune.trial import train_encoder
 from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
-from tests.ray.test_tune import ONE_AT_A_TIME, nested, wait_for_trials
+from tests.ray.test_tune import ONE_AT_A_TIME, count_reads, nested, wait_for_trials
 from uml_core.config import Experiment, parse_experiment
-from uml_core.gradients.ranks import RankContext
+from uml_core.errors import InputError
 from uml_core.tracking.reading import experiment_runs
-from uml_core.tracking.records import RunRecord
+from uml_core.tracking.records import MetricPoint, RunRecord
 from uml_core.training.run import Evaluation, TrainingRun
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +95,7 @@ def value(trial: RunRecord, name: str) -> float:
 
 
 def test_a_killed_search_over_frozen_and_trained_encoders_goes_on_without_repeating_or_doubling(
-    experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """kill -9 of the driver in the middle of a search that learns; the same line with --resume runs what is missing."""
     search = {"tune.search": "tpe", "tune.lr": [1e-3, 3e-3, 1e-2], "tune.seeds": 1, **ONE_AT_A_TIME}
@@ -118,7 +114,10 @@ def test_a_killed_search_over_frozen_and_trained_encoders_goes_on_without_repeat
     before = {run.tags["uml.trial"]: run.run_id for run in nested(sweep, parent.run_id) if run.status == "FINISHED"}
     assert 3 <= len(before) < 20, "the kill fell into the sweep"
 
+    read = count_reads(monkeypatch)
     results = tune.run(sweep, "finetune", max_trials=20, resume=True).results
+    assert read == dict.fromkeys(read, 1), "a trial's JSON is read once"
+    assert len(read) == 20
     assert results["run_id"] == parent.run_id
     assert results["failed"] == 0
     trials = [run for run in nested(sweep, parent.run_id) if run.status == "FINISHED"]
@@ -145,17 +144,10 @@ def sweep_folder(sweep: Experiment) -> Path:
     return max(folders, key=lambda folder: folder.stat().st_mtime)
 
 
-def test_two_workers_on_two_cpus_train_what_one_process_trains_and_poor_trials_end(
-    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every trial needs both CPUs, and a Tune trial for itself; the heads of another arm train beside them.
-
-    A driver that was slow to take a report, while the trial ended, once hung the sweep.
-    """
-    monkeypatch.setattr(AskingScheduler, "on_trial_result", slow_at(32))
+def test_a_trial_that_trains_an_encoder_is_stopped_by_a_better_one(experiment: Experiment, tmp_path: Path) -> None:
     arms = '(Arm("uml", grid={"optim": (FAST, SLOW)}), Arm("frozen", FROZEN, {"optim": (FAST, SLOW)}))'
-    sweep = experiment.override({"name": "workers", "train.max_steps": 40, "tune.seeds": 1})
-    sweep = sweep.override({"train.workers": 2, "tune.stopping": "asha", **ONE_AT_A_TIME})
+    sweep = experiment.override({"name": "stopped", "train.max_steps": 40, "tune.seeds": 1})
+    sweep = sweep.override({"tune.stopping": "asha", **ONE_AT_A_TIME})
     results = tune.run(sweep, space_file(tmp_path, arms=arms, grid="{}")).results
     trials = nested(sweep, results["run_id"])
     assert (results["trials"], results["failed"]) == (4, 0)
@@ -167,36 +159,20 @@ def test_two_workers_on_two_cpus_train_what_one_process_trains_and_poor_trials_e
     assert whole.tags["uml.selected"] == "true"
     assert "test/accuracy" in whole.metrics
 
-    alone = sweep.override({"train.workers": 1, "optim.lr": 1e-2, "optim.backbone_lr": 1e-4, "seed": 0})
-    result, _ = run_encoder_trial(
-        alone,
-        store_tables(alone),
-        TrialCheckpoints(SweepFolder(str(tmp_path)), "alone", ReportPace(1e9, 1)),
-        place=RankContext.cpu(),
-    )
-    losses = {point["name"]: point["value"] for point in result.points if point["step"] == 4}
-    logged = loss_at(sweep, whole, "train/loss/pictures", 4)
-    assert logged == pytest.approx(losses["train/loss/pictures"], rel=1e-2), "the joined batch's loss"
 
-
-def slow_at(step: int) -> Callable[..., str]:
-    """A scheduler's answer to a report, late by some seconds at one step."""
-    decide = AskingScheduler.on_trial_result
-
-    def decide_late(scheduler: AskingScheduler, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if result["step"] == step:
-            time.sleep(5)
-        return decide(scheduler, controller, trial, result)
-
-    return decide_late
-
-
-def loss_at(sweep: Experiment, trial: RunRecord, name: str, step: int) -> float:
-    """A metric of a logged trial at a step, from the sweep's folder."""
-    result = SweepFolder(str(sweep_folder(sweep))).read(trial.tags["uml.trial"])
-    assert result is not None
-    (found,) = [point["value"] for point in result.points if (point["name"], point["step"]) == (name, step)]
-    return float(found)
+@pytest.mark.parametrize(
+    ("changes", "mend"),
+    [
+        ({"train.workers": 2}, "set train.workers=1"),
+        ({"train.workers": 2, "train.sharding": "full"}, "remove train.sharding"),
+        ({"train.min_workers": 1}, "remove train.min_workers"),
+    ],
+)
+def test_trials_on_several_workers_are_refused(experiment: Experiment, changes: dict[str, Any], mend: str) -> None:
+    """Of the sweep's own experiment, and where an arm alone asks for them."""
+    setting, given = list(changes.items())[-1]
+    with pytest.raises(InputError, match=rf"{setting} is {given}, which python -m pipelines.train alone has.*{mend}"):
+        tune.run(experiment.override({"name": "refused", **changes}), "finetune")
 
 
 class TrialKilledError(Exception):
@@ -208,12 +184,11 @@ def interrupt(run: TrainingRun, evaluation: Evaluation) -> None:
 
 
 def trial_of(experiment: Experiment, folder: Path, **options: Any) -> tuple[TrialResult, dict[str, Any] | None]:
-    checkpoints = TrialCheckpoints(SweepFolder(str(folder)), "trial", ReportPace(0.0, 1))
-    return run_encoder_trial(experiment, store_tables(experiment), checkpoints, place=RankContext.cpu(), **options)
+    return train_encoder(experiment, store_tables(experiment), SweepFolder(str(folder)), "trial", **options)
 
 
-def without_times(result: TrialResult) -> list[dict[str, Any]]:
-    return [point for point in asdict(result)["points"] if not point["name"].startswith("perf/")]
+def without_times(result: TrialResult) -> list[MetricPoint]:
+    return [point for point in result.points if not point.name.startswith("perf/")]
 
 
 def assert_same(one: tuple[TrialResult, Any], other: tuple[TrialResult, Any]) -> None:
@@ -234,7 +209,8 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(experiment: Experiment
     )
     assert steps == [8], "the first four steps are not trained again"
     assert_same(whole, resumed)
-    SweepFolder(str(tmp_path / "cut")).write("trial", resumed[0], state=resumed[1])
+    folder = SweepFolder(str(tmp_path / "cut"))
+    folder.write(Assignment("trial", ("uml", "", 0), {}), resumed[0], state=resumed[1])
     assert sorted(file.name for file in (tmp_path / "cut").iterdir()) == ["trial.json", "trial.pt"]
 
 

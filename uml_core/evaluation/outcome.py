@@ -1,4 +1,7 @@
-"""What a finished run amounts to, under the names MLflow knows it by."""
+"""What a training run measures and what it comes to, under the names MLflow knows it by.
+
+In: a `TrainingRun`. Out: `MetricPoint`s, and a `RunOutcome`, which a worker of `train` hands to the driver as JSON.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from uml_core.evaluation.run import EvaluatedRun
-from uml_core.tracking.records import MetricPoint
+from uml_core.tracking.records import MetricPoint, metric_points
 from uml_core.training.run import Evaluation, TrainingRun
 
 
@@ -38,7 +41,6 @@ class RunOutcome:
     model_uri: str = ""
 
     def points(self) -> list[MetricPoint]:
-        """Return the outcome as MLflow metrics."""
         values: dict[str, float | None] = {
             "val/accuracy": self.val_accuracy,
             "test/accuracy": self.test_accuracy,
@@ -53,35 +55,37 @@ class RunOutcome:
             "model/trained_parameters": self.trained_parameters,
             "model/parameters": self.parameters,
         }
-        return [MetricPoint(name, float(value), self.steps) for name, value in values.items() if value is not None]
+        return metric_points(values, self.steps)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
         return dict(vars(self))
 
 
 def evaluated_run(run: TrainingRun) -> EvaluatedRun:
-    """Load the best weights of a finished run and return it as evaluators see it, without ids."""
+    """Load the best weights of a finished run, and show it as evaluators see it, without ids."""
     run.load_best()
     return EvaluatedRun(run.experiment, run.data, run.objective)
 
 
-def measure_outcome(
-    run: TrainingRun, run_id: str = "", *, with_test: bool = True, evaluated: EvaluatedRun | None = None
-) -> RunOutcome:
-    """Load the best weights of a finished run and measure what is asked; test only after selection.
+def measure_outcome(run: TrainingRun, run_id: str = "") -> RunOutcome:
+    """Load the best weights of a finished run and measure it on test: once, after selection."""
+    evaluated = evaluated_run(run)
+    return _outcome(run, run_id, {split: evaluated.accuracy(split) for split in evaluated.tested})
 
-    `evaluated` is the same run where it has been looked at already: nothing is encoded twice.
-    """
-    evaluated = evaluated or evaluated_run(run)
+
+def outcome_points(run: TrainingRun) -> list[MetricPoint]:
+    """Return what a finished run comes to as metrics, without a look at test."""
+    return _outcome(run, "", {}).points()
+
+
+def _outcome(run: TrainingRun, run_id: str, tested: Mapping[str, float]) -> RunOutcome:
     assert run.best is not None
     data, progress = run.data, run.progress
-    measured = {split: evaluated.accuracy(split) for split in evaluated.tested} if with_test else {}
     return RunOutcome(
         run_id=run_id,
         val_accuracy=run.best.val_accuracy,
-        test_accuracy=measured.pop("test", None),
-        shift_accuracy=measured,
+        test_accuracy=tested.get("test"),
+        shift_accuracy={split: accuracy for split, accuracy in tested.items() if split != "test"},
         best_step=run.best.step,
         steps=progress.step,
         steps_per_s=progress.step / progress.train_s if progress.train_s else 0.0,
@@ -90,7 +94,7 @@ def measure_outcome(
         target_samples=progress.samples[data.target],
         observed_ratio={corpus: run.observed_ratio(corpus) for corpus in data.train if corpus != data.target},
         trained_parameters=trained_parameters(run),
-        parameters=sum(parameter.numel() for parameter in target_parameters(run)),
+        parameters=sum(parameter.numel() for parameter in _target_parameters(run)),
         train_rows={corpus: len(rows) for corpus, rows in data.train.items()},
         classes=len(data.classes),
     )
@@ -98,16 +102,15 @@ def measure_outcome(
 
 def trained_parameters(run: TrainingRun) -> int:
     """Return the number of parameters on the target's path: what a matched baseline must have as well."""
-    return sum(parameter.numel() for parameter in target_parameters(run) if parameter.requires_grad)
+    return sum(parameter.numel() for parameter in _target_parameters(run) if parameter.requires_grad)
 
 
-def target_parameters(run: TrainingRun) -> list[nn.Parameter]:
+def _target_parameters(run: TrainingRun) -> list[nn.Parameter]:
     """Return the parameters on the target's path, trained or not; a frozen encoder before the store is not in it."""
     return [parameter for module in run.objective.target_path() for parameter in module.parameters()]
 
 
 def evaluation_points(run: TrainingRun, evaluation: Evaluation) -> list[MetricPoint]:
-    """Return one evaluation as MLflow metrics."""
     values = {
         "val/accuracy": evaluation.val_accuracy,
         "val/nll": evaluation.val_nll,
@@ -120,7 +123,7 @@ def evaluation_points(run: TrainingRun, evaluation: Evaluation) -> list[MetricPo
         "perf/data_wait_s": evaluation.data_wait_s,
         **({"perf/compiled": float(run.model.is_compiled)} if run.experiment.train.compile else {}),
     }
-    return [MetricPoint(name, value, evaluation.step) for name, value in values.items()]
+    return metric_points(values, evaluation.step)
 
 
 def save_weights(weights: Mapping[str, torch.Tensor], directory: Path) -> Path:

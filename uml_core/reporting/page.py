@@ -21,6 +21,7 @@ from uml_core.reporting.exchange import ExchangeSection, exchange_section
 from uml_core.reporting.figures import class_figures, sweep_figures
 from uml_core.reporting.verdict import Verdict, verdict_of
 from uml_core.tracking.records import RunRecord
+from uml_core.tracking.uri import without_credentials
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_TRAINING_RUNS, MAX_FAILURES = 20, 30
@@ -96,14 +97,6 @@ def build_report(name: str, records: Sequence[RunRecord], *, tracking_uri: str) 
         )
     )
     return Report(html, verdict, tuple(figure for section in sections for figure in section.figures))
-
-
-def without_credentials(uri: str) -> str:
-    """A URI fit to be shown: no user, no password, no query."""
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        return uri
-    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 def _order(section: SweepSection) -> tuple[int, int]:

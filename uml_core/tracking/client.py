@@ -1,9 +1,13 @@
-"""MLflow's client, patient: every call to a tracking server goes through it, and waits for a server that went away."""
+"""MLflow's client, patient: every call to a tracking server goes through it, and waits for a server that went away.
+
+MLflow's own retries are counted, not timed, and silent: nobody would know why a step stands still, or for how long.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +20,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from uml_core.errors import InputError, OutageError
-from uml_core.tracking.place import without_password
-from uml_core.tracking.waiting import with_patience
+from uml_core.tracking.uri import without_credentials
 
 MAX_OUTAGE_S = 600.0  # a tracking server may be away for so long before a step gives up
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 15.0
+
+logger = logging.getLogger(__name__)
 
 
 class PatientClient:
@@ -37,23 +43,35 @@ class PatientClient:
         return lambda *given, **named: self.patiently(lambda: method(*given, **named))
 
     def patiently(self, operation: Callable[[], Any]) -> Any:
-        """Return what an operation on the server returns, waiting while the server is away.
+        """Return what an operation on the server returns, repeating it in an outage: after 0.5 s, 1 s, ... 15 s.
+
+        Args:
+            operation: may be done twice, so it must be safe to repeat. A mistake that it raises is raised at once.
 
         Raises:
-            OutageError: it has been away for MAX_OUTAGE_S.
+            OutageError: the server has been away for MAX_OUTAGE_S.
         """
-        shown = without_password(self._uri)
-        try:
-            return with_patience(
-                operation, what=f"tracking.uri {shown}", is_temporary=is_outage, max_wait_s=MAX_OUTAGE_S
-            )
-        except Exception as error:
-            if not is_outage(error):
-                raise
-            raise OutageError(
-                f"tracking.uri {shown} did not answer for {MAX_OUTAGE_S:.0f} s; start it again and run the same line, "
-                "which goes on where this run stopped"
-            ) from error
+        shown = f"tracking.uri {without_credentials(self._uri)}"
+        started, wait_s = time.monotonic(), FIRST_WAIT_S
+        while True:
+            try:
+                result = operation()
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                waited_s = time.monotonic() - started
+                if waited_s >= MAX_OUTAGE_S:
+                    raise OutageError(
+                        f"{shown} did not answer for {MAX_OUTAGE_S:.0f} s; start it again and run the same line, "
+                        "which goes on where this run stopped"
+                    ) from error
+                logger.warning("%s does not answer; waiting (%.0f s of at most %.0f s)", shown, waited_s, MAX_OUTAGE_S)
+                time.sleep(min(wait_s, MAX_OUTAGE_S - waited_s))
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            else:
+                if wait_s > FIRST_WAIT_S:
+                    logger.warning("%s answers again after %.0f s", shown, time.monotonic() - started)
+                return result
 
 
 def mlflow_client(uri: str) -> MlflowClient:
@@ -63,7 +81,7 @@ def mlflow_client(uri: str) -> MlflowClient:
     except ModuleNotFoundError as error:
         package = {"psycopg": "psycopg[binary]"}.get(error.name or "", error.name)
         raise InputError(
-            f"tracking.uri {without_password(uri)} needs package {package}, which is not installed: "
+            f"tracking.uri {without_credentials(uri)} needs package {package}, which is not installed: "
             f'pip install "{package}"'
         ) from None
 
@@ -71,13 +89,14 @@ def mlflow_client(uri: str) -> MlflowClient:
 def is_outage(error: Exception) -> bool:
     """Return whether an error says that the server, or its database, is away for now."""
     if isinstance(error, MlflowException):
+        # MLflow wraps what requests raises: only the text tells a lost connection from a refusal.
         words = ("failed with exception", "failed with timeout", "error code 502", "error code 503", "error code 504")
         return error.error_code == "TEMPORARILY_UNAVAILABLE" or any(word in str(error) for word in words)
     return isinstance(error, requests.ConnectionError | requests.Timeout)
 
 
 def quieten() -> None:
-    """MLflow tells about every database migration; that is not the user's business."""
+    """Keep from the user what MLflow logs of every database migration and every model."""
     ours = ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.utils.environment", "mlflow.models")
     for name in (*ours, "mlflow.pyfunc"):
         logging.getLogger(name).setLevel(logging.ERROR)

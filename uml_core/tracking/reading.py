@@ -16,8 +16,8 @@ from uml_core.errors import InputError, listing, nearest
 from uml_core.serving.predictor import Predictor
 from uml_core.serving.target_predictor import load_predictor_folder
 from uml_core.tracking.client import PatientClient, quieten
-from uml_core.tracking.place import check_tracking, without_password
 from uml_core.tracking.records import SPACE_FILE, RunRecord
+from uml_core.tracking.uri import check_tracking, without_credentials
 
 
 def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:
@@ -33,7 +33,7 @@ def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:
     if experiment is None:
         names = [found.name for found in client.search_experiments()]
         raise InputError(
-            f"MLflow at {without_password(tracking_uri)} has no experiment '{name}'{nearest(name, names)}; "
+            f"MLflow at {without_credentials(tracking_uri)} has no experiment '{name}'{nearest(name, names)}; "
             f"it has {listing(names) or 'none'}; run train or tune first, or set tracking.uri"
         )
     return _all_runs(client, experiment.experiment_id)
@@ -50,14 +50,13 @@ def sweep_runs(experiment: Experiment, parent_run_id: str) -> list[RunRecord]:
 def _all_runs(client: PatientClient, experiment_id: str, filter_string: str = "") -> list[RunRecord]:
     records: list[RunRecord] = []
     token: str | None = None
-    while True:
+    while token != "":
         page = client.search_runs(
             [experiment_id], filter_string, ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
         )
         records += [_with_space(_record(run), client) for run in page]
-        token = page.token
-        if not token:
-            return records
+        token = page.token or ""
+    return records
 
 
 def find_run(tracking: TrackingConfig, run_id: str) -> RunRecord:
@@ -68,7 +67,7 @@ def find_run(tracking: TrackingConfig, run_id: str) -> RunRecord:
         return _record(PatientClient(tracking.uri).get_run(run_id))
     except MlflowException:
         raise InputError(
-            f"--run is {run_id}, which MLflow at {without_password(tracking.uri)} does not have; "
+            f"--run is {run_id}, which MLflow at {without_credentials(tracking.uri)} does not have; "
             "train prints the id of its run, and `mlflow ui` lists all"
         ) from None
 
@@ -89,7 +88,7 @@ def download(tracking_uri: str, uri: str, directory: Path) -> Path:
     except (MlflowException, OSError) as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{uri} cannot be fetched from MLflow at {without_password(tracking_uri)}: {first_line}"
+            f"{uri} cannot be fetched from MLflow at {without_credentials(tracking_uri)}: {first_line}"
         ) from None
 
 

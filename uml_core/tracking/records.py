@@ -1,12 +1,30 @@
-"""What is tracked, as plain data: a run, and one value of a metric. No MLflow here."""
+"""What is tracked, as plain data: values of metrics, runs, and the tags that say what a run is. No MLflow here."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from uml_core.config import Experiment
 
 SPACE_FILE = "space.json"  # artifact of a sweep: its space, as `uml_core.sweeps.space.space_as_json` writes it
 CLASS_METRIC = "test/class_accuracy/"  # before a class's name: the share of its test rows that are recognised
+
+
+@dataclass(frozen=True)
+class MetricPoint:
+    """One value of one metric at one optimiser step."""
+
+    name: str
+    value: float
+    step: int = 0
+
+
+def metric_points(values: Mapping[str, float | None], step: int = 0) -> list[MetricPoint]:
+    """Return one value of each metric by name; None, which is not measured, is left out."""
+    return [MetricPoint(name, float(value), step) for name, value in values.items() if value is not None]
 
 
 @dataclass(frozen=True)
@@ -25,7 +43,7 @@ class RunRecord:
 
     @property
     def kind(self) -> str:
-        """unimodal, uml, sweep or trial."""
+        """embed, unimodal, uml, sweep or trial."""
         return self.tags.get("uml.kind", "")
 
     @property
@@ -39,10 +57,23 @@ class RunRecord:
         return self.tags.get("mlflow.parentRunId")
 
 
-@dataclass(frozen=True)
-class MetricPoint:
-    """One value of one metric at one optimiser step."""
+def run_kind(experiment: Experiment) -> str:
+    """Return the tag uml.kind: uml where an auxiliary corpus takes part in a step or in the head, else unimodal."""
+    has_head = experiment.objective == "supervised"
+    initialised = has_head and experiment.model.head_init == "zero_shot" and experiment.auxiliaries
+    return "uml" if experiment.active_auxiliaries or initialised else "unimodal"
 
-    name: str
-    value: float
-    step: int = 0
+
+def provenance_tags(fingerprints: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags that say which store (each corpus's fingerprint) and which code a run comes from."""
+    stores = ",".join(f"{corpus}={value}" for corpus, value in fingerprints.items())
+    return {"uml.store_fingerprint": stores, "git.commit": _git_commit()}
+
+
+def _git_commit() -> str:
+    """Return the commit of the code that runs; "unknown" where it is no checkout, as in a job's uploaded copy."""
+    line = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(line, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -30,7 +30,6 @@ class MLflowTargetModel(PythonModel):
     """The pyfunc around `TargetPredictor`: a data frame of raw inputs in, prediction and probability out."""
 
     def load_context(self, context: Any) -> None:
-        """Load the head and the encoder's weights once."""
         self._predictor = load_predictor_folder(Path(context.artifacts["predictor"]))
         self._encoder = self._predictor.build_encoder()
         if self._encoder is not None:

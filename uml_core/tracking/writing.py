@@ -21,9 +21,9 @@ from uml_core.config import Experiment, TrackingConfig
 from uml_core.errors import InputError
 from uml_core.serving.predictor import Predictor
 from uml_core.tracking.client import PatientClient, mlflow_client, quieten
-from uml_core.tracking.place import check_tracking, without_password
-from uml_core.tracking.records import MetricPoint
+from uml_core.tracking.records import MetricPoint, metric_points
 from uml_core.tracking.target_model import log_target_model
+from uml_core.tracking.uri import check_tracking, without_credentials
 
 MAX_METRICS = 1000  # MLflow's limits for one log_batch call
 MAX_PARAMS = 100
@@ -37,7 +37,7 @@ class MLflowTracker:
         self._client = PatientClient(tracking.uri)
 
     def log_metrics(self, points: Sequence[MetricPoint]) -> None:
-        """Log values; one that is not finite is left out."""
+        """Log values; one that is not finite is left out, for MLflow would store an infinity as the largest float."""
         now = int(time.time() * 1000)
         metrics = [
             Metric(metric_name(point.name), point.value, now, point.step)
@@ -48,15 +48,12 @@ class MLflowTracker:
             self._client.log_batch(self.run_id, metrics=metrics[start : start + MAX_METRICS])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags."""
         self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Copy a file to the run's artifacts."""
         self._client.log_artifact(self.run_id, str(path), folder or None)
 
     def log_text(self, text: str, name: str) -> None:
-        """Write a text artifact."""
         self._client.log_text(self.run_id, text, name)
 
     def log_files(self, files: Mapping[str, bytes], folder: str) -> None:
@@ -70,7 +67,6 @@ class MLflowTracker:
                 self.log_folder(Path(directory), folder)
 
     def log_folder(self, directory: Path, folder: str) -> None:
-        """Copy a folder's files to a folder of the run's artifacts."""
         self._client.log_artifacts(self.run_id, str(directory), folder)
 
     def log_predictor(self, predictor: Predictor, directory: Path) -> str:
@@ -132,7 +128,7 @@ def open_experiment(tracking: TrackingConfig, name: str) -> str:
             return str(client.create_experiment(name, artifact_location=location))
     except MlflowException as error:
         first_line = str(error).strip().splitlines()[0]
-        raise InputError(f"tracking.uri {without_password(tracking.uri)} cannot be used: {first_line}") from None
+        raise InputError(f"tracking.uri {without_credentials(tracking.uri)} cannot be used: {first_line}") from None
 
 
 def start_run(
@@ -206,18 +202,11 @@ def log_embedding(experiment: Experiment, results: Mapping[str, Mapping[str, Any
     fingerprints = ",".join(f"{corpus}={facts['fingerprint']}" for corpus, facts in results.items())
     tracker = start_run(experiment, name="embed", kind="embed", tags={"uml.store_fingerprint": fingerprints})
     names = ("rows", "rejected_rows", "rows_per_s", "steady_rows_per_s", "wall_s", "first_part_s", "encoded_rows")
-    points = [
-        MetricPoint(f"embed/{name}/{corpus}", float(facts[name]))
-        for corpus, facts in results.items()
-        for name in names
-        if facts.get(name) is not None
-    ]
-    points += [
-        MetricPoint(f"embed/share/{stage}/{corpus}", share)
-        for corpus, facts in results.items()
-        for stage, share in facts["stage_share"].items()
-    ]
-    tracker.log_metrics(points)
+    values: dict[str, float | None] = {}
+    for corpus, facts in results.items():
+        values |= {f"embed/{name}/{corpus}": facts.get(name) for name in names}
+        values |= {f"embed/share/{stage}/{corpus}": share for stage, share in facts["stage_share"].items()}
+    tracker.log_metrics(metric_points(values))
     tracker.finish()
     return tracker.run_id
 
@@ -229,5 +218,5 @@ def _alone_on(uri: str) -> contextlib.AbstractContextManager[Any]:
     return FileLock(f"{uri.removeprefix('sqlite:///')}.lock")
 
 
-def _as_uri(place: str) -> str:
-    return place if "://" in place else Path(place).resolve().as_uri()
+def _as_uri(path: str) -> str:
+    return path if "://" in path else Path(path).resolve().as_uri()

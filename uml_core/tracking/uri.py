@@ -1,4 +1,4 @@
-"""Is the place of the runs usable? Told at once, and without importing MLflow."""
+"""The tracking URI: whether it can be used, found out at once and without importing MLflow; and how it is shown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_tracking(uri: str) -> None:
     Raises:
         InputError: the tracking URI cannot be reached or written, or is of a kind MLflow no longer writes.
     """
-    shown = without_password(uri)
+    shown = without_credentials(uri)
     if uri.startswith(("http://", "https://")):
         try:
             requests.get(uri.rstrip("/") + "/health", timeout=10)
@@ -42,7 +42,9 @@ def check_tracking(uri: str) -> None:
         raise InputError(f"tracking.uri is {shown}; MLflow 3 writes no plain folders, use sqlite:///runs/mlflow.db")
 
 
-def without_password(uri: str) -> str:
-    """Return a URI fit to be shown: no user and password."""
+def without_credentials(uri: str) -> str:
+    """Return a URI as it may be shown: no user, no password, no query (a database's may hold a password)."""
     scheme, separator, rest = uri.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if separator and "@" in rest else uri
+    if not separator:
+        return uri
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
