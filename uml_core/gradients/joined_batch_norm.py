@@ -1,7 +1,7 @@
 """Batch norm over the batches of all ranks: what one worker computes on the joined batch.
 
-Not torch's SyncBatchNorm: that refuses tensors on a CPU, and replaces modules, which those of timm (they hold an
-activation as well) do not survive. This replaces the function that all of them call, on any device. It runs torch's own
+Not torch's SyncBatchNorm: that refuses tensors on a CPU, and is put in place of modules, of which timm's then no longer
+call the activation they hold. This replaces the function that all of them call, on any device. It runs torch's own
 kernels: written as differentiable sums it would be half as long and pass over the batch several times more.
 
 Shape legend: B batch of this rank, C channels; what follows (height and width, or time) is averaged over, as B is.

@@ -4,8 +4,8 @@ A shard is a `DTensor` whose first dimension is divided among the ranks; everyth
 ranks. Functions that gather or measure shards are collective: every rank calls them, at the same point. On plain
 tensors alone they are what torch has, to the bit, and communicate with nobody.
 
-Not `torch.distributed.checkpoint.state_dict`: it names an optimiser's moments by parameter where checkpoints of before
-number them, expects every weight that adapters leave out of a state, and takes half a second to import.
+Not `torch.distributed.checkpoint.state_dict`: it names an optimiser's moments by parameter, where checkpoints of before
+number them, and takes 0.8 s to import.
 """
 
 from __future__ import annotations
