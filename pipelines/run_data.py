@@ -38,6 +38,38 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class RawSource:
+    """A corpus's rows as they are listed, and those of its pictures that are decoded: shared by a process's runs."""
+
+    settings: str  # hash of what names the corpus and its encoder
+    ids: tuple[str, ...]  # of the store's table
+    rows: Mapping[str, Row]
+    kept: dict[int, Arrays] = field(default_factory=dict)
+
+
+class RawSources:
+    """Lists raw corpora once for many runs, and remembers the pictures they have decoded."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, RawSource] = {}
+
+    def listed(self, experiment: Experiment, corpus: str) -> RawSource:
+        """List a corpus, or remember it; of each name the last is remembered."""
+        others = tuple(f"corpora.{name}." for name in experiment.corpora if name != corpus)
+        stored = deciding(experiment, "store").items()
+        settings = hash_of([corpus, {key: value for key, value in stored if not key.startswith(others)}])
+        known = self._known.get(corpus)
+        if known is None or known.settings != settings:
+            from uml_core.corpora.readers import rows_of
+
+            ids, rows = corpus_store(experiment, corpus).load_ids(), rows_of(experiment, corpus)
+            known = self._known[corpus] = RawSource(settings, ids, {row.id: row for row in rows})
+        elif sum(picture.nbytes for picture in known.kept.values()) > experiment.pictures.memory_gib * 2**30:
+            known.kept.clear()  # runs of other seeds take other pictures of a large corpus
+        return known
+
+
 @dataclass(frozen=True)
 class CheckedData:
     """What is known of a run's data without its embeddings: which rows it trains, validates and is tested on."""
@@ -47,7 +79,7 @@ class CheckedData:
     feeds: Mapping[str, str]  # of every corpus: memory or stream
     tables: Tables = field(default_factory=dict)
     seeds: tuple[int, int] = (0, 0)  # seed and data.split_seed, by which the rows are drawn
-    sources: RawSources = field(default_factory=lambda: RawSources())
+    sources: RawSources = field(default_factory=RawSources)
 
     def for_experiment(self, experiment: Experiment) -> CheckedData:
         """What the same experiment reads under another seed: other rows of the same tables."""
@@ -101,38 +133,6 @@ def _streamed(experiment: Experiment, stores: Mapping[str, CorpusStore]) -> froz
 
 def _say_waiting(corpus: str) -> None:
     logger.warning("%s: another process writes its file; waiting for it", corpus)
-
-
-@dataclass
-class RawSource:
-    """A corpus's rows as they are listed, and those of its pictures that are decoded: shared by a process's runs."""
-
-    settings: str  # hash of what names the corpus and its encoder
-    ids: tuple[str, ...]  # of the store's table
-    rows: Mapping[str, Row]
-    kept: dict[int, Arrays] = field(default_factory=dict)
-
-
-class RawSources:
-    """Lists raw corpora once for many runs, and remembers the pictures they have decoded."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, RawSource] = {}
-
-    def listed(self, experiment: Experiment, corpus: str) -> RawSource:
-        """List a corpus, or remember it; of each name the last is remembered."""
-        others = tuple(f"corpora.{name}." for name in experiment.corpora if name != corpus)
-        stored = deciding(experiment, "store").items()
-        settings = hash_of([corpus, {key: value for key, value in stored if not key.startswith(others)}])
-        known = self._known.get(corpus)
-        if known is None or known.settings != settings:
-            from uml_core.corpora.readers import rows_of
-
-            ids, rows = corpus_store(experiment, corpus).load_ids(), rows_of(experiment, corpus)
-            known = self._known[corpus] = RawSource(settings, ids, {row.id: row for row in rows})
-        elif sum(picture.nbytes for picture in known.kept.values()) > experiment.pictures.memory_gib * 2**30:
-            known.kept.clear()  # runs of other seeds take other pictures of a large corpus
-        return known
 
 
 def build_data(experiment: Experiment, tables: Any, sources: RawSources | None = None) -> TrainingData | SequenceData:

@@ -23,6 +23,7 @@ from uml_core.feed.embeddings import EmbeddingFeed
 from uml_core.feed.mixing import MixingPlan, Part
 from uml_core.feed.read_ahead import FIRST_BLOCK_ROWS, RowReader
 from uml_core.gradients.ranks import RankContext
+from uml_core.store.corpus_store import CorpusStore
 from uml_core.store.mapped_table import is_mapped, streamed_corpora
 from uml_core.training.run import TrainingRun
 
@@ -79,6 +80,37 @@ def test_the_model_is_the_one_trained_from_memory(experiment: Experiment, change
     for name, value in kept.model.state_dict().items():
         assert torch.equal(value, streamed.model.state_dict()[name]), name
     assert (first.val_accuracy, first.test_accuracy) == (second.val_accuracy, second.test_accuracy)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {**STREAM, "data.shots": 2, "data.auxiliary_shots.names": 3},
+        {"corpora.names.control": "noise"},
+        {"data.auxiliary_shots.names": "average"},
+        {"corpora.names.control": "unrelated"},
+        {"objective": "self_supervised", "corpora.names.control": "noise"},
+    ],
+    ids=lambda changes: ",".join(changes) or "plain",
+)
+def test_the_driver_selects_the_rows_that_are_trained_and_reads_no_embedding(
+    experiment: Experiment, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, read_parquet = set[str](), CorpusStore._read_parquet
+
+    def noted(store: CorpusStore, path: str, columns: list[str] | None = None) -> Any:
+        read.update(columns or ["everything"])
+        return read_parquet(store, path, columns)
+
+    monkeypatch.setattr(CorpusStore, "_read_parquet", noted)
+    settings = experiment.override(changes)
+    checked = check_data(settings).data
+    assert read == {"id", "label", "split"}
+    loaded = load_data(settings)
+    assert (checked.classes, checked.warnings()) == (loaded.classes, loaded.warnings())
+    for ours, theirs in ((checked.labelled, loaded.labelled), (checked.val, loaded.val), (checked.test, loaded.test)):
+        assert (ours.rows.tolist(), ours.labels.tolist()) == (theirs.rows.tolist(), theirs.labels.tolist())
 
 
 def test_every_rank_and_part_reads_its_share_and_any_step_can_be_the_first(experiment: Experiment) -> None:
