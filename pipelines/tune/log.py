@@ -130,7 +130,7 @@ class TrialCallback(tune.Callback):
 
 
 def log_subsets(chosen: Sequence[TrialSpec], tables: Tables, parent: MLflowTracker) -> None:
-    """Log which rows were drawn, once for all arms of the same shots and seed: files that data.subset takes."""
+    """Log which rows were drawn, once for all arms of the same shots and seed: files that data.subset reads."""
     drawn = {(spec.experiment.data.shots, spec.experiment.data.split_seed): spec.experiment for spec in chosen}
     for (shots, seed), experiment in drawn.items():
         name = f"subsets/shots-{'all' if shots is None else shots}-seed-{seed}.json"

@@ -66,7 +66,7 @@ class Proposals:
         first, spec = next(iter(self._waiting.items()))
         label, seed = self._label(first), spec.experiment.seed
         alike = [first] if label is None else [key for key in self._waiting if self._label(key) == label]
-        alike.sort(key=lambda key: self._waiting[key].experiment.seed != seed)
+        alike.sort(key=lambda key: self._waiting[key].experiment.seed != seed)  # stable: otherwise in the space's order
         return [self._waiting.pop(key) for key in alike[: self._pack_size(processes)]]
 
     def _pack_size(self, processes: int) -> int:
@@ -151,7 +151,7 @@ def build_proposals(space: Space, experiment: Experiment, *, max_trials: int | N
 class SweepSearcher(Searcher):
     """Hands proposals to Ray Tune: one of its trials trains one or several of ours.
 
-    Tune stores nothing of it, and it is told no results: both go by way of the sweep's folder.
+    Tune stores nothing of it and reports no results to it: both go by way of the sweep's folder.
     """
 
     def __init__(self, proposals: Proposals, *, processes: int) -> None:
@@ -212,7 +212,7 @@ def _stopping_rule(settings: TuneConfig, max_steps: int) -> TrialScheduler:
             max_t=max(max_steps, grace + 1),
             grace_period=grace,
             reduction_factor=REDUCTION,
-            stop_last_trials=False,
+            stop_last_trials=False,  # one that reaches max_t ends by itself, and then has a result
         )
     return MedianStoppingRule(
         time_attr="step",

@@ -12,7 +12,7 @@ weights, in one rename each) -> `log` (its MLflow run) -> `selected` (on validat
 -> the verdict, here.
 
 A killed sweep, started again with the same line (or --resume), runs only what is missing. The best model is registered
-in MLflow, models:/EXPERIMENT@best; `pipelines.predict` takes it as it is.
+in MLflow, models:/EXPERIMENT@best; `pipelines.predict` reads it as it is.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def _train(
                 search_alg=SweepSearcher(proposals, processes=at_once),
                 scheduler=build_scheduler(experiment),
                 num_samples=proposals.num_left,  # at most: one of Tune's trials may be several of ours
-                reuse_actors=True,
+                reuse_actors=True,  # a process that imports torch takes seconds to start, most trials less
                 max_concurrent_trials=at_once,
             ),
             run_config=tune.RunConfig(

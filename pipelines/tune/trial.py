@@ -42,6 +42,7 @@ def train_trials(config: dict[str, Any], *, tables: Tables, experiment: Experime
     folder = SweepFolder(folder_uri)
     trials = [experiment.override(assignment.overrides) for assignment in assignments]
     device = "cuda" if experiment.tune.gpus_per_trial else "cpu"
+    # A report waits for the driver: without a scheduler that decides by it, a trial makes none on its way.
     on_evaluation = None if experiment.tune.stopping == "none" else _report
     results: list[TrialResult] = []
 

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class PatientClient:
-    """MLflow's client, whose calls wait for a server that went away: the one place where tracking is retried.
+    """MLflow's client, whose calls wait for a server that went away: nothing else retries tracking.
 
     Calls are safe to repeat: MLflow keeps equal values of tags, parameters and metrics once.
     """

@@ -66,9 +66,9 @@ def log_target_model(predictor: Predictor, directory: Path, run_id: str) -> str:
 
 
 class PyfuncWithoutTrial:
-    """MLflow's flavour pyfunc, for `Model.log`, which is told not to run the input example.
+    """MLflow's flavour pyfunc, for `Model.log`, which can be asked not to run the input example.
 
-    `mlflow.pyfunc.log_model` cannot be told: it would load the encoder and run it at the end of every training.
+    `mlflow.pyfunc.log_model` cannot: it would load the encoder and run it at the end of every training.
     """
 
     @staticmethod

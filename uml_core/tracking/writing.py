@@ -70,7 +70,7 @@ class MLflowTracker:
         self._client.log_artifacts(self.run_id, str(directory), folder)
 
     def log_predictor(self, predictor: Predictor, directory: Path) -> str:
-        """Log the target model as an MLflow model that takes raw inputs; returns its URI."""
+        """Log the target model as an MLflow model of raw inputs; returns its URI."""
         predictor.save(directory)
         mlflow.set_tracking_uri(self._tracking.uri)
         before = self._client.get_run(self.run_id).info
@@ -187,7 +187,7 @@ def _milliseconds(seconds: float | None) -> int | None:
 
 
 def metric_name(name: str) -> str:
-    """Return a name MLflow takes for a metric: letters that it refuses become _ (a class may be called "C++")."""
+    """Return a name MLflow accepts for a metric: letters that it refuses become _ (a class may be called "C++")."""
     return re.sub(r"[^/\w.\- :]", "_", name)
 
 
