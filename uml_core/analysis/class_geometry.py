@@ -9,7 +9,6 @@ Shape legend: N rows, D and E embedding widths, C classes, P permutations.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +60,7 @@ class ClassMeans:
     def from_rows(cls, rows: LabelledRows, num_classes: int) -> ClassMeans:
         """Average the rows of each class, in float64."""
         sums_CD = np.zeros((num_classes, rows.dim))
-        for embeddings_ND, labels_N in blocks(rows):
+        for embeddings_ND, labels_N in rows.blocks(BLOCK_ROWS):
             sums_CD += class_sums(embeddings_ND, labels_N, num_classes)
         counts_C = np.bincount(rows.labels, minlength=num_classes)
         return cls(sums_CD / np.maximum(counts_C, 1)[:, None], counts_C)
@@ -75,13 +74,6 @@ class ClassMeans:
         """The means at unit length, as a head starts at them; zeros stay zeros."""
         unit_CD: Array = self.means / np.maximum(np.linalg.norm(self.means, axis=1, keepdims=True), TINY)
         return unit_CD
-
-
-def blocks(rows: LabelledRows) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
-    """Yield the embeddings (B, D) and labels (B,) of some rows at a time: a large corpus is never copied whole."""
-    for start in range(0, len(rows), BLOCK_ROWS):
-        block = slice(start, start + BLOCK_ROWS)
-        yield rows.embeddings[rows.rows[block]], rows.labels[block]
 
 
 def class_sums(rows_ND: npt.NDArray[np.floating], labels_N: npt.NDArray[np.int64], num_classes: int) -> Array:
@@ -189,7 +181,7 @@ def _centred_gram(means_CD: Array) -> Array:
 def _variance_within(rows: LabelledRows, means: ClassMeans) -> float:
     """The squared deviations from class means, summed over directions, per degree of freedom."""
     squares = 0.0
-    for embeddings_ND, labels_N in blocks(rows):
+    for embeddings_ND, labels_N in rows.blocks(BLOCK_ROWS):
         squares += float(((embeddings_ND - means.means[labels_N]) ** 2).sum())
     return squares / max(1, len(rows) - int(means.has_rows.sum()))
 

@@ -31,13 +31,13 @@ from scipy.linalg import solve
 
 from uml_core.analysis.alignment import cka
 from uml_core.analysis.class_geometry import (
+    BLOCK_ROWS,
     TINY,
     Array,
     ClassGeometry,
     ClassMeans,
     NullTest,
     Order,
-    blocks,
     class_sums,
     orders_of,
 )
@@ -230,7 +230,7 @@ def ridge_head(parts: Sequence[tuple[LabelledRows, float]], num_classes: int, *,
         return head_DC
     gram_DD, sums_CD = penalty * np.eye(len(mean)), np.zeros((num_classes, len(mean)))
     for rows, weight in parts:
-        for embeddings_ND, labels_N in blocks(rows):
+        for embeddings_ND, labels_N in rows.blocks(BLOCK_ROWS):
             centred_ND = embeddings_ND - mean
             gram_DD += weight * (centred_ND.T @ centred_ND)
             sums_CD += weight * class_sums(centred_ND, labels_N, num_classes)
@@ -240,9 +240,11 @@ def ridge_head(parts: Sequence[tuple[LabelledRows, float]], num_classes: int, *,
 
 def _mean_and_squared_length(rows: LabelledRows) -> tuple[Array, float]:
     """The mean row (D,) and the mean squared length of rows less it."""
-    mean_D = sum(embeddings_ND.sum(axis=0, dtype=np.float64) for embeddings_ND, _ in blocks(rows)) / len(rows)
-    squares = sum(float(((embeddings_ND - mean_D) ** 2).sum()) for embeddings_ND, _ in blocks(rows))
-    return np.asarray(mean_D), squares / len(rows)
+    mean_D = sum(embeddings_ND.sum(axis=0, dtype=np.float64) for embeddings_ND, _ in rows.blocks(BLOCK_ROWS)) / len(
+        rows
+    )
+    squares = sum(float(((embeddings_ND - mean_D) ** 2).sum()) for embeddings_ND, _ in rows.blocks(BLOCK_ROWS))
+    return mean_D, squares / len(rows)
 
 
 def _predicted_gain(

@@ -44,16 +44,6 @@ class PairedDifference:
     p_value: float
     count: int
 
-    @property
-    def above_zero(self) -> bool:
-        """Whether the whole interval lies above 0."""
-        return self.low > 0
-
-    @property
-    def below_zero(self) -> bool:
-        """Whether the whole interval lies below 0."""
-        return self.high < 0
-
 
 @dataclass(frozen=True)
 class BootstrapInterval:
