@@ -48,7 +48,7 @@ def run(model_uri: str, output: str, tracking_uri: str, *, formats: tuple[str, .
         if not isinstance(predictor, TargetPredictor):
             raise InputError(
                 f"--model {model_uri} is of objective self_supervised, whose path is not one matrix; "
-                "export takes models of objective supervised"
+                "only models of objective supervised can be exported"
             )
         files = export_head(predictor, directory, formats)
     num_classes, dim = predictor.head.shape

@@ -28,6 +28,11 @@ class RowError(ValueError):
     """One row cannot be read; its message becomes the row's reason in rejected.parquet."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """Return " (did you mean 'X'?)" for the allowed name closest to `given`, or "" if none is close."""
     matches = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)

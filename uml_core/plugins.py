@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from uml_core.errors import InputError, nearest
+from uml_core.errors import InputError, first_line, nearest
 
 
 def imported_callable(given: str, *, setting: str, kind: str) -> Callable[..., Any]:
@@ -62,8 +62,7 @@ def _imported(name: str, setting: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{setting}, but importing {name} fails ({first}); it must be importable from the working "
+            f"{setting}, but importing {name} fails ({first_line(error)}); it must be importable from the working "
             "directory or installed, here and on every worker"
         ) from None

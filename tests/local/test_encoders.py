@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -18,8 +19,10 @@ from transformers import BertConfig, BertModel, BertTokenizerFast, GPT2Config, G
 
 from uml_core.config import EncoderConfig
 from uml_core.encoders import RowError, build_encoder, fingerprint
+from uml_core.encoders.openvino_engine import OpenVinoForward
 from uml_core.encoders.pictures import open_picture
 from uml_core.encoders.text.sentence_encoders import pool
+from uml_core.encoders.torch_encoder import TorchEncoder
 from uml_core.errors import InputError
 
 PACKAGED = EncoderConfig(source="package", name="efficientnet_lite0")
@@ -221,23 +224,35 @@ def test_compiling_is_set_up_on_loading_and_leaves_the_fingerprint(tmp_path: Pat
     for encoder in (plain, compiled):
         encoder.load()
     # Only the first batch compiles, which takes a minute: what is asked here is that it would.
-    assert hasattr(compiled._model, "_torchdynamo_orig_callable") or hasattr(compiled._model, "_orig_mod")  # type: ignore[attr-defined]
-    assert not hasattr(plain._model, "_orig_mod")  # type: ignore[attr-defined]
+    assert isinstance(compiled, TorchEncoder)
+    assert compiled._model is not compiled.module, "torch.compile's form of it is called"
+    assert compiled.module is not None
+    assert isinstance(plain, TorchEncoder)
+    assert isinstance(plain._model, OpenVinoForward)
     assert compiled.identity() == plain.identity()
 
 
 def test_fingerprints_stay_what_they_were() -> None:
     """A changed fingerprint makes every user embed again: change one only where the numbers change."""
+    encoders: list[tuple[str, dict[str, Any]]] = [
+        ("image", {"source": "package", "name": "efficientnet_lite0"}),
+        ("text", {"source": "package", "name": "minilm_l6"}),
+        ("text", {"source": "package", "name": "bytes", "pooling": "tokens"}),
+        ("audio", {"source": "package", "name": "logmel"}),
+        ("image", {"source": "timm", "name": "test_vit", "weights": "random"}),
+    ]
     prints = {
-        name: fingerprint(
-            build_encoder(EncoderConfig(source="package", name=name), modality), dtype="float32", precision="float32"
+        str(settings["name"]): fingerprint(
+            build_encoder(EncoderConfig(**settings), modality), dtype="float32", precision="float32"
         )
-        for name, modality in (("efficientnet_lite0", "image"), ("minilm_l6", "text"), ("logmel", "audio"))
+        for modality, settings in encoders
     }
     assert prints == {
         "efficientnet_lite0": "628225e3ca01",
         "minilm_l6": "0899c3871f1a",
+        "bytes": "2ea1eae85a7c",
         "logmel": "49f933566899",
+        "test_vit": "7be9e636de1d",
     }
 
 

@@ -18,7 +18,7 @@ from uml_core.encoders import Encoder, build_encoder, fingerprint, openvino_engi
 from uml_core.encoders.image.folding import fold_batch_norms, has_foldable
 from uml_core.encoders.image.pixel_encoder import ENGINE_BATCH_SIZE
 from uml_core.encoders.image.timm_encoder import TimmEncoder
-from uml_core.encoders.openvino_engine import NamedForward, OpenVinoForward, engine_forward, runs_in
+from uml_core.encoders.openvino_engine import OpenVinoForward, engine_forward, runs_in
 from uml_core.encoders.torch_encoder import TorchEncoder
 
 
@@ -134,7 +134,7 @@ def test_openvino_gives_hugging_face_pictures_the_same_features(tmp_path: Path, 
     rows = pictures(3, encoder.picture_size[0])  # type: ignore[attr-defined]
     expected = in_torch(encoder, rows)
     encoder.load()
-    assert isinstance(encoder._model, NamedForward)  # type: ignore[attr-defined]
+    assert isinstance(encoder._model, OpenVinoForward)  # type: ignore[attr-defined]
     np.testing.assert_allclose(encoded(encoder, rows), expected, atol=1e-4 * np.abs(expected).max())
 
 
@@ -149,7 +149,7 @@ def test_openvino_gives_sentences_the_same_features_whatever_their_lengths(
     batches = [[np.arange(1, length + 1) % 7 + 1 for length in lengths] for lengths in ((5,), (3, 8, 1), (2, 2))]
     expected = [in_torch(encoder, rows) for rows in batches]
     encoder.load()
-    assert isinstance(encoder._model, NamedForward)  # type: ignore[attr-defined]
+    assert isinstance(encoder._model, OpenVinoForward)  # type: ignore[attr-defined]
     for rows, each in zip(batches, expected, strict=True):
         np.testing.assert_allclose(encoded(encoder, rows), each, rtol=1e-3, atol=1e-4 * np.abs(each).max())
 

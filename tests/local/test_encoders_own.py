@@ -61,7 +61,7 @@ def test_a_function_may_make_the_encoder_from_the_settings(directory: Path) -> N
 @pytest.mark.parametrize(
     ("name", "modality", "part"),
     [
-        ("my_encoders", "image", "takes package.module:factory"),
+        ("my_encoders", "image", "source module needs package.module:factory"),
         ("no_such_module:X", "image", r"importing no_such_module fails \(No module named 'no_such_module'\)"),
         ("broken_encoders:X", "image", r"importing broken_encoders fails \(No module named 'not_installed'\)"),
         ("my_encoders:MeanColor", "image", r"no function or class 'MeanColor' \(did you mean 'MeanColour'\?\)"),

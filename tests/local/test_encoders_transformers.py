@@ -234,7 +234,7 @@ def test_a_directory_without_its_preprocessor_says_what_is_missing(tmp_path: Pat
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
-        ({"image_size": 64}, "takes the size of the model's own image processor"),
+        ({"image_size": 64}, "uses the size of the model's own image processor"),
         ({"pooling": "last"}, r"'some/model' has auto \(cls\), cls, mean, tokens"),
     ],
 )

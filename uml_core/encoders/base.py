@@ -192,6 +192,6 @@ def plan_batches(
 
 
 def fingerprint(encoder: Encoder, *, dtype: str, precision: str) -> str:
-    """Return the store folder's name for an encoder: a hash of identity, storage dtype and arithmetic precision."""
+    """The store folder's name for an encoder: a hash of identity, storage dtype and arithmetic precision."""
     arithmetic = encoder.arithmetic(precision)
     return hash_of({**encoder.identity(), "dim": encoder.dim, "dtype": dtype, "precision": arithmetic})

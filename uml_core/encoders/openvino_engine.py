@@ -16,7 +16,7 @@ import logging
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,9 +38,9 @@ UNKNOWN = (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexE
 
 
 class OpenVinoForward:
-    """A compiled graph that is called like the module it was made from."""
+    """A compiled graph that is called like the module it was made from: with tensors in order, or by name."""
 
-    def __init__(self, file: Path, precision: str) -> None:
+    def __init__(self, file: Path, precision: str, inputs: Sequence[str], output: str) -> None:
         import openvino  # not on every platform, and only where encoders run on a CPU
 
         settings = {
@@ -51,23 +51,17 @@ class OpenVinoForward:
         }
         self._request = openvino.Core().compile_model(str(file), "CPU", settings).create_infer_request()
         self._lock = threading.Lock()  # a request runs once at a time; a server's threads share it
+        self._inputs, self._output = inputs, output
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """What the module returns for inputs of any layout, in float32."""
-        arrays = [tensor.contiguous().numpy() for tensor in inputs]
+    def __call__(self, *ordered: Tensor, **named: Tensor) -> Any:
+        """The output, of inputs of any memory layout, in float32; called by names, an object with it as attribute."""
+        tensors = [named[name] for name in self._inputs] if named else ordered
+        arrays = [tensor.contiguous().numpy() for tensor in tensors]
         with self._lock:
-            (output,) = self._request.infer(arrays, share_inputs=True).values()
-        return torch.from_numpy(output)
-
-
-class NamedForward:
-    """Called like a Hugging Face model: tensors by name, and the one output that is read, by its name."""
-
-    def __init__(self, forward: Callable[..., Tensor], inputs: Sequence[str], output: str) -> None:
-        self._forward, self._inputs, self._output = forward, inputs, output
-
-    def __call__(self, **inputs: Tensor) -> Any:
-        return SimpleNamespace(**{self._output: self._forward(*(inputs[name] for name in self._inputs))})
+            # Inputs are not copied; what comes back is a copy, which the next call leaves alone.
+            (array,) = self._request.infer(arrays, share_inputs=True).values()
+        output = torch.from_numpy(array)
+        return SimpleNamespace(**{self._output: output}) if named else output
 
 
 class _OneOutput(nn.Module):
@@ -91,32 +85,15 @@ def runs_in(precision: str) -> bool:
     return precision == "float32" or (precision == "bfloat16" and "BF16" in capable)
 
 
-def named_forward(
-    model: nn.Module,
-    inputs: Sequence[str],
-    output: str,
+def engine_forward(
+    module: nn.Module,
     traced: Sequence[Tensor],
     checked: Sequence[Tensor],
     *,
     free: Sequence[int],
     precision: str,
-) -> NamedForward | None:
-    """Return a Hugging Face model's forward pass in OpenVINO, or None; see `engine_forward`.
-
-    Args:
-        model: called with tensors by name.
-        inputs: the names, in the order of `traced` and `checked`.
-        output: the one output that is read.
-        traced, checked, free, precision: as in `engine_forward`.
-    """
-    # In evaluation mode, because exporting puts the mode of the outermost module on all parts.
-    wrapped = _OneOutput(model, inputs, output).eval()
-    forward = engine_forward(wrapped, traced, checked, free=free, precision=precision)
-    return None if forward is None else NamedForward(forward, inputs, output)
-
-
-def engine_forward(
-    module: nn.Module, traced: Sequence[Tensor], checked: Sequence[Tensor], *, free: Sequence[int], precision: str
+    inputs: Sequence[str] = (),
+    output: str = "output",
 ) -> OpenVinoForward | None:
     """Return the module's forward pass in OpenVINO on as many threads as torch may use, or None.
 
@@ -129,16 +106,21 @@ def engine_forward(
         checked: other inputs, of other sizes, on which both must agree: no size may be frozen in.
         free: the dimensions whose sizes vary from call to call, of every input.
         precision: float32 or bfloat16; the weights are rounded to it.
+        inputs: of a module that is called by names (a Hugging Face model): the names, in the order of `traced`.
+        output: of such a module, the one output that is read.
     """
     if not runs_in(precision) or sum(weight.numel() for weight in module.parameters()) > MAX_PARAMETERS:
         return None
     name, module = type(module).__name__, module.float()
+    if inputs:
+        # In evaluation mode, because exporting puts the mode of the outermost module on all parts.
+        module = _OneOutput(module, inputs, output).eval()
     try:
         with tempfile.TemporaryDirectory() as directory:
             file = Path(directory) / "module.onnx"
-            names = [f"input_{index}" for index in range(len(traced))]
-            trace_to_onnx(module, traced, file, free=free, inputs=names, outputs=["output"])
-            forward = OpenVinoForward(file, precision)
+            names = inputs or [f"input_{index}" for index in range(len(traced))]
+            trace_to_onnx(module, traced, file, free=free, inputs=names, outputs=[output])
+            forward = OpenVinoForward(file, precision, inputs, output)
         with torch.no_grad():  # as `encode` runs it. A module that gives several outputs, say, fails here.
             expected = module(*checked).float()
         found = forward(*checked)

@@ -30,7 +30,7 @@ ENCODERS: dict[tuple[str, str], dict[str, str]] = {
 
 
 def build_encoder(config: EncoderConfig, modality: str) -> Encoder:
-    """Return the encoder an experiment names, without loading weights.
+    """Build the encoder an experiment names, without loading weights.
 
     Raises:
         InputError: no encoder of that source or name exists for the modality, or a user's own cannot be built.
@@ -55,7 +55,7 @@ def build_encoder(config: EncoderConfig, modality: str) -> Encoder:
 
 
 def own_encoder(config: EncoderConfig, modality: str) -> Encoder:
-    """Return what the user's `package.module:factory` makes of the settings; a subclass of Encoder is a factory too.
+    """Build the user's own encoder by its `package.module:factory`; a subclass of Encoder is a factory too.
 
     Raises:
         InputError: the module or the factory is not there, or what it returns is no encoder of the modality.
@@ -64,7 +64,7 @@ def own_encoder(config: EncoderConfig, modality: str) -> Encoder:
     factory = imported_callable(
         config.name,
         setting=setting,
-        kind="source module takes package.module:factory, for example my_encoders:MyEncoder",
+        kind="source module needs package.module:factory, for example my_encoders:MyEncoder",
     )
     encoder = factory(config)
     if not isinstance(encoder, Encoder):
@@ -75,12 +75,12 @@ def own_encoder(config: EncoderConfig, modality: str) -> Encoder:
 
 
 def store_precision(experiment: Experiment) -> str:
-    """Return the arithmetic in which this machine embeds an experiment's corpora, and every later input alike."""
+    """The arithmetic in which this machine embeds an experiment's corpora, and every later input alike."""
     return resolve_precision(experiment.embed.precision, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """Return the arithmetic for "auto": bfloat16 on a CUDA device that has it, float32 elsewhere; others as given."""
+    """The arithmetic for "auto": bfloat16 on a CUDA device that has it, float32 elsewhere; others as given."""
     if precision != "auto":
         return precision
     return "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"

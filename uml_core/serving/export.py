@@ -30,8 +30,7 @@ from torch import Tensor, nn
 from uml_core.encoders import build_encoder
 from uml_core.encoders.image.pixel_encoder import PixelEncoder
 from uml_core.encoders.openvino_engine import MAX_PARAMETERS, TOLERANCE, UNKNOWN, trace_to_onnx
-from uml_core.encoders.weights import first_line
-from uml_core.errors import InputError
+from uml_core.errors import InputError, first_line
 from uml_core.serving.target_predictor import TargetPredictor
 
 FORMATS = ("safetensors", "onnx")
@@ -121,7 +120,7 @@ def head_graph(predictor: TargetPredictor) -> bytes:
         raise InputError(
             f"--format onnx needs the package onnx; run pip install {ONNX_PACKAGE}, or take --format safetensors"
         ) from None
-    # Two rows: an axis of size 1 could be frozen in.
+    # Two rows: a trace may take an axis of size 1 for a constant.
     model = onnx.load_from_string(_traced(TargetPath(predictor), torch.ones(2, predictor.head.shape[1]), "embedding"))
     onnx.helper.set_model_props(model, {"description": json.dumps(describe(predictor), ensure_ascii=False)})
     onnx.checker.check_model(model, full_check=True)

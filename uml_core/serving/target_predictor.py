@@ -113,7 +113,7 @@ class TargetPredictor(Predictor):
 
 
 def load_predictor_folder(directory: Path) -> Predictor:
-    """Read what the `save` of either predictor wrote."""
+    """Load what the `save` of either predictor wrote."""
     if read_settings(directory)[0].get("objective") == "self_supervised":
         # scikit-learn with it: a second that serving a head need not wait for.
         from uml_core.serving.sequence_predictor import SequencePredictor

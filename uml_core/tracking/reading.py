@@ -12,7 +12,7 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
 from uml_core.config import Experiment, TrackingConfig
-from uml_core.errors import InputError, listing, nearest
+from uml_core.errors import InputError, first_line, listing, nearest
 from uml_core.serving.predictor import Predictor
 from uml_core.serving.target_predictor import load_predictor_folder
 from uml_core.tracking.client import PatientClient, quieten
@@ -86,9 +86,8 @@ def download(tracking_uri: str, uri: str, directory: Path) -> Path:
             mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(directory), tracking_uri=tracking_uri)
         )
     except (MlflowException, OSError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{uri} cannot be fetched from MLflow at {without_credentials(tracking_uri)}: {first_line}"
+            f"{uri} cannot be fetched from MLflow at {without_credentials(tracking_uri)}: {first_line(error)}"
         ) from None
 
 

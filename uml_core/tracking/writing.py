@@ -18,7 +18,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from uml_core.config import Experiment, TrackingConfig
-from uml_core.errors import InputError
+from uml_core.errors import InputError, first_line
 from uml_core.serving.predictor import Predictor
 from uml_core.tracking.client import PatientClient, mlflow_client, quieten
 from uml_core.tracking.records import MetricPoint, metric_points
@@ -127,8 +127,9 @@ def open_experiment(tracking: TrackingConfig, name: str) -> str:
             location = None if remote else _as_uri(f"{tracking.artifacts}/{name}")
             return str(client.create_experiment(name, artifact_location=location))
     except MlflowException as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise InputError(f"tracking.uri {without_credentials(tracking.uri)} cannot be used: {first_line}") from None
+        raise InputError(
+            f"tracking.uri {without_credentials(tracking.uri)} cannot be used: {first_line(error)}"
+        ) from None
 
 
 def start_run(

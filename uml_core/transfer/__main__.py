@@ -12,7 +12,6 @@ from uml_core.transfer import transfer_plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print which tensor goes where; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m uml_core.transfer",
         description="Print which tensors of a text model start which of ours, and which do not. "

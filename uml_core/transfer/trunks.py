@@ -1,6 +1,13 @@
-"""Trunks whose blocks can be started from a text model: timm's plain ViTs, and our own self-supervised transformer.
+"""What a transformer block is made of, whoever's it is, and our trunks whose blocks can start from a text model's:
+timm's plain ViTs, and the self-supervised transformer.
 
-In: a module. Out: a `Trunk`: the name of every block's parameters by the part they are (see `blocks`).
+Parts are tensors in the layout of nn.Linear (outputs, inputs): qkv (queries, keys and values one above the other),
+attention_out, mlp_in, mlp_out, and norms, which are named by what reads them: that is what a sub-layer was trained on.
+
+    pre-LN  (GPT-2, ViT)       x = x + attention(attention_reads(x));   x = x + mlp(mlp_reads(x))
+    post-LN (BERT, our trunk)  y = mlp_reads(x + attention(x));         x = next_reads(y + mlp(y))
+
+So attention in block i of a post-LN model reads the norm that ends block i - 1 (in the first, the embeddings' norm).
 """
 
 from __future__ import annotations
@@ -14,8 +21,9 @@ from torch import nn
 from uml_core.config import SequenceModelConfig
 from uml_core.errors import InputError
 from uml_core.models.sequence.trunk import SharedTrunk
-from uml_core.transfer.blocks import KINDS, Shape
 
+SETTING = "model.transfer.source"
+KINDS = ("weight", "bias")
 VIT_PARTS = {
     "attention_reads": "norm1",
     "qkv": "attn.qkv",
@@ -32,6 +40,20 @@ OWN_PARTS = {
     "mlp_out": "feed_forward.contract",
     "next_reads": "feed_forward_norm",
 }
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What two trunks must have in common for one's blocks to compute in the other what they computed."""
+
+    width: int
+    heads: int
+    hidden: int  # of the MLP
+
+    def __str__(self) -> str:
+        return f"width {self.width}, {self.heads} heads, MLP {self.hidden}"
+
+
 # timm's plain ViTs by shape, for a message that says which one would fit.
 FITTING = {
     Shape(192, 3, 768): "vit_tiny_patch16_224",
@@ -79,7 +101,6 @@ def vit_trunk(name: str, module: nn.Module) -> Trunk:
 
 
 def own_trunk(config: SequenceModelConfig) -> Trunk:
-    """Return the blocks of the self-supervised trunk."""
     return Trunk(
         what="sequence_model",
         shape=Shape(config.width, config.heads, config.feedforward),
@@ -92,7 +113,7 @@ def own_trunk(config: SequenceModelConfig) -> Trunk:
 
 
 def _is_plain(block: Any) -> bool:
-    """Return whether a block computes x + attention(norm1(x)), then x + mlp(norm2(x)), with nothing in between."""
+    """Whether a block computes x + attention(norm1(x)), then x + mlp(norm2(x)), with nothing in between."""
     modules = dict(block.named_modules())
     linear = [modules.get(VIT_PARTS[part]) for part in ("qkv", "attention_out", "mlp_in", "mlp_out")]
     norms = [modules.get(VIT_PARTS[part]) for part in ("attention_reads", "mlp_reads")]
@@ -112,10 +133,10 @@ def _named(module: nn.Module, stems: list[str], parts: Mapping[str, str]) -> dic
     known = [name for name, _ in module.named_parameters()]
     blocks = tuple(
         {
-            f"{part}.{kind}": f"{stem}.{place}.{kind}"
-            for part, place in parts.items()
+            f"{part}.{kind}": f"{stem}.{name}.{kind}"
+            for part, name in parts.items()
             for kind in KINDS
-            if f"{stem}.{place}.{kind}" in known
+            if f"{stem}.{name}.{kind}" in known
         }
         for stem in stems
     )

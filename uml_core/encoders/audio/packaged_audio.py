@@ -115,7 +115,6 @@ class _ClipEncoder(Encoder):
             )
 
     def decode(self, raw: Raw) -> Decoded:
-        """Return the clip as float32 (S,) at 16 kHz, by the rules of `decode_audio`."""
         assert isinstance(raw, bytes)
         return decode_audio(
             raw, sample_rate=SAMPLE_RATE, max_seconds=self.config.max_seconds, min_samples=self.min_samples
@@ -246,11 +245,12 @@ class MoonshineEncoder(_ClipEncoder):
 
     def _weights_file(self) -> Path:
         if self.config.weights is not None:
-            place = Path(self.config.weights)
-            file = place / MOONSHINE_FILE if place.is_dir() else place
+            file = Path(self.config.weights)
+            file = file / MOONSHINE_FILE if file.is_dir() else file
             if not file.is_file():
                 raise InputError(
-                    f"encoders.audio.weights is {place}; give {MOONSHINE_FILE} of Moonshine tiny, or its folder"
+                    f"encoders.audio.weights is {self.config.weights}; "
+                    f"give {MOONSHINE_FILE} of Moonshine tiny, or its folder"
                 )
             return file
         # Found, not imported: the package's own code wants a sound card's library.

@@ -44,7 +44,7 @@ EXACT = 2**24  # up to here float32 holds every whole number
 
 def transformers_audio_encoder(config: EncoderConfig) -> Encoder:
     """Return the encoder for the model's type. Raises InputError if the model is not there or of no such type."""
-    model_type = hub_model(location_of(config), "audio").config.model_type
+    model_type = hub_model(location_of(config), "audio")[1].model_type
     return ENCODERS.get(model_type, WaveformEncoder)(config)
 
 
@@ -79,7 +79,7 @@ class TransformersAudioEncoder(HubEncoder, TrainableEncoder):
         return {**super().identity(), "decoding": decoding, "features": features}
 
     def decode(self, raw: Raw) -> Decoded:
-        """Return the clip's features as the model's own extractor makes them, and its number of samples."""
+        """The clip's features as the model's own extractor makes them, and its number of samples."""
         assert isinstance(raw, bytes)
         rate = int(self._extractor.sampling_rate)
         clip_S = decode_audio(raw, sample_rate=rate, max_seconds=self.max_seconds, min_samples=self.min_samples)
@@ -88,7 +88,7 @@ class TransformersAudioEncoder(HubEncoder, TrainableEncoder):
         return Clip(features, len(clip_S))
 
     def array_of(self, raw: Raw) -> Arrays:
-        """Return the clip's features up to the window, and its number of samples behind the last of them: float32."""
+        """The clip's features up to the window, and its number of samples behind the last of them: float32."""
         clip = self.decode(raw)
         assert isinstance(clip, Clip)
         features = self._up_to_window(clip.features)
@@ -133,7 +133,6 @@ class TransformersAudioEncoder(HubEncoder, TrainableEncoder):
         return (frames_BTD * mask_BT1).sum(dim=1) / counts_B1
 
     def _counts(self, lengths: Sequence[int], total: int) -> list[int]:
-        """Return how many of each clip's `total` frames hold sound, at least one."""
         return [min(total, max(1, self._num_frames(length, total))) for length in lengths]
 
     def _stacked(self, clips: Sequence[Clip]) -> Tensor:
@@ -151,7 +150,7 @@ class TransformersAudioEncoder(HubEncoder, TrainableEncoder):
 
     @abstractmethod
     def _num_frames(self, num_samples: int, total: int) -> int:
-        """Return how many of a clip's `total` frames hold sound."""
+        """How many of a clip's `total` frames hold sound, before it is cut to 1 ... total."""
 
     def example(self) -> Arrays:
         file, rate = io.BytesIO(), int(self._extractor.sampling_rate)
@@ -168,7 +167,6 @@ class TransformersAudioEncoder(HubEncoder, TrainableEncoder):
             module.adapter.layerdrop = 0.0  # drawn by numpy as well
 
     def block_depths(self) -> dict[str, int]:
-        """Return the block of every parameter by name, in the order in which they run."""
         names = [name for name, _ in self.module.named_parameters()]
         found = {name: re.match(self.block_names, name) for name in names}
         blocks = list(dict.fromkeys(match.group() for match in found.values() if match))
@@ -182,7 +180,7 @@ class TransformersAudioEncoder(HubEncoder, TrainableEncoder):
 
     @property
     def _extractor(self) -> Any:
-        return _extractor(self._hub_model.location)
+        return _extractor(self.location)
 
 
 class WaveformEncoder(TransformersAudioEncoder):
@@ -200,7 +198,7 @@ class WaveformEncoder(TransformersAudioEncoder):
     @property
     def pads_rows(self) -> bool:  # type: ignore[override]  # a constant of the class elsewhere
         """Whether clips of unlike length may share a batch."""
-        config = self._hub_model.config
+        config = self._hub_config
         return bool(config.model_type != "data2vec-audio" and config.feat_extract_norm != "group")
 
     @property
@@ -221,10 +219,9 @@ class WaveformEncoder(TransformersAudioEncoder):
             return self._pooled(batch[:, : max(lengths)].contiguous(), lengths)
         features: dict[int, Tensor] = {}
         for length in dict.fromkeys(lengths):
-            places = [place for place, other in enumerate(lengths) if other == length]
-            embedding_BD = self._pooled(batch[places, :length], [length] * len(places))
-            features |= dict(zip(places, embedding_BD, strict=True))
-        return torch.stack([features[place] for place in range(len(lengths))])
+            rows = [row for row, other in enumerate(lengths) if other == length]
+            features |= dict(zip(rows, self._pooled(batch[rows, :length], [length] * len(rows)), strict=True))
+        return torch.stack([features[row] for row in range(len(lengths))])
 
     def _stacked(self, clips: Sequence[Clip]) -> Tensor:
         values_BS = np.zeros((len(clips), max(clip.num_samples for clip in clips)), dtype=np.float32)
@@ -251,7 +248,7 @@ class WaveformEncoder(TransformersAudioEncoder):
     @property
     def after_blocks(self) -> tuple[str, ...]:  # type: ignore[override]
         """The norm behind the layers, in models that normalise before each of them."""
-        return ("encoder.layer_norm.",) if getattr(self._hub_model.config, "do_stable_layer_norm", False) else ()
+        return ("encoder.layer_norm.",) if getattr(self._hub_config, "do_stable_layer_norm", False) else ()
 
     def _num_frames(self, num_samples: int, total: int) -> int:
         for kernel, stride in self._convolutions:
@@ -261,7 +258,7 @@ class WaveformEncoder(TransformersAudioEncoder):
     @property
     def _convolutions(self) -> list[tuple[int, int]]:
         """Kernel and stride of each convolution over time, those of an adapter behind the layers among them."""
-        config = self._hub_model.config
+        config = self._hub_config
         convolutions = list(zip(config.conv_kernel, config.conv_stride, strict=True))
         if getattr(config, "add_adapter", False):
             # As of kernel 1, which is how transformers counts them: an adapter's convolutions are padded.
@@ -279,17 +276,17 @@ class SpectrogramTransformer(TransformersAudioEncoder):
 
     @property
     def _longest_s(self) -> float:
-        return (int(self._hub_model.config.max_length) - 1) * AST_HOP_S + AST_FRAME / int(self._extractor.sampling_rate)
+        return (int(self._hub_config.max_length) - 1) * AST_HOP_S + AST_FRAME / int(self._extractor.sampling_rate)
 
     def _frames(self, hidden: Tensor) -> Tensor:
-        patches_BTD = hidden[:, self._hub_model.kind.prefix_tokens :]
-        config = self._hub_model.config
+        patches_BTD = hidden[:, self._kind.prefix_tokens :]
+        config = self._hub_config
         bands = int((config.num_mel_bins - config.patch_size) // config.frequency_stride + 1)
         batch, _, width = patches_BTD.shape
         return patches_BTD.reshape(batch, bands, -1, width).mean(dim=1)
 
     def _num_frames(self, num_samples: int, total: int) -> int:
-        config = self._hub_model.config
+        config = self._hub_config
         frames = 1 + (num_samples - AST_FRAME) // round(AST_HOP_S * int(self._extractor.sampling_rate))
         return 1 + int(max(0, frames - config.patch_size) // config.time_stride)
 
@@ -304,12 +301,14 @@ class WhisperAudioEncoder(TransformersAudioEncoder):
         return float(self._extractor.chunk_length)
 
     def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
-        model: torch.nn.Module = self._hub_model.load(dtype).get_encoder()
-        return model
+        whole: Any = super()._build_model(dtype)
+        encoder: torch.nn.Module = whole.get_encoder()
+        return encoder
 
     def _empty_model(self) -> torch.nn.Module:
-        model: torch.nn.Module = self._hub_model.empty().get_encoder()
-        return model
+        whole: Any = super()._empty_model()
+        encoder: torch.nn.Module = whole.get_encoder()
+        return encoder
 
     def _num_frames(self, num_samples: int, total: int) -> int:
         return math.ceil(num_samples / (2 * int(self._extractor.hop_length)))

@@ -33,7 +33,6 @@ class _Tracer(fx.Tracer):
 
 
 def has_foldable(module: nn.Module) -> bool:
-    """Return whether a module holds batch normalisation of a kind that is folded."""
     return any(type(part) in NORMALISATIONS for part in module.modules())
 
 

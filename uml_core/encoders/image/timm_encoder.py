@@ -6,7 +6,6 @@ Shape legend: B batch, H height, W width, T tokens, D embedding width.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,12 @@ from torch import Tensor, nn
 from uml_core.config import EncoderConfig
 from uml_core.config.corpora import RANDOM_WEIGHTS
 from uml_core.corpora.content import Raw
-from uml_core.encoders.base import Decoded, Embeddings, TokenSequences
+from uml_core.encoders.base import Decoded
 from uml_core.encoders.image.folding import fold_batch_norms, has_foldable
 from uml_core.encoders.image.pixel_encoder import PixelEncoder
-from uml_core.encoders.openvino_engine import engine_forward
 from uml_core.encoders.pictures import open_picture
-from uml_core.encoders.torch_encoder import to_numpy
-from uml_core.encoders.weights import UNREADABLE, file_digest, first_line, hub_reachable, local_weights
-from uml_core.errors import InputError, nearest
+from uml_core.encoders.weights import UNREADABLE, file_digest, hub_reachable, local_weights
+from uml_core.errors import InputError, first_line, nearest
 
 POOLINGS = {"auto": None, "tokens": None, "cls": "token", "mean": "avg"}  # timm's names; None: the model's own
 RANDOM_SEED = 0  # of random weights in the store; training draws them by the experiment's seed
@@ -83,32 +80,21 @@ class TimmEncoder(PixelEncoder):
         fold_batch_norms(module.eval())
         super()._place_frozen(Features(module) if self.yields_tokens else module, device, precision)
 
-    def _engine(self, module: nn.Module, precision: str) -> Callable[..., Any] | None:
-        noise = [self._noise(2)], [self._noise(3)]
-        return self._in_small_batches(engine_forward(module, *noise, free=(0,), precision=precision))
-
     @property
     def picture_size(self) -> tuple[int, int]:
         height, width = self._data_config["input_size"][1:]
         return height, width
 
     def features(self, pixels_B3HW: Tensor) -> Tensor:
-        """Return what the model pools (B, D)."""
         features: Tensor = self._model(pixels_B3HW)
         return features
 
-    @torch.inference_mode()
-    def encode(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
-        """Encode B pictures (H, W, 3) into (B, D), or into B arrays of patch tokens (T, D)."""
-        features = self.features(self._pixels(rows))
-        if not self.yields_tokens:
-            return to_numpy(features)
+    def _tokens(self, pixels_B3HW: Tensor) -> Tensor:
+        features = self.features(pixels_B3HW)
         if features.ndim == 4:  # convolutional models: (B, D, H, W), Swin and its kin: (B, H, W, D)
             channels_last = getattr(self.skeleton, "output_fmt", "NCHW") == "NHWC"
-            tokens_BTD = features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
-        else:
-            tokens_BTD = features[:, int(getattr(self.skeleton, "num_prefix_tokens", 0)) :]
-        return list(to_numpy(tokens_BTD))
+            return features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
+        return features[:, int(getattr(self.skeleton, "num_prefix_tokens", 0)) :]
 
     @property
     def _mean_and_std(self) -> tuple[Any, Any]:
@@ -261,7 +247,7 @@ def load_checkpoint(model: nn.Module, file: Path, *, name: str) -> None:
 
 @functools.lru_cache(maxsize=32)
 def skeleton_of(timm_name: str, config: EncoderConfig) -> Any:
-    """Return a timm model without memory for its weights."""
+    """A timm model on torch's meta device, without memory for its weights."""
     # Built once a process: it takes a tenth of a second, and every decode task asks for it.
     with torch.device("meta"):
         return create_timm_model(timm_name, config, pretrained=False)

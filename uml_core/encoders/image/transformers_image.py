@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,9 @@ from transformers import AutoImageProcessor
 
 from uml_core.config import EncoderConfig
 from uml_core.corpora.content import Raw
-from uml_core.encoders.base import Decoded, Embeddings, TokenSequences
+from uml_core.encoders.base import Decoded
 from uml_core.encoders.image.pixel_encoder import PixelEncoder
-from uml_core.encoders.openvino_engine import named_forward
 from uml_core.encoders.pictures import open_picture
-from uml_core.encoders.torch_encoder import to_numpy
 from uml_core.encoders.transformers_models import HubEncoder
 from uml_core.encoders.weights import from_hub
 from uml_core.errors import InputError, RowError
@@ -44,18 +42,18 @@ class TransformersImageEncoder(HubEncoder, PixelEncoder):
         super().__init__(config)
         if config.image_size is not None:
             raise InputError(
-                f"encoders.image.image_size is {config.image_size}; source transformers takes the size of the model's "
+                f"encoders.image.image_size is {config.image_size}; source transformers uses the size of the model's "
                 "own image processor: leave it out, or use source timm"
             )
 
     @property
     def poolings(self) -> tuple[str, ...]:
-        return ("cls", "mean", "tokens") if self._hub_model.kind.prefix_tokens else ("mean", "tokens")
+        return ("cls", "mean", "tokens") if self._kind.prefix_tokens else ("mean", "tokens")
 
     @property
     def _shared(self) -> str:
         """The output in the space that is shared with text."""
-        return "image_embeds" if self._hub_model.kind.loader.startswith("CLIP") else "pooler_output"
+        return "image_embeds" if self._kind.loader.startswith("CLIP") else "pooler_output"
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "preprocessing": self.preprocessing}
@@ -77,13 +75,8 @@ class TransformersImageEncoder(HubEncoder, PixelEncoder):
         pixels_3HW = np.asarray(batch["pixel_values"][0])
         return np.ascontiguousarray(pixels_3HW.transpose(1, 2, 0), dtype=np.uint8)
 
-    @torch.inference_mode()
-    def encode(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
-        """Encode B pictures (H, W, 3) into (B, D), or into B arrays of patch tokens (T, D)."""
-        pixels_B3HW = self._pixels(rows)
-        if not self.yields_tokens:
-            return to_numpy(self.features(pixels_B3HW))
-        return list(to_numpy(self._patches(self._model(pixel_values=pixels_B3HW).last_hidden_state)))
+    def _tokens(self, pixels_B3HW: Tensor) -> Tensor:
+        return self._patches(self._model(pixel_values=pixels_B3HW).last_hidden_state)
 
     def features(self, pixels_B3HW: Tensor) -> Tensor:
         pooling = self.pooling
@@ -101,10 +94,8 @@ class TransformersImageEncoder(HubEncoder, PixelEncoder):
 
     def _engine(self, module: torch.nn.Module, precision: str) -> Callable[..., Any] | None:
         outputs = {"pooled": "pooler_output", "projection": self._shared}
-        output = outputs.get(self.pooling, "last_hidden_state")
-        noise = [self._noise(2)], [self._noise(3)]
-        forward = named_forward(module, ("pixel_values",), output, *noise, free=(0,), precision=precision)
-        return self._in_small_batches(forward)
+        named = {"inputs": ("pixel_values",), "output": outputs.get(self.pooling, "last_hidden_state")}
+        return self._run_by_openvino(module, precision, **named)
 
     @property
     def picture_size(self) -> tuple[int, int]:
@@ -117,8 +108,8 @@ class TransformersImageEncoder(HubEncoder, PixelEncoder):
     def _patches(self, hidden: Tensor) -> Tensor:
         if hidden.ndim == 4:  # convolutional models: (B, D, H, W)
             return hidden.flatten(2).transpose(1, 2)
-        registers = int(getattr(self._hub_model.config, "num_register_tokens", 0))
-        return hidden[:, self._hub_model.kind.prefix_tokens + registers :]
+        registers = int(getattr(self._hub_config, "num_register_tokens", 0))
+        return hidden[:, self._kind.prefix_tokens + registers :]
 
     @property
     def _mean_and_std(self) -> tuple[Any, Any]:
@@ -132,7 +123,7 @@ class TransformersImageEncoder(HubEncoder, PixelEncoder):
 
     @property
     def _processor(self) -> Any:
-        return _processor(self._hub_model.location)
+        return _processor(self.location)
 
 
 @functools.lru_cache(maxsize=8)

