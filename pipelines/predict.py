@@ -28,7 +28,15 @@ import ray
 from tqdm import tqdm
 
 from pipelines.command_line import Summary, absolute_path, add_model_flags, guarded
-from pipelines.embed.stages import Batch, EncoderSettings, ReadPart, Workers, part_of, set_encoder_threads, stream_parts
+from pipelines.embed.stages import (
+    Batch,
+    EncoderSettings,
+    ReadPart,
+    Workers,
+    decoded_part,
+    set_encoder_threads,
+    stream_parts,
+)
 from pipelines.ray_session import ray_session
 from uml_core.config import EmbedConfig
 from uml_core.corpora.readers.inputs import stream_inputs
@@ -45,7 +53,6 @@ SCHEMA = pa.schema([("id", pa.string()), ("prediction", pa.string()), ("probabil
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Predict the classes of new inputs."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.predict",
         description="Predict the classes of new files of the target modality with a trained model.",
@@ -95,7 +102,6 @@ class ParquetFile:
         self._writer = pq.ParquetWriter(self._temporary, schema)
 
     def write(self, table: pa.Table) -> None:
-        """Append rows."""
         self._writer.write_table(table)
         self.num_rows += table.num_rows
 
@@ -127,7 +133,7 @@ def _predictions(predictor: Predictor, path: str) -> Iterator[tuple[pa.Table, li
         while window is not None:
             parts = [pickle.dumps(rows) for rows in window]
             bar.total = (bar.total or 0) + sum(map(len, window))  # what is listed so far
-            workers = Workers.of(EmbedConfig(), num_parts=len(parts))
+            workers = Workers.from_settings(EmbedConfig(), num_parts=len(parts))
             for batch in stream_parts(
                 parts,
                 ClassifyPart,
@@ -163,7 +169,7 @@ class ClassifyPart:
 
     def __call__(self, batch: Batch) -> Batch:
         """Return ids, classes, probabilities and rejected rows of one part."""
-        part = part_of(batch, self._encoder, self._read)
+        part = decoded_part(batch, self._encoder, self._read)
         result = self._predictor.classify_decoded(self._encoder, part.decoded, batch_size=BATCH_SIZE)
         payload = pickle.dumps(([row.id for row in part.rows], result.classes, result.probabilities, part.rejected))
         return {"payload": np.array([payload], dtype=object)}

@@ -19,7 +19,7 @@ from PIL import Image
 
 import pipelines  # noqa: F401  before any test imports Ray, as for a step: it switches Ray's starting unasked off
 from uml_core.config import Experiment, parse_experiment
-from uml_core.files.places import filesystem_of
+from uml_core.files.paths import filesystem_of
 from uml_core.store.corpus_table import CorpusTable
 
 # Untimed, because machines differ, and are shared; a test that needs more examples says so.

@@ -15,7 +15,9 @@ STAGES = ("read", "decode", "encode", "write")
 
 @dataclass
 class EmbedProgress:
-    """What the parts of this run amount to so far: rows, rejects, and where the seconds went."""
+    """What the parts of this run amount to so far: rows, rejects, and where the seconds went, so that one sees what
+    limits the step.
+    """
 
     corpus: str
     total: int  # rows of the corpus
@@ -41,11 +43,15 @@ class EmbedProgress:
             self.refuse(self.rejected, str(part["first_reject"]))
 
     def refuse(self, rejected: int, first: str) -> NoReturn:
-        """End the step before it reads rows for nothing."""
-        raise InputError(too_many_rejected(self.corpus, rejected, self.total, self.max_rejected, first=first))
+        """End the step, before it reads rows for nothing."""
+        raise InputError(
+            f"corpora.{self.corpus}: {rejected} of {self.total} rows cannot be read ({rejected / self.total:.1%}; "
+            f"embed.max_rejected is {self.max_rejected:.0%}); first {first}; mend them, or raise the limit (what is "
+            "embedded stays)"
+        )
 
     def facts(self) -> dict[str, Any]:
-        """Return the manifest's entries. The steady rate starts when every actor has finished its first part."""
+        """The manifest's entries. The steady rate starts when every actor has finished its first part."""
         ordered = sorted(self.finished)
         ready_at = max(self.first_of.values(), default=ordered[0][0] if ordered else 0.0)
         rows = sum(rows for _, rows in ordered)
@@ -59,22 +65,14 @@ class EmbedProgress:
             "steady_rows_per_s": round(later_rows / steady_s, 2) if steady_s else None,
             "first_part_s": round(first_part_s, 3),
             "stage_s": {stage: round(self.stage_s[stage], 3) for stage in STAGES},
-            "stage_share": shares(self.stage_s),
+            "stage_share": _shares(self.stage_s),
             "encoded_rows": self.encoded,
             "repeated_inputs": rows - self.rejected - self.encoded,
             "batch_size": self.batch_size,
         }
 
 
-def too_many_rejected(corpus: str, rejected: int, total: int, limit: float, *, first: str) -> str:
-    """Return the line that refuses a corpus."""
-    return (
-        f"corpora.{corpus}: {rejected} of {total} rows cannot be read ({rejected / total:.1%}; embed.max_rejected is "
-        f"{limit:.0%}); first {first}; mend them, or raise the limit (what is embedded stays)"
-    )
-
-
-def shares(stage_s: Mapping[str, float]) -> dict[str, float]:
-    """Return each stage's share of all worker seconds, in [0, 1]."""
+def _shares(stage_s: Mapping[str, float]) -> dict[str, float]:
+    """Each stage's share of all worker seconds, in [0, 1]."""
     total = sum(stage_s.values())
     return {stage: round(stage_s[stage] / total, 4) if total else 0.0 for stage in STAGES}

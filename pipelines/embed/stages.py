@@ -12,7 +12,7 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,10 @@ import ray
 import ray.data
 import torch
 
-from pipelines.embed.cache import EmbeddingCache, SharedCache
 from pipelines.ray_session import num_cpus, num_gpus
 from uml_core.config import EmbedConfig, EncoderConfig
 from uml_core.corpora.rows import Row
-from uml_core.encoders import Decoded, Encoder, Raw, RowError, build_encoder
+from uml_core.encoders import Decoded, Encoder, RowError, build_encoder
 from uml_core.encoders.batch_size import choose_batch_size
 from uml_core.store.corpus_store import CorpusStore
 
@@ -36,7 +35,6 @@ EncoderSettings = tuple[EncoderConfig, str]  # and its modality: what a task or 
 # while it encodes. Small, so that as many actors as cores leave room for Ray's own tasks.
 DECODE_CPUS, ENCODE_CPUS = 0.25, 0.5
 CORES_PER_ACTOR = 4  # on machines with more cores than this; weights are held once an actor
-POLL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -67,33 +65,23 @@ def decode_rows(rows: Sequence[Row], encoder: Encoder) -> DecodedPart:
             part.rejected.append((row, str(error)))
             continue
         part.rows.append(row)
-        part.digests.append(_digest(raw))
+        content = raw.encode() if isinstance(raw, str) else raw
+        part.digests.append(hashlib.blake2b(content, digest_size=16).digest())
     return DecodedPart(part.rows, part.decoded, part.digests, part.rejected, read_s, decode_s)
 
 
 def decode_part(batch: Batch, encoder: EncoderSettings, read: ReadPart) -> Batch:
-    """Decode one part (a Ray Data batch of one row)."""
-    return packed(decode_rows(read(batch["part"][0]), build_encoder(*encoder)))
-
-
-def part_of(batch: Batch, encoder: Encoder, read: ReadPart) -> DecodedPart:
-    """Return the decoded part an actor was handed: from a decode task, or to be read and decoded here."""
-    return unpacked(batch) if "decoded" in batch else decode_rows(read(batch["part"][0]), encoder)
-
-
-def packed(part: DecodedPart) -> Batch:
-    """Return a decoded part as a Ray Data batch of one row."""
+    """Decode one part in a task of its own, for `decoded_part` in an actor (a Ray Data batch of one row)."""
+    part = decode_rows(read(batch["part"][0]), build_encoder(*encoder))
     return {"decoded": np.array([pickle.dumps(part, protocol=pickle.HIGHEST_PROTOCOL)], dtype=object)}
 
 
-def unpacked(batch: Batch) -> DecodedPart:
-    """Return the part that a decode task handed over."""
+def decoded_part(batch: Batch, encoder: Encoder, read: ReadPart) -> DecodedPart:
+    """Return the decoded part an actor was handed: from a decode task, or to be read and decoded here."""
+    if "decoded" not in batch:
+        return decode_rows(read(batch["part"][0]), encoder)
     part: DecodedPart = pickle.loads(batch["decoded"][0])
     return part
-
-
-def _digest(raw: Raw) -> bytes:
-    return hashlib.blake2b(raw.encode() if isinstance(raw, str) else raw, digest_size=16).digest()
 
 
 @dataclass(frozen=True)
@@ -105,8 +93,8 @@ class Workers:
     device: str
 
     @classmethod
-    def of(cls, settings: EmbedConfig, *, num_parts: int) -> Workers:
-        """Return what the settings say of this cluster; Ray is running."""
+    def from_settings(cls, settings: EmbedConfig, *, num_parts: int) -> Workers:
+        """What the settings come to on this cluster; Ray is running."""
         cpus, gpus = num_cpus(), num_gpus()
         own = gpus or (cpus if cpus <= CORES_PER_ACTOR else cpus // CORES_PER_ACTOR)
         actors = min(own if settings.actors == "auto" else settings.actors, num_parts)
@@ -175,7 +163,6 @@ class EncodePart:
         store: tuple[str, str, str],
         settings: EmbedConfig,
         precision: str,
-        cache: EmbeddingCache | SharedCache,
     ) -> None:
         set_encoder_threads(workers)
         self._encoder, self._read = build_encoder(*encoder), read
@@ -183,14 +170,11 @@ class EncodePart:
         self._store = CorpusStore(*store)
         self._encoder.load(device=workers.device, precision=precision)
         self._batch_size = None if settings.batch_size == "auto" else settings.batch_size
-        self._cache = cache
         self._name = ray.get_runtime_context().get_actor_id() or ""
-        if ray.get_runtime_context().was_current_actor_reconstructed:
-            self._cache.release()
 
     def __call__(self, batch: Batch) -> Batch:
         """Encode and write one part; returns its counts, its first reject's reason and its seconds."""
-        part = part_of(batch, self._encoder, self._read)
+        part = decoded_part(batch, self._encoder, self._read)
         started = time.perf_counter()
         rows, values, encoded_rows = self._encode(part)
         encoded = time.perf_counter()
@@ -214,17 +198,8 @@ class EncodePart:
 
     def _encode(self, part: DecodedPart) -> tuple[list[Row], Any, int]:
         """Return the rows that have embeddings, their embeddings in the dtype to store, and how many were encoded."""
-        decoded = dict(zip(part.digests, part.decoded, strict=True))
-        found: dict[bytes, np.ndarray] = {}
-        num_encoded, waiting = 0, list(decoded)
-        while waiting:
-            claimed = self._cache.claim(waiting)
-            new = self._encode_new({digest: decoded[digest] for digest in claimed.own})
-            num_encoded += len(new)
-            found |= claimed.known | new
-            waiting = claimed.others
-            if waiting and not new:
-                time.sleep(POLL_S)  # another actor is encoding them
+        inputs = dict(zip(part.digests, part.decoded, strict=True))  # identical ones of a part are encoded once
+        found = dict(zip(inputs, self._encode_all(list(inputs.values())), strict=True))
         rows, kept = [], []
         for row, digest in zip(part.rows, part.digests, strict=True):
             if np.isfinite(found[digest]).all():
@@ -232,19 +207,15 @@ class EncodePart:
                 kept.append(found[digest])
             else:
                 part.rejected.append((row, "its embedding holds NaN or infinity in this precision"))
-        return rows, self._stored(kept), num_encoded
+        return rows, self._stored(kept), len(inputs)
 
-    def _encode_new(self, decoded: dict[bytes, Decoded]) -> dict[bytes, np.ndarray]:
-        """Encode what nobody has yet, and share it."""
-        if not decoded:
-            return {}
-        inputs = list(decoded.values())
+    def _encode_all(self, inputs: list[Decoded]) -> Iterable[np.ndarray]:
+        if not inputs:
+            return []
         if self._batch_size is None:
             self._batch_size = choose_batch_size(self._encoder, inputs, device=self._device)
         encode = self._encoder.encode_all_tokens if self._encoder.yields_tokens else self._encoder.encode_all
-        new: dict[bytes, np.ndarray] = dict(zip(decoded, encode(inputs, self._batch_size), strict=True))
-        self._cache.add(new)
-        return new
+        return encode(inputs, self._batch_size)
 
     def _stored(self, values: list[np.ndarray]) -> Any:
         dtype = self._settings.dtype

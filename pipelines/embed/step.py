@@ -5,9 +5,9 @@ and an MLflow run with rows/s and the share of time in each stage.
 
     python -m pipelines.embed examples/demo.yaml
 
-The driver lists a corpus as a stream, compares it with the keys of the rows in the store, and spools what is missing
-in parts. Ray Data streams the parts to actors that hold the encoder (`pipelines.embed.stages`). A part is written in
-one rename, so a killed run, started again, embeds only what is missing.
+The driver lists a corpus once, as a stream, compares it with the keys of the rows in the store, and spools what is
+missing in parts. Ray Data streams the parts to actors that hold the encoder (`pipelines.embed.stages`). A part is
+written in one rename, so a killed run, started again, embeds only what is missing.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from pipelines.command_line import Summary, experiment_parser, step_main
-from pipelines.embed.cache import EmbeddingCache, SharedCache
-from pipelines.embed.progress import STAGES, EmbedProgress, too_many_rejected
+from pipelines.embed.progress import STAGES, EmbedProgress
 from pipelines.embed.stages import EncodePart, Workers, stream_parts
 from pipelines.ray_session import ray_session
 from pipelines.stores import adopted_identity, corpus_fingerprint, corpus_store
@@ -31,17 +29,13 @@ from uml_core.config import Experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.corpora.ready.embeddings import stream_ready_embeddings
 from uml_core.corpora.ready.sequences import stream_ready_sequences
-from uml_core.corpora.rows import Row
 from uml_core.encoders import Encoder, build_encoder, store_precision
-from uml_core.errors import InputError
-from uml_core.store.corpus_store import CorpusStore, Settled
-from uml_core.store.listing import ROWS_AT_ONCE, Listing
+from uml_core.store.corpus_store import CorpusStore
+from uml_core.store.listing import Listing, RowSpool
 from uml_core.store.parts import PartFooter
-from uml_core.store.row_spool import RowSpool
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Embed every corpus of an experiment."""
     parser = experiment_parser("embed", description="Embed every corpus of an experiment into the store.")
     return step_main(parser, lambda experiment, _: run(experiment), argv)
 
@@ -79,29 +73,24 @@ def embed_corpus(experiment: Experiment, corpus: str, session: contextlib.ExitSt
     store = corpus_store(experiment, corpus)
     if experiment.encoder_of(corpus) is None:
         return _adopt_ready(experiment, corpus, store)
-    rows = _rows_of(experiment, corpus)
-    manifest = store.read_manifest()
-    if manifest is not None and store.holds_exactly(manifest, _listed(rows())):
-        return _facts(manifest, up_to_date=True)
+    encoder = build_encoder(experiment.encoder_of(corpus), experiment.corpora[corpus].modality)
+    part_rows = encoder.part_rows if experiment.embed.part_rows == "auto" else experiment.embed.part_rows
+    parts_before, listing = store.part_names(), _list(experiment, corpus, store, part_rows)
+    if not listing.has_missing():
+        manifest = store.read_manifest()
+        if manifest is not None and store.holds_exactly(manifest, listing.keys):
+            return _facts(manifest, up_to_date=True)
     with store.writing(lambda: _say_waiting(corpus, store)):
-        return _embed_missing(experiment, corpus, store, rows, session)
+        if store.part_names() != parts_before:  # another run has written since: what it embedded is not missing now
+            listing = _list(experiment, corpus, store, part_rows)
+        return _embed_missing(experiment, corpus, store, encoder, listing, session)
 
 
-def _rows_of(experiment: Experiment, corpus: str) -> Callable[[], Iterator[Row]]:
-    """Return what lists a corpus, with progress where that takes long."""
-
-    def rows() -> Iterator[Row]:
-        listed = rows_of(experiment, corpus)
-        return iter(tqdm(listed, desc=f"list {corpus}", unit="row", delay=2, leave=False, file=sys.stderr))
-
-    return rows
-
-
-def _listed(rows: Iterator[Row]) -> Any:
-    listing = Listing()
-    for _ in listing.missing_parts(rows, np.empty(0, dtype=np.uint64), part_rows=ROWS_AT_ONCE):
-        pass  # small parts, dropped as they come: only the keys are kept
-    return listing.keys
+def _list(experiment: Experiment, corpus: str, store: CorpusStore, part_rows: int) -> Listing:
+    """Begin to list a corpus against its store, with progress where that takes long."""
+    rows = rows_of(experiment, corpus)
+    shown = tqdm(rows, desc=f"list {corpus}", unit="row", delay=2, leave=False, file=sys.stderr)
+    return Listing(shown, store.stored_keys(), part_rows)
 
 
 def _say_waiting(corpus: str, store: CorpusStore) -> None:
@@ -112,16 +101,13 @@ def _embed_missing(
     experiment: Experiment,
     corpus: str,
     store: CorpusStore,
-    rows: Callable[[], Iterator[Row]],
+    encoder: Encoder,
+    listing: Listing,
     session: contextlib.ExitStack,
 ) -> dict[str, Any]:
     """As the store's only writer: spool what is missing, stream it through the stages, settle and publish."""
-    before = store.footers()
-    stored = np.sort(Settled(tuple(before), ()).keys)
-    listing, spool = Listing(), store.spool()
-    encoder = build_encoder(experiment.encoder_of(corpus), experiment.corpora[corpus].modality)
-    part_rows = encoder.part_rows if experiment.embed.part_rows == "auto" else experiment.embed.part_rows
-    names = spool.write(listing.missing_parts(rows(), stored, part_rows))
+    spool = store.spool()
+    names = spool.write(listing.missing)
     progress = EmbedProgress(corpus, len(listing.keys), experiment.embed.max_rejected)
     if listing.first_fault is not None and listing.num_faults > progress.max_rejected * progress.total:
         progress.refuse(listing.num_faults, f"{listing.first_fault.id}: {listing.first_fault.fault}")
@@ -130,7 +116,7 @@ def _embed_missing(
         with tqdm(total=listing.num_missing, desc=f"embed {corpus}", unit="row", file=sys.stderr) as bar:
             for rows_done in _encode_parts(experiment, encoder, spool, names, progress):
                 bar.update(rows_done)
-    settled = store.settle(store.footers() if names else before, listing.keys)
+    settled = store.settle(store.footers(), listing.keys)
     lost = len(listing.keys) - len(settled.keys)
     if lost:
         raise RuntimeError(f"{lost} rows of corpus {corpus} are in no part of {store.directory}; run the step again")
@@ -190,7 +176,7 @@ def _check_rejected(experiment: Experiment, corpus: str, parts: Sequence[PartFoo
     total = sum(len(part.keys) for part in parts)
     if len(rejected) > experiment.embed.max_rejected * total or len(rejected) == total:
         first = f"{rejected[0].id}: {rejected[0].reason}"
-        raise InputError(too_many_rejected(corpus, len(rejected), total, experiment.embed.max_rejected, first=first))
+        EmbedProgress(corpus, total, experiment.embed.max_rejected).refuse(len(rejected), first)
 
 
 def _facts(manifest: Mapping[str, Any], *, up_to_date: bool) -> dict[str, Any]:
@@ -210,12 +196,11 @@ def _encode_parts(
     progress: EmbedProgress,
 ) -> Iterator[int]:
     """Stream spooled parts through the workers; yields the rows of each part that is written."""
-    workers = Workers.of(experiment.embed, num_parts=len(names))
+    workers = Workers.from_settings(experiment.embed, num_parts=len(names))
     arguments = {
         "store": (experiment.store, progress.corpus, corpus_fingerprint(experiment, progress.corpus)),
         "settings": experiment.embed,
         "precision": store_precision(experiment),
-        "cache": SharedCache() if workers.actors > 1 else EmbeddingCache(),  # a process less to start
     }
     for part in stream_parts(names, EncodePart, workers, encoder=encoder, read=spool.read, arguments=arguments):
         progress.add(part)

@@ -1,42 +1,47 @@
 """Run folders: which one a killed run goes on in, and when a new one begins.
 
-STORE/_runs/STEP-HASH/N/run.json names the MLflow run, its owner and whether it is finished. The same line finds the
-same HASH; the last attempt is resumed if it is not finished and its owner is gone, else attempt N + 1 begins. The file
-is written in one rename. One that was damaged since cannot be resumed: its attempt counts as finished.
+STORE/_runs/STEP-HASH/N/run.json names the MLflow run and whether it is finished; lease.json beside it (`files.lease`)
+who runs it. The same line finds the same HASH; the last attempt is resumed if it is not finished and nobody holds it,
+else attempt N + 1 begins. A run.json that was damaged cannot be resumed: its attempt counts as finished.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import logging
-import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import pyarrow.fs as pafs
 
 from uml_core.config import Experiment
 from uml_core.files.atomic import read_if_there, write_whole
+from uml_core.files.lease import EXPIRE_S, Lease
 from uml_core.store.corpus_store import open_filesystem
 
-RUN_FILE = "run.json"
-RECORD_KEYS = {"run_id", "finished", "host", "pid"}
-SAME_START_S = 2.0  # two readings of when a process started may differ by a step of the clock
+RUN_FILE, LEASE_FILE = "run.json", "lease.json"
+RECORD_KEYS = {"run_id", "finished"}
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Attempt:
-    """One run folder. `run_id` is None until `begin`, `outcome` until `keep`."""
+    """One run folder. `run_id` is None until `begin`, `outcome` until `keep`.
+
+    What writes raises OutageError where another process has taken the folder over.
+    """
 
     storage_path: str  # what Ray takes as storage_path
     name: str
     run_id: str | None
+    outcome: dict[str, Any] | None
     _fs: pafs.FileSystem
-    _directory: str
-    outcome: dict[str, Any] | None = None
+    _lease: Lease
+    _file: str
 
     @property
     def directory(self) -> str:
@@ -44,7 +49,7 @@ class Attempt:
         return f"{self.storage_path}/{self.name}"
 
     def begin(self, run_id: str) -> None:
-        """Claim the folder for an MLflow run."""
+        """Name the MLflow run that the folder is of."""
         self.run_id = run_id
         self._write(finished=False)
 
@@ -57,27 +62,54 @@ class Attempt:
         """Mark the run as finished: the same line starts a new one."""
         self._write(finished=True)
 
+    def check(self) -> None:
+        """Raise OutageError where another process has taken the folder over."""
+        self._lease.check()
+
     def _write(self, *, finished: bool) -> None:
-        record = {"run_id": self.run_id, "finished": finished, "outcome": self.outcome, **_owner()}
-        write_whole(self._fs, f"{self._directory}/{RUN_FILE}", json.dumps(record).encode())
+        self.check()
+        record = {"run_id": self.run_id, "finished": finished, "outcome": self.outcome}
+        write_whole(self._fs, self._file, json.dumps(record).encode())
 
 
-def open_attempt(experiment: Experiment, step: str = "train", key: str | None = None) -> Attempt:
-    """Return the attempt to go on with, or a fresh one; `key` (default: the config's hash) names the folder."""
+@contextlib.contextmanager
+def open_attempt(experiment: Experiment, step: str = "train", key: str | None = None) -> Iterator[Attempt]:
+    """Hold the attempt to go on with, or a fresh one; `key` (default: the config's hash) names the folder.
+
+    A process of another host that holds the last attempt is given a minute to show, by renewing its lease, that it
+    lives.
+    """
     filesystem, root = open_filesystem(experiment.store)
     folder = f"_runs/{step}-{key or experiment.config_hash}"
-    number, last = 0, None
-    while (record := _read(filesystem, f"{root}/{folder}/{number + 1}/{RUN_FILE}")) is not None:
-        number, last = number + 1, record
-    if last is not None and not last["finished"] and not _owner_lives(last):
-        run_id, outcome = last["run_id"], last.get("outcome")
-    else:
-        number, run_id, outcome = number + 1, None, None
-    storage_path, directory = f"{experiment.store}/{folder}", f"{root}/{folder}/{number}"
-    attempt = Attempt(storage_path, str(number), run_id, filesystem, directory, outcome)
-    if run_id is not None:
-        attempt.begin(run_id)  # the new owner
-    return attempt
+    storage_path, number = f"{experiment.store}/{folder}", _first_number(filesystem, f"{root}/{folder}")
+    while True:
+        directory = f"{root}/{folder}/{number}"
+        lease = Lease(filesystem, f"{directory}/{LEASE_FILE}")
+        if lease.take(functools.partial(_say_waiting, directory), wait_for_living=False):
+            with lease.held():
+                file = f"{directory}/{RUN_FILE}"
+                record = _read(filesystem, file) or {"run_id": None, "finished": False}
+                if not record["finished"]:  # else it was, while this process waited for it
+                    run_id, outcome = record["run_id"], record.get("outcome")
+                    yield Attempt(storage_path, str(number), run_id, outcome, filesystem, lease, file)
+                    return
+        number += 1
+
+
+def _first_number(filesystem: pafs.FileSystem, folder: str) -> int:
+    """Return the last attempt that was begun and is not finished, else a number that is free."""
+    infos = filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+    for number in sorted((int(info.base_name) for info in infos if info.base_name.isdigit()), reverse=True):
+        record = _read(filesystem, f"{folder}/{number}/{RUN_FILE}")
+        if record is not None:
+            return number + 1 if record["finished"] else number
+    return 1
+
+
+def _say_waiting(directory: str) -> None:
+    logger.warning(
+        "%s is held by a run on another host; waiting up to %.0f s to see whether it lives", directory, EXPIRE_S
+    )
 
 
 def _read(filesystem: pafs.FileSystem, path: str) -> dict[str, Any] | None:
@@ -93,28 +125,3 @@ def _read(filesystem: pafs.FileSystem, path: str) -> dict[str, Any] | None:
         return record
     logger.warning("%s is damaged; the run that it names is not resumed", path)
     return {"run_id": None, "finished": True}
-
-
-def _owner() -> dict[str, Any]:
-    process = psutil.Process()
-    return {"host": socket.gethostname(), "pid": process.pid, "started_at": process.create_time()}
-
-
-def _owner_lives(record: dict[str, Any]) -> bool:
-    """Return whether another living process of this host holds the attempt; other hosts' runs count as gone.
-
-    A process that has the owner's number and started at another time is not the owner.
-    """
-    ours = _owner()
-    if record["host"] != ours["host"] or record["pid"] == ours["pid"]:
-        return False
-    try:
-        process = psutil.Process(record["pid"])
-        if process.status() == psutil.STATUS_ZOMBIE:  # it has ended, and no one has asked how
-            return False
-        started_at = process.create_time()
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
-    return abs(started_at - record.get("started_at", started_at)) <= SAME_START_S

@@ -5,6 +5,7 @@ Workers run `pipelines.train.worker.train_loop_per_worker`; Train's controller w
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from pipelines.train.worker import train_loop_per_worker
 from uml_core.config import Experiment
 from uml_core.errors import InputError, OutageError
 from uml_core.evaluation.outcome import RunOutcome, save_weights
-from uml_core.files.places import one_line
+from uml_core.files.paths import one_line
 from uml_core.serving.target_predictor import load_predictor_folder
 from uml_core.tracking.records import provenance_tags, run_kind
 from uml_core.tracking.writing import MLflowTracker, start_run
@@ -50,18 +51,19 @@ def train_in_turn(
     """
     attempts: list[Attempt] = []
     outcomes = []
-    try:
-        for experiment in experiments:
-            attempts.append(open_attempt(experiment))
-            outcomes.append(_train_once(experiment, checked, attempts[-1]))
-    except OutageError:  # of the tracking server: the step is left unfinished
-        raise
-    except InputError:
+    with contextlib.ExitStack() as held:
+        try:
+            for experiment in experiments:
+                attempts.append(held.enter_context(open_attempt(experiment)))
+                outcomes.append(_train_once(experiment, checked, attempts[-1]))
+        except OutageError:  # of the tracking server, or the folder is another run's now: the step is left unfinished
+            raise
+        except InputError:
+            _finish(attempts)
+            raise
+        conclusion = conclude(outcomes)
         _finish(attempts)
-        raise
-    conclusion = conclude(outcomes)
-    _finish(attempts)
-    return conclusion
+        return conclusion
 
 
 def _train_once(experiment: Experiment, checked: CheckedData, attempt: Attempt) -> RunOutcome:

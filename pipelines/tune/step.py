@@ -18,6 +18,7 @@ in MLflow, models:/EXPERIMENT@best; `pipelines.predict` reads it as it is.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -67,6 +68,13 @@ def _step(experiment: Experiment, arguments: argparse.Namespace) -> Summary:
 
 def run(experiment: Experiment, space_name: str, *, max_trials: int | None = None, resume: bool = False) -> Summary:
     """Run a sweep to its end: train what is missing, select on validation, measure test once, say what it shows."""
+    with contextlib.ExitStack() as held:  # the sweep's folder, until its end
+        return _run(experiment, space_name, held, max_trials=max_trials, resume=resume)
+
+
+def _run(
+    experiment: Experiment, space_name: str, held: contextlib.ExitStack, *, max_trials: int | None, resume: bool
+) -> Summary:
     _check_worker(experiment)  # before an arm's own settings get in its way
     space = load_space(space_name, experiment)
     proposals = build_proposals(space, experiment, max_trials=max_trials)
@@ -75,7 +83,7 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
     examples = proposals.examples()
     _check_trials(examples, tables)
     identity = [experiment.config_hash, sorted(spec.key for spec in examples), proposals.total]
-    attempt = open_attempt(experiment, "tune", hash_of(identity))
+    attempt = held.enter_context(open_attempt(experiment, "tune", hash_of(identity)))
     if resume and attempt.run_id is None:
         raise InputError("--resume: no unfinished sweep of this experiment and space; run the line without --resume")
     started, provenance = time.perf_counter(), provenance_tags(fingerprints)
@@ -93,6 +101,7 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
                 train_trials, tables=dict(tables), experiment=experiment, folder_uri=folder.uri
             )
             _train(tune.with_resources(trainable, resources), at_once, experiment, proposals, folder, log)
+            attempt.check()  # Ray Tune ends as if it were done when the lease's thread interrupts it
         results = log.results
         failed = proposals.total - sum(not result.error for result in results.values())  # some have left no result
         counts = {"trials": proposals.total, "failed": failed}

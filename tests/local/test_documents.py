@@ -13,8 +13,8 @@ import pytest
 
 from tune_spaces import available_spaces
 from uml_core.config import CorpusConfig, load_experiment
-from uml_core.corpora.readers import stream
-from uml_core.corpora.readers.stream import stream_rows
+from uml_core.corpora import readers
+from uml_core.corpora.readers import stream_rows
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")])
@@ -144,7 +144,7 @@ def test_the_reader_of_the_architecture_page(tmp_path: Path, monkeypatch: pytest
     exec(code, names)
     (tmp_path / "lines.txt").write_text("a cat\na dog\n", encoding="utf-8")
     corpus = CorpusConfig(modality="text", format="descriptors", path=str(tmp_path / "lines.txt"))
-    monkeypatch.setattr(stream, "READERS", {"descriptors": names["read_lines"]})
+    monkeypatch.setattr(readers, "READERS", {"descriptors": names["read_lines"]})
     assert [(row.id, row.read()) for row in stream_rows("lines", corpus)] == [("line-0", "a cat"), ("line-1", "a dog")]
 
 

@@ -23,7 +23,7 @@ from uml_core.corpora.ready.embeddings import read_ready_embeddings
 from uml_core.corpora.rows import Row
 from uml_core.encoders import RowError
 from uml_core.errors import InputError
-from uml_core.files.places import base_name, join, parent, remote
+from uml_core.files.paths import base_name, join, parent, remote
 
 Put = Callable[[str, bytes], None]
 

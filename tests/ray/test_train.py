@@ -129,8 +129,8 @@ class TestOnOneCluster:
         assert results["test_difference_points"] == pytest.approx(difference, abs=0.01)
         logged = download(experiment.tracking.uri, f"runs:/{record.run_id}/experiment.yaml", tmp_path)
         assert parse_experiment(yaml.safe_load(logged.read_text())).name == experiment.name
-        again = open_attempt(experiment.override(STREAMED))
-        assert again.run_id is None, "a finished run again is a new run"
+        with open_attempt(experiment.override(STREAMED)) as again:
+            assert again.run_id is None, "a finished run again is a new run"
 
     def test_the_driver_reads_no_embedding(self, streamed: dict[str, Any]) -> None:
         assert streamed["read"] == {"id", "label", "split"}

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from pipelines.ray_train.attempts import RUN_FILE, open_attempt
+from pipelines.ray_train import attempts
+from pipelines.ray_train.attempts import LEASE_FILE, RUN_FILE, open_attempt
 from tests.conftest import vector_tree
 from uml_core.config import Experiment, parse_experiment
+from uml_core.errors import OutageError
+from uml_core.files import lease
 
 
 @pytest.fixture
@@ -22,36 +23,79 @@ def experiment(tmp_path: Path) -> Experiment:
     return parse_experiment(vector_tree(tmp_path))
 
 
-def begun(experiment: Experiment, run_id: str = "one", **owner: Any) -> Path:
-    """Begin an attempt, as another process did; returns its file."""
-    attempt = open_attempt(experiment)
-    attempt.begin(run_id)
-    file = Path(attempt.directory, RUN_FILE)
-    file.write_text(json.dumps({**json.loads(file.read_text()), **owner}))
+def begun(experiment: Experiment, run_id: str = "one", **holder: Any) -> Path:
+    """Begin an attempt, as another process did that `holder` describes; returns its file."""
+    with open_attempt(experiment) as attempt:
+        attempt.begin(run_id)
+        file = Path(attempt.directory, RUN_FILE)
+        record = json.loads(file.with_name(LEASE_FILE).read_text())
+    if holder:
+        file.with_name(LEASE_FILE).write_text(json.dumps({**record, **holder}))
     return file
+
+
+def opened(experiment: Experiment) -> tuple[str, str | None]:
+    with open_attempt(experiment) as attempt:
+        return attempt.name, attempt.run_id
 
 
 def test_a_killed_run_is_gone_on_with_and_a_finished_one_begun_anew(experiment: Experiment) -> None:
     begun(experiment, pid=2**22 + 1)
-    attempt = open_attempt(experiment)
-    assert (attempt.name, attempt.run_id) == ("1", "one")
-    attempt.finish()
-    again = open_attempt(experiment)
-    assert (again.name, again.run_id) == ("2", None)
+    with open_attempt(experiment) as attempt:
+        assert (attempt.name, attempt.run_id) == ("1", "one")
+        attempt.finish()
+    assert opened(experiment) == ("2", None)
+    assert opened(experiment) == ("2", None), "it was not begun"
 
 
-def test_a_living_owner_keeps_its_run_and_another_process_of_its_number_is_not_it(experiment: Experiment) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        started_at = psutil.Process(other.pid).create_time()
-        file = begun(experiment, pid=other.pid, started_at=started_at)
-        assert open_attempt(experiment).run_id is None
-        file.write_text(json.dumps({**json.loads(file.read_text()), "started_at": started_at - 3600}))
-        assert open_attempt(experiment).run_id == "one"
-        assert json.loads(file.read_text())["pid"] == os.getpid(), "the new owner"
-        file.write_text(json.dumps({**json.loads(file.read_text()), "pid": other.pid, "started_at": started_at}))
-        other.kill()
-        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # ended, and no one has asked how
-        assert open_attempt(experiment).run_id == "one"
+def test_a_run_of_an_older_version_is_gone_on_with(experiment: Experiment) -> None:
+    record = {"run_id": "one", "finished": False, "outcome": None, "host": "far", "pid": 1, "started_at": 0.0}
+    begun(experiment).write_text(json.dumps(record))
+    assert opened(experiment) == ("1", "one")
+
+
+def test_a_living_holder_keeps_its_run(experiment: Experiment) -> None:
+    with open_attempt(experiment) as first:
+        first.begin("one")
+        with open_attempt(experiment) as second:
+            assert (second.name, second.run_id) == ("2", None)
+            with open_attempt(experiment) as third:
+                assert third.name == "3", "though the second has not begun"
+                third.begin("three")
+        assert opened(experiment) == ("3", "three"), "the second never began"
+        first.keep({"accuracy": 1})
+        first.finish()
+    assert opened(experiment) == ("3", "three")
+
+
+def test_a_run_on_another_host_is_left_alone_while_it_lives(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lease, "LOCAL_POLL_S", 0.05)
+    far = {"host": "far", "expires_at": time.time() + 600}
+    file = begun(experiment, **far).with_name(LEASE_FILE)
+    record = json.loads(file.read_text())
+    renew = threading.Timer(0.3, lambda: file.write_text(json.dumps({**record, "expires_at": time.time() + 660})))
+    renew.start()
+    assert opened(experiment) == ("2", None), "two hosts never go on with one run"
+    renew.join()
+    assert "is held by a run on another host; waiting up to 60 s to see whether it lives" in caplog.text
+
+
+def test_a_run_whose_host_is_gone_is_gone_on_with_once_its_lease_expires(experiment: Experiment) -> None:
+    begun(experiment, host="far", expires_at=time.time() + 0.5)
+    assert opened(experiment) == ("1", "one")
+
+
+def test_a_run_that_was_taken_over_writes_no_more(experiment: Experiment) -> None:
+    with pytest.raises(OutageError, match="run the line again"), open_attempt(experiment) as attempt:  # noqa: PT012
+        attempt.begin("one")
+        file = Path(attempt.directory, LEASE_FILE)
+        file.write_text(json.dumps({**json.loads(file.read_text()), "owner": "o", "host": "far", "pid": 7}))
+        with pytest.raises(OutageError, match="is held by process 7 on host far now"):
+            attempt.finish()
+        raise RuntimeError("whatever comes of it")
+    assert not json.loads(file.with_name(RUN_FILE).read_text())["finished"]
 
 
 @pytest.mark.parametrize("content", ["", '{"run_id": "on', "[]", "{}"])
@@ -59,22 +103,20 @@ def test_a_damaged_file_is_told_and_its_folder_left_alone(
     experiment: Experiment, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     begun(experiment).write_text(content)
-    attempt = open_attempt(experiment)
-    assert (attempt.name, attempt.run_id) == ("2", None)
+    assert opened(experiment) == ("2", None)
     assert f"{RUN_FILE} is damaged; the run that it names is not resumed" in caplog.text
 
 
 def test_a_process_killed_while_it_writes_leaves_the_file_as_it_was(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = begun(experiment, pid=2**22 + 1)
-    before, attempt = file.read_text(), open_attempt(experiment)
-    file.write_text(before)
+    file = begun(experiment)
+    before = file.read_text()
 
-    def killed(_: Any) -> str:
+    def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(json, "dumps", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), open_attempt(experiment) as attempt:  # noqa: PT012
+        monkeypatch.setattr(attempts, "write_whole", killed)
         attempt.finish()
     assert file.read_text() == before

@@ -15,13 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uml_core.corpora.rows import Row
+from uml_core.corpora.rows import ByteRange, Cell, Row
 from uml_core.store.corpus_store import CorpusStore, Settled
-from uml_core.store.listing import Listing, contains, digest_of
+from uml_core.store.listing import ROWS_AT_ONCE, Listing, contains, digest_of
 
 NO_KEYS = np.empty(0, dtype=np.uint64)
 FACTS = {"dim": 1}
 # A corpus is what each of some ids holds: the same id with another text is a changed row.
+text = st.text(st.characters())  # with half surrogate pairs, as in the names of files
+members = st.none() | st.builds(ByteRange, st.integers(0), st.integers(0))
+members |= st.builds(Cell, st.integers(0), st.integers(0), text)
 corpora = st.dictionaries(st.integers(0, 30), st.integers(0, 2), max_size=20)
 
 
@@ -41,9 +44,9 @@ class DyingStore(CorpusStore):
         if self._left < 0:
             raise Crash
 
-    def _write_bytes(self, content: Any, name: str) -> None:
+    def _write_file(self, content: Any, name: str) -> None:
         self._spend()
-        super()._write_bytes(content, name)
+        super()._write_file(content, name)
         self._spend()
 
     def _delete(self, info: Any) -> None:
@@ -57,9 +60,9 @@ def rows_of(corpus: dict[int, int]) -> list[Row]:
 
 def embed(store: CorpusStore, rows: Sequence[Row], part_rows: int) -> tuple[Listing, Settled]:
     """Do what `pipelines.embed` does, without Ray: a row's embedding is its text, and text 2 cannot be read."""
-    before = store.footers()
-    listing = Listing()
-    for part in listing.missing_parts(rows, np.sort(Settled(tuple(before), ()).keys), part_rows):
+    listing = Listing(rows, store.stored_keys(), part_rows)
+    listing.has_missing()
+    for part in listing.missing:
         good = [row for row in part if row.text != "2"]
         values = np.array([[float(row.text or 0)] for row in good], dtype=np.float32).reshape(-1, 1)
         store.write_part(good, values, [(row, "unreadable") for row in part if row.text == "2"], dim=1)
@@ -149,8 +152,8 @@ def test_a_damaged_part_is_embedded_again(tmp_path: Path) -> None:
 
 def test_a_row_that_is_listed_twice_is_one_row() -> None:
     row = rows_of({1: 0})[0]
-    listing = Listing()
-    assert list(listing.missing_parts([row, row, row], NO_KEYS, 2)) == [(row,)]
+    listing = Listing([row, row, row], NO_KEYS, 2)
+    assert list(listing.missing) == [[row]]
     assert len(listing.keys) == 1
 
 
@@ -163,9 +166,28 @@ def test_membership_and_digest(first: set[int], second: set[int]) -> None:
     assert digest_of(members) == digest_of(members[::-1])
 
 
+def test_asking_whether_a_row_is_missing_loses_none_and_lists_no_further_than_the_first_part() -> None:
+    rows, seen = rows_of(dict.fromkeys(range(5000), 0)), []
+    listing = Listing((seen.append(row) or row for row in rows), NO_KEYS, 2)  # type: ignore[func-returns-value]
+    assert listing.has_missing()
+    assert len(seen) <= ROWS_AT_ONCE
+    assert listing.has_missing(), "asked again"
+    assert [row for part in listing.missing for row in part] == rows
+    stored = Listing(rows, np.sort(listing.keys), 2)
+    assert not stored.has_missing()
+    assert (len(stored.keys), stored.num_missing) == (5000, 0)
+
+
+@given(
+    st.builds(Row, text, text | st.none(), text, text | st.none(), text | st.none(), members, text, text | st.none())
+)
+def test_a_row_comes_back_from_the_spool_as_it_was(row: Row) -> None:
+    assert Row.from_json(json.loads(json.dumps(row.as_json()))) == row
+
+
 @pytest.mark.parametrize("part_rows", [1, 2, 5])
 def test_parts_are_full_but_for_the_last(part_rows: int) -> None:
     rows = rows_of(dict.fromkeys(range(7), 0))
-    parts = list(Listing().missing_parts(iter(rows), NO_KEYS, part_rows))
+    parts = list(Listing(iter(rows), NO_KEYS, part_rows).missing)
     assert [row for part in parts for row in part] == rows
     assert {len(part) for part in parts[:-1]} <= {part_rows}

@@ -71,7 +71,7 @@ def test_the_published_sets_have_their_sizes() -> None:
         ({"format": "templates", "templates": ["a photo"]}, r"'a photo'; every template needs \{class\}"),
         ({"format": "templates", "template_set": "imagenet7"}, "did you mean 'imagenet_7'"),
         ({"format": "templates", "template_set": "dtd", "templates": ["{class}"]}, "both set; give one of them"),
-        ({"format": "table"}, "key 'path' is missing; format table needs the place"),
+        ({"format": "table"}, "key 'path' is missing; format table needs the path or URI"),
         (
             {"format": "table", "path": "x", "names": {"a": "b"}},
             "names is set on format table; it belongs to format templates",

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError
-from uml_core.files import locks
-from uml_core.store.corpus_store import CorpusStore, Settled, open_filesystem
+from uml_core.files import lease
+from uml_core.store.corpus_store import CorpusStore, open_filesystem
 from uml_core.store.listing import Listing
 from uml_core.store.parts import RejectedRow, keys_of, part_name
 from uml_core.store.sequence_table import load_sequences
@@ -161,31 +158,14 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     assert order == ["first", "second"]
 
 
-def test_a_lease_on_object_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any filesystem that is not local takes the lease; here a local folder behind a wrapper stands for it."""
-    for name, seconds in {"RENEW_S": 0.05, "EXPIRE_S": 0.4, "SETTLE_S": 0.02, "POLL_S": 0.02}.items():
-        monkeypatch.setattr(locks, name, seconds)
-    remote = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
-    waited: list[str] = []
-    with locks.exclusive(remote, "names/.lock", lambda: waited.append("first")):
-        time.sleep(0.5)  # longer than it lasts without being renewed
-        assert json.loads((tmp_path / "names" / ".lock").read_text())["renewed_at"] > time.time() - 0.4
-    assert not (tmp_path / "names" / ".lock").exists()
-    (tmp_path / "names" / ".lock").write_text(json.dumps({"owner": "killed", "renewed_at": time.time()}))
-    with locks.exclusive(remote, "names/.lock", lambda: waited.append("second")):
-        pass
-    assert waited == ["second"], "a killed holder's lease runs out"
-
-
 def test_a_store_on_s3(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "SETTLE_S", 0.05)
+    monkeypatch.setattr(lease, "SETTLE_S", 0.05)
     names = CorpusStore(f"{s3_bucket}/store", "names", "f" * 12)
     assert names.read_manifest() is None
     for total in (5, 3):
         with names.writing(pytest.fail):
-            spool, listing = names.spool(), Listing()
-            stored = np.sort(Settled(tuple(names.footers()), ()).keys)
-            for part in spool.write(listing.missing_parts(rows(total), stored, 2)):
+            spool, listing = names.spool(), Listing(rows(total), names.stored_keys(), 2)
+            for part in spool.write(listing.missing):
                 new = spool.read(part)
                 names.write_part(new, np.ones((len(new), 2), dtype=np.float32), [], dim=2)
             manifest = names.publish(names.settle(names.footers(), listing.keys).parts, FACTS)

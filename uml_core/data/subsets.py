@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uml_core.errors import InputError, nearest
-from uml_core.files.places import PLACE_ERRORS, one_line, open_bytes
+from uml_core.files.paths import STORAGE_ERRORS, one_line, open_bytes
 
 Rows = npt.NDArray[np.int64]
 FORMAT = "uml-subset-1"
@@ -133,7 +133,7 @@ def read_subset(path: str) -> Subset:
             tree = json.loads(file.read())
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise InputError(f"data.subset is {path}, which is no JSON; {LAYOUT}") from None
-    except PLACE_ERRORS as error:
+    except STORAGE_ERRORS as error:
         raise InputError(f"data.subset is {path}, which cannot be read: {one_line(error)}") from None
     ours = isinstance(tree, dict) and tree.get("format") == FORMAT
     rows = {split: _ids(tree[split]) if ours else _paths(tree[split]) for split in SPLITS if _has(tree, split)}

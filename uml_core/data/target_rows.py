@@ -20,7 +20,7 @@ import numpy.typing as npt
 from uml_core.config import Experiment
 from uml_core.data.subsets import Rows, split_off, take_shots
 from uml_core.errors import InputError, listing, nearest
-from uml_core.files.places import PLACE_ERRORS, one_line, open_bytes
+from uml_core.files.paths import STORAGE_ERRORS, one_line, open_bytes
 
 MAX_VAL_SHOTS = 4  # few-shot validation has min(4, shots) samples per class (docs/method.md, Supervised)
 MAIN_SPLITS = ("train", "val", "test")
@@ -211,7 +211,7 @@ def read_class_map(path: str, split: str, classes: Sequence[str]) -> dict[str, s
     try:
         with open_bytes(path) as file:
             text = file.read().decode("utf-8-sig")
-    except (*PLACE_ERRORS, UnicodeDecodeError) as error:
+    except (*STORAGE_ERRORS, UnicodeDecodeError) as error:
         raise InputError(f"{setting}, which cannot be read: {one_line(error)}") from None
     pairs = _json_pairs(text) if path.endswith(".json") else _csv_pairs(text)
     if not pairs:

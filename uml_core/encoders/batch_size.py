@@ -48,7 +48,7 @@ def choose_batch_size(
 def _free_bytes(device: str) -> int:
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
-    import psutil  # type: ignore[import-untyped]  # a logged model is served without it
+    import psutil  # a logged model is served without it
 
     return int(psutil.virtual_memory().available)
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageFilter
 from scipy import signal
 
-from uml_core.corpora.hashes import hash64
+from uml_core.corpora.rows import hash64
 from uml_core.errors import InputError, listing, nearest
 
 Value = TypeVar("Value")

@@ -19,8 +19,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from uml_core.corpora.hashes import hash64
-from uml_core.corpora.rows import Row
+from uml_core.corpora.rows import Row, hash64
 from uml_core.errors import InputError, RowError
 from uml_core.evaluation.corruptions import (
     CORRUPTIONS,

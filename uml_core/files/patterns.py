@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from uml_core.errors import InputError, listing
-from uml_core.files.places import (
-    PLACE_ERRORS,
+from uml_core.files.paths import (
+    STORAGE_ERRORS,
     Entry,
     base_name,
     is_uri,
@@ -28,7 +28,7 @@ MAX_EXPANDED = 1_000_000
 FILE_KINDS = ("file", "outside file")
 
 
-def files_of(place: str, endings: Sequence[str], setting: str) -> list[str]:
+def files_of(location: str, endings: Sequence[str], setting: str) -> list[str]:
     """Return the files that a path, a folder or a pattern stands for: patterns in their order, the rest by name.
 
     A folder stands for the files with one of the endings in it, at any depth.
@@ -36,20 +36,20 @@ def files_of(place: str, endings: Sequence[str], setting: str) -> list[str]:
     Raises:
         InputError: nothing is found, a file of a brace pattern is missing, or the pattern cannot be read.
     """
-    kind = kind_of(place, setting)
+    kind = kind_of(location, setting)
     if kind == "file":
-        return [place]
+        return [location]
     if kind == "folder":
-        files = [file for file in _below(place, setting) if base_name(file).lower().endswith(tuple(endings))]
+        files = [file for file in _below(location, setting) if base_name(file).lower().endswith(tuple(endings))]
         if not files:
-            raise InputError(f"{setting} is {place}, a folder without any file that ends in {listing(endings)}")
+            raise InputError(f"{setting} is {location}, a folder without any file that ends in {listing(endings)}")
         return files
     files = []
-    for pattern in expand_braces(place, setting):
+    for pattern in expand_braces(location, setting):
         matches = _matches(pattern, setting)
         if not matches:
-            missing = "" if pattern == place else f": there is no {pattern}"
-            raise InputError(f"{setting} is {place}, which does not exist{missing}; give the path of the corpus")
+            missing = "" if pattern == location else f": there is no {pattern}"
+            raise InputError(f"{setting} is {location}, which does not exist{missing}; give the path of the corpus")
         files += matches
     return files
 
@@ -101,7 +101,9 @@ def relative_names(files: Sequence[str]) -> list[str]:
 
 def _in_folder(folder: str, pattern: str, setting: str) -> list[str]:
     entries = _listed(folder, setting)
-    return [entry.place for entry in entries if entry.kind in FILE_KINDS and fnmatch.fnmatchcase(entry.name, pattern)]
+    return [
+        entry.location for entry in entries if entry.kind in FILE_KINDS and fnmatch.fnmatchcase(entry.name, pattern)
+    ]
 
 
 def _below(root: str, setting: str) -> Iterator[str]:
@@ -112,13 +114,13 @@ def _below(root: str, setting: str) -> Iterator[str]:
         if entry is None:
             levels.pop()
         elif entry.kind in FILE_KINDS:
-            yield entry.place
+            yield entry.location
         elif entry.kind == "folder":
-            levels.append(_listed(entry.place, setting))
+            levels.append(_listed(entry.location, setting))
 
 
 def _listed(folder: str, setting: str) -> Iterator[Entry]:
     try:
         return list_folder(folder, folder)
-    except PLACE_ERRORS as error:
+    except STORAGE_ERRORS as error:
         raise InputError(f"{setting}: {folder} cannot be listed: {one_line(error)}") from None

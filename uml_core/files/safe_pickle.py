@@ -43,7 +43,6 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Resolves the few names that pickles of arrays hold to functions of this module, and refuses all others."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a name. Raises UnsafePickleError for all but those of arrays."""
         if module in ARRAY_MODULES and name in ("_reconstruct", "scalar"):
             return _empty_array if name == "_reconstruct" else _scalar
         if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
@@ -59,7 +58,6 @@ class _ArrayUnpickler(pickle.Unpickler):
         )
 
     def persistent_load(self, pid: Any) -> NoReturn:
-        """Refuse references to things outside the file."""
         raise UnsafePickleError("refers to something outside the file; it was not loaded")
 
 

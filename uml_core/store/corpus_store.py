@@ -28,14 +28,13 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from uml_core.corpora.hashes import Hashes, HashSet64
-from uml_core.corpora.rows import Row
+from uml_core.corpora.rows import Hashes, HashSet64, Row
 from uml_core.errors import InputError, listing
 from uml_core.files.atomic import TEMPORARY, read_if_there, write_whole
-from uml_core.files.locks import exclusive
-from uml_core.files.places import PLACE_ERRORS, is_uri, local_path, one_line, remote
+from uml_core.files.lease import Lease, exclusive
+from uml_core.files.paths import STORAGE_ERRORS, is_uri, local_path, one_line, remote
 from uml_core.store.corpus_table import CorpusTable, codes_of, finite_matrix, order_by_id, unread
-from uml_core.store.listing import contains, digest_of
+from uml_core.store.listing import RowSpool, contains, digest_of
 from uml_core.store.parts import (
     PREFIX,
     ClassCounts,
@@ -48,7 +47,6 @@ from uml_core.store.parts import (
     table_name,
     without_keys,
 )
-from uml_core.store.row_spool import RowSpool
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
@@ -65,8 +63,7 @@ class Settled:
 
     @property
     def keys(self) -> Hashes:
-        """The keys of all rows in the parts."""
-        return np.concatenate([np.empty(0, dtype=np.uint64), *(part.keys for part in self.parts)])
+        return _keys_of_parts(self.parts)
 
 
 class CorpusStore:
@@ -77,16 +74,24 @@ class CorpusStore:
         filesystem, root = open_filesystem(uri)
         self._fs, self._corpus_dir = filesystem, f"{root}/{corpus}"
         self.directory = f"{self._corpus_dir}/{fingerprint}"
+        self._lease: Lease | None = None  # while writing
 
     @contextlib.contextmanager
     def writing(self, on_wait: Callable[[], None]) -> Iterator[None]:
-        """Be the only writer of this folder; what killed writers left half-written is removed first."""
-        with exclusive(self._fs, f"{self._corpus_dir}/.{self.fingerprint}.lock", on_wait):
+        """Be the only writer of this folder; what killed writers left half-written is removed first.
+
+        Raises:
+            OutageError: the lease was lost meanwhile; what another run has begun to write is left alone.
+        """
+        with exclusive(self._fs, f"{self._corpus_dir}/.{self.fingerprint}.lease", on_wait) as lease:
+            self._lease = lease
             self._drop_temporaries()
             try:
                 yield
             finally:
-                self._drop_temporaries()
+                self._lease = None
+                if not lease.is_lost:
+                    self._drop_temporaries()
 
     def spool(self) -> RowSpool:
         """Return where rows to be embedded wait, readable by every worker; it goes with `writing`."""
@@ -96,9 +101,19 @@ class CorpusStore:
         """Write one part (shapes: `uml_core.store.parts.part_table`) in one rename; returns its file name."""
         return self._write_table(part_table(rows, values, rejected, dim=dim))
 
+    def part_names(self) -> list[str]:
+        """The parts on disk, also those that no manifest lists. A part's name comes from its rows."""
+        return sorted(info.base_name for info in self._entries() if info.base_name.startswith(PREFIX))
+
+    def stored_keys(self) -> Hashes:
+        """The keys of the rows in all parts on disk, sorted: 8 bytes a row, the footers are not kept."""
+        keys = _keys_of_parts(self.footers())
+        keys.sort()
+        return keys
+
     def footers(self) -> list[PartFooter]:
         """Return what every part on disk says of itself; parts of an older schema and damaged files count as absent."""
-        names = sorted(info.base_name for info in self._entries() if info.base_name.startswith(PREFIX))
+        names = self.part_names()
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
             return [footer for footer in pool.map(self._footer, names) if footer is not None]
 
@@ -109,6 +124,7 @@ class CorpusStore:
             footers: the parts on disk.
             listed: the keys of the corpus's rows, sorted.
         """
+        self._check_lease()
         seen = HashSet64()
         parts: list[PartFooter] = []
         stale: list[str] = []
@@ -129,11 +145,11 @@ class CorpusStore:
 
     def publish(self, parts: Sequence[PartFooter], facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write rejected.parquet and then the manifest, which makes the parts visible; delete all other parts."""
+        self._check_lease()
         counts = _sum_counts(parts)
         rejected = [asdict(row) for part in parts for row in part.rejected]
         schema = pa.schema([(name, pa.string()) for name in ("id", "label", "split", "reason")])
         self._write_parquet(pa.Table.from_pylist(rejected, schema=schema), REJECTED)
-        keys = Settled(tuple(parts), ()).keys
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "corpus": self.corpus,
@@ -143,11 +159,11 @@ class CorpusStore:
             "rows_per_split": {split: sum(classes.values()) for split, classes in counts.items()},
             "rows_per_class": counts,
             "rejected_rows": len(rejected),
-            "rows_digest": digest_of(keys),
+            "rows_digest": digest_of(_keys_of_parts(parts)),
             "parts": [part.name for part in parts],
         }
         content = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
-        write_whole(self._fs, f"{self.directory}/{MANIFEST}", content)
+        self._write_file(content, MANIFEST)
         keep = set(manifest["parts"])
         for info in self._entries():
             if info.base_name.startswith(PREFIX) and info.base_name not in keep:
@@ -161,11 +177,9 @@ class CorpusStore:
 
     def holds_exactly(self, manifest: Mapping[str, Any], listed: Hashes) -> bool:
         """Return whether the manifest is about just the listed rows, and just its parts are on disk."""
-        on_disk = {info.base_name for info in self._entries() if info.base_name.startswith(PREFIX)}
-        return manifest.get("rows_digest") == digest_of(listed) and on_disk == set(manifest["parts"])
+        return manifest.get("rows_digest") == digest_of(listed) and self.part_names() == sorted(manifest["parts"])
 
     def rejected_rows(self) -> list[RejectedRow]:
-        """Return the rows that could not be read."""
         table = self._read_parquet(f"{self.directory}/{REJECTED}", ["id", "label", "split", "reason"])
         return [RejectedRow(**record) for record in table.to_pylist()]
 
@@ -193,7 +207,6 @@ class CorpusStore:
         return tuple(sorted(self.read_columns(self.finished_manifest(), ["id"])["id"].to_pylist()))
 
     def finished_manifest(self) -> dict[str, Any]:
-        """Return the manifest. Raises InputError where the corpus is not embedded by this encoder."""
         manifest = self.read_manifest()
         if manifest is None:
             raise InputError(self._missing_message())
@@ -211,13 +224,11 @@ class CorpusStore:
         return manifest
 
     def read_columns(self, manifest: Mapping[str, Any], columns: list[str]) -> pa.Table:
-        """Read some columns of every part of the manifest."""
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
             paths = [f"{self.directory}/{name}" for name in manifest["parts"]]
             return pa.concat_tables(pool.map(self._read_parquet, paths, itertools.repeat(columns)))
 
     def read_part(self, name: str, columns: list[str]) -> pa.Table:
-        """Read some columns of one part of the manifest."""
         return self._read_parquet(f"{self.directory}/{name}", columns)
 
     def row_positions(self, manifest: Mapping[str, Any]) -> npt.NDArray[np.int64]:
@@ -240,6 +251,10 @@ class CorpusStore:
     def _entries(self) -> list[pafs.FileInfo]:
         entries: list[pafs.FileInfo] = self._fs.get_file_info(pafs.FileSelector(self.directory, allow_not_found=True))
         return entries
+
+    def _check_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
 
     def _drop_temporaries(self) -> None:
         for info in self._entries():
@@ -272,7 +287,10 @@ class CorpusStore:
         sink = pa.BufferOutputStream()
         # Embeddings hardly compress: the fastest level, and no dictionary of floats.
         pq.write_table(table, sink, compression="zstd", compression_level=1, use_dictionary=["label", "split"])
-        write_whole(self._fs, f"{self.directory}/{name}", sink.getvalue())
+        self._write_file(sink.getvalue(), name)
+
+    def _write_file(self, content: bytes | pa.Buffer, name: str) -> None:
+        write_whole(self._fs, f"{self.directory}/{name}", content)
 
 
 def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -281,7 +299,7 @@ def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
         return pafs.LocalFileSystem(), str(Path(local_path(uri)).resolve())
     try:
         return remote(uri)
-    except PLACE_ERRORS as error:
+    except STORAGE_ERRORS as error:
         raise InputError(f"store is {uri}; not a directory or URI that pyarrow opens: {one_line(error)}") from None
 
 
@@ -292,8 +310,11 @@ def _labelled(table: pa.Table, order: npt.NDArray[np.int64], embeddings_ND: npt.
     return CorpusTable(embeddings_ND, label_codes[order], label_names, split_codes[order], split_names)
 
 
+def _keys_of_parts(parts: Sequence[PartFooter]) -> Hashes:
+    return np.concatenate([np.empty(0, dtype=np.uint64), *(part.keys for part in parts)])
+
+
 def _sum_counts(parts: Sequence[PartFooter]) -> ClassCounts:
-    """Return rows per split and class over all parts, sorted."""
     counts: dict[str, Counter[str]] = {}
     for part in parts:
         for split, classes in part.rows_per_class.items():

@@ -1,33 +1,41 @@
 """What of a corpus is not in its store yet: the listing against the stored rows, by 64-bit keys.
 
 In: the stream of a corpus's rows, and the keys of the rows in the store. Out: parts of rows to embed, as they stream
-by. A key changes with everything that decides a stored row, so a changed file is a new row and its old one is stale.
-Memory: 16 bytes a row, whatever the rows hold.
+by, which `RowSpool` keeps for the workers. A key changes with everything that decides a stored row, so a changed file
+is a new row and its old one is stale. Memory: 16 bytes a row, whatever the rows hold.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.fs as pafs
 
-from uml_core.corpora.hashes import Hashes, HashSet64, hashes_of
-from uml_core.corpora.rows import Row
+from uml_core.corpora.rows import Hashes, HashSet64, Row, hashes_of
 from uml_core.store.parts import keys_of
 
 ROWS_AT_ONCE = 1024  # rows whose keys are compared together
 
 
 class Listing:
-    """The rows a corpus lists, as keys: gathered while its missing rows are cut into parts."""
+    """A corpus that is listed while it is iterated: `missing` yields what is not stored, and the keys of all are kept.
 
-    def __init__(self) -> None:
-        self._keys = HashSet64()
-        self._missing_ids = HashSet64()
+    Args:
+        rows: the corpus's rows.
+        stored: keys of stored rows, sorted.
+        part_rows: rows in a part of missing ones; the last one may have fewer.
+    """
+
+    def __init__(self, rows: Iterable[Row], stored: Hashes, part_rows: int) -> None:
+        self._keys, self._missing_ids = HashSet64(), HashSet64()
         self.num_faults = 0  # missing rows that cannot be used, known without reading them
         self.first_fault: Row | None = None
+        self.missing: Iterator[Sequence[Row]] = self._compare(iter(rows), stored, part_rows)
 
     @property
     def keys(self) -> Hashes:
@@ -36,20 +44,22 @@ class Listing:
 
     @property
     def num_missing(self) -> int:
-        """Rows that were not stored."""
+        """Rows that streamed by and were not stored."""
         return len(self._missing_ids)
 
-    def missing_parts(self, rows: Iterable[Row], stored: Hashes, part_rows: int) -> Iterator[tuple[Row, ...]]:
-        """Yield the rows that are not stored, `part_rows` at a time, in their order.
+    def has_missing(self) -> bool:
+        """Whether a row is not stored; lists up to the first part of such rows, and to the end where there is none."""
+        first = list(itertools.islice(self.missing, 1))
+        self.missing = itertools.chain(first, self.missing)
+        return bool(first)
 
-        Args:
-            rows: the corpus's listing.
-            stored: keys of stored rows, sorted.
-            part_rows: rows in a part; the last one may have fewer.
-        """
+    def came_again(self, ids: Iterable[str]) -> int:
+        """Return how many ids of rows that left the store are among the missing ones: changed, not removed."""
+        return int(contains(self._missing_ids.members(), hashes_of(ids)).sum())
+
+    def _compare(self, rows: Iterator[Row], stored: Hashes, part_rows: int) -> Iterator[Sequence[Row]]:
         pending: list[Row] = []
-        stream = iter(rows)
-        while batch := list(itertools.islice(stream, ROWS_AT_ONCE)):
+        while batch := list(itertools.islice(rows, ROWS_AT_ONCE)):
             keys = keys_of(batch)
             skip = self._keys.add(keys) | contains(stored, keys)
             pending += [row for row, skipped in zip(batch, skip.tolist(), strict=True) if not skipped]
@@ -58,18 +68,41 @@ class Listing:
         if pending:
             yield self._cut(pending, len(pending))
 
-    def came_again(self, ids: Iterable[str]) -> int:
-        """Return how many ids of rows that left the store are among the missing ones: changed, not removed."""
-        return int(contains(self._missing_ids.members(), hashes_of(ids)).sum())
-
-    def _cut(self, pending: list[Row], count: int) -> tuple[Row, ...]:
-        part = tuple(pending[:count])
+    def _cut(self, pending: list[Row], count: int) -> Sequence[Row]:
+        part = pending[:count]
         del pending[:count]
         self._missing_ids.add(hashes_of(row.id for row in part))
         faulty = [row for row in part if row.fault is not None]
         self.num_faults += len(faulty)
         self.first_fault = self.first_fault or next(iter(faulty), None)
         return part
+
+
+@dataclass(frozen=True)
+class RowSpool:
+    """Rows on their way to the workers: a folder beside the store's parts, with one file of JSON lines a part.
+
+    They stay out of the driver's memory and of the object store, so that a corpus of any size can be planned. JSON,
+    since unpickling would run the code of whoever may write into the bucket.
+    """
+
+    filesystem: pafs.FileSystem
+    directory: str
+
+    def write(self, parts: Iterable[Sequence[Row]]) -> list[str]:
+        """Write the rows of every part; returns the name of each."""
+        names: list[str] = []
+        for rows in parts:
+            if not names:
+                self.filesystem.create_dir(self.directory, recursive=True)
+            names.append(f"{len(names):08d}")
+            with self.filesystem.open_output_stream(f"{self.directory}/{names[-1]}") as stream:
+                stream.write("\n".join(json.dumps(row.as_json()) for row in rows).encode())
+        return names
+
+    def read(self, name: str) -> list[Row]:
+        with self.filesystem.open_input_stream(f"{self.directory}/{name}") as stream:
+            return [Row.from_json(json.loads(line)) for line in stream.read().splitlines()]
 
 
 def contains(sorted_keys: Hashes, keys: Hashes) -> npt.NDArray[np.bool_]:

@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.fs as pafs
 
 from uml_core.config import Experiment, FeedConfig, hash_of
 from uml_core.errors import InputError
-from uml_core.files.locks import exclusive
-from uml_core.files.places import is_uri, local_path
+from uml_core.files.atomic import LOCAL
+from uml_core.files.lease import exclusive
+from uml_core.files.paths import is_uri, local_path
 from uml_core.store.corpus_store import CorpusStore
 from uml_core.store.corpus_table import CorpusTable, codes_of, finite_matrix
 
@@ -64,7 +64,6 @@ def streamed_corpora(settings: FeedConfig, num_bytes: Mapping[str, int]) -> froz
 
 
 def embedding_bytes(manifest: Mapping[str, Any]) -> int:
-    """Return what a corpus takes in memory, in bytes."""
     return int(manifest["rows"]) * int(manifest["dim"]) * BYTES_PER_NUMBER
 
 
@@ -103,7 +102,7 @@ def mapped_table(store: CorpusStore, cache: Path, on_wait: Callable[[], None] = 
     manifest = store.embeddings_manifest()
     folder = cache / store.corpus / store.fingerprint
     files = folder / hash_of([manifest["parts"], manifest["rows_digest"]])
-    with exclusive(pafs.LocalFileSystem(), f"{folder}.lock", on_wait):
+    with exclusive(LOCAL, f"{folder}.lease", on_wait):
         if not files.is_dir():
             _check_room(cache, store.corpus, embedding_bytes(manifest))
             shutil.rmtree(folder, ignore_errors=True)  # of the corpus as it was, or half-written by a killed process
@@ -166,7 +165,6 @@ def _open(files: Path) -> CorpusTable:
 
 
 def _check_room(cache: Path, corpus: str, num_bytes: int) -> None:
-    """Raise InputError where a file does not fit on its disk."""
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free
     if num_bytes > free:

@@ -21,8 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from uml_core.corpora.hashes import Hashes
-from uml_core.corpora.rows import Row
+from uml_core.corpora.rows import Hashes, Row
 
 PREFIX = "part-"
 FACTS_KEY = b"uml.part"
@@ -32,8 +31,6 @@ ClassCounts = dict[str, dict[str, int]]  # split -> label ("" for none) -> rows
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """A row that could not be read, and why."""
-
     id: str
     label: str | None
     split: str
@@ -51,12 +48,10 @@ class PartFooter:
 
     @property
     def num_rows(self) -> int:
-        """Rows in the file's columns."""
         return len(self.keys) - len(self.rejected)
 
 
 def keys_of(rows: Sequence[Row]) -> Hashes:
-    """Return each row's key (N,)."""
     return np.fromiter((row.key for row in rows), dtype=np.uint64, count=len(rows))
 
 
@@ -101,7 +96,6 @@ def without_keys(table: pa.Table, footer: PartFooter, dropped: npt.NDArray[np.bo
 
 
 def dropped_ids(table: pa.Table, footer: PartFooter, dropped: npt.NDArray[np.bool_]) -> list[str]:
-    """Return the ids of the rows that `without_keys` leaves out."""
     stored: list[str] = table["id"].filter(pa.array(dropped[: footer.num_rows])).to_pylist()
     return stored + [row.id for row, gone in zip(footer.rejected, dropped[footer.num_rows :], strict=True) if gone]
 
@@ -120,7 +114,6 @@ def read_footer(name: str, metadata: dict[bytes, bytes] | None) -> PartFooter | 
 
 
 def table_name(table: pa.Table) -> str:
-    """Return the file name of a part's table."""
     footer = read_footer("", table.schema.metadata)
     assert footer is not None, "a table made by part_table"
     return part_name(footer.keys)

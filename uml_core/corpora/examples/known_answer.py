@@ -23,7 +23,6 @@ Shape legend: C classes, L latent width, N rows, D embedding width.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,12 +36,12 @@ import pyarrow as pa
 from uml_core.corpora.examples.synthetic_files import (
     SyntheticSummary,
     check_settings,
+    command,
     row_ids,
     stream,
     write_experiment,
     write_rows,
 )
-from uml_core.errors import InputError
 
 Floats = npt.NDArray[np.float32]
 SPLIT_ROWS = {"train": 4, "val": 4, "test": 20}  # target rows of a class; few shots are drawn from train
@@ -69,7 +68,6 @@ class LinearGaussian:
 
     @property
     def class_names(self) -> list[str]:
-        """The classes in order."""
         return [f"class-{index:0{len(str(self.num_classes - 1))}d}" for index in range(self.num_classes)]
 
 
@@ -161,25 +159,13 @@ def _experiment(name: str, folder: Path, seed: int) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write one synthetic experiment from the command line; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m uml_core.corpora.examples.known_answer",
-        description="Write synthetic corpora with a known answer. "
-        "Example: python -m uml_core.corpora.examples.known_answer --output runs/known-answer --form shared",
+    return command(
+        "known_answer",
+        arguments,
+        write_known_answer,
+        forms=("shared", "unrelated"),
+        help="what the auxiliary corpus knows",
     )
-    parser.add_argument("--output", type=Path, required=True, help="the form's folder is made inside this one")
-    parser.add_argument(
-        "--form", choices=("shared", "unrelated"), required=True, help="what the auxiliary corpus knows"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="draws everything (default 0)")
-    options = parser.parse_args(arguments)
-    try:
-        summary = write_known_answer(options.output / options.form, shared=options.form == "shared", seed=options.seed)
-    except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(summary)
-    return 0
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ Shape legend: C classes, N sequences, T tokens, D width of a token.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ import pyarrow as pa
 from uml_core.corpora.examples.synthetic_files import (
     SyntheticSummary,
     check_settings,
+    command,
     row_ids,
     stream,
     write_experiment,
@@ -187,25 +187,13 @@ def _experiment(name: str, folder: Path, seed: int) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write one synthetic experiment from the command line; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m uml_core.corpora.examples.known_answer_sequences",
-        description="Write synthetic token sequences with a known answer. Example: "
-        "python -m uml_core.corpora.examples.known_answer_sequences --output runs/known-answer-sequences --form shared",
+    return command(
+        "known_answer_sequences",
+        arguments,
+        write_known_answer_sequences,
+        forms=("shared", "shuffled"),
+        help="whether the motion is kept",
     )
-    parser.add_argument("--output", type=Path, required=True, help="the form's folder is made inside this one")
-    parser.add_argument("--form", choices=("shared", "shuffled"), required=True, help="whether the motion is kept")
-    parser.add_argument("--seed", type=int, default=0, help="draws everything (default 0)")
-    options = parser.parse_args(arguments)
-    try:
-        summary = write_known_answer_sequences(
-            options.output / options.form, shared=options.form == "shared", seed=options.seed
-        )
-    except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(summary)
-    return 0
 
 
 if __name__ == "__main__":

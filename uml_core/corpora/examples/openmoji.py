@@ -244,7 +244,6 @@ def _write(file: Path, content: bytes | str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the corpora from the command line; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m uml_core.corpora.examples.openmoji",
         description="Write the OpenMoji corpora; for example with --output runs/openmoji.",

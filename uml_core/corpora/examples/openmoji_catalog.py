@@ -119,7 +119,6 @@ def emoji_names(code: str, languages: Sequence[str]) -> list[str]:
 
 
 def english_name(code: str) -> str:
-    """Return the official English name of an emoji."""
     return _readable(str(emoji.EMOJI_DATA[unified_to_char(code)]["en"]))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,6 @@ from uml_core.files.atomic import LOCAL, write_whole
 
 @dataclass(frozen=True)
 class SyntheticSummary:
-    """Where a synthetic experiment was written, and how large it is."""
-
     directory: Path
     experiment: Path
     name: str
@@ -70,3 +70,31 @@ def write_experiment(directory: Path, settings: Mapping[str, Any], header: str) 
     file = directory / "experiment.yaml"
     file.write_text(f"# {header}\n" + yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
     return file
+
+
+def command(
+    module: str,
+    arguments: Sequence[str] | None,
+    write: Callable[..., SyntheticSummary],
+    *,
+    forms: tuple[str, str],
+    help: str,
+) -> int:
+    """Write one form of a synthetic experiment from the command line; `write` is told whether it is the first form."""
+    name = f"uml_core.corpora.examples.{module}"
+    output = f"runs/{module.replace('_', '-')}"
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {name}",
+        description="Write synthetic corpora with a known answer. "
+        f"Example: python -m {name} --output {output} --form {forms[0]}",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the form's folder is made inside this one")
+    parser.add_argument("--form", choices=forms, required=True, help=help)
+    parser.add_argument("--seed", type=int, default=0, help="draws everything (default 0)")
+    options = parser.parse_args(arguments)
+    try:
+        print(write(options.output / options.form, shared=options.form == forms[0], seed=options.seed))
+    except (InputError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0

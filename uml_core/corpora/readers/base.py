@@ -1,16 +1,18 @@
-"""What readers have in common: the corpus they read, known file endings, and a record's id, label and split."""
+"""What readers share: the corpus they read, file endings, a record's id, label and split, and the checks of rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from uml_core.config import CorpusConfig
-from uml_core.corpora.rows import Row, canonical_split
+from uml_core.corpora.rows import HashSet64, Row, canonical_split, escaped, hashes_of, is_storable
 from uml_core.errors import InputError
-from uml_core.files.places import kind_of
+from uml_core.files.paths import kind_of
 
+ROWS_AT_ONCE = 1024  # rows whose ids are checked together
 SUFFIXES: Mapping[str, frozenset[str]] = {
     "image": frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")),
     "audio": frozenset((".wav", ".flac", ".ogg", ".mp3", ".oga", ".opus", ".aiff")),
@@ -32,16 +34,15 @@ class CorpusSource:
         return f"corpora.{self.name}.path"
 
     @property
-    def place(self) -> str:
-        """The path or URI."""
+    def location(self) -> str:
         assert self.corpus.path is not None, "only format templates has no path, and it asks for none"
         return self.corpus.path
 
     def kind(self) -> str:
         """Return file or folder. Raises InputError where there is neither."""
-        kind = kind_of(self.place, self.setting)
+        kind = kind_of(self.location, self.setting)
         if kind == "missing":
-            raise InputError(f"{self.setting} is {self.place}, which does not exist; give the path of the corpus")
+            raise InputError(f"{self.setting} is {self.location}, which does not exist; give the path of the corpus")
         return kind
 
 
@@ -70,8 +71,7 @@ class RecordNames:
     label_names: Sequence[str] = ()  # names of integer labels, where the file holds them
     _label_type: type | None = field(default=None, init=False)
 
-    def of(self, index: int, record: Mapping[str, Any]) -> Named:
-        """Return the names of the record at a position."""
+    def named(self, index: int, record: Mapping[str, Any]) -> Named:
         row_id, id_fault = scalar("id", record.get("id"))
         label, label_fault = self._label(record.get("label"))
         split, split_fault = scalar("split", record.get("split"))
@@ -83,15 +83,12 @@ class RecordNames:
         )
 
     def split_of(self, name: str | None) -> str:
-        """Return the split a name stands for; None is the default."""
         return canonical_split(name or self.default_split)
 
     def positional(self, index: int) -> str:
-        """Return the id of a row that names none."""
         return f"{self.prefix}row-{index}"
 
     def faulty(self, index: int, fault: str) -> Row:
-        """Return the row that stands for a record that cannot be read at all."""
         return Row(self.positional(index), None, self.split_of(None), fault=fault)
 
     def _label(self, value: object) -> tuple[str | None, str | None]:
@@ -132,3 +129,46 @@ def scalar(column: str, value: object) -> tuple[str | None, str | None]:
     if type(value) not in _TYPE_NAMES:
         return None, f"{column} is a {type(value).__name__}; expected a string or a number"
     return str(value), None
+
+
+def checked(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield the rows, with a fault on each that repeats an id or cannot be stored as UTF-8."""
+    checks = RowChecks()
+    stream = iter(rows)
+    while batch := list(itertools.islice(stream, ROWS_AT_ONCE)):
+        yield from checks.apply(batch)
+
+
+class RowChecks:
+    """The checks all rows of a corpus go through, a batch at a time; it remembers 8 bytes of every id."""
+
+    def __init__(self) -> None:
+        self._ids = HashSet64()
+        self._checked = 0
+
+    def apply(self, batch: Iterable[Row]) -> list[Row]:
+        """Return the rows, with a fault on each that repeats an earlier id or cannot be stored as UTF-8."""
+        rows = [_storable(row) for row in batch]
+        usable = [index for index, row in enumerate(rows) if row.fault is None]
+        repeated = self._ids.add(hashes_of(rows[index].id for index in usable))
+        for index, again in zip(usable, repeated.tolist(), strict=True):
+            if again:
+                # With its position: the third row of an id is another row than the second.
+                fault = f"id '{rows[index].id}' occurs again (row {self._checked + index})"
+                rows[index] = replace(rows[index], fault=fault)
+        self._checked += len(rows)
+        return rows
+
+
+def _storable(row: Row) -> Row:
+    if is_storable(row.id, row.label, row.split, row.text, row.fault):
+        return row
+    wrong = next(name for name in ("id", "label", "split", "text", "fault") if not is_storable(getattr(row, name)))
+    return replace(
+        row,
+        id=escaped(row.id),
+        label=None if row.label is None else escaped(row.label),
+        split=escaped(row.split),
+        text=None,
+        fault=escaped(row.fault or f"{wrong} is not valid Unicode (UTF-8)"),
+    )

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from uml_core.corpora.readers.base import SUFFIXES, CorpusSource
 from uml_core.corpora.rows import Row, canonical_split
 from uml_core.errors import InputError, listing
-from uml_core.files.places import PLACE_ERRORS, Entry, EntryKind, list_folder, one_line
+from uml_core.files.paths import STORAGE_ERRORS, Entry, EntryKind, list_folder, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +50,11 @@ class Census:
     num_barren: int = 0
 
     def note_barren(self, relative: str) -> None:
-        """Note a folder that holds neither folders nor files of a known ending."""
         self.num_barren += 1
         if len(self.barren) < MAX_NAMED:
             self.barren.append(relative)
 
     def warn(self, name: str) -> None:
-        """Log what a user would want to know of."""
         known = listing(sorted(SUFFIXES[self.modality]), limit=12)
         if self.num_barren:
             more = f" and {self.num_barren - len(self.barren)} more" if self.num_barren > len(self.barren) else ""
@@ -74,11 +72,11 @@ def read_folder(source: CorpusSource) -> Iterator[Row]:
     """
     corpus = source.corpus
     if source.kind() == "file":
-        raise InputError(f"{source.setting} is {source.place}, a file; format folder needs a folder of classes")
+        raise InputError(f"{source.setting} is {source.location}, a file; format folder needs a folder of classes")
     census = Census(corpus.modality)
     depth: int | None = None
     first_odd: str | None = None
-    for found in walk(source.place, census):
+    for found in walk(source.location, census):
         parts = found.relative.split("/")
         fault = found.fault
         if fault is None and depth is None and len(parts) in (2, 3):
@@ -92,27 +90,24 @@ def read_folder(source: CorpusSource) -> Iterator[Row]:
             found.relative,
             label,
             canonical_split(split),
-            path=found.entry.place,
+            path=found.entry.location,
             stamp=found.entry.stamp,
             fault=fault,
             is_text=corpus.modality == "text",
         )
     if depth is None and first_odd is not None:
-        raise InputError(f"{source.setting} {source.place} holds {first_odd}; {LAYOUT}")
+        raise InputError(f"{source.setting} {source.location} holds {first_odd}; {LAYOUT}")
     if depth is None and census.other_endings:
-        raise InputError(no_file(f"{source.setting} {source.place}", corpus.modality))
+        raise InputError(no_file(f"{source.setting} {source.location}", corpus.modality))
     census.warn(source.name)
 
 
-def no_file(place: str, modality: str) -> str:
-    """Return the message for a place without any file of a modality."""
-    return f"{place} holds no {modality} file; known endings are {listing(sorted(SUFFIXES[modality]), limit=12)}"
+def no_file(location: str, modality: str) -> str:
+    return f"{location} holds no {modality} file; known endings are {listing(sorted(SUFFIXES[modality]), limit=12)}"
 
 
 @dataclass
 class _Level:
-    """A folder on the way down."""
-
     relative: str
     entries: Iterator[Entry]
     is_barren: bool = True  # so far: no folder and no file of a known ending
@@ -129,7 +124,7 @@ def walk(root: str, census: Census) -> Iterator[Found]:
     """
     try:
         levels = [_Level("", list_folder(root, root))]
-    except PLACE_ERRORS as error:
+    except STORAGE_ERRORS as error:
         raise InputError(f"{root} cannot be listed: {one_line(error)}") from None
     while levels:
         level = levels[-1]
@@ -147,8 +142,8 @@ def walk(root: str, census: Census) -> Iterator[Found]:
         level.is_barren = False
         if entry.kind == "folder" or (entry.kind == "linked folder" and len(levels) <= 2):
             try:
-                levels.append(_Level(relative, list_folder(entry.place, root)))
-            except PLACE_ERRORS as error:
+                levels.append(_Level(relative, list_folder(entry.location, root)))
+            except STORAGE_ERRORS as error:
                 yield Found(relative, entry, f"folder cannot be listed: {one_line(error)}")
         else:
             yield Found(relative, entry, FAULTS[entry.kind])

@@ -10,7 +10,7 @@ from uml_core.config.template_sets import filled, readable, templates_of
 from uml_core.corpora.readers.base import CorpusSource
 from uml_core.corpora.rows import Row, canonical_split, escaped
 from uml_core.errors import InputError, listing, nearest
-from uml_core.files.places import PLACE_ERRORS, one_line, open_bytes
+from uml_core.files.paths import STORAGE_ERRORS, one_line, open_bytes
 
 SHAPES = "expected {class: [sentences]} or {class: {template: [sentences]}}"
 
@@ -23,18 +23,18 @@ def read_descriptors(source: CorpusSource) -> Iterator[Row]:
     Raises:
         InputError: it is not JSON of one of the two shapes, or names a class or template twice.
     """
-    place = f"{source.setting} {source.place}"
+    location = f"{source.setting} {source.location}"
     if source.kind() == "folder":
-        raise InputError(f"{source.setting} is {source.place}, a folder; format descriptors needs a JSON file")
-    tree = _read_json(place, source.place)
+        raise InputError(f"{source.setting} is {source.location}, a folder; format descriptors needs a JSON file")
+    tree = _read_json(location, source.location)
     if not isinstance(tree, dict):
-        raise InputError(f"{place} holds a {type(tree).__name__}; {SHAPES}")
+        raise InputError(f"{location} holds a {type(tree).__name__}; {SHAPES}")
     split = canonical_split(source.corpus.split)
     for label, value in tree.items():
         groups = value if isinstance(value, dict) else {"": value}
         for template, sentences in groups.items():
             if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
-                raise InputError(f"{place} has no list of sentences for class '{escaped(label)}'; {SHAPES}")
+                raise InputError(f"{location} has no list of sentences for class '{escaped(label)}'; {SHAPES}")
             prefix = f"{label}/{template}" if template else label
             for index, text in enumerate(sentences):
                 yield Row(f"{prefix}/{index}", label, split, text=text)
@@ -63,13 +63,13 @@ def read_templates(source: CorpusSource) -> Iterator[Row]:
             yield Row(f"{label}/{index}", label, split, text=filled(template, name))
 
 
-def _read_json(place: str, path: str) -> Any:
+def _read_json(location: str, path: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         tree = dict(pairs)
         if len(tree) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"{place} names '{escaped(twice)}' twice; join the two lists")
+            raise InputError(f"{location} names '{escaped(twice)}' twice; join the two lists")
         return tree
 
     try:
@@ -78,6 +78,6 @@ def _read_json(place: str, path: str) -> Any:
     except InputError:
         raise
     except RecursionError:
-        raise InputError(f"{place} is nested too deeply; {SHAPES}") from None
-    except PLACE_ERRORS as error:
-        raise InputError(f"{place} is not JSON: {one_line(error)}") from None
+        raise InputError(f"{location} is nested too deeply; {SHAPES}") from None
+    except STORAGE_ERRORS as error:
+        raise InputError(f"{location} is not JSON: {one_line(error)}") from None

@@ -11,14 +11,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from uml_core.corpora.content import Cell
 from uml_core.corpora.readers.base import CorpusSource, RecordNames, scalar
 from uml_core.corpora.readers.table_files import BYTE_COLUMNS, TABLE_SUFFIXES, Record, Table, open_table
-from uml_core.corpora.rows import Row
+from uml_core.corpora.rows import Cell, Row
 from uml_core.errors import InputError, listing
-from uml_core.files.patterns import files_of, relative_names
-from uml_core.files.places import (
-    PLACE_ERRORS,
+from uml_core.files.paths import (
+    STORAGE_ERRORS,
     ConfinedFolder,
     base_name,
     is_uri,
@@ -28,6 +26,7 @@ from uml_core.files.places import (
     stamp_of,
     stamps_of,
 )
+from uml_core.files.patterns import files_of, relative_names
 
 # Hugging Face data sets name their files SPLIT-00000-of-00003.parquet.
 SPLIT_IN_NAME = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
@@ -36,9 +35,7 @@ ROWS_AT_ONCE = 1024  # remote files whose stamps are asked for side by side
 
 @dataclass(frozen=True)
 class _TableRows:
-    """What turns the records of one table into rows."""
-
-    place: str
+    location: str
     table: Table
     names: RecordNames
     content: str  # text, path or the byte column's name
@@ -50,11 +47,11 @@ class _TableRows:
         """Return the row of a record; the stamp of a remote file is left out."""
         if record.fault is not None:
             return self.names.faulty(index, record.fault)
-        named = self.names.of(index, record.values)
+        named = self.names.named(index, record.values)
         id_, label, split = named.id, named.label, named.split
         if self.content not in ("text", "path"):
             cell = Cell(*record.position, self.content)
-            return Row(id_, label, split, path=self.place, member=cell, stamp=self.stamp, fault=named.fault)
+            return Row(id_, label, split, path=self.location, member=cell, stamp=self.stamp, fault=named.fault)
         value, fault = scalar(self.content, record.values.get(self.content))
         if self.content == "text":
             return Row(id_, label, split, text=value, fault=named.fault or fault)
@@ -75,24 +72,24 @@ def read_table(source: CorpusSource) -> Iterator[Row]:
     corpus = source.corpus
     if corpus.root is not None and kind_of(corpus.root, f"corpora.{source.name}.root") != "folder":
         raise InputError(f"corpora.{source.name}.root is {corpus.root}, which is no folder; paths start there")
-    files = files_of(source.place, TABLE_SUFFIXES, source.setting)
+    files = files_of(source.location, TABLE_SUFFIXES, source.setting)
     names = RecordNames(corpus.split)
-    for place, name in zip(files, relative_names(files), strict=True):
-        table = open_table(source.setting, place)
+    for location, name in zip(files, relative_names(files), strict=True):
+        table = open_table(source.setting, location)
         names.prefix = f"{name}/" if len(files) > 1 else ""
         names.label_names = table.label_names
-        split = SPLIT_IN_NAME.fullmatch(base_name(place))
+        split = SPLIT_IN_NAME.fullmatch(base_name(location))
         names.default_split = split.group(1) if split and "split" not in table.columns else corpus.split
         if not table.columns:
             continue
-        content = _content(source, place, table)
-        root = corpus.root or parent(place)
-        rows = _TableRows(place, table, names, content, stamp_of(place), ConfinedFolder(root), corpus.modality)
+        content = _content(source, location, table)
+        root = corpus.root or parent(location)
+        rows = _TableRows(location, table, names, content, stamp_of(location), ConfinedFolder(root), corpus.modality)
         stream = (rows.row(index, record) for index, record in enumerate(table.records))
         try:
             yield from _with_remote_stamps(stream) if content == "path" and is_uri(root) else stream
-        except PLACE_ERRORS as error:
-            raise InputError(f"{source.setting} {place} cannot be read to its end: {one_line(error)}") from None
+        except STORAGE_ERRORS as error:
+            raise InputError(f"{source.setting} {location} cannot be read to its end: {one_line(error)}") from None
 
 
 def _with_remote_stamps(stream: Iterator[Row]) -> Iterator[Row]:
@@ -101,8 +98,7 @@ def _with_remote_stamps(stream: Iterator[Row]) -> Iterator[Row]:
         yield from (row if row.path is None or row.fault else replace(row, stamp=next(stamps)) for row in batch)
 
 
-def _content(source: CorpusSource, place: str, table: Table) -> str:
-    """Return the column that holds the content."""
+def _content(source: CorpusSource, location: str, table: Table) -> str:
     modality, columns = source.corpus.modality, table.columns
     if modality != "text" and table.byte_column is not None:
         return table.byte_column
@@ -110,12 +106,12 @@ def _content(source: CorpusSource, place: str, table: Table) -> str:
         return "path"
     if "text" not in columns:
         raise InputError(
-            f"{source.setting} {place} has columns {listing(columns)}; a table needs a column text or path"
+            f"{source.setting} {location} has columns {listing(columns)}; a table needs a column text or path"
             f", or in Parquet bytes in {listing(BYTE_COLUMNS)}"
         )
     if modality != "text":
         raise InputError(
-            f"corpora.{source.name} is of modality {modality}, so its table {place} needs a column path"
+            f"corpora.{source.name} is of modality {modality}, so its table {location} needs a column path"
             f", or in Parquet bytes in {listing(BYTE_COLUMNS)}"
         )
     return "text"

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uml_core.errors import InputError, listing, nearest
-from uml_core.files.places import PLACE_ERRORS, base_name, one_line, open_bytes, open_parquet
+from uml_core.files.paths import STORAGE_ERRORS, base_name, one_line, open_bytes, open_parquet
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
 NAME_COLUMNS = ("id", "label", "split")
@@ -48,39 +48,39 @@ class Table:
     label_names: Sequence[str] = ()  # names of integer labels, from the metadata of Hugging Face data sets
 
 
-def open_table(setting: str, place: str) -> Table:
+def open_table(setting: str, location: str) -> Table:
     """Open a table by its ending.
 
     Raises:
         InputError: the ending is unknown, or the file as a whole is not what its ending says.
     """
-    suffix = PurePosixPath(base_name(place)).suffix.lower()
+    suffix = PurePosixPath(base_name(location)).suffix.lower()
     opener = _OPENERS.get(suffix)
     if opener is None:
         raise InputError(
-            f"{setting} is {place}; a table ends in {listing(TABLE_SUFFIXES)}{nearest(suffix, TABLE_SUFFIXES)}"
+            f"{setting} is {location}; a table ends in {listing(TABLE_SUFFIXES)}{nearest(suffix, TABLE_SUFFIXES)}"
         )
     try:
-        return opener(setting, place)
+        return opener(setting, location)
     except InputError:
         raise
-    except PLACE_ERRORS as error:
+    except STORAGE_ERRORS as error:
         kind = "Parquet" if suffix == ".parquet" else "text"
-        raise InputError(f"{setting} {place} is not readable as {kind}: {one_line(error)}") from None
+        raise InputError(f"{setting} {location} is not readable as {kind}: {one_line(error)}") from None
 
 
-def _open_jsonl(setting: str, place: str) -> Table:
-    records = _json_records(place)
-    _refuse_utf16(setting, place)
+def _open_jsonl(setting: str, location: str) -> Table:
+    records = _json_records(location)
+    _refuse_utf16(setting, location)
     first = list(itertools.islice(records, PEEKED))
     columns = sorted(set().union(*(record.values.keys() for record in first)))
     if first and not columns:
-        raise InputError(f"{setting} {place} {first[0].fault or 'line 1 is an object without keys'}")
+        raise InputError(f"{setting} {location} {first[0].fault or 'line 1 is an object without keys'}")
     return Table(columns, itertools.chain(first, records))
 
 
-def _json_records(place: str) -> Iterator[Record]:
-    with open_bytes(place) as file:
+def _json_records(location: str) -> Iterator[Record]:
+    with open_bytes(location) as file:
         for number, line in enumerate(file, start=1):
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
@@ -100,26 +100,26 @@ def _json_record(number: int, line: bytes) -> Record:
     return Record(value)
 
 
-def _open_csv(setting: str, place: str) -> Table:
-    _refuse_utf16(setting, place)
-    with _csv_text(place) as file:
+def _open_csv(setting: str, location: str) -> Table:
+    _refuse_utf16(setting, location)
+    with _csv_text(location) as file:
         try:
             header = [column.strip() for column in next(csv.reader(file), [])]
         except csv.Error as error:
-            raise InputError(f"{setting} {place} line 1 is not CSV: {error}") from None
+            raise InputError(f"{setting} {location} line 1 is not CSV: {error}") from None
     repeated = sorted({column for column in header if header.count(column) > 1})
     if repeated:
-        raise InputError(f"{setting} {place} has column {listing(repeated)} twice; name each column once")
-    return Table(header, _csv_records(header, place))
+        raise InputError(f"{setting} {location} has column {listing(repeated)} twice; name each column once")
+    return Table(header, _csv_records(header, location))
 
 
-def _csv_text(place: str) -> io.TextIOWrapper:
+def _csv_text(location: str) -> io.TextIOWrapper:
     """Open a CSV file; bytes that are no UTF-8 come as half surrogates, so that one bad line does not end the file."""
-    return io.TextIOWrapper(open_bytes(place), encoding="utf-8-sig", errors="surrogateescape", newline="")
+    return io.TextIOWrapper(open_bytes(location), encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-def _csv_records(header: Sequence[str], place: str) -> Iterator[Record]:
-    with _csv_text(place) as file:
+def _csv_records(header: Sequence[str], location: str) -> Iterator[Record]:
+    with _csv_text(location) as file:
         reader = csv.reader(file)
         next(reader, None)  # the header
         while True:
@@ -142,8 +142,8 @@ def _csv_record(header: Sequence[str], values: list[str], line: int) -> Record:
     return Record(dict(zip(header, values, strict=True)))
 
 
-def _open_parquet(setting: str, place: str) -> Table:
-    file = open_parquet(place)
+def _open_parquet(setting: str, location: str) -> Table:
+    file = open_parquet(location)
     schema = file.schema_arrow
     byte_columns = [name for name in BYTE_COLUMNS if name in schema.names and _holds_bytes(schema.field(name).type)]
     wanted = [name for name in (*NAME_COLUMNS, "text", "path") if name in schema.names]
@@ -168,7 +168,7 @@ def _parquet_records(file: pq.ParquetFile, columns: list[str]) -> Iterator[Recor
                 for record in records_of(batch):
                     yield Record(record.values, record.fault, (group, row))
                     row += 1
-        except PLACE_ERRORS as error:
+        except STORAGE_ERRORS as error:
             yield Record({}, f"row group {group} cannot be read from row {row} on: {one_line(error)}")
 
 
@@ -204,10 +204,10 @@ def _class_names(metadata: Mapping[bytes, bytes]) -> Sequence[str]:
     return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
-def _refuse_utf16(setting: str, place: str) -> None:
-    with open_bytes(place) as file:
+def _refuse_utf16(setting: str, location: str) -> None:
+    with open_bytes(location) as file:
         if file.read(2) in UTF16_MARKS:
-            raise InputError(f"{setting} {place} is UTF-16 text; save it as UTF-8")
+            raise InputError(f"{setting} {location} is UTF-16 text; save it as UTF-8")
 
 
 _OPENERS: Mapping[str, Callable[[str, str], Table]] = {

@@ -15,12 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from uml_core.corpora.content import ByteRange
 from uml_core.corpora.readers.base import SUFFIXES, CorpusSource, RecordNames
-from uml_core.corpora.rows import Row
+from uml_core.corpora.rows import ByteRange, Row
 from uml_core.errors import InputError
+from uml_core.files.paths import STORAGE_ERRORS, one_line, open_bytes, stamp_of
 from uml_core.files.patterns import files_of, relative_names
-from uml_core.files.places import PLACE_ERRORS, one_line, open_bytes, stamp_of
 
 MAX_METADATA_BYTES = 2**20  # a .cls or .json member above this is refused
 BLOCK = tarfile.BLOCKSIZE
@@ -65,27 +64,27 @@ def read_webdataset(source: CorpusSource) -> Iterator[Row]:
         InputError: no shard is found, or a shard is compressed.
     """
     names = RecordNames(source.corpus.split)
-    shards = files_of(source.place, (".tar",), source.setting)
-    for place, shard in zip(shards, relative_names(shards), strict=True):
+    shards = files_of(source.location, (".tar",), source.setting)
+    for location, shard in zip(shards, relative_names(shards), strict=True):
         names.prefix = f"{shard}/"
-        stamp = stamp_of(place)
+        stamp = stamp_of(location)
         sample: _Sample | None = None
         try:
-            with open_bytes(place) as file:
-                _refuse_compressed(source, place, file)
+            with open_bytes(location) as file:
+                _refuse_compressed(source, location, file)
                 for sample in _samples(_Shard(file), source.corpus.modality):
-                    yield _row(sample, place, stamp, names, source.corpus.modality)
-        except (_DamagedShardError, RecursionError, OverflowError, *PLACE_ERRORS) as error:
+                    yield _row(sample, location, stamp, names, source.corpus.modality)
+        except (_DamagedShardError, RecursionError, OverflowError, *STORAGE_ERRORS) as error:
             if isinstance(error, InputError):
                 raise
             after = f"after sample {sample.key}" if sample else "from its start"
-            fault = f"shard {place} is damaged {after}, its further rows are lost: {one_line(error)}"
-            yield Row(shard, None, names.split_of(None), path=place, stamp=stamp, fault=fault)
+            fault = f"shard {location} is damaged {after}, its further rows are lost: {one_line(error)}"
+            yield Row(shard, None, names.split_of(None), path=location, stamp=stamp, fault=fault)
 
 
-def _row(sample: _Sample, place: str, stamp: str, names: RecordNames, modality: str) -> Row:
+def _row(sample: _Sample, location: str, stamp: str, names: RecordNames, modality: str) -> Row:
     record = {"id": f"{names.prefix}{sample.key}", **{k: v for k, v in sample.metadata.items() if v is not None}}
-    named = names.of(0, record)
+    named = names.named(0, record)
     fault = sample.fault or named.fault
     if len(sample.content) != 1:
         count = "no" if not sample.content else str(len(sample.content))
@@ -94,7 +93,7 @@ def _row(sample: _Sample, place: str, stamp: str, names: RecordNames, modality: 
         named.id,
         named.label,
         named.split,
-        path=place,
+        path=location,
         member=sample.content[0] if sample.content else None,
         stamp=stamp,
         fault=fault,
@@ -177,10 +176,10 @@ def _read_metadata(sample: _Sample, ending: str, file: _Shard, member: tarfile.T
         sample.metadata = {**found, **sample.metadata}
 
 
-def _refuse_compressed(source: CorpusSource, place: str, file: IO[bytes]) -> None:
+def _refuse_compressed(source: CorpusSource, location: str, file: IO[bytes]) -> None:
     kind = COMPRESSED.get(file.read(2))
     if kind is not None:
         raise InputError(
-            f"{source.setting} names {place}, which is compressed ({kind}); rows are read by their place in the tar: "
+            f"{source.setting} names {location}, which is compressed ({kind}); a row is a range of bytes of the tar: "
             "unpack it to a plain .tar"
         )

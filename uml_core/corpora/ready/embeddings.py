@@ -16,14 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from uml_core.config import CorpusConfig, hash_of
-from uml_core.corpora.readers.base import CorpusSource, RecordNames
-from uml_core.corpora.readers.stream import RowChecks
-from uml_core.corpora.ready.array_files import Chunk, chunks_of, metadata_of
+from uml_core.config import CorpusConfig
+from uml_core.corpora.readers.base import CorpusSource, RecordNames, RowChecks
+from uml_core.corpora.ready.array_files import Chunk, chunks_of, content_of, ready_files
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError
-from uml_core.files.patterns import files_of, relative_names
-from uml_core.files.places import base_name, stamp_of
+from uml_core.files.patterns import relative_names
 
 CHUNK_ROWS = 8192
 SUFFIXES = (".parquet", ".npy")
@@ -40,26 +38,19 @@ class ReadyEmbeddings:
 
     @property
     def dim(self) -> int:
-        """Embedding width D."""
         return int(self.embeddings.shape[1])
 
     def values(self, dtype: str) -> npt.NDArray[np.floating]:
-        """Return the embeddings in the dtype to store."""
         return self.embeddings.astype(dtype)
 
 
 def ready_identity(name: str, corpus: CorpusConfig) -> dict[str, object]:
     """Return what names the store folder of ready embeddings: the files' sizes and times stand for their content."""
     source = CorpusSource(name, corpus)
-    stamps = []
-    for file in _files(source):
-        metadata = metadata_of(file, source.setting)
-        stamps += [(base_name(place), stamp_of(place)) for place in (file, metadata) if place is not None]
-    return {"source": "embeddings", "name": base_name(source.place), "content": hash_of([*stamps, corpus.split])}
+    return {"source": "embeddings", **content_of(source, ready_files(source, SUFFIXES))}
 
 
 def read_ready_embeddings(name: str, corpus: CorpusConfig) -> ReadyEmbeddings:
-    """Return all of a small corpus at once. Raises what `stream_ready_embeddings` raises."""
     chunks = list(stream_ready_embeddings(name, corpus))
     return ReadyEmbeddings(
         tuple(row for chunk in chunks for row in chunk.rows),
@@ -78,7 +69,7 @@ def stream_ready_embeddings(
             numbers, metadata of another length, no rows, or no usable row.
     """
     source = CorpusSource(name, corpus)
-    files = _files(source)
+    files = ready_files(source, SUFFIXES)
     dim = ready_width(name, corpus, chunk_rows=chunk_rows)
     names, checks = RecordNames(corpus.split), RowChecks()
     found = False
@@ -92,7 +83,7 @@ def stream_ready_embeddings(
             first_reason = adopted.rejected[0].fault if adopted.rejected else ""
             yield adopted
     if not found:
-        raise InputError(f"{source.setting} {source.place} has no usable embedding: {first_reason}")
+        raise InputError(f"{source.setting} {source.location} has no usable embedding: {first_reason}")
 
 
 def ready_width(name: str, corpus: CorpusConfig, *, chunk_rows: int = CHUNK_ROWS) -> int:
@@ -103,15 +94,15 @@ def ready_width(name: str, corpus: CorpusConfig, *, chunk_rows: int = CHUNK_ROWS
     """
     source = CorpusSource(name, corpus)
     rows = 0
-    for file in _files(source):
+    for file in ready_files(source, SUFFIXES):
         for chunk in chunks_of(source.setting, file, chunk_rows):
             rows += len(chunk.records)
             widths = Counter(chunk.widths[chunk.widths > 0].tolist())
             if widths:
                 return int(widths.most_common(1)[0][0])
     if not rows:
-        raise InputError(f"corpora.{name} is empty: no rows in {source.place}")
-    raise InputError(f"{source.setting} {source.place} has no usable embedding: no embedding")
+        raise InputError(f"corpora.{name} is empty: no rows in {source.location}")
+    raise InputError(f"{source.setting} {source.location} has no usable embedding: no embedding")
 
 
 def _adopt(chunk: Chunk, dim: int, position: int, names: RecordNames, checks: RowChecks) -> ReadyEmbeddings:
@@ -122,10 +113,10 @@ def _adopt(chunk: Chunk, dim: int, position: int, names: RecordNames, checks: Ro
     finite[fits] = np.isfinite(matrix).all(axis=1)
     rows = []
     for index, record in enumerate(chunk.records):
-        named = names.of(position + index, record.values)
+        named = names.named(position + index, record.values)
         fault = record.fault or named.fault or _fault(int(chunk.widths[index]), dim, is_finite=bool(finite[index]))
         rows.append(Row(named.id, named.label, named.split, fault=fault))
-    rows = checks.of(rows)
+    rows = checks.apply(rows)
     usable = np.array([row.fault is None for row in rows], dtype=np.bool_)
     return ReadyEmbeddings(
         tuple(row for row in rows if row.fault is None),
@@ -140,10 +131,3 @@ def _fault(width: int, dim: int, *, is_finite: bool) -> str | None:
     if width != dim:
         return f"embedding of width {width}, the others have {dim}"
     return None if is_finite else "embedding holds NaN or infinity"
-
-
-def _files(source: CorpusSource) -> list[str]:
-    """Return the files of embeddings; Parquet beside an array of the same name holds its metadata."""
-    files = files_of(source.place, SUFFIXES, source.setting)
-    arrays = {file.rpartition(".")[0] for file in files if base_name(file).lower().endswith(".npy")}
-    return [file for file in files if base_name(file).lower().endswith(".npy") or file.rpartition(".")[0] not in arrays]

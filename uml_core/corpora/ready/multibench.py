@@ -24,7 +24,7 @@ import numpy.typing as npt
 from uml_core.corpora.readers.base import CorpusSource
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError, listing
-from uml_core.files.places import PLACE_ERRORS, one_line, open_bytes
+from uml_core.files.paths import STORAGE_ERRORS, one_line, open_bytes
 from uml_core.files.safe_pickle import load_arrays
 
 AFFECT_SPLITS = {"train": "train", "valid": "val", "test": "test"}
@@ -51,13 +51,13 @@ def read_multibench(source: CorpusSource) -> Iterator[NamedSequence]:
     """
     source.kind()
     try:
-        with open_bytes(source.place) as file:
+        with open_bytes(source.location) as file:
             tree = load_arrays(file)
-    except PLACE_ERRORS as error:
-        raise InputError(f"{source.setting} {source.place} is not a pickle of arrays: {one_line(error)}") from None
+    except STORAGE_ERRORS as error:
+        raise InputError(f"{source.setting} {source.location} is not a pickle of arrays: {one_line(error)}") from None
     if not isinstance(tree, dict):
         raise InputError(
-            f"{source.setting} {source.place} holds a {type(tree).__name__}; MultiBench's files hold a dict"
+            f"{source.setting} {source.location} holds a {type(tree).__name__}; MultiBench's files hold a dict"
         )
     yield from (_mimic if source.corpus.dataset == "mimic" else _affect)(source, tree)
 
@@ -70,8 +70,8 @@ def _affect(source: CorpusSource, tree: Mapping[str, Any]) -> Iterator[NamedSequ
         values, text, labels = (_array(source, part, key) for key in (field, "text", "labels"))
         if not len(values) == len(text) == len(labels):
             raise InputError(
-                f"{source.setting} {source.place}: split {name} has {len(values)} rows of {field}, {len(text)} of text "
-                f"and {len(labels)} labels; expected as many of each"
+                f"{source.setting} {source.location}: split {name} has {len(values)} rows of {field}, {len(text)} of "
+                f"text and {len(labels)} labels; expected as many of each"
             )
         for index in range(len(values)):
             row_id, tokens = f"{name}-{index}", _tokens(values[index])
@@ -84,7 +84,6 @@ def _affect(source: CorpusSource, tree: Mapping[str, Any]) -> Iterator[NamedSequ
 
 
 def affect_label(dataset: str, value: float) -> tuple[str | None, str | None]:
-    """Return the class a label stands for, and why it stands for none."""
     if dataset in ("mosi", "mosei"):
         return (None, "label is NaN") if np.isnan(value) else ("positive" if value >= 0 else "negative", None)
     if value in (-1, 0, 1):
@@ -99,8 +98,8 @@ def _mimic(source: CorpusSource, tree: Mapping[str, Any]) -> Iterator[NamedSeque
     order = list(range(len(values)))
     random.Random(MIMIC_SEED).shuffle(order)
     tenth, fifth = len(order) // 10, len(order) // 5
-    for place, index in enumerate(order):
-        split = "val" if place < tenth else "test" if place < fifth else "train"
+    for position, index in enumerate(order):
+        split = "val" if position < tenth else "test" if position < fifth else "train"
         # Neither end is cut: a value of 0 is a measurement here, not padding.
         tokens = _finite(np.atleast_2d(np.asarray(values[index])))
         yield NamedSequence(Row(f"admission-{index}", str(int(codes[index][MIMIC_TASK])), split), tokens)
@@ -110,7 +109,7 @@ def _array(source: CorpusSource, tree: Any, key: str) -> Any:
     if not isinstance(tree, dict) or key not in tree:
         found = listing(map(str, tree)) if isinstance(tree, dict) else type(tree).__name__
         raise InputError(
-            f"{source.setting} {source.place} has no '{key}' (it has {found}), which {source.corpus.dataset} has; "
+            f"{source.setting} {source.location} has no '{key}' (it has {found}), which {source.corpus.dataset} has; "
             "check dataset and field"
         )
     return tree[key]

@@ -17,16 +17,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from uml_core.corpora.readers.table_files import NAME_COLUMNS, Record, records_of
-from uml_core.corpora.ready.array_files import NPY_HEADERS, metadata_records
+from uml_core.corpora.ready.array_files import float32, metadata_records, npy_header
 from uml_core.errors import InputError, listing
-from uml_core.files.places import PLACE_ERRORS, base_name, one_line, open_bytes, open_parquet
+from uml_core.files.paths import STORAGE_ERRORS, base_name, one_line, open_bytes, open_parquet
 
 SUFFIXES = (".parquet", ".npy", ".csv")
 SERIES_COLUMNS = ("time", *NAME_COLUMNS)
@@ -41,26 +41,28 @@ class TokenRecord:
     is_discrete: bool = False
 
 
-def token_records(setting: str, place: str, rows_at_once: int) -> Iterator[list[TokenRecord]]:
+def token_records(setting: str, location: str, rows_at_once: int) -> Iterator[list[TokenRecord]]:
     """Yield a file's rows, `rows_at_once` at a time.
 
     Raises:
         InputError: the file is not of its ending, or holds no token sequences.
     """
-    name = base_name(place).lower()
+    name = base_name(location).lower()
     reader = _npy if name.endswith(".npy") else _csv if name.endswith(".csv") else _parquet
     try:
-        rows = reader(f"{setting} {place}", place, rows_at_once)
+        rows = reader(f"{setting} {location}", location, rows_at_once)
         while batch := list(itertools.islice(rows, rows_at_once)):
             yield batch
     except InputError:
         raise
-    except PLACE_ERRORS as error:
-        raise InputError(f"{setting} {place} is not readable as {name.rpartition('.')[2]}: {one_line(error)}") from None
+    except STORAGE_ERRORS as error:
+        raise InputError(
+            f"{setting} {location} is not readable as {name.rpartition('.')[2]}: {one_line(error)}"
+        ) from None
 
 
-def _parquet(named: str, place: str, rows_at_once: int) -> Iterator[TokenRecord]:
-    file = open_parquet(place)
+def _parquet(named: str, location: str, rows_at_once: int) -> Iterator[TokenRecord]:
+    file = open_parquet(location)
     schema = file.schema_arrow
     if "tokens" not in schema.names:
         raise InputError(
@@ -85,20 +87,22 @@ def _tokens_of(value: Any, *, is_flat: bool) -> npt.NDArray[np.float32] | None:
         return None
     inner = value.values
     if is_flat:
-        return _float32(inner.to_numpy(zero_copy_only=False))[:, None]
+        return float32(inner.to_numpy(zero_copy_only=False))[:, None]
     if inner.null_count:
         return None
-    flat = _float32(inner.flatten().to_numpy(zero_copy_only=False))
+    flat = float32(inner.flatten().to_numpy(zero_copy_only=False))
     width, left = divmod(len(flat), len(inner))
     widths = {len(vector.values) for vector in inner} if not pa.types.is_fixed_size_list(inner.type) else {width}
     return flat.reshape(len(inner), width) if not left and widths == {width} and width else None
 
 
-def _npy(named: str, place: str, rows_at_once: int) -> Iterator[TokenRecord]:
+def _npy(named: str, location: str, rows_at_once: int) -> Iterator[TokenRecord]:
     """Yield rows of an array, read as a stream."""
-    with open_bytes(place) as file:
-        shape, dtype = _header(named, file)
-        records = metadata_records(named, place, shape[0])
+    with open_bytes(location) as file:
+        shape, dtype = npy_header(
+            named, file, dims=(2, 3), expected="(rows, tokens, width) of numbers, or (rows, tokens)"
+        )
+        records = metadata_records(named, location, shape[0])
         is_discrete = len(shape) == 2 and dtype.kind in "iu"
         row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
         for position in range(shape[0]):
@@ -111,32 +115,17 @@ def _npy(named: str, place: str, rows_at_once: int) -> Iterator[TokenRecord]:
             values = np.frombuffer(content, dtype).reshape(shape[1], -1)
             padding = values == -1 if is_discrete else np.isnan(values) if dtype.kind == "f" else np.zeros_like(values)
             used = np.flatnonzero(~padding.all(axis=1))
-            tokens = _float32(values[: used[-1] + 1]) if len(used) else None
+            tokens = float32(values[: used[-1] + 1]) if len(used) else None
             yield TokenRecord(record, tokens, is_discrete)
         if next(records, None) is not None and shape[0]:
             raise InputError(f"{named} has {shape[0]} rows, its metadata more; one record a row")
 
 
-def _header(named: str, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    try:
-        shape, is_fortran, dtype = NPY_HEADERS[np.lib.format.read_magic(file)](file)
-    except KeyError:
-        raise InputError(f"{named} is of a version of .npy that holds no plain numbers") from None
-    if len(shape) not in (2, 3) or dtype.kind not in "fiu" or 0 in shape[1:]:
-        raise InputError(
-            f"{named} holds an array of shape {shape} and type {dtype}; expected (rows, tokens, width) of numbers, or "
-            "(rows, tokens)"
-        )
-    if is_fortran:
-        raise InputError(f"{named} is stored column by column; save it again with numpy.ascontiguousarray")
-    return tuple(shape), dtype
-
-
-def _csv(named: str, place: str, rows_at_once: int) -> Iterator[TokenRecord]:
+def _csv(named: str, location: str, rows_at_once: int) -> Iterator[TokenRecord]:
     """Yield the series of a table with a line a moment; a table of this kind is read at once."""
     import pandas as pd  # half a second, which the steps after embed need not pay
 
-    with open_bytes(place) as file:
+    with open_bytes(location) as file:
         table = pd.read_csv(file, dtype={"id": str, "label": str, "split": str})
     features = [name for name in table.columns if name not in SERIES_COLUMNS]
     if "id" not in table.columns or not features:
@@ -152,9 +141,4 @@ def _csv(named: str, place: str, rows_at_once: int) -> Iterator[TokenRecord]:
         names = {name: lines[name].dropna().unique() for name in ("label", "split") if name in lines}
         fault = next((f"{name} changes within the series" for name, found in names.items() if len(found) > 1), None)
         record = Record({"id": series_id, **{name: found[0] for name, found in names.items() if len(found)}}, fault)
-        yield TokenRecord(record, _float32(lines[features].to_numpy()))
-
-
-def _float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 becomes infinity, which is refused by row
-        return values.astype(np.float32, copy=False)
+        yield TokenRecord(record, float32(lines[features].to_numpy()))

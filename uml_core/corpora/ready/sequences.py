@@ -14,16 +14,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from uml_core.config import CorpusConfig, hash_of
-from uml_core.corpora.readers.base import CorpusSource, RecordNames
-from uml_core.corpora.readers.stream import RowChecks
-from uml_core.corpora.ready.array_files import metadata_of
+from uml_core.config import CorpusConfig
+from uml_core.corpora.readers.base import CorpusSource, RecordNames, RowChecks
+from uml_core.corpora.ready.array_files import content_of, ready_files
 from uml_core.corpora.ready.multibench import read_multibench
 from uml_core.corpora.ready.sequence_files import SUFFIXES, token_records
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError
-from uml_core.files.patterns import files_of, relative_names
-from uml_core.files.places import base_name, stamp_of
+from uml_core.files.patterns import relative_names
 
 CHUNK_ROWS = 1024
 MAX_TOKEN = 2**24  # whole numbers below it are exact in float32
@@ -42,7 +40,6 @@ class ReadySequences:
     vocabulary: int | None
 
     def values(self, dtype: str) -> list[npt.NDArray[np.floating]]:
-        """Return the tokens of each row in the dtype to store."""
         return [tokens.astype(dtype) for tokens in self.tokens]
 
 
@@ -56,13 +53,8 @@ class _Candidate:
 def sequence_identity(name: str, corpus: CorpusConfig) -> dict[str, object]:
     """Return what names the store folder of ready sequences: the files' sizes and times stand for their content."""
     source = CorpusSource(name, corpus)
-    places: list[str] = []
-    for file in _files(source):
-        metadata = None if corpus.format == "multibench" else metadata_of(file, source.setting)
-        places += [file] if metadata is None else [file, metadata]
-    stamps = [(base_name(place), stamp_of(place)) for place in places]
     reading = {"source": corpus.format, "dataset": corpus.dataset, "field": corpus.field}
-    return {**reading, "name": base_name(source.place), "content": hash_of([*stamps, corpus.split])}
+    return {**reading, **content_of(source, _files(source))}
 
 
 def stream_ready_sequences(
@@ -82,7 +74,7 @@ def stream_ready_sequences(
         usable = [each for each in chunk if each.row.fault is None and each.tokens is not None and len(each.tokens)]
         if kind is None and usable:
             kind = (int(usable[0].tokens.shape[1]), usable[0].is_discrete)  # type: ignore[union-attr]
-        rows = checks.of(replace(each.row, fault=each.row.fault or _fault(each, kind)) for each in chunk)
+        rows = checks.apply(replace(each.row, fault=each.row.fault or _fault(each, kind)) for each in chunk)
         kept = [(row, each.tokens) for row, each in zip(rows, chunk, strict=True) if row.fault is None]
         rejected = tuple(row for row in rows if row.fault is not None)
         first_reason = rejected[0].fault or "" if rejected else first_reason
@@ -99,7 +91,7 @@ def stream_ready_sequences(
         )
         waiting = ()
     if not found:
-        raise InputError(f"{source.setting} {source.place} has no usable sequence: {first_reason}")
+        raise InputError(f"{source.setting} {source.location} has no usable sequence: {first_reason}")
 
 
 def _fault(candidate: _Candidate, kind: tuple[int, bool] | None) -> str | None:
@@ -124,7 +116,7 @@ def _own(source: CorpusSource, chunk_rows: int) -> Iterator[list[_Candidate]]:
         for records in token_records(source.setting, file, chunk_rows):
             chunk = []
             for index, each in enumerate(records, start=position):
-                named = names.of(index, each.record.values)
+                named = names.named(index, each.record.values)
                 row = Row(named.id, named.label, named.split, fault=each.record.fault or named.fault)
                 chunk.append(_Candidate(row, each.tokens, each.is_discrete))
             position += len(records)
@@ -143,10 +135,7 @@ def _multibench(source: CorpusSource, chunk_rows: int) -> Iterator[list[_Candida
 
 
 def _files(source: CorpusSource) -> Sequence[str]:
-    """Return the files of sequences; a table beside an array of the same name holds its metadata."""
     if source.corpus.format == "multibench":
         source.kind()
-        return [source.place]
-    files = files_of(source.place, SUFFIXES, source.setting)
-    arrays = {file.rpartition(".")[0] for file in files if base_name(file).lower().endswith(".npy")}
-    return [file for file in files if base_name(file).lower().endswith(".npy") or file.rpartition(".")[0] not in arrays]
+        return [source.location]
+    return ready_files(source, SUFFIXES)

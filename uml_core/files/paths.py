@@ -1,6 +1,6 @@
-"""Where corpora lie: local folders, and URIs that pyarrow or fsspec opens (s3://, gs://, abfs://, hdfs://, file://).
+"""Paths and URIs of corpora: local, or what pyarrow or fsspec opens (s3://, gs://, abfs://, hdfs://, file://).
 
-A local place is handled with the operating system's own calls, a URI through a pyarrow filesystem that is made once a
+A local path is handled with the operating system's own calls, a URI through a pyarrow filesystem that is made once a
 process. Paths of files stay whole strings (path or URI), so a row can be read on any machine by itself.
 """
 
@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 
 from uml_core.errors import InputError
 
-# What pyarrow and fsspec raise for a place that is missing, forbidden, unreachable or unknown.
-PLACE_ERRORS = (OSError, pa.ArrowException, ValueError, ImportError)
+# What pyarrow and fsspec raise for a path or URI that is missing, forbidden, unreachable or unknown.
+STORAGE_ERRORS = (OSError, pa.ArrowException, ValueError, ImportError)
 
 # other: a pipe, a socket; broken: gone, or a link to nothing; outside: a link that leaves the corpus folder
 EntryKind = Literal["file", "folder", "linked folder", "other", "broken", "outside file", "outside folder"]
@@ -35,48 +35,47 @@ EntryKind = Literal["file", "folder", "linked folder", "other", "broken", "outsi
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a folder: `place` opens it; `stamp` is size and time of a file."""
+    """One entry of a folder: `location` (path or URI) opens it; `stamp` is size and time of a file."""
 
     name: str
-    place: str
+    location: str
     kind: EntryKind
     stamp: str = ""
 
 
-def is_uri(place: str) -> bool:
-    """Return whether a place is a URI of a remote filesystem; file:// counts as local."""
-    return "://" in place and not place.startswith("file://")
+def is_uri(location: str) -> bool:
+    """Whether it names a remote filesystem; file:// counts as local."""
+    return "://" in location and not location.startswith("file://")
 
 
-def local_path(place: str) -> str:
-    """Return the path of a local place, also of a file:// URI."""
-    return unquote(urlsplit(place).path) if place.startswith("file://") else place
+def local_path(location: str) -> str:
+    return unquote(urlsplit(location).path) if location.startswith("file://") else location
 
 
 def join(folder: str, relative: str) -> str:
-    """Return the place of a relative path in a folder; a URI keeps its query."""
+    """Return the path or URI of a relative path in a folder; a URI keeps its query."""
     if not is_uri(folder):
         return os.path.join(local_path(folder), relative)  # noqa: PTH118 - a row's path is a string, a million times
     base, _, query = folder.partition("?")
     return f"{base.rstrip('/')}/{quote(relative)}" + (f"?{query}" if query else "")
 
 
-def parent(place: str) -> str:
-    """Return the folder a file lies in."""
-    if not is_uri(place):
-        return str(Path(local_path(place)).parent)
-    base, _, query = place.partition("?")
+def parent(location: str) -> str:
+    if not is_uri(location):
+        return str(Path(local_path(location)).parent)
+    base, _, query = location.partition("?")
     return base.rpartition("/")[0] + (f"?{query}" if query else "")
 
 
-def base_name(place: str) -> str:
-    """Return the last component of a place."""
-    return unquote(place.partition("?")[0].rstrip("/").rpartition("/")[2]) if is_uri(place) else Path(place).name
+def base_name(location: str) -> str:
+    return (
+        unquote(location.partition("?")[0].rstrip("/").rpartition("/")[2]) if is_uri(location) else Path(location).name
+    )
 
 
-def remote(place: str) -> tuple[pafs.FileSystem, str]:
+def remote(location: str) -> tuple[pafs.FileSystem, str]:
     """Return the filesystem of a URI, one a process, and the path within it."""
-    parts = urlsplit(place.replace("#", "%23"))
+    parts = urlsplit(location.replace("#", "%23"))
     filesystem, root = filesystem_of(parts.scheme, parts.netloc, parts.query)
     return filesystem, (root + unquote(parts.path)).rstrip("/")
 
@@ -99,18 +98,18 @@ def filesystem_of(scheme: str, netloc: str, query: str) -> tuple[pafs.FileSystem
     return filesystem, path.removesuffix("/root")
 
 
-def kind_of(place: str, setting: str) -> str:
-    """Return file, folder or missing. Raises InputError, with the setting's name, for a place that cannot be opened."""
+def kind_of(location: str, setting: str) -> str:
+    """Return file, folder or missing. Raises InputError, with the setting's name, for what cannot be opened."""
     try:
-        if is_uri(place):
-            filesystem, path = remote(place)
+        if is_uri(location):
+            filesystem, path = remote(location)
             kinds = {pafs.FileType.File: "file", pafs.FileType.Directory: "folder"}
             return kinds.get(filesystem.get_file_info(path).type, "missing")
-        mode = os.stat(local_path(place)).st_mode  # noqa: PTH116
+        mode = os.stat(local_path(location)).st_mode  # noqa: PTH116
     except FileNotFoundError:
         return "missing"
-    except PLACE_ERRORS as error:
-        raise InputError(f"{setting} is {place}, which cannot be opened: {one_line(error)}") from None
+    except STORAGE_ERRORS as error:
+        raise InputError(f"{setting} is {location}, which cannot be opened: {one_line(error)}") from None
     return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "missing"
 
 
@@ -120,25 +119,24 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split())[:300] or type(error).__name__
 
 
-def stamp_of(place: str) -> str:
-    """Return size and time of a file, or "missing". Raises OSError for a remote place that cannot be reached."""
-    if is_uri(place):
-        filesystem, path = remote(place)
+def stamp_of(location: str) -> str:
+    """Return size and time of a file, or "missing". Raises OSError for a remote filesystem that cannot be reached."""
+    if is_uri(location):
+        filesystem, path = remote(location)
         return _info_stamp(filesystem.get_file_info(path))
     try:
-        return status_stamp(os.stat(local_path(place)))  # noqa: PTH116
+        return status_stamp(os.stat(local_path(location)))  # noqa: PTH116
     except OSError:
         return "missing"
 
 
-def stamps_of(places: list[str]) -> list[str]:
+def stamps_of(locations: list[str]) -> list[str]:
     """Return the stamps of remote files, asked for side by side."""
     with ThreadPoolExecutor(max_workers=32) as pool:
-        return list(pool.map(stamp_of, places))
+        return list(pool.map(stamp_of, locations))
 
 
 def status_stamp(status: os.stat_result) -> str:
-    """Return the stamp of a local file."""
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
@@ -150,7 +148,7 @@ def list_folder(folder: str, root: str) -> Iterator[Entry]:
     """Return a folder's entries in the order of their names, hidden ones left out; only the names are held at once.
 
     Args:
-        folder: place of the folder.
+        folder: path or URI.
         root: the corpus folder, which links must not leave.
 
     Raises:
@@ -182,10 +180,10 @@ def _local_entry(name: str, path: str, real_root: str) -> Entry:
     return Entry(name, path, "file", status_stamp(status))
 
 
-def _remote_entry(info: pafs.FileInfo, place: str) -> Entry:
+def _remote_entry(info: pafs.FileInfo, location: str) -> Entry:
     if info.type == pafs.FileType.Directory:
-        return Entry(info.base_name, place, "folder")
-    return Entry(info.base_name, place, "file", _info_stamp(info))
+        return Entry(info.base_name, location, "folder")
+    return Entry(info.base_name, location, "file", _info_stamp(info))
 
 
 def is_within(path: str, folder: str) -> bool:
@@ -201,7 +199,7 @@ class ConfinedFolder:
         self._real = functools.lru_cache(maxsize=4096)(os.path.realpath)  # many rows lie in few folders
 
     def resolve(self, relative: str) -> tuple[str, str | None]:
-        """Return the place of a file, and why it may not be read (None: it may)."""
+        """Return the path or URI of a file, and why it may not be read (None: it may)."""
         try:
             return self._remote(relative) if is_uri(self._root) else self._local(relative)
         except ValueError:  # NUL, or half a surrogate pair
@@ -224,25 +222,24 @@ class ConfinedFolder:
         return join(self._root, relative), fault
 
 
-def open_bytes(place: str) -> IO[bytes]:
+def open_bytes(location: str) -> IO[bytes]:
     """Open a file for reading with seek; never waits for a pipe. Raises OSError or pyarrow's errors."""
-    if is_uri(place):
-        filesystem, path = remote(place)
+    if is_uri(location):
+        filesystem, path = remote(location)
         return cast(IO[bytes], io.BufferedReader(filesystem.open_input_file(path)))
     # O_NONBLOCK: opening a named pipe returns at once instead of waiting for a writer.
-    descriptor = os.open(local_path(place), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(local_path(location), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError("not a regular file")
     return os.fdopen(descriptor, "rb")
 
 
-def open_parquet(place: str) -> pq.ParquetFile:
-    """Open a Parquet file. Raises OSError or pyarrow's errors."""
-    if is_uri(place):
-        filesystem, path = remote(place)
+def open_parquet(location: str) -> pq.ParquetFile:
+    if is_uri(location):
+        filesystem, path = remote(location)
     else:
-        filesystem, path = pafs.LocalFileSystem(), local_path(place)
+        filesystem, path = pafs.LocalFileSystem(), local_path(location)
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
             raise OSError("not a regular file")
     return pq.ParquetFile(filesystem.open_input_file(path))

@@ -1,0 +1,250 @@
+"""Who may write a folder: a lease, held by one process anywhere, that every host sees which shares the storage.
+
+A lease is a small file that names its holder and when it expires. A thread of the holder renews it. It is free once it
+was given up, has expired, or its holder was a process of this host that has ended: so a killed run goes on at once
+where it ran, and elsewhere within a minute. On one host the process itself is asked, since a stopped one (Ctrl-Z)
+still holds.
+
+Nothing that pyarrow opens has a conditional write. So a process writes its name, waits, and holds the lease if its name
+still stands; on a disk it also locks the folder while it looks and writes, as on object storage it cannot. Who is
+paused there for longer than that wait may oust the holder. The holder finds the other's name, at the latest when it
+renews, and stops; part names of a store come from their rows, so that what both wrote until then is equal. The clocks
+of two hosts may differ by what lies between a renewal and the expiry (50 s).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import json
+import logging
+import math
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from uml_core.errors import OutageError
+from uml_core.files.atomic import read_if_there, write_whole
+from uml_core.files.paths import one_line
+
+RENEW_S, EXPIRE_S = 10.0, 60.0
+SETTLE_S, POLL_S = (
+    1.0,
+    2.0,
+)  # object storage: a write is read back after the one, a held lease asked again after the other
+LOCAL_SETTLE_S, LOCAL_POLL_S = 0.1, 0.2
+SAME_START_S = 2.0  # two readings of when a process started may differ by a step of the clock
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What the file says of who holds a lease."""
+
+    owner: str  # random: two leases of one process are two
+    host: str
+    system: str  # tells hosts and containers of one name apart
+    pid: int
+    started_at: float
+    expires_at: float
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its process can be seen from this one."""
+        return (self.host, self.system) == (socket.gethostname(), _system())
+
+    def is_gone(self) -> bool:
+        """Return whether the lease is free: its process of this host has ended, or it has expired on another one."""
+        if not self.is_here:
+            return time.time() >= self.expires_at
+        started_at = _started_at(self.pid)  # at another time: another process of the same number
+        return started_at is None or abs(started_at - self.started_at) > SAME_START_S
+
+
+class Lease:
+    """The right to write at a path. `take` it, `check` before what only one may do, `release` it."""
+
+    def __init__(self, filesystem: pafs.FileSystem, path: str) -> None:
+        self._fs, self.path = filesystem, path
+        self._is_local = isinstance(filesystem, pafs.LocalFileSystem)
+        started_at = _started_at(os.getpid())
+        assert started_at is not None
+        self._own = Holder(uuid.uuid4().hex, socket.gethostname(), _system(), os.getpid(), started_at, expires_at=0.0)
+        self._lost = ""  # why, once it is
+        self._done, self._mutex = threading.Event(), threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def take(self, on_wait: Callable[[], None], *, wait_for_living: bool = True) -> bool:
+        """Take the lease once it is free; returns whether it was taken.
+
+        Args:
+            on_wait: called once where there is something to wait for.
+            wait_for_living: else only until its holder is seen to live: at once where it is a process of this host,
+                as soon as it renews the lease where it is on another.
+        """
+        first: Holder | None = None
+        while (holder := self._try_to_take()) is not None:
+            if not wait_for_living and (holder.is_here or (first is not None and holder != first)):
+                return False
+            if first is None:
+                first = holder
+                on_wait()
+            time.sleep(LOCAL_POLL_S if self._is_local else POLL_S)
+        is_main = threading.current_thread() is threading.main_thread()
+        self._thread = threading.Thread(target=self._renew, kwargs={"interrupts": is_main}, daemon=True)
+        self._thread.start()
+        return True
+
+    def check(self) -> None:
+        """Renew the lease. Raises OutageError once it is lost: to another process, or unrenewed until it expired."""
+        with self._mutex:
+            if not self._lost:
+                try:
+                    self._renew_once()
+                # Whatever storage raises (botocore's errors are no OSError): until it expires nobody else takes it.
+                except Exception as error:  # noqa: BLE001
+                    if time.time() >= self._own.expires_at:
+                        self._lost = f"the lease of this run on {self._folder} expired unrenewed ({one_line(error)})"
+                    logger.warning("lease %s could not be renewed: %s", self.path, one_line(error))
+            if self._lost:
+                raise self._error()
+
+    def release(self) -> None:
+        """Give the lease up; one that is lost is left to its holder."""
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join()
+            with contextlib.suppress(OSError):  # it expires
+                if (holder := self._holder()) is not None and holder.owner == self._own.owner:
+                    self._fs.delete_file(self.path)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Lease]:
+        """Release a taken lease at the end. Raises OutageError for whatever ended a holder that had lost it."""
+        try:
+            try:
+                yield self
+            finally:
+                self.release()
+        except BaseException as error:
+            if self._lost:
+                raise self._error() from error
+            raise
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was found to be another's, or to have expired."""
+        return bool(self._lost)
+
+    @property
+    def _folder(self) -> str:
+        return str(Path(self.path).parent)
+
+    def _try_to_take(self) -> Holder | None:
+        """Return who holds the lease, None where it is ours now."""
+        with self._one_taker():
+            holder = self._holder()
+            if holder is not None and not holder.is_gone():
+                return holder
+            self._write()
+        time.sleep(LOCAL_SETTLE_S if self._is_local else SETTLE_S)  # the last of several writers holds it
+        holder = self._holder()
+        if holder is None:  # deleted by its former holder, who was slow to release it
+            return self._try_to_take()
+        return None if holder.owner == self._own.owner else holder
+
+    @contextlib.contextmanager
+    def _one_taker(self) -> Iterator[None]:
+        """On a disk, let nobody else look and write at the same time; on a shared one, if it locks for all hosts."""
+        if not self._is_local:
+            yield
+            return
+        Path(self._folder).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # a disk without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _holder(self) -> Holder | None:
+        content = read_if_there(self._fs, self.path)
+        try:
+            return None if content is None else Holder(**json.loads(content))
+        except (ValueError, TypeError):
+            return None  # damaged, so free
+
+    def _write(self) -> None:
+        renewed = replace(self._own, expires_at=time.time() + EXPIRE_S)
+        write_whole(self._fs, self.path, json.dumps(asdict(renewed)).encode())
+        self._own = renewed
+
+    def _renew_once(self) -> None:
+        holder = self._holder()
+        is_deleted = holder is None and time.time() < self._own.expires_at  # with its folder: nobody can have taken it
+        if is_deleted or (holder is not None and holder.owner == self._own.owner):
+            self._write()
+        else:
+            now = "has expired" if holder is None else f"is held by process {holder.pid} on host {holder.host} now"
+            self._lost = f"the lease of this run on {self._folder} {now}"
+
+    def _error(self) -> OutageError:
+        return OutageError(f"{self._lost}; this run writes nothing more, run the line again to go on")
+
+    def _renew(self, *, interrupts: bool) -> None:
+        """Renew until the end. A main thread that lost the lease is interrupted, as by Ctrl-C, wherever it waits."""
+        while not self._done.wait(RENEW_S):
+            try:
+                self.check()
+            except OutageError as error:
+                # A shell that starts a step in the background lets it ignore Ctrl-C.
+                is_deaf = signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None)
+                if is_deaf:
+                    logger.error("%s", error)
+                if interrupts:
+                    os.kill(os.getpid(), signal.SIGTERM if is_deaf else signal.SIGINT)
+                return
+
+
+@contextlib.contextmanager
+def exclusive(filesystem: pafs.FileSystem, path: str, on_wait: Callable[[], None]) -> Iterator[Lease]:
+    """Hold the lease at a path; `on_wait` is called once if another process holds it."""
+    lease = Lease(filesystem, path)
+    lease.take(on_wait)
+    with lease.held():
+        yield lease
+
+
+@functools.cache
+def _system() -> str:
+    """Return what tells this kernel's run and this container's process numbers from others; "" where nothing does."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _started_at(pid: int) -> float | None:
+    """Return when a process of this host started, None where it has ended, NaN where it may not be asked."""
+    import psutil  # not on top: a logged model, which takes no lease, is served without it
+
+    try:
+        process = psutil.Process(pid)
+        # A zombie has ended, and no one has asked how.
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.NoSuchProcess:
+        return None
+    except psutil.AccessDenied:
+        return math.nan
