@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
+from pipelines.raw_sources import RawSources, with_raw_rows
 from pipelines.stores import (
     Tables,
     corpus_fingerprints,
@@ -20,8 +21,7 @@ from pipelines.stores import (
     load_label_tables,
     load_tables,
 )
-from uml_core.config import Experiment, hash_of
-from uml_core.config.used_by import deciding
+from uml_core.config import Experiment
 from uml_core.data.sequence_data import SequenceData, build_sequence_data
 from uml_core.data.subsets import Rows, read_subset, subset_text
 from uml_core.data.training_data import TrainingData, build_training_data
@@ -31,43 +31,9 @@ from uml_core.store.corpus_table import order_by_id
 from uml_core.store.mapped_table import cache_dir, embedding_bytes, mapped_table, streamed_corpora
 
 if TYPE_CHECKING:
-    from uml_core.corpora.rows import Row
-    from uml_core.encoders.torch_encoder import Arrays
     from uml_core.gradients.batch import NonFiniteError
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class RawSource:
-    """A corpus's rows as they are listed, and those of its pictures that are decoded: shared by a process's runs."""
-
-    settings: str  # hash of what names the corpus and its encoder
-    ids: tuple[str, ...]  # of the store's table
-    rows: Mapping[str, Row]
-    kept: dict[int, Arrays] = field(default_factory=dict)
-
-
-class RawSources:
-    """Lists raw corpora once for many runs, and remembers the pictures they have decoded."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, RawSource] = {}
-
-    def listed(self, experiment: Experiment, corpus: str) -> RawSource:
-        """List a corpus, or remember it; of each name the last is remembered."""
-        others = tuple(f"corpora.{name}." for name in experiment.corpora if name != corpus)
-        stored = deciding(experiment, "store").items()
-        settings = hash_of([corpus, {key: value for key, value in stored if not key.startswith(others)}])
-        known = self._known.get(corpus)
-        if known is None or known.settings != settings:
-            from uml_core.corpora.readers import rows_of
-
-            ids, rows = corpus_store(experiment, corpus).load_ids(), rows_of(experiment, corpus)
-            known = self._known[corpus] = RawSource(settings, ids, {row.id: row for row in rows})
-        elif sum(picture.nbytes for picture in known.kept.values()) > experiment.pictures.memory_gib * 2**30:
-            known.kept.clear()  # runs of other seeds take other pictures of a large corpus
-        return known
 
 
 @dataclass(frozen=True)
@@ -166,24 +132,6 @@ def subset_of(experiment: Experiment, data: TrainingData | SequenceData) -> str:
     settings = experiment.data
     return subset_text(
         data.classes, named, target=experiment.target, shots=settings.shots, split_seed=settings.split_seed
-    )
-
-
-def with_raw_rows(experiment: Experiment, data: TrainingData, sources: RawSources) -> TrainingData:
-    """Add the target's pictures or clips, and the sentences of corpora whose encoder is trained, from where they lie.
-
-    Raises:
-        InputError: a corpus is no longer what was embedded.
-    """
-    from uml_core.feed.pictures import picture_data, raw_rows
-    from uml_core.training.fine_tuning import target_encoder
-
-    pictures = sources.listed(experiment, experiment.target)
-    texts = {name: sources.listed(experiment, name) for name in experiment.model.trained_auxiliaries}
-    return replace(
-        picture_data(experiment, data, pictures.ids, pictures.rows, target_encoder(experiment)),
-        sentences={name: raw_rows(name, text.ids, text.rows) for name, text in texts.items()},
-        kept=pictures.kept,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,7 +18,6 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-import pipelines  # noqa: F401  before any test imports Ray, as for a step: it switches Ray's starting unasked off
 from uml_core.config import Experiment, parse_experiment
 from uml_core.files.paths import filesystem_of
 from uml_core.store.corpus_table import CorpusTable
@@ -25,6 +25,8 @@ from uml_core.store.corpus_table import CorpusTable
 # Untimed, because machines differ, and are shared; a test that needs more examples says so.
 settings.register_profile("untimed", deadline=None, max_examples=50)
 settings.load_profile("untimed")
+
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # as `pipelines` does, before any test imports Ray
 
 CLASSES = ("circle", "square", "stripes")
 MakeExperiment = Callable[..., Experiment]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from uml_core.corpora.rows import Raw
+from uml_core.corpora.content import Raw
 from uml_core.encoders import Decoded, Embeddings, Encoder
 from uml_core.encoders.pictures import open_picture
 

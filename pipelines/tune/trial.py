@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from ray import tune
 
+from pipelines.raw_sources import RawSources
 from pipelines.ray_train.checkpoints import ReportPace
-from pipelines.run_data import RawSources, build_data
+from pipelines.run_data import build_data
 from pipelines.stores import Tables
 from pipelines.tune.folder import Assignment, SweepFolder, TrialResult
 from uml_core.config import Experiment, hash_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -141,3 +142,26 @@ def test_no_file_reaches_itself_through_its_imports() -> None:
 
     for name in arrows():
         visit(name, ())
+
+
+def hops() -> list[tuple[str, str]]:
+    """File and definition of every row of the two tables of the main path in docs/architecture.md."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    path = text[text.index("<!-- hops -->") : text.index("\n## Contracts")]
+    return re.findall(r"^\| \d+ \| `([\w/.]+)` \| `(\w+)` \|", path, flags=re.MULTILINE)
+
+
+def test_the_main_path_is_as_documented_and_short() -> None:
+    found = hops()
+    modules = [module_of(ROOT / file) for file, _ in found]
+    last = modules.index("uml_core.feed.embeddings")  # the batch that `train_step` takes
+    for file, name in found:
+        defined = {getattr(node, "name", None) for node in tree_of(ROOT / file).body}
+        assert name in defined, f"{file} defines no {name}"
+    for index, module in enumerate(modules):
+        before = {reached for other in modules[:index] for reached in arrows()[other]}
+        before |= {handed_on for reached in before & {"uml_core.encoders"} for handed_on in arrows()[reached]}
+        is_start = module in ("pipelines.embed.step", "pipelines.train.step")
+        assert is_start or module in before, f"nothing leads to {module}"
+    assert len(found) <= 25
+    assert sum((ROOT / file).read_text(encoding="utf-8").count("\n") for file, _ in found[: last + 1]) <= 3500

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uml_core.corpora.rows import ByteRange, Cell, Row
+from uml_core.corpora.content import ByteRange, Cell
+from uml_core.corpora.rows import Row
 from uml_core.store.corpus_store import CorpusStore, Settled
 from uml_core.store.listing import ROWS_AT_ONCE, Listing, contains, digest_of
 

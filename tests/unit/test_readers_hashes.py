@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uml_core.corpora.rows import ByteRange, Cell, HashSet64, Row, hash64, hashes_of
+from uml_core.corpora.content import ByteRange, Cell
+from uml_core.corpora.rows import HashSet64, Row, hash64, hashes_of
 
 BATCHES = st.lists(st.lists(st.integers(0, 30) | st.sampled_from([2**63, 2**64 - 1]), max_size=12), max_size=20)
 

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from uml_core.config import CorpusConfig
+from uml_core.corpora.content import Cell
 from uml_core.corpora.readers import list_rows
-from uml_core.corpora.rows import Cell, Row
+from uml_core.corpora.rows import Row
 from uml_core.encoders import RowError
 from uml_core.errors import InputError
 

@@ -11,41 +11,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
+from uml_core.corpora.content import ByteRange, Cell, Member, Raw, read_content
 from uml_core.errors import RowError
-from uml_core.files.paths import STORAGE_ERRORS, one_line, open_bytes, open_parquet
 
-Raw = bytes | str  # file content for images and audio, a sentence (or the bytes of a text file) for text
-
-CELLS_AT_ONCE = 32  # cells of a Parquet column decoded together
 SPLIT_ALIASES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
+
+
 Hashes = npt.NDArray[np.uint64]
-
-
-class ByteRange(NamedTuple):
-    """A member of an uncompressed tar shard: `size` bytes from `offset`."""
-
-    offset: int
-    size: int
-
-
-class Cell(NamedTuple):
-    """A cell of a Parquet file: `row` counts within the row group."""
-
-    row_group: int
-    row: int
-    column: str
-
-
-Member = ByteRange | Cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,84 +103,6 @@ def _encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def read_content(path: str, member: Member | None, stamp: str = "") -> bytes:
-    """Return the bytes of a file or of its member; the stamp tells a Parquet file from a newer one in its place.
-
-    Raises:
-        RowError: missing, unreadable, cut short or empty.
-    """
-    try:
-        if isinstance(member, Cell):
-            return _cell_bytes(_cells().value(path, member, stamp), member)
-        with open_bytes(path) as file:
-            if member is not None:
-                file.seek(member.offset)
-            content = file.read() if member is None else file.read(member.size)
-    except STORAGE_ERRORS as error:
-        if isinstance(error, RowError):
-            raise
-        raise RowError(f"cannot be opened: {one_line(error)}") from None
-    if member is not None and len(content) < member.size:
-        raise RowError(f"the file ends after {len(content)} of its {member.size} bytes")
-    if not content:
-        raise RowError("empty file (0 bytes)")
-    return content
-
-
-def _cell_bytes(value: object, cell: Cell) -> bytes:
-    """Return a cell's bytes: binary, or the struct {bytes, path} that image columns of Hugging Face data sets hold."""
-    if isinstance(value, dict):
-        value = value.get("bytes")
-    if not isinstance(value, bytes) or not value:
-        raise RowError(f"column {cell.column} holds no bytes")
-    return value
-
-
-class _CellCursor:
-    """Reads the cells of one Parquet column in their order, decoding a few at a time; going back starts anew."""
-
-    def __init__(self) -> None:
-        self._column: tuple[str, str, int, str] | None = None
-        self._batches: Iterator[pa.RecordBatch] = iter(())
-        self._batch: pa.Array = pa.array([])
-        self._start = 0
-
-    def value(self, path: str, cell: Cell, stamp: str) -> Any:
-        column = (path, stamp, cell.row_group, cell.column)
-        if column != self._column or cell.row < self._start:
-            self._open(path, cell)
-            self._column = column
-        while cell.row >= self._start + len(self._batch):
-            self._start += len(self._batch)
-            try:
-                self._batch = next(self._batches).column(0)
-            except StopIteration:
-                self._column = None
-                raise RowError(f"row group {cell.row_group} has no row {cell.row}: the file has changed") from None
-            except BaseException:
-                self._column = None
-                raise
-        return self._batch[cell.row - self._start].as_py()
-
-    def _open(self, path: str, cell: Cell) -> None:
-        self._column, self._start, self._batch = None, 0, pa.array([])
-        file = open_parquet(path)
-        self._batches = file.iter_batches(
-            batch_size=CELLS_AT_ONCE, row_groups=[cell.row_group], columns=[cell.column], use_threads=False
-        )
-
-
-_local = threading.local()
-
-
-def _cells() -> _CellCursor:
-    """Return this thread's cursor: a worker reads its rows in their order, so each cell is decoded once."""
-    if not hasattr(_local, "cells"):
-        _local.cells = _CellCursor()
-    cursor: _CellCursor = _local.cells
-    return cursor
 
 
 def hash64(*values: object) -> int:

@@ -7,10 +7,7 @@ Shape legend: N rows.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from uml_core.config import Experiment
+from uml_core.data.class_maps import read_class_map
 from uml_core.data.subsets import Rows, split_off, take_shots
-from uml_core.errors import InputError, listing, nearest
-from uml_core.files.paths import STORAGE_ERRORS, one_line, open_bytes
+from uml_core.errors import InputError, listing
 
 MAX_VAL_SHOTS = 4  # few-shot validation has min(4, shots) samples per class (docs/method.md, Supervised)
+
+
 MAIN_SPLITS = ("train", "val", "test")
 
 
@@ -199,42 +198,3 @@ def _check_classes_have_train_rows(corpus: str, table: NamedRows, labels: npt.ND
                 f"corpora.{corpus} has classes in {split} without any train row: {listing(sorted(lacking))}; "
                 f"add train rows for them, or remove them from {split}"
             )
-
-
-def read_class_map(path: str, split: str, classes: Sequence[str]) -> dict[str, str]:
-    """Return {class of the shifted set: class of the target}.
-
-    Raises:
-        InputError: the file cannot be read, is neither form, or names a class that the target lacks.
-    """
-    setting = f"evaluation.class_maps.{split} is {path}"
-    try:
-        with open_bytes(path) as file:
-            text = file.read().decode("utf-8-sig")
-    except (*STORAGE_ERRORS, UnicodeDecodeError) as error:
-        raise InputError(f"{setting}, which cannot be read: {one_line(error)}") from None
-    pairs = _json_pairs(text) if path.endswith(".json") else _csv_pairs(text)
-    if not pairs:
-        raise InputError(f"{setting}; expected a JSON object {{theirs: ours}}, or a CSV file with two columns")
-    known = set(classes)
-    for theirs, ours in pairs.items():
-        if ours not in known:
-            raise InputError(
-                f"{setting}, which maps '{theirs}' to '{ours}', no class of the target{nearest(ours, classes)}; "
-                f"its classes are {listing(classes)}"
-            )
-    return pairs
-
-
-def _json_pairs(text: str) -> dict[str, str] | None:
-    try:
-        tree = json.loads(text)
-    except ValueError:
-        return None
-    is_map = isinstance(tree, dict) and all(isinstance(value, str) for value in tree.values())
-    return tree if is_map else None
-
-
-def _csv_pairs(text: str) -> dict[str, str] | None:
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if row]
-    return {row[0]: row[1] for row in rows} if all(len(row) == 2 for row in rows) else None

@@ -1,6 +1,6 @@
 """Image, text and audio encoders behind one small protocol (`base.Encoder`) and one registry (`build_encoder`)."""
 
-from uml_core.corpora.rows import Raw
+from uml_core.corpora.content import Raw
 from uml_core.encoders.base import (
     Clip,
     Decoded,

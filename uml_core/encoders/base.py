@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 
 from uml_core.config import EncoderConfig, hash_of
-from uml_core.corpora.rows import Raw
+from uml_core.corpora.content import Raw
 from uml_core.encoders.weights import source_digest
 from uml_core.errors import InputError
 

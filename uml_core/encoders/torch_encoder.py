@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from uml_core.config import EncoderConfig
-from uml_core.corpora.rows import Raw
+from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Embeddings, Encoder
 
 Arrays = npt.NDArray[Any]  # uint8 pictures (B, H, W, 3), or float32 clips as their encoder packs them

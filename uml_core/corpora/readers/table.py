@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from uml_core.corpora.content import Cell
 from uml_core.corpora.readers.base import CorpusSource, RecordNames, scalar
 from uml_core.corpora.readers.table_files import BYTE_COLUMNS, TABLE_SUFFIXES, Record, Table, open_table
-from uml_core.corpora.rows import Cell, Row
+from uml_core.corpora.rows import Row
 from uml_core.errors import InputError, listing
 from uml_core.files.paths import (
     STORAGE_ERRORS,

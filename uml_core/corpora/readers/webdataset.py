@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from uml_core.corpora.content import ByteRange
 from uml_core.corpora.readers.base import SUFFIXES, CorpusSource, RecordNames
-from uml_core.corpora.rows import ByteRange, Row
+from uml_core.corpora.rows import Row
 from uml_core.errors import InputError
 from uml_core.files.paths import STORAGE_ERRORS, one_line, open_bytes, stamp_of
 from uml_core.files.patterns import files_of, relative_names

@@ -25,7 +25,7 @@ import torch
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from uml_core.config import EncoderConfig
-from uml_core.corpora.rows import Raw
+from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded, Embeddings, Encoder, TokenSequences
 from uml_core.encoders.weights import file_digest
 from uml_core.errors import InputError, RowError, listing

@@ -27,7 +27,7 @@ from torch import Tensor
 from transformers import AutoFeatureExtractor
 
 from uml_core.config import EncoderConfig
-from uml_core.corpora.rows import Raw
+from uml_core.corpora.content import Raw
 from uml_core.encoders.audio.packaged_audio import RESAMPLING, decode_audio
 from uml_core.encoders.base import Clip, Decoded, Embeddings, Encoder, TokenSequences
 from uml_core.encoders.torch_encoder import Arrays, TrainableEncoder, to_numpy

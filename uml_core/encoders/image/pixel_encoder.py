@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from uml_core.corpora.rows import Raw
+from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded, Embeddings, TokenSequences
 from uml_core.encoders.openvino_engine import engine_forward
 from uml_core.encoders.torch_encoder import Arrays, TrainableEncoder, to_numpy

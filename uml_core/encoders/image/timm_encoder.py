@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from uml_core.config import EncoderConfig
 from uml_core.config.corpora import RANDOM_WEIGHTS
-from uml_core.corpora.rows import Raw
+from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded
 from uml_core.encoders.image.folding import fold_batch_norms, has_foldable
 from uml_core.encoders.image.pixel_encoder import PixelEncoder

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor
 
 from uml_core.config import EncoderConfig
-from uml_core.corpora.rows import Raw
+from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded
 from uml_core.encoders.image.pixel_encoder import PixelEncoder
 from uml_core.encoders.pictures import open_picture

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from uml_core.config import EncoderConfig
-from uml_core.corpora.rows import Raw
+from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded, Encoder, TokenSequences
 from uml_core.errors import InputError, RowError
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from uml_core.corpora.rows import Raw
+from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded, Embeddings, TokenSequences
 from uml_core.encoders.openvino_engine import engine_forward
 from uml_core.encoders.torch_encoder import to_numpy

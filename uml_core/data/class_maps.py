@@ -1,0 +1,50 @@
+"""A user's table from the class names of a shifted test set to those of the target (evaluation.class_maps)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+
+from uml_core.errors import InputError, listing, nearest
+from uml_core.files.paths import STORAGE_ERRORS, one_line, open_bytes
+
+
+def read_class_map(path: str, split: str, classes: Sequence[str]) -> dict[str, str]:
+    """Return {class of the shifted set: class of the target}.
+
+    Raises:
+        InputError: the file cannot be read, is neither form, or names a class that the target lacks.
+    """
+    setting = f"evaluation.class_maps.{split} is {path}"
+    try:
+        with open_bytes(path) as file:
+            text = file.read().decode("utf-8-sig")
+    except (*STORAGE_ERRORS, UnicodeDecodeError) as error:
+        raise InputError(f"{setting}, which cannot be read: {one_line(error)}") from None
+    pairs = _json_pairs(text) if path.endswith(".json") else _csv_pairs(text)
+    if not pairs:
+        raise InputError(f"{setting}; expected a JSON object {{theirs: ours}}, or a CSV file with two columns")
+    known = set(classes)
+    for theirs, ours in pairs.items():
+        if ours not in known:
+            raise InputError(
+                f"{setting}, which maps '{theirs}' to '{ours}', no class of the target{nearest(ours, classes)}; "
+                f"its classes are {listing(classes)}"
+            )
+    return pairs
+
+
+def _json_pairs(text: str) -> dict[str, str] | None:
+    try:
+        tree = json.loads(text)
+    except ValueError:
+        return None
+    is_map = isinstance(tree, dict) and all(isinstance(value, str) for value in tree.values())
+    return tree if is_map else None
+
+
+def _csv_pairs(text: str) -> dict[str, str] | None:
+    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if row]
+    return {row[0]: row[1] for row in rows} if all(len(row) == 2 for row in rows) else None
