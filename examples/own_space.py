@@ -10,7 +10,8 @@ from tune_spaces import Arm, Space
 
 def build(experiment):
     others = [name for name in experiment.auxiliaries if experiment.corpora[name].control == "none"]
-    off, on = ({f"mixing.loss_weight.{name}": weight for name in others} for weight in (0.0, 1.0))
+    off = {f"mixing.loss_weight.{name}": 0.0 for name in experiment.auxiliaries} | {"model.head_init": "random"}
+    on = off | {f"mixing.loss_weight.{name}": 1.0 for name in others}  # else text could start the head, on either side
     shuffled = {f"corpora.{name}.control": "shuffled_labels" for name in others}
     return Space(
         question=f"Do {' and '.join(others)} help {experiment.target}, at any learning rate?",

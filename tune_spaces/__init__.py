@@ -11,7 +11,7 @@ stand above, `Space(needs=...)`, and they were measured:
     from tune_spaces import Arm, Space
 
     def build(experiment):
-        off, on = ({"mixing.loss_weight.captions": weight} for weight in (0.0, 1.0))
+        off, on = ({"mixing.loss_weight.captions": weight, "model.head_init": "random"} for weight in (0.0, 1.0))
         wrong = {**on, "corpora.captions.control": "shuffled_labels"}
         arms = (
             Arm("alone", off, says="the photos alone: λ = 0."),

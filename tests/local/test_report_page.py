@@ -319,6 +319,7 @@ def test_a_thousand_trials_render_in_seconds() -> None:
     ("uri", "shown"),
     [
         ("postgresql://user:pa@ss@db:5432/mlflow?password=x", "postgresql://db:5432/mlflow"),
+        ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
         ("https://token@host/path", "https://host/path"),
         ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
         ("databricks", "databricks"),

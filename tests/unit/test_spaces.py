@@ -286,6 +286,10 @@ def build(e):
     ("source", "part"),
     [
         ("x = 1", "has no function build"),
+        (
+            OWN.replace("Arm('a')", "Arm('a', says=None)") + "needs=('wrong',))",
+            r"arms\.0\.says is None; Input should be",
+        ),
         ("def build(experiment): return 3", "returned a int; expected a Space"),
         (
             "from tune_spaces import Space\ndef build(e): return Space('?', (), 'a', 'b', (0,))",

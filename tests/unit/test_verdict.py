@@ -241,6 +241,14 @@ def test_a_sweep_of_before_keeps_the_verdict_it_was_given_and_gets_no_other() ->
     assert verdict(sweep_records(GAIN, parent=parent)).kind == "undecided"
 
 
+def test_a_shifted_test_set_is_not_what_helps() -> None:
+    parent = parent_record(uml_corpora="pictures,names,sketches")
+    parent = replace(parent, params={**parent.params, "corpora.sketches.role": "shifted"})
+    text = verdict(sweep_records(GAIN, parent=parent)).text
+    assert "names" in text
+    assert "sketches" not in text
+
+
 def test_other_runs_of_the_experiment_do_not_count() -> None:
     records = sweep_records(GAIN)
     other = sweep_records({**GAIN, "uml_init": 0.1})

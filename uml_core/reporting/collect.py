@@ -106,10 +106,12 @@ class SweepResults:
     def auxiliaries(self) -> tuple[str, ...]:
         """The auxiliary corpora; unrelated controls and shifted test sets are left out."""
         corpora = [name for name in self.parent.tags.get("uml.corpora", "").split(",") if name]
+        left_out = {("control", "unrelated"), ("role", "shifted")}
+        params = self.parent.params
         return tuple(
             name
             for name in corpora
-            if name != self.target and self.parent.params.get(f"corpora.{name}.control") != "unrelated"
+            if name != self.target and not any(params.get(f"corpora.{name}.{key}") == value for key, value in left_out)
         )
 
     @property

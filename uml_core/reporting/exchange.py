@@ -68,6 +68,8 @@ def exchange_data(sweep: SweepResults) -> ExchangeData:
         classes = trial.metrics.get("data/classes", 0.0)
         if not is_selected(trial) or "test/accuracy" not in trial.metrics or not classes:
             continue
+        if sweep.design.arm(trial.arm).facts.auxiliary_rows is None:  # a control, or a probe
+            continue
         target = trial.metrics[f"data/train_rows/{sweep.target}"] / classes
         auxiliary = sum(
             trial.metrics.get(f"data/train_rows/{corpus}", 0.0) / classes

@@ -47,8 +47,8 @@ class SweepSection:
 
     @property
     def decides(self) -> bool:
-        """Whether the space names controls; a sweep of before that had them has its recorded verdict."""
-        return bool(self.sweep.design.needs) or self.verdict.kind != "undecided"
+        """Whether the space names controls; one that was not logged, of an earlier version, may have had them."""
+        return bool(self.sweep.design.needs) or not self.sweep.parent.space_json
 
     @property
     def equal_budgets(self) -> bool:

@@ -92,14 +92,15 @@ def sentence_rows(sweep: SweepResults) -> list[SentenceRow]:
         facts = sweep.design.arm(row.arm).facts
         if not facts.sentences or row.test is None:
             continue
-        corpus = "".join(facts.corpora or ())
+        corpora = facts.corpora or ()
         counts = [
-            trial.metrics.get(f"data/train_rows/{corpus}", math.nan) / trial.metrics.get("data/classes", math.nan)
+            sum(trial.metrics.get(f"data/train_rows/{corpus}", math.nan) for corpus in corpora)
+            / trial.metrics.get("data/classes", math.nan)
             for trial in sweep.trials
             if trial.arm == row.arm and condition_of(trial) == row.condition and trial.status != "FAILED"
         ]
-        rows_per_class = 0.0 if not corpus else counts[0] if counts else math.nan
-        rows.append(SentenceRow(corpus, facts.sentences, rows_per_class, row))
+        rows_per_class = 0.0 if not corpora else counts[0] if counts else math.nan
+        rows.append(SentenceRow(" and ".join(corpora), facts.sentences, rows_per_class, row))
     return rows
 
 

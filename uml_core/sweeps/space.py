@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from uml_core.config import Experiment, hash_of
 from uml_core.errors import InputError, listing, nearest
@@ -188,6 +188,12 @@ def load_space(name_or_file: str, experiment: Experiment, *, folder: Path) -> Sp
     problem = _problem(space)
     if problem:
         raise InputError(f"space {name_or_file} {problem}")
+    try:
+        space_from_json(space_as_json(space))  # as the report reads it, when all is trained
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"space {name_or_file}: {where} is {first['input']!r:.60}; {first['msg']}") from None
     return space
 
 

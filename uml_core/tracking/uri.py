@@ -45,6 +45,6 @@ def check_tracking(uri: str) -> None:
 def without_credentials(uri: str) -> str:
     """Return a URI as it may be shown: no user, no password, no query (a database's may hold a password)."""
     scheme, separator, rest = uri.partition("://")
-    if not separator:
+    if not separator or scheme == "sqlite":  # a path, which may hold an @
         return uri
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"

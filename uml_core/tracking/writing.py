@@ -158,7 +158,8 @@ def start_run(
         **({"mlflow.parentRunId": parent_run_id} if parent_run_id else {}),
     }
     run = _create_run_once(client, found.experiment_id, all_tags, started_at)
-    params = [Param(key, str(value)) for key, value in experiment.flattened().items()]
+    settings = experiment.flattened() | {"tracking.uri": without_credentials(experiment.tracking.uri)}
+    params = [Param(key, str(value)) for key, value in settings.items()]
     for start in range(0, len(params), MAX_PARAMS):
         client.log_batch(run.info.run_id, params=params[start : start + MAX_PARAMS])
     return MLflowTracker(experiment.tracking, run.info.run_id)

@@ -21,7 +21,6 @@ SIDE = 224  # pixels: the input size of the usual image encoders
 THUMBNAIL_SIDE = 36  # half of an OpenMoji's 72 units: enough to tell two drawings apart, 7 times as fast as SIDE
 # Recoloured hearts, circles, squares and books differ by at most .047, two clock faces by at least .080.
 SAME_DRAWING = 0.06
-SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 
 
 def picture_of(code: str) -> Traversable | None:
