@@ -3,6 +3,8 @@
 A rank that finds one alone raises it; the others wait for that rank, in a collective, for half an hour. Ray Train sees
 the error and would start all of them again, to the same end. So its controller is told to give up, by an error of its
 own, which the driver takes for what it is.
+
+And a controller that is lost itself: what it had reserved for its workers is given back (`free_orphans`).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.train import ControllerError, UserCallback
 from ray.util.placement_group import PlacementGroup
 
-from uml_core.errors import InputError
+from uml_core.errors import InputError, OutageError
 
 
 class MistakeCallback(UserCallback):
@@ -33,7 +35,8 @@ class MistakeCallback(UserCallback):
         for error in worker_exceptions.values():
             raised = getattr(error, "_base_exc", error)  # inside what holds it with its traceback
             if isinstance(raised, InputError):
-                raise InputError(str(raised))
+                # Anew, without what holds it. An outage leaves the run unfinished: the same line goes on with it.
+                raise (OutageError if isinstance(raised, OutageError) else InputError)(str(raised))
 
 
 @contextlib.contextmanager
@@ -47,7 +50,7 @@ def mistakes_raised() -> Iterator[None]:
         raise
 
 
-def free_orphans(lost_actor: str | None = None) -> None:
+def free_orphans(lost_actor: str) -> None:
     """Give back this job's reservations whose makers, actors, have died: an actor just lost, by its hex id, and others.
 
     The driver may learn of a loss before the table says so.

@@ -1,4 +1,4 @@
-"""What runs on each Ray Train worker. A module of its own, so that a worker imports neither MLflow nor encoders.
+"""What runs on each Ray Train worker. A module of its own: to begin, a worker imports neither MLflow nor encoders.
 
 In: an experiment and the fingerprints of its corpora. Out: reports of metrics with checkpoints, by wall time; the last
 one holds test accuracy and the target model as well. A worker reads its corpora from the store once and indexes into
@@ -125,7 +125,8 @@ def _measured(run: TrainingRun, directory: Path) -> dict[str, Any]:
 
     Test is measured here, once. The run's state is saved: its weights are the best ones from now on.
     """
-    if run.experiment.train.sharding == "full":  # else the other ranks would have to encode as well
+    # Of an encoder in shards, a whole copy: else the other ranks would have to encode as well.
+    if run.experiment.train.sharding == "full" and run.ranks.world_size > 1:
         result = run.result_state()
         run = TrainingRun(run.experiment, run.data)
         run.load_result(result)

@@ -38,7 +38,7 @@ def test_reservations_of_killed_actors_alone_are_given_back() -> None:
     lost, living = ray.get([maker.reserve.remote(), other.reserve.remote()])
     ours = placement_group([{"memory": 1}])
     ray.get(ours.ready())
-    free_orphans()
+    free_orphans("")
     assert states(lost, living, ours.id.hex()) == ["CREATED"] * 3
     pid, waiting = ray.get(maker.pid.remote()), maker.wait.remote()
     os.kill(pid, signal.SIGKILL)

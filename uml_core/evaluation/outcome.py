@@ -67,22 +67,22 @@ def evaluated_run(run: TrainingRun) -> EvaluatedRun:
     return EvaluatedRun(run.experiment, run.data, run.objective)
 
 
-def measure_outcome(run: TrainingRun, run_id: str = "") -> RunOutcome:
+def measure_outcome(run: TrainingRun) -> RunOutcome:
     """Load the best weights of a finished run and measure it on test: once, after selection."""
     evaluated = evaluated_run(run)
-    return _outcome(run, run_id, {split: evaluated.accuracy(split) for split in evaluated.tested})
+    return _outcome(run, {split: evaluated.accuracy(split) for split in evaluated.tested})
 
 
 def outcome_points(run: TrainingRun) -> list[MetricPoint]:
     """Return what a finished run comes to as metrics, without a look at test."""
-    return _outcome(run, "", {}).points()
+    return _outcome(run, {}).points()
 
 
-def _outcome(run: TrainingRun, run_id: str, tested: Mapping[str, float]) -> RunOutcome:
+def _outcome(run: TrainingRun, tested: Mapping[str, float]) -> RunOutcome:
     assert run.best is not None
     data, progress = run.data, run.progress
     return RunOutcome(
-        run_id=run_id,
+        run_id="",  # the driver's to say
         val_accuracy=run.best.val_accuracy,
         test_accuracy=tested.get("test"),
         shift_accuracy={split: accuracy for split, accuracy in tested.items() if split != "test"},

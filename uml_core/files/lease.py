@@ -37,10 +37,7 @@ from uml_core.files.atomic import read_if_there, write_whole
 from uml_core.files.paths import one_line
 
 RENEW_S, EXPIRE_S = 10.0, 60.0
-SETTLE_S, POLL_S = (
-    1.0,
-    2.0,
-)  # object storage: a write is read back after the one, a held lease asked again after the other
+SETTLE_S, POLL_S = 1.0, 2.0  # on object storage: until a write is read back; until a held lease is looked at again
 LOCAL_SETTLE_S, LOCAL_POLL_S = 0.1, 0.2
 SAME_START_S = 2.0  # two readings of when a process started may differ by a step of the clock
 
@@ -93,13 +90,17 @@ class Lease:
                 as soon as it renews the lease where it is on another.
         """
         first: Holder | None = None
-        while (holder := self._try_to_take()) is not None:
-            if not wait_for_living and (holder.is_here or (first is not None and holder != first)):
-                return False
-            if first is None:
-                first = holder
-                on_wait()
-            time.sleep(LOCAL_POLL_S if self._is_local else POLL_S)
+        try:
+            while (holder := self._try_to_take()) is not None:
+                if not wait_for_living and (holder.is_here or (first is not None and holder != first)):
+                    return False
+                if first is None:
+                    first = holder
+                    on_wait()
+                time.sleep(LOCAL_POLL_S if self._is_local else POLL_S)
+        except BaseException:  # Ctrl-C in a notebook, say, whose process lives on: the name must not stay
+            self._delete_own()
+            raise
         is_main = threading.current_thread() is threading.main_thread()
         self._thread = threading.Thread(target=self._renew, kwargs={"interrupts": is_main}, daemon=True)
         self._thread.start()
@@ -124,9 +125,12 @@ class Lease:
         self._done.set()
         if self._thread is not None:
             self._thread.join()
-            with contextlib.suppress(OSError):  # it expires
-                if (holder := self._holder()) is not None and holder.owner == self._own.owner:
-                    self._fs.delete_file(self.path)
+            self._delete_own()
+
+    def _delete_own(self) -> None:
+        with contextlib.suppress(Exception):  # whatever storage raises: the lease expires
+            if (holder := self._holder()) is not None and holder.owner == self._own.owner:
+                self._fs.delete_file(self.path)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Lease]:

@@ -264,7 +264,8 @@ class CorpusStore:
     def _footer(self, name: str) -> PartFooter | None:
         try:
             metadata = pq.read_schema(f"{self.directory}/{name}", filesystem=self._fs).metadata
-        except pa.ArrowInvalid:  # damaged on disk: as good as absent, and `publish` deletes it
+        # Damaged on disk: as good as absent, and `publish` deletes it. Or deleted by another run, as we look.
+        except (pa.ArrowInvalid, FileNotFoundError):
             return None
         return read_footer(name, metadata)
 
