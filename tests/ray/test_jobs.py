@@ -39,7 +39,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     token = directory / "auth_token"
     token.write_text("0" * 64, encoding="utf-8")
     environment = {
-        **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
+        **{key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "UML_ROOT"))},
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_ADDRESS": f"http://127.0.0.1:{dashboard}",
