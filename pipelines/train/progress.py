@@ -21,6 +21,7 @@ from ray.train import Checkpoint, UserCallback
 from tqdm import tqdm
 
 from uml_core.config import TrackingConfig
+from uml_core.files.atomic import LOCAL, read_if_there, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +57,7 @@ class MLflowCallback(UserCallback):
         from uml_core.tracking.writing import MLflowTracker  # a second that the first training step need not wait for
 
         if "state" in metrics[0]:
-            temporary = self._state_file.with_suffix(".tmp")
-            temporary.write_text(json.dumps(asdict(metrics[0]["state"])), encoding="utf-8")
-            temporary.rename(self._state_file)  # the bar never reads half of it
+            write_whole(LOCAL, str(self._state_file), json.dumps(asdict(metrics[0]["state"])).encode())
         MLflowTracker(self._tracking, self._run_id).log_metrics(metrics[0].get("points", []))
 
 
@@ -66,11 +65,12 @@ class MLflowCallback(UserCallback):
 def training_bar(state_file: Path, description: str, max_steps: int) -> Iterator[None]:
     """Draw what the controller writes, and log each of its warnings once, while this is entered."""
     bar = tqdm(total=max_steps, desc=description, bar_format=BAR, delay=2, file=sys.stderr)
-    ended, drawn, warned = threading.Event(), "", set[str]()
+    ended, drawn, warned = threading.Event(), b"", set[str]()
 
     def draw() -> None:
         nonlocal drawn
-        if not state_file.exists() or (written := state_file.read_text(encoding="utf-8")) == drawn:
+        written = read_if_there(LOCAL, str(state_file))
+        if written is None or written == drawn:
             return
         drawn, state = written, TrainingState(**json.loads(written))
         for line in set(state.warnings) - warned:
