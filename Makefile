@@ -1,7 +1,6 @@
 # Each target sets up .venv by itself, once. PYTHON=... picks another Python 3.11 or newer.
 PYTHON ?= python3.11
-# On 2 cores too: most of a Ray test is waiting for processes to start.
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 # A file's tests share what they start, so they run in one process; files start in the order in which they are given.

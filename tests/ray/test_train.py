@@ -216,8 +216,11 @@ def test_a_run_that_is_killed_at_random_steps_ends_as_the_one_that_was_left_alon
     try:
         reached = [wait_for_step(settings, 500 + rng.randrange(700))]
     finally:
+        killed = psutil.Process(driver.pid).children(recursive=True)
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
+    _, alive = psutil.wait_procs(killed, timeout=60)  # a worker may write one more checkpoint before it misses its Ray
+    assert not alive
     folders = Path(settings.store, "_runs", f"train-{settings.config_hash}", "1").glob("checkpoint_*/state.pt")
     os.truncate(max(folders), 1000)
 
