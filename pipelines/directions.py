@@ -25,7 +25,7 @@ from uml_core.errors import InputError
 from uml_core.reporting.collect import latest_sweeps
 from uml_core.reporting.directions import table_lines, table_rows
 from uml_core.sweeps.directions import chosen_targets, with_target
-from uml_core.tracking.reading import experiment_runs
+from uml_core.tracking.reading import experiment_runs, with_spaces
 from uml_core.tracking.writing import open_experiment
 
 SPACE = "modalities"
@@ -59,7 +59,8 @@ def run(
                 continue
             summary = tune.run(turned, SPACE, max_trials=max_trials)
             lines.append(f"{target}: {summary.results['verdict']}")
-    sweeps = latest_sweeps(experiment_runs(experiment.tracking.uri, experiment.name))
+    uri = experiment.tracking.uri
+    sweeps = latest_sweeps(with_spaces(uri, experiment_runs(uri, experiment.name)))
     rows = table_rows([sweep for (space, target), sweep in sweeps.items() if space == SPACE and target in experiments])
     head = "test accuracy in percent (paired difference to the target alone, in points), mean over seeds"
     return Summary("\n".join([*lines, head, *table_lines(rows)]), {"targets": list(experiments), "rows": rows})

@@ -17,7 +17,7 @@ from uml_core.errors import InputError
 from uml_core.figures.drawing import ReportFigure
 from uml_core.files.atomic import LOCAL, write_whole
 from uml_core.reporting.page import build_report
-from uml_core.tracking.reading import experiment_runs
+from uml_core.tracking.reading import experiment_runs, with_spaces
 from uml_core.tracking.uri import without_credentials
 
 REPORTED_KINDS = ("sweep", "uml", "unimodal")
@@ -43,7 +43,7 @@ def run(experiment: Experiment, output_dir: Path | None = None) -> Summary:
             f"experiment {experiment.name} has no runs to report on in MLflow at {without_credentials(uri)}; "
             "run python -m pipelines.tune EXPERIMENT.yaml --space controls (or pipelines.train) first"
         )
-    report = build_report(experiment.name, records, tracking_uri=uri)
+    report = build_report(experiment.name, with_spaces(uri, records), tracking_uri=uri)
     try:
         page = write_report(report.html, report.figures, directory)
     except OSError as error:

@@ -120,7 +120,7 @@ def test_examples_of_an_experiment_file_are_valid(file: Path, tmp_path: Path) ->
         kept = re.split(r"^(?=\w+:)", whole, flags=re.MULTILINE)
         rest = [section for section in kept if section.split(":")[0] not in own]
         (tmp_path / "experiment.yaml").write_text("".join([block, *rest]), encoding="utf-8")
-        load_experiment(tmp_path / "experiment.yaml")
+        assert own <= load_experiment(tmp_path / "experiment.yaml").model_dump().keys()
 
 
 def test_the_space_to_copy_is_the_file_that_is_tested() -> None:

@@ -340,7 +340,7 @@ class TuneConfig(Settings):
     stopping: Literal["none", "asha", "median"] = "none"
     """Early stopping of poor trials, within one arm, condition and seed only."""
     gpus_per_trial: NonNegative = 0.0
-    """GPUs of a trial; 0.25 runs four trials on one, 0 trains on CPUs."""
+    """GPUs of a trial, at most 1; 0.25 runs four trials on one, 0 trains on CPUs."""
     max_concurrent_trials: PositiveCount | None = None
     """Trials that run side by side; null: as many as the cluster holds."""
     pack: Literal["auto"] | PositiveCount = "auto"

@@ -6,10 +6,10 @@ where it ran, and elsewhere within a minute. On one host the process itself is a
 still holds.
 
 Nothing that pyarrow opens has a conditional write. So a process writes its name, waits, and holds the lease if its name
-still stands; on a disk it also locks the folder while it looks and writes, as on object storage it cannot. Who is
-paused there for longer than that wait may oust the holder. The holder finds the other's name, at the latest when it
-renews, and stops; part names of a store come from their rows, so that what both wrote until then is equal. The clocks
-of two hosts may differ by what lies between a renewal and the expiry (50 s).
+still stands; on a disk who takes it also locks the folder while looking and writing, as on object storage it cannot.
+Who is paused there for longer than that wait may oust the holder. The holder finds the other's name, at the latest
+when it renews, and stops; part names of a store come from their rows, so that what both wrote until then is equal. The
+clocks of two hosts may differ by what lies between a renewal and the expiry (50 s).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 In: the runs of one MLflow experiment as `RunRecord`s. Out: a `Report`, whose first sentence is the verdict.
 
-    report = build_report("pets", experiment_runs(uri, "pets"), tracking_uri=uri)
+    report = build_report("pets", with_spaces(uri, experiment_runs(uri, "pets")), tracking_uri=uri)
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from uml_core.tracking.uri import check_tracking, without_credentials
 
 
 def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:
-    """Return every run of an MLflow experiment, newest first.
+    """Return every run of an MLflow experiment, newest first; what a sweep's space is, `with_spaces` adds.
 
     Raises:
         InputError: the tracking URI cannot be reached, or has no experiment of that name.
@@ -39,6 +40,12 @@ def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:
     return _all_runs(client, experiment.experiment_id)
 
 
+def with_spaces(tracking_uri: str, records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the records with each sweep's space: two requests to the artifact store a sweep, so for reports alone."""
+    client = PatientClient(tracking_uri)
+    return [_with_space(record, client) for record in records]
+
+
 def sweep_runs(experiment: Experiment, parent_run_id: str) -> list[RunRecord]:
     """Return a sweep's parent run and its nested runs: what a sweep needs of an experiment with thousands of runs."""
     client = PatientClient(experiment.tracking.uri)
@@ -54,7 +61,7 @@ def _all_runs(client: PatientClient, experiment_id: str, filter_string: str = ""
         page = client.search_runs(
             [experiment_id], filter_string, ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
         )
-        records += [_with_space(_record(run), client) for run in page]
+        records += [_record(run) for run in page]
         token = page.token or ""
     return records
 
@@ -102,8 +109,10 @@ def load_predictor(tracking_uri: str, model_uri: str, directory: Path) -> Predic
 
 def _with_space(record: RunRecord, client: PatientClient) -> RunRecord:
     """The record of a sweep with its space beside it, other records as they are."""
+    if record.kind != "sweep" or record.space_json:
+        return record
     # Listed first: what is raised for a file that is not there differs from one artifact store to the next.
-    if record.kind != "sweep" or SPACE_FILE not in {file.path for file in client.list_artifacts(record.run_id)}:
+    if SPACE_FILE not in {file.path for file in client.list_artifacts(record.run_id)}:
         return record
     with tempfile.TemporaryDirectory() as directory:
         file = Path(client.download_artifacts(record.run_id, SPACE_FILE, directory))
