@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,21 @@ def stop_ray() -> None:
                 loop.shutdown(force=False)
             loop.join(LOOP_ENDS_S)
     ray.shutdown()
+
+
+@contextlib.contextmanager
+def own_interrupts() -> Iterator[None]:
+    """Restore what Ctrl-C does: fit() of Ray Train and of Ray Tune leaves its own handler behind.
+
+    Tune's swallows the next Ctrl-C. Train's calls its controller, which has ended by then: an exception at best, and a
+    segmentation fault in a process that has started Ray again since, as that of our tests.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _start_ray() -> None:

@@ -16,7 +16,7 @@ import psutil
 from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 
-from pipelines.ray_session import num_cpus, num_gpus
+from pipelines.ray_session import num_cpus, num_gpus, own_interrupts
 from pipelines.ray_train.attempts import Attempt, open_attempt
 from pipelines.ray_train.checkpoints import PREDICTOR_FOLDER, load_state, repair
 from pipelines.ray_train.elastic import trainer_class
@@ -156,7 +156,8 @@ def _through_losses(experiment: Experiment, attempt: Attempt, **trainer: Any) ->
     for num_lost in range(MAX_LOSSES + 1):
         repair(attempt.directory, keep=experiment.train.keep_checkpoints)
         try:
-            return trainer_class(trainer["scaling_config"])(train_loop_per_worker, **trainer).fit()
+            with own_interrupts():
+                return trainer_class(trainer["scaling_config"])(train_loop_per_worker, **trainer).fit()
         except RayActorError as error:
             if num_lost == MAX_LOSSES:
                 raise

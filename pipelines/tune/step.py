@@ -29,7 +29,7 @@ from ray import tune
 from tqdm import tqdm
 
 from pipelines.command_line import Summary, experiment_parser, step_main
-from pipelines.ray_session import num_cpus, num_gpus, ray_session
+from pipelines.ray_session import num_cpus, num_gpus, own_interrupts, ray_session
 from pipelines.ray_train.attempts import Attempt, open_attempt
 from pipelines.run_data import build_data
 from pipelines.stores import Tables, corpus_fingerprints, load_tables
@@ -208,7 +208,8 @@ def _train(
                 storage_path=f"{folder.uri}-ray", verbose=0, callbacks=[TrialCallback(proposals, log, folder, bar)]
             ),
         )
-        tuner.fit()
+        with own_interrupts():
+            tuner.fit()
 
 
 def _measure(chosen: Sequence[TrialSpec], space: Space, tables: Tables, folder: SweepFolder, log: TrialLog) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import ray
 from pipelines.ray_session import ray_session
 
 FOLDER = Path(__file__).parent
+CTRL_C = signal.getsignal(signal.SIGINT)
 # A Ray head with its dashboard is too slow to answer beside other clusters: its file runs beside the tests without Ray.
 # Then files that take long start first, so that all processes end together.
 BEFORE_OTHER_LAYERS = ("test_jobs",)
@@ -47,3 +50,10 @@ def no_ray() -> None:
 def pytest_sessionfinish() -> None:
     """Leave no process behind."""
     running.close()
+
+
+@pytest.fixture(autouse=True)
+def _interrupts_are_our_own() -> Iterator[None]:
+    """Ctrl-C does after every test what it did at the start: Ray's handlers outlive what they end."""
+    yield
+    assert signal.getsignal(signal.SIGINT) is CTRL_C
