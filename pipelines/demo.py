@@ -23,7 +23,7 @@ from pipelines.ray_session import ray_session
 from pipelines.train import step as train
 from pipelines.tune import step as tune
 from uml_core.config import Experiment, load_experiment
-from uml_core.corpora.examples.openmoji import write_openmoji
+from uml_core.corpora.examples.openmoji import ATTRIBUTION, write_openmoji
 
 EXPERIMENT_FILE = Path(__file__).parent.parent / "examples" / "demo.yaml"
 CORPORA_DIR = Path("runs/demo/corpora")
@@ -42,8 +42,8 @@ def main(argv: list[str] | None = None) -> int:
 def run(experiment: Experiment) -> Summary:
     """Run every step on the demo's corpora."""
     started = time.monotonic()
-    corpora = write_openmoji(CORPORA_DIR, seed=0)
-    print(f"{corpora.attribution}\n", flush=True)
+    write_openmoji(CORPORA_DIR, seed=0)
+    print(f"{ATTRIBUTION}\n", flush=True)
     run_step = functools.partial(_run_step, started=started)
     with ray_session():
         embedded = run_step("embed", step=lambda: embed.run(experiment))

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from uml_core.config import CorpusConfig, Experiment, hash_of
-from uml_core.corpora.ready.embeddings import ready_identity
-from uml_core.corpora.ready.sequences import sequence_identity
+from uml_core.config import Experiment, hash_of
+from uml_core.corpora.ready.adopt import ready_identity
 from uml_core.store.corpus_store import CorpusStore
 from uml_core.store.corpus_table import CorpusTable
 from uml_core.store.sequence_table import SequenceTable, load_sequence_labels, load_sequences
@@ -25,17 +24,12 @@ def corpus_fingerprint(experiment: Experiment, corpus: str) -> str:
     """Return the fingerprint of a corpus's embeddings: encoder, weights, preprocessing, dtype and precision."""
     config = experiment.encoder_of(corpus)
     if config is None:
-        return hash_of(adopted_identity(corpus, experiment.corpora[corpus]))
+        return hash_of(ready_identity(corpus, experiment.corpora[corpus]))
     # torch takes seconds; ready embeddings need none of it
     from uml_core.encoders import build_encoder, fingerprint, store_precision
 
     encoder = build_encoder(config, experiment.corpora[corpus].modality)
     return fingerprint(encoder, dtype=experiment.embed.dtype, precision=store_precision(experiment))
-
-
-def adopted_identity(corpus: str, config: CorpusConfig) -> dict[str, object]:
-    """Return what names the store folder of ready embeddings or ready sequences."""
-    return (ready_identity if config.format == "embeddings" else sequence_identity)(corpus, config)
 
 
 def corpus_fingerprints(experiment: Experiment) -> dict[str, str]:

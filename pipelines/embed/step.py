@@ -24,15 +24,14 @@ from pipelines.command_line import Summary, experiment_parser, step_main
 from pipelines.embed.progress import STAGES, EmbedProgress
 from pipelines.embed.stages import EncodePart, Workers, stream_parts
 from pipelines.ray_session import ray_session
-from pipelines.stores import adopted_identity, corpus_fingerprint, corpus_store
+from pipelines.stores import corpus_fingerprint, corpus_store
 from uml_core.config import Experiment
 from uml_core.corpora.readers import rows_of
-from uml_core.corpora.ready.embeddings import stream_ready_embeddings
-from uml_core.corpora.ready.sequences import stream_ready_sequences
+from uml_core.corpora.ready.adopt import ready_identity, stream_ready
 from uml_core.encoders import Encoder, build_encoder, store_precision
 from uml_core.store.corpus_store import CorpusStore
 from uml_core.store.listing import Listing, RowSpool
-from uml_core.store.parts import PartFooter
+from uml_core.store.parts import PartFooter, Values
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -143,14 +142,16 @@ def _adopt_ready(experiment: Experiment, corpus: str, store: CorpusStore) -> dic
     if manifest is not None:
         return _facts(manifest, up_to_date=True)
     config = experiment.corpora[corpus]
-    stream = stream_ready_embeddings if config.format == "embeddings" else stream_ready_sequences
     with store.writing(lambda: _say_waiting(corpus, store)):
         progress = EmbedProgress(corpus, 0, experiment.embed.max_rejected)
         dim, vocabulary, names = 0, None, set()
-        for chunk in tqdm(stream(corpus, config), desc=f"adopt {corpus}", delay=2, file=sys.stderr):
+        for chunk in tqdm(stream_ready(corpus, config), desc=f"adopt {corpus}", delay=2, file=sys.stderr):
             started, dim, vocabulary = time.perf_counter(), chunk.dim, chunk.vocabulary
             # Whole numbers keep float32: float16 holds them up to 2,048 only.
-            values = chunk.values(experiment.embed.dtype if vocabulary is None else "float32")
+            dtype = experiment.embed.dtype if vocabulary is None else "float32"
+            values: Values = [tokens.astype(dtype) for tokens in chunk.values]
+            if config.format == "embeddings":
+                values = chunk.embeddings.astype(dtype)
             rejected = [(row, row.fault or "") for row in chunk.rejected]
             names.add(store.write_part(chunk.rows, values, rejected, dim=dim))
             progress.stage_s["write"] += time.perf_counter() - started
@@ -159,7 +160,7 @@ def _adopt_ready(experiment: Experiment, corpus: str, store: CorpusStore) -> dic
         parts = [footer for footer in store.footers() if footer.name in names]
         _check_rejected(experiment, corpus, parts)
         facts = {
-            "encoder": adopted_identity(corpus, config),
+            "encoder": ready_identity(corpus, config),
             "dim": dim,
             "dtype": experiment.embed.dtype if vocabulary is None else "float32",
             "tokens": config.format != "embeddings",

@@ -32,7 +32,7 @@ def write_file(tmp_path: Path) -> WriteFile:
 def test_known_answers_are_told_apart(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     verdicts = {}
     for shared in (True, False):
-        file = write_known_answer(tmp_path / str(shared), LinearGaussian(num_classes=30), shared=shared).experiment
+        file = write_known_answer(tmp_path / str(shared), LinearGaussian(num_classes=30), shared=shared)
         assert embed.main([str(file)]) == 0
         assert advise.main([str(file), "--draws", "4"]) == 0
         out = capsys.readouterr().out

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from uml_core.config import CorpusConfig
 from uml_core.corpora.readers import list_rows, stream_rows
-from uml_core.corpora.ready.embeddings import stream_ready_embeddings
+from uml_core.corpora.ready.adopt import stream_ready
 from uml_core.encoders import RowError
 from uml_core.errors import InputError
 
@@ -152,9 +152,7 @@ def test_ready_embeddings(tmp_path: Path, array: bytes, metadata: bytes, parquet
     (tmp_path / "b.parquet").write_bytes(parquet)
     for name in ("a.npy", "b.parquet"):
         corpus = config(tmp_path / name, "embeddings", "vector")
-        chunks, refusal = listed_or_refused(
-            lambda corpus=corpus: list(stream_ready_embeddings("x", corpus, chunk_rows=2))
-        )
+        chunks, refusal = listed_or_refused(lambda corpus=corpus: list(stream_ready("x", corpus, chunk_rows=2)))
         if refusal is not None:
             assert "\n" not in refusal
             continue

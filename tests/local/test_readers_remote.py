@@ -19,7 +19,7 @@ import pytest
 from uml_core.config import CorpusConfig
 from uml_core.corpora.readers import list_rows
 from uml_core.corpora.readers.inputs import list_inputs
-from uml_core.corpora.ready.embeddings import read_ready_embeddings
+from uml_core.corpora.ready.adopt import stream_ready
 from uml_core.corpora.rows import Row
 from uml_core.encoders import RowError
 from uml_core.errors import InputError
@@ -99,7 +99,7 @@ def assert_every_format_is_read(root: str) -> None:
             (f"s-{shard}.tar/{key}", body) for shard in (0, 1) for key, body in (("1", b"one"), ("2", b"two"))
         ]
     tree = {"modality": "vector", "format": "embeddings", "path": at("vectors/e.npy")}
-    ready = read_ready_embeddings("x", CorpusConfig.model_validate(tree))
+    (ready,) = stream_ready("x", CorpusConfig.model_validate(tree))
     assert ready.embeddings.tolist() == np.eye(3).tolist()
     assert [row.label for row in ready.rows] == ["a", "b", "a"]
     assert [row.id for row in list_inputs(at("photos"), "image")] == [row.id for row in folder]

@@ -161,9 +161,9 @@ def test_the_pipeline_finds_the_known_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool, kind: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    written = write_known_answer(tmp_path / "synthetic", shared=shared)
+    file = write_known_answer(tmp_path / "synthetic", shared=shared)
     tracking = [f"tracking.{key}={place}" for key, place in tracking_in(tmp_path).items()]
-    experiment = load_experiment(written.experiment, [*tracking, "train.max_steps=300"])  # half: enough to tell
+    experiment = load_experiment(file, [*tracking, "train.max_steps=300"])  # half: enough to tell
     embed.run(experiment)
     results = tune.run(experiment, "controls").results
     assert results["verdict_kind"] == kind, json.dumps(results)

@@ -17,8 +17,7 @@ from uml_core.corpora.examples.known_answer_sequences import (
     target_sequences,
     write_known_answer_sequences,
 )
-from uml_core.corpora.ready.sequences import stream_ready_sequences
-from uml_core.errors import InputError
+from uml_core.corpora.ready.adopt import stream_ready
 
 SMALL = Turning(train_sequences=3, val_sequences=2, test_sequences=4, auxiliary_sequences=5, num_tokens=6)
 
@@ -60,15 +59,14 @@ def test_files_are_ready_to_use_and_stay_as_they_are(tmp_path: Path, shared: boo
     stamps = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.parquet")}
     write_known_answer_sequences(tmp_path, SMALL, shared=shared)
     assert stamps == {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.parquet")}
-    assert (first.name, first.target_rows) == (name, {"train": 12, "val": 8, "test": 16})
-    experiment = load_experiment(first.experiment)
+    experiment = load_experiment(first)
     assert (experiment.objective, experiment.name) == ("self_supervised", name)
     for corpus, expected in (("target", target_sequences(SMALL, seed=0)), ("auxiliary", None)):
-        (chunk,) = stream_ready_sequences(corpus, experiment.corpora[corpus])
+        (chunk,) = stream_ready(corpus, experiment.corpora[corpus])
         assert not chunk.rejected
         assert all(row.id.startswith("synthetic-") for row in chunk.rows)
         if expected is not None:
-            assert np.array_equal(np.stack(chunk.tokens), expected)
+            assert np.array_equal(np.stack(chunk.values), expected)
             assert [row.split for row in chunk.rows[:9]] == ["train"] * 3 + ["val"] * 2 + ["test"] * 4
             assert {row.label for row in chunk.rows} == {f"turn-{code}" for code in range(4)}
     assert "label" not in pq.read_table(tmp_path / "auxiliary.parquet").column_names, (
@@ -83,20 +81,7 @@ def test_another_seed_gives_other_sequences_and_another_form_the_same_target(tmp
     assert target["a"] == target["b"] != target["c"]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_classes": 0}, "num_classes is 0; expected a whole number of at least 1"),
-        ({"target_noise": -1.0}, "target_noise is -1.0; expected a finite number of at least 0"),
-        ({"memory": 1.0}, "memory is 1.0; expected a number of at least 0 and below 1"),
-    ],
-)
-def test_bad_settings_are_told_in_one_line(settings: dict[str, float], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Turning(**settings)
-
-
 def test_command_line_writes_the_form_into_its_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--output", str(tmp_path), "--form", "shuffled"]) == 0
-    assert "synthetic-sequences-shuffled (synthetic)" in capsys.readouterr().out
+    assert "shuffled/experiment.yaml" in capsys.readouterr().out
     assert (tmp_path / "shuffled" / "experiment.yaml").is_file()

@@ -18,7 +18,7 @@ from tests.conftest import write_embeddings, write_picture_corpora
 from uml_core.config import CorpusConfig
 from uml_core.corpora.readers import list_rows
 from uml_core.corpora.readers.inputs import list_inputs
-from uml_core.corpora.ready.embeddings import read_ready_embeddings
+from uml_core.corpora.ready.adopt import stream_ready
 from uml_core.corpora.rows import Row, canonical_split
 from uml_core.encoders import RowError
 from uml_core.errors import InputError
@@ -166,10 +166,10 @@ def test_ready_embeddings(tmp_path: Path) -> None:
         tmp_path / "e.parquet",
         {"label": ["a", "b", "a", None], "embedding": [[1, 2], [3, 4], [np.nan, 1], [1, 2]]},
     )
-    ready = read_ready_embeddings("names", corpus(path, "embeddings", "vector"))
+    (ready,) = stream_ready("names", corpus(path, "embeddings", "vector"))
     assert ready.embeddings.tolist() == [[1, 2], [3, 4], [1, 2]]
     assert [row.label for row in ready.rows] == ["a", "b", None]
-    assert [row.fault for row in ready.rejected] == ["embedding holds NaN or infinity"]
+    assert [row.fault for row in ready.rejected] == ["embedding with NaN or infinity"]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_ready_embeddings_that_are_refused(tmp_path: Path, columns: dict[str, An
     path = tmp_path / "e.parquet"
     pq.write_table(pa.table(columns), path)
     with pytest.raises(InputError, match=part):
-        read_ready_embeddings("names", corpus(path, "embeddings", "vector"))
+        list(stream_ready("names", corpus(path, "embeddings", "vector")))
 
 
 def test_inputs_for_prediction(tmp_path: Path) -> None:

@@ -16,12 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from uml_core.config import CorpusConfig
-from uml_core.corpora.ready.embeddings import (
-    read_ready_embeddings,
-    ready_identity,
-    ready_width,
-    stream_ready_embeddings,
-)
+from uml_core.corpora.ready.adopt import ReadyRows, ready_identity, stream_ready
 from uml_core.errors import InputError
 
 MATRIX = np.arange(12, dtype=np.float64).reshape(6, 2)
@@ -31,6 +26,11 @@ LABELS = ["a", "b", None, "a", "b", "a"]
 def corpus(path: Path, **changes: Any) -> CorpusConfig:
     tree = {"modality": "vector", "format": "embeddings", "path": str(path), **changes}
     return CorpusConfig.model_validate(tree)
+
+
+def read_ready_embeddings(name: str, settings_: CorpusConfig) -> ReadyRows:
+    (chunk,) = stream_ready(name, settings_)
+    return chunk
 
 
 def write_metadata(path: Path, suffix: str) -> None:
@@ -53,7 +53,7 @@ def write_metadata(path: Path, suffix: str) -> None:
 def test_an_array_with_its_metadata_beside_it(tmp_path: Path, suffix: str, dtype: str) -> None:
     np.save(tmp_path / "e.npy", MATRIX.astype(dtype))
     write_metadata(tmp_path / "e.npy", suffix)
-    chunks = list(stream_ready_embeddings("x", corpus(tmp_path / "e.npy"), chunk_rows=4))
+    chunks = list(stream_ready("x", corpus(tmp_path / "e.npy"), chunk_rows=4))
     assert [len(chunk.rows) for chunk in chunks] == [4, 2]
     assert np.concatenate([chunk.embeddings for chunk in chunks]).tolist() == MATRIX.tolist()
     assert chunks[0].embeddings.dtype == np.float32
@@ -81,14 +81,14 @@ def test_an_array_alone_and_in_several_files(tmp_path: Path) -> None:
     [
         (MATRIX, [{}] * 5, "has 6 rows, its metadata 5; one record a row"),
         (MATRIX, [{}] * 7, "has 6 rows, its metadata more; one record a row"),
-        (MATRIX, {"label": ["a"], "id": []}, "needs columns of one length"),
+        (MATRIX, {"label": ["a"], "id": []}, "with columns of one length"),
         (MATRIX, "x", "holds neither a list of objects nor"),
         (MATRIX[0], [{}] * 2, r"array of shape \(2,\) and type float64; expected \(rows, width\) of numbers"),
         (np.asfortranarray(MATRIX), [{}] * 6, "save it again with numpy.ascontiguousarray"),
         (np.array([["x"]]), [{}], "type <U1; expected"),
         (np.array([[{}]], dtype=object), [{}], "type object; expected"),
         (MATRIX[:0], [], "is empty"),
-        (np.full((6, 2), np.nan), [{}] * 6, "no usable embedding: embedding holds NaN or infinity"),
+        (np.full((6, 2), np.nan), [{}] * 6, "no usable embedding: embedding with NaN or infinity"),
     ],
 )
 def test_arrays_that_are_refused(tmp_path: Path, array: Any, metadata: Any, part: str) -> None:
@@ -117,8 +117,8 @@ def test_rows_that_cannot_be_used_are_set_apart(tmp_path: Path) -> None:
         "b": "no embedding",
         "c": "no embedding",
         "d": "embedding of width 3, the others have 2",
-        "e": "embedding holds NaN or infinity",
-        "f": "embedding holds NaN or infinity",
+        "e": "embedding with NaN or infinity",
+        "f": "embedding with NaN or infinity",
         "a": "id 'a' occurs again (row 6)",
     }
 
@@ -136,22 +136,25 @@ def test_every_row_once_in_order_whatever_the_chunks(
     settings_ = corpus(tmp_path / "e.parquet")
     if all(row is None for row in embeddings):
         with pytest.raises(InputError, match="no usable embedding"):
-            ready_width("x", settings_)
+            list(stream_ready("x", settings_))
         return
-    width = ready_width("x", settings_, chunk_rows=chunk_rows)
+    found: list[tuple[str, list[float]]] = []
+    num_rejected, width = 0, 0
+    try:
+        for chunk in stream_ready("x", settings_, chunk_rows=chunk_rows):
+            width = chunk.dim
+            num_rejected += len(chunk.rejected)
+            found += [(row.id, each.tolist()) for row, each in zip(chunk.rows, chunk.embeddings, strict=True)]
+    except InputError:
+        assert not found
+        return
     expected = [
         (f"row-{index}", [float(value) for value in row if value is not None])
         for index, row in enumerate(embeddings)
         if row is not None and len(row) == width and all(value is not None and np.isfinite(value) for value in row)
     ]
-    if not expected:
-        return
-    chunks = list(stream_ready_embeddings("x", settings_, chunk_rows=chunk_rows))
-    found = [
-        (row.id, vector.tolist()) for chunk in chunks for row, vector in zip(chunk.rows, chunk.embeddings, strict=True)
-    ]
     assert found == expected
-    assert len(found) + sum(len(chunk.rejected) for chunk in chunks) == len(embeddings)
+    assert len(found) + num_rejected == len(embeddings)
 
 
 def test_fixed_width_lists(tmp_path: Path) -> None:
@@ -159,7 +162,7 @@ def test_fixed_width_lists(tmp_path: Path) -> None:
     pq.write_table(pa.table({"embedding": column}), tmp_path / "e.parquet")
     ready = read_ready_embeddings("x", corpus(tmp_path / "e.parquet"))
     assert ready.embeddings.tolist() == [[1, 2], [3, 4]]
-    assert [(row.id, row.fault) for row in ready.rejected] == [("row-1", "embedding holds NaN or infinity")]
+    assert [(row.id, row.fault) for row in ready.rejected] == [("row-1", "embedding with NaN or infinity")]
 
 
 def test_identity_follows_array_and_metadata(tmp_path: Path) -> None:
@@ -178,7 +181,7 @@ def test_memory_does_not_grow_with_an_array(tmp_path: Path) -> None:
     np.save(tmp_path / "e.npy", np.ones((8000, 256), dtype=np.float32))  # 8 MB
     tracemalloc.start()
     try:
-        rows = sum(len(c.rows) for c in stream_ready_embeddings("x", corpus(tmp_path / "e.npy"), chunk_rows=256))
+        rows = sum(len(c.rows) for c in stream_ready("x", corpus(tmp_path / "e.npy"), chunk_rows=256))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

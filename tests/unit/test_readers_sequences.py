@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from uml_core.config import CorpusConfig, EncoderConfig
+from uml_core.corpora.ready.adopt import ReadyRows, ready_identity, stream_ready
 from uml_core.corpora.ready.multibench import affect_label
-from uml_core.corpora.ready.sequences import ReadySequences, sequence_identity, stream_ready_sequences
 from uml_core.encoders import build_encoder
 from uml_core.errors import InputError
 from uml_core.files.safe_pickle import UnsafePickleError, load_arrays
@@ -24,20 +24,20 @@ from uml_core.files.safe_pickle import UnsafePickleError, load_arrays
 RNG = np.random.default_rng(0)
 
 
-def read(path: Path, **settings: Any) -> ReadySequences:
+def read(path: Path, **settings: Any) -> ReadyRows:
     """Read a corpus in small chunks and join them."""
     config = CorpusConfig.model_validate({"modality": "sequence", "format": "tokens", "path": str(path), **settings})
-    chunks = list(stream_ready_sequences("x", config, chunk_rows=2))
-    return ReadySequences(
+    chunks = list(stream_ready("x", config, chunk_rows=2))
+    return ReadyRows(
         tuple(row for chunk in chunks for row in chunk.rows),
-        tuple(tokens for chunk in chunks for tokens in chunk.tokens),
+        tuple(tokens for chunk in chunks for tokens in chunk.values),
         tuple(row for chunk in chunks for row in chunk.rejected),
         chunks[-1].dim,
         chunks[-1].vocabulary,
     )
 
 
-def reasons(found: ReadySequences) -> dict[str, str]:
+def reasons(found: ReadyRows) -> dict[str, str]:
     return {row.id: row.fault or "" for row in found.rejected}
 
 
@@ -46,13 +46,13 @@ def test_parquet_lists_of_vectors(tmp_path: Path) -> None:
     columns = {"tokens": tokens, "label": list("aabbabb"), "split": ["train"] * 6 + ["test"]}
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     found = read(tmp_path / "x.parquet")
-    assert [each.tolist() for each in found.tokens] == tokens[:2]
+    assert [each.tolist() for each in found.values] == tokens[:2]
     assert [(row.label, row.split) for row in found.rows] == [("a", "train"), ("a", "train")]
     assert (found.dim, found.vocabulary) == (2, None)
     assert reasons(found) == {
         "row-2": "tokens of width 1, the others have 2",
         "row-3": "no tokens",
-        "row-4": "tokens hold NaN or infinity",
+        "row-4": "tokens with NaN or infinity",
         "row-5": "no tokens",
         "row-6": "no tokens",
     }
@@ -62,9 +62,9 @@ def test_parquet_lists_of_numbers_are_one_feature_and_of_whole_numbers_discrete(
     pq.write_table(pa.table({"tokens": [[0.5, 1.5], [2.5]]}), tmp_path / "series.parquet")
     pq.write_table(pa.table({"tokens": [[3, 1], [8], [-2]], "id": ["a", "b", "c"]}), tmp_path / "words.parquet")
     series, words = read(tmp_path / "series.parquet"), read(tmp_path / "words.parquet")
-    assert [each.tolist() for each in series.tokens] == [[[0.5], [1.5]], [[2.5]]]
+    assert [each.tolist() for each in series.values] == [[[0.5], [1.5]], [[2.5]]]
     assert (series.dim, series.vocabulary) == (1, None)
-    assert [each.tolist() for each in words.tokens] == [[[3.0], [1.0]], [[8.0]]]
+    assert [each.tolist() for each in words.values] == [[[3.0], [1.0]], [[8.0]]]
     assert (words.dim, words.vocabulary) == (1, 9)
     assert "whole numbers from 0" in reasons(words)["c"]
 
@@ -76,13 +76,13 @@ def test_arrays_end_in_padding_and_have_names_beside_them(tmp_path: Path) -> Non
     np.save(tmp_path / "x.npy", values)
     (tmp_path / "x.csv").write_text("id,label,split\na,k,train\nb,k,test\nc,k,test\n")
     found = read(tmp_path)
-    assert [len(each) for each in found.tokens] == [4, 2]
-    assert np.array_equal(found.tokens[1], values[1, :2])
+    assert [len(each) for each in found.values] == [4, 2]
+    assert np.array_equal(found.values[1], values[1, :2])
     assert [(row.id, row.label, row.split) for row in found.rows] == [("a", "k", "train"), ("b", "k", "test")]
     assert reasons(found) == {"c": "no tokens"}
     np.save(tmp_path / "ids.npy", np.array([[3, 0, -1], [2, 2, 2]]))
     ids = read(tmp_path / "ids.npy")
-    assert ([each[:, 0].tolist() for each in ids.tokens], ids.vocabulary) == ([[3, 0], [2, 2, 2]], 4)
+    assert ([each[:, 0].tolist() for each in ids.values], ids.vocabulary) == ([[3, 0], [2, 2, 2]], 4)
 
 
 def test_a_table_of_moments_becomes_series(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_table_of_moments_becomes_series(tmp_path: Path) -> None:
     )
     found = read(tmp_path / "x.csv")
     assert [(row.id, row.label) for row in found.rows] == [("b", "ill")]
-    assert found.tokens[0].tolist() == [[1, 10], [3, 30]], "in the order of time"
+    assert found.values[0].tolist() == [[1, 10], [3, 30]], "in the order of time"
     assert reasons(found) == {"a": "label changes within the series"}
 
 
@@ -99,13 +99,13 @@ def test_a_table_of_moments_becomes_series(tmp_path: Path) -> None:
     ("name", "write", "message"),
     [
         ("x.parquet", lambda path: pq.write_table(pa.table({"embedding": [[1.0]]}), path), "needs a column tokens"),
-        ("x.parquet", lambda path: pq.write_table(pa.table({"tokens": ["words"]}), path), "not a list of vectors"),
+        ("x.parquet", lambda path: pq.write_table(pa.table({"tokens": ["words"]}), path), "is not a list of vectors"),
         ("x.npy", lambda path: np.save(path, np.zeros((2, 2, 2, 2))), "expected (rows, tokens, width)"),
         ("x.npy", lambda path: path.write_bytes(b"\x93NUMPY"), "not readable as npy"),
         ("x.csv", lambda path: path.write_text("a,b\n1,2\n"), "a time series needs id"),
         ("x.csv", lambda path: path.write_text("id,b\n1,two\n"), "columns b hold words"),
         ("x.csv", lambda path: path.write_text(""), "not readable as csv"),
-        ("x.parquet", lambda path: pq.write_table(pa.table({"tokens": [[float("nan")]]}), path), "no usable sequence"),
+        ("x.parquet", lambda path: pq.write_table(pa.table({"tokens": [[float("nan")]]}), path), "no usable tokens"),
     ],
 )
 def test_files_that_hold_no_sequences_are_refused(tmp_path: Path, name: str, write: Any, message: str) -> None:
@@ -153,9 +153,9 @@ def test_affect_files(tmp_path: Path, dataset: str, labels: tuple[float, ...], e
     assert [row.split for row in vision.rows] == ["train"] * 3 + ["val"] * 2 + ["test"] * 3
     assert [row.label for row in vision.rows][:3] == expected
     assert [row.label for row in vision.rows][5:] == expected
-    assert {len(tokens) for tokens in vision.tokens} == {4}, "padding in front is cut off"
-    assert vision.tokens[0][1, 0] == 0, "infinite values become 0"
-    assert np.array_equal(vision.tokens[4], tree["valid"]["vision"][1, 2:])
+    assert {len(tokens) for tokens in vision.values} == {4}, "padding in front is cut off"
+    assert vision.values[0][1, 0] == 0, "infinite values become 0"
+    assert np.array_equal(vision.values[4], tree["valid"]["vision"][1, 2:])
     assert (vision.dim, found["text"].dim) == (5, 3)
     for each in found.values():
         assert reasons(each) == {"train-3": "no text: MultiBench leaves the row out"}
@@ -182,9 +182,9 @@ def test_mimic_has_a_test_split_of_its_own(tmp_path: Path) -> None:
     }
     assert {split: len(ids) for split, ids in splits.items()} == {"train": 32, "val": 4, "test": 4}
     assert not splits["val"] & splits["test"]
-    assert {tokens.shape for tokens in found["series"].tokens} == {(24, 12)}
-    assert {tokens.shape for tokens in found["static"].tokens} == {(1, 5)}
-    for row, tokens in zip(found["static"].rows, found["static"].tokens, strict=True):
+    assert {tokens.shape for tokens in found["series"].values} == {(24, 12)}
+    assert {tokens.shape for tokens in found["static"].values} == {(1, 5)}
+    for row, tokens in zip(found["static"].rows, found["static"].values, strict=True):
         index = int(row.id.removeprefix("admission-"))
         assert row.label == str(int(codes[index, 7]))
         assert tokens[0] == pytest.approx(static[index])
@@ -264,7 +264,7 @@ def test_another_field_or_file_is_another_store_folder(tmp_path: Path) -> None:
     write_affect(tmp_path / "x.pkl", (1.0,))
     base = {"modality": "sequence", "format": "multibench", "path": str(tmp_path / "x.pkl"), "dataset": "mosi"}
     identities = [
-        sequence_identity("x", CorpusConfig.model_validate({**base, "field": field})) for field in ("vision", "text")
+        ready_identity("x", CorpusConfig.model_validate({**base, "field": field})) for field in ("vision", "text")
     ]
     assert identities[0] != identities[1]
 

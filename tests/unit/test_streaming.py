@@ -16,7 +16,7 @@ from pipelines.run_data import check_data, load_data
 from pipelines.stores import corpus_fingerprints, corpus_stores
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from uml_core.config import Experiment, FeedConfig, parse_experiment
-from uml_core.corpora.ready.embeddings import read_ready_embeddings
+from uml_core.corpora.ready.adopt import stream_ready
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import measure_outcome
 from uml_core.feed.embeddings import EmbeddingFeed
@@ -42,11 +42,11 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 def store(experiment: Experiment) -> None:
     """Write every corpus into the store, seven rows a part, as `pipelines.embed` adopts ready embeddings."""
     for name, target in corpus_stores(experiment, corpus_fingerprints(experiment)).items():
-        ready = read_ready_embeddings(name, experiment.corpora[name])
+        (ready,) = stream_ready(name, experiment.corpora[name])
         for start in range(0, len(ready.rows), 7):
             part = slice(start, start + 7)
-            target.write_part(ready.rows[part], ready.embeddings[part], [], dim=ready.embeddings.shape[1])
-        target.publish(target.footers(), {"dim": ready.embeddings.shape[1]})
+            target.write_part(ready.rows[part], ready.embeddings[part], [], dim=ready.dim)
+        target.publish(target.footers(), {"dim": ready.dim})
 
 
 def finished(experiment: Experiment) -> TrainingRun:

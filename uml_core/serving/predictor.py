@@ -14,13 +14,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from uml_core.config import EncoderConfig
-from uml_core.corpora.rows import Row
+from uml_core.corpora.ready.adopt import ReadyRows
 from uml_core.encoders import Decoded, Encoder, build_encoder
 
 PREDICTOR_FILE = "predictor.json"
@@ -34,15 +34,6 @@ class Predictions:
     classes: list[str]
     probabilities: npt.NDArray[np.float64]
     logits: npt.NDArray[np.float32]
-
-
-class ReadyRows(Protocol):
-    """A chunk of ready inputs: the rows that were classified, and those that cannot be used."""
-
-    @property
-    def rows(self) -> tuple[Row, ...]: ...
-    @property
-    def rejected(self) -> tuple[Row, ...]: ...
 
 
 @dataclass(frozen=True)

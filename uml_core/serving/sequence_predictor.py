@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from uml_core.config import CorpusConfig, Experiment, SequenceModelConfig
-from uml_core.corpora.ready.sequences import ReadySequences, stream_ready_sequences
+from uml_core.corpora.ready.adopt import ReadyRows, stream_ready
 from uml_core.encoders import Decoded, Encoder
 from uml_core.models.linear_probe import LinearProbe
 from uml_core.models.sequence.sequence_model import SequenceModel, TokenSpace
@@ -99,10 +99,10 @@ class SequencePredictor(Predictor):
         logits_NC = np.log(probabilities_NC.clip(min=1e-300)).astype(np.float32)
         return Predictions([self.classes[code] for code in codes], probabilities_NC.max(axis=1), logits_NC)
 
-    def ready_inputs(self, path: str) -> Iterator[tuple[ReadySequences, Predictions]]:
+    def ready_inputs(self, path: str) -> Iterator[tuple[ReadyRows, Predictions]]:
         config = CorpusConfig(modality="sequence", format="tokens", path=path)
-        for chunk in stream_ready_sequences("input", config):
-            yield chunk, self.classify(chunk.tokens)
+        for chunk in stream_ready("input", config):
+            yield chunk, self.classify(chunk.values)
 
     def _model(self) -> SequenceModel:
         model = SequenceModel({TARGET: self.space}, self.config).eval()

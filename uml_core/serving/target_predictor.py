@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from uml_core.config import CorpusConfig, Experiment
-from uml_core.corpora.ready.embeddings import ReadyEmbeddings, stream_ready_embeddings
+from uml_core.corpora.ready.adopt import ReadyRows, stream_ready
 from uml_core.encoders import Decoded, Encoder, Raw
 from uml_core.encoders.torch_encoder import TrainableEncoder
 from uml_core.models import SharedHeadModel, folded_target_head
@@ -82,9 +82,9 @@ class TargetPredictor(Predictor):
     def classify_ready(self, values: Sequence[Any]) -> Predictions:
         return self.classify(np.asarray(values, dtype=np.float32))
 
-    def ready_inputs(self, path: str) -> Iterator[tuple[ReadyEmbeddings, Predictions]]:
+    def ready_inputs(self, path: str) -> Iterator[tuple[ReadyRows, Predictions]]:
         config = CorpusConfig(modality="vector", format="embeddings", path=path)
-        for chunk in stream_ready_embeddings("input", config):
+        for chunk in stream_ready("input", config):
             yield chunk, self.classify(chunk.embeddings)
 
     def predict(self, raw: Sequence[Raw], *, batch_size: int = 32) -> Predictions:

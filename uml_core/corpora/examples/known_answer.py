@@ -33,17 +33,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from uml_core.corpora.examples.synthetic_files import (
-    SyntheticSummary,
-    check_settings,
-    command,
-    row_ids,
-    stream,
-    write_experiment,
-    write_rows,
-)
+from uml_core.corpora.examples.synthetic_files import command, stream, write_synthetic
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 SPLIT_ROWS = {"train": 4, "val": 4, "test": 20}  # target rows of a class; few shots are drawn from train
 # Independent streams, so that switching the form or one size leaves the other draws alone.
 STREAMS = {"latents": 0, "target_map": 1, "target_noise": 2, "auxiliary_map": 3, "auxiliary_noise": 4, "unrelated": 5}
@@ -51,7 +43,7 @@ STREAMS = {"latents": 0, "target_map": 1, "target_noise": 2, "auxiliary_map": 3,
 
 @dataclass(frozen=True)
 class LinearGaussian:
-    """Sizes and scales. Raises InputError for a count below 1, or a scale that is negative or not finite."""
+    """Sizes and scales."""
 
     num_classes: int = 100  # C
     latent_dim: int = 8  # L
@@ -62,99 +54,67 @@ class LinearGaussian:
     target_noise: float = 1.0  # standard deviation of the noise on it
     auxiliary_noise: float = 0.5  # the same for the auxiliary corpus, whose signal has standard deviation 1
 
-    def __post_init__(self) -> None:
-        scales = {name: value for name, value in vars(self).items() if name.endswith(("signal", "noise"))}
-        check_settings({name: value for name, value in vars(self).items() if name not in scales}, scales)
-
-    @property
-    def class_names(self) -> list[str]:
-        return [f"class-{index:0{len(str(self.num_classes - 1))}d}" for index in range(self.num_classes)]
-
 
 def write_known_answer(
     output_dir: Path, settings: LinearGaussian | None = None, *, shared: bool, seed: int = 0
-) -> SyntheticSummary:
+) -> Path:
     """Write one synthetic experiment; the same arguments give the same files, and a second call keeps them.
 
     Args:
-        output_dir: folder for the two corpora and experiment.yaml; the store will lie in it, too.
+        output_dir: folder for the two corpora and experiment.yaml, which is returned.
         settings: sizes and scales; None: the defaults.
         shared: whether the auxiliary corpus comes from the target's latents, or from its own.
         seed: draws everything.
     """
-    settings = settings or LinearGaussian()
-    splits = [split for split, rows in SPLIT_ROWS.items() for _ in range(rows)] * settings.num_classes
-    output_dir.mkdir(parents=True, exist_ok=True)
-    _write_corpus(output_dir, "target", settings, splits, target_rows(settings, seed=seed))
-    auxiliary_ND = auxiliary_rows(settings, shared=shared, seed=seed)
-    _write_corpus(output_dir, "auxiliary", settings, ["train"] * len(auxiliary_ND), auxiliary_ND)
-    name = f"synthetic-{'shared' if shared else 'unrelated'}"
-    experiment = write_experiment(
-        output_dir,
-        _experiment(name, output_dir, seed),
-        f"SYNTHETIC known-answer experiment ({name}): linear-Gaussian embeddings, no real data.",
-    )
-    rows = {split: rows * settings.num_classes for split, rows in SPLIT_ROWS.items()}
-    return SyntheticSummary(output_dir, experiment, name, rows, len(auxiliary_ND))
-
-
-def class_latents(settings: LinearGaussian, *, seed: int) -> npt.NDArray[np.float64]:
-    """Return the target's class latents z (C, L): the ground truth that tests compare with."""
-    return _draw("latents", seed, (settings.num_classes, settings.latent_dim))
-
-
-def target_rows(settings: LinearGaussian, *, seed: int) -> Floats:
-    """Return the target's rows (N, D), classes and in them splits in order."""
-    map_DL = _draw("target_map", seed, (settings.target_dim, settings.latent_dim)) / np.sqrt(settings.latent_dim)
-    means_CD = settings.target_signal * class_latents(settings, seed=seed) @ map_DL.T
-    return _rows(means_CD, sum(SPLIT_ROWS.values()), settings.target_noise, stream(seed, STREAMS["target_noise"]))
-
-
-def auxiliary_rows(settings: LinearGaussian, *, shared: bool, seed: int) -> Floats:
-    """Return the auxiliary corpus's rows (N, D), classes in order: from the target's latents, or from their own."""
-    map_DL = _draw("auxiliary_map", seed, (settings.auxiliary_dim, settings.latent_dim)) / np.sqrt(settings.latent_dim)
-    own_CL = _draw("unrelated", seed, (settings.num_classes, settings.latent_dim))
-    means_CD = (class_latents(settings, seed=seed) if shared else own_CL) @ map_DL.T
-    return _rows(means_CD, settings.auxiliary_rows, settings.auxiliary_noise, stream(seed, STREAMS["auxiliary_noise"]))
-
-
-def _draw(purpose: str, seed: int, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
-    return stream(seed, STREAMS[purpose]).standard_normal(shape)
-
-
-def _rows(means_CD: npt.NDArray[np.float64], repeats: int, noise: float, rng: np.random.Generator) -> Floats:
-    """Return `repeats` noisy rows of every class in class order (C·repeats, D)."""
-    rows_ND = np.repeat(means_CD, repeats, axis=0)
-    return (rows_ND + noise * rng.standard_normal(rows_ND.shape)).astype(np.float32)
-
-
-def _write_corpus(
-    directory: Path, corpus: str, settings: LinearGaussian, splits: Sequence[str], embeddings_ND: Floats
-) -> None:
-    labels = np.repeat(settings.class_names, len(splits) // settings.num_classes)
-    columns = {
-        "id": row_ids(corpus, len(labels)),
-        "label": labels.tolist(),
-        "split": list(splits),
-        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings_ND.reshape(-1)), embeddings_ND.shape[1]),
+    sizes = settings or LinearGaussian()
+    latents_CL = class_latents(sizes, seed=seed)
+    own_CL = _draw("unrelated", seed, (sizes.num_classes, sizes.latent_dim))
+    target_CD = sizes.target_signal * latents_CL @ _map("target_map", seed, sizes.target_dim, sizes)
+    auxiliary_CD = (latents_CL if shared else own_CL) @ _map("auxiliary_map", seed, sizes.auxiliary_dim, sizes)
+    splits = [split for split, rows in SPLIT_ROWS.items() for _ in range(rows)]
+    corpora = {
+        "target": _columns(target_CD, splits, sizes.target_noise, stream(seed, STREAMS["target_noise"])),
+        "auxiliary": _columns(
+            auxiliary_CD,
+            ["train"] * sizes.auxiliary_rows,
+            sizes.auxiliary_noise,
+            stream(seed, STREAMS["auxiliary_noise"]),
+        ),
     }
-    write_rows(directory / f"{corpus}.parquet", columns)
-
-
-def _experiment(name: str, folder: Path, seed: int) -> dict[str, Any]:
-    def corpus(file: str) -> dict[str, str]:
-        return {"modality": "vector", "format": "embeddings", "path": (folder / file).as_posix()}
-
-    return {
-        "name": name,
+    experiment = {
         "seed": seed,
-        "store": (folder / "store").as_posix(),
-        "target": "target",
-        "corpora": {"target": corpus("target.parquet"), "auxiliary": corpus("auxiliary.parquet")},
         "model": {"head_init": "random"},
         "data": {"shots": 1},
         "optim": {"lr": 0.01, "weight_decay": 0.01},
         "train": {"max_steps": 600, "batch_size": 32, "eval_every": 50, "patience": 12},
+    }
+    return write_synthetic(output_dir, f"synthetic-{'shared' if shared else 'unrelated'}", corpora, experiment)
+
+
+def class_latents(settings: LinearGaussian, *, seed: int) -> Floats:
+    """The target's class latents z (C, L): the ground truth that tests compare with."""
+    return _draw("latents", seed, (settings.num_classes, settings.latent_dim))
+
+
+def _map(purpose: str, seed: int, dim: int, settings: LinearGaussian) -> Floats:
+    map_DL = _draw(purpose, seed, (dim, settings.latent_dim)) / np.sqrt(settings.latent_dim)
+    return map_DL.T
+
+
+def _draw(purpose: str, seed: int, shape: tuple[int, int]) -> Floats:
+    return stream(seed, STREAMS[purpose]).standard_normal(shape)
+
+
+def _columns(means_CD: Floats, splits: list[str], noise: float, rng: np.random.Generator) -> dict[str, Any]:
+    """A noisy row of every class for each of the splits, in the order of classes."""
+    num_classes, dim = means_CD.shape
+    rows_ND = np.repeat(means_CD, len(splits), axis=0)
+    rows_ND = (rows_ND + noise * rng.standard_normal(rows_ND.shape)).astype(np.float32)
+    names = [f"class-{index:0{len(str(num_classes - 1))}d}" for index in range(num_classes)]
+    return {
+        "label": np.repeat(names, len(splits)).tolist(),
+        "split": splits * num_classes,
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(rows_ND.reshape(-1)), dim),
     }
 
 

@@ -26,25 +26,15 @@ Shape legend: C classes, N sequences, T tokens, D width of a token.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from uml_core.corpora.examples.synthetic_files import (
-    SyntheticSummary,
-    check_settings,
-    command,
-    row_ids,
-    stream,
-    write_experiment,
-    write_rows,
-)
-from uml_core.errors import InputError
+from uml_core.corpora.examples.synthetic_files import command, stream, write_synthetic
 
 Tokens = npt.NDArray[np.float32]  # (N, T, D)
 PLANE = 2
@@ -53,7 +43,7 @@ STREAMS = {"maps": 10, "target": 11, "auxiliary": 12, "shuffle": 13}
 
 @dataclass(frozen=True)
 class Turning:
-    """Sizes and scales. Raises InputError for a count below 1, a scale that is negative, or a memory not in [0, 1)."""
+    """Sizes and scales."""
 
     num_classes: int = 4  # C
     num_tokens: int = 32  # T
@@ -63,60 +53,61 @@ class Turning:
     val_sequences: int = 15
     test_sequences: int = 100
     auxiliary_sequences: int = 200
-    memory: float = 0.9  # ρ
+    memory: float = 0.9  # ρ, below 1
     target_noise: float = 0.4  # standard deviation; that of a token without noise is about 1
     auxiliary_noise: float = 0.2
 
-    def __post_init__(self) -> None:
-        scales = {name: value for name, value in vars(self).items() if name.endswith(("memory", "noise"))}
-        check_settings({name: value for name, value in vars(self).items() if name not in scales}, scales)
-        if self.memory >= 1:
-            raise InputError(f"memory is {self.memory}; expected a number of at least 0 and below 1")
-
     @property
-    def splits(self) -> dict[str, int]:
-        """The target's sequences of a class in each split."""
-        return {"train": self.train_sequences, "val": self.val_sequences, "test": self.test_sequences}
+    def splits(self) -> list[str]:
+        """The split of each of a class's target sequences."""
+        counts = {"train": self.train_sequences, "val": self.val_sequences, "test": self.test_sequences}
+        return [split for split, count in counts.items() for _ in range(count)]
 
 
 def write_known_answer_sequences(
     output_dir: Path, settings: Turning | None = None, *, shared: bool, seed: int = 0
-) -> SyntheticSummary:
+) -> Path:
     """Write one synthetic experiment; the same arguments give the same files, and a second call keeps them.
 
     Args:
-        output_dir: folder for the two corpora and experiment.yaml; the store will lie in it, too.
+        output_dir: folder for the two corpora and experiment.yaml, which is returned.
         settings: sizes and scales; None: the defaults.
         shared: whether auxiliary sequences keep the order of their tokens.
         seed: draws everything.
     """
     settings = settings or Turning()
-    output_dir.mkdir(parents=True, exist_ok=True)
-    classes = range(settings.num_classes)
-    labels = [f"turn-{code}" for code in classes for _ in range(sum(settings.splits.values()))]
-    splits = [split for _ in classes for split, count in settings.splits.items() for _ in range(count)]
-    _write(output_dir, "target", target_sequences(settings, seed=seed), {"label": labels, "split": splits})
+    classes, splits = range(settings.num_classes), settings.splits
     auxiliary_NTD = auxiliary_sequences(settings, shared=shared, seed=seed)
-    _write(output_dir, "auxiliary", auxiliary_NTD, {"split": ["train"] * len(auxiliary_NTD)})
+    corpora = {
+        "target": {
+            "label": [f"turn-{code}" for code in classes for _ in splits],
+            "split": splits * settings.num_classes,
+            "tokens": _lists(target_sequences(settings, seed=seed)),
+        },
+        "auxiliary": {"split": ["train"] * len(auxiliary_NTD), "tokens": _lists(auxiliary_NTD)},
+    }
+    experiment = {
+        "seed": seed,
+        "objective": "self_supervised",
+        "sequence_model": {"width": 40, "layers": 2, "heads": 5, "feedforward": 64, "max_tokens": 64},
+        "mixing": {"loss_weight": {"auxiliary": 2.0}},
+        "optim": {"lr": 0.003, "weight_decay": 0.01},
+        "train": {"max_steps": 700, "batch_size": 32, "eval_every": 100, "patience": 7},
+        "tune": {"seeds": 5},
+    }
     name = f"synthetic-sequences-{'shared' if shared else 'shuffled'}"
-    experiment = write_experiment(
-        output_dir,
-        _experiment(name, output_dir, seed),
-        f"SYNTHETIC known-answer experiment ({name}): turning planes, no real data.",
-    )
-    rows = {split: count * settings.num_classes for split, count in settings.splits.items()}
-    return SyntheticSummary(output_dir, experiment, name, rows, len(auxiliary_NTD))
+    return write_synthetic(output_dir, name, corpora, experiment)
 
 
 def target_sequences(settings: Turning, *, seed: int) -> Tokens:
-    """Return the target's sequences (N, T, D), classes in order."""
+    """The target's sequences (N, T, D), classes in order."""
     map_D2, _ = _maps(settings, seed)
     rng = stream(seed, STREAMS["target"])
-    return _seen(settings, sum(settings.splits.values()), map_D2, settings.target_noise, rng)
+    return _seen(settings, len(settings.splits), map_D2, settings.target_noise, rng)
 
 
 def auxiliary_sequences(settings: Turning, *, shared: bool, seed: int) -> Tokens:
-    """Return the auxiliary sequences (N, T, D), classes in order; unless shared, each with its tokens in any order."""
+    """The auxiliary sequences (N, T, D), classes in order; unless shared, each with its tokens in any order."""
     _, map_D2 = _maps(settings, seed)
     rng = stream(seed, STREAMS["auxiliary"])
     seen_NTD = _seen(settings, settings.auxiliary_sequences, map_D2, settings.auxiliary_noise, rng)
@@ -130,7 +121,7 @@ def auxiliary_sequences(settings: Turning, *, shared: bool, seed: int) -> Tokens
 def hidden_motion(
     turn: float, memory: float, *, count: int, num_tokens: int, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """Return `count` stationary motions (N, T, 2) that turn by an angle a step."""
+    """`count` stationary motions (N, T, 2) that turn by an angle a step."""
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     noise_NT2 = rng.standard_normal((count, num_tokens, PLANE))
     motion_NT2 = noise_NT2.copy()
@@ -141,7 +132,7 @@ def hidden_motion(
 
 
 def _maps(settings: Turning, seed: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return A and B: entries N(0, 1/2), so that a coordinate without noise has variance about 1."""
+    """A and B: entries N(0, 1/2), so that a coordinate without noise has variance about 1."""
     rng = stream(seed, STREAMS["maps"])
     dims = (settings.target_dim, settings.auxiliary_dim)
     target, auxiliary = (rng.standard_normal((dim, PLANE)) / np.sqrt(PLANE) for dim in dims)
@@ -151,7 +142,7 @@ def _maps(settings: Turning, seed: int) -> tuple[npt.NDArray[np.float64], npt.ND
 def _seen(
     settings: Turning, count: int, map_D2: npt.NDArray[np.float64], noise: float, rng: np.random.Generator
 ) -> Tokens:
-    """Return `count` sequences of every class through a map, with noise (C·count, T, D)."""
+    """`count` sequences of every class through a map, with noise (C·count, T, D)."""
     turns = 2 * np.pi * np.arange(settings.num_classes) / settings.num_classes
     motions = [
         hidden_motion(turn, settings.memory, count=count, num_tokens=settings.num_tokens, rng=rng) for turn in turns
@@ -160,30 +151,10 @@ def _seen(
     return (clean_NTD + noise * rng.standard_normal(clean_NTD.shape)).astype(np.float32)
 
 
-def _write(directory: Path, corpus: str, tokens_NTD: Tokens, columns: Mapping[str, list[str]]) -> None:
+def _lists(tokens_NTD: Tokens) -> pa.ListArray:
     count, length, width = tokens_NTD.shape
     rows = pa.FixedSizeListArray.from_arrays(pa.array(tokens_NTD.reshape(-1)), width)
-    tokens = pa.ListArray.from_arrays(np.arange(0, count * length + 1, length, dtype=np.int32), rows)
-    write_rows(directory / f"{corpus}.parquet", {"id": row_ids(corpus, count), **columns, "tokens": tokens})
-
-
-def _experiment(name: str, folder: Path, seed: int) -> dict[str, Any]:
-    def corpus(file: str) -> dict[str, str]:
-        return {"modality": "sequence", "format": "tokens", "path": (folder / file).as_posix()}
-
-    return {
-        "name": name,
-        "seed": seed,
-        "store": (folder / "store").as_posix(),
-        "objective": "self_supervised",
-        "target": "target",
-        "corpora": {"target": corpus("target.parquet"), "auxiliary": corpus("auxiliary.parquet")},
-        "sequence_model": {"width": 40, "layers": 2, "heads": 5, "feedforward": 64, "max_tokens": 64},
-        "mixing": {"loss_weight": {"auxiliary": 2.0}},
-        "optim": {"lr": 0.003, "weight_decay": 0.01},
-        "train": {"max_steps": 700, "batch_size": 32, "eval_every": 100, "patience": 7},
-        "tune": {"seeds": 5},
-    }
+    return pa.ListArray.from_arrays(np.arange(0, count * length + 1, length, dtype=np.int32), rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

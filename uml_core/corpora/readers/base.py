@@ -39,7 +39,7 @@ class CorpusSource:
         return self.corpus.path
 
     def kind(self) -> str:
-        """Return file or folder. Raises InputError where there is neither."""
+        """Whether it is a file or a folder. Raises InputError where there is neither."""
         kind = kind_of(self.location, self.setting)
         if kind == "missing":
             raise InputError(f"{self.setting} is {self.location}, which does not exist; give the path of the corpus")
@@ -47,16 +47,6 @@ class CorpusSource:
 
 
 Reader = Callable[[CorpusSource], Iterator[Row]]
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """What a record says about its row besides the content; `fault` where it says it wrongly."""
-
-    id: str
-    label: str | None
-    split: str
-    fault: str | None = None
 
 
 @dataclass
@@ -71,25 +61,17 @@ class RecordNames:
     label_names: Sequence[str] = ()  # names of integer labels, where the file holds them
     _label_type: type | None = field(default=None, init=False)
 
-    def named(self, index: int, record: Mapping[str, Any]) -> Named:
+    def row(self, index: int, record: Mapping[str, Any], fault: str | None = None) -> Row:
+        """A row without content; with a fault where the record has one, or names the row wrongly."""
         row_id, id_fault = scalar("id", record.get("id"))
         label, label_fault = self._label(record.get("label"))
         split, split_fault = scalar("split", record.get("split"))
-        return Named(
-            id=row_id or self.positional(index),
-            label=label,
-            split=self.split_of(split),
-            fault=id_fault or label_fault or split_fault,
+        return Row(
+            row_id or f"{self.prefix}row-{index}",
+            label,
+            canonical_split(split or self.default_split),
+            fault=fault or id_fault or label_fault or split_fault,
         )
-
-    def split_of(self, name: str | None) -> str:
-        return canonical_split(name or self.default_split)
-
-    def positional(self, index: int) -> str:
-        return f"{self.prefix}row-{index}"
-
-    def faulty(self, index: int, fault: str) -> Row:
-        return Row(self.positional(index), None, self.split_of(None), fault=fault)
 
     def _label(self, value: object) -> tuple[str | None, str | None]:
         label, fault = scalar("label", value)
@@ -116,7 +98,7 @@ _TYPE_NAMES = {
 
 
 def scalar(column: str, value: object) -> tuple[str | None, str | None]:
-    """Return a cell as text (None where it is empty) and why it is refused, if it is."""
+    """A cell as text (None where it is empty), and why it is refused, if it is."""
     if type(value) is str:
         return value or None, None
     if value is None:
@@ -147,7 +129,6 @@ class RowChecks:
         self._checked = 0
 
     def apply(self, batch: Iterable[Row]) -> list[Row]:
-        """Return the rows, with a fault on each that repeats an earlier id or cannot be stored as UTF-8."""
         rows = [_storable(row) for row in batch]
         usable = [index for index, row in enumerate(rows) if row.fault is None]
         repeated = self._ids.add(hashes_of(rows[index].id for index in usable))

@@ -45,10 +45,10 @@ class _TableRows:
     modality: str
 
     def row(self, index: int, record: Record) -> Row:
-        """Return the row of a record; the stamp of a remote file is left out."""
+        """The row of a record; the stamp of a remote file is left out."""
+        named = self.names.row(index, record.values, record.fault)
         if record.fault is not None:
-            return self.names.faulty(index, record.fault)
-        named = self.names.named(index, record.values)
+            return named
         id_, label, split = named.id, named.label, named.split
         if self.content not in ("text", "path"):
             cell = Cell(*record.position, self.content)

@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 from uml_core.corpora.content import ByteRange
 from uml_core.corpora.readers.base import SUFFIXES, CorpusSource, RecordNames
-from uml_core.corpora.rows import Row
+from uml_core.corpora.rows import Row, canonical_split
 from uml_core.errors import InputError
 from uml_core.files.paths import STORAGE_ERRORS, one_line, open_bytes, stamp_of
 from uml_core.files.patterns import files_of, relative_names
@@ -41,7 +41,6 @@ class _Shard:
         file.seek(0)
 
     def read(self, size: int) -> bytes:
-        """Return at most `size` bytes from the position."""
         if size < 0:
             raise _DamagedShardError(f"a header at byte {self.tell()} gives a negative size")
         return self._file.read(min(size, max(0, self.size - self.tell())))
@@ -80,30 +79,22 @@ def read_webdataset(source: CorpusSource) -> Iterator[Row]:
                 raise
             after = f"after sample {sample.key}" if sample else "from its start"
             fault = f"shard {location} is damaged {after}, its further rows are lost: {one_line(error)}"
-            yield Row(shard, None, names.split_of(None), path=location, stamp=stamp, fault=fault)
+            yield Row(shard, None, canonical_split(source.corpus.split), path=location, stamp=stamp, fault=fault)
 
 
 def _row(sample: _Sample, location: str, stamp: str, names: RecordNames, modality: str) -> Row:
     record = {"id": f"{names.prefix}{sample.key}", **{k: v for k, v in sample.metadata.items() if v is not None}}
-    named = names.named(0, record)
-    fault = sample.fault or named.fault
+    row = names.row(0, record, sample.fault)
+    member, fault = next(iter(sample.content), None), row.fault
     if len(sample.content) != 1:
-        count = "no" if not sample.content else str(len(sample.content))
-        fault = fault or f"sample has {count} {modality} members: {', '.join(sample.members)[:200]}"
-    return Row(
-        named.id,
-        named.label,
-        named.split,
-        path=location,
-        member=sample.content[0] if sample.content else None,
-        stamp=stamp,
-        fault=fault,
-        is_text=modality == "text",
-    )
+        fault = (
+            fault or f"sample has {len(sample.content) or 'no'} {modality} members: {', '.join(sample.members)[:200]}"
+        )
+    return replace(row, path=location, member=member, stamp=stamp, fault=fault, is_text=modality == "text")
 
 
 def _samples(file: _Shard, modality: str) -> Iterator[_Sample]:
-    """Yield the samples whose members all lie whole in the file. Raises _DamagedShardError after the last of them."""
+    """Yield the samples whose members all lie whole in the file, then raise _DamagedShardError if there are others."""
     known = SUFFIXES[modality]
     current: _Sample | None = None
     for member in _members(file):
@@ -150,7 +141,7 @@ def _check_end(file: _Shard, offset: int) -> None:
 
 
 def _split_name(name: str) -> tuple[str | None, str]:
-    """Return key and lower-case ending (with its dot); the key is None for hidden files and files without ending."""
+    """Key and lower-case ending (with its dot); the key is None for hidden files and files without ending."""
     folder, slash, base = name.removeprefix("./").rpartition("/")
     stem, dot, ending = base.partition(".")
     return (folder + slash + stem if stem and dot else None), f".{ending.lower()}"

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,17 +31,11 @@ MIMIC_TASK = 7  # the ICD-9 group the paper predicts
 MIMIC_SEED = 10  # MultiBench's: a tenth of the shuffled rows is validation, the next tenth test
 MIMIC_FIELDS = {"series": "ep_tdata", "static": "adm_features_final"}
 
-
-@dataclass(frozen=True)
-class NamedSequence:
-    """One row of a file with its tokens (T, D); a row that cannot be used carries its fault, and no tokens."""
-
-    row: Row
-    tokens: npt.NDArray[np.float32]
+Tokens = npt.NDArray[np.float32]  # (T, D)
 
 
-def read_multibench(source: CorpusSource) -> Iterator[NamedSequence]:
-    """Yield the sequences of one array of a file.
+def read_multibench(source: CorpusSource) -> Iterator[tuple[Row, Tokens, bool]]:
+    """Yield the rows of one array of a file with their tokens; a row that cannot be used carries its fault.
 
     Values that are NaN or infinite become 0, as in MultiBench; the zeros it pads with are cut off at both ends.
 
@@ -62,7 +55,7 @@ def read_multibench(source: CorpusSource) -> Iterator[NamedSequence]:
     yield from (_mimic if source.corpus.dataset == "mimic" else _affect)(source, tree)
 
 
-def _affect(source: CorpusSource, tree: Mapping[str, Any]) -> Iterator[NamedSequence]:
+def _affect(source: CorpusSource, tree: Mapping[str, Any]) -> Iterator[tuple[Row, Tokens, bool]]:
     """Yield the rows of the affect files; rows without any text are left out in all arrays, as in MultiBench."""
     field = str(source.corpus.field)
     for name, split in AFFECT_SPLITS.items():
@@ -80,7 +73,7 @@ def _affect(source: CorpusSource, tree: Mapping[str, Any]) -> Iterator[NamedSequ
                 fault = "no text: MultiBench leaves the row out"
             elif not len(tokens):
                 fault = f"no {field}: every value is 0"
-            yield NamedSequence(Row(row_id, label, split, fault=fault), tokens)
+            yield Row(row_id, label, split, fault=fault), tokens, False
 
 
 def affect_label(dataset: str, value: float) -> tuple[str | None, str | None]:
@@ -91,7 +84,7 @@ def affect_label(dataset: str, value: float) -> tuple[str | None, str | None]:
     return None, f"label {value} is none of -1, 0, 1"
 
 
-def _mimic(source: CorpusSource, tree: Mapping[str, Any]) -> Iterator[NamedSequence]:
+def _mimic(source: CorpusSource, tree: Mapping[str, Any]) -> Iterator[tuple[Row, Tokens, bool]]:
     """Yield admissions: their 5 static features as one token, or 24 hours of 12 measurements."""
     values = _array(source, tree, MIMIC_FIELDS[str(source.corpus.field)])
     codes = _array(source, tree, "y_icd9")
@@ -102,7 +95,7 @@ def _mimic(source: CorpusSource, tree: Mapping[str, Any]) -> Iterator[NamedSeque
         split = "val" if position < tenth else "test" if position < fifth else "train"
         # Neither end is cut: a value of 0 is a measurement here, not padding.
         tokens = _finite(np.atleast_2d(np.asarray(values[index])))
-        yield NamedSequence(Row(f"admission-{index}", str(int(codes[index][MIMIC_TASK])), split), tokens)
+        yield Row(f"admission-{index}", str(int(codes[index][MIMIC_TASK])), split), tokens, False
 
 
 def _array(source: CorpusSource, tree: Any, key: str) -> Any:
@@ -115,14 +108,14 @@ def _array(source: CorpusSource, tree: Any, key: str) -> Any:
     return tree[key]
 
 
-def _tokens(values: Any) -> npt.NDArray[np.float32]:
-    """Return one row as (T, D), without the zeros before and after it."""
+def _tokens(values: Any) -> Tokens:
+    """One row as (T, D), without the zeros before and after it."""
     tokens_TD = _finite(np.asarray(values))
     used = np.flatnonzero(tokens_TD.any(axis=1))
     return tokens_TD[used[0] : used[-1] + 1] if len(used) else tokens_TD[:0]
 
 
-def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def _finite(values: npt.NDArray[Any]) -> Tokens:
     with np.errstate(over="ignore", invalid="ignore"):
-        tokens: npt.NDArray[np.float32] = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        tokens: Tokens = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     return tokens
