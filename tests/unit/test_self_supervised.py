@@ -224,7 +224,7 @@ def test_raw_features_by_hand() -> None:
     ("changes", "message"),
     [
         ({"train.gradient_cosine": True}, "train.gradient_cosine"),
-        ({"train.workers": 9}, "every worker needs a sequence"),
+        ({"train.workers": 9}, "needs train.batch_size of at least train.workers"),
         ({"data.auxiliary_shots": {"other": 2}}, "reads no auxiliary labels"),
         ({"sequence_model.heads": 3}, "multiple of the heads"),
         ({"sequence_model.width": 6, "sequence_model.positions": "rotary"}, "even width per head"),

@@ -202,7 +202,7 @@ def test_a_disk_without_room_is_told(experiment: Experiment, tmp_path: Path, mon
     ("changes", "message"),
     [
         ({"optim.name": "lbfgs", "model.learnable_scale": False}, "lbfgs needs feed.keep other than stream"),
-        ({"objective": "self_supervised"}, "feed.keep is stream, and sequences stay in memory"),
+        ({"objective": "self_supervised"}, "needs feed.keep other than stream"),
     ],
 )
 def test_what_cannot_be_streamed_is_refused(experiment: Experiment, changes: dict[str, Any], message: str) -> None:

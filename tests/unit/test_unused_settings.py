@@ -39,5 +39,6 @@ def test_settings_that_are_not_used_are_named_with_what_would_use_them(
     lines = unused_settings(experiment(**changes))
     assert [line.split()[0] for line in lines] == expected
     assert all(
-        re.search(r"and not used with (model\.backbone|optim\.name) .*; set .*, or remove it$", e) for e in lines
+        re.search(r"not used: it counts with .*(backbone|optim\.name|pictures).* alone; set that, or remove it$", e)
+        for e in lines
     )

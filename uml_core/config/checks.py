@@ -42,17 +42,13 @@ def _names_refer_to_corpora(experiment: Sections) -> None:
                 raise ValueError(f"{setting} names corpus '{name}'; corpora are {listing(known)}{nearest(name, known)}")
             if name in experiment.shifted_corpora:
                 raise ValueError(f"{setting} names corpus '{name}', which is a shifted test set (role: shifted)")
-    for setting in ("loss_weight", "batch_ratio"):
-        if experiment.target in getattr(experiment.mixing, setting):
+    for setting in ("mixing.loss_weight", "mixing.batch_ratio", "data.auxiliary_shots"):
+        if experiment.target in references[setting]:
             raise ValueError(
-                f"mixing.{setting} names the target '{experiment.target}', whose weight and ratio are always 1; "
-                f"name auxiliary corpora only ({listing(experiment.auxiliaries) or 'there are none'})"
+                f"{setting} names the target '{experiment.target}', whose weight and ratio are always 1, and whose "
+                "rows per class are data.shots; name auxiliary corpora only "
+                f"({listing(experiment.auxiliaries) or 'there are none'})"
             )
-    if experiment.target in experiment.data.auxiliary_shots:
-        raise ValueError(
-            f"data.auxiliary_shots names the target '{experiment.target}', whose rows per class are data.shots; "
-            f"name auxiliary corpora only ({listing(experiment.auxiliaries) or 'there are none'})"
-        )
     if experiment.corpora[experiment.target].control != "none":
         raise ValueError(
             f"corpora.{experiment.target}.control is set on the target; controls are for auxiliary corpora"
@@ -88,26 +84,15 @@ def _settings_fit_the_objective(experiment: Sections) -> None:
             f"train.gradient_cosine is true with train.accumulate {train.accumulate}; it compares gradients of a whole "
             "batch: set train.accumulate=1, or remove it"
         )
-    if experiment.objective == "supervised":
-        return
-    if experiment.feed.keep == "stream":
-        raise ValueError(
-            "feed.keep is stream, and sequences stay in memory; set feed.keep=auto, or objective=supervised"
-        )
-    if train.label_smoothing:
-        raise ValueError("train.label_smoothing spreads class labels; set objective=supervised, or remove it")
-    if train.gradient_cosine:
-        raise ValueError("train.gradient_cosine compares gradients on the shared head; set objective=supervised")
-    if train.batch_size < train.workers:
-        raise ValueError(
-            f"train.batch_size is {train.batch_size} with train.workers {train.workers}; "
-            "every worker needs a sequence in a step"
-        )
-    if experiment.data.auxiliary_shots:
-        raise ValueError(
-            "data.auxiliary_shots counts rows per class, and objective self_supervised reads no auxiliary labels; "
-            "remove it"
-        )
+    needs = {
+        "feed.keep other than stream, because sequences stay in memory": experiment.feed.keep != "stream",
+        "train.label_smoothing=0, because it reads no class labels": not train.label_smoothing,
+        "train.gradient_cosine=false, because there is no shared head": not train.gradient_cosine,
+        "train.batch_size of at least train.workers, one sequence each": train.batch_size >= train.workers,
+        "no data.auxiliary_shots, because it reads no auxiliary labels": not experiment.data.auxiliary_shots,
+    }
+    if experiment.objective == "self_supervised":
+        _require(needs, f"objective is self_supervised, which needs {NEED}; or set objective=supervised")
 
 
 def _a_trained_backbone_can_be_trained(experiment: Sections) -> None:

@@ -28,11 +28,7 @@ def describe_validation_error(error: ValidationError, root: type[BaseModel]) -> 
         line = f"key '{setting}' is missing; add it to the experiment file (see examples/)"
     elif kind == "value_error":
         line = str(first["ctx"]["error"]) if "ctx" in first else first["msg"]
-        line = (
-            line
-            if line.startswith((setting, "mixing", "target", "model", "sequence_model", "train", "corpora", "data"))
-            else f"{setting}: {line}"
-        )
+        line = line if line.startswith(setting) else f"{setting}: {line}"
     elif kind == "literal_error":
         choices = first["ctx"]["expected"]
         options = [option.strip(" '") for option in choices.replace(" or ", ",").split(",")]

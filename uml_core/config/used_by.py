@@ -13,7 +13,6 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
@@ -28,79 +27,29 @@ Decision = Literal["store", "rows", "model", "pack"]
 DECISIONS: tuple[Decision, ...] = ("store", "rows", "model", "pack")
 
 
-@dataclass(frozen=True)
-class Condition:
-    """Other settings under which alone a key counts, and what `train` says where they are otherwise.
-
-    `otherwise` may name settings of the experiment, which stands for {0}: "model.backbone {0.model.backbone}, ...".
-    """
+class Condition(NamedTuple):
+    """Other settings under which alone a key counts, in words that follow "it counts with"."""
 
     words: str
     holds: Callable[[Sections], bool]
-    otherwise: str
-    remedy: str
 
 
-SUPERVISED = Condition(
-    "objective supervised",
-    lambda experiment: experiment.objective == "supervised",
-    "objective {0.objective}, which has no shared head",
-    "set objective=supervised",
-)
-SEQUENCES = Condition(
-    "objective self_supervised",
-    lambda experiment: experiment.objective == "self_supervised",
-    "objective {0.objective}, which has no sequence model",
-    "set objective=self_supervised",
-)
+SUPERVISED = Condition("objective supervised", lambda experiment: experiment.objective == "supervised")
+SEQUENCES = Condition("objective self_supervised", lambda experiment: experiment.objective == "self_supervised")
 MASKED = Condition(
-    "sequence_model.task masked_token",
-    lambda experiment: experiment.sequence_model.task == "masked_token",
-    "sequence_model.task {0.sequence_model.task}, which hides no tokens",
-    "set sequence_model.task=masked_token",
+    "sequence_model.task masked_token", lambda experiment: experiment.sequence_model.task == "masked_token"
 )
 TRAINED_ENCODER = Condition(
-    "a trained encoder (model.backbone)",
-    lambda experiment: experiment.model.backbone != "frozen",
-    "model.backbone frozen, where no encoder is trained",
-    "set model.backbone=finetune",
+    "a trained encoder (model.backbone)", lambda experiment: experiment.model.backbone != "frozen"
 )
-OWN_RATE = Condition(
-    "model.backbone other than lora",
-    lambda experiment: experiment.model.backbone != "lora",
-    "model.backbone lora, whose rate is optim.lora_lr",
-    "set that",
-)
-ADAPTERS = Condition(
-    "model.backbone lora",
-    lambda experiment: experiment.model.backbone == "lora",
-    "model.backbone {0.model.backbone}, which has no adapters",
-    "set model.backbone=lora",
-)
+OWN_RATE = Condition("model.backbone other than lora", lambda experiment: experiment.model.backbone != "lora")
+ADAPTERS = Condition("model.backbone lora", lambda experiment: experiment.model.backbone == "lora")
 PICTURES = Condition(
-    "a target of pictures",
-    lambda experiment: experiment.corpora[experiment.target].modality != "audio",
-    "model.backbone {0.model.backbone} of sounds, which are not augmented",
-    "set a target of pictures",
+    "a target of pictures", lambda experiment: experiment.corpora[experiment.target].modality != "audio"
 )
-AUGMENTED = Condition(
-    "pictures.augment",
-    lambda experiment: experiment.pictures.augment,
-    "pictures.augment false",
-    "set pictures.augment=true",
-)
-ADAMW = Condition(
-    "optim.name adamw",
-    lambda experiment: experiment.optim.name == "adamw",
-    "optim.name lbfgs, a line search over all rows",
-    "set optim.name=adamw",
-)
-WARM_UP = Condition(
-    "optim.warmup_steps",
-    lambda experiment: experiment.optim.warmup_steps > 0,
-    "optim.warmup_steps 0",
-    "set optim.warmup_steps",
-)
+AUGMENTED = Condition("pictures.augment", lambda experiment: experiment.pictures.augment)
+ADAMW = Condition("optim.name adamw", lambda experiment: experiment.optim.name == "adamw")
+WARM_UP = Condition("optim.warmup_steps", lambda experiment: experiment.optim.warmup_steps > 0)
 
 
 class Use(NamedTuple):
@@ -228,8 +177,10 @@ def unused_settings(experiment: Sections) -> list[str]:
     for leaf in leaves(Sections, experiment.model_dump()):
         unmet = _unmet(experiment, leaf)
         if unmet and leaf.value != leaf.field.get_default(call_default_factory=True):
-            why = unmet[0].otherwise.format(experiment)
-            lines.append(f"{leaf.key} is {leaf.value} and not used with {why}; {unmet[0].remedy}, or remove it")
+            lines.append(
+                f"{leaf.key} is {leaf.value} and not used: it counts with {unmet[0].words} alone; "
+                "set that, or remove it"
+            )
     return lines
 
 

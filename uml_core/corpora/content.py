@@ -37,7 +37,7 @@ Member = ByteRange | Cell
 
 
 def read_content(path: str, member: Member | None, stamp: str = "") -> bytes:
-    """Return the bytes of a file or of its member; the stamp tells a Parquet file from a newer one in its place.
+    """The bytes of a file or of its member; the stamp tells a Parquet file from a newer one in its place.
 
     Raises:
         RowError: missing, unreadable, cut short or empty.
@@ -61,7 +61,7 @@ def read_content(path: str, member: Member | None, stamp: str = "") -> bytes:
 
 
 def _cell_bytes(value: object, cell: Cell) -> bytes:
-    """Return a cell's bytes: binary, or the struct {bytes, path} that image columns of Hugging Face data sets hold."""
+    """A cell's bytes: binary, or the struct {bytes, path} that image columns of Hugging Face data sets hold."""
     if isinstance(value, dict):
         value = value.get("bytes")
     if not isinstance(value, bytes) or not value:
@@ -107,7 +107,7 @@ _local = threading.local()
 
 
 def _cells() -> _CellCursor:
-    """Return this thread's cursor: a worker reads its rows in their order, so each cell is decoded once."""
+    """This thread's cursor: a worker reads its rows in their order, so each cell is decoded once."""
     if not hasattr(_local, "cells"):
         _local.cells = _CellCursor()
     cursor: _CellCursor = _local.cells

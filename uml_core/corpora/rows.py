@@ -59,7 +59,7 @@ class Row:
         return cls(*values)
 
     def read(self) -> Raw:
-        """Return the sentence or the file's bytes. Raises RowError when there is nothing that can be read."""
+        """The sentence or the file's bytes. Raises RowError when there is nothing that can be read."""
         if self.fault is not None:
             raise RowError(self.fault)
         if self.path is None:
@@ -70,13 +70,13 @@ class Row:
 
 @functools.lru_cache(maxsize=1024)
 def canonical_split(name: str) -> str:
-    """Return train, val or test for the usual spellings; any other name is an extra (shifted) test split."""
+    """Train, val or test for the usual spellings; any other name is an extra (shifted) test split."""
     lowered = name.strip().lower()
     return SPLIT_ALIASES.get(lowered, lowered)
 
 
 def is_storable(*texts: str | None) -> bool:
-    """Return whether texts can be written as UTF-8: half a surrogate pair, from a file name or JSON, cannot."""
+    """Whether texts can be written as UTF-8: half a surrogate pair, from a file name or JSON, cannot."""
     return all(text is None or text.isascii() or _encodable(text) for text in texts)
 
 
@@ -106,7 +106,7 @@ def _encodable(text: str) -> bool:
 
 
 def hash64(*values: object) -> int:
-    """Return 64 bits of BLAKE2b over strings, numbers, None and tuples of them; the same on every machine."""
+    """64 bits of BLAKE2b over strings, numbers, None and tuples of them; the same on every machine."""
     text = ascii(values)  # unambiguous, and ASCII for half a surrogate pair as well
     return int.from_bytes(hashlib.blake2b(text.encode("ascii"), digest_size=8).digest(), "little")
 
@@ -129,7 +129,7 @@ class HashSet64:
         return sum(len(run) for run in self._runs)
 
     def members(self) -> Hashes:
-        """Return all members (N,), sorted."""
+        """All members (N,), sorted."""
         return np.sort(np.concatenate([np.empty(0, dtype=np.uint64), *self._runs]))
 
     def add(self, batch: Hashes) -> npt.NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from uml_core.files.paths import STORAGE_ERRORS, one_line, open_bytes
 
 
 def read_class_map(path: str, split: str, classes: Sequence[str]) -> dict[str, str]:
-    """Return {class of the shifted set: class of the target}.
+    """The class of the target for each class of the shifted set that the file names.
 
     Raises:
         InputError: the file cannot be read, is neither form, or names a class that the target lacks.

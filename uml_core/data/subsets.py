@@ -101,7 +101,7 @@ class Subset:
 
 
 def _find_by_path(ids: Sequence[str]) -> Callable[[str], int | None]:
-    """Return what finds the id that shares the most trailing parts with a path; None where none or several do."""
+    """A function that finds the id that shares the most trailing parts with a path; None where none or several do."""
     parts = [PurePosixPath(row_id).parts for row_id in ids]
     by_name: dict[str, list[int]] = defaultdict(list)
     for row, own in enumerate(parts):

@@ -124,7 +124,7 @@ def count_by_class(table: NamedRows, rows: Rows) -> dict[str, int]:
 def _target_splits(
     experiment: Experiment, table: NamedRows, labels: npt.NDArray[np.int64], given: Mapping[str, Rows]
 ) -> tuple[dict[str, Rows], Rows]:
-    """Return train, val and test rows, and all that val and test were given before few-shot validation.
+    """Train, val and test rows, and all that val and test were given before few-shot validation.
 
     Given splits come first, then fractions that are held out, then few-shot subsets.
     """

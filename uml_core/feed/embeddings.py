@@ -51,7 +51,7 @@ class EmbeddingFeed:
             )
 
     def batch(self, step: int, corpora: Sequence[str], part: Part = WHOLE) -> Batch:
-        """Return the batch of a step for some of its corpora; a fractional ratio may leave a corpus out of a step."""
+        """The batch of a step for some of its corpora; a fractional ratio may leave a corpus out of a step."""
         rank, world_size = part.as_rank(self._ranks.rank, self._ranks.world_size)
         embeddings, labels, counts = {}, {}, {}
         for corpus in corpora:
@@ -90,7 +90,7 @@ class WholeFeed:
         )
 
     def batch(self, step: int, corpora: Sequence[str], part: Part = WHOLE) -> Batch:
-        """Return all rows; a solver's experiment has one group of corpora, and no parts."""
+        """All rows; a solver's experiment has one group of corpora, and no parts."""
         return self._batch
 
     def rows(self, step: int, corpus: str) -> npt.NDArray[np.int64]:
@@ -109,7 +109,7 @@ class ResidentRows:
         self._block_rows = self._block_labels = torch.empty(0, dtype=torch.int64)
 
     def samples(self, step: int, positions: range) -> tuple[Tensor, Tensor]:
-        """Return embeddings (B, D) and labels (B,) at positions of the stream, which are this rank's of a step."""
+        """Embeddings (B, D) and labels (B,) at positions of the stream, which are this rank's of a step."""
         if positions.start < self._start or positions.stop > self._stop:
             self._load(positions.start, max(positions.stop, positions.start + BLOCK_SAMPLES))
         picked = slice(positions.start - self._start, positions.stop - self._start)
@@ -123,7 +123,7 @@ class ResidentRows:
 
 
 def as_tensor(array: npt.NDArray[np.generic]) -> Tensor:
-    """Return a tensor over an array's own memory, also when the array is read-only (as in Ray's object store)."""
+    """A tensor over an array's own memory, also when the array is read-only (as in Ray's object store)."""
     with warnings.catch_warnings():
         # Tables are indexed, never written to; sharing them between processes is the point.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

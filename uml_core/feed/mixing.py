@@ -21,18 +21,18 @@ MAX_DENOMINATOR = 10_000  # of a fraction that a ratio is taken for where it is 
 
 
 def as_fraction(ratio: float) -> Fraction:
-    """Return the fraction a ratio stands for: a simple one where it is the same float, else its decimals as written."""
+    """The fraction a ratio stands for: a simple one where it is the same float, else its decimals as written."""
     simple = Fraction(ratio).limit_denominator(MAX_DENOMINATOR)
     return simple if float(simple) == ratio else Fraction(repr(float(ratio)))
 
 
 def samples_before(step: int, *, batch_size: int, ratio: Fraction) -> int:
-    """Return how many samples of a corpus the steps before `step` hold, by integer arithmetic."""
+    """How many samples of a corpus the steps before `step` hold, by integer arithmetic."""
     return step * batch_size * ratio.numerator // ratio.denominator
 
 
 def weight_at(step: int, setting: float | LossWeightSchedule) -> float:
-    """Return a loss weight at a step: constant, or from start to end along a line or half a cosine, then at end."""
+    """A loss weight at a step: constant, or from start to end along a line or half a cosine, then at end."""
     if not isinstance(setting, LossWeightSchedule):
         return setting
     done = min(1.0, step / setting.steps)
@@ -80,7 +80,7 @@ class MixingPlan:
         return {name: weight_at(step, setting) for name, setting in self.loss_weight.items()}
 
     def groups(self, step: int) -> tuple[tuple[str, ...], ...]:
-        """Return the corpora of a step in groups of one optimiser update each: one alone, all jointly, or each in turn.
+        """The corpora of a step in groups of one optimiser update each: one alone, all jointly, or each in turn.
 
         A corpus that would be alone in an update while its scheduled weight is 0 has none: without a gradient, Adam
         would still move the weights, by its momentum and the decay. A warm start on a corpus that takes no part is
@@ -96,7 +96,7 @@ class MixingPlan:
         return tuple((name,) for name in alone if weight_at(step, self.loss_weight[name]) > 0)
 
     def sample_range(self, corpus: str, step: int) -> tuple[int, int]:
-        """Return [start, stop) of a corpus's endless sample stream that a step takes.
+        """[start, stop) of a corpus's endless sample stream that a step takes.
 
         A corpus's stream does not advance while another corpus warms up alone.
         """
@@ -139,7 +139,7 @@ class SampleStream:
 
 
 def rank_share(num_samples: int, rank: int, world_size: int) -> slice:
-    """Return one rank's share of a global batch: contiguous, and the shares of all ranks make up the batch."""
+    """One rank's share of a global batch: contiguous, and the shares of all ranks make up the batch."""
     return slice(num_samples * rank // world_size, num_samples * (rank + 1) // world_size)
 
 
@@ -151,11 +151,11 @@ class Part:
     num_parts: int = 1
 
     def as_rank(self, rank: int, world_size: int) -> tuple[int, int]:
-        """Return rank and world size under which the part is a rank's share: n parts are n times as many ranks."""
+        """Rank and world size under which the part is a rank's share: n parts are n times as many ranks."""
         return rank * self.num_parts + self.index, world_size * self.num_parts
 
     def across_ranks(self, rank: int, world_size: int) -> tuple[int, int]:
-        """Return the same where the part of all ranks together is one worker's part: batch norm joins it."""
+        """The same where the part of all ranks together is one worker's part: batch norm joins it."""
         return self.index * world_size + rank, world_size * self.num_parts
 
 

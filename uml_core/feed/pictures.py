@@ -62,7 +62,7 @@ class PictureData(TrainingData):
         return self.picture_bytes * (len(self.train[self.target]) + len(self.val)) / GIB
 
     def describe(self, experiment: Experiment) -> str:
-        """Return one line on where pictures are kept, and why."""
+        """One line on where pictures are kept, and why."""
         how = "are kept in memory once decoded" if self.keep else "are decoded for every step"
         limit = f"pictures.keep is {experiment.pictures.keep}, pictures.memory_gib {experiment.pictures.memory_gib:g}"
         line = f"{self.target}: train and validation {self.noun}s take {self.gib:.2f} GiB and {how} ({limit})"
@@ -80,7 +80,7 @@ class Pictures:
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1)  # Pillow decodes and resizes outside Python's lock
 
     def __call__(self, rows: Rows) -> Arrays:
-        """Return the pictures (B, H, W, 3) of some rows. Raises InputError for one that can no longer be read."""
+        """The pictures (B, H, W, 3) of some rows. Raises InputError for one that can no longer be read."""
         numbers = [int(row) for row in rows]
         missing = [number for number in dict.fromkeys(numbers) if number not in self._kept]
         decoded = dict(zip(missing, self._pool.map(self._decode, missing), strict=True))
@@ -114,7 +114,7 @@ class ReadAhead:
 
 
 def decoded_picture(row: Row, encoder: TrainableEncoder) -> Arrays:
-    """Return one picture (H, W, 3), or one clip. Raises InputError where it can no longer be read."""
+    """One picture (H, W, 3), or one clip. Raises InputError where it can no longer be read."""
     try:
         return encoder.array_of(row.read())
     except RowError as error:
@@ -148,7 +148,7 @@ def picture_data(
 
 
 def raw_rows(corpus: str, ids: Sequence[str], rows: Mapping[str, Row]) -> tuple[Row, ...]:
-    """Return a table's rows as they are listed now. Raises InputError where one is no longer in the corpus."""
+    """A table's rows as they are listed now. Raises InputError where one is no longer in the corpus."""
     gone = [row_id for row_id in ids if row_id not in rows]
     if gone:
         raise InputError(
@@ -170,7 +170,7 @@ class TargetOrder:
     parts: tuple[Part, ...]
 
     def stream(self) -> SampleStream:
-        """Return the target's sample stream: the one a frozen backbone's training would see."""
+        """The target's sample stream: the one a frozen backbone's training would see."""
         return SampleStream(self.plan.target, len(self.table_rows), self.seed)
 
     def share(self, step: int, part: Part) -> slice:
@@ -213,7 +213,7 @@ class Crops:
 
 
 def crop_and_flip(picture_B3HW: Tensor, crops: Crops) -> Tensor:
-    """Return each picture's crop at the picture's own size (B, 3, H, W), float32 on the scale of its input."""
+    """Each picture's crop at the picture's own size (B, 3, H, W), float32 on the scale of its input."""
     height, width = picture_B3HW.shape[2:]
     flip_B = np.where(crops.flipped_B, -1.0, 1.0)
     # Upright crops need no product of matrices for their grid, and one plane after the other is read faster: together
@@ -226,7 +226,7 @@ def crop_and_flip(picture_B3HW: Tensor, crops: Crops) -> Tensor:
 
 
 def _read_at(num_pixels: int, size_B: Shares, centre_B: Shares) -> Tensor:
-    """Return where an axis's pixels (B, N) are read, float32: grid_sample's picture reaches from -1 to 1."""
+    """Where an axis's pixels (B, N) are read, float32: grid_sample's picture reaches from -1 to 1."""
     middles_N = (2 * np.arange(num_pixels) + 1) / num_pixels - 1
     read_at_BN = size_B[:, None] * middles_N + (2 * centre_B[:, None] - 1)
     return torch.from_numpy(read_at_BN.astype(np.float32))

@@ -45,7 +45,7 @@ class RowOrder:
     max_steps: int
 
     def block(self, step: int, num_rows: int) -> list[range]:
-        """Return the positions of the steps from `step` on, of one at least, up to about a number of rows."""
+        """The positions of the steps from `step` on, of one at least, up to about a number of rows."""
         steps: list[range] = []
         taken = 0
         for each in range(step, max(self.max_steps, step + 1)):
@@ -162,7 +162,7 @@ class StreamedRows:
 
 
 def block_bytes(memory_gib: float, train: Mapping[str, LabelledRows]) -> dict[str, int]:
-    """Return the memory for reading ahead of every mapped corpus: what the kept ones leave of the limit, half at least.
+    """The memory for reading ahead of every mapped corpus: what the kept ones leave of the limit, half at least.
 
     It is shared by size, so that every corpus has the same part of itself in memory.
     """

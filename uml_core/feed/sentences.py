@@ -37,7 +37,7 @@ class TrainedText:
         self._tokens: dict[int, Decoded] = {}
 
     def samples(self, start: int, stop: int, share: slice) -> tuple[Tensor, Tensor]:
-        """Return token ids (2, B, T) and labels (B,) of a share of the samples at [start, stop) of the stream."""
+        """Token ids (2, B, T) and labels (B,) of a share of the samples at [start, stop) of the stream."""
         positions = self._stream.rows(start, stop)[share]
         if not len(positions):  # more ranks than samples: this one takes part with none
             return torch.zeros(2, 0, 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
@@ -49,7 +49,7 @@ class TrainedText:
 
     @torch.inference_mode()
     def embedded(self, labelled: LabelledRows) -> LabelledRows:
-        """Return rows of the corpus with the embeddings (N, D) of the encoder as it is; its mode is the caller's."""
+        """Rows of the corpus with the embeddings (N, D) of the encoder as it is; its mode is the caller's."""
         table_ND = labelled.embeddings.copy()
         for start in range(0, len(labelled), ENCODE_ROWS):
             rows = labelled.rows[start : start + ENCODE_ROWS]
@@ -72,7 +72,7 @@ class TrainedText:
 
 
 def text_encoder(experiment: Experiment, corpus: str) -> TransformersTextEncoder:
-    """Return a text corpus's encoder without weights, never compiled: it is trained."""
+    """A text corpus's encoder without weights, never compiled: it is trained."""
     config = experiment.encoder_of(corpus)
     assert config is not None, "refused with the experiment"
     encoder = build_encoder(config.model_copy(update={"compile": False}), "text")

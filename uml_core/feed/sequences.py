@@ -70,7 +70,7 @@ class SequenceFeed:
         return self._data.train[corpus].rows[self._streams[corpus].rows(start, stop)]
 
     def batch(self, step: int, corpora: Sequence[str], part: Part = WHOLE) -> SequenceBatch | None:
-        """Return the batch of a step for some of its corpora; None where a fractional ratio leaves all of them out."""
+        """The batch of a step for some of its corpora; None where a fractional ratio leaves all of them out."""
         rank, world_size = part.as_rank(self._rank, self._world_size)
         ranges = {corpus: self._plan.sample_range(corpus, step) for corpus in corpora}
         drawn = {
@@ -94,7 +94,7 @@ class SequenceFeed:
         )
 
     def _hidden(self, corpus: str, lengths: Indices, step: int) -> Mask | None:
-        """Return the hidden tokens of the joined batch: every rank draws them all, and takes its own."""
+        """The hidden tokens of the joined batch: every rank draws them all, and takes its own."""
         if self._model.causal:
             return None
         share = self._model.config.masked_share
@@ -146,7 +146,7 @@ class Prediction:
 
 
 def next_token(starts: Indices, lengths: Indices) -> Prediction:
-    """Return the task of predicting every token but the first; a sequence of one token predicts itself."""
+    """The task of predicting every token but the first; a sequence of one token predicts itself."""
     input_lengths = np.maximum(lengths - 1, 1)
     indices = token_positions(starts, input_lengths)
     ahead = np.repeat((lengths > 1).astype(np.int64), input_lengths)
@@ -154,7 +154,7 @@ def next_token(starts: Indices, lengths: Indices) -> Prediction:
 
 
 def masked_token(starts: Indices, lengths: Indices, hidden: Mask) -> Prediction:
-    """Return the task of predicting the hidden tokens; a sequence of one token predicts itself, in sight."""
+    """The task of predicting the hidden tokens; a sequence of one token predicts itself, in sight."""
     indices = token_positions(starts, lengths)
     scored = hidden | np.repeat(lengths == 1, lengths)
     return Prediction(lengths, indices, indices[scored], hidden, np.flatnonzero(scored))
@@ -174,7 +174,7 @@ def hidden_tokens(lengths: Indices, share: float, *, seed: int, step: int, corpu
 
 
 def num_targets(lengths: Indices, hidden: Mask | None) -> int:
-    """Return how many tokens are predicted in sequences of some lengths: of all ranks, known to every one of them."""
+    """How many tokens are predicted in sequences of some lengths: of all ranks, known to every one of them."""
     if hidden is None:
         return int(np.maximum(lengths - 1, 1).sum())
     return int(hidden.sum() + (lengths == 1).sum())

@@ -26,7 +26,7 @@ def write_whole(filesystem: pafs.FileSystem, path: str, content: bytes | pa.Buff
 
 
 def read_if_there(filesystem: pafs.FileSystem, path: str) -> bytes | None:
-    """Return a file's content, None where there is no file; not asked for first, since it may go in between."""
+    """A file's content, None where there is no file; not asked for first, since it may go in between."""
     try:
         with filesystem.open_input_stream(path) as stream:
             content: bytes = stream.read()

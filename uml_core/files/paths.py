@@ -53,7 +53,7 @@ def local_path(location: str) -> str:
 
 
 def join(folder: str, relative: str) -> str:
-    """Return the path or URI of a relative path in a folder; a URI keeps its query."""
+    """The path or URI of a relative path in a folder; a URI keeps its query."""
     if not is_uri(folder):
         return os.path.join(local_path(folder), relative)  # noqa: PTH118 - a row's path is a string, a million times
     base, _, query = folder.partition("?")
@@ -74,7 +74,7 @@ def base_name(location: str) -> str:
 
 
 def remote(location: str) -> tuple[pafs.FileSystem, str]:
-    """Return the filesystem of a URI, one a process, and the path within it."""
+    """The filesystem of a URI, one a process, and the path within it."""
     parts = urlsplit(location.replace("#", "%23"))
     filesystem, root = filesystem_of(parts.scheme, parts.netloc, parts.query)
     return filesystem, (root + unquote(parts.path)).rstrip("/")
@@ -82,7 +82,7 @@ def remote(location: str) -> tuple[pafs.FileSystem, str]:
 
 @functools.lru_cache(maxsize=64)
 def filesystem_of(scheme: str, netloc: str, query: str) -> tuple[pafs.FileSystem, str]:
-    """Return the filesystem of a URI's parts, one a process, and what its paths start with."""
+    """The filesystem of a URI's parts, one a process, and what its paths start with."""
     uri = f"{scheme}://{netloc}/root" + (f"?{query}" if query else "")
     try:
         filesystem, path = pafs.FileSystem.from_uri(uri)
@@ -99,7 +99,7 @@ def filesystem_of(scheme: str, netloc: str, query: str) -> tuple[pafs.FileSystem
 
 
 def kind_of(location: str, setting: str) -> str:
-    """Return file, folder or missing. Raises InputError, with the setting's name, for what cannot be opened."""
+    """File, folder or missing. Raises InputError, with the setting's name, for what cannot be opened."""
     try:
         if is_uri(location):
             filesystem, path = remote(location)
@@ -114,13 +114,13 @@ def kind_of(location: str, setting: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message without line breaks, and without Python's errno and path where there are any."""
+    """An error's message without line breaks, and without Python's errno and path where there are any."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())[:300] or type(error).__name__
 
 
 def stamp_of(location: str) -> str:
-    """Return size and time of a file, or "missing". Raises OSError for a remote filesystem that cannot be reached."""
+    """Size and time of a file, or "missing". Raises OSError for a remote filesystem that cannot be reached."""
     if is_uri(location):
         filesystem, path = remote(location)
         return _info_stamp(filesystem.get_file_info(path))
@@ -131,7 +131,7 @@ def stamp_of(location: str) -> str:
 
 
 def stamps_of(locations: list[str]) -> list[str]:
-    """Return the stamps of remote files, asked for side by side."""
+    """The stamps of remote files, asked for side by side."""
     with ThreadPoolExecutor(max_workers=32) as pool:
         return list(pool.map(stamp_of, locations))
 
@@ -145,7 +145,7 @@ def _info_stamp(info: pafs.FileInfo) -> str:
 
 
 def list_folder(folder: str, root: str) -> Iterator[Entry]:
-    """Return a folder's entries in the order of their names, hidden ones left out; only the names are held at once.
+    """A folder's entries in the order of their names, hidden ones left out; only the names are held at once.
 
     Args:
         folder: path or URI.
@@ -187,7 +187,7 @@ def _remote_entry(info: pafs.FileInfo, location: str) -> Entry:
 
 
 def is_within(path: str, folder: str) -> bool:
-    """Return whether a resolved path is a folder or lies in it."""
+    """Whether a resolved path is a folder or lies in it."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
@@ -199,7 +199,7 @@ class ConfinedFolder:
         self._real = functools.lru_cache(maxsize=4096)(os.path.realpath)  # many rows lie in few folders
 
     def resolve(self, relative: str) -> tuple[str, str | None]:
-        """Return the path or URI of a file, and why it may not be read (None: it may)."""
+        """The path or URI of a file, and why it may not be read (None: it may)."""
         try:
             return self._remote(relative) if is_uri(self._root) else self._local(relative)
         except ValueError:  # NUL, or half a surrogate pair

@@ -29,7 +29,7 @@ FILE_KINDS = ("file", "outside file")
 
 
 def files_of(location: str, endings: Sequence[str], setting: str) -> list[str]:
-    """Return the files that a path, a folder or a pattern stands for: patterns in their order, the rest by name.
+    """The files that a path, a folder or a pattern stands for: patterns in their order, the rest by name.
 
     A folder stands for the files with one of the endings in it, at any depth.
 
@@ -55,7 +55,7 @@ def files_of(location: str, endings: Sequence[str], setting: str) -> list[str]:
 
 
 def expand_braces(pattern: str, setting: str) -> list[str]:
-    """Return the strings a pattern with {0..9}, {000..999} or {a,b} stands for, in order, like a shell."""
+    """The strings a pattern with {0..9}, {000..999} or {a,b} stands for, in order, like a shell."""
     parts: list[list[str]] = []
     end = 0
     for match in BRACES.finditer(pattern):
@@ -82,7 +82,7 @@ def _choices(match: re.Match[str]) -> list[str]:
 
 
 def _matches(pattern: str, setting: str) -> list[str]:
-    """Return the files a pattern with * ? [] stands for, sorted; in a URI only its last component may hold them."""
+    """The files a pattern with * ? [] stands for, sorted; in a URI only its last component may hold them."""
     if kind_of(pattern, setting) == "file":
         return [pattern]
     if not is_uri(pattern):
@@ -93,7 +93,7 @@ def _matches(pattern: str, setting: str) -> list[str]:
 
 
 def relative_names(files: Sequence[str]) -> list[str]:
-    """Return each file's name from the folder that all of them lie in: what tells them apart."""
+    """Each file's name from the folder that all of them lie in: what tells them apart."""
     paths = [os.path.normpath(file.partition("://")[2].partition("?")[0] if is_uri(file) else file) for file in files]
     common = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
     return [path[len(common) :].lstrip("/") for path in paths]

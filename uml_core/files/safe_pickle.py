@@ -25,7 +25,7 @@ class _ArrayType:
 
 
 def load_arrays(file: IO[bytes]) -> Any:
-    """Return what a pickle of arrays and plain containers holds.
+    """What a pickle of arrays and plain containers holds.
 
     Raises:
         UnsafePickleError: it asks for another class or function; the message names it.
@@ -62,7 +62,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _empty_array(kind: object, shape: object, typecode: object) -> npt.NDArray[Any]:
-    """Return the empty array whose content the pickle sets next."""
+    """The empty array whose content the pickle sets next."""
     if kind is not _ArrayType:
         raise UnsafePickleError("builds an array of another class; it was not loaded")
     return np.empty(0, dtype=np.int8)

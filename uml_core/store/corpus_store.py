@@ -94,7 +94,7 @@ class CorpusStore:
                     self._drop_temporaries()
 
     def spool(self) -> RowSpool:
-        """Return where rows to be embedded wait, readable by every worker; it goes with `writing`."""
+        """Where rows to be embedded wait, readable by every worker; it goes with `writing`."""
         return RowSpool(self._fs, f"{self.directory}/{TEMPORARY}rows-{uuid.uuid4().hex}")
 
     def write_part(self, rows: Sequence[Row], values: Values, rejected: Sequence[tuple[Row, str]], *, dim: int) -> str:
@@ -112,7 +112,7 @@ class CorpusStore:
         return keys
 
     def footers(self) -> list[PartFooter]:
-        """Return what every part on disk says of itself; parts of an older schema and damaged files count as absent."""
+        """What every part on disk says of itself; parts of an older schema and damaged files count as absent."""
         names = self.part_names()
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
             return [footer for footer in pool.map(self._footer, names) if footer is not None]
@@ -171,12 +171,12 @@ class CorpusStore:
         return manifest
 
     def read_manifest(self) -> dict[str, Any] | None:
-        """Return the manifest, or None where the corpus has not been embedded to the end."""
+        """The manifest, or None where the corpus has not been embedded to the end."""
         content = read_if_there(self._fs, f"{self.directory}/{MANIFEST}")
         return None if content is None else json.loads(content)
 
     def holds_exactly(self, manifest: Mapping[str, Any], listed: Hashes) -> bool:
-        """Return whether the manifest is about just the listed rows, and just its parts are on disk."""
+        """Whether the manifest is about just the listed rows, and just its parts are on disk."""
         return manifest.get("rows_digest") == digest_of(listed) and self.part_names() == sorted(manifest["parts"])
 
     def rejected_rows(self) -> list[RejectedRow]:
@@ -213,7 +213,7 @@ class CorpusStore:
         return manifest
 
     def embeddings_manifest(self) -> dict[str, Any]:
-        """Return the manifest. Raises InputError where it is missing, or of sequences of tokens."""
+        """The manifest. Raises InputError where it is missing, or of sequences of tokens."""
         manifest = self.finished_manifest()
         if manifest.get("tokens"):
             raise InputError(
@@ -232,7 +232,7 @@ class CorpusStore:
         return self._read_parquet(f"{self.directory}/{name}", columns)
 
     def row_positions(self, manifest: Mapping[str, Any]) -> npt.NDArray[np.int64]:
-        """Return the row of `load` that each stored row becomes (N,), part after part of the manifest."""
+        """The row of `load` that each stored row becomes (N,), part after part of the manifest."""
         order = order_by_id(self.read_columns(manifest, ["id"]))
         positions = np.empty_like(order)
         positions[order] = np.arange(len(order))
@@ -295,7 +295,7 @@ class CorpusStore:
 
 
 def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """Return the pyarrow filesystem and root path of a directory or URI. Raises InputError for an unknown scheme."""
+    """The pyarrow filesystem and root path of a directory or URI. Raises InputError for an unknown scheme."""
     if not is_uri(uri):
         return pafs.LocalFileSystem(), str(Path(local_path(uri)).resolve())
     try:

@@ -27,17 +27,16 @@ class CorpusTable:
 
 
 def unread(num_rows: int, dim: int) -> npt.NDArray[np.float32]:
-    """Return what stands for embeddings (N, D) that were not read: NaN, in the memory of one number."""
+    """What stands for embeddings (N, D) that were not read: NaN, in the memory of one number."""
     return np.broadcast_to(np.float32(np.nan), (num_rows, dim))
 
 
 def is_unread(embeddings: npt.NDArray[np.float32]) -> bool:
-    """Return whether embeddings are `unread`."""
     return embeddings.strides == (0, 0)
 
 
 def order_by_id(table: pa.Table) -> npt.NDArray[np.int64]:
-    """Return the row numbers (N,) of a table with a column `id` in the order of the ids, by code point."""
+    """The row numbers (N,) of a table with a column `id` in the order of the ids, by code point."""
     order: npt.NDArray[np.int64] = pc.sort_indices(table["id"]).to_numpy().astype(np.int64)
     return order
 
@@ -45,7 +44,7 @@ def order_by_id(table: pa.Table) -> npt.NDArray[np.int64]:
 def finite_matrix(
     column: pa.ChunkedArray, dim: int, directory: str, *, order: npt.NDArray[np.int64] | None = None
 ) -> npt.NDArray[np.float32]:
-    """Return a column of vectors, in some order of its rows, as (N, D) float32.
+    """A column of vectors, in some order of its rows, as (N, D) float32.
 
     Raises:
         InputError: it holds NaN or infinity.
@@ -65,7 +64,7 @@ def finite_matrix(
 
 
 def codes_of(column: pa.ChunkedArray) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
-    """Return sorted names and each row's index into them (-1 for null)."""
+    """Sorted names and each row's index into them (-1 for null)."""
     names = sorted(name for name in column.unique().to_pylist() if name is not None)
     codes = pc.fill_null(pc.index_in(column, value_set=pa.array(names, pa.string())), -1)
     return tuple(names), codes.to_numpy().astype(np.int64)

@@ -54,7 +54,7 @@ class Listing:
         return bool(first)
 
     def came_again(self, ids: Iterable[str]) -> int:
-        """Return how many ids of rows that left the store are among the missing ones: changed, not removed."""
+        """How many ids of rows that left the store are among the missing ones: changed, not removed."""
         return int(contains(self._missing_ids.members(), hashes_of(ids)).sum())
 
     def _compare(self, rows: Iterator[Row], stored: Hashes, part_rows: int) -> Iterator[Sequence[Row]]:
@@ -106,7 +106,7 @@ class RowSpool:
 
 
 def contains(sorted_keys: Hashes, keys: Hashes) -> npt.NDArray[np.bool_]:
-    """Return for each of N keys (N,) whether it is in a sorted array."""
+    """For each of N keys (N,), whether it is in a sorted array."""
     if not len(sorted_keys):
         return np.zeros(len(keys), dtype=np.bool_)
     places = np.searchsorted(sorted_keys, keys)
@@ -116,6 +116,6 @@ def contains(sorted_keys: Hashes, keys: Hashes) -> npt.NDArray[np.bool_]:
 
 
 def digest_of(keys: Hashes) -> str:
-    """Return a short text over a set of distinct keys, whatever their order: equal for equal sets."""
+    """A short text over a set of distinct keys, whatever their order: equal for equal sets."""
     total, mixed = np.add.reduce(keys, dtype=np.uint64), np.bitwise_xor.reduce(keys)
     return f"{len(keys)}-{int(total):016x}{int(mixed):016x}"

