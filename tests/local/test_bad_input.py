@@ -76,7 +76,7 @@ def test_dry_run_prints_the_resolved_experiment_and_stops(capsys: pytest.Capture
         ("corpora.names.path=/nowhere", "corpora.names.path is /nowhere"),
         ("corpora.names={modality: text, format: table, path: EMPTY}", "corpora.names is empty"),
         ("corpora.names={modality: text, format: table, path: MIXED}", "labels of mixed types"),
-        ("corpora.names.path=NAN", "embedding holds NaN"),
+        ("corpora.names.path=NAN", "embedding with NaN"),
         ("corpora.names.path=HALF_NAN", "1 of 4 rows cannot be read (25.0%"),
         ("store=nope://bucket", "store is nope://bucket"),
     ],
