@@ -97,7 +97,7 @@ def class_latents(settings: LinearGaussian, *, seed: int) -> Floats:
 
 
 def _map(purpose: str, seed: int, dim: int, settings: LinearGaussian) -> Floats:
-    map_DL = _draw(purpose, seed, (dim, settings.latent_dim)) / np.sqrt(settings.latent_dim)
+    map_DL: Floats = _draw(purpose, seed, (dim, settings.latent_dim)) / np.sqrt(settings.latent_dim)
     return map_DL.T
 
 

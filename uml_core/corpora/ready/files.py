@@ -124,8 +124,8 @@ def _vectors(cells: pa.Array) -> list[Values]:
 
 def _matrix(vectors: pa.Array | None) -> Values:
     """Vectors as (T, D); empty where there are none, or where their widths differ."""
-    widths = set() if vectors is None else set(pc.list_value_length(vectors).to_pylist())
-    if len(widths) != 1 or not widths - {0, None}:
+    widths = [] if vectors is None else pc.list_value_length(vectors).unique().to_pylist()
+    if vectors is None or len(widths) != 1 or not widths[0]:
         return np.empty((0, 0), dtype=np.float32)
     return _float32(vectors.flatten().to_numpy(zero_copy_only=False)).reshape(len(vectors), -1)
 
