@@ -25,10 +25,11 @@ from uml_core.models.sequence.packing import pack
 from uml_core.models.sequence.trunk import SharedTrunk
 from uml_core.training.fine_tuning import target_encoder
 from uml_core.training.run import TrainingRun
-from uml_core.transfer import own_trunk, transfer_plan, vit_trunk
+from uml_core.transfer import transfer_plan
 from uml_core.transfer.__main__ import main
-from uml_core.transfer.plan import NONE, plan_transfer
+from uml_core.transfer.plan import COPIED, NONE, plan_transfer
 from uml_core.transfer.sources import load_source
+from uml_core.transfer.trunks import own_trunk, vit_trunk
 
 POST_LN = ("bert", "roberta", "distilbert")
 
@@ -160,7 +161,7 @@ def test_the_table_accounts_for_every_tensor_once(tmp_path: Path, kind: str, dep
     plan = plan_transfer(found, vit_trunk("test_vit", module), TransferConfig(source=str(tmp_path)))
     ours = Counter(line.target for line in plan.lines if line.target != NONE)
     assert ours == Counter(name for name, _ in module.named_parameters())
-    copied = {line.target for line in plan.lines if line.is_copied}
+    copied = {line.target for line in plan.lines if line.outcome == COPIED}
     assert copied == set(plan.values)
     blocks = min(depth, DEPTH)
     assert copied == {name for name in ours if name.startswith(tuple(f"blocks.{index}." for index in range(blocks)))}

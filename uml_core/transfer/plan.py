@@ -34,10 +34,6 @@ class Line:
     shape: tuple[int, ...]
     outcome: str  # copied, or why not
 
-    @property
-    def is_copied(self) -> bool:
-        return self.outcome == COPIED
-
 
 @dataclass(frozen=True)
 class TransferPlan:
@@ -72,7 +68,7 @@ class TransferPlan:
 
 
 def plan_transfer(source: SourceModel, trunk: Trunk, config: TransferConfig) -> TransferPlan:
-    """Plan which tensors are copied.
+    """Which tensors are copied, and which are not.
 
     Raises:
         InputError: width, heads or MLP differ, or more blocks are asked for than there are.

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel
 
 from uml_core.encoders.weights import from_hub, packaged_minilm, whole_from_hub
 from uml_core.errors import InputError, listing, nearest
-from uml_core.transfer.trunks import KINDS, SETTING, Shape
+from uml_core.transfer.trunks import KINDS, SETTING, BlockKind, Shape
 
 PACKAGED = "minilm_l6"
 
@@ -38,16 +38,11 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class SourceModel:
+class SourceModel(BlockKind):
     """A text model's blocks: the parts of each by name (qkv.weight, mlp_reads.bias, ...), and what else it holds."""
 
     name: str
     model_type: str
-    shape: Shape
-    activation: str
-    norm_eps: float
-    post_norm: bool
-    causal: bool
     blocks: tuple[Mapping[str, Piece], ...]
     shapes: Mapping[str, tuple[int, ...]]  # of all its tensors
 

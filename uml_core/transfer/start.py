@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from uml_core.config import Experiment, TransferConfig
+from uml_core.config import Experiment
 from uml_core.config.corpora import RANDOM_WEIGHTS
 from uml_core.transfer.plan import TransferPlan, plan_transfer
 from uml_core.transfer.trunks import own_trunk, vit_trunk
@@ -67,10 +67,10 @@ def start_blocks(experiment: Experiment, module: nn.Module) -> Frozen:
     Raises:
         InputError: the source cannot be loaded, or does not fit the trunk.
     """
-    config = experiment.model.transfer
-    if config is None:
+    config, plan = experiment.model.transfer, transfer_plan(experiment, module)
+    if config is None or plan is None:
         return Frozen()
-    parameters = _plan(experiment, config, module).apply(module, config, seed=experiment.seed)
+    parameters = plan.apply(module, config, seed=experiment.seed)
     if config.freeze_steps != "all":
         return Frozen(parameters, config.freeze_steps)
     for parameter in parameters:
@@ -78,8 +78,10 @@ def start_blocks(experiment: Experiment, module: nn.Module) -> Frozen:
     return Frozen()
 
 
-def transfer_plan(experiment: Experiment) -> TransferPlan | None:
-    """Plan what `model.transfer` copies, without the trunk's own weights; None where it is not set.
+def transfer_plan(experiment: Experiment, module: nn.Module | None = None) -> TransferPlan | None:
+    """What `model.transfer` copies into the target's encoder or the shared trunk; None where it is not set.
+
+    Without a module it is planned for one without memory for its weights.
 
     Raises:
         InputError: the source cannot be loaded, or does not fit the trunk.
@@ -87,23 +89,17 @@ def transfer_plan(experiment: Experiment) -> TransferPlan | None:
     config = experiment.model.transfer
     if config is None:
         return None
-    module: nn.Module | None = None
-    if experiment.objective == "supervised":
-        from uml_core.encoders import build_encoder  # encoders take seconds
-
-        encoder: Any = build_encoder(experiment.encoder_of(experiment.target), "image")  # type: ignore[arg-type]
-        module = encoder.skeleton
-    return _plan(experiment, config, module)
-
-
-def _plan(experiment: Experiment, config: TransferConfig, module: nn.Module | None) -> TransferPlan:
     from uml_core.transfer.sources import load_source  # transformers takes seconds
 
     if experiment.objective == "self_supervised":
         trunk = own_trunk(experiment.sequence_model)
     else:
-        encoder = experiment.encoder_of(experiment.target)
-        assert encoder is not None, "refused with the experiment"
-        assert module is not None
-        trunk = vit_trunk(encoder.name, module)
+        settings = experiment.encoder_of(experiment.target)
+        assert settings is not None, "refused with the experiment"
+        if module is None:
+            from uml_core.encoders import build_encoder  # encoders take seconds
+
+            encoder: Any = build_encoder(settings, "image")
+            module = encoder.skeleton
+        trunk = vit_trunk(settings.name, module)
     return plan_transfer(load_source(config.source), trunk, config)

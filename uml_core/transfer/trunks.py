@@ -65,21 +65,27 @@ FITTING = {
 
 
 @dataclass(frozen=True)
-class Trunk:
-    """A module's blocks: its parameters' names by part; `own` are all that no block of a text model has."""
+class BlockKind:
+    """How a transformer's blocks compute."""
 
-    what: str  # for messages: the setting and what it is
     shape: Shape
     activation: str
     norm_eps: float
     post_norm: bool
-    causal: bool
+    causal: bool  # a token sees those before it alone
+
+
+@dataclass(frozen=True)
+class Trunk(BlockKind):
+    """A module's blocks: its parameters' names by part; `own` are all that no block of a text model has."""
+
+    what: str  # for messages: the setting and what it is
     blocks: tuple[Mapping[str, str], ...]
     own: tuple[str, ...]
 
 
 def vit_trunk(name: str, module: nn.Module) -> Trunk:
-    """Return the blocks of a timm ViT. Raises InputError for any other model, or a ViT with other blocks."""
+    """The blocks of a timm ViT. Raises InputError for any other model, or a ViT with other blocks."""
     what = f"encoders.image '{name}'"
     blocks: Any = getattr(module, "blocks", None)
     plain = isinstance(blocks, nn.Sequential | nn.ModuleList) and len(blocks) and all(map(_is_plain, blocks))
@@ -129,7 +135,7 @@ def _is_plain(block: Any) -> bool:
 
 
 def _named(module: nn.Module, stems: list[str], parts: Mapping[str, str]) -> dict[str, Any]:
-    """Return the blocks' parameters by part, and all parameters that are none of these."""
+    """The blocks' parameters by part, and all parameters that are none of these."""
     known = [name for name, _ in module.named_parameters()]
     blocks = tuple(
         {
