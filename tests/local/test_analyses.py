@@ -13,8 +13,8 @@ from sklearn.metrics import davies_bouldin_score
 
 from tests.conftest import draw, table
 from uml_core.analysis.alignment import cka
-from uml_core.analysis.explain_neurons import explain_neurons, pair_rows, paired_activations, untrained_models
-from uml_core.analysis.raw_rows import RawRows, mean_words, read_pairs, words_per_row
+from uml_core.analysis.explain_neurons import explain_neurons, paired_activations, untrained_models
+from uml_core.analysis.raw_rows import RawRows, read_pairs, words_per_row
 from uml_core.analysis.shared_space import AnalysisResult, TrainedRun, class_means
 from uml_core.analysis.suite import ANALYSES, chosen_analyses, explain
 from uml_core.config import Experiment, parse_experiment
@@ -116,7 +116,7 @@ def test_untrained_networks_differ(run: TrainedRun) -> None:
 def test_true_pairs_are_used_and_compared_within_labels() -> None:
     rows = np.flatnonzero(np.tile([False] * 7 + [True] * 5, CLASSES))  # the test rows of every class
     run = trained(("target", "names", "noise"), pairs={"target": rows, "names": rows, "noise": rows})
-    pairs = paired_activations(run, run.model, "shared", "names", pair_rows(run, "names"))
+    pairs = paired_activations(run, run.model, "shared", "names", run.matched("names"))
     assert pairs is not None
     assert pairs.first.shape == (5 * CLASSES, 6)
     assert pairs.labels is not None
@@ -128,11 +128,10 @@ def test_true_pairs_are_used_and_compared_within_labels() -> None:
     assert "r within class-0" in result.tables["neurons_names_shared.csv"].splitlines()[0]
 
 
-def test_many_pairs_are_sampled_and_said_so(monkeypatch: pytest.MonkeyPatch, run: TrainedRun) -> None:
-    monkeypatch.setattr("uml_core.analysis.explain_neurons.MAX_PAIRS", 20)
+def test_many_pairs_are_sampled_and_said_so(run: TrainedRun) -> None:
     rows = np.arange(100)
     many = TrainedRun(run.experiment, run.model, run.data, pairs={"target": rows, "names": rows[::-1]})
-    chosen = pair_rows(many, "names")
+    chosen = many.matched("names", at_most=20)
     assert chosen.words == "true pairs drawn by lot from 100"
     assert len(chosen.target) == 20
     assert (chosen.target.rows + chosen.other.rows == 99).all(), "partners stay together"
@@ -197,10 +196,8 @@ def test_raw_rows_show_thumbnails_sentences_or_ids(tmp_path: Path) -> None:
 
 
 def test_words(tmp_path: Path) -> None:
-    rows = [Row("1", None, "train", text="one two three"), Row("2", None, "train", text="one")]
-    assert mean_words(rows) == 2.0
-    assert mean_words([Row("1", None, "train", path="x")]) is None
-    (tmp_path / "names.jsonl").write_text('{"text": "one two", "label": "a"}\n', encoding="utf-8")
+    sentences = '{"text": "one two three", "label": "a"}\n{"text": "one", "label": "a"}\n'
+    (tmp_path / "names.jsonl").write_text(sentences, encoding="utf-8")
     corpora = {
         "target": {"modality": "vector", "format": "embeddings", "path": "t"},
         "names": {"modality": "text", "format": "table", "path": str(tmp_path / "names.jsonl")},

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from uml_core.analysis.alignment import mutual_knn
-from uml_core.data.labelled_rows import LabelledRows
+from uml_core.data.labelled_rows import BLOCK_ROWS, LabelledRows
 from uml_core.data.training_data import TrainingData
 
 Array = npt.NDArray[np.float64]
@@ -24,7 +24,6 @@ Order = npt.NDArray[np.int64]
 
 MAP_RIDGE = 0.3  # of the map between class means, in units of their mean squared length
 SMALLEST_SHARE = 0.05  # of the variance of class means: what no map is believed to leave less of
-BLOCK_ROWS = 16_384
 TINY = float(np.finfo(np.float64).tiny)
 
 

@@ -235,7 +235,7 @@ def _local_rate(surface: Surface, point: Floats, largest: float) -> LocalRate:
 
 
 def _cell_means(data: ExchangeData) -> Floats:
-    """Return (target rows, auxiliary rows, mean accuracy) of every point of the grid, in order."""
+    """Target rows, auxiliary rows and mean accuracy of every point of the grid, in order."""
     points, cell = np.unique(np.stack([data.target_rows, data.auxiliary_rows], axis=1), axis=0, return_inverse=True)
     cell = cell.reshape(-1)
     means = np.bincount(cell, weights=data.accuracy) / np.bincount(cell)

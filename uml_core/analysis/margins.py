@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, davies_bouldin_score, silhouette_score
 
@@ -32,6 +33,7 @@ from uml_core.figures.drawing import (
     stacked_panels,
 )
 
+Flags = npt.NDArray[np.bool_]
 PREFIX = "analysis/margins"
 MAX_NAMED_CLASSES = 45  # more names than this are no longer legible beside a heat map
 MAX_SILHOUETTE_ROWS = 5000  # its cost grows with the square of the rows; more are sampled, seeded
@@ -50,14 +52,6 @@ class Margins:
 
 
 @dataclass(frozen=True)
-class ClusterQuality:
-    """Silhouette in [−1, 1] (higher is better) and Davies-Bouldin index ≥ 0 (lower is better)."""
-
-    silhouette: float
-    davies_bouldin: float
-
-
-@dataclass(frozen=True)
 class DecisionPlane:
     """Rows of two classes in a plane: `across` (N,) is the signed distance to their boundary, `along` (N,) is not.
 
@@ -70,7 +64,7 @@ class DecisionPlane:
 
 
 def functional_margins(shared_NH: Floats, head_CH: Floats, labels_N: Codes) -> Margins:
-    """Return (w_y·v − w_j·v) / ‖w_y − w_j‖ with j the best wrong class: the signed distance of v to that boundary.
+    """(w_y·v − w_j·v) / ‖w_y − w_j‖ with j the best wrong class: the signed distance of v to that boundary.
 
     Positive where the row is classified right. Two equal head rows have no boundary between them: the margin is 0.
     """
@@ -86,21 +80,24 @@ def functional_margins(shared_NH: Floats, head_CH: Floats, labels_N: Codes) -> M
     return Margins(functional_N, np.divide(functional_N, norm_N, out=np.zeros_like(gap_N), where=norm_N > 0))
 
 
-def cluster_quality(values_NH: Floats, labels_N: Codes, *, seed: int = 0) -> ClusterQuality | None:
-    """How well classes are separated as clusters (Euclidean); None where every row or none is its own class."""
+def cluster_quality(values_NH: Floats, labels_N: Codes, *, seed: int = 0) -> dict[str, float]:
+    """How well classes are separated as clusters (Euclidean); empty where every row or none is its own class.
+
+    Silhouette in [−1, 1] (higher is better), and Davies-Bouldin index ≥ 0 (lower is better).
+    """
     if not 2 <= len(np.unique(labels_N)) < len(labels_N):
-        return None
+        return {}
     sample = MAX_SILHOUETTE_ROWS if len(labels_N) > MAX_SILHOUETTE_ROWS else None
-    return ClusterQuality(
-        float(silhouette_score(values_NH, labels_N, sample_size=sample, random_state=seed)),
-        float(davies_bouldin_score(values_NH, labels_N)),
-    )
+    return {
+        "silhouette": float(silhouette_score(values_NH, labels_N, sample_size=sample, random_state=seed)),
+        "davies_bouldin": float(davies_bouldin_score(values_NH, labels_N)),
+    }
 
 
 def prototype_cosines(head_CH: Floats, means_CH: Floats) -> Floats:
     """The cosine of every head row with every class-mean embedding (C, C); NaN for a class without rows."""
-    cosines_CC: Floats = _unit(head_CH) @ _unit(means_CH).T
-    return cosines_CC
+    lengths_CC = np.outer(np.linalg.norm(head_CH, axis=1), np.linalg.norm(means_CH, axis=1))
+    return np.divide(head_CH @ means_CH.T, lengths_CC, out=np.full_like(lengths_CC, np.nan), where=lengths_CC > 0)
 
 
 def most_confused(predicted_N: Codes, labels_N: Codes, margins: Margins, num_classes: int) -> tuple[int, int]:
@@ -133,13 +130,6 @@ def decision_plane(shared_NH: Floats, head_CH: Floats, first: int, second: int) 
     return DecisionPlane(shared_NH @ normal_H, shared_NH @ along_H, shown / total if total > 0 else 1.0)
 
 
-def _unit(rows_CH: Floats) -> Floats:
-    norms_C1 = np.linalg.norm(rows_CH, axis=1, keepdims=True)
-    norms_C1[norms_C1 == 0] = np.nan
-    unit_CH: Floats = rows_CH / norms_C1
-    return unit_CH
-
-
 def explain_margins(run: TrainedRun) -> AnalysisResult:
     """Measure margins and clusters of the target's held-out rows, before and after the projection."""
     rows, target = run.held_out, run.data.target
@@ -158,11 +148,10 @@ def explain_margins(run: TrainedRun) -> AnalysisResult:
         ("in the shared space", "", shared_NH),
     ):
         quality = cluster_quality(values, rows.labels, seed=run.experiment.seed)
-        if quality is not None:
-            metrics[f"{PREFIX}/silhouette{suffix}"] = quality.silhouette
-            metrics[f"{PREFIX}/davies_bouldin{suffix}"] = quality.davies_bouldin
+        metrics |= {f"{PREFIX}/{name}{suffix}": value for name, value in quality.items()}
+        if quality:
             clusters.append(
-                f"{words}: silhouette {quality.silhouette:.3f}, Davies-Bouldin {quality.davies_bouldin:.2f}"
+                f"{words}: silhouette {quality['silhouette']:.3f}, Davies-Bouldin {quality['davies_bouldin']:.2f}"
             )
     split = run.held_out_words
     caption = (
@@ -184,7 +173,9 @@ def explain_prototypes(run: TrainedRun) -> AnalysisResult:
     figures: list[ReportFigure] = []
     summary = []
     for corpus in run.experiment.auxiliaries:
-        cosines_CC = _prototype_cosines(run, corpus)
+        rows = run.data.train[corpus]
+        means_CH = class_means(run.embeddings(corpus, rows), rows.labels, len(run.data.classes))
+        cosines_CC = prototype_cosines(run.head(corpus), means_CH)
         present_C = np.isfinite(np.diag(cosines_CC))
         if not present_C.any():
             continue
@@ -232,8 +223,8 @@ def explain_decision_plane(run: TrainedRun) -> AnalysisResult:
     plane = decision_plane(shared_NH[chosen_N], head_CH, first, second)
     names = (run.data.classes[first], run.data.classes[second])
     is_held_out_N = np.arange(len(labels_N)) < len(held_out)
-    rows = PlaneRows(labels_N[chosen_N], is_held_out_N[chosen_N], names, (first, second))
-    right_N = ((plane.across > 0) == (rows.labels == first))[rows.held_out]
+    is_first_N, is_held_out_N = labels_N[chosen_N] == first, is_held_out_N[chosen_N]
+    right_N = ((plane.across > 0) == is_first_N)[is_held_out_N]
     share = f"{right_N.mean():.1%} of their {len(right_N)}" if len(right_N) else "none of their 0"
     line = (
         f"decision plane of {names[0]} and {names[1]} ({why}): {share} {run.held_out_words} rows lie on the right "
@@ -243,25 +234,10 @@ def explain_decision_plane(run: TrainedRun) -> AnalysisResult:
         f"{names[0]} against {names[1]} ({why}) in the plane of their head rows' difference and the first principal "
         f"direction orthogonal to it, which holds {plane.shown_variance:.0%} of these rows' variance."
     )
-    figure = drawn("decision_plane", plane_scatter(plane, rows), caption=caption, alternative=line)
+    figure = plane_scatter(plane, is_first_N, is_held_out_N, names)
+    figures = (drawn("decision_plane", figure, caption=caption, alternative=line),)
     metrics = {"analysis/decision_plane/right_side_share": float(right_N.mean())} if len(right_N) else {}
-    return AnalysisResult(metrics, (figure,), summary=(line,))
-
-
-def _prototype_cosines(run: TrainedRun, corpus: str) -> Floats:
-    rows = run.data.train[corpus]
-    means_CH = class_means(run.embeddings(corpus, rows), rows.labels, len(run.data.classes))
-    return prototype_cosines(run.head(corpus), means_CH)
-
-
-@dataclass(frozen=True)
-class PlaneRows:
-    """Rows of the decision plane: class codes (N,), and which of them are held out (N,) rather than trained on."""
-
-    labels: Codes
-    held_out: np.ndarray[tuple[int], np.dtype[np.bool_]]
-    names: tuple[str, str]
-    codes: tuple[int, int]
+    return AnalysisResult(metrics, figures, summary=(line,))
 
 
 def margin_histogram(margins: Margins, *, split: str) -> Figure:
@@ -304,18 +280,19 @@ def prototype_heat_map(cosines_CC: Floats, classes: Sequence[str], *, corpus: st
     return figure
 
 
-def plane_scatter(plane: DecisionPlane, rows: PlaneRows) -> Figure:
+def plane_scatter(plane: DecisionPlane, is_first_N: Flags, is_held_out_N: Flags, names: tuple[str, str]) -> Figure:
     """Draw rows of two classes and the boundary between them; hollow marks are train rows."""
     with house_style():
         figure, (axis,) = stacked_panels([3.6])
-        looks = zip(rows.codes, rows.names, (BLUE, ORANGE), ("o", "s"), strict=True)
-        for code, name, colour, marker in looks:
+        for of_class_N, name, colour, marker in zip(
+            (is_first_N, ~is_first_N), names, (BLUE, ORANGE), ("o", "s"), strict=True
+        ):
             for held_out, words in ((True, "held out"), (False, "train")):
-                chosen = (rows.labels == code) & (rows.held_out == held_out)
+                chosen_N = of_class_N & (is_held_out_N == held_out)
                 axis.scatter(
-                    plane.across[chosen],
-                    plane.along[chosen],
-                    label=f"{printable(name)}, {words} ({int(chosen.sum())})",
+                    plane.across[chosen_N],
+                    plane.along[chosen_N],
+                    label=f"{printable(name)}, {words} ({int(chosen_N.sum())})",
                     marker=marker,
                     s=34,
                     facecolor=colour if held_out else "none",
@@ -324,7 +301,7 @@ def plane_scatter(plane: DecisionPlane, rows: PlaneRows) -> Figure:
                     zorder=3,
                 )
         axis.axvline(0, color=BLACK, linewidth=1.4, label="boundary")
-        first, second = (printable(name, limit=22) for name in rows.names)
+        first, second = (printable(name, limit=22) for name in names)
         axis.set_title(f"← {second}", fontsize=9)
         axis.set_title(f"{first} →", fontsize=9, loc="right")
         axis.set_xlabel("distance to the boundary (units of the shared space)")

@@ -37,21 +37,13 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class PairedActivations:
-    """Activations (N, U) of the same units on both sides of N pairs, with labels (N,) and lengths (N,) where known."""
+    """Activations (N, U) of the same units on both sides of at least MIN_PAIRS pairs; labels, lengths (N,) if known."""
 
     first: Floats
     second: Floats
     labels: Codes | None = None
     first_length: Floats | None = None
     second_length: Floats | None = None
-
-    def __post_init__(self) -> None:
-        if self.first.shape != self.second.shape:
-            raise ValueError(
-                f"activations are of shapes {self.first.shape} and {self.second.shape}; give the same pairs and units"
-            )
-        if len(self.first) < MIN_PAIRS:
-            raise ValueError(f"{len(self.first)} pairs are too few for a permutation test; give at least {MIN_PAIRS}")
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ belong together (one column a corpus, one pair a row). Out: what to show of a ro
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,27 +64,19 @@ class RawRows:
 
 
 def words_per_row(experiment: Experiment) -> dict[str, float]:
-    """The mean words of a row of each auxiliary text corpus that can still be read."""
+    """The mean words of a sentence of each auxiliary text corpus that can still be read.
+
+    Words are what white space separates: a script without spaces counts a sentence as one word.
+    """
     found = {}
     for corpus in experiment.auxiliaries:
         config = experiment.corpora[corpus]
         if config.modality == "text" and config.format != "embeddings":
-            try:
-                words = mean_words(rows_of(experiment, corpus))
-            except InputError:
-                continue  # embedded once, and gone since
-            if words is not None:
-                found[corpus] = words
+            with contextlib.suppress(InputError):  # embedded once, and gone since
+                counts = [len(row.text.split()) for row in rows_of(experiment, corpus) if row.text is not None]
+                if counts:
+                    found[corpus] = float(np.mean(counts))
     return found
-
-
-def mean_words(rows: Iterable[Row]) -> float | None:
-    """The mean number of words of the sentences among some rows; None where there are none.
-
-    Words are what white space separates: a script without spaces counts a sentence as one word.
-    """
-    counts = [len(row.text.split()) for row in rows if row.text is not None]
-    return float(np.mean(counts)) if counts else None
 
 
 def _shown(content: bytes, modality: str) -> str | npt.NDArray[np.uint8]:

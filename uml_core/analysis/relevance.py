@@ -31,7 +31,6 @@ from scipy.linalg import solve
 
 from uml_core.analysis.alignment import cka
 from uml_core.analysis.class_geometry import (
-    BLOCK_ROWS,
     TINY,
     Array,
     ClassGeometry,
@@ -41,7 +40,7 @@ from uml_core.analysis.class_geometry import (
     class_sums,
     orders_of,
 )
-from uml_core.data.labelled_rows import LabelledRows
+from uml_core.data.labelled_rows import BLOCK_ROWS, LabelledRows
 from uml_core.data.training_data import TrainingData
 
 Word = Literal["likely", "unlikely", "unclear"]
@@ -218,24 +217,16 @@ def ridge_head(parts: Sequence[tuple[LabelledRows, float]], num_classes: int, *,
     """The ridge regression (D, C) from the rows of some corpora, each with a weight, to class indicators.
 
     Minimises Σ weight · |(e − mean)ᵀ W − indicator|² + penalty · |W|². The indicators are less 1/C, so that a class is
-    not preferred. Solves N × N or D × D, whichever is smaller; in the second case rows are read in blocks.
+    not preferred. Rows are read in blocks.
     """
-    if sum(len(rows) for rows, _ in parts) <= len(mean):
-        scaled_ND = np.vstack([math.sqrt(weight) * (rows.gathered() - mean) for rows, weight in parts])
-        indicators = [
-            math.sqrt(weight) * (np.eye(num_classes)[rows.labels] - 1 / num_classes) for rows, weight in parts
-        ]
-        gram_NN = scaled_ND @ scaled_ND.T + penalty * np.eye(len(scaled_ND))
-        head_DC: Array = scaled_ND.T @ solve(gram_NN, np.vstack(indicators), assume_a="pos")
-        return head_DC
     gram_DD, sums_CD = penalty * np.eye(len(mean)), np.zeros((num_classes, len(mean)))
     for rows, weight in parts:
         for embeddings_ND, labels_N in rows.blocks(BLOCK_ROWS):
             centred_ND = embeddings_ND - mean
             gram_DD += weight * (centred_ND.T @ centred_ND)
             sums_CD += weight * class_sums(centred_ND, labels_N, num_classes)
-    solved_DC: Array = solve(gram_DD, (sums_CD - sums_CD.sum(axis=0) / num_classes).T, assume_a="pos")
-    return solved_DC
+    head_DC: Array = solve(gram_DD, (sums_CD - sums_CD.sum(axis=0) / num_classes).T, assume_a="pos")
+    return head_DC
 
 
 def _mean_and_squared_length(rows: LabelledRows) -> tuple[Array, float]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import nn
 
@@ -36,6 +37,30 @@ class AnalysisResult:
     figures: tuple[ReportFigure, ...] = ()
     tables: dict[str, str] = field(default_factory=dict)
     summary: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MatchedRows:
+    """Rows of the target and of another corpus that belong together: row by row, or only by class."""
+
+    target: LabelledRows
+    other: LabelledRows
+    by_class: bool
+    given: int = 0  # true pairs before sampling
+
+    @property
+    def words(self) -> str:
+        """For a sentence."""
+        if self.by_class:
+            return "class-mean pairs (no true pairs were given)"
+        return "true pairs" + (f" drawn by lot from {self.given}" if self.given > len(self.target) else "")
+
+    def by_pair(self, values_NU: Floats, side: LabelledRows) -> Floats:
+        """What was computed of one side's rows, pair by pair; by class, the mean of each class that both sides have."""
+        if not self.by_class:
+            return values_NU
+        both = np.intersect1d(self.target.labels, self.other.labels)
+        return class_means(values_NU, side.labels, int(side.labels.max()) + 1)[both]
 
 
 @dataclass(frozen=True)
@@ -74,6 +99,29 @@ class TrainedRun:
         rows_CH: Floats = chosen.head.weight.detach().double().cpu().numpy()
         return rows_CH * (-1.0 if scale < 0 else 1.0)
 
+    def matched(self, corpus: str, *, at_most: int | None = None) -> MatchedRows:
+        """The user's true pairs of the target and a corpus, else all held-out and all train rows, matched by class.
+
+        More true pairs than `at_most` are drawn by lot.
+        """
+        target = self.data.target
+        if self.pairs is None or corpus not in self.pairs:
+            return MatchedRows(self.held_out, self.data.train[corpus], by_class=True)
+        order = np.random.default_rng(self.experiment.seed).permutation(len(self.pairs[target]))
+        chosen = np.sort(order[:at_most])
+        target_rows, other_rows = (self._table_rows(name, self.pairs[name][chosen]) for name in (target, corpus))
+        return MatchedRows(target_rows, other_rows, by_class=False, given=len(order))
+
+    def _table_rows(self, corpus: str, chosen: Codes) -> LabelledRows:
+        """Rows of a corpus's table; one outside the run's splits has class −1."""
+        known = [self.data.train[corpus]]
+        if corpus == self.data.target:
+            known += [*self.data.shifted.values(), self.data.val, self.held_out]
+        labels = np.full(len(known[0].embeddings), -1, dtype=np.int64)
+        for rows in known:
+            labels[rows.rows] = rows.labels
+        return LabelledRows(known[0].embeddings, chosen, labels[chosen])
+
     def class_code(self, name: str) -> int:
         """A class's code. Raises InputError for a class the target lacks."""
         if name not in self.data.classes:
@@ -99,9 +147,5 @@ def shared_embeddings(
 
 def class_means(values_NU: Floats, labels_N: Codes, num_classes: int) -> Floats:
     """Each class's mean row (C, U); NaN for a class without rows."""
-    sums_CU = np.zeros((num_classes, values_NU.shape[1]))
-    np.add.at(sums_CU, labels_N, values_NU)
-    counts_C1 = np.bincount(labels_N, minlength=num_classes)[:, None].astype(np.float64)
-    counts_C1[counts_C1 == 0] = np.nan
-    means_CU: Floats = sums_CU / counts_C1
+    means_CU: Floats = pd.DataFrame(values_NU).groupby(labels_N).mean().reindex(range(num_classes)).to_numpy()
     return means_CU
