@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import torch
 
 from tests.conftest import table, write_picture_corpora
 from uml_core.config import Experiment, parse_experiment
+from uml_core.corpora.content import Raw
 from uml_core.corpora.readers import rows_of
 from uml_core.corpora.rows import Row
 from uml_core.data.training_data import build_training_data
 from uml_core.feed.pictures import PictureData, picture_data
 from uml_core.feed.sentences import text_encoder
+from uml_core.serving.predictor import Predictions
+from uml_core.serving.target_predictor import TargetPredictor
 from uml_core.store.corpus_table import CorpusTable
 from uml_core.training.fine_tuning import target_encoder
 from uml_core.training.run import TrainingRun
@@ -92,3 +96,11 @@ def run_with_text(directory: Path, sentences: dict[str, Any], **changes: Any) ->
         experiment, data, [row.id for row in rows], {row.id: row for row in rows}, target_encoder(experiment)
     )
     return TrainingRun(experiment, replace(pictures, sentences={"names": tuple(texts)}))
+
+
+def predictions_of(predictor: TargetPredictor, raw: Sequence[Raw], *, batch_size: int = 32) -> Predictions:
+    """Decode, encode and classify raw inputs on this process's CPU."""
+    encoder = predictor.build_encoder()
+    assert encoder is not None
+    predictor.load_encoder(encoder)
+    return predictor.classify_decoded(encoder, [encoder.decode(row) for row in raw], batch_size=batch_size)

@@ -34,7 +34,7 @@ def first_line(error: BaseException) -> str:
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
-    """Return " (did you mean 'X'?)" for the allowed name closest to `given`, or "" if none is close."""
+    """ " (did you mean 'X'?)" for the allowed name closest to `given`, or "" if none is close."""
     matches = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
     return f" (did you mean '{matches[0]}'?)" if matches else ""
 

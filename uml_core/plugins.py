@@ -17,7 +17,7 @@ from uml_core.errors import InputError, first_line, nearest
 
 
 def imported_callable(given: str, *, setting: str, kind: str) -> Callable[..., Any]:
-    """Return what `package.module:name` or `FILE.py:name` names.
+    """What `package.module:name` or `FILE.py:name` names.
 
     Args:
         given: the name.

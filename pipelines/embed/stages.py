@@ -12,7 +12,7 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,6 @@ from pipelines.ray_session import num_cpus, num_gpus
 from uml_core.config import EmbedConfig, EncoderConfig
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Decoded, Encoder, RowError, build_encoder
-from uml_core.encoders.batch_size import choose_batch_size
 from uml_core.store.corpus_store import CorpusStore
 
 Batch = dict[str, np.ndarray]
@@ -166,10 +165,11 @@ class EncodePart:
     ) -> None:
         set_encoder_threads(workers)
         self._encoder, self._read = build_encoder(*encoder), read
-        self._settings, self._device = settings, workers.device
+        self._settings = settings
         self._store = CorpusStore(*store)
         self._encoder.load(device=workers.device, precision=precision)
-        self._batch_size = None if settings.batch_size == "auto" else settings.batch_size
+        fast = self._encoder.gpu_batch_size if workers.device == "cuda" else self._encoder.cpu_batch_size
+        self._batch_size = fast if settings.batch_size == "auto" else settings.batch_size
         self._name = ray.get_runtime_context().get_actor_id() or ""
 
     def __call__(self, batch: Batch) -> Batch:
@@ -186,7 +186,7 @@ class EncodePart:
             "rejected": len(part.rejected),
             "first_reject": "" if first is None else f"{first[0].id}: {first[1]}",
             "encoded": encoded_rows,
-            "batch_size": self._batch_size or 0,
+            "batch_size": self._batch_size,
             "read_s": part.read_s,
             "decode_s": part.decode_s,
             "encode_s": encoded - started,
@@ -199,7 +199,8 @@ class EncodePart:
     def _encode(self, part: DecodedPart) -> tuple[list[Row], Any, int]:
         """Return the rows that have embeddings, their embeddings in the dtype to store, and how many were encoded."""
         inputs = dict(zip(part.digests, part.decoded, strict=True))  # identical ones of a part are encoded once
-        found = dict(zip(inputs, self._encode_all(list(inputs.values())), strict=True))
+        encoded = self._encoder.encode_all(list(inputs.values()), self._batch_size)
+        found = dict(zip(inputs, encoded, strict=True))
         rows, kept = [], []
         for row, digest in zip(part.rows, part.digests, strict=True):
             if np.isfinite(found[digest]).all():
@@ -208,14 +209,6 @@ class EncodePart:
             else:
                 part.rejected.append((row, "its embedding holds NaN or infinity in this precision"))
         return rows, self._stored(kept), len(inputs)
-
-    def _encode_all(self, inputs: list[Decoded]) -> Iterable[np.ndarray]:
-        if not inputs:
-            return []
-        if self._batch_size is None:
-            self._batch_size = choose_batch_size(self._encoder, inputs, device=self._device)
-        encode = self._encoder.encode_all_tokens if self._encoder.yields_tokens else self._encoder.encode_all
-        return encode(inputs, self._batch_size)
 
     def _stored(self, values: list[np.ndarray]) -> Any:
         dtype = self._settings.dtype

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fine_tuning_runs import run_of, write_corpus
+from tests.fine_tuning_runs import predictions_of, run_of, write_corpus
 from tests.gpu.device import DEVICE, NEEDS_GPU, finish, on_device, saved_and_loaded, share_apart, weights_of
 from tests.tiny_models import save_text, save_vision
 from uml_core.config import EncoderConfig
 from uml_core.encoders import Encoder, build_encoder
-from uml_core.encoders.batch_size import choose_batch_size
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import measure_outcome
 from uml_core.training.run import TrainingRun
@@ -54,7 +53,7 @@ def test_an_encoder_trained_in_bfloat16_learns(corpus: Path, changes: dict[str, 
     if run.experiment.train.compile:
         assert run.model.is_compiled
     outcome = measure_outcome(run)
-    predicted = run.objective.predictor().predict([run.data.raw[row].read() for row in run.data.test.rows])
+    predicted = predictions_of(run.objective.predictor(), [run.data.raw[row].read() for row in run.data.test.rows])
     codes = [run.data.classes.index(name) for name in predicted.classes]
     accuracy = np.mean(np.array(codes) == run.data.test.labels)
     assert accuracy == pytest.approx(outcome.test_accuracy, abs=0.1), "what is saved predicts on a CPU"
@@ -137,4 +136,3 @@ def test_embeddings_are_the_cpus(tmp_path: Path, precision: str, cosine: float) 
         found_ND = encoder.encode_all(rows, 4)
         lengths_N = np.linalg.norm(found_ND, axis=1) * np.linalg.norm(expected_ND, axis=1)
         assert ((found_ND * expected_ND).sum(axis=1) / lengths_N).min() > cosine, name
-        assert choose_batch_size(encoder, rows, device=DEVICE) >= 1

@@ -194,7 +194,7 @@ def test_timm_patch_tokens_are_the_models_own_without_its_prefix(tmp_path: Path,
     encoder = build_encoder(config, "image")
     encoder.load()
     decoded = [encoder.decode(encoded(noise())), encoder.decode(encoded(noise("L", (90, 70))))]
-    sequences = encoder.encode_all_tokens(decoded, batch_size=2)
+    sequences = encoder.encode_all(decoded, batch_size=2)
     assert [sequence.shape for sequence in sequences] == [(tokens, encoder.dim)] * 2
     # timm's own way to the same features: all intermediate ones, prefix apart, as (B, D, H, W).
     pixels = encoder._pixels(decoded)  # type: ignore[attr-defined]

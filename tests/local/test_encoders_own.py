@@ -55,7 +55,7 @@ def test_a_function_may_make_the_encoder_from_the_settings(directory: Path) -> N
         encoder.encode_all([np.zeros((2, 2, 3))], 1)
     tokens = build_encoder(EncoderConfig(source="module", name="my_encoders:make", pooling="tokens"), "image")
     with pytest.raises(ValueError, match=r"gave a ndarray; expected a list of \(tokens, dim\) arrays"):
-        tokens.encode_all_tokens([np.zeros((2, 2, 3))], 1)
+        tokens.encode_all([np.zeros((2, 2, 3))], 1)
 
 
 @pytest.mark.parametrize(

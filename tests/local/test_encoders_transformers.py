@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,7 @@ def encoder(directory: Path, modality: str, **settings: Any) -> Encoder:
 def check_batches(chosen: Encoder, rows: list[Decoded], expected: list[Tensor]) -> None:
     """Assert that each row is as expected, in any batch, and as wide as config.json says."""
     for batch_size in (1, 2, 8):
-        encode: Callable[..., Any] = chosen.encode_all_tokens if chosen.yields_tokens else chosen.encode_all
-        for row, other in zip(encode(rows, batch_size), expected, strict=True):
+        for row, other in zip(chosen.encode_all(rows, batch_size), expected, strict=True):
             assert row.dtype == np.float32
             np.testing.assert_allclose(row, other.numpy(), atol=ATOL)
             assert row.shape[-1] == chosen.dim
@@ -165,7 +163,7 @@ def test_the_shortest_clip_has_a_frame(tmp_path: Path) -> None:
     for kind in AUDIO:
         save_audio(tmp_path / kind, kind)
         chosen = encoder(tmp_path / kind, "audio", pooling="tokens")
-        (frames,) = chosen.encode_all_tokens([chosen.decode(clip_of(0.01, 0, AUDIO[kind]))], 1)
+        (frames,) = chosen.encode_all([chosen.decode(clip_of(0.01, 0, AUDIO[kind]))], 1)
         assert frames.shape == (1, chosen.dim), kind
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from timm.layers import DropPath
 from torch import nn
 
-from tests.fine_tuning_runs import experiment_of, finish, run_of, tables_of, write_corpus
+from tests.fine_tuning_runs import experiment_of, finish, predictions_of, run_of, tables_of, write_corpus
 from tests.tiny_models import save_vision, vision_model
 from uml_core.data.training_data import build_training_data
 from uml_core.encoders.image.pixel_encoder import PixelEncoder
@@ -100,7 +100,7 @@ def test_predict_export_and_evaluate_give_the_logits_of_trainings_evaluation(cor
         run.model.eval()
         pixels = torch.from_numpy(run.objective._pictures(test.rows)).permute(0, 3, 1, 2).float()
         expected = run.model({"pictures": pixels})["pictures"]
-    predicted = predictor.predict(raw, batch_size=5)
+    predicted = predictions_of(predictor, raw, batch_size=5)
     assert np.allclose(predicted.logits, expected.numpy(), atol=1e-5)
     codes = [run.data.classes.index(name) for name in predicted.classes]
     assert np.mean(np.array(codes) == test.labels) == pytest.approx(outcome.test_accuracy)
@@ -193,7 +193,7 @@ def test_transformers_encoders_are_trained_and_saved(corpus: Path, tmp_path: Pat
     run = finish(run_of(corpus, **{"encoders.image": image, "train.max_steps": 2, "train.eval_every": 1}))
     predictor = run.objective.predictor()
     rows = run.data.val.rows
-    predicted = predictor.predict([run.data.raw[row].read() for row in rows])
+    predicted = predictions_of(predictor, [run.data.raw[row].read() for row in rows])
     embedded = run.objective.embedded().val
     assert np.allclose(predicted.logits, predictor.classify(embedded.gathered()).logits, atol=1e-4)
     raw = [run.data.raw[row].read() for row in rows]

@@ -15,7 +15,7 @@ import transformers as hf
 from safetensors.torch import load_file
 
 from tests.bad_rows import sound_file
-from tests.fine_tuning_runs import data_of, finish, tables_of
+from tests.fine_tuning_runs import data_of, finish, predictions_of, tables_of
 from tests.tiny_models import SPEECH, save_audio
 from uml_core.config import EncoderConfig, Experiment, parse_experiment
 from uml_core.data.training_data import build_training_data
@@ -27,7 +27,7 @@ from uml_core.feed.pictures import ReadAhead
 from uml_core.gradients.ranks import RankContext
 from uml_core.serving.export import FORMATS, export_head
 from uml_core.serving.target_predictor import TargetPredictor
-from uml_core.training.fine_tuning import FineTuningObjective, target_encoder
+from uml_core.training.fine_tuning import FineTuningObjective
 from uml_core.training.run import TrainingRun
 
 KINDS = ("wav2vec2", "hubert", "wavlm", "data2vec", "whisper", "ast", "clap")
@@ -204,7 +204,7 @@ def served_alike(run: TrainingRun, directory: Path) -> TargetPredictor:
     run.model.eval()
     with torch.no_grad():
         expected = run.model({"sounds": torch.from_numpy(run.objective._pictures(test.rows))})["sounds"]
-    predicted = predictor.predict([run.data.raw[row].read() for row in test.rows], batch_size=5)
+    predicted = predictions_of(predictor, [run.data.raw[row].read() for row in test.rows], batch_size=5)
     assert np.allclose(predicted.logits, expected.numpy(), atol=1e-5)
     codes = [run.data.classes.index(name) for name in predicted.classes]
     assert np.mean(np.array(codes) == test.labels) == pytest.approx(outcome.test_accuracy)
@@ -233,11 +233,3 @@ def test_shards_of_a_model_that_sees_padding_are_refused(corpus: Path) -> None:
     experiment = experiment_of(corpus, "hubert", **{"train.workers": 2, "train.sharding": "full"})
     with pytest.raises(InputError, match=r"'hubert' hears clips of each length .* set train.sharding=none"):
         FineTuningObjective(experiment, data_of(experiment), RankContext(torch.device("cpu"), 0, 2))
-
-
-def test_clips_too_long_to_count_their_samples_are_refused(corpus: Path) -> None:
-    encoder = target_encoder(experiment_of(corpus, "hubert", **{"encoders.audio.max_seconds": 1100.0}))
-    with pytest.raises(
-        InputError, match="max_seconds is 1100; a trained encoder takes clips of up to 1048 s: lower it"
-    ):
-        encoder.array_of(sound_file(np.ones(8_000, dtype=np.float32), rate=RATE))

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.conftest import CLASSES, write_picture_corpora
-from tests.fine_tuning_runs import data_of, experiment_of, finish, run_of, run_with_text
+from tests.fine_tuning_runs import data_of, experiment_of, finish, predictions_of, run_of, run_with_text
 from tests.text_models import text_model
 from tests.tiny_models import save_text, save_vision
 from uml_core.encoders.image.timm_encoder import TimmEncoder
@@ -121,7 +121,7 @@ def test_predict_and_export_hold_the_merged_encoder(corpus: Path, tmp_path: Path
     test = run.data.test
     raw = [run.data.raw[row].read() for row in test.rows]
     expected = run.objective.embedded().test
-    predicted = predictor.predict(raw, batch_size=5)
+    predicted = predictions_of(predictor, raw, batch_size=5)
     assert np.allclose(predicted.logits, predictor.classify(expected.gathered()).logits, atol=1e-5)
     codes = [run.data.classes.index(name) for name in predicted.classes]
     assert np.mean(np.array(codes) == test.labels) == pytest.approx(outcome.test_accuracy)
@@ -210,7 +210,7 @@ def test_convolutional_encoders_have_adapters_on_pointwise_convolutions(
     assert moved
     assert all(".lora_" in name for name in moved), "running statistics stay, too"
     predictor, rows = run.objective.predictor(), run.data.val.rows
-    predicted = predictor.predict([run.data.raw[row].read() for row in rows])
+    predicted = predictions_of(predictor, [run.data.raw[row].read() for row in rows])
     embedded = run.objective.embedded().val
     assert np.allclose(predicted.logits, predictor.classify(embedded.gathered()).logits, atol=1e-5)
 
@@ -234,7 +234,7 @@ def test_transformers_vision_encoders_have_adapters_in_their_blocks(
     assert f"backbone.{layer}" in adapted
     assert not any("pooler" in name or "visual_projection" in name for name in adapted), "they are after the blocks"
     predictor, rows = run.objective.predictor(), run.data.val.rows
-    predicted = predictor.predict([run.data.raw[row].read() for row in rows])
+    predicted = predictions_of(predictor, [run.data.raw[row].read() for row in rows])
     embedded = run.objective.embedded().val
     assert np.allclose(predicted.logits, predictor.classify(embedded.gathered()).logits, atol=1e-4)
 

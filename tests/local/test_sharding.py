@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tests.conftest import write_picture_corpora
-from tests.fine_tuning_runs import data_of, experiment_of, finish
+from tests.fine_tuning_runs import data_of, experiment_of, finish, predictions_of
 from tests.local.ranks import Case, Left, train_on_ranks
 from tests.text_models import save_text_model
 from tests.tiny_models import save_vision, vision_model
@@ -162,7 +162,7 @@ def test_a_sharded_runs_result_is_measured_and_served_by_one_process(
     assert outcome.test_accuracy == measure_outcome(whole).test_accuracy
     assert outcome.trained_parameters == outcome.parameters, "shards are counted whole"
     raw = [run.data.raw[row].read() for row in run.data.test.rows]
-    logits = [each.objective.predictor().predict(raw).logits for each in (run, whole)]
+    logits = [predictions_of(each.objective.predictor(), raw).logits for each in (run, whole)]
     assert np.allclose(logits[0], logits[1], atol=1e-3)
 
 

@@ -18,6 +18,7 @@ from pipelines.embed import step as embed
 from pipelines.run_data import load_data
 from pipelines.train import step as train
 from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
+from tests.fine_tuning_runs import predictions_of
 from tests.text_models import save_text_model
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
@@ -68,7 +69,7 @@ def evaluated_alike(experiment: Experiment, trained: dict[str, Any], directory: 
     assert evaluated["shift/dark/accuracy"] == pytest.approx(trained["shift_accuracy"]["dark"])
     predictor = load_predictor(uri, trained["model_uri"], directory / "model")
     files = sorted(Path(str(experiment.corpora["pictures"].path)).glob("test/*/*.png"))
-    predicted = predictor.predict([file.read_bytes() for file in files]).classes
+    predicted = predictions_of(predictor, [file.read_bytes() for file in files]).classes
     accuracy = np.mean([file.parent.name == label for file, label in zip(files, predicted, strict=True)])
     assert accuracy == pytest.approx(trained["test_accuracy"])
     assert predictor.encoder_weights.keys() == timm.create_model("test_vit", num_classes=0).state_dict().keys()
@@ -100,7 +101,7 @@ def test_streamed_pictures_train_the_kept_ones_model_and_its_encoder_is_what_is_
     accuracy = np.mean([row["id"].split("/")[0] == row["prediction"] for row in rows])
     assert accuracy == pytest.approx(streamed["test_accuracy"])
     raw = [(pictures / row["id"]).read_bytes() for row in rows]
-    assert np.allclose(predictor.predict(raw).probabilities, [row["probability"] for row in rows], atol=1e-5)
+    assert np.allclose(predictions_of(predictor, raw).probabilities, [row["probability"] for row in rows], atol=1e-5)
     exported = export.run(streamed["model_uri"], str(tmp_path / "head"), uri, formats=("safetensors",)).results
     assert "encoder.safetensors" in exported["files"]
 

@@ -147,7 +147,7 @@ def test_logmel_of_a_louder_clip_has_a_larger_mean_and_the_same_deviation() -> N
 def test_logmel_tokens_are_the_frames_that_are_pooled() -> None:
     frames, pooled = encoder("logmel", pooling="tokens"), encoder("logmel")
     clips = [noise(1.0, 0), noise(0.4, 1)]
-    sequences, embeddings = frames.encode_all_tokens(clips, batch_size=2), pooled.encode_all(clips, batch_size=2)
+    sequences, embeddings = frames.encode_all(clips, batch_size=2), pooled.encode_all(clips, batch_size=2)
     assert [sequence.shape for sequence in sequences] == [(98, frames.dim), (38, 64)]  # 1 + (S - 400) // 160
     means = np.stack([sequence.mean(axis=0) for sequence in sequences])
     np.testing.assert_allclose(means, embeddings[:, :64], atol=1e-4)

@@ -1,9 +1,8 @@
-"""Batches: every row once, padded cost within its bound, and a size that fits the memory."""
+"""Batches: every row once, padded cost within its bound, and halved where memory runs out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uml_core.config import EncoderConfig
-from uml_core.encoders import Decoded, Encoder, Raw, TokenSequences, choose_batch_size
+from uml_core.encoders import Decoded, Encoder, Raw, TokenSequences
 from uml_core.encoders.base import plan_batches
 from uml_core.errors import InputError
 
@@ -21,10 +20,10 @@ COSTS = st.lists(st.integers(0, 300), max_size=60)
 
 
 class Greedy(Encoder):
-    """Its rows are numbers; encoding one takes `bytes_a_row`, and more than `fits` at once run out of memory."""
+    """Its rows are numbers; more than `fits` at once run out of memory."""
 
     modality, dim = "text", 1
-    bytes_a_row, fits = 0, 1_000_000
+    fits = 1_000_000
 
     def __init__(self, config: EncoderConfig | None = None) -> None:
         super().__init__(config or EncoderConfig(source="module", name="x:y"))
@@ -40,7 +39,6 @@ class Greedy(Encoder):
         self.batches.append(len(rows))
         if len(rows) > self.fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        np.ones(len(rows) * self.bytes_a_row, dtype=np.uint8)  # touched, so resident
         tokens: TokenSequences = [np.asarray(row, dtype=np.float32)[None] for row in rows]
         return tokens if self.yields_tokens else np.concatenate(tokens)
 
@@ -78,35 +76,10 @@ def test_a_batch_that_does_not_fit_is_halved_and_one_row_that_does_not_is_told()
         greedy.encode_all(rows, batch_size=10)
 
 
-def test_tokens_and_embeddings_have_a_method_each() -> None:
+def test_tokens_are_sequences_and_embeddings_an_array() -> None:
     pooled = Greedy()
     tokens = Greedy(EncoderConfig(source="module", name="x:y", pooling="tokens"))
     rows = [pooled.decode("1"), pooled.decode("2")]
-    assert [sequence.tolist() for sequence in tokens.encode_all_tokens(rows, 1)] == [[[1.0]], [[2.0]]]
-    with pytest.raises(ValueError, match="call encode_all_tokens"):
-        tokens.encode_all(rows, 1)
-    with pytest.raises(ValueError, match="call encode_all"):
-        pooled.encode_all_tokens(rows, 1)
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
-def test_the_batch_size_is_what_fits_the_limit() -> None:
-    greedy = Greedy()
-    greedy.bytes_a_row = 8_000_000
-    rows = [greedy.decode("1")]
-    greedy.cpu_batch_size = 16
-    assert choose_batch_size(greedy, rows, limit_bytes=10**9) == 16
-    assert choose_batch_size(greedy, rows, limit_bytes=45_000_000) == 4  # 32 MB fit, 64 MB do not
-    assert choose_batch_size(greedy, rows, limit_bytes=4_000_000) == 1
-    assert choose_batch_size(greedy, [], limit_bytes=1) == 16
-
-
-def test_a_gpu_batch_that_runs_out_of_memory_is_halved_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop around the measurement; what a GPU itself says is replaced, its out-of-memory error is torch's own."""
-    greedy = Greedy()
-    greedy.gpu_batch_size, greedy.fits = 64, 20
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1000)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1000 + 10 * greedy.batches[-1])
-    assert choose_batch_size(greedy, [greedy.decode("1")], device="cuda", limit_bytes=10**9) == 16
-    assert choose_batch_size(greedy, [greedy.decode("1")], device="cuda", limit_bytes=85) == 8
+    assert [sequence.tolist() for sequence in tokens.encode_all(rows, 1)] == [[[1.0]], [[2.0]]]
+    assert pooled.encode_all(rows, 1).tolist() == [[1.0], [2.0]]
+    assert pooled.encode_all([], 1).shape == (0, 1)

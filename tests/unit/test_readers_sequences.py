@@ -273,7 +273,7 @@ def test_bytes_are_tokens_of_text() -> None:
     config = EncoderConfig(source="package", name="bytes", pooling="tokens", max_length=4)
     encoder = build_encoder(config, "text")
     rows = [encoder.decode(text) for text in ("ab", "é€x")]
-    assert [each[:, 0].tolist() for each in encoder.encode_all_tokens(rows, 8)] == [[97, 98], [195, 169, 226, 130]]
+    assert [each[:, 0].tolist() for each in encoder.encode_all(rows, 8)] == [[97, 98], [195, 169, 226, 130]]
     assert (encoder.dim, encoder.vocabulary) == (1, 256)
     with pytest.raises(InputError, match="pooling: tokens"):
         build_encoder(EncoderConfig(source="package", name="bytes"), "text")

@@ -165,7 +165,7 @@ class EmbedConfig(Settings):
     """How corpora are embedded. `part_rows` is the unit of resuming: rows embedded and renamed into place at once."""
 
     batch_size: Literal["auto"] | PositiveCount = "auto"
-    """Rows in a forward pass; auto: chosen by measuring what is fast and fits into memory."""
+    """Rows in a forward pass; auto: what was measured to be fast, halved where a GPU's memory is too small."""
     part_rows: Literal["auto"] | PositiveCount = "auto"
     """Rows that are embedded and renamed into place at once, the unit of resuming; auto: 256, of text 1,024. For
     millions of rows take some thousands: fewer files."""

@@ -9,7 +9,6 @@ from uml_core.encoders.base import (
     TokenSequences,
     fingerprint,
 )
-from uml_core.encoders.batch_size import choose_batch_size
 from uml_core.encoders.registry import build_encoder, resolve_precision, store_precision
 from uml_core.errors import RowError
 
@@ -22,7 +21,6 @@ __all__ = [
     "RowError",
     "TokenSequences",
     "build_encoder",
-    "choose_batch_size",
     "fingerprint",
     "resolve_precision",
     "store_precision",

@@ -12,7 +12,7 @@ Shape legend: B batch, N rows, T tokens or frames (T_b those of row b), D embedd
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, ClassVar
@@ -51,7 +51,7 @@ class Encoder(ABC):
     unit_cost: int | None = None
     # Rows embedded and stored together where the settings leave it open: among them, rows of like cost are found.
     part_rows: int = 256
-    # Where `choose_batch_size` starts: what was measured to be fast.
+    # Rows in a batch where the settings leave it open: what was measured to be fast.
     cpu_batch_size: int = 16
     gpu_batch_size: int = 256
 
@@ -74,13 +74,13 @@ class Encoder(ABC):
         """Width D of one embedding or token, known without loading weights."""
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that decides the numbers, as JSON values: by default every setting, and a digest of the
-        file the encoder is written in."""
+        """Everything that decides the numbers, as JSON values: by default every setting, and a digest of the file the
+        encoder is written in."""
         settings = self.config.model_dump(mode="json", exclude={"compile", "depth", "heads"})  # these two are timm's
         return {**settings, "code": source_digest(type(self))}
 
     def arithmetic(self, precision: str) -> str:
-        """Return what the fingerprint says of a precision: also how it is reached, where that changes the numbers."""
+        """What the fingerprint says of a precision: also how it is reached, where that changes the numbers."""
         return precision
 
     @abstractmethod
@@ -99,43 +99,23 @@ class Encoder(ABC):
         """Relative cost of a decoded row, its length say; rows of like cost are batched together."""
         return 1
 
-    def encode_all(self, rows: Sequence[Decoded], batch_size: int) -> Embeddings:
-        """Encode N decoded rows into (N, D) float32, in the given order, in batches of rows of like cost.
+    def encode_all(self, rows: Sequence[Decoded], batch_size: int) -> Any:
+        """N decoded rows in their order: (N, D) float32, or N arrays (T, D) without padding where `yields_tokens`.
 
-        A batch holds as many rows as `batch_size` rows of `unit_cost` pay for once they are padded to its costliest:
-        long rows get smaller batches, short ones larger. A batch that does not fit on the GPU is halved.
-
-        Raises:
-            ValueError: `encode` does not give what `dim` and `yields_tokens` promise, or the encoder yields tokens.
+        Rows of like cost share a batch. It holds as many as `batch_size` rows of `unit_cost` pay for once they are
+        padded to its costliest: long rows get smaller batches, short ones larger. A batch that does not fit on the GPU
+        is halved. Raises ValueError where `encode` does not give what `dim` and `yields_tokens` promise.
         """
-        if self.yields_tokens:
-            raise ValueError(f"{type(self).__name__} yields tokens: call encode_all_tokens()")
-        embeddings_ND = np.empty((len(rows), self.dim), dtype=np.float32)
-        for batch, encoded in self._encode_batches(rows, batch_size):
-            embeddings_ND[batch] = encoded
-        return embeddings_ND
-
-    def encode_all_tokens(self, rows: Sequence[Decoded], batch_size: int) -> TokenSequences:
-        """Encode N decoded rows into N float32 arrays (T, D) without padding, in the given order; as `encode_all`."""
-        if not self.yields_tokens:
-            raise ValueError(f"{type(self).__name__} yields one embedding a row: call encode_all()")
-        sequences: TokenSequences = [np.empty((0, self.dim), dtype=np.float32)] * len(rows)
-        for batch, encoded in self._encode_batches(rows, batch_size):
-            for index, tokens_TD in zip(batch, encoded, strict=True):
-                sequences[index] = tokens_TD
-        return sequences
-
-    def _encode_batches(
-        self, rows: Sequence[Decoded], batch_size: int
-    ) -> Iterator[tuple[list[int], Embeddings | TokenSequences]]:
-        """Yield each batch as the indices of its rows and what became of them."""
+        results: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(rows)
         costs = [self.cost(row) for row in rows]
         for batch in plan_batches(
             costs, batch_size=batch_size, unit_cost=self.unit_cost, equal_cost=not self.pads_rows
         ):
             encoded = self._encode_or_halve([rows[index] for index in batch])
             self._check(encoded, len(batch))
-            yield batch, encoded
+            for index, row in zip(batch, encoded, strict=True):
+                results[index] = row
+        return results if self.yields_tokens else np.array(results, np.float32).reshape(len(rows), self.dim)
 
     def _encode_or_halve(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
         try:
@@ -169,7 +149,7 @@ class Encoder(ABC):
 def plan_batches(
     costs: Sequence[int], *, batch_size: int, unit_cost: int | None = None, equal_cost: bool = False
 ) -> list[list[int]]:
-    """Return batches of row indices, costliest first; each row is in exactly one.
+    """Batches of row indices, costliest first; each row is in exactly one.
 
     Args:
         costs: of each of N rows, its length say.

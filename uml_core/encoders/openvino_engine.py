@@ -95,7 +95,7 @@ def engine_forward(
     inputs: Sequence[str] = (),
     output: str = "output",
 ) -> OpenVinoForward | None:
-    """Return the module's forward pass in OpenVINO on as many threads as torch may use, or None.
+    """The module's forward pass in OpenVINO on as many threads as torch may use, or None.
 
     None where this CPU does not have the precision, the module cannot be exported or is too large, or its exported
     graph gives other features: torch runs it then.

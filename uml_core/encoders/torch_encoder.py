@@ -36,7 +36,7 @@ class TorchEncoder(Encoder):
 
     @abstractmethod
     def _build_model(self, dtype: torch.dtype) -> nn.Module:
-        """Return the module with its weights, on the CPU."""
+        """The module with its weights, on the CPU."""
 
     @property
     def module(self) -> nn.Module:
@@ -60,7 +60,6 @@ class TorchEncoder(Encoder):
         self._place(self._build_model(torch.float32), device, "float32")
 
     def _place_frozen(self, module: nn.Module, device: str, precision: str) -> None:
-        """Place a module that will only encode."""
         engine = None if device != "cpu" or self.config.compile else self._engine(module.eval(), precision)
         if engine is None:
             self._place(module, device, precision)
@@ -70,7 +69,7 @@ class TorchEncoder(Encoder):
         self.expect_inputs_on(device)
 
     def _engine(self, module: nn.Module, precision: str) -> Callable[..., Any] | None:
-        """Return what runs the module on a CPU instead of torch and is called alike; None where torch is to run it."""
+        """What runs the module on a CPU instead of torch and is called alike; None where torch is to run it."""
         return None
 
     def _place(self, module: nn.Module, device: str, precision: str) -> None:
@@ -97,27 +96,27 @@ class TrainableEncoder(TorchEncoder):
 
     @abstractmethod
     def on_device(self, array_B: Arrays, device: torch.device) -> Tensor:
-        """Return B arrays as a batch on a device, with no arithmetic done."""
+        """B arrays as a batch on a device, with no arithmetic done."""
 
     def normalised(self, batch: Tensor) -> Tensor:
-        """Return a float32 batch (overwritten) as `features` reads it."""
+        """A float32 batch (overwritten) as `features` reads it."""
         return batch
 
     @abstractmethod
     def features(self, batch: Tensor) -> Tensor:
-        """Return the pooled features (B, D) of a normalised batch, with gradients where the module has them."""
+        """The pooled features (B, D) of a normalised batch, with gradients where the module has them."""
 
     @abstractmethod
     def example(self) -> Arrays:
-        """Return the array of a row made up here, to see which layers encoding calls."""
+        """The array of a row made up here, to see which layers encoding calls."""
 
     def block_depths(self) -> dict[str, int] | None:
-        """Return the block of every parameter by name: 0 before the first, -1 never trained; None: by the module."""
+        """The block of every parameter by name: 0 before the first, -1 never trained; None: by the module."""
         return None
 
     @abstractmethod
     def _empty_model(self) -> nn.Module:
-        """Return the module with random weights, on the CPU: what a fine-tuned run's weights are put into."""
+        """The module with random weights, on the CPU: what a fine-tuned run's weights are put into."""
 
     def load_random(self, seed: int, *, device: str = "cpu") -> None:
         """Draw random weights for training, as the module's authors do, by a seed."""

@@ -128,7 +128,7 @@ class HubEncoder(TorchEncoder):
         return int(sizes[-1] if sizes else config.hidden_size)
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that decides the numbers; subclasses add how they decode."""
+        """Everything that decides the numbers; subclasses add how they decode."""
         return {
             "source": self.config.source,
             "name": self.config.name,

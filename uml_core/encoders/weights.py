@@ -24,12 +24,12 @@ UNREADABLE = (OSError, ValueError, ImportError, KeyError, RuntimeError, EOFError
 
 
 def local_weights(path: str, *, setting: str) -> Path:
-    """Return the weights file at a path, or the first one in a directory. Raises InputError if there is none."""
+    """The weights file at a path, or the first one in a directory. Raises InputError if there is none."""
     return _weights_files(path, setting=setting)[0]
 
 
 def weights_revision(path: str, *, setting: str) -> str:
-    """Return 12 hex digits over the weights at a path: of the one file, or of all shards of a model in several."""
+    """12 hex digits over the weights at a path: of the one file, or of all shards of a model in several."""
     files = _weights_files(path, setting=setting)
     shards = [file for file in files if "-of-" in file.name]
     if not shards:
@@ -56,7 +56,7 @@ def packaged_minilm() -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Return 12 hex digits of a file's SHA-256: the revision of weights that come without one."""
+    """12 hex digits of a file's SHA-256: the revision of weights that come without one."""
     status = path.stat()
     return _digest_at(path, status.st_size, status.st_mtime_ns)
 
@@ -69,7 +69,7 @@ def _digest_at(path: Path, size: int, modified_ns: int) -> str:
 
 
 def source_digest(cls: type) -> str:
-    """Return 12 hex digits of the file a class is written in, or its name where there is no file."""
+    """12 hex digits of the file a class is written in, or its name where there is no file."""
     try:
         return file_digest(Path(inspect.getfile(cls)))
     except (OSError, TypeError):
@@ -79,12 +79,7 @@ def source_digest(cls: type) -> str:
 def from_hub(factory: Any, location: str, *, setting: str, path_setting: str | None = None, **options: Any) -> Any:
     """Call `factory.from_pretrained` on a local directory, the hub's local cache, or the hub, in this order.
 
-    Args:
-        factory: a class of transformers.
-        location: a directory, or a name on the hub.
-        setting: what named it, for messages: encoders.text, say.
-        path_setting: the setting that a directory is given in; None: SETTING.weights.
-        options: for `from_pretrained`.
+    Messages name `setting` (encoders.text, say), and the setting that takes a directory: SETTING.weights by default.
 
     Raises:
         InputError: the model is in none of them, or is damaged, or needs a package that is not installed.
@@ -103,23 +98,19 @@ def from_hub(factory: Any, location: str, *, setting: str, path_setting: str | N
                 raise InputError(_explain(error, location, setting, path_setting or f"{setting}.weights")) from None
 
 
-def whole_from_hub(
-    factory: Any,
-    location: str,
-    *,
-    setting: str,
-    is_unused: Callable[[str], bool],
-    path_setting: str | None = None,
-    **options: Any,
-) -> Any:
-    """Load a model as `from_hub` does, and refuse it where weights are missing: transformers would draw them.
+# What reads raw rows is loaded once a process: it takes as long as tokenising a thousand sentences.
+from_hub_once = functools.lru_cache(maxsize=32)(from_hub)
 
-    Args:
-        factory, location, setting, path_setting, options: as in `from_hub`.
-        is_unused: whether a weight may be missing, by its name.
+
+def whole_from_hub(
+    factory: Any, location: str, *, setting: str, is_unused: Callable[[str], bool], **options: Any
+) -> Any:
+    """As `from_hub`, but refuses a model without some of its weights: transformers would draw them.
+
+    `is_unused` says of a weight, by its name, whether it may be missing.
     """
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, report = from_hub(factory, location, setting=setting, path_setting=path_setting, **options)
+    model, report = from_hub(factory, location, setting=setting, **options)
     absent = {key for key in report["missing_keys"] if not is_unused(key)}
     absent |= {str(key[0]) for key in report["mismatched_keys"]}
     if absent:

@@ -49,7 +49,7 @@ class TargetPath(nn.Module):
         self.register_buffer("head_CD", predictor.head.clone())
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (B, C) and probabilities (B, C)."""
+        """Logits (B, C) and probabilities (B, C)."""
         embedding_BD = rows
         if self._encoder is not None:
             pixels_B3HW = self._encoder.normalised(rows.permute(0, 3, 1, 2).float())
@@ -109,7 +109,7 @@ def describe(predictor: TargetPredictor) -> dict[str, Any]:
 
 
 def head_graph(predictor: TargetPredictor) -> bytes:
-    """Return the graph from embeddings on, its description in its metadata, checked by onnx's own checker.
+    """The graph from embeddings on, its description in its metadata, checked by onnx's own checker.
 
     Raises:
         InputError: the package onnx is not installed.
@@ -128,7 +128,7 @@ def head_graph(predictor: TargetPredictor) -> bytes:
 
 
 def tuned_encoder(predictor: TargetPredictor) -> PixelEncoder:
-    """Return the encoder of a fine-tuned run with its weights, as its authors wrote it, on the CPU in float32."""
+    """The encoder of a fine-tuned run with its weights, as its authors wrote it, on the CPU in float32."""
     assert predictor.encoder is not None
     assert predictor.encoder_weights is not None
     encoder = build_encoder(predictor.encoder.model_copy(update={"compile": False}), predictor.modality)
@@ -138,7 +138,7 @@ def tuned_encoder(predictor: TargetPredictor) -> PixelEncoder:
 
 
 def picture_graph(encoder: PixelEncoder, predictor: TargetPredictor) -> bytes:
-    """Return the graph of encoder and head.
+    """The graph of encoder and head.
 
     Raises:
         InputError: the encoder is too large for one file, cannot be traced, or its graph gives other logits.

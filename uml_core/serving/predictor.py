@@ -96,7 +96,7 @@ class Predictor(ABC):
 
 
 def read_settings(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what predictor.json says: all of it, and of it the fields that every predictor has."""
+    """What predictor.json says: all of it, and of it the fields that every predictor has."""
     settings = json.loads((directory / PREDICTOR_FILE).read_text(encoding="utf-8"))
     encoder = settings["encoder"]
     shared = {

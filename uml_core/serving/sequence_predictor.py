@@ -75,9 +75,8 @@ class SequencePredictor(Predictor):
         return [[0.0] * self.space.dim] * 2  # two tokens
 
     def classify_decoded(self, encoder: Encoder, rows: Sequence[Decoded], *, batch_size: int) -> Predictions:
-        if encoder.yields_tokens:
-            return self.classify(encoder.encode_all_tokens(rows, batch_size))
-        return self.classify([embedding_D[None] for embedding_D in encoder.encode_all(rows, batch_size)])
+        encoded = encoder.encode_all(rows, batch_size)
+        return self.classify(encoded if encoder.yields_tokens else [embedding_D[None] for embedding_D in encoded])
 
     def classify_ready(self, values: Sequence[Any]) -> Predictions:
         """Classify token sequences as they come in a column: lists of vectors, or of whole numbers."""
@@ -85,7 +84,7 @@ class SequencePredictor(Predictor):
         return self.classify([np.asarray(tokens).reshape(-1, self.space.dim) for tokens in sequences])
 
     def classify(self, sequences: Sequence[Tokens]) -> Predictions:
-        """Return class and probability for sequences (T, D), each cut to `max_tokens`."""
+        """Class and probability for sequences (T, D), each cut to `max_tokens`."""
         if not len(sequences):
             nothing = np.empty((0, len(self.classes)))
             return Predictions([], nothing[:, 0], nothing.astype(np.float32))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from uml_core.config import CorpusConfig, Experiment
 from uml_core.corpora.ready.adopt import ReadyRows, stream_ready
-from uml_core.encoders import Decoded, Encoder, Raw
+from uml_core.encoders import Decoded, Encoder
 from uml_core.encoders.torch_encoder import TrainableEncoder
 from uml_core.models import SharedHeadModel, folded_target_head
 from uml_core.serving.predictor import Predictions, Predictor, read_settings
@@ -67,7 +67,7 @@ class TargetPredictor(Predictor):
         return [0.0] * self.head.shape[1]
 
     def classify(self, embedding_BD: npt.NDArray[np.float32]) -> Predictions:
-        """Return class and probability for embeddings (B, D)."""
+        """Class and probability for embeddings (B, D)."""
         embeddings = torch.from_numpy(np.ascontiguousarray(embedding_BD, dtype=np.float32))
         if self.normalize:
             embeddings = nn.functional.normalize(embeddings, dim=-1)
@@ -86,14 +86,6 @@ class TargetPredictor(Predictor):
         config = CorpusConfig(modality="vector", format="embeddings", path=path)
         for chunk in stream_ready("input", config):
             yield chunk, self.classify(chunk.embeddings)
-
-    def predict(self, raw: Sequence[Raw], *, batch_size: int = 32) -> Predictions:
-        """Decode, encode and classify raw inputs on this process's CPU. Raises RowError for an unreadable input."""
-        encoder = self.build_encoder()
-        assert encoder is not None, "inputs are embeddings: call classify()"
-        self.load_encoder(encoder)
-        decoded: list[Decoded] = [encoder.decode(row) for row in raw]
-        return self.classify_decoded(encoder, decoded, batch_size=batch_size)
 
     def save(self, directory: Path) -> None:
         self._save_settings(directory, normalize=self.normalize, fine_tuned=self.encoder_weights is not None)

@@ -30,6 +30,7 @@ from uml_core.encoders.base import Decoded, Embeddings, Encoder, TokenSequences
 from uml_core.encoders.weights import file_digest
 from uml_core.errors import InputError, RowError, listing
 
+Floats = npt.NDArray[np.float32]
 SAMPLE_RATE = 16_000  # Hz, of both encoders
 MIN_SECONDS = 0.01  # a shorter clip says nothing
 SOURCE_RATES = range(1_000, 768_001)  # Hz; a header beyond is damaged
@@ -46,26 +47,20 @@ MOONSHINE_FILE = "encoder_model.ort"
 MOONSHINE_MIN_SAMPLES = 895
 
 
-def decode_audio(raw: bytes, *, sample_rate: int, max_seconds: float, min_samples: int = 0) -> npt.NDArray[np.float32]:
-    """Decode a sound file to one channel (S,) at `sample_rate`; full scale is 1.
+def decode_audio(raw: bytes, *, sample_rate: int, max_seconds: float, min_samples: int = 0) -> Floats:
+    """A sound file that libsndfile reads, as one channel (S,) at `sample_rate` in Hz; full scale is 1.
 
     Rules, in this order: only the first `max_seconds` are read; channels are averaged; another sample rate is
     resampled by soxr in high quality; zeros are appended only if there are fewer than `min_samples`, the shortest input
     of the encoder. Nothing is normalised: a louder clip has larger samples. A wav or mp3 that was cut off gives what is
     left of it (their headers need not tell the length); a flac or ogg that was cut off is refused.
 
-    Args:
-        raw: the content of a file that libsndfile reads: wav, flac, ogg (Vorbis or Opus), mp3, aiff and more.
-        sample_rate: wanted, in Hz.
-        max_seconds: what is kept from the start of a longer clip.
-        min_samples: at `sample_rate`.
-
     Raises:
         RowError: unreadable bytes, no samples, less than 10 ms, NaN or infinite samples, or digital silence.
     """
-    limit_s = max(max_seconds, MIN_SECONDS)
     if not raw:
         raise RowError("empty file (0 bytes)")
+    limit_s = max(max_seconds, MIN_SECONDS)
     source_SC, rate = _read_samples(raw, limit_s)
     seconds = len(source_SC) / rate
     if not len(source_SC):
@@ -80,12 +75,12 @@ def decode_audio(raw: bytes, *, sample_rate: int, max_seconds: float, min_sample
     if not np.isfinite(mono_S).all():
         raise RowError("audio with NaN, infinite or immense samples")
     kept_S = mono_S[: round(limit_s * sample_rate)]
-    padded_S: npt.NDArray[np.float32] = np.pad(kept_S, (0, max(0, min_samples - len(kept_S))))
+    padded_S: Floats = np.pad(kept_S, (0, max(0, min_samples - len(kept_S))))
     return padded_S
 
 
-def _read_samples(raw: bytes, max_seconds: float) -> tuple[npt.NDArray[np.float32], int]:
-    """Return the samples of the first `max_seconds` (S, channels) and the file's own sample rate."""
+def _read_samples(raw: bytes, max_seconds: float) -> tuple[Floats, int]:
+    """The samples of the first `max_seconds` (S, channels), and the file's own sample rate."""
     try:
         with soundfile.SoundFile(io.BytesIO(raw)) as file:
             rate = int(file.samplerate)
@@ -126,19 +121,25 @@ class _ClipEncoder(Encoder):
         return frames if self.yields_tokens else np.stack([self._pool(frames_FD) for frames_FD in frames])
 
     @abstractmethod
-    def _frames(self, clip_S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Encode one clip (S,) into its frames (F, D)."""
+    def _frames(self, clip_S: Floats) -> Floats:
+        """One clip (S,) as its frames (F, D)."""
 
     @abstractmethod
-    def _pool(self, frames_FD: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Pool the frames (F, D) of one clip into (D,)."""
+    def _pool(self, frames_FD: Floats) -> Floats:
+        """The frames (F, D) of one clip as its embedding (D,)."""
 
-    def _decoding(self) -> dict[str, Any]:
+    def _identity(self, *, weights: str | None, pooled_by: str) -> dict[str, Any]:
         return {
-            "sample_rate": SAMPLE_RATE,
-            "max_seconds": self.config.max_seconds,
-            "min_samples": self.min_samples,
-            "resampling": f"soxr {RESAMPLING}",
+            "source": self.config.source,
+            "name": self.config.name,
+            "weights": weights,
+            "decoding": {
+                "sample_rate": SAMPLE_RATE,
+                "max_seconds": self.config.max_seconds,
+                "min_samples": self.min_samples,
+                "resampling": f"soxr {RESAMPLING}",
+            },
+            "pooling": "tokens" if self.yields_tokens else pooled_by,
         }
 
 
@@ -159,20 +160,15 @@ class LogMelStatistics(_ClipEncoder):
         return MEL_BANDS if self.yields_tokens else 2 * MEL_BANDS
 
     def identity(self) -> dict[str, Any]:
-        return {
-            "source": self.config.source,
-            "name": self.config.name,
-            "weights": None,
-            "decoding": self._decoding(),
-            "spectrogram": {"frame": FRAME, "hop": HOP, "fft": FFT, "bands": MEL_BANDS, "lowest_hz": LOWEST_HZ},
-            "pooling": "tokens" if self.yields_tokens else "mean and standard deviation over frames",
-        }
+        frames = {"frame": FRAME, "hop": HOP, "fft": FFT, "bands": MEL_BANDS, "lowest_hz": LOWEST_HZ}
+        identity = self._identity(weights=None, pooled_by="mean and standard deviation over frames")
+        return {**identity, "spectrogram": frames}
 
     def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
         """Nothing to load: it runs on the CPU in float64 wherever the others run."""
 
-    def _frames(self, clip_S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        log_power_MF: npt.NDArray[np.float32] = spectrogram(
+    def _frames(self, clip_S: Floats) -> Floats:
+        log_power_MF: Floats = spectrogram(
             clip_S,
             window_function(FRAME, "hann"),
             frame_length=FRAME,
@@ -186,10 +182,10 @@ class LogMelStatistics(_ClipEncoder):
         )
         return log_power_MF.T
 
-    def _pool(self, frames_FD: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _pool(self, frames_FD: Floats) -> Floats:
         # Reduced along the rows of (M, F), as every stored embedding was: numpy adds up in another order along columns.
         log_power_MF = frames_FD.T
-        statistics: npt.NDArray[np.float32] = np.concatenate([log_power_MF.mean(axis=1), log_power_MF.std(axis=1)])
+        statistics: Floats = np.concatenate([log_power_MF.mean(axis=1), log_power_MF.std(axis=1)])
         return statistics
 
     @functools.cached_property
@@ -216,13 +212,7 @@ class MoonshineEncoder(_ClipEncoder):
 
     def identity(self) -> dict[str, Any]:
         """Raises InputError without the package."""
-        return {
-            "source": self.config.source,
-            "name": self.config.name,
-            "weights": file_digest(self._weights_file()),
-            "decoding": self._decoding(),
-            "pooling": "tokens" if self.yields_tokens else "mean",
-        }
+        return self._identity(weights=file_digest(self._weights_file()), pooled_by="mean")
 
     def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
         """Open the weights with onnxruntime, on as many threads as torch may use; always on the CPU, in int8."""
@@ -233,14 +223,14 @@ class MoonshineEncoder(_ClipEncoder):
             str(self._weights_file()), options, providers=["CPUExecutionProvider"]
         )
 
-    def _frames(self, clip_S: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _frames(self, clip_S: Floats) -> Floats:
         inputs = {"input_values": clip_S[None], "attention_mask": np.ones((1, len(clip_S)), dtype=np.int64)}
         (hidden_1FD,) = self._session.run(["last_hidden_state"], inputs)
-        frames_FD: npt.NDArray[np.float32] = hidden_1FD[0]
+        frames_FD: Floats = hidden_1FD[0]
         return frames_FD
 
-    def _pool(self, frames_FD: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        embedding_D: npt.NDArray[np.float32] = frames_FD.mean(axis=0)
+    def _pool(self, frames_FD: Floats) -> Floats:
+        embedding_D: Floats = frames_FD.mean(axis=0)
         return embedding_D
 
     def _weights_file(self) -> Path:

@@ -12,7 +12,6 @@ Shape legend: B batch, S samples, T tokens (T_b those of clip b), D embedding wi
 
 from __future__ import annotations
 
-import functools
 import io
 import math
 import re
@@ -32,18 +31,16 @@ from uml_core.encoders.audio.packaged_audio import RESAMPLING, decode_audio
 from uml_core.encoders.base import Clip, Decoded, Embeddings, Encoder, TokenSequences
 from uml_core.encoders.torch_encoder import Arrays, TrainableEncoder, to_numpy
 from uml_core.encoders.transformers_models import HubEncoder, hub_model, location_of
-from uml_core.encoders.weights import from_hub
-from uml_core.errors import InputError
+from uml_core.encoders.weights import from_hub_once
 
 # Of a feature extractor, everything that is not an array: what decides its numbers.
 SCALARS = (bool, int, float, str)
 EXAMPLE_S = 0.5  # of the noise that is encoded to see which layers are called
 AST_FRAME, AST_HOP_S = 400, 0.01  # samples at 16 kHz, and seconds, of its spectrogram
-EXACT = 2**24  # up to here float32 holds every whole number
 
 
 def transformers_audio_encoder(config: EncoderConfig) -> Encoder:
-    """Return the encoder for the model's type. Raises InputError if the model is not there or of no such type."""
+    """The encoder for the model's type. Raises InputError if the model is not there or of no such type."""
     model_type = hub_model(location_of(config), "audio")[1].model_type
     return ENCODERS.get(model_type, WaveformEncoder)(config)
 
@@ -98,7 +95,7 @@ class TransformersAudioEncoder(HubEncoder, TrainableEncoder):
         return torch.from_numpy(array_B).to(device)
 
     def features(self, batch: Tensor) -> Tensor:
-        """Return the pooled features (B, D) of B clips of any lengths, as `array_of` packs them."""
+        """The pooled features (B, D) of B clips of any lengths, as `array_of` packs them."""
         if not len(batch):  # more ranks than samples; most models refuse it
             return batch.new_zeros(0, self.dim)
         return self._features(batch, [round(length) for length in batch.flatten(1)[:, -1].tolist()])
@@ -119,7 +116,7 @@ class TransformersAudioEncoder(HubEncoder, TrainableEncoder):
         return [tokens_TD[:count] for tokens_TD, count in zip(to_numpy(frames_BTD), counts, strict=True)]
 
     def _pooled(self, inputs: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Return the embeddings (B, D) of stacked features, given each clip's number of samples."""
+        """The embeddings (B, D) of stacked features, given each clip's number of samples."""
         output = self._forward(inputs, lengths)
         if self.pooling == "projection":
             return torch.nn.functional.normalize(output.audio_embeds.float(), dim=-1)
@@ -145,7 +142,7 @@ class TransformersAudioEncoder(HubEncoder, TrainableEncoder):
         return self._model(inputs.to(self._dtype))
 
     def _frames(self, hidden: Tensor) -> Tensor:
-        """Return the last hidden state as (B, T, D) with T in time."""
+        """The last hidden state as (B, T, D) with T in time."""
         return hidden
 
     @abstractmethod
@@ -180,7 +177,7 @@ class TransformersAudioEncoder(HubEncoder, TrainableEncoder):
 
     @property
     def _extractor(self) -> Any:
-        return _extractor(self.location)
+        return from_hub_once(AutoFeatureExtractor, self.location, setting="encoders.audio")
 
 
 class WaveformEncoder(TransformersAudioEncoder):
@@ -214,10 +211,9 @@ class WaveformEncoder(TransformersAudioEncoder):
         return row.num_samples
 
     def _features(self, batch: Tensor, lengths: list[int]) -> Tensor:
-        """Return the features (B, D) of B clips; of models that see padding, clips of each length by themselves."""
         if self.pads_rows:
             return self._pooled(batch[:, : max(lengths)].contiguous(), lengths)
-        features: dict[int, Tensor] = {}
+        features: dict[int, Tensor] = {}  # padding would be seen: clips of each length by themselves
         for length in dict.fromkeys(lengths):
             rows = [row for row, other in enumerate(lengths) if other == length]
             features |= dict(zip(rows, self._pooled(batch[rows, :length], [length] * len(rows)), strict=True))
@@ -231,11 +227,6 @@ class WaveformEncoder(TransformersAudioEncoder):
 
     def _up_to_window(self, features: Arrays) -> Arrays:
         window = max(round(self.max_seconds * int(self._extractor.sampling_rate)), self.min_samples)
-        if window > EXACT:
-            raise InputError(
-                f"encoders.audio.max_seconds is {self.config.max_seconds:g}; a trained encoder takes clips of up to "
-                f"{EXACT // int(self._extractor.sampling_rate)} s: lower it"
-            )
         return np.pad(features, (0, window - len(features)))
 
     def _forward(self, inputs: Tensor, lengths: Sequence[int]) -> Any:
@@ -344,8 +335,3 @@ ENCODERS: dict[str, type[TransformersAudioEncoder]] = {
     "whisper": WhisperAudioEncoder,
     "clap_audio_model": ClapAudioEncoder,
 }
-
-
-@functools.lru_cache(maxsize=8)
-def _extractor(location: str) -> Any:
-    return from_hub(AutoFeatureExtractor, location, setting="encoders.audio")

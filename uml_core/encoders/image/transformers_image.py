@@ -7,9 +7,7 @@ Shape legend: B batch, H height, W width, T tokens, D embedding width.
 
 from __future__ import annotations
 
-import functools
 import io
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,7 @@ from uml_core.encoders.base import Decoded
 from uml_core.encoders.image.pixel_encoder import PixelEncoder
 from uml_core.encoders.pictures import open_picture
 from uml_core.encoders.transformers_models import HubEncoder
-from uml_core.encoders.weights import from_hub
+from uml_core.encoders.weights import from_hub_once
 from uml_core.errors import InputError, RowError
 
 PREPROCESSING = ("size", "crop_size", "resample", "do_resize", "do_center_crop", "image_mean", "image_std", "crop_pct")
@@ -92,10 +90,10 @@ class TransformersImageEncoder(HubEncoder, PixelEncoder):
             features = self._patches(output.last_hidden_state).float().mean(dim=1)
         return features
 
-    def _engine(self, module: torch.nn.Module, precision: str) -> Callable[..., Any] | None:
+    @property
+    def _graph_names(self) -> dict[str, Any]:
         outputs = {"pooled": "pooler_output", "projection": self._shared}
-        named = {"inputs": ("pixel_values",), "output": outputs.get(self.pooling, "last_hidden_state")}
-        return self._run_by_openvino(module, precision, **named)
+        return {"inputs": ("pixel_values",), "output": outputs.get(self.pooling, "last_hidden_state")}
 
     @property
     def picture_size(self) -> tuple[int, int]:
@@ -123,10 +121,5 @@ class TransformersImageEncoder(HubEncoder, PixelEncoder):
 
     @property
     def _processor(self) -> Any:
-        return _processor(self.location)
-
-
-@functools.lru_cache(maxsize=8)
-def _processor(location: str) -> Any:
-    # Its PIL backend: what the models were evaluated with, and it runs in a decode task on a CPU.
-    return from_hub(AutoImageProcessor, location, setting="encoders.image", backend="pil")
+        # Its PIL backend: what the models were evaluated with, and it runs in a decode task on a CPU.
+        return from_hub_once(AutoImageProcessor, self.location, setting="encoders.image", backend="pil")

@@ -9,7 +9,6 @@ Shape legend: B batch, T tokens (T_b those of row b), D embedding width.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from uml_core.encoders.base import Decoded, Embeddings, TokenSequences
 from uml_core.encoders.openvino_engine import engine_forward
 from uml_core.encoders.torch_encoder import to_numpy
 from uml_core.encoders.transformers_models import HubEncoder
-from uml_core.encoders.weights import from_hub, packaged_minilm
+from uml_core.encoders.weights import from_hub_once, packaged_minilm
 from uml_core.errors import InputError, RowError
 
 # A text is cut to so many characters a token before it is tokenised: ordinary text has 3 to 6, and a book need not be
@@ -76,11 +75,16 @@ class TransformersTextEncoder(HubEncoder):
         return [tokens_TD[: np.asarray(row).size] for tokens_TD, row in zip(to_numpy(hidden_BTD), rows, strict=True)]
 
     def padded(self, rows: Sequence[Decoded]) -> Tensor:
-        """Return B rows of token ids as (2, B, T): ids, and 1 for real tokens; padded to the longest of these B."""
-        return torch.stack(pad_ids(rows, pad_id=self._pad_id))
+        """B rows of token ids as (2, B, T): ids, and 1 for real tokens; padded to the longest of these B."""
+        lengths_B = np.array([np.asarray(row).size for row in rows])
+        mask_BT = np.arange(lengths_B.max()) < lengths_B[:, None]
+        # Padding may be any token, as it is masked. Half of the decoders have none of their own.
+        ids_BT = np.full(mask_BT.shape, self._tokenizer.pad_token_id or 0, dtype=np.int64)
+        ids_BT[mask_BT] = np.concatenate([np.asarray(row) for row in rows])
+        return torch.from_numpy(np.stack([ids_BT, mask_BT.astype(np.int64)]))
 
     def features(self, token_2BT: Tensor) -> Tensor:
-        """Return the pooled features (B, D) of padded token ids, with gradients where the module has them."""
+        """The pooled features (B, D) of padded token ids, with gradients where the module has them."""
         ids_BT, mask_BT = token_2BT
         output = self._model(input_ids=ids_BT, attention_mask=mask_BT)
         if self.pooling == "projection":
@@ -94,20 +98,13 @@ class TransformersTextEncoder(HubEncoder):
 
     def _engine(self, module: torch.nn.Module, precision: str) -> Callable[..., Any] | None:
         output = "text_embeds" if self.pooling == "projection" else "last_hidden_state"
-        traced, checked = (
-            pad_ids([np.arange(1, length + 1) for length in lengths], pad_id=self._pad_id) for lengths in LENGTHS
-        )
+        traced, checked = (list(self.padded([np.arange(1, length + 1) for length in batch])) for batch in LENGTHS)
         inputs = ("input_ids", "attention_mask")
         return engine_forward(module, traced, checked, free=(0, 1), precision=precision, inputs=inputs, output=output)
 
     @property
     def _tokenizer(self) -> Any:
-        return _tokenizer(self.location)
-
-    @property
-    def _pad_id(self) -> int:
-        # Any id will do: padding is masked. Half of the decoders have none of their own.
-        return int(self._tokenizer.pad_token_id or 0)
+        return from_hub_once(AutoTokenizer, self.location, setting="encoders.text", truncation_side="right")
 
     @property
     def _max_tokens(self) -> int:
@@ -136,16 +133,8 @@ class PackagedMiniLM(TransformersTextEncoder):
         return "tokens" if self.yields_tokens else "mean"
 
 
-@functools.lru_cache(maxsize=8)
-def _tokenizer(location: str) -> Any:
-    # One a process: loading it takes as long as tokenising a thousand sentences.
-    tokenizer = from_hub(AutoTokenizer, location, setting="encoders.text")
-    tokenizer.truncation_side = tokenizer.padding_side = "right"
-    return tokenizer
-
-
 def read_text(raw: Raw) -> str:
-    """Return a sentence, or the content of a UTF-8 text file, without the space around it. Raises RowError."""
+    """A sentence, or the content of a UTF-8 text file, without the space around it. Raises RowError."""
     if isinstance(raw, bytes):
         try:
             raw = raw.decode("utf-8-sig")
@@ -157,15 +146,6 @@ def read_text(raw: Raw) -> str:
     if not text:
         raise RowError("empty text")
     return text
-
-
-def pad_ids(rows: Sequence[Decoded], *, pad_id: int) -> tuple[Tensor, Tensor]:
-    """Return B rows of token ids as ids (B, T) and mask (B, T), 1 for real tokens, padded on the right."""
-    lengths_B = np.array([np.asarray(row).size for row in rows])
-    mask_BT = np.arange(lengths_B.max()) < lengths_B[:, None]
-    ids_BT = np.full(mask_BT.shape, pad_id, dtype=np.int64)
-    ids_BT[mask_BT] = np.concatenate([np.asarray(row) for row in rows])
-    return torch.from_numpy(ids_BT), torch.from_numpy(mask_BT.astype(np.int64))
 
 
 def pool(hidden_BTD: Tensor, mask_BT: Tensor, pooling: str) -> Tensor:
