@@ -263,7 +263,11 @@ def test_fingerprints_stay_what_they_were() -> None:
         ("image", {"source": "package", "name": "efficientnet"}, "did you mean 'efficientnet_lite0'"),
         ("audio", {"source": "timm", "name": "x"}, "sources for audio are"),
         ("text", {"source": "transformers", "name": "x", "weights": "/nowhere"}, "set encoders.text.weights"),
-        ("text", {"source": "package", "name": "minilm_l6", "pooling": "cls"}, "minilm_l6 has auto, mean and tokens"),
+        (
+            "text",
+            {"source": "package", "name": "minilm_l6", "pooling": "cls"},
+            r"'minilm_l6' has auto \(mean\), mean, tokens",
+        ),
         ("audio", {"source": "package", "name": "logmel", "pooling": "cls"}, "logmel has auto, tokens"),
         ("image", {"source": "timm", "name": "resnet18", "image_size": 64}, "does not take pooling=auto, image_size"),
         ("image", {"source": "timm", "name": "resnet18", "pooling": "last"}, "have auto, cls, mean and tokens"),

