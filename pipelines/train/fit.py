@@ -31,7 +31,7 @@ from uml_core.files.paths import one_line
 from uml_core.serving.target_predictor import load_predictor_folder
 from uml_core.tracking.records import provenance_tags, run_kind
 from uml_core.tracking.writing import MLflowTracker, start_run
-from uml_core.transfer import transfer_plan
+from uml_core.transfer.start import transfer_plan
 
 MAX_LOSSES = 3  # of workers, and of the controller, in a run
 

@@ -138,20 +138,16 @@ def exchange_rate(data: ExchangeData, *, seed: int = 0) -> ExchangeRate:
     """Fit plane and surface, with a percentile bootstrap of the plane's rate over whole seeds.
 
     Seeds are resampled, not trials: trials of a seed share their few-shot subset. Few seeds make the interval too
-    narrow (with 3 there are 10 different resamples).
-
-    Raises:
-        ValueError: the amounts do not form a grid.
+    narrow (with 3 there are 10 different resamples). The amounts must form a grid (`ExchangeData.is_grid`).
     """
-    if not data.is_grid:
-        raise ValueError("both amounts must vary, apart from one another, to fit a plane")
-    plane, surface = fit_plane(data), fit_surface(data)
-    num_seeds = len(np.unique(data.seeds))
+    surface, num_seeds = fit_surface(data), len(np.unique(data.seeds))
     low, high = _rate_interval(data, seed) if num_seeds > 1 else (math.nan, math.nan)
-    largest = float(data.auxiliary_rows.max())
-    local = tuple(_local_rate(surface, point, largest) for point in _cell_means(data))
-    falls = reliable_falls(data)
-    return ExchangeRate(plane, surface, low, high, local, falls, num_seeds, largest - float(data.auxiliary_rows.min()))
+    largest, local = float(data.auxiliary_rows.max()), []
+    for target_rows, auxiliary_rows, accuracy in _cell_means(data).tolist():
+        rate = surface.rate(target_rows, auxiliary_rows)
+        local.append(LocalRate(target_rows, auxiliary_rows, accuracy, rate, auxiliary_rows + rate > largest))
+    span = largest - float(data.auxiliary_rows.min())
+    return ExchangeRate(fit_plane(data), surface, low, high, tuple(local), reliable_falls(data), num_seeds, span)
 
 
 def fit_plane(data: ExchangeData) -> Plane:
@@ -226,12 +222,6 @@ def _rate_interval(data: ExchangeData, seed: int) -> tuple[float, float]:
     # An order statistic, not a mean of two: rates may be infinite.
     low, high = np.quantile(rates_R, ends, method="inverted_cdf")
     return float(low), float(high)
-
-
-def _local_rate(surface: Surface, point: Floats, largest: float) -> LocalRate:
-    target_rows, auxiliary_rows, accuracy = (float(value) for value in point)
-    rate = surface.rate(target_rows, auxiliary_rows)
-    return LocalRate(target_rows, auxiliary_rows, accuracy, rate, auxiliary_rows + rate > largest)
 
 
 def _cell_means(data: ExchangeData) -> Floats:

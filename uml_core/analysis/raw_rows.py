@@ -122,12 +122,12 @@ def read_pairs(file: str, ids: Mapping[str, Sequence[str]], *, target: str) -> d
 
 
 def _rows(file: str, corpus: str, values: Any, ids: Sequence[str]) -> npt.NDArray[np.int64]:
-    position = {row_id: index for index, row_id in enumerate(ids)}
-    given = [str(value) for value in values]
-    missing = [value for value in given if value not in position]
+    given = values.astype(str)
+    found: npt.NDArray[np.int64] = pd.Index(ids).get_indexer(given)
+    missing = given[found < 0].tolist()
     if missing:
         raise InputError(
             f"--pairs {file}: {len(missing)} ids are not in the store of corpus {corpus}, first '{missing[0]}'"
             f"{nearest(missing[0], list(ids)[:1000])}; its ids look like '{ids[0]}'"
         )
-    return np.array([position[value] for value in given], dtype=np.int64)
+    return found

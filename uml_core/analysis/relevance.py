@@ -40,7 +40,7 @@ from uml_core.analysis.class_geometry import (
     class_sums,
     orders_of,
 )
-from uml_core.data.labelled_rows import BLOCK_ROWS, LabelledRows
+from uml_core.data.labelled_rows import BLOCK_ROWS, LabelledRows, column_moments
 from uml_core.data.training_data import TrainingData
 
 Word = Literal["likely", "unlikely", "unclear"]
@@ -118,8 +118,8 @@ class Draw:
         picked = np.arange(len(data.val))
         if len(picked) > MAX_VALIDATION_ROWS:
             picked = np.sort(np.random.default_rng(0).choice(len(picked), MAX_VALIDATION_ROWS, replace=False))
-        mean_D, length = _mean_and_squared_length(train)
-        penalty = max(RIDGE * length, TINY)
+        mean_D, variance_D = column_moments(train)
+        penalty = max(RIDGE * float(variance_D.sum()), TINY)
         val_VD = data.val.embeddings[data.val.rows[picked]] - mean_D
         head_DC = ridge_head([(train, 1.0)], len(data.classes), mean=mean_D, penalty=penalty)
         return cls(data, mean_D, penalty, val_VD, data.val.rows[picked], data.val.labels[picked], val_VD @ head_DC)
@@ -227,15 +227,6 @@ def ridge_head(parts: Sequence[tuple[LabelledRows, float]], num_classes: int, *,
             sums_CD += weight * class_sums(centred_ND, labels_N, num_classes)
     head_DC: Array = solve(gram_DD, (sums_CD - sums_CD.sum(axis=0) / num_classes).T, assume_a="pos")
     return head_DC
-
-
-def _mean_and_squared_length(rows: LabelledRows) -> tuple[Array, float]:
-    """The mean row (D,) and the mean squared length of rows less it."""
-    mean_D = sum(embeddings_ND.sum(axis=0, dtype=np.float64) for embeddings_ND, _ in rows.blocks(BLOCK_ROWS)) / len(
-        rows
-    )
-    squares = sum(float(((embeddings_ND - mean_D) ** 2).sum()) for embeddings_ND, _ in rows.blocks(BLOCK_ROWS))
-    return mean_D, squares / len(rows)
 
 
 def _predicted_gain(

@@ -65,7 +65,8 @@ def class_means(rows: LabelledRows) -> LabelledRows:
 
 def noise_like(rows: LabelledRows, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """Gaussian noise with the mean and standard deviation of every column (N, D); in a file where its source is one."""
-    mean_D, std_D = _column_moments(rows)
+    column_mean_D, variance_D = column_moments(rows)
+    mean_D, std_D = column_mean_D.astype(np.float32), np.sqrt(variance_D).astype(np.float32)
 
     def fill(noise_ND: npt.NDArray[np.float32]) -> None:
         for start in range(0, len(noise_ND), BLOCK_ROWS):
@@ -83,10 +84,11 @@ def noise_like(rows: LabelledRows, rng: np.random.Generator) -> npt.NDArray[np.f
     return noise_ND
 
 
-def _column_moments(rows: LabelledRows) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def column_moments(rows: LabelledRows) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and variance of every column (D,), in float64."""
     mean_D, variance_D = np.zeros(rows.dim), np.zeros(rows.dim)
     for block_ND, _ in rows.blocks(BLOCK_ROWS):
         mean_D += block_ND.sum(axis=0, dtype=np.float64) / len(rows)
     for block_ND, _ in rows.blocks(BLOCK_ROWS):
         variance_D += ((block_ND - mean_D) ** 2).sum(axis=0) / len(rows)
-    return mean_D.astype(np.float32), np.sqrt(variance_D).astype(np.float32)
+    return mean_D, variance_D

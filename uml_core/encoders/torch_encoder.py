@@ -129,16 +129,9 @@ class TrainableEncoder(TorchEncoder):
 
     def load_weights(self, weights: Mapping[str, Tensor], *, device: str = "cpu", precision: str = "float32") -> None:
         """Load fine-tuned weights instead of those the settings name, for encoding."""
-        self._place_frozen(self._filled(weights), device, precision)
-
-    def load_weights_as_written(self, weights: Mapping[str, Tensor]) -> None:
-        """Load fine-tuned weights into the module as its authors wrote it, on the CPU in float32: to be traced."""
-        self._place(self._filled(weights), "cpu", "float32")
-
-    def _filled(self, weights: Mapping[str, Tensor]) -> nn.Module:
         module = self._empty_model()
         module.load_state_dict(weights)
-        return module
+        self._place_frozen(module, device, precision)
 
 
 def to_numpy(encoded: Tensor) -> Embeddings:

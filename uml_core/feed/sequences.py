@@ -30,7 +30,7 @@ from uml_core.models.losses import token_losses
 from uml_core.models.seeding import generator_of
 from uml_core.models.sequence.packing import pack
 from uml_core.models.sequence.sequence_model import SequenceModel, TrunkInputs
-from uml_core.transfer import without_gradients
+from uml_core.transfer.start import without_gradients
 
 Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

@@ -133,7 +133,8 @@ def tuned_encoder(predictor: TargetPredictor) -> PixelEncoder:
     assert predictor.encoder_weights is not None
     encoder = build_encoder(predictor.encoder.model_copy(update={"compile": False}), predictor.modality)
     assert isinstance(encoder, PixelEncoder)
-    encoder.load_weights_as_written(predictor.encoder_weights)
+    encoder.load_random(0)
+    encoder.module.load_state_dict(predictor.encoder_weights)
     return encoder
 
 

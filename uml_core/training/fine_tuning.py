@@ -39,7 +39,7 @@ from uml_core.models.fine_tuned import FineTunedModel
 from uml_core.models.seeding import generator_of
 from uml_core.models.shared_head import Classifier, Features
 from uml_core.training.supervised import evaluate_head, head_classifier, head_features
-from uml_core.transfer import load_backbone, start_blocks, without_gradients
+from uml_core.transfer.start import load_backbone, start_blocks, without_gradients
 
 
 @dataclass(frozen=True)

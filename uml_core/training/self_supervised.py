@@ -29,7 +29,7 @@ from uml_core.gradients.ranks import RankContext
 from uml_core.models.linear_probe import LinearProbe
 from uml_core.models.sequence.sequence_model import SequenceModel, build_sequence_model
 from uml_core.models.shared_head import Classifier, Features
-from uml_core.transfer import start_blocks
+from uml_core.transfer.start import start_blocks
 
 ROWS_AT_ONCE = 16_384  # tokens in one pass of the trunk
 

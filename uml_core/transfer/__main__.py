@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from uml_core.config import load_experiment
 from uml_core.errors import InputError
-from uml_core.transfer import transfer_plan
+from uml_core.transfer.start import transfer_plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

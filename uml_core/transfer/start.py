@@ -56,13 +56,9 @@ def load_backbone(experiment: Experiment, encoder: TrainableEncoder, device: str
 
 
 def start_blocks(experiment: Experiment, module: nn.Module) -> Frozen:
-    """Start a trunk's blocks as `model.transfer` says; returns what stays frozen for the first steps.
+    """Start the blocks of the target's encoder, or of the shared trunk, as `model.transfer` says.
 
-    What stays frozen to the end requires no gradient any more.
-
-    Args:
-        experiment: whose trunk it is.
-        module: the target's encoder (objective supervised), or the shared trunk.
+    Returns what stays frozen for the first steps. What stays frozen to the end requires no gradient any more.
 
     Raises:
         InputError: the source cannot be loaded, or does not fit the trunk.
