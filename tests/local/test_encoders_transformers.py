@@ -17,7 +17,9 @@ from PIL import Image
 from tests.bad_rows import picture, picture_file, sound_file
 from tests.tiny_models import save_audio, save_text, save_vision, vision_model
 from uml_core.config import EncoderConfig
-from uml_core.encoders import Clip, Decoded, Encoder, Raw, build_encoder
+from uml_core.corpora.content import Raw
+from uml_core.encoders import Decoded, Encoder, build_encoder
+from uml_core.encoders.base import Clip
 from uml_core.encoders.transformers_models import MODEL_TYPES, hub_model
 from uml_core.errors import InputError
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uml_core.config import EncoderConfig
-from uml_core.encoders import Decoded, Encoder, Raw, TokenSequences
+from uml_core.corpora.content import Raw
+from uml_core.encoders import Decoded, Encoder, TokenSequences
 from uml_core.encoders.base import plan_batches
 from uml_core.errors import InputError
 

@@ -60,7 +60,7 @@ class MatchedRows:
         if not self.by_class:
             return values_NU
         both = np.intersect1d(self.target.labels, self.other.labels)
-        return class_means(values_NU, side.labels, int(side.labels.max()) + 1)[both]
+        return class_means(values_NU, side.labels, int(side.labels.max(initial=-1)) + 1)[both]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, ClassVar
 
 import numpy as np
@@ -111,28 +110,26 @@ class Encoder(ABC):
         for batch in plan_batches(
             costs, batch_size=batch_size, unit_cost=self.unit_cost, equal_cost=not self.pads_rows
         ):
-            encoded = self._encode_or_halve([rows[index] for index in batch])
-            self._check(encoded, len(batch))
-            for index, row in zip(batch, encoded, strict=True):
+            for index, row in zip(batch, self._encode_or_halve([rows[index] for index in batch]), strict=True):
                 results[index] = row
         return results if self.yields_tokens else np.array(results, np.float32).reshape(len(rows), self.dim)
 
-    def _encode_or_halve(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
+    def _encode_or_halve(self, rows: Sequence[Decoded]) -> Sequence[npt.NDArray[np.float32]]:
         try:
-            return self.encode(rows)
+            encoded = self.encode(rows)
         except torch.OutOfMemoryError:
             if len(rows) == 1:
                 raise InputError(
                     f"one row of encoders.{self.modality} '{self.config.name}' does not fit into the GPU's memory; "
                     "set embed.precision=bfloat16, shorten rows (max_length, max_seconds), or take a smaller model"
                 ) from None
+        else:
+            self._check(encoded, len(rows))
+            return list(encoded)
         # Outside the except block: the exception's traceback would keep the failed batch's tensors alive.
         torch.cuda.empty_cache()
         middle = len(rows) // 2
-        first, second = self._encode_or_halve(rows[:middle]), self._encode_or_halve(rows[middle:])
-        if isinstance(first, list) and isinstance(second, list):
-            return first + second
-        return np.concatenate([np.asarray(first), np.asarray(second)])
+        return [*self._encode_or_halve(rows[:middle]), *self._encode_or_halve(rows[middle:])]
 
     def _check(self, encoded: Embeddings | TokenSequences, num_rows: int) -> None:
         promised = "a list of (tokens, dim) arrays" if self.yields_tokens else "one (rows, dim) array"
@@ -157,17 +154,13 @@ def plan_batches(
         unit_cost: what one row of `batch_size` pays for. A batch of costlier rows holds fewer, down to one.
         equal_cost: put only rows of the same cost together.
     """
-    order = sorted(range(len(costs)), key=lambda index: -costs[index])
-    groups = [list(group) for _, group in groupby(order, key=lambda index: costs[index])] if equal_cost else [order]
-    batches = []
-    for group in groups:
-        start = 0
-        while start < len(group):
-            # The first row is the costliest of its batch: all others are padded to it.
-            cost = costs[group[start]]
-            count = batch_size if unit_cost is None else max(1, batch_size * unit_cost // max(1, cost))
-            batches.append(group[start : start + count])
-            start += count
+    batches: list[list[int]] = []
+    for index in sorted(range(len(costs)), key=lambda index: -costs[index]):
+        costliest = costs[batches[-1][0]] if batches else 0  # the first of its batch: all others are padded to it
+        room = batch_size if unit_cost is None else max(1, batch_size * unit_cost // max(1, costliest))
+        if not batches or len(batches[-1]) == room or (equal_cost and costs[index] != costliest):
+            batches.append([])
+        batches[-1].append(index)
     return batches
 
 

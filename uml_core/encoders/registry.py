@@ -75,12 +75,11 @@ def own_encoder(config: EncoderConfig, modality: str) -> Encoder:
 
 
 def store_precision(experiment: Experiment) -> str:
-    """The arithmetic in which this machine embeds an experiment's corpora, and every later input alike."""
-    return resolve_precision(experiment.embed.precision, "cuda" if torch.cuda.is_available() else "cpu")
+    """The arithmetic in which this machine embeds an experiment's corpora, and every later input alike.
 
-
-def resolve_precision(precision: str, device: str) -> str:
-    """The arithmetic for "auto": bfloat16 on a CUDA device that has it, float32 elsewhere; others as given."""
-    if precision != "auto":
-        return precision
-    return "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
+    For "auto" bfloat16 on a GPU that has it, else float32.
+    """
+    given = experiment.embed.precision
+    if given != "auto":
+        return given
+    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from uml_core.config import EncoderConfig
-from uml_core.corpora.ready.adopt import ReadyRows
+from uml_core.config import CorpusConfig, EncoderConfig
+from uml_core.corpora.ready.adopt import ReadyRows, stream_ready
 from uml_core.encoders import Decoded, Encoder, build_encoder
 
 PREDICTOR_FILE = "predictor.json"
@@ -41,6 +41,7 @@ class Predictor(ABC):
     """A trained target model of either objective."""
 
     ready_column: ClassVar[str]  # the column that inputs come in where there is no encoder
+    ready_format: ClassVar[str]  # of a corpus of such inputs
 
     classes: tuple[str, ...]
     modality: str
@@ -68,16 +69,22 @@ class Predictor(ABC):
     def _ready_example(self) -> Any: ...
 
     @abstractmethod
+    def classify(self, values: Any) -> Predictions:
+        """Classify what an encoder gives."""
+
     def classify_decoded(self, encoder: Encoder, rows: Sequence[Decoded], *, batch_size: int) -> Predictions:
         """Encode decoded rows and classify them."""
+        return self.classify(encoder.encode_all(rows, batch_size))
 
-    @abstractmethod
     def classify_ready(self, values: Sequence[Any]) -> Predictions:
         """Classify inputs as they come in the ready column."""
+        return self.classify(values)
 
-    @abstractmethod
     def ready_inputs(self, path: str) -> Iterator[tuple[ReadyRows, Predictions]]:
         """Yield the rows of a file of ready inputs with their predictions."""
+        config = CorpusConfig.model_validate({"modality": self.modality, "format": self.ready_format, "path": path})
+        for chunk in stream_ready("input", config):
+            yield chunk, self.classify(chunk.values)
 
     @abstractmethod
     def save(self, directory: Path) -> None:

@@ -8,7 +8,7 @@ Shape legend: T tokens of a row, D token width, N rows, H shared width, C classe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from uml_core.config import CorpusConfig, Experiment, SequenceModelConfig
-from uml_core.corpora.ready.adopt import ReadyRows, stream_ready
-from uml_core.encoders import Decoded, Encoder
+from uml_core.config import Experiment, SequenceModelConfig
 from uml_core.models.linear_probe import LinearProbe
 from uml_core.models.sequence.sequence_model import SequenceModel, TokenSpace
 from uml_core.serving.predictor import Predictions, Predictor, read_settings
 
 WEIGHTS_FILE = "target_path.safetensors"
 TARGET = "target"  # what the one corpus that is left is called inside
-Tokens = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class SequencePredictor(Predictor):
     """The target path of a self-supervised model: encoder settings, input map and trunk, probe, class names."""
 
-    ready_column = "tokens"
+    ready_column = ready_format = "tokens"
 
     config: SequenceModelConfig
     space: TokenSpace
@@ -74,22 +71,18 @@ class SequencePredictor(Predictor):
     def _ready_example(self) -> Any:
         return [[0.0] * self.space.dim] * 2  # two tokens
 
-    def classify_decoded(self, encoder: Encoder, rows: Sequence[Decoded], *, batch_size: int) -> Predictions:
-        encoded = encoder.encode_all(rows, batch_size)
-        return self.classify(encoded if encoder.yields_tokens else [embedding_D[None] for embedding_D in encoded])
-
     def classify_ready(self, values: Sequence[Any]) -> Predictions:
         """Classify token sequences as they come in a column: lists of vectors, or of whole numbers."""
         sequences = [np.asarray([np.atleast_1d(token) for token in value], dtype=np.float32) for value in values]
         return self.classify([np.asarray(tokens).reshape(-1, self.space.dim) for tokens in sequences])
 
-    def classify(self, sequences: Sequence[Tokens]) -> Predictions:
-        """Class and probability for sequences (T, D), each cut to `max_tokens`."""
-        if not len(sequences):
+    def classify(self, values: Sequence[npt.NDArray[np.float32]]) -> Predictions:
+        """Class and probability for sequences (T, D), each cut to `max_tokens`; an embedding (D,) is one token."""
+        if not len(values):
             nothing = np.empty((0, len(self.classes)))
             return Predictions([], nothing[:, 0], nothing.astype(np.float32))
         model = self._model()
-        cut = [tokens_TD[: self.config.max_tokens] for tokens_TD in sequences]
+        cut = [np.atleast_2d(tokens_TD)[: self.config.max_tokens] for tokens_TD in values]
         lengths = np.array([len(tokens_TD) for tokens_TD in cut], dtype=np.int64)
         with torch.inference_mode():
             features_NH = model.features(TARGET, torch.from_numpy(np.concatenate(cut)), lengths).numpy()
@@ -97,11 +90,6 @@ class SequencePredictor(Predictor):
         codes = probabilities_NC.argmax(axis=1)
         logits_NC = np.log(probabilities_NC.clip(min=1e-300)).astype(np.float32)
         return Predictions([self.classes[code] for code in codes], probabilities_NC.max(axis=1), logits_NC)
-
-    def ready_inputs(self, path: str) -> Iterator[tuple[ReadyRows, Predictions]]:
-        config = CorpusConfig(modality="sequence", format="tokens", path=path)
-        for chunk in stream_ready("input", config):
-            yield chunk, self.classify(chunk.values)
 
     def _model(self) -> SequenceModel:
         model = SequenceModel({TARGET: self.space}, self.config).eval()

@@ -8,20 +8,18 @@ Shape legend: B batch, D embedding width, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from uml_core.config import CorpusConfig, Experiment
-from uml_core.corpora.ready.adopt import ReadyRows, stream_ready
-from uml_core.encoders import Decoded, Encoder
+from uml_core.config import Experiment
+from uml_core.encoders import Encoder
 from uml_core.encoders.torch_encoder import TrainableEncoder
 from uml_core.models import SharedHeadModel, folded_target_head
 from uml_core.serving.predictor import Predictions, Predictor, read_settings
@@ -34,7 +32,7 @@ ENCODER_FILE = "encoder.safetensors"
 class TargetPredictor(Predictor):
     """The target path of a trained model: encoder settings, folded head (C, D), class names."""
 
-    ready_column = "embedding"
+    ready_column, ready_format = "embedding", "embeddings"
 
     normalize: bool
     head: Tensor
@@ -66,26 +64,16 @@ class TargetPredictor(Predictor):
     def _ready_example(self) -> Any:
         return [0.0] * self.head.shape[1]
 
-    def classify(self, embedding_BD: npt.NDArray[np.float32]) -> Predictions:
+    def classify(self, values: Any) -> Predictions:
         """Class and probability for embeddings (B, D)."""
-        embeddings = torch.from_numpy(np.ascontiguousarray(embedding_BD, dtype=np.float32))
+        rows = values if len(values) else np.empty((0, self.head.shape[1]))
+        embeddings = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
         if self.normalize:
             embeddings = nn.functional.normalize(embeddings, dim=-1)
         logits_BC = embeddings @ self.head.T
         probabilities_BC = torch.softmax(logits_BC.double(), dim=1)
         top_B, code_B = probabilities_BC.max(dim=1)
         return Predictions([self.classes[code] for code in code_B.tolist()], top_B.numpy(), logits_BC.numpy())
-
-    def classify_decoded(self, encoder: Encoder, rows: Sequence[Decoded], *, batch_size: int) -> Predictions:
-        return self.classify(encoder.encode_all(rows, batch_size))
-
-    def classify_ready(self, values: Sequence[Any]) -> Predictions:
-        return self.classify(np.asarray(values, dtype=np.float32))
-
-    def ready_inputs(self, path: str) -> Iterator[tuple[ReadyRows, Predictions]]:
-        config = CorpusConfig(modality="vector", format="embeddings", path=path)
-        for chunk in stream_ready("input", config):
-            yield chunk, self.classify(chunk.embeddings)
 
     def save(self, directory: Path) -> None:
         self._save_settings(directory, normalize=self.normalize, fine_tuned=self.encoder_weights is not None)
