@@ -107,9 +107,7 @@ def most_confused(predicted_N: Codes, labels_N: Codes, margins: Margins, num_cla
     if both_CC.any():
         first, second = np.unravel_index(int(both_CC.argmax()), both_CC.shape)
         return int(first), int(second)
-    sums_C = np.bincount(labels_N, weights=margins.relative, minlength=num_classes)
-    counts_C = np.bincount(labels_N, minlength=num_classes)
-    mean_C = np.divide(sums_C, counts_C, out=np.full(num_classes, np.inf), where=counts_C > 0)
+    mean_C = class_means(margins.relative[:, None], labels_N, num_classes)[:, 0]  # NaN, without rows, is sorted last
     first, second = np.sort(np.argsort(mean_C, kind="stable")[:2])
     return int(first), int(second)
 

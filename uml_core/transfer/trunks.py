@@ -121,14 +121,11 @@ def own_trunk(config: SequenceModelConfig) -> Trunk:
 def _is_plain(block: Any) -> bool:
     """Whether a block computes x + attention(norm1(x)), then x + mlp(norm2(x)), with nothing in between."""
     modules = dict(block.named_modules())
-    linear = [modules.get(VIT_PARTS[part]) for part in ("qkv", "attention_out", "mlp_in", "mlp_out")]
-    norms = [modules.get(VIT_PARTS[part]) for part in ("attention_reads", "mlp_reads")]
+    for part, name in VIT_PARTS.items():
+        if not isinstance(modules.get(name), nn.LayerNorm if part.endswith("reads") else nn.Linear):
+            return False
     between = [modules.get(name) for name in ("attn.q_norm", "attn.k_norm", "attn.norm", "mlp.norm", "ls1", "ls2")]
-    if not all(isinstance(part, nn.Linear) for part in linear) or "attn.gate" in modules:
-        return False
-    if not all(isinstance(norm, nn.LayerNorm) for norm in norms):
-        return False
-    if not all(each is None or isinstance(each, nn.Identity) for each in between):
+    if "attn.gate" in modules or not all(each is None or isinstance(each, nn.Identity) for each in between):
         return False
     width, hidden = block.norm1.weight.shape[0], block.mlp.fc1.out_features
     return bool(block.attn.qkv.out_features == 3 * width and block.mlp.fc2.in_features == hidden)
