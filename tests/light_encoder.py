@@ -28,7 +28,7 @@ class ColourGrid(Encoder):
     dim = 3 * GRID * GRID
 
     def decode(self, raw: Raw) -> Decoded:
-        """Return the cells' mean colours: uint8 (GRID, GRID, 3)."""
+        """The cells' mean colours: uint8 (GRID, GRID, 3)."""
         assert isinstance(raw, bytes)
         return np.asarray(open_picture(raw).resize((GRID, GRID), Image.Resampling.BOX))
 
@@ -50,6 +50,6 @@ class SlowColourGrid(ColourGrid):
 
 
 def light(tree: dict[str, Any], encoder: type[ColourGrid] = ColourGrid) -> dict[str, Any]:
-    """Return an experiment file's tree whose pictures a light encoder embeds."""
+    """An experiment file's tree whose pictures a light encoder embeds."""
     image = {"source": "module", "name": f"{encoder.__module__}:{encoder.__qualname__}"}
     return {**tree, "encoders": {**tree.get("encoders", {}), "image": image}}

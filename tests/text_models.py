@@ -12,7 +12,7 @@ WIDTH, HEADS, HIDDEN, DEPTH = 64, 2, 192, 3  # width, heads and MLP of timm's te
 
 
 def text_model(kind: str, *, activation: str = "gelu", width: int = WIDTH, heads: int = HEADS) -> Any:
-    """Return a text model of a type; its norms' weights and all biases are random, too."""
+    """A text model of a type; its norms' weights and all biases are random, too."""
     sizes = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": HIDDEN}
     bert = {**sizes, "num_hidden_layers": DEPTH, "hidden_act": activation, "vocab_size": 12, "layer_norm_eps": 1e-6}
     distil = {"dim": width, "n_heads": heads, "hidden_dim": HIDDEN, "n_layers": DEPTH, "activation": activation}

@@ -25,7 +25,7 @@ SPEECH = {
 
 
 def vision_model(kind: str) -> Any:
-    """Return a vision model of a type, weights random."""
+    """A vision model of a type, weights random."""
     torch.manual_seed(0)
     clip_text = hf.CLIPTextConfig(**VIT, vocab_size=len(WORDS), max_position_embeddings=12, eos_token_id=3)
     built = {
@@ -67,7 +67,7 @@ def save_vision(directory: Path, kind: str, *, processor: Any = None) -> Any:
 
 
 def word_tokenizer() -> hf.PreTrainedTokenizerFast:
-    """Return a tokenizer of whole words that puts <bos> before and <eos> behind."""
+    """A tokenizer of whole words that puts <bos> before and <eos> behind."""
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -105,7 +105,7 @@ def test_a_bad_row_beside_the_encoder_is_told_with_its_step(corpus: Path) -> Non
 
 
 def encoders_of(directory: Path) -> dict[str, tuple[Encoder, list[Any]]]:
-    """Return small encoders with random weights, and decoded rows for each."""
+    """Small encoders with random weights, and decoded rows for each."""
     save_vision(directory / "dinov2", "dinov2"), save_vision(directory / "convnext", "convnext")
     save_text(directory / "bert", "bert")
     rng = np.random.default_rng(0)

@@ -35,7 +35,7 @@ def lively(module: nn.Module) -> nn.Module:
 
 
 def encoder_of(folder: Path, name: str, **settings: Any) -> TimmEncoder:
-    """Return a timm encoder with lively weights of its own."""
+    """A timm encoder with lively weights of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     torch.save(lively(timm.create_model(name)).state_dict(), folder / "weights.pth")

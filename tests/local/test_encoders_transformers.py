@@ -123,7 +123,7 @@ AUDIO = {"wav2vec2": 16_000, "hubert": 16_000, "wavlm": 16_000, "whisper": 16_00
 
 
 def audio_output(kind: str, model: Any, clip: Clip) -> tuple[Tensor, Tensor]:
-    """Return the frames (T, D) that hold sound, and the default pooling, by a direct call for one clip."""
+    """The frames (T, D) that hold sound, and the default pooling, by a direct call for one clip."""
     features = torch.from_numpy(clip.features)[None]
     if kind == "whisper":
         hidden = model.get_encoder()(features).last_hidden_state[0]

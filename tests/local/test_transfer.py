@@ -71,7 +71,7 @@ def run_of(experiment: Experiment) -> TrainingRun:
 
 
 def bert_parts(model: Any, kind: str, index: int) -> tuple[Any, Any, Any, Any]:
-    """Return the norm that a block reads, its attention, the norm between, and its MLP: functions of (B, T, H)."""
+    """The norm that a block reads, its attention, the norm between, and its MLP: functions of (B, T, H)."""
     if kind == "distilbert":
         layers = model.transformer.layer
         before = layers[index - 1].output_layer_norm if index else model.embeddings.LayerNorm

@@ -136,7 +136,7 @@ def test_same_width_prediction_is_one_regression_on_both_corpora() -> None:
 
 
 def geometry(tables: dict[str, CorpusTable], shots: int = 2) -> tuple[ClassGeometry, np.ndarray, np.ndarray]:
-    """Return the geometry, and both corpora's class means computed with a loop."""
+    """The geometry, and both corpora's class means computed with a loop."""
     data = training_data(tables, shots=shots)
     auxiliary = data.train["auxiliary"]
     seen = np.vstack([data.train["target"].gathered(), data.val.gathered()])
