@@ -80,5 +80,3 @@ def test_what_cannot_be_compared() -> None:
         compare([mine], [run_of([True], ["1"], ("a", "c"))])
     with pytest.raises(InputError, match="share no test row"):
         compare([mine], [run_of([True], ["2"])])
-    with pytest.raises(InputError, match="--run has 2 runs and --against 1"):
-        compare([mine, mine], [mine])

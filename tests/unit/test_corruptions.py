@@ -22,7 +22,6 @@ from uml_core.evaluation.corruptions import (
     Corruption,
     chosen_corruptions,
 )
-from uml_core.evaluation.registry import chosen_evaluators
 from uml_core.evaluation.robustness import _damaged_sound, _tested_rows, evaluate_corruptions
 from uml_core.evaluation.run import EvaluatedRun
 from uml_core.training.run import TrainingRun
@@ -33,7 +32,7 @@ PICTURE = (128 + 8 * (WALKS[0][:, None] + WALKS[1][None] + RNG.normal(size=(64, 
 SOUND = (0.1 * RNG.normal(size=8000)).astype(np.float32)
 
 
-def distance(corruption: Corruption[Any], value: Any, severity: int) -> float:
+def distance(corruption: Corruption, value: Any, severity: int) -> float:
     damaged = corruption(value, severity, seed=0, row_id="a")
     assert damaged.shape == value.shape
     assert damaged.dtype == value.dtype
@@ -48,7 +47,7 @@ def distance(corruption: Corruption[Any], value: Any, severity: int) -> float:
     ],
     ids=lambda value: value.name if isinstance(value, Corruption) else "",
 )
-def test_severity_grows_and_a_row_is_damaged_the_same_way_every_time(corruption: Corruption[Any], value: Any) -> None:
+def test_severity_grows_and_a_row_is_damaged_the_same_way_every_time(corruption: Corruption, value: Any) -> None:
     distances = [distance(corruption, value, severity) for severity in SEVERITIES]
     assert distances[0] > 0
     assert distances[-1] > 1.5 * distances[0]
@@ -64,7 +63,7 @@ def test_other_rows_and_seeds_are_damaged_otherwise() -> None:
     assert not np.array_equal(one, noise(PICTURE, 2, seed=1, row_id="a"))
 
 
-def by_name(corruptions: tuple[Corruption[Any], ...], name: str) -> Corruption[Any]:
+def by_name(corruptions: tuple[Corruption, ...], name: str) -> Corruption:
     return next(each for each in corruptions if each.name == name)
 
 
@@ -120,11 +119,6 @@ def test_a_sample_of_rows_is_the_same_in_every_run() -> None:
 def test_a_target_without_raw_rows_is_refused() -> None:
     with pytest.raises(InputError, match="is of modality vector; leave it out"):
         list(evaluate_corruptions(trained()))
-
-
-def test_the_evaluator_of_damaged_embeddings_is_gone() -> None:
-    with pytest.raises(InputError, match="no longer there; `corruptions` damages the raw pictures"):
-        chosen_evaluators(("embedding_corruptions",))
 
 
 def test_a_damaged_sound_is_decoded_as_its_file(tmp_path: Path) -> None:

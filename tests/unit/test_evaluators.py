@@ -29,7 +29,7 @@ from uml_core.evaluation.classification import (
 )
 from uml_core.evaluation.figures import confusion_figure
 from uml_core.evaluation.outcome import evaluated_run, measure_outcome
-from uml_core.evaluation.probes import NearestNeighbours, evaluate_zero_shot
+from uml_core.evaluation.probes import evaluate_zero_shot, neighbour_votes
 from uml_core.evaluation.registry import DEFAULT, EVALUATORS, chosen_evaluators, measure
 from uml_core.evaluation.run import EvaluatedRun
 from uml_core.figures.drawing import bytes_of
@@ -194,12 +194,13 @@ def test_neighbours_vote_by_cosine() -> None:
     rng = np.random.default_rng(4)
     features, labels = rng.normal(size=(40, 6)).astype(np.float32), rng.integers(0, 4, size=40)
     queries = rng.normal(size=(30, 6)).astype(np.float32)
-    found = NearestNeighbours(features, labels, 4).predicted(queries, (1, 5, 1000))
+    found = neighbour_votes((features, labels), queries, (1, 5, 1000), 4)
     assert set(found) == {1, 5}, "no more neighbours than train rows"
     theirs = KNeighborsClassifier(1, metric="cosine", algorithm="brute").fit(features, labels).predict(queries)
     assert found[1].tolist() == theirs.tolist()
-    tie = NearestNeighbours(np.array([[1, 0], [0.9, 0.1], [0, 1]], dtype=np.float32), np.array([1, 0, 2]), 3)
-    assert tie.predicted(np.array([[1, 0.01]], dtype=np.float32), (2,))[2].tolist() == [1], "the nearer voter decides"
+    train = np.array([[1, 0], [0.9, 0.1], [0, 1]], dtype=np.float32), np.array([1, 0, 2])
+    tie = neighbour_votes(train, np.array([[1, 0.01]], dtype=np.float32), (2,), 3)
+    assert tie[2].tolist() == [1], "the nearer voter decides"
 
 
 def test_zero_shot_scores_rows_of_the_auxiliary_classes_only(trained: TrainingRun) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support, recall_score
 
 from uml_core.evaluation.evaluator import Results
 from uml_core.evaluation.figures import confusion_figure
@@ -41,8 +41,9 @@ def evaluate_test(run: EvaluatedRun) -> Results:
     yield "test/temperature", temperature
     yield "test/nll_at_temperature", negative_log_likelihood(scaled_NC, labels_N)
     yield "test/calibration_error_at_temperature", expected_calibration_error(scaled_NC, labels_N)
-    for name, recall in zip(run.classes, _recalls(confusion_of(run)), strict=True):
-        yield f"{CLASS_METRIC}{name}", recall
+    codes_C = np.arange(len(run.classes))
+    recall_C = recall_score(labels_N, run.predicted("test"), labels=codes_C, average=None, zero_division=0.0)
+    yield from ((f"{CLASS_METRIC}{name}", float(recall)) for name, recall in zip(run.classes, recall_C, strict=True))
 
 
 def evaluate_shift(run: EvaluatedRun) -> Results:
@@ -62,8 +63,8 @@ def evaluate_shift(run: EvaluatedRun) -> Results:
         if run.has_test:
             of_these = np.isin(run.labels("test"), present)
             if of_these.any():
-                probabilities_NC, labels_N = run.probabilities("test")[of_these], run.labels("test")[of_these]
-                yield f"shift/{split}/test_subset_accuracy", subset_accuracy(probabilities_NC, labels_N, present)
+                test = run.probabilities("test")[of_these], run.labels("test")[of_these]
+                yield f"shift/{split}/test_subset_accuracy", subset_accuracy(*test, present)
 
 
 def evaluate_classes(run: EvaluatedRun) -> Results:
@@ -73,11 +74,12 @@ def evaluate_classes(run: EvaluatedRun) -> Results:
     """
     if not run.has_test:
         return
-    counts_CC = confusion_of(run)
-    yield "test/classes.csv", _class_table(run, counts_CC)
+    counts_CC = confusion_matrix(run.labels("test"), run.predicted("test"), labels=np.arange(len(run.classes)))
+    errors_CC = counts_CC - np.diag(np.diag(counts_CC))
+    yield "test/classes.csv", _class_table(run, errors_CC)
     frame = pd.DataFrame(counts_CC, index=pd.Index(run.classes, name="class \\ predicted"), columns=list(run.classes))
     yield "test/confusion.csv", frame.to_csv()
-    worst = _most_confused(counts_CC, run.classes)
+    worst = _most_confused(errors_CC, run.classes)
     caption = (
         f"Confusion matrix of {int(counts_CC.sum())} test rows of {run.target}: in a row, the shares that a class's "
         f"rows are predicted as. {worst}"
@@ -87,20 +89,16 @@ def evaluate_classes(run: EvaluatedRun) -> Results:
 
 def classification_metrics(probabilities_NC: Probabilities, labels_N: Codes) -> dict[str, float]:
     """Accuracy, balanced accuracy, macro-F1 (over classes that have rows or are predicted), top-5 and NLL."""
-    predicted_N, num_classes = probabilities_NC.argmax(axis=1), probabilities_NC.shape[1]
-    counts_CC = confusion_matrix(labels_N, predicted_N, labels=np.arange(num_classes))
-    present = counts_CC.sum(axis=1) > 0
-    seen = present | (counts_CC.sum(axis=0) > 0)
-    _, _, f1_C, _ = precision_recall_fscore_support(
-        labels_N, predicted_N, labels=np.flatnonzero(seen), zero_division=0.0
-    )
+    predicted_N = probabilities_NC.argmax(axis=1)
     metrics = {
         "accuracy": float((predicted_N == labels_N).mean()),
-        "balanced_accuracy": float(np.mean(np.array(_recalls(counts_CC))[present])),
-        "macro_f1": float(np.mean(f1_C)),
+        "balanced_accuracy": float(
+            recall_score(labels_N, predicted_N, labels=np.unique(labels_N), average="macro", zero_division=0.0)
+        ),
+        "macro_f1": float(f1_score(labels_N, predicted_N, average="macro", zero_division=0.0)),
         "nll": negative_log_likelihood(probabilities_NC, labels_N),
     }
-    if num_classes > TOP:
+    if probabilities_NC.shape[1] > TOP:
         true_N1 = np.take_along_axis(probabilities_NC, labels_N[:, None], axis=1)
         metrics["top5_accuracy"] = float(((probabilities_NC > true_N1).sum(axis=1) < TOP).mean())
     return metrics
@@ -111,24 +109,10 @@ def subset_accuracy(probabilities_NC: Probabilities, labels_N: Codes, classes: C
     return float((classes[probabilities_NC[:, classes].argmax(axis=1)] == labels_N).mean())
 
 
-def confusion_of(run: EvaluatedRun) -> npt.NDArray[np.int64]:
-    """How many test rows of each class (down) are predicted as each class (across) (C, C)."""
-    counts_CC: npt.NDArray[np.int64] = confusion_matrix(
-        run.labels("test"), run.predicted("test"), labels=np.arange(len(run.classes))
-    )
-    return counts_CC
-
-
-def _recalls(counts_CC: npt.NDArray[np.int64]) -> list[float]:
-    recalls: list[float] = (np.diag(counts_CC) / np.maximum(counts_CC.sum(axis=1), 1)).tolist()
-    return recalls
-
-
-def _class_table(run: EvaluatedRun, counts_CC: npt.NDArray[np.int64]) -> str:
+def _class_table(run: EvaluatedRun, errors_CC: npt.NDArray[np.int64]) -> str:
     precision_C, recall_C, f1_C, rows_C = precision_recall_fscore_support(
         run.labels("test"), run.predicted("test"), labels=np.arange(len(run.classes)), zero_division=0.0
     )
-    errors_CC = counts_CC * (1 - np.eye(len(run.classes), dtype=np.int64))
     worst_C, most_C = errors_CC.argmax(axis=1), errors_CC.max(axis=1)
     frame = pd.DataFrame(
         {
@@ -147,11 +131,9 @@ def _class_table(run: EvaluatedRun, counts_CC: npt.NDArray[np.int64]) -> str:
     return str(frame.to_csv(index=False, float_format="%.4f"))
 
 
-def _most_confused(counts_CC: npt.NDArray[np.int64], classes: tuple[str, ...]) -> str:
+def _most_confused(errors_CC: npt.NDArray[np.int64], classes: tuple[str, ...]) -> str:
     """The three most frequent confusions in words."""
-    errors_CC = counts_CC * (1 - np.eye(len(classes), dtype=np.int64))
-    positions = np.argsort(errors_CC, axis=None)[::-1][:3]
-    pairs = [(int(position) // len(classes), int(position) % len(classes)) for position in positions]
+    pairs = [divmod(int(position), len(classes)) for position in np.argsort(errors_CC, axis=None)[::-1][:3]]
     found = [f"{classes[a]} as {classes[b]} ({errors_CC[a, b]})" for a, b in pairs if errors_CC[a, b]]
     return f"Most often taken for another: {', '.join(found)}." if found else "No test row is taken for another class."
 

@@ -85,44 +85,36 @@ class Comparison:
 
 
 def compare(ours: Sequence[EvaluatedRun], others: Sequence[EvaluatedRun], *, seed: int = 0) -> Comparison:
-    """Compare runs pair by pair on the test rows that both runs of a pair have.
+    """Compare as many runs pair by pair, on the test rows that both runs of a pair have.
 
     Raises:
-        InputError: the lists differ in length, targets or classes differ, or a pair shares no test row.
+        InputError: targets or classes differ, or a pair shares no test row.
     """
-    if len(ours) != len(others):
-        raise InputError(f"--run has {len(ours)} runs and --against {len(others)}; give as many, paired in their order")
     pairs = [_paired_hits(mine, other) for mine, other in zip(ours, others, strict=True)]
-    hits = [(mine.astype(np.float64), other.astype(np.float64)) for mine, other, _ in pairs]
-    differences = [mine - other for mine, other in hits]
-    same_rows = len({ids for _, _, ids in pairs}) == 1
-    accuracies = [(float(mine.mean()), float(other.mean())) for mine, other in hits]
+    differences = [mine - other for mine, other, _ in pairs]
+    accuracies = np.array([(mine.mean(), other.mean()) for mine, other, _ in pairs])
     wins, losses = (int(sum((difference == sign).sum() for difference in differences)) for sign in (1, -1))
-    several = len(pairs) > 1
-    mine_by_pair, other_by_pair = (dict(enumerate(pair[side] for pair in accuracies)) for side in (0, 1))
+    several, num_rows = len(pairs) > 1, sum(map(len, differences))
+    mine_by_pair, other_by_pair = (dict(enumerate(column)) for column in accuracies.T.tolist())
     return Comparison(
-        accuracy=float(np.mean([mine for mine, _ in accuracies])),
-        other_accuracy=float(np.mean([other for _, other in accuracies])),
-        bootstrap=bootstrap_difference(differences, crossed=same_rows, seed=seed),
+        accuracy=float(accuracies[:, 0].mean()),
+        other_accuracy=float(accuracies[:, 1].mean()),
+        bootstrap=bootstrap_difference(differences, crossed=len({ids for *_, ids in pairs}) == 1, seed=seed),
         wins=wins,
         losses=losses,
         mcnemar_p=np.nan if several else mcnemar(wins, losses),
         seeds=paired_difference(mine_by_pair, other_by_pair) if several else None,
-        sign_flip_p=sign_flip_test([mine - other for mine, other in accuracies]) if several else np.nan,
-        rows=sum(map(len, differences)),
-        left_out=sum(
-            len(run.labels(SPLIT)) - len(difference)
-            for difference, pair in zip(differences, zip(ours, others, strict=True), strict=True)
-            for run in pair
-        ),
+        sign_flip_p=sign_flip_test(accuracies[:, 0] - accuracies[:, 1]) if several else np.nan,
+        rows=num_rows,
+        left_out=sum(len(run.labels(SPLIT)) for run in (*ours, *others)) - 2 * num_rows,
     )
 
 
-Hits = npt.NDArray[np.bool_]
+Hits = npt.NDArray[np.float64]
 
 
 def _paired_hits(mine: EvaluatedRun, other: EvaluatedRun) -> tuple[Hits, Hits, tuple[str, ...]]:
-    """Which of the shared test rows each run gets right, and their ids."""
+    """Which of the shared test rows each run gets right (1, else 0), and their ids."""
     if (mine.target, mine.classes) != (other.target, other.classes):
         raise InputError(
             f"the runs differ in target or classes ({mine.target}, {len(mine.classes)} classes, against "
@@ -134,5 +126,5 @@ def _paired_hits(mine: EvaluatedRun, other: EvaluatedRun) -> tuple[Hits, Hits, t
     ids = tuple(sorted(set(found[0]) & set(found[1])))
     if not ids:
         raise InputError("the runs share no test row; compare runs of one data.split_seed and data.test_fraction")
-    hits = [np.array([hit[row_id] for row_id in ids], dtype=np.bool_) for hit in found]
+    hits = [np.array([hit[row_id] for row_id in ids], dtype=np.float64) for hit in found]
     return hits[0], hits[1], ids

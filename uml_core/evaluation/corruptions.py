@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,6 @@ from scipy import signal
 from uml_core.corpora.rows import hash64
 from uml_core.errors import InputError, listing, nearest
 
-Value = TypeVar("Value")
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
 Samples = npt.NDArray[np.float32]  # (S,), full scale 1
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -32,14 +31,14 @@ REFERENCE_SIDE = 224  # pixels: lengths below are for a picture of this side, an
 
 
 @dataclass(frozen=True)
-class Corruption(Generic[Value]):
+class Corruption:
     """One kind of damage: its strength at the five severities, and how it is done."""
 
     name: str
     strengths: tuple[float, float, float, float, float]
-    apply: Callable[[Value, float, np.random.Generator], Any]
+    apply: Callable[[Any, float, np.random.Generator], Any]
 
-    def __call__(self, value: Value, severity: int, *, seed: int, row_id: str) -> Any:
+    def __call__(self, value: Any, severity: int, *, seed: int, row_id: str) -> Any:
         """The damaged value; the same for the same (seed, row id)."""
         rng = np.random.default_rng([seed % 2**32, hash64(self.name, row_id)])
         return self.apply(value, self.strengths[severity - 1], rng)
@@ -104,7 +103,7 @@ def _occlusion(picture_HW3: Pixels, strength: float, rng: np.random.Generator) -
     return damaged
 
 
-IMAGE_CORRUPTIONS: tuple[Corruption[Pixels], ...] = (
+IMAGE_CORRUPTIONS = (
     Corruption("gaussian_noise", (0.04, 0.08, 0.14, 0.2, 0.3), _picture_noise),  # standard deviation, of full scale
     Corruption("salt_and_pepper", (0.01, 0.03, 0.08, 0.15, 0.25), _salt_and_pepper),  # share of pixels
     Corruption("blur", (1, 2, 3, 4.5, 6), _blur),  # standard deviation in pixels
@@ -150,7 +149,7 @@ def _time_mask(samples_S: Samples, strength: float, rng: np.random.Generator) ->
     return damaged
 
 
-AUDIO_CORRUPTIONS: tuple[Corruption[Samples], ...] = (
+AUDIO_CORRUPTIONS = (
     Corruption("white_noise", (20, 12, 6, 0, -6), _sound_noise),  # signal to noise ratio in dB
     Corruption("low_pass", (0.5, 0.35, 0.25, 0.15, 0.08), _low_pass),  # cut-off as a share of half the sample rate
     Corruption("clipping", (0.5, 0.3, 0.2, 0.1, 0.05), _clipping),  # limit as a share of the loudest sample
@@ -158,11 +157,10 @@ AUDIO_CORRUPTIONS: tuple[Corruption[Samples], ...] = (
     Corruption("time_mask", (0.1, 0.2, 0.35, 0.5, 0.7), _time_mask),  # share of the clip that falls silent
 )
 
+CORRUPTIONS = {"image": IMAGE_CORRUPTIONS, "audio": AUDIO_CORRUPTIONS}
 
-CORRUPTIONS: dict[str, tuple[Corruption[Any], ...]] = {"image": IMAGE_CORRUPTIONS, "audio": AUDIO_CORRUPTIONS}
 
-
-def chosen_corruptions(names: Sequence[str], modality: str) -> list[Corruption[Any]]:
+def chosen_corruptions(names: Sequence[str], modality: str) -> list[Corruption]:
     """Those of a modality that are named; every one for no names.
 
     Raises:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from uml_core.evaluation.run import EvaluatedRun
 from uml_core.tracking.records import MetricPoint, metric_points
@@ -34,8 +33,8 @@ class RunOutcome:
     samples_per_s: float
     target_samples: int
     observed_ratio: dict[str, float]
-    trained_parameters: int
-    parameters: int  # of the same modules, frozen ones too
+    trained_parameters: int  # on the target's path: a matched baseline must have as many
+    parameters: int  # of the same modules, frozen ones too, but not of a frozen encoder before the store
     train_rows: dict[str, int]  # of each corpus, after shots
     classes: int
     model_uri: str = ""
@@ -74,13 +73,14 @@ def measure_outcome(run: TrainingRun) -> RunOutcome:
 
 
 def outcome_points(run: TrainingRun) -> list[MetricPoint]:
-    """Return what a finished run comes to as metrics, without a look at test."""
+    """What a finished run comes to as metrics, without a look at test."""
     return _outcome(run, {}).points()
 
 
 def _outcome(run: TrainingRun, tested: Mapping[str, float]) -> RunOutcome:
     assert run.best is not None
     data, progress = run.data, run.progress
+    on_path = [parameter for module in run.objective.target_path() for parameter in module.parameters()]
     return RunOutcome(
         run_id="",  # the driver's to say
         val_accuracy=run.best.val_accuracy,
@@ -93,21 +93,11 @@ def _outcome(run: TrainingRun, tested: Mapping[str, float]) -> RunOutcome:
         samples_per_s=sum(progress.samples.values()) / progress.train_s if progress.train_s else 0.0,
         target_samples=progress.samples[data.target],
         observed_ratio={corpus: run.observed_ratio(corpus) for corpus in data.train if corpus != data.target},
-        trained_parameters=trained_parameters(run),
-        parameters=sum(parameter.numel() for parameter in _target_parameters(run)),
+        trained_parameters=sum(parameter.numel() for parameter in on_path if parameter.requires_grad),
+        parameters=sum(parameter.numel() for parameter in on_path),
         train_rows={corpus: len(rows) for corpus, rows in data.train.items()},
         classes=len(data.classes),
     )
-
-
-def trained_parameters(run: TrainingRun) -> int:
-    """Return the number of parameters on the target's path: what a matched baseline must have as well."""
-    return sum(parameter.numel() for parameter in _target_parameters(run) if parameter.requires_grad)
-
-
-def _target_parameters(run: TrainingRun) -> list[nn.Parameter]:
-    """Return the parameters on the target's path, trained or not; a frozen encoder before the store is not in it."""
-    return [parameter for module in run.objective.target_path() for parameter in module.parameters()]
 
 
 def evaluation_points(run: TrainingRun, evaluation: Evaluation) -> list[MetricPoint]:

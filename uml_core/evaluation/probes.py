@@ -5,23 +5,22 @@ Shape legend: N rows, M train rows, H width of the representation, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import normalize
 
-from uml_core.data.subsets import Rows, subset_text, take_shots
+from uml_core.data.subsets import subset_text, take_shots
 from uml_core.data.target_rows import MAX_VAL_SHOTS
 from uml_core.errors import InputError
 from uml_core.evaluation.evaluator import Results
-from uml_core.evaluation.run import EvaluatedRun, Probabilities
+from uml_core.evaluation.run import EvaluatedRun
 from uml_core.models.linear_probe import Codes, LinearProbe
 from uml_core.models.shared_head import Features
 
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)  # k, chosen on validation
-ROWS_AT_ONCE = 4096
-TINY = 1e-12
 
 
 def evaluate_linear_probe(run: EvaluatedRun) -> Results:
@@ -31,12 +30,7 @@ def evaluate_linear_probe(run: EvaluatedRun) -> Results:
     linear probes, not with test/accuracy. Where the target's path is linear (a frozen encoder without projection) the
     representation is the encoder's own, and `probe/raw` gives the same.
     """
-    train, val = (run.features("train"), run.labels("train")), (run.features("val"), run.labels("val"))
-    probe, strength = LinearProbe.fit_validated(train, val, len(run.classes))
-    yield "probe/linear/C", strength
-    yield "probe/linear/val_accuracy", probe.score(*val)[0]
-    for split in run.tested:
-        yield f"probe/linear/{_name(split)}", probe.score(run.features(split), run.labels(split))[0]
+    yield from _fitted("linear", run, run.features)
 
 
 def evaluate_raw_probe(run: EvaluatedRun) -> Results:
@@ -44,11 +38,16 @@ def evaluate_raw_probe(run: EvaluatedRun) -> Results:
 
     A trained representation should beat it; compare it with `probe/linear`, which searches as much.
     """
-    train, val = (run.raw_features("train"), run.labels("train")), (run.raw_features("val"), run.labels("val"))
-    probe, _ = LinearProbe.fit_validated(train, val, len(run.classes))
-    yield "probe/raw/val_accuracy", probe.score(*val)[0]
+    yield from _fitted("raw", run, run.raw_features)
+
+
+def _fitted(name: str, run: EvaluatedRun, features: Callable[[str], Features]) -> Results:
+    train, val = ((features(split), run.labels(split)) for split in ("train", "val"))
+    probe, strength = LinearProbe.fit_validated(train, val, len(run.classes))
+    yield f"probe/{name}/C", strength
+    yield f"probe/{name}/val_accuracy", probe.score(*val)[0]
     for split in run.tested:
-        yield f"probe/raw/{_name(split)}", probe.score(run.raw_features(split), run.labels(split))[0]
+        yield f"probe/{name}/{_name(split)}", probe.score(features(split), run.labels(split))[0]
 
 
 def evaluate_knn_probe(run: EvaluatedRun) -> Results:
@@ -56,14 +55,14 @@ def evaluate_knn_probe(run: EvaluatedRun) -> Results:
 
     k can be no larger than the train rows: compare runs of the same shots only, others differ in what they search.
     """
-    fitted = NearestNeighbours(run.features("train"), run.labels("train"), len(run.classes))
-    val_NK = fitted.predicted(run.features("val"), NEIGHBOURS)
-    accuracies = {k: float((codes_N == run.labels("val")).mean()) for k, codes_N in val_NK.items()}
+    train, num_classes = (run.features("train"), run.labels("train")), len(run.classes)
+    by_k = neighbour_votes(train, run.features("val"), NEIGHBOURS, num_classes)
+    accuracies = {k: float((codes_N == run.labels("val")).mean()) for k, codes_N in by_k.items()}
     best = max(accuracies, key=lambda k: (accuracies[k], -k))
     yield "probe/knn/k", float(best)
     yield "probe/knn/val_accuracy", accuracies[best]
     for split in run.tested:
-        codes_N = fitted.predicted(run.features(split), (best,))[best]
+        codes_N = neighbour_votes(train, run.features(split), (best,), num_classes)[best]
         yield f"probe/knn/{_name(split)}", float((codes_N == run.labels(split)).mean())
 
 
@@ -78,7 +77,8 @@ def evaluate_zero_shot(run: EvaluatedRun) -> Results:
         present = np.unique(rows.labels[rows.labels >= 0])
         if not len(present):
             continue
-        means_CH = _class_means(run.features_of(rows, corpus), rows.labels, present)
+        features_NH = run.features_of(rows, corpus)
+        means_CH = normalize(np.stack([features_NH[rows.labels == code].mean(axis=0) for code in present]))
         for split in run.tested:
             known = np.isin(run.labels(split), present)
             if known.any():
@@ -116,11 +116,15 @@ def evaluate_few_shot_probe(run: EvaluatedRun) -> Results:
     for shots in (each for each in settings.shots if each <= fewest):
         for seed in (run.experiment.data.split_seed + index for index in range(settings.seeds)):
             drawn = {
-                "train": _drawn(run, "train", shots, seed),
-                "val": _drawn(run, "val", min(MAX_VAL_SHOTS, shots), seed),
+                split: take_shots(run.labels(split), np.arange(len(run.labels(split))), shots=count, seed=seed)
+                for split, count in (("train", shots), ("val", min(MAX_VAL_SHOTS, shots)))
             }
-            name = f"probe/few_shot/shots-{shots}-seed-{seed}.json"
-            yield name, _written(run, drawn, shots=shots, split_seed=seed)
+            named = {
+                split: ([run.ids(split)[row] for row in rows], run.labels(split)[rows].tolist())
+                for split, rows in drawn.items()
+            }
+            text = subset_text(run.classes, named, target=run.target, shots=shots, split_seed=seed)
+            yield f"probe/few_shot/shots-{shots}-seed-{seed}.json", text
             train, val = ((run.features(split)[rows], run.labels(split)[rows]) for split, rows in drawn.items())
             probe, strength = LinearProbe.fit_validated(train, val, len(run.classes))
             accuracy = probe.score(run.features("test"), run.labels("test"))[0]
@@ -140,55 +144,27 @@ def evaluate_few_shot_probe(run: EvaluatedRun) -> Results:
     yield "probe/few_shot/accuracy.csv", str(frame.to_csv(index=False, float_format="%.4f"))
 
 
-class NearestNeighbours:
-    """Votes of the nearest train rows by cosine; ties go to the class whose voters are nearer."""
+def neighbour_votes(
+    train: tuple[Features, Codes], features_NH: Features, neighbours: Sequence[int], num_classes: int
+) -> dict[int, Codes]:
+    """The codes (N,) that the k nearest train rows by cosine vote for, for each k; ties go to the nearer voters.
 
-    def __init__(self, features_MH: Features, labels_M: Codes, num_classes: int) -> None:
-        self._unit_MH, self._labels, self._num_classes = _unit(features_MH), labels_M, num_classes
-
-    def predicted(self, features_NH: Features, neighbours: Sequence[int]) -> dict[int, Codes]:
-        """The predicted codes (N,) for each k; a k above the train rows is left out (the smallest is kept)."""
-        usable = [k for k in neighbours if k <= len(self._labels)] or [len(self._labels)]
-        found: dict[int, list[Codes]] = {k: [] for k in usable}
-        unit_NH = _unit(features_NH)
-        for start in range(0, len(unit_NH), ROWS_AT_ONCE):
-            cosine_BM = unit_NH[start : start + ROWS_AT_ONCE] @ self._unit_MH.T
-            nearest_BK = np.argsort(-cosine_BM, axis=1, kind="stable")[:, : max(usable)]
-            close_BK = np.take_along_axis(cosine_BM, nearest_BK, axis=1)
-            for k in usable:
-                found[k].append(self._votes(nearest_BK[:, :k], close_BK[:, :k]).argmax(axis=1))
-        return {k: np.concatenate(parts) if parts else np.empty(0, np.int64) for k, parts in found.items()}
-
-    def _votes(self, nearest_BK: Codes, close_BK: npt.NDArray[np.float32]) -> Probabilities:
-        votes_BC = np.zeros((len(nearest_BK), self._num_classes))
-        rows_BK = np.broadcast_to(np.arange(len(nearest_BK))[:, None], nearest_BK.shape)
-        # A cosine is at most 1: its share of a vote decides ties and nothing else.
-        np.add.at(votes_BC, (rows_BK, self._labels[nearest_BK]), 1 + close_BK / (2 * nearest_BK.shape[1] + 1))
-        return votes_BC
-
-
-def _unit(features_NH: Features) -> Features:
-    unit_NH: Features = features_NH / np.maximum(np.linalg.norm(features_NH, axis=1, keepdims=True), TINY)
-    return unit_NH
-
-
-def _class_means(features_NH: Features, labels_N: Codes, classes: Codes) -> Features:
-    return _unit(np.stack([features_NH[labels_N == code].mean(axis=0) for code in classes]))
+    A k above the number of train rows is left out; where all are, it is that number.
+    """
+    features_MH, labels_M = train
+    usable = [k for k in neighbours if k <= len(labels_M)] or [len(labels_M)]
+    searched = NearestNeighbors(n_neighbors=max(usable), metric="cosine", algorithm="brute").fit(features_MH)
+    distance_NK, nearest_NK = searched.kneighbors(features_NH)
+    found: dict[int, Codes] = {}
+    for k in usable:
+        votes_NC = np.zeros((len(features_NH), num_classes))
+        # A distance is at most 2: its share of a vote decides ties and nothing else.
+        votes_NK = 1 - distance_NK[:, :k] / (2 * k + 1)
+        np.add.at(votes_NC, (np.arange(len(features_NH))[:, None], labels_M[nearest_NK[:, :k]]), votes_NK)
+        found[k] = votes_NC.argmax(axis=1)
+    return found
 
 
 def _name(split: str) -> str:
     """The end of a probe's metric name: test_accuracy, or shift/SPLIT/accuracy."""
     return "test_accuracy" if split == "test" else f"shift/{split}/accuracy"
-
-
-def _drawn(run: EvaluatedRun, split: str, shots: int, seed: int) -> Rows:
-    labels_N = run.labels(split)
-    return take_shots(labels_N, np.arange(len(labels_N)), shots=shots, seed=seed)
-
-
-def _written(run: EvaluatedRun, drawn: dict[str, Rows], **facts: int) -> str:
-    named = {
-        split: ([run.ids(split)[row] for row in rows], run.labels(split)[rows].tolist())
-        for split, rows in drawn.items()
-    }
-    return subset_text(run.classes, named, target=run.target, **facts)

@@ -1,7 +1,4 @@
-"""The registry of evaluators, a user's own beside it, and measuring a run with some of them.
-
-In: names and an `EvaluatedRun`. Out: metrics, and files by name. A new evaluator of ours is one entry here.
-"""
+"""Evaluators by name, a user's own beside ours, and what some of them measure. One of ours is one entry here."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from pathlib import Path
 
 from uml_core.errors import InputError, listing, nearest
 from uml_core.evaluation.classification import evaluate_classes, evaluate_shift, evaluate_test
-from uml_core.evaluation.evaluator import Evaluator, Value
+from uml_core.evaluation.evaluator import Evaluator
 from uml_core.evaluation.probes import (
     evaluate_few_shot_probe,
     evaluate_knn_probe,
@@ -66,11 +63,6 @@ def chosen_evaluators(names: Sequence[str]) -> dict[str, Evaluator]:
         elif ":" in name:
             kind = "an evaluator of yours is package.module:function or FILE.py:function"
             chosen[name] = imported_callable(name, setting=f"evaluation.evaluators names '{name}'", kind=kind)
-        elif name == "embedding_corruptions":  # an evaluator of earlier versions
-            raise InputError(
-                f"evaluation.evaluators names '{name}', which is no longer there; `corruptions` damages the raw "
-                "pictures or sounds instead"
-            )
         else:
             known = (*EVALUATORS, "default")
             raise InputError(
@@ -88,44 +80,35 @@ def measure(run: EvaluatedRun, evaluators: Mapping[str, Evaluator]) -> Measured:
     """
     measured, owners = Measured(), dict[str, str]()
     for evaluator_name, evaluator in evaluators.items():
-        for item in _items(evaluator_name, evaluator, run):
+        results = evaluator(run)
+        if not hasattr(results, "__iter__"):
+            found = type(results).__name__
+            raise InputError(f"evaluator {evaluator_name} returns a {found}; expected (name, value) pairs")
+        for item in results:
+            _check_item(evaluator_name, item)
             name, value = item
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise InputError(f"evaluator {evaluator_name} yields '{name}'; a name leads to no other folder")
             if name in owners:
                 raise InputError(
                     f"evaluator {evaluator_name} yields '{name}', which evaluator {owners[name]} has yielded; "
                     "give it a name of its own"
                 )
             owners[name] = evaluator_name
-            _add(measured, name, value)
+            if isinstance(value, ReportFigure):
+                caption = value.caption.encode()
+                measured.files |= {f"{name}.svg": value.svg, f"{name}.png": value.png, f"{name}.txt": caption}
+            elif isinstance(value, str):
+                measured.files[name] = value.encode()
+            else:
+                measured.metrics[name] = float(value)
     return measured
 
 
-def _items(evaluator_name: str, evaluator: Evaluator, run: EvaluatedRun) -> Sequence[tuple[str, Value]]:
-    results = evaluator(run)
-    if results is None or not hasattr(results, "__iter__"):
-        raise InputError(f"evaluator {evaluator_name} returns a {type(results).__name__}; expected (name, value) pairs")
-    items = []
-    for item in results:
-        is_pair = isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
-        if not is_pair or not (isinstance(item[1], str | ReportFigure) or _is_number(item[1])):
-            raise InputError(
-                f"evaluator {evaluator_name} yields {item!r:.80}; expected a name and a number, a text (a file) or a "
-                "ReportFigure"
-            )
-        items.append((item[0], item[1]))
-    return items
-
-
-def _is_number(value: object) -> bool:
-    return hasattr(value, "__float__") and not isinstance(value, bool)
-
-
-def _add(measured: Measured, name: str, value: Value) -> None:
-    if isinstance(value, ReportFigure):
-        measured.files |= {f"{name}.svg": value.svg, f"{name}.png": value.png, f"{name}.txt": value.caption.encode()}
-    elif isinstance(value, str):
-        measured.files[name] = value.encode()
-    else:
-        measured.metrics[name] = float(value)
+def _check_item(evaluator_name: str, item: object) -> None:
+    is_pair = isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
+    if not is_pair or not (isinstance(item[1], str | ReportFigure) or hasattr(item[1], "__float__")):
+        raise InputError(
+            f"evaluator {evaluator_name} yields {item!r:.80}; expected a name and a number, a text (a file) or a "
+            "ReportFigure"
+        )
+    if Path(item[0]).is_absolute() or ".." in Path(item[0]).parts:
+        raise InputError(f"evaluator {evaluator_name} yields '{item[0]}'; a name leads to no other folder")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,40 +21,16 @@ from tqdm import tqdm
 
 from uml_core.corpora.rows import Row, hash64
 from uml_core.errors import InputError, RowError
-from uml_core.evaluation.corruptions import (
-    CORRUPTIONS,
-    SEVERITIES,
-    Corruption,
-    chosen_corruptions,
-)
+from uml_core.evaluation.corruptions import CORRUPTIONS, SEVERITIES, chosen_corruptions
 from uml_core.evaluation.evaluator import Results
 from uml_core.evaluation.figures import severity_figure
-from uml_core.evaluation.run import Codes, EvaluatedRun
+from uml_core.evaluation.run import EvaluatedRun
 from uml_core.figures.drawing import drawn
 from uml_core.figures.words import percent
 
 ROWS_AT_ONCE = 128  # raw rows held decoded at a time
 BATCH_SIZE = 32
-Key = tuple[str, int]  # corruption and severity
-
-
-@dataclass
-class Curve:
-    """Hits on the test rows as they are, and of each corruption and severity."""
-
-    rows: int
-    clean: float = 0.0
-    hits: dict[Key, float] = field(default_factory=dict)
-
-    @property
-    def clean_accuracy(self) -> float:
-        return self.clean / self.rows
-
-    @property
-    def accuracy(self) -> dict[str, list[float]]:
-        """Accuracy by corruption, at severities 1 to 5."""
-        names = dict.fromkeys(name for name, _ in self.hits)
-        return {name: [self.hits[name, severity] / self.rows for severity in SEVERITIES] for name in names}
+Damage = Callable[[Any], Any]
 
 
 def evaluate_corruptions(run: EvaluatedRun) -> Results:
@@ -72,49 +48,35 @@ def evaluate_corruptions(run: EvaluatedRun) -> Results:
             "leave it out"
         )
     corruptions = chosen_corruptions(run.experiment.evaluation.corruptions, modality)
+    damaged = _damaged_picture if modality == "image" else _damaged_sound
     positions = _tested_rows(run)
-    rows, labels = _raw_rows(run, positions), run.labels("test")[positions]
-    test, curve = _RawTest(run, _damaged_picture if modality == "image" else _damaged_sound), Curve(len(rows))
-    for start in tqdm(range(0, len(rows), ROWS_AT_ONCE), desc="corruptions", unit="block", disable=None):
-        block = slice(start, start + ROWS_AT_ONCE)
-        test.measure(rows[block], labels[block], corruptions, curve)
-    yield from _results(curve, run)
+    rows, names = _raw_rows(run, positions), [run.classes[code] for code in run.labels("test")[positions]]
+    predictor = run.objective.predictor()
+    encoder = predictor.build_encoder()
+    predictor.load_encoder(encoder, device="cuda" if torch.cuda.is_available() else "cpu")
 
-
-class _RawTest:
-    """Reads raw rows, damages them, encodes them with the run's own target model and counts hits."""
-
-    def __init__(self, run: EvaluatedRun, damaged: Callable[..., Any]) -> None:
-        self._classes, self._seed, self._damaged = run.classes, run.experiment.seed, damaged
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._predictor = run.objective.predictor()
-        self._encoder = self._predictor.build_encoder()
-        self._predictor.load_encoder(self._encoder, device=device)
-
-    def measure(
-        self, rows: Sequence[Row], labels_N: Codes, corruptions: Sequence[Corruption[Any]], curve: Curve
-    ) -> None:
-        """Add the hits on some rows to a curve."""
-        content = [row.read() for row in rows]
-        decoded = [self._encoder.decode(raw) for raw in content]
-        curve.clean += self._hits(decoded, labels_N)
-        for corruption, severity in itertools.product(corruptions, SEVERITIES):
-            values = []
-            for row, raw, ready in zip(rows, content, decoded, strict=True):
-                damage = partial(corruption, severity=severity, seed=self._seed, row_id=row.id)
-                values.append(self._damaged(self._encoder, raw, ready, damage))
-            key = corruption.name, severity
-            curve.hits[key] = curve.hits.get(key, 0.0) + self._hits(values, labels_N)
-
-    def _hits(self, values: Sequence[Any], labels_N: Codes) -> float:
-        readable = [position for position, value in enumerate(values) if value is not None]
+    def count_hits(values: Sequence[Any], true: Sequence[str]) -> int:
+        readable = [(value, name) for value, name in zip(values, true, strict=True) if value is not None]
         if not readable:
-            return 0.0
-        kept = [values[position] for position in readable]
-        names = self._predictor.classify_decoded(self._encoder, kept, batch_size=BATCH_SIZE).classes
-        return float(
-            sum(name == self._classes[labels_N[position]] for name, position in zip(names, readable, strict=True))
-        )
+            return 0
+        found = predictor.classify_decoded(encoder, [value for value, _ in readable], batch_size=BATCH_SIZE).classes
+        return sum(name == expected for name, (_, expected) in zip(found, readable, strict=True))
+
+    clean, hits = 0, Counter[tuple[str, int]]()
+    for start in tqdm(range(0, len(rows), ROWS_AT_ONCE), desc="corruptions", unit="block", disable=None):
+        block, true = rows[start : start + ROWS_AT_ONCE], names[start : start + ROWS_AT_ONCE]
+        content = [row.read() for row in block]
+        decoded = [encoder.decode(raw) for raw in content]
+        clean += count_hits(decoded, true)
+        for corruption, severity in itertools.product(corruptions, SEVERITIES):
+            damage = partial(corruption, severity=severity, seed=run.experiment.seed)
+            values = [
+                damaged(encoder, raw, ready, partial(damage, row_id=row.id))
+                for row, raw, ready in zip(block, content, decoded, strict=True)
+            ]
+            hits[corruption.name, severity] += count_hits(values, true)
+    accuracy = {each.name: [hits[each.name, severity] / len(rows) for severity in SEVERITIES] for each in corruptions}
+    yield from _results(run, len(rows), clean / len(rows), accuracy)
 
 
 def _tested_rows(run: EvaluatedRun) -> Any:
@@ -136,9 +98,6 @@ def _raw_rows(run: EvaluatedRun, positions: Any) -> list[Row]:
             f"longer be found, first {gone[0]}; put the corpus back, or leave it out"
         )
     return [rows[ids[position]] for position in positions]
-
-
-Damage = Callable[[Any], Any]
 
 
 def _damaged_picture(encoder: Any, raw: bytes, decoded: Any, damage: Damage) -> Any:
@@ -163,23 +122,22 @@ def _damaged_sound(encoder: Any, raw: bytes, decoded: Any, damage: Damage) -> An
         return None
 
 
-def _results(curve: Curve, run: EvaluatedRun) -> Iterator[tuple[str, Any]]:
-    prefix = "corruption"
-    means = {name: float(np.mean(values)) for name, values in curve.accuracy.items()}
+def _results(run: EvaluatedRun, num_rows: int, clean: float, accuracy: dict[str, list[float]]) -> Results:
+    means = {name: float(np.mean(values)) for name, values in accuracy.items()}
     mean = float(np.mean(list(means.values())))
-    yield f"{prefix}/rows", float(curve.rows)
-    yield f"{prefix}/clean_accuracy", curve.clean_accuracy
-    yield f"{prefix}/accuracy", mean
-    for name, values in curve.accuracy.items():
-        yield f"{prefix}/{name}/accuracy", means[name]
-        yield from ((f"{prefix}/{name}/{severity}/accuracy", value) for severity, value in enumerate(values, start=1))
-    frame = pd.DataFrame({0: curve.clean_accuracy, **dict(enumerate(zip(*curve.accuracy.values(), strict=True), 1))})
-    frame.index = pd.Index(list(curve.accuracy), name="corruption \\ severity")
-    yield f"{prefix}/accuracy.csv", str(frame.to_csv(float_format="%.4f"))
+    yield "corruption/rows", float(num_rows)
+    yield "corruption/clean_accuracy", clean
+    yield "corruption/accuracy", mean
+    for name, values in accuracy.items():
+        yield f"corruption/{name}/accuracy", means[name]
+        yield from ((f"corruption/{name}/{severity}/accuracy", value) for severity, value in enumerate(values, start=1))
+    frame = pd.DataFrame.from_dict(accuracy, orient="index", columns=SEVERITIES)
+    frame.insert(0, 0, clean)
+    yield "corruption/accuracy.csv", frame.to_csv(float_format="%.4f", index_label="corruption \\ severity")
     words = (
-        f"Accuracy on {curve.rows} test rows of {run.target} by severity; {percent(curve.clean_accuracy)} % undamaged, "
+        f"Accuracy on {num_rows} test rows of {run.target} by severity; {percent(clean)} % undamaged, "
         f"{percent(mean)} % over all corruptions and severities."
     )
     alternative = words + " Means: " + "; ".join(f"{name} {percent(value)} %" for name, value in means.items()) + "."
-    figure = severity_figure(curve.accuracy, clean=curve.clean_accuracy, chance=1 / len(run.classes))
-    yield f"{prefix}/curve", drawn(f"{prefix}_curve", figure, words, alternative)
+    figure = severity_figure(accuracy, clean=clean, chance=1 / len(run.classes))
+    yield "corruption/curve", drawn("corruption_curve", figure, words, alternative)

@@ -9,6 +9,7 @@ Shape legend: N rows, D width of an input, H width of the representation, C clas
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,6 @@ class EvaluatedRun:
         }
         self._features: dict[str, Features] = {}
         self._probabilities: dict[str, Probabilities] = {}
-        self._classifier: Classifier | None = None
-        self._untrained: EvaluatedRun | None = None
 
     @property
     def target(self) -> str:
@@ -107,9 +106,11 @@ class EvaluatedRun:
 
     def classified(self, features_NH: Features) -> Probabilities:
         """The class probabilities (N, C) of a representation (N, H)."""
-        if self._classifier is None:
-            self._classifier = self.objective.classifier()
         return self._classifier(features_NH)
+
+    @cached_property
+    def _classifier(self) -> Classifier:
+        return self.objective.classifier()
 
     def predicted(self, split: str) -> Codes:
         """The predicted class codes of a split's rows (N,)."""
@@ -132,7 +133,5 @@ class EvaluatedRun:
 
     def untrained(self) -> EvaluatedRun:
         """The same run as initialised, before its first step."""
-        if self._untrained is None:
-            objective = build_objective(self.experiment, self.data, RankContext.cpu())
-            self._untrained = EvaluatedRun(self.experiment, self.data, objective)
-        return self._untrained
+        objective = build_objective(self.experiment, self.data, RankContext.cpu())
+        return EvaluatedRun(self.experiment, self.data, objective)

@@ -55,13 +55,9 @@ class BootstrapInterval:
 
 
 def bootstrap_difference(
-    differences: Sequence[npt.NDArray[np.float64]],
-    *,
-    crossed: bool = False,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
+    differences: Sequence[npt.NDArray[np.float64]], *, crossed: bool = False, seed: int = 0
 ) -> BootstrapInterval:
-    """The mean of paired differences with a percentile bootstrap interval.
+    """The mean of paired differences with a 95 % percentile bootstrap interval.
 
     Rows are drawn anew with replacement, and so are the seeds where there are several. With few seeds (below about 10)
     the interval is too narrow: read it beside the t interval of `paired_difference`.
@@ -69,25 +65,21 @@ def bootstrap_difference(
     Args:
         differences: of each seed, ours less the other's on each test row (N,).
         crossed: the rows are the same in every seed, in the same order, and are drawn for all seeds at once.
-        confidence: of the interval.
         seed: of the resampling.
     """
     # Not scipy's bootstrap, which draws rows one by one and knows no seeds: hits and misses take three values, so a
     # multinomial draw of how often each comes is the same thing.
     rng = np.random.default_rng(seed)
-    means = np.array([difference.mean() for difference in differences])
     num_seeds = len(differences)
-    if num_seeds == 1:
-        crossed = False
-    if crossed:
+    if crossed and num_seeds > 1:
         resampled = _crossed_means(np.stack(differences), rng)
     else:
         by_seed_SR = np.stack([_resampled_means(difference, rng) for difference in differences])
         drawn_RS = rng.integers(num_seeds, size=(RESAMPLES, num_seeds))
         resampled = by_seed_SR[drawn_RS, np.arange(RESAMPLES)[:, None]].mean(axis=1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return BootstrapInterval(float(means.mean()), float(low), float(high))
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    mean = float(np.mean([difference.mean() for difference in differences]))
+    return BootstrapInterval(mean, float(low), float(high))
 
 
 def _resampled_means(difference_N: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -114,7 +106,7 @@ def mcnemar(wins: int, losses: int) -> float:
     return 1.0 if wins + losses == 0 else float(stats.binomtest(wins, wins + losses).pvalue)
 
 
-def sign_flip_test(differences: Sequence[float]) -> float:
+def sign_flip_test(differences: npt.ArrayLike) -> float:
     """The two-sided p value of the paired permutation test over seeds.
 
     Under the null hypothesis the two arms of a seed could be exchanged. All 2^S exchanges are tried up to 16 seeds (the
@@ -140,10 +132,8 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(float(np.mean(values)), std, len(values))
 
 
-def paired_difference(
-    treated: Mapping[int, float], baseline: Mapping[int, float], *, confidence: float = CONFIDENCE
-) -> PairedDifference:
-    """Compare two arms over the seeds both have (paired t).
+def paired_difference(treated: Mapping[int, float], baseline: Mapping[int, float]) -> PairedDifference:
+    """Compare two arms over the seeds both have (paired t, 95 % interval).
 
     Differences that are all the same have no spread: the interval is that one value, and p is 0 (1 if it is 0).
 
@@ -160,9 +150,9 @@ def paired_difference(
     std = float(differences.std(ddof=1))
     if std < 1e-12:
         return PairedDifference(mean, 0.0, mean, mean, float(abs(mean) < 1e-12), count)
-    half = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * std / math.sqrt(count)
-    p_value = float(2 * stats.t.sf(abs(mean) * math.sqrt(count) / std, count - 1))
-    return PairedDifference(mean, std, mean - half, mean + half, p_value, count)
+    test = stats.ttest_1samp(differences, 0.0)
+    low, high = map(float, test.confidence_interval(CONFIDENCE))
+    return PairedDifference(mean, std, low, high, float(test.pvalue), count)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

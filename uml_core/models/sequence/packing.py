@@ -53,10 +53,6 @@ class Packing:
     row_to_padded: Tensor
     blocks: tuple[Block, ...]
 
-    @property
-    def num_rows(self) -> int:
-        return len(self.positions)
-
 
 def pack(lengths: Lengths, *, causal: bool, device: torch.device | str = "cpu") -> Packing:
     """Plan the blocks of sequences of some lengths (S,), all of them at least 1."""
@@ -88,7 +84,7 @@ def pack(lengths: Lengths, *, causal: bool, device: torch.device | str = "cpu") 
 
 
 def masked_mean(values_RH: Tensor, packing: Packing) -> Tensor:
-    """Return the mean over each sequence's own rows (S, H): padding does not exist here."""
+    """The mean over each sequence's own rows (S, H)."""
     sums_SH = values_RH.new_zeros(len(packing.lengths), values_RH.shape[1])
     sums_SH.index_add_(0, packing.sequences, values_RH)
     lengths_S = torch.from_numpy(packing.lengths).to(values_RH.device, values_RH.dtype)
@@ -111,7 +107,7 @@ def _blocks_of(lengths: Lengths) -> list[npt.NDArray[np.int64]]:
 
 
 def _bias(is_token_ST: npt.NDArray[np.bool_], *, causal: bool) -> Tensor:
-    """Return what is added to a block's scores: for causal attention one triangle, else a row of keys a sequence.
+    """What is added to a block's scores: for causal attention one triangle, else a row of keys a sequence.
 
     Under a causal mask padding, which lies at the end, is out of every token's sight already.
     """

@@ -65,17 +65,14 @@ class TrunkLayer(nn.Module):
         attended_RH = packed_attention(
             qkv_R3H, packing, num_heads=self._num_heads, dropout=dropout, generator=generator
         )
-        branch_RH = self.attention_out(attended_RH)
-        values_RH = self.attention_norm(values_RH + (drop(branch_RH, dropout, generator) if dropout else branch_RH))
-        branch_RH = self.feed_forward(values_RH, generator)
-        output_RH: Tensor = self.feed_forward_norm(
-            values_RH + (drop(branch_RH, dropout, generator) if dropout else branch_RH)
-        )
+        values_RH = self.attention_norm(values_RH + drop(self.attention_out(attended_RH), dropout, generator))
+        branch_RH = drop(self.feed_forward(values_RH, generator), dropout, generator)
+        output_RH: Tensor = self.feed_forward_norm(values_RH + branch_RH)
         return output_RH
 
 
 def sinusoids(position_R: Tensor, width: int) -> Tensor:
-    """Return sines and cosines of each position (R, width): the first half sines, the second half cosines."""
+    """Sines and cosines of each position (R, width): the first half sines, the second half cosines."""
     half = -(-width // 2)
     frequency = torch.exp(torch.arange(half, device=position_R.device) * (-math.log(LONGEST_WAVE) / half))
     angle = position_R[:, None].float() * frequency
