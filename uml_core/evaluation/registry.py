@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from uml_core.errors import InputError, listing, nearest
 from uml_core.evaluation.classification import evaluate_classes, evaluate_shift, evaluate_test
@@ -103,7 +104,7 @@ def measure(run: EvaluatedRun, evaluators: Mapping[str, Evaluator]) -> Measured:
     return measured
 
 
-def _check_item(evaluator_name: str, item: object) -> None:
+def _check_item(evaluator_name: str, item: Any) -> None:
     is_pair = isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
     if not is_pair or not (isinstance(item[1], str | ReportFigure) or hasattr(item[1], "__float__")):
         raise InputError(

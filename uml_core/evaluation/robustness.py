@@ -48,7 +48,7 @@ def evaluate_corruptions(run: EvaluatedRun) -> Results:
             "leave it out"
         )
     corruptions = chosen_corruptions(run.experiment.evaluation.corruptions, modality)
-    damaged = _damaged_picture if modality == "image" else _damaged_sound
+    damaged: Callable[..., Any] = _damaged_picture if modality == "image" else _damaged_sound
     positions = _tested_rows(run)
     rows, names = _raw_rows(run, positions), [run.classes[code] for code in run.labels("test")[positions]]
     predictor = run.objective.predictor()

@@ -73,7 +73,7 @@ def packed_attention(
     sizes = [block.num_sequences * block.num_tokens for block in packing.blocks]
     outputs = []
     with torch.autocast(qkv_R3H.device.type, enabled=False):  # small products: softmax in float32 costs nothing here
-        for block, rows in zip(packing.blocks, padded_P3H.float().split(sizes), strict=True):
+        for block, rows in zip(packing.blocks, torch.split(padded_P3H.float(), sizes), strict=True):
             apart = rows.view(block.num_sequences, block.num_tokens, 3, num_heads, -1)
             query, key, value = apart.permute(2, 0, 3, 1, 4)  # (S, h, T, d) each
             scores_ShTT = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1]) + block.bias[:, None]
@@ -93,7 +93,7 @@ class FeedForward(nn.Module):
         # A GPU keeps the hidden part of all rows in its memory without loss.
         is_cpu = values_RH.device.type == "cpu"
         block_rows = max(1, BLOCK_FLOATS // self.expand.out_features) if is_cpu else len(values_RH)
-        return torch.cat([self._block(block, generator) for block in values_RH.split(block_rows)])
+        return torch.cat([self._block(block, generator) for block in torch.split(values_RH, block_rows)])
 
     def _block(self, values_RH: Tensor, generator: torch.Generator) -> Tensor:
         hidden_RF = self.expand(values_RH)
