@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -75,10 +75,10 @@ class Relevance:
     num_classes: int
     same_width: bool  # no projection between the corpora: their coordinates are taken for the same
     gain: PredictedGain
-    alignment: NullTest | None  # linear CKA of class means; None, as below, for too few classes
-    agreement: NullTest | None  # share of left-out class means that the best linear map explains
-    neighbours: float | None  # mutual k-NN of class means, less chance
-    information_gain: float | None  # about a class mean, per direction, beyond the shots and permuted classes
+    alignment: NullTest | None = None  # linear CKA of class means; None, as below, for too few classes
+    agreement: NullTest | None = None  # share of left-out class means that the best linear map explains
+    neighbours: float | None = None  # mutual k-NN of class means, less chance
+    information_gain: float | None = None  # about a class mean, per direction, beyond the shots and permuted classes
 
     @property
     def verdict(self) -> tuple[Word, str]:
@@ -124,10 +124,6 @@ class Draw:
         head_DC = ridge_head([(train, 1.0)], len(data.classes), mean=mean_D, penalty=penalty)
         return cls(data, mean_D, penalty, val_VD, data.val.rows[picked], data.val.labels[picked], val_VD @ head_DC)
 
-    def correct_alone(self) -> npt.NDArray[np.bool_]:
-        correct: npt.NDArray[np.bool_] = self.logits.argmax(axis=1) == self.val_labels
-        return correct
-
     def correct_with(
         self, auxiliary: LabelledRows, means: ClassMeans, orders: Sequence[Order]
     ) -> Iterator[npt.NDArray[np.bool_]]:
@@ -166,9 +162,7 @@ def relevance(draws: Sequence[Draw], corpus: str, *, permutations: int = PERMUTA
     means = [ClassMeans.from_rows(draw.data.train[corpus], num_classes) for draw in draws]
     geometry = [ClassGeometry.from_data(draw.data, mean) for draw, mean in zip(draws, means, strict=True)]
     covered = min(each.num_classes for each in geometry)  # an unrelated control is handed out anew in each draw
-    shared: dict[str, NullTest | float | None] = dict.fromkeys(
-        ("alignment", "agreement", "neighbours", "information_gain")
-    )
+    shared: dict[str, Any] = {}
     if covered >= MIN_CLASSES:
         agreement = NullTest.from_values(np.mean([each.agreements(permutations) for each in geometry], axis=0))
         shared = {
@@ -184,7 +178,7 @@ def relevance(draws: Sequence[Draw], corpus: str, *, permutations: int = PERMUTA
         num_classes=num_classes,
         same_width=rows.dim == len(draws[0].mean),
         gain=_predicted_gain(draws, corpus, means, orders_of(num_classes, permutations)),
-        **shared,  # type: ignore[arg-type]
+        **shared,
     )
 
 
@@ -235,7 +229,7 @@ def _predicted_gain(
     gains_P = np.zeros(len(orders))
     alone, differences, rows = [], [], []
     for draw, mean in zip(draws, means, strict=True):
-        correct_alone = draw.correct_alone()
+        correct_alone = draw.logits.argmax(axis=1) == draw.val_labels
         for index, correct in enumerate(draw.correct_with(draw.data.train[corpus], mean, orders)):
             if index == 0:
                 differences.append(correct.astype(float) - correct_alone)

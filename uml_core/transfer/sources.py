@@ -134,19 +134,10 @@ def _block(layout: Layout, tensors: Mapping[str, Tensor], index: int, depth: int
     def inside(part: str, block: int = index) -> str:
         return f"{layout.block.format(block)}.{part}"
 
-    first, second = layout.norms
-    if layout.post_norm:
-        reads = {
-            "attention_reads": inside(second, index - 1) if index else layout.outer_norm,
-            "mlp_reads": inside(first),
-            "next_reads": inside(second),
-        }
-    else:
-        reads = {
-            "attention_reads": inside(first),
-            "mlp_reads": inside(second),
-            "next_reads": inside(first, index + 1) if index + 1 < depth else layout.outer_norm,
-        }
+    inner = [inside(norm, block) for block in range(depth) for norm in layout.norms]
+    # In the order in which sub-layers read them.
+    norms = [layout.outer_norm, *inner] if layout.post_norm else [*inner, layout.outer_norm]
+    reads = dict(zip(("attention_reads", "mlp_reads", "next_reads"), norms[2 * index : 2 * index + 3], strict=True))
     linear = {"attention_out": layout.attention_out, "mlp_in": layout.mlp_in, "mlp_out": layout.mlp_out}
     named = {"qkv": tuple(map(inside, layout.qkv)), **{part: (inside(name),) for part, name in linear.items()}}
     named |= {part: (name,) for part, name in reads.items()}

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoFeatureExtractor
 
 from uml_core.config import EncoderConfig
@@ -119,7 +119,7 @@ class TransformersAudioEncoder(HubEncoder, TrainableEncoder):
         """The embeddings (B, D) of stacked features, given each clip's number of samples."""
         output = self._forward(inputs, lengths)
         if self.pooling == "projection":
-            return torch.nn.functional.normalize(output.audio_embeds.float(), dim=-1)
+            return nn.functional.normalize(output.audio_embeds.float(), dim=-1)
         if self.pooling == "pooled":
             pooled: Tensor = output.pooler_output
             return pooled
@@ -133,7 +133,8 @@ class TransformersAudioEncoder(HubEncoder, TrainableEncoder):
         return [min(total, max(1, self._num_frames(length, total))) for length in lengths]
 
     def _stacked(self, clips: Sequence[Clip]) -> Tensor:
-        return torch.from_numpy(np.stack([clip.features for clip in clips]))
+        # Padded with zeros: waveforms differ in length, spectrograms do not.
+        return nn.utils.rnn.pad_sequence([torch.from_numpy(clip.features) for clip in clips], batch_first=True)
 
     def _up_to_window(self, features: Arrays) -> Arrays:
         return features  # a spectrogram, which is as long for every clip
@@ -219,12 +220,6 @@ class WaveformEncoder(TransformersAudioEncoder):
             features |= dict(zip(rows, self._pooled(batch[rows, :length], [length] * len(rows)), strict=True))
         return torch.stack([features[row] for row in range(len(lengths))])
 
-    def _stacked(self, clips: Sequence[Clip]) -> Tensor:
-        values_BS = np.zeros((len(clips), max(clip.num_samples for clip in clips)), dtype=np.float32)
-        for index, clip in enumerate(clips):
-            values_BS[index, : clip.num_samples] = clip.features
-        return torch.from_numpy(values_BS)
-
     def _up_to_window(self, features: Arrays) -> Arrays:
         window = max(round(self.max_seconds * int(self._extractor.sampling_rate)), self.min_samples)
         return np.pad(features, (0, window - len(features)))
@@ -291,14 +286,14 @@ class WhisperAudioEncoder(TransformersAudioEncoder):
     def _longest_s(self) -> float:
         return float(self._extractor.chunk_length)
 
-    def _build_model(self, dtype: torch.dtype) -> torch.nn.Module:
+    def _build_model(self, dtype: torch.dtype) -> nn.Module:
         whole: Any = super()._build_model(dtype)
-        encoder: torch.nn.Module = whole.get_encoder()
+        encoder: nn.Module = whole.get_encoder()
         return encoder
 
-    def _empty_model(self) -> torch.nn.Module:
+    def _empty_model(self) -> nn.Module:
         whole: Any = super()._empty_model()
-        encoder: torch.nn.Module = whole.get_encoder()
+        encoder: nn.Module = whole.get_encoder()
         return encoder
 
     def _num_frames(self, num_samples: int, total: int) -> int:
