@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uml_core.corpora.content import ByteRange, Cell
-from uml_core.corpora.rows import Row
+from uml_core.corpora.rows import Row, contains
 from uml_core.store.corpus_store import CorpusStore, Settled
-from uml_core.store.listing import ROWS_AT_ONCE, Listing, contains, digest_of
+from uml_core.store.listing import ROWS_AT_ONCE, Listing, digest_of
 
 NO_KEYS = np.empty(0, dtype=np.uint64)
 FACTS = {"dim": 1}

@@ -75,13 +75,9 @@ def canonical_split(name: str) -> str:
     return SPLIT_ALIASES.get(lowered, lowered)
 
 
-def is_storable(*texts: str | None) -> bool:
-    """Whether texts can be written as UTF-8: half a surrogate pair, from a file name or JSON, cannot."""
-    return all(text is None or text.isascii() or _encodable(text) for text in texts)
-
-
 def escaped(text: str) -> str:
-    return text if is_storable(text) else text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A text as it can be written in UTF-8: half a surrogate pair, from a file name or JSON, cannot."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _sentence(text: str) -> str:
@@ -97,14 +93,6 @@ def _decoded(content: bytes) -> str:
         raise RowError(f"not UTF-8 text (byte {error.start})") from None
 
 
-def _encodable(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def hash64(*values: object) -> int:
     """64 bits of BLAKE2b over strings, numbers, None and tuples of them; the same on every machine."""
     text = ascii(values)  # unambiguous, and ASCII for half a surrogate pair as well
@@ -113,6 +101,16 @@ def hash64(*values: object) -> int:
 
 def hashes_of(values: Iterable[str]) -> Hashes:
     return np.fromiter((hash64(value) for value in values), dtype=np.uint64)
+
+
+def contains(sorted_hashes: Hashes, hashes: Hashes) -> npt.NDArray[np.bool_]:
+    """For each of N hashes (N,), whether it is in a sorted array."""
+    if not len(sorted_hashes):
+        return np.zeros(len(hashes), dtype=np.bool_)
+    places = np.searchsorted(sorted_hashes, hashes)
+    places[places == len(sorted_hashes)] = 0  # past the end: compared with the smallest, which is smaller
+    found: npt.NDArray[np.bool_] = sorted_hashes[places] == hashes
+    return found
 
 
 class HashSet64:
@@ -137,9 +135,7 @@ class HashSet64:
         distinct, first = np.unique(batch, return_index=True)
         known = np.zeros(len(distinct), dtype=np.bool_)
         for run in self._runs:
-            position = np.searchsorted(run, distinct)
-            position[position == len(run)] = 0  # past the end: compared with the smallest, which is smaller
-            known |= run[position] == distinct
+            known |= contains(run, distinct)
         seen = np.ones(len(batch), dtype=np.bool_)
         seen[first[~known]] = False
         self._append(distinct[~known])

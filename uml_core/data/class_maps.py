@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
+
+from pydantic import TypeAdapter
 
 from uml_core.errors import InputError, listing, nearest
 from uml_core.files.paths import STORAGE_ERRORS, one_line, open_bytes
@@ -23,7 +24,13 @@ def read_class_map(path: str, split: str, classes: Sequence[str]) -> dict[str, s
             text = file.read().decode("utf-8-sig")
     except (*STORAGE_ERRORS, UnicodeDecodeError) as error:
         raise InputError(f"{setting}, which cannot be read: {one_line(error)}") from None
-    pairs = _json_pairs(text) if path.endswith(".json") else _csv_pairs(text)
+    try:
+        if path.endswith(".json"):
+            pairs = TypeAdapter(dict[str, str]).validate_json(text)
+        else:
+            pairs = dict([cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if row)
+    except ValueError:
+        pairs = {}
     if not pairs:
         raise InputError(f"{setting}; expected a JSON object {{theirs: ours}}, or a CSV file with two columns")
     known = set(classes)
@@ -34,17 +41,3 @@ def read_class_map(path: str, split: str, classes: Sequence[str]) -> dict[str, s
                 f"its classes are {listing(classes)}"
             )
     return pairs
-
-
-def _json_pairs(text: str) -> dict[str, str] | None:
-    try:
-        tree = json.loads(text)
-    except ValueError:
-        return None
-    is_map = isinstance(tree, dict) and all(isinstance(value, str) for value in tree.values())
-    return tree if is_map else None
-
-
-def _csv_pairs(text: str) -> dict[str, str] | None:
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if row]
-    return {row[0]: row[1] for row in rows} if all(len(row) == 2 for row in rows) else None

@@ -9,6 +9,7 @@ Shape legend: N rows.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, TypeAdapter
 
 from uml_core.errors import InputError, nearest
 from uml_core.files.paths import STORAGE_ERRORS, one_line, open_bytes
@@ -136,10 +138,15 @@ def read_subset(path: str) -> Subset:
     except STORAGE_ERRORS as error:
         raise InputError(f"data.subset is {path}, which cannot be read: {one_line(error)}") from None
     ours = isinstance(tree, dict) and tree.get("format") == FORMAT
-    rows = {split: _ids(tree[split]) if ours else _paths(tree[split]) for split in SPLITS if _has(tree, split)}
-    if "train" not in rows or any(names is None for names in rows.values()):
-        raise InputError(f"data.subset is {path}; {LAYOUT}")
-    return Subset(path, {split: names for split, names in rows.items() if names}, are_paths=not ours)
+    try:
+        given = {split: tree[split] for split in SPLITS if tree.get(split) is not None}
+        rows = {split: _ids(each) if ours else _paths(each) for split, each in given.items()}
+        train = rows["train"]
+    except (ValueError, KeyError, AttributeError):
+        raise InputError(f"data.subset is {path}; {LAYOUT}") from None
+    return Subset(
+        path, {"train": train, **{split: names for split, names in rows.items() if names}}, are_paths=not ours
+    )
 
 
 def subset_text(classes: Sequence[str], splits: Mapping[str, tuple[Sequence[str], Sequence[int]]], **facts: Any) -> str:
@@ -159,20 +166,14 @@ def subset_text(classes: Sequence[str], splits: Mapping[str, tuple[Sequence[str]
     return json.dumps(tree, indent=1, ensure_ascii=False)
 
 
-def _has(tree: Any, split: str) -> bool:
-    return isinstance(tree, dict) and tree.get(split) is not None
+class _Item(BaseModel):
+    impath: str
 
 
-def _ids(by_class: Any) -> tuple[str, ...] | None:
-    if not isinstance(by_class, dict) or not all(isinstance(ids, list) for ids in by_class.values()):
-        return None
-    names = [row_id for ids in by_class.values() for row_id in ids]
-    return tuple(names) if all(isinstance(name, str) for name in names) else None
+def _ids(by_class: Any) -> tuple[str, ...]:
+    return tuple(itertools.chain.from_iterable(TypeAdapter(dict[str, list[str]]).validate_python(by_class).values()))
 
 
-def _paths(split: Any) -> tuple[str, ...] | None:
-    items = split.get("data") if isinstance(split, dict) else split
-    if not isinstance(items, list):
-        return None
-    named = [item["impath"] for item in items if isinstance(item, dict) and isinstance(item.get("impath"), str)]
-    return tuple(named) if len(named) == len(items) else None
+def _paths(split: Any) -> tuple[str, ...]:
+    items = split["data"] if isinstance(split, dict) else split
+    return tuple(item.impath for item in TypeAdapter(list[_Item]).validate_python(items))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,24 +17,12 @@ from uml_core.config import Experiment
 from uml_core.data.class_maps import read_class_map
 from uml_core.data.subsets import Rows, split_off, take_shots
 from uml_core.errors import InputError, listing
+from uml_core.store.corpus_table import CorpusTable
+from uml_core.store.sequence_table import SequenceTable
 
 MAX_VAL_SHOTS = 4  # few-shot validation has min(4, shots) samples per class (docs/method.md, Supervised)
-
-
 MAIN_SPLITS = ("train", "val", "test")
-
-
-class NamedRows(Protocol):
-    """What a table of embeddings and a table of sequences have in common: the label and split of every row (N,)."""
-
-    @property
-    def label_codes(self) -> npt.NDArray[np.int64]: ...  # -1 where there is no label
-    @property
-    def label_names(self) -> tuple[str, ...]: ...
-    @property
-    def split_codes(self) -> npt.NDArray[np.int64]: ...
-    @property
-    def split_names(self) -> tuple[str, ...]: ...
+NamedRows = CorpusTable | SequenceTable  # whose labels and splits are read here
 
 
 @dataclass(frozen=True)

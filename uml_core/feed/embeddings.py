@@ -22,7 +22,7 @@ from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.training_data import TrainingData
 from uml_core.errors import InputError, listing
 from uml_core.feed.mixing import WHOLE, MixingPlan, Part, SampleStream, rank_share
-from uml_core.feed.read_ahead import RowOrder, StreamedRows, block_bytes
+from uml_core.feed.read_ahead import StreamedRows, block_bytes
 from uml_core.gradients.batch import Batch
 from uml_core.gradients.ranks import RankContext
 from uml_core.store.mapped_table import is_mapped
@@ -45,9 +45,8 @@ class EmbeddingFeed:
             if corpus not in memory
         }
         for corpus, memory_bytes in memory.items():
-            order = RowOrder(plan, corpus, ranks.rank, ranks.world_size, experiment.train.max_steps)
             self._sources[corpus] = StreamedRows(
-                train[corpus], order, experiment.seed, memory_bytes=memory_bytes, device=ranks.device
+                experiment, train[corpus], plan, corpus, ranks, memory_bytes=memory_bytes
             )
 
     def batch(self, step: int, corpora: Sequence[str], part: Part = WHOLE) -> Batch:

@@ -21,13 +21,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from uml_core.config import Experiment
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.subsets import Rows
 from uml_core.feed.mixing import MixingPlan, SampleStream, rank_share
+from uml_core.gradients.ranks import RankContext
 from uml_core.store.mapped_table import GIB, Matrix, is_mapped, release
 
 READ_ROWS = 1024  # asked of the disk at once
@@ -35,48 +36,13 @@ FIRST_BLOCK_ROWS, GROWTH = 4096, 2  # the first block is small, so that training
 
 
 @dataclass(frozen=True)
-class RowOrder:
-    """The positions in a corpus's sample stream of one rank, step by step, up to the end of the run."""
-
-    plan: MixingPlan
-    corpus: str
-    rank: int
-    world_size: int
-    max_steps: int
-
-    def block(self, step: int, num_rows: int) -> list[range]:
-        """The positions of the steps from `step` on, of one at least, up to about a number of rows."""
-        steps: list[range] = []
-        taken = 0
-        for each in range(step, max(self.max_steps, step + 1)):
-            start, stop = self.plan.sample_range(self.corpus, each)
-            positions = range(start, stop)[rank_share(stop - start, self.rank, self.world_size)]
-            if steps and taken + len(positions) > num_rows:
-                break
-            steps.append(positions)
-            taken += len(positions)
-        return steps
-
-
-@dataclass(frozen=True)
 class Block:
     """The samples of some steps: rows (R, D), each once, and for every sample its row and label."""
 
-    first_step: int
-    steps: list[range]  # positions in the stream
-    offsets: npt.NDArray[np.int64]  # of every step's first sample in the block
+    shifts: dict[int, int]  # of each step, from a position in the stream to a sample of the block
     rows_RD: Tensor
     row_of_sample: Tensor
     labels: Tensor
-
-    def __contains__(self, step: int) -> bool:
-        return self.first_step <= step < self.first_step + len(self.steps)
-
-    def samples(self, step: int, positions: range) -> tuple[Tensor, Tensor]:
-        index = step - self.first_step
-        first = int(self.offsets[index]) + positions.start - self.steps[index].start
-        picked = slice(first, first + len(positions))
-        return self.rows_RD.index_select(0, self.row_of_sample[picked]), self.labels[picked]
 
 
 class RowReader:
@@ -111,10 +77,18 @@ class StreamedRows:
     """One corpus's endless sample stream over a mapped table: `uml_core.feed.embeddings.ResidentRows`, read ahead."""
 
     def __init__(
-        self, rows: LabelledRows, order: RowOrder, seed: int, *, memory_bytes: int, device: torch.device
+        self,
+        experiment: Experiment,
+        rows: LabelledRows,
+        plan: MixingPlan,
+        corpus: str,
+        ranks: RankContext,
+        *,
+        memory_bytes: int,
     ) -> None:
-        self._rows, self._order, self._device = rows, order, device
-        self._stream = SampleStream(order.corpus, len(rows), seed)
+        self._rows, self._plan, self._corpus, self._ranks = rows, plan, corpus, ranks
+        self._max_steps = experiment.train.max_steps
+        self._stream = SampleStream(corpus, len(rows), experiment.seed)
         self._reader = RowReader(rows.embeddings)
         row_bytes = rows.dim * rows.embeddings.itemsize
         self._largest = max(1, memory_bytes // (2 * row_bytes))  # one block is in use while the next is read
@@ -123,18 +97,21 @@ class StreamedRows:
         self._next: Future[Block] | None = None
 
     def samples(self, step: int, positions: range) -> tuple[Tensor, Tensor]:
-        embedding_BD, labels_B = self._block_of(step).samples(step, positions)
-        return embedding_BD.to(self._device), labels_B.to(self._device)
+        block = self._block_of(step)
+        first = positions.start + block.shifts[step]
+        picked = slice(first, first + len(positions))
+        embedding_BD = block.rows_RD.index_select(0, block.row_of_sample[picked])
+        return embedding_BD.to(self._ranks.device), block.labels[picked].to(self._ranks.device)
 
     def _block_of(self, step: int) -> Block:
-        if self._block is None or step not in self._block:
+        if self._block is None or step not in self._block.shifts:
             self._block = None  # its memory is free for the block after the next
             block = None if self._next is None else self._next.result()
-            if block is None or step not in block:  # training begins, or began anew at another step
+            if block is None or step not in block.shifts:  # training begins, or began anew at another step
                 block = self._read(step, self._size)
-            self._block, end = block, block.first_step + len(block.steps)
+            self._block, end = block, max(block.shifts) + 1
             self._size = min(GROWTH * self._size, self._largest)
-            self._next = self._read_ahead(end, self._size) if end < self._order.max_steps else None
+            self._next = self._read_ahead(end, self._size) if end < self._max_steps else None
         return self._block
 
     def _read_ahead(self, step: int, num_rows: int) -> Future[Block]:
@@ -146,19 +123,27 @@ class StreamedRows:
             except Exception as error:  # noqa: BLE001  raised where the block is asked for
                 future.set_exception(error)
 
-        threading.Thread(target=read, name=f"read {self._order.corpus}", daemon=True).start()  # ends with its process
+        threading.Thread(target=read, name=f"read {self._corpus}", daemon=True).start()  # ends with its process
         return future
 
     def _read(self, step: int, num_rows: int) -> Block:
-        steps = self._order.block(step, num_rows)
-        drawn = [self._stream.rows(each.start, each.stop) for each in steps if len(each)]
-        samples = np.concatenate(drawn) if drawn else np.empty(0, dtype=np.int64)
+        """This rank's samples of the steps from `step` on: of one at least, up to about a number of rows."""
+        shifts: dict[int, int] = {}
+        drawn, taken = [np.empty(0, dtype=np.int64)], 0
+        for each in range(step, max(self._max_steps, step + 1)):
+            start, stop = self._plan.sample_range(self._corpus, each)
+            own = range(start, stop)[rank_share(stop - start, self._ranks.rank, self._ranks.world_size)]
+            if shifts and taken + len(own) > num_rows:
+                break
+            shifts[each] = taken - own.start
+            drawn.append(self._stream.rows(own.start, own.stop))
+            taken += len(own)
+        samples = np.concatenate(drawn)
         rows, row_of_sample = np.unique(self._rows.rows[samples], return_inverse=True)
-        rows_RD = torch.empty(len(rows), self._rows.dim, pin_memory=self._device.type == "cuda")
+        rows_RD = torch.empty(len(rows), self._rows.dim, pin_memory=self._ranks.device.type == "cuda")
         self._reader.read(rows, rows_RD.numpy())
-        offsets = np.cumsum([0, *(len(each) for each in steps)])
         labels = torch.from_numpy(self._rows.labels[samples])
-        return Block(step, steps, offsets, rows_RD, torch.from_numpy(row_of_sample), labels)
+        return Block(shifts, rows_RD, torch.from_numpy(row_of_sample), labels)
 
 
 def block_bytes(memory_gib: float, train: Mapping[str, LabelledRows]) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -62,9 +63,7 @@ def expand_braces(pattern: str, setting: str) -> list[str]:
         parts += [[pattern[end : match.start()]], _choices(match)]
         end = match.end()
     parts.append([pattern[end:]])
-    count = 1
-    for part in parts:
-        count *= len(part)
+    count = math.prod(map(len, parts))
     if count > MAX_EXPANDED:
         raise InputError(f"{setting} is {pattern}, which stands for {count} files; at most {MAX_EXPANDED} are taken")
     return ["".join(choice) for choice in itertools.product(*parts)]
@@ -88,8 +87,11 @@ def _matches(pattern: str, setting: str) -> list[str]:
     if not is_uri(pattern):
         found = sorted(glob.glob(local_path(pattern), recursive=True))  # noqa: PTH207
         return [file for file in found if kind_of(file, setting) == "file"]
-    folder, name = parent(pattern), base_name(pattern)
-    return _in_folder(folder, name, setting) if any(sign in name for sign in "*?[") else []
+    name = base_name(pattern)
+    if not any(sign in name for sign in "*?["):
+        return []
+    entries = (entry for entry in _listed(parent(pattern), setting) if entry.kind in FILE_KINDS)
+    return [entry.location for entry in entries if fnmatch.fnmatchcase(entry.name, name)]
 
 
 def relative_names(files: Sequence[str]) -> list[str]:
@@ -99,24 +101,13 @@ def relative_names(files: Sequence[str]) -> list[str]:
     return [path[len(common) :].lstrip("/") for path in paths]
 
 
-def _in_folder(folder: str, pattern: str, setting: str) -> list[str]:
-    entries = _listed(folder, setting)
-    return [
-        entry.location for entry in entries if entry.kind in FILE_KINDS and fnmatch.fnmatchcase(entry.name, pattern)
-    ]
-
-
 def _below(root: str, setting: str) -> Iterator[str]:
     """Yield the files below a folder; linked files are taken (download caches are made of them), linked folders not."""
-    levels = [_listed(root, setting)]
-    while levels:
-        entry = next(levels[-1], None)
-        if entry is None:
-            levels.pop()
-        elif entry.kind in FILE_KINDS:
+    for entry in _listed(root, setting):
+        if entry.kind in FILE_KINDS:
             yield entry.location
         elif entry.kind == "folder":
-            levels.append(_listed(entry.location, setting))
+            yield from _below(entry.location, setting)
 
 
 def _listed(folder: str, setting: str) -> Iterator[Entry]:

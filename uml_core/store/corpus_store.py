@@ -28,13 +28,13 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from uml_core.corpora.rows import Hashes, HashSet64, Row
+from uml_core.corpora.rows import Hashes, HashSet64, Row, contains
 from uml_core.errors import InputError, listing
 from uml_core.files.atomic import TEMPORARY, read_if_there, write_whole
 from uml_core.files.lease import Lease, exclusive
 from uml_core.files.paths import STORAGE_ERRORS, is_uri, local_path, one_line, remote
 from uml_core.store.corpus_table import CorpusTable, codes_of, finite_matrix, order_by_id, unread
-from uml_core.store.listing import RowSpool, contains, digest_of
+from uml_core.store.listing import RowSpool, digest_of
 from uml_core.store.parts import (
     PREFIX,
     ClassCounts,

@@ -13,10 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.fs as pafs
 
-from uml_core.corpora.rows import Hashes, HashSet64, Row, hashes_of
+from uml_core.corpora.rows import Hashes, HashSet64, Row, contains, hashes_of
 from uml_core.store.parts import keys_of
 
 ROWS_AT_ONCE = 1024  # rows whose keys are compared together
@@ -103,16 +102,6 @@ class RowSpool:
     def read(self, name: str) -> list[Row]:
         with self.filesystem.open_input_stream(f"{self.directory}/{name}") as stream:
             return [Row.from_json(json.loads(line)) for line in stream.read().splitlines()]
-
-
-def contains(sorted_keys: Hashes, keys: Hashes) -> npt.NDArray[np.bool_]:
-    """For each of N keys (N,), whether it is in a sorted array."""
-    if not len(sorted_keys):
-        return np.zeros(len(keys), dtype=np.bool_)
-    places = np.searchsorted(sorted_keys, keys)
-    places[places == len(sorted_keys)] = 0  # past the end: compared with the smallest, which is smaller
-    found: npt.NDArray[np.bool_] = sorted_keys[places] == keys
-    return found
 
 
 def digest_of(keys: Hashes) -> str:

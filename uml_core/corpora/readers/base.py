@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from uml_core.config import CorpusConfig
-from uml_core.corpora.rows import HashSet64, Row, canonical_split, escaped, hashes_of, is_storable
+from uml_core.corpora.rows import HashSet64, Row, canonical_split, escaped, hashes_of
 from uml_core.errors import InputError
 from uml_core.files.paths import kind_of
 
@@ -142,14 +142,12 @@ class RowChecks:
 
 
 def _storable(row: Row) -> Row:
-    if is_storable(row.id, row.label, row.split, row.text, row.fault):
+    texts = {"id": row.id, "label": row.label, "split": row.split, "text": row.text, "fault": row.fault}
+    if all(text is None or text.isascii() for text in texts.values()):
         return row
-    wrong = next(name for name in ("id", "label", "split", "text", "fault") if not is_storable(getattr(row, name)))
-    return replace(
-        row,
-        id=escaped(row.id),
-        label=None if row.label is None else escaped(row.label),
-        split=escaped(row.split),
-        text=None,
-        fault=escaped(row.fault or f"{wrong} is not valid Unicode (UTF-8)"),
-    )
+    storable = {name: None if text is None else escaped(text) for name, text in texts.items()}
+    wrong = next((name for name, text in texts.items() if storable[name] != text), None)
+    if wrong is None:
+        return row
+    fault = storable["fault"] or f"{wrong} is not valid Unicode (UTF-8)"
+    return replace(row, **{**storable, "text": None, "fault": fault})

@@ -28,7 +28,6 @@ FAULTS: Mapping[EntryKind, str | None] = {
     "outside folder": "link leads outside the corpus folder",
 }
 LAYOUT = "expected every file as SPLIT/CLASS/FILE, or every file as CLASS/FILE"
-MAX_NAMED = 8  # folders named in a warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +46,11 @@ class Census:
     modality: str
     other_endings: Counter[str] = field(default_factory=Counter)
     barren: list[str] = field(default_factory=list)
-    num_barren: int = 0
-
-    def note_barren(self, relative: str) -> None:
-        self.num_barren += 1
-        if len(self.barren) < MAX_NAMED:
-            self.barren.append(relative)
 
     def warn(self, name: str) -> None:
         known = listing(sorted(SUFFIXES[self.modality]), limit=12)
-        if self.num_barren:
-            more = f" and {self.num_barren - len(self.barren)} more" if self.num_barren > len(self.barren) else ""
-            logger.warning("corpora.%s: no %s file in %s%s", name, self.modality, listing(self.barren), more)
+        if self.barren:
+            logger.warning("corpora.%s: no %s file in %s", name, self.modality, listing(self.barren))
         if self.other_endings:
             shown = listing(f"{ending or 'none'} ({count})" for ending, count in self.other_endings.most_common(9))
             logger.warning("corpora.%s: files of other endings are left out: %s; known: %s", name, shown, known)
@@ -132,7 +124,7 @@ def walk(root: str, census: Census) -> Iterator[Found]:
         if entry is None:
             levels.pop()
             if level.is_barren and level.relative:
-                census.note_barren(level.relative)
+                census.barren.append(level.relative)
             continue
         relative = f"{level.relative}/{entry.name}" if level.relative else entry.name
         ending = PurePosixPath(entry.name).suffix.lower()

@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from uml_core.corpora.content import Cell
 from uml_core.corpora.readers.base import CorpusSource, RecordNames, scalar
-from uml_core.corpora.readers.table_files import BYTE_COLUMNS, TABLE_SUFFIXES, Record, Table, open_table
+from uml_core.corpora.readers.table_files import BYTE_COLUMNS, TABLE_SUFFIXES, Table, open_table
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError, listing
 from uml_core.files.paths import (
@@ -32,36 +32,6 @@ from uml_core.files.patterns import files_of, relative_names
 # Hugging Face data sets name their files SPLIT-00000-of-00003.parquet.
 SPLIT_IN_NAME = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
 ROWS_AT_ONCE = 1024  # remote files whose stamps are asked for side by side
-
-
-@dataclass(frozen=True)
-class _TableRows:
-    location: str
-    table: Table
-    names: RecordNames
-    content: str  # text, path or the byte column's name
-    stamp: str  # of the table
-    root: ConfinedFolder  # where paths start
-    modality: str
-
-    def row(self, index: int, record: Record) -> Row:
-        """The row of a record; the stamp of a remote file is left out."""
-        named = self.names.row(index, record.values, record.fault)
-        if record.fault is not None:
-            return named
-        id_, label, split = named.id, named.label, named.split
-        if self.content not in ("text", "path"):
-            cell = Cell(*record.position, self.content)
-            return Row(id_, label, split, path=self.location, member=cell, stamp=self.stamp, fault=named.fault)
-        value, fault = scalar(self.content, record.values.get(self.content))
-        if self.content == "text":
-            return Row(id_, label, split, text=value, fault=named.fault or fault)
-        if value is None:
-            return Row(id_, label, split, fault=named.fault or fault or "no path")
-        path, fault = self.root.resolve(value)
-        fault = named.fault or fault
-        stamp = "" if fault or is_uri(path) else stamp_of(path)
-        return Row(id_, label, split, path=path, stamp=stamp, fault=fault, is_text=self.modality == "text")
 
 
 def read_table(source: CorpusSource) -> Iterator[Row]:
@@ -84,13 +54,37 @@ def read_table(source: CorpusSource) -> Iterator[Row]:
         if not table.columns:
             continue
         content = _content(source, location, table)
-        root = corpus.root or parent(location)
-        rows = _TableRows(location, table, names, content, stamp_of(location), ConfinedFolder(root), corpus.modality)
-        stream = (rows.row(index, record) for index, record in enumerate(table.records))
+        rows = _rows(source, location, table, names, content)
         try:
-            yield from _with_remote_stamps(stream) if content == "path" and is_uri(root) else stream
+            yield from _with_remote_stamps(rows) if content == "path" and is_uri(corpus.root or location) else rows
         except STORAGE_ERRORS as error:
             raise InputError(f"{source.setting} {location} cannot be read to its end: {one_line(error)}") from None
+
+
+def _rows(source: CorpusSource, location: str, table: Table, names: RecordNames, content: str) -> Iterator[Row]:
+    """Yield the row of each record; the stamps of remote files are left out."""
+    stamp, root = stamp_of(location), ConfinedFolder(source.corpus.root or parent(location))
+    is_text = source.corpus.modality == "text"
+    for index, record in enumerate(table.records):
+        row = names.row(index, record.values, record.fault)
+        fault: str | None
+        if record.fault is not None:
+            yield row
+        elif content not in ("text", "path"):
+            cell = Cell(*record.position, content)
+            yield replace(row, path=location, member=cell, stamp=stamp)
+        elif content == "text":
+            text, fault = scalar("text", record.values.get("text"))
+            yield replace(row, text=text, fault=row.fault or fault)
+        else:
+            relative, fault = scalar("path", record.values.get("path"))
+            if relative is None:
+                yield replace(row, fault=row.fault or fault or "no path")
+                continue
+            path, fault = root.resolve(relative)
+            fault = row.fault or fault
+            own_stamp = "" if fault or is_uri(path) else stamp_of(path)
+            yield replace(row, path=path, stamp=own_stamp, fault=fault, is_text=is_text)
 
 
 def _with_remote_stamps(stream: Iterator[Row]) -> Iterator[Row]:
