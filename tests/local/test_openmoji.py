@@ -39,7 +39,7 @@ def catalog() -> Catalog:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("openmoji") / "corpora"
-    write_openmoji(folder, min_members=MIN_MEMBERS, progress=False)
+    write_openmoji(folder, min_members=MIN_MEMBERS)
     return folder
 
 
@@ -160,7 +160,7 @@ def test_readers_read_what_was_written(written: Path, catalog: Catalog) -> None:
 def test_second_call_draws_nothing(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openmoji, "render", _refuse)
     monkeypatch.setattr(openmoji, "read_catalog", _refuse)
-    write_openmoji(written, min_members=MIN_MEMBERS, progress=False)
+    write_openmoji(written, min_members=MIN_MEMBERS)
 
 
 def _refuse(*arguments: object) -> bytes:
@@ -183,10 +183,10 @@ def test_an_interrupted_run_leaves_no_half_folder(
 ) -> None:
     monkeypatch.setattr(openmoji, "render", _stop_after(40))
     with pytest.raises(KeyboardInterrupt):
-        write_openmoji(tmp_path / "corpora", min_members=MIN_MEMBERS, progress=False)
+        write_openmoji(tmp_path / "corpora", min_members=MIN_MEMBERS)
     assert not (tmp_path / "corpora").exists()
     monkeypatch.setattr(openmoji, "render", render)
-    write_openmoji(tmp_path / "corpora", min_members=MIN_MEMBERS, progress=False)
+    write_openmoji(tmp_path / "corpora", min_members=MIN_MEMBERS)
     assert contents(tmp_path / "corpora") == contents(written)
     assert [file.name for file in tmp_path.iterdir()] == ["corpora"]
 
@@ -196,9 +196,9 @@ def test_other_arguments_rewrite_the_folder(tmp_path: Path, monkeypatch: pytest.
     Image.new("L", (8, 8)).save(blank, "PNG")
     monkeypatch.setattr(openmoji, "render", lambda svg: blank.getvalue())  # the drawing is not what is tested
     folder = tmp_path / "corpora"
-    write_openmoji(folder, min_members=MIN_MEMBERS, progress=False)
+    write_openmoji(folder, min_members=MIN_MEMBERS)
     before = codes_of(folder, "test")
-    write_openmoji(folder, min_members=MIN_MEMBERS, seed=1, progress=False)
+    write_openmoji(folder, min_members=MIN_MEMBERS, seed=1)
     assert codes_of(folder, "test") != before
     assert len(codes_of(folder, "test")) == len(before)
     assert not (folder / "pictures" / "sketch").exists(), "one colour: left out"
@@ -208,7 +208,7 @@ def test_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "mine.png").write_bytes(b"mine")
     with pytest.raises(InputError, match="not written by this command"):
-        write_openmoji(tmp_path, progress=False)
+        write_openmoji(tmp_path)
     assert contents(tmp_path) == {"pictures/mine.png": b"mine"}
 
 

@@ -82,23 +82,19 @@ class _CellCursor:
         column = (path, stamp, cell.row_group, cell.column)
         if column != self._column or cell.row < self._start:
             self._open(path, cell)
-            self._column = column
+        self._column = None  # until the cell is there: after an error the column is opened anew
         while cell.row >= self._start + len(self._batch):
             self._start += len(self._batch)
-            try:
-                self._batch = next(self._batches).column(0)
-            except StopIteration:
-                self._column = None
-                raise RowError(f"row group {cell.row_group} has no row {cell.row}: the file has changed") from None
-            except BaseException:
-                self._column = None
-                raise
+            batch = next(self._batches, None)
+            if batch is None:
+                raise RowError(f"row group {cell.row_group} has no row {cell.row}: the file has changed")
+            self._batch = batch.column(0)
+        self._column = column
         return self._batch[cell.row - self._start].as_py()
 
     def _open(self, path: str, cell: Cell) -> None:
         self._column, self._start, self._batch = None, 0, pa.array([])
-        file = open_parquet(path)
-        self._batches = file.iter_batches(
+        self._batches = open_parquet(path).iter_batches(
             batch_size=CELLS_AT_ONCE, row_groups=[cell.row_group], columns=[cell.column], use_threads=False
         )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -79,14 +80,14 @@ class WholeFeed:
                 f"feed.memory_gib {experiment.feed.memory_gib:g}; raise it, or set optim.name=adamw"
             )
         self._rows = {corpus: data.train[corpus].rows for corpus in plan.corpora}
-        shares = {corpus: rank_share(len(rows), ranks.rank, ranks.world_size) for corpus, rows in self._rows.items()}
-        tensors = {corpus: gathered(data.train[corpus], torch.device("cpu")) for corpus in plan.corpora}
-        self._batch = Batch(
-            {corpus: tensors[corpus][0][share].to(ranks.device) for corpus, share in shares.items()},
-            {corpus: tensors[corpus][1][share].to(ranks.device) for corpus, share in shares.items()},
-            {corpus: len(rows) for corpus, rows in self._rows.items()},
-            experiment.train.label_smoothing,
-        )
+        embeddings, labels = {}, {}
+        for corpus, rows in self._rows.items():
+            share = rank_share(len(rows), ranks.rank, ranks.world_size)
+            table = data.train[corpus]
+            own = replace(table, rows=rows[share], labels=table.labels[share])
+            embeddings[corpus], labels[corpus] = gathered(own, ranks.device)
+        counts = {corpus: len(rows) for corpus, rows in self._rows.items()}
+        self._batch = Batch(embeddings, labels, counts, experiment.train.label_smoothing)
 
     def batch(self, step: int, corpora: Sequence[str], part: Part = WHOLE) -> Batch:
         """All rows; a solver's experiment has one group of corpora, and no parts."""

@@ -100,16 +100,12 @@ class MixingPlan:
 
         A corpus's stream does not advance while another corpus warms up alone.
         """
-        ratio = self.batch_ratio[corpus]
-        before = self._joint_steps_before(corpus, step)
-        after = self._joint_steps_before(corpus, step + 1)
-        return (
-            samples_before(before, batch_size=self.batch_size, ratio=ratio),
-            samples_before(after, batch_size=self.batch_size, ratio=ratio),
+        waits = 0 if corpus == self.warm_start_corpus else self.warm_start_steps
+        start, stop = (
+            samples_before(max(0, each - waits), batch_size=self.batch_size, ratio=self.batch_ratio[corpus])
+            for each in (step, step + 1)
         )
-
-    def _joint_steps_before(self, corpus: str, step: int) -> int:
-        return step if corpus == self.warm_start_corpus else max(0, step - self.warm_start_steps)
+        return start, stop
 
 
 class SampleStream:

@@ -33,7 +33,7 @@ from uml_core.errors import InputError, listing
 from uml_core.files.atomic import TEMPORARY, read_if_there, write_whole
 from uml_core.files.lease import Lease, exclusive
 from uml_core.files.paths import STORAGE_ERRORS, is_uri, local_path, one_line, remote
-from uml_core.store.corpus_table import CorpusTable, codes_of, finite_matrix, order_by_id, unread
+from uml_core.store.corpus_table import CorpusTable, finite_matrix, labelled, order_by_id, unread
 from uml_core.store.listing import RowSpool, digest_of
 from uml_core.store.parts import (
     PREFIX,
@@ -195,12 +195,12 @@ class CorpusStore:
         manifest = self.embeddings_manifest()
         table = self.read_columns(manifest, ["id", "label", "split", "embedding"])
         order = order_by_id(table)
-        return _labelled(table, order, finite_matrix(table["embedding"], manifest["dim"], self.directory, order=order))
+        return labelled(table, order, finite_matrix(table["embedding"], manifest["dim"], self.directory, order=order))
 
     def load_labels(self, manifest: Mapping[str, Any]) -> CorpusTable:
         """Read labels and splits in the order of `load`, and no embedding: they are `unread`."""
         table = self.read_columns(manifest, ["id", "label", "split"])
-        return _labelled(table, order_by_id(table), unread(len(table), manifest["dim"]))
+        return labelled(table, order_by_id(table), unread(len(table), manifest["dim"]))
 
     def load_ids(self) -> tuple[str, ...]:
         """Read every row's id, in the order of `load`: for looking at rows, never for training."""
@@ -302,13 +302,6 @@ def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
         return remote(uri)
     except STORAGE_ERRORS as error:
         raise InputError(f"store is {uri}; not a directory or URI that pyarrow opens: {one_line(error)}") from None
-
-
-def _labelled(table: pa.Table, order: npt.NDArray[np.int64], embeddings_ND: npt.NDArray[np.float32]) -> CorpusTable:
-    """Join embeddings with the labels and splits of a table, in some order of its rows."""
-    label_names, label_codes = codes_of(table["label"])
-    split_names, split_codes = codes_of(table["split"])
-    return CorpusTable(embeddings_ND, label_codes[order], label_names, split_codes[order], split_names)
 
 
 def _keys_of_parts(parts: Sequence[PartFooter]) -> Hashes:

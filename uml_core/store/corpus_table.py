@@ -68,3 +68,10 @@ def codes_of(column: pa.ChunkedArray) -> tuple[tuple[str, ...], npt.NDArray[np.i
     names = sorted(name for name in column.unique().to_pylist() if name is not None)
     codes = pc.fill_null(pc.index_in(column, value_set=pa.array(names, pa.string())), -1)
     return tuple(names), codes.to_numpy().astype(np.int64)
+
+
+def labelled(table: pa.Table, order: npt.NDArray[np.int64], embeddings_ND: npt.NDArray[np.float32]) -> CorpusTable:
+    """Embeddings in some order of a table's rows, with its labels and splits in that order."""
+    label_names, label_codes = codes_of(table["label"])
+    split_names, split_codes = codes_of(table["split"])
+    return CorpusTable(embeddings_ND, label_codes[order], label_names, split_codes[order], split_names)

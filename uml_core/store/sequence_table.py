@@ -8,7 +8,9 @@ Shape legend: N sequences, R tokens of all sequences, D width of a token.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,7 @@ import pyarrow as pa
 
 from uml_core.errors import InputError
 from uml_core.store.corpus_store import CorpusStore
-from uml_core.store.corpus_table import codes_of, finite_matrix, order_by_id
+from uml_core.store.corpus_table import CorpusTable, finite_matrix, labelled, order_by_id
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,7 @@ def load_sequence_labels(store: CorpusStore) -> SequenceTable:
     manifest = store.finished_manifest()
     labels = store.load_labels(manifest)
     num_rows = len(labels.label_codes)
-    return SequenceTable(
-        labels.embeddings,
-        np.arange(num_rows),
-        np.ones(num_rows, dtype=np.int64),
-        manifest.get("vocabulary"),
-        labels.label_codes,
-        labels.label_names,
-        labels.split_codes,
-        labels.split_names,
-    )
+    return _sequences(manifest, labels, np.arange(num_rows), np.ones(num_rows, dtype=np.int64))
 
 
 def load_sequences(store: CorpusStore) -> SequenceTable:
@@ -73,17 +66,13 @@ def load_sequences(store: CorpusStore) -> SequenceTable:
         lengths = np.ones(len(tokens), dtype=np.int64)
     if len(lengths) and not lengths.min():
         raise InputError(f"store {store.directory} holds a sequence without tokens; delete it and embed again")
-    label_names, label_codes = codes_of(table["label"])
-    split_names, split_codes = codes_of(table["split"])
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
     order = order_by_id(table)
-    return SequenceTable(
-        tokens,
-        starts[order],
-        lengths[order],
-        manifest.get("vocabulary"),
-        label_codes[order],
-        label_names,
-        split_codes[order],
-        split_names,
-    )
+    return _sequences(manifest, labelled(table, order, tokens), starts[order], lengths[order])
+
+
+def _sequences(
+    manifest: Mapping[str, Any], table: CorpusTable, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+) -> SequenceTable:
+    names = (table.label_codes, table.label_names, table.split_codes, table.split_names)
+    return SequenceTable(table.embeddings, starts, lengths, manifest.get("vocabulary"), *names)

@@ -48,7 +48,7 @@ Whoever passes these pictures on does so under the same licence.
 """
 
 
-def write_openmoji(output_dir: Path, *, seed: int = 0, min_members: int = 14, progress: bool = True) -> None:
+def write_openmoji(output_dir: Path, *, seed: int = 0, min_members: int = 14) -> None:
     """Write the default corpora; the same arguments and package versions give the same files, byte for byte.
 
     A folder that was written with the same ones is left as it is, one of other arguments is written anew.
@@ -57,7 +57,6 @@ def write_openmoji(output_dir: Path, *, seed: int = 0, min_members: int = 14, pr
         output_dir: a new folder, or one this function wrote.
         seed: draws the splits and the order of the texts.
         min_members: drawings (families of variants) that make an emoji subgroup a class.
-        progress: show a progress bar on stderr.
 
     Raises:
         InputError: the folder holds something else.
@@ -74,7 +73,7 @@ def write_openmoji(output_dir: Path, *, seed: int = 0, min_members: int = 14, pr
     unfinished.mkdir(parents=True)
     catalog = read_catalog(min_members)
     families = split_families(catalog, seed=seed)
-    _write_pictures(unfinished / "pictures", families, progress=progress)
+    _write_pictures(unfinished / "pictures", families)
     texts = [json.dumps(text, ensure_ascii=False) for text in unpaired_texts(families, seed=seed)]
     unrelated = json.dumps(unrelated_names(catalog), ensure_ascii=False, indent=1)
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
@@ -90,14 +89,14 @@ def write_openmoji(output_dir: Path, *, seed: int = 0, min_members: int = 14, pr
     unfinished.rename(output_dir)
 
 
-def _write_pictures(folder: Path, families: SplitFamilies, *, progress: bool) -> None:
+def _write_pictures(folder: Path, families: SplitFamilies) -> None:
     jobs = [
         (split, label, family.code)
         for split, source in (("train", "train"), ("val", "val"), ("test", "test"), ("sketch", "test"))
         for label, chosen in families[source].items()
         for family in chosen
     ]
-    for split, label, code in tqdm(jobs, desc="drawing emoji", unit="pictures", disable=not progress):
+    for split, label, code in tqdm(jobs, desc="drawing emoji", unit="pictures", delay=2):
         png = render(sketch_svg(code) if split == "sketch" else colour_svg(code))
         if split != "sketch" or not is_empty(png):
             (folder / split / label).mkdir(parents=True, exist_ok=True)

@@ -145,7 +145,7 @@ def _storable(row: Row) -> Row:
     texts = {"id": row.id, "label": row.label, "split": row.split, "text": row.text, "fault": row.fault}
     if all(text is None or text.isascii() for text in texts.values()):
         return row
-    storable = {name: None if text is None else escaped(text) for name, text in texts.items()}
+    storable: dict[str, Any] = {name: None if text is None else escaped(text) for name, text in texts.items()}
     wrong = next((name for name, text in texts.items() if storable[name] != text), None)
     if wrong is None:
         return row

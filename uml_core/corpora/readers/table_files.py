@@ -61,6 +61,8 @@ def open_table(setting: str, location: str) -> Table:
             f"{setting} is {location}; a table ends in {listing(TABLE_SUFFIXES)}{nearest(suffix, TABLE_SUFFIXES)}"
         )
     try:
+        if suffix != ".parquet":
+            _refuse_utf16(setting, location)
         return opener(setting, location)
     except InputError:
         raise
@@ -71,7 +73,6 @@ def open_table(setting: str, location: str) -> Table:
 
 def _open_jsonl(setting: str, location: str) -> Table:
     records = _json_records(location)
-    _refuse_utf16(setting, location)
     first = list(itertools.islice(records, PEEKED))
     columns = sorted(set().union(*(record.values.keys() for record in first)))
     if first and not columns:
@@ -101,7 +102,6 @@ def _json_record(number: int, line: bytes) -> Record:
 
 
 def _open_csv(setting: str, location: str) -> Table:
-    _refuse_utf16(setting, location)
     with _csv_text(location) as file:
         try:
             header = [column.strip() for column in next(csv.reader(file), [])]
@@ -160,10 +160,6 @@ def _parquet_records(file: pq.ParquetFile, columns: list[str]) -> Iterator[Recor
     for group in range(file.num_row_groups):
         row = 0
         try:
-            if not columns:
-                for row in range(file.metadata.row_group(group).num_rows):
-                    yield Record({}, position=(group, row))
-                continue
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False):
                 for record in records_of(batch):
                     yield Record(record.values, record.fault, (group, row))
