@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.corpus_rows import list_rows
 from uml_core.config import CorpusConfig
 from uml_core.corpora.examples import openmoji
 from uml_core.corpora.examples.openmoji import ATTRIBUTION, main, write_openmoji
@@ -24,7 +25,6 @@ from uml_core.corpora.examples.openmoji_catalog import (
     split_families,
 )
 from uml_core.corpora.examples.openmoji_pictures import colour_svg, ink, is_empty, render, same_drawing, sketch_svg
-from uml_core.corpora.readers import list_rows
 from uml_core.errors import InputError
 
 MIN_MEMBERS = 48  # two classes only: mammals and vehicles

@@ -19,8 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.corpus_rows import list_rows
 from uml_core.config import CorpusConfig
-from uml_core.corpora.readers import list_rows, stream_rows
+from uml_core.corpora.readers import stream_rows
 from uml_core.corpora.ready.adopt import stream_ready
 from uml_core.encoders import RowError
 from uml_core.errors import InputError

@@ -16,9 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.corpus_rows import list_inputs, list_rows
 from uml_core.config import CorpusConfig
-from uml_core.corpora.readers import list_rows
-from uml_core.corpora.readers.inputs import list_inputs
 from uml_core.corpora.ready.adopt import stream_ready
 from uml_core.corpora.rows import Row
 from uml_core.encoders import RowError

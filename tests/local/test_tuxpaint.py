@@ -18,8 +18,8 @@ from PIL import Image
 from examples.tuxpaint import fetch, prepare
 from examples.tuxpaint.pictures import SIDE, square_png
 from examples.tuxpaint.stamps import class_of, comparable, read_catalog, read_descriptions, split_stamps
+from tests.corpus_rows import list_rows
 from uml_core.config import CorpusConfig, load_experiment
-from uml_core.corpora.readers import list_rows
 from uml_core.encoders.audio.packaged_audio import decode_audio
 
 NUM_PHOTOS = 10

@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import write_embeddings, write_picture_corpora
+from tests.corpus_rows import list_inputs, list_rows
 from uml_core.config import CorpusConfig
-from uml_core.corpora.readers import list_rows
-from uml_core.corpora.readers.inputs import list_inputs
 from uml_core.corpora.ready.adopt import stream_ready
 from uml_core.corpora.rows import Row, canonical_split
 from uml_core.encoders import RowError

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.corpus_rows import list_inputs, list_rows
 from uml_core.config import CorpusConfig
-from uml_core.corpora.readers import list_rows
-from uml_core.corpora.readers.inputs import list_inputs
 from uml_core.corpora.rows import Row
 from uml_core.encoders import RowError
 from uml_core.errors import InputError

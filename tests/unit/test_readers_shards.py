@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.corpus_rows import list_rows
 from uml_core.config import CorpusConfig
 from uml_core.corpora.content import ByteRange
-from uml_core.corpora.readers import list_rows
 from uml_core.corpora.rows import Row
 from uml_core.encoders import RowError
 from uml_core.errors import InputError

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.corpus_rows import list_rows
 from uml_core.config import CorpusConfig
 from uml_core.corpora.content import Cell
-from uml_core.corpora.readers import list_rows
 from uml_core.corpora.rows import Row
 from uml_core.encoders import RowError
 from uml_core.errors import InputError

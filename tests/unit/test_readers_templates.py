@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.corpus_rows import list_rows
 from uml_core.config import CorpusConfig, parse_experiment
 from uml_core.config.template_sets import PLACEHOLDER, TEMPLATE_SETS
-from uml_core.corpora.readers import list_rows
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError
 

@@ -53,26 +53,17 @@ def _setting_path(location: tuple[int | str, ...]) -> list[str]:
     return parts
 
 
-def _fields_at(root: type[BaseModel], path: list[str]) -> list[str]:
-    """The field names of the section a path leads to."""
-    current: object = root
-    for part in path:
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            current = _section(current.model_fields[part].annotation) if part in current.model_fields else None
-        elif typing.get_origin(current) is Mapping:
-            current = _section(typing.get_args(current)[1])
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
-
-
-def _section(annotation: object) -> object:
-    """Strip `X | None` and the like down to the model or mapping inside."""
-    if typing.get_origin(annotation) is typing.Annotated:
-        return _section(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        inner = [_section(arg) for arg in typing.get_args(annotation) if arg is not type(None)]
-        sections = [arg for arg in inner if isinstance(arg, type) and issubclass(arg, BaseModel)]
-        return next(iter(sections or inner), None)
-    if typing.get_origin(annotation) is not None and typing.get_origin(annotation) is not annotation:
-        origin = typing.get_origin(annotation)
-        return annotation if origin is not None and issubclass(origin, Mapping) else origin
-    return annotation
+def _fields_at(annotation: object, path: list[str]) -> list[str]:
+    """The field names of the section a path leads to: through `X | None`, the like, and mappings by name."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Annotated, typing.Union, types.UnionType):
+        kinds = inner[:1] if origin is typing.Annotated else inner
+        return next(filter(None, (_fields_at(kind, path) for kind in kinds)), [])
+    if origin is Mapping:
+        return _fields_at(inner[1], path[1:]) if path else []
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return []
+    if not path:
+        return list(annotation.model_fields)
+    field = annotation.model_fields.get(path[0])
+    return [] if field is None else _fields_at(field.annotation, path[1:])

@@ -19,7 +19,7 @@ from uml_core.corpora.readers.webdataset import read_webdataset
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError
 
-__all__ = ["SUFFIXES", "list_rows", "rows_of", "stream_rows"]
+__all__ = ["SUFFIXES", "rows_of", "stream_rows"]
 
 READERS: Mapping[str, Reader] = {
     "folder": read_folder,
@@ -61,7 +61,3 @@ def rows_of(experiment: Experiment, corpus: str) -> Iterator[Row]:
         return sorted({row.label for row in rows if row.label is not None and row.split == "train"})
 
     return stream_rows(corpus, experiment.corpora[corpus], classes=target_classes)
-
-
-def list_rows(name: str, corpus: CorpusConfig, *, classes: Callable[[], Sequence[str]] | None = None) -> list[Row]:
-    return list(stream_rows(name, corpus, classes=classes))

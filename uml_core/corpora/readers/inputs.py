@@ -44,10 +44,6 @@ def stream_inputs(path: str | Path, modality: str) -> Iterator[Row]:
     return checked(_file(location, modality) if kind == "file" else _below(location, modality))
 
 
-def list_inputs(path: str | Path, modality: str) -> list[Row]:
-    return list(stream_inputs(path, modality))
-
-
 def _file(location: str, modality: str) -> Iterator[Row]:
     yield Row(base_name(location), None, SPLIT, path=location, stamp=stamp_of(location), is_text=modality == "text")
 
