@@ -148,7 +148,7 @@ def test_blocks_grow_to_half_the_memory_and_hold_whole_steps(experiment: Experim
     sizes = {}
     for step in range(60):
         feed.batch(step, ["target"])
-        sizes[source._block.first_step] = len(source._block.steps)
+        sizes[min(source._block.shifts)] = len(source._block.shifts)
     assert list(sizes.values()) == [6, 13, 27, 14]  # 4096, 8192 and 16384 rows at most, and the rest of the run
     assert FIRST_BLOCK_ROWS == 4096
     assert len(source._block.rows_RD) == 48, "a row that is drawn often is read once"

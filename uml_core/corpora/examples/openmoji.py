@@ -61,6 +61,7 @@ def write_openmoji(output_dir: Path, *, seed: int = 0, min_members: int = 14) ->
     Raises:
         InputError: the folder holds something else.
     """
+    output_dir = output_dir.resolve()
     source = {"layout": LAYOUT, "side": SIDE, "seed": seed, "min_members": min_members}
     marker = json.dumps({**source, **{name: version(name) for name in PACKAGES}}, indent=1) + "\n"
     if read_if_there(LOCAL, str(output_dir / MARKER)) == marker.encode():
