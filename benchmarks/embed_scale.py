@@ -14,39 +14,27 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from benchmarks.figures import Figure, peak_memory
+from benchmarks.figures import Figure, experiment_in, peak_memory, write_noise
 from pipelines.stores import corpus_store
-from uml_core.config import Experiment, parse_experiment
+from uml_core.config import Experiment
 
 FEW, MANY, PART_ROWS = 400, 4_000, 64
-
-
-def write_pictures(folder: Path, count: int) -> None:
-    """Write PNG pictures of 64 x 64 random blocks."""
-    rng = np.random.default_rng(0)
-    (folder / "train" / "noise").mkdir(parents=True)
-    for index in range(count):
-        blocks = rng.integers(0, 256, size=(4, 4, 3), dtype=np.uint8)
-        Image.fromarray(blocks).resize((64, 64)).save(folder / "train" / "noise" / f"{index:06d}.png")
 
 
 def write_experiment(directory: Path, count: int, *, store: str, actors: int = 1) -> Experiment:
     """Write pictures and an experiment file over them, named after the store."""
     pictures = directory / f"pictures-{count}"
     if not pictures.exists():
-        write_pictures(pictures, count)
-    experiment = parse_experiment(
+        files = (pictures / "train" / "noise" / f"{index:06d}.png" for index in range(count))
+        write_noise(files, blocks=(4, 4), size=(64, 64))
+    experiment = experiment_in(
+        directory,
         {
-            "name": "benchmark",
             "store": str(directory / store),
-            "tracking": {"uri": f"sqlite:///{directory}/mlflow.db", "artifacts": str(directory / "artifacts")},
             "target": "pictures",
             "corpora": {"pictures": {"modality": "image", "format": "folder", "path": str(pictures)}},
             "embed": {"part_rows": PART_ROWS, "precision": "bfloat16", "actors": actors},
-        }
+        },
     )
     (directory / f"{store}.yaml").write_text(experiment.to_yaml(), encoding="utf-8")
     return experiment

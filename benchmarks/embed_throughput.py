@@ -24,12 +24,11 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks.figures import Figure, peak_memory
+from benchmarks.figures import Figure, experiment_in, peak_memory, write_noise
 from pipelines.embed import step as embed
-from uml_core.config import Experiment, parse_experiment
+from uml_core.config import Experiment
 from uml_core.encoders import Decoded, Encoder, build_encoder, openvino_engine
 
 PICTURES, SENTENCES = 1024, 12_288
@@ -52,19 +51,15 @@ class Case:
 
 def write_corpora(directory: Path, *, pictures: int = PICTURES, sentences: int = SENTENCES) -> None:
     """Write JPEG pictures of 320 x 240 random blocks and sentences of 2 to 20 words."""
-    rng = np.random.default_rng(0)
-    folder = directory / "pictures" / "train" / "noise"
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(pictures):
-        blocks = rng.integers(0, 256, size=(15, 20, 3), dtype=np.uint8)
-        Image.fromarray(blocks).resize((320, 240), Image.Resampling.BICUBIC).save(folder / f"{index:06d}.jpg")
+    folder, rng = directory / "pictures" / "train" / "noise", np.random.default_rng(0)
+    write_noise((folder / f"{index:06d}.jpg" for index in range(pictures)), blocks=(15, 20), size=(320, 240))
     texts = [" ".join(rng.choice(WORDS, size=rng.integers(2, 21))) for _ in range(sentences)]
     lines = [json.dumps({"text": f"{text} {index}", "label": "noise"}) for index, text in enumerate(texts)]
     (directory / "names.jsonl").write_text("\n".join(lines), encoding="utf-8")
 
 
 def cases(directory: Path) -> list[Case]:
-    """Return what is measured; the ViT's random weights are written to a file."""
+    """What is measured; the ViT's random weights are written to a file."""
     vit = directory / "vit.safetensors"
     torch.manual_seed(0)
     save_file(timm.create_model("vit_small_patch16_224", num_classes=0).state_dict(), vit)
@@ -84,23 +79,22 @@ def cases(directory: Path) -> list[Case]:
 
 
 def experiment_of(directory: Path, case: Case, subset: Path, *, store: str) -> Experiment:
-    """Return an experiment that embeds one corpus."""
+    """An experiment that embeds one corpus."""
     modality, form = ("image", "folder") if case.corpus == "pictures" else ("text", "table")
-    return parse_experiment(
+    return experiment_in(
+        directory,
         {
-            "name": "benchmark",
             "store": str(directory / store),
-            "tracking": {"uri": f"sqlite:///{directory}/mlflow.db", "artifacts": str(directory / "artifacts")},
             "target": case.corpus,
             "corpora": {case.corpus: {"modality": modality, "format": form, "path": str(subset)}},
             "encoders": {modality: case.encoder},
             "embed": {"precision": case.precision, "part_rows": 32 if modality == "image" else "auto"},
-        }
+        },
     )
 
 
 def subset_of(directory: Path, case: Case) -> Path:
-    """Return a corpus with the case's first rows."""
+    """A corpus with the case's first rows."""
     if case.corpus == "names":
         lines = (directory / "names.jsonl").read_text(encoding="utf-8").splitlines()[: case.rows]
         file = directory / f"names-{case.rows}.jsonl"
@@ -116,7 +110,7 @@ def subset_of(directory: Path, case: Case) -> Path:
 
 
 def raw_rows(subset: Path) -> list[Any]:
-    """Return a corpus's raw rows: file bytes, or sentences."""
+    """A corpus's raw rows: file bytes, or sentences."""
     if subset.is_file():
         return [json.loads(line)["text"] for line in subset.read_text(encoding="utf-8").splitlines()]
     return [file.read_bytes() for file in sorted(subset.rglob("*.jpg"))]
@@ -161,7 +155,7 @@ def _seconds_of(encoder: Encoder, raw: Sequence[Any], precision: str, num_thread
 
 
 def least_cosine(encoder: Encoder, raw: Sequence[Any], precision: str) -> float:
-    """Return the least cosine of rows as we encode them to those of torch in float32."""
+    """The least cosine of rows as we encode them to those of torch in float32."""
     decoded = [encoder.decode(row) for row in raw[:COMPARED_ROWS]]
     exact = in_torch(encoder, "float32").encode_all(decoded, 8)
     encoder.load(precision=precision)

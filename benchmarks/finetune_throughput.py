@@ -13,10 +13,7 @@ paid for, and what the last steps need is. The start is what the first EVERY ste
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -24,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 from PIL import Image
@@ -32,10 +28,10 @@ from timm.data import create_transform
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, experiment_in, step_results, write_noise
 from pipelines.embed import step as embed
 from pipelines.run_data import load_data
-from uml_core.config import Experiment, parse_experiment
+from uml_core.config import Experiment
 from uml_core.tracking.client import mlflow_client
 from uml_core.training.run import TrainingRun
 
@@ -46,21 +42,18 @@ COMPILED_STEPS, WARMUP = 60, 3
 
 def write_pictures(directory: Path) -> Experiment:
     """Write smooth noise as JPEG files of 256 × 256 pixels; returns an experiment that trains the encoder on them."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", PER_CLASS), ("val", 2)):
-        for label in range(CLASSES):
-            folder = directory / "pictures" / split / f"class-{label}"
-            folder.mkdir(parents=True)
-            for index in range(count):
-                coarse = Image.fromarray(rng.integers(0, 255, size=(16, 16, 3), dtype=np.uint8))
-                coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(folder / f"{index}.jpg", quality=90)
+    files = [
+        directory / "pictures" / split / f"class-{label}" / f"{index}.jpg"
+        for split, count in (("train", PER_CLASS), ("val", 2))
+        for label in range(CLASSES)
+        for index in range(count)
+    ]
+    write_noise(files, blocks=(16, 16), size=(SIDE, SIDE), quality=90)
     torch.manual_seed(0)
     torch.save(timm.create_model("test_vit").state_dict(), directory / "weights.pth")
-    return parse_experiment(
+    return experiment_in(
+        directory,
         {
-            "name": "benchmark",
-            "store": str(directory / "store"),
-            "tracking": {"uri": f"sqlite:///{directory}/mlflow.db", "artifacts": str(directory / "artifacts")},
             "target": "pictures",
             "corpora": {"pictures": {"modality": "image", "format": "folder", "path": str(directory / "pictures")}},
             "encoders": {
@@ -68,7 +61,7 @@ def write_pictures(directory: Path) -> Experiment:
             },
             "model": {"backbone": "finetune"},
             "train": {"max_steps": STEPS, "eval_every": EVERY, "batch_size": BATCH, "patience": STEPS},
-        }
+        },
     )
 
 
@@ -127,10 +120,7 @@ def our_rate(experiment: Experiment, file: Path, keep: str) -> Rate:
 
     Ray starts its workers with a niceness of 15: beside other people's work that would measure who goes first.
     """
-    line = [sys.executable, "-m", "pipelines.train", str(file), f"pictures.keep={keep}"]
-    equal = {**os.environ, "RAY_worker_niceness": "0"}
-    output = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True, env=equal).stdout
-    run_id = json.loads(output.splitlines()[-1])["run_id"]
+    run_id = step_results("train", str(file), f"pictures.keep={keep}", RAY_worker_niceness="0")["run_id"]
     rates = mlflow_client(experiment.tracking.uri).get_metric_history(run_id, "perf/samples_per_s")
     return Rate.of({rate.step: rate.step * BATCH / rate.value for rate in rates}, STEPS - EVERY)
 
@@ -166,10 +156,8 @@ def compiled_figures(experiment: Experiment, backbone: str) -> list[Figure]:
 def measure(directory: Path) -> list[Figure]:
     """Measure bare, ours kept, ours streamed, bare: the machine's drift falls on both sides."""
     experiment = embedded(directory)
-    file = directory / "experiment.yaml"
-    file.write_text(experiment.to_yaml(), encoding="utf-8")
     first = bare_rate(directory)
-    kept, streamed = (our_rate(experiment, file, keep) for keep in ("memory", "stream"))
+    kept, streamed = (our_rate(experiment, directory / "experiment.yaml", keep) for keep in ("memory", "stream"))
     last = bare_rate(directory)
     bare = (first.samples_per_s + last.samples_per_s) / 2
     start = (first.start_s + last.start_s) / 2

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import gpu_embed, gpu_finetune, gpu_packed
-from benchmarks.figures import Figure, machine
+from benchmarks.figures import TABLE_HEAD, Figure, machine
 from benchmarks.gpu_device import Bench, peak_flops_of
 
 BENCHMARKS: dict[str, Callable[[Bench, Path], Iterator[Figure]]] = {
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\n{machine()}, torch {torch.__version__}, on {name}\n")
     if bench.peak_flops is None:
         print(f"utilisation is left out: the peak of {name} is not known; give --peak-tflops\n")
-    print("| figure | ours | bare | ratio |\n|---|--:|--:|--:|", flush=True)
+    print(TABLE_HEAD, flush=True)
     figures: list[Figure] = []
     failed: list[str] = []
     for group in chosen.only or (QUICK if chosen.small else BENCHMARKS):

@@ -53,7 +53,7 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
     def seconds_of(self, run: Callable[[], object]) -> float:
-        """Return the wall seconds of a call, to the end of the device's work."""
+        """The wall seconds of a call, to the end of the device's work."""
         self.synchronize()
         started = time.perf_counter()
         run()
@@ -61,7 +61,7 @@ class Bench:
         return time.perf_counter() - started
 
     def busy(self, run: Callable[[], object]) -> DeviceTime:
-        """Return what the device does during a call."""
+        """What the device does during a call."""
         on_gpu = self.device.type == "cuda"
         self.synchronize()
         with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
@@ -103,12 +103,12 @@ class DeviceTime:
         return cls(busy_us / 1e6, {kind: by_kind[kind] / total for kind in kinds if kind in by_kind})
 
     def idle_share(self, wall_s: float) -> float:
-        """Return the share of wall seconds, measured without the profiler, in which the device did nothing."""
+        """The share of wall seconds, measured without the profiler, in which the device did nothing."""
         return max(1 - self.busy_s / wall_s, 0.0)  # in this order NaN stays NaN
 
 
 def spans_of(events: Iterable[Any], *, on_gpu: bool) -> list[Span]:
-    """Return the profiler's kernels and copies on the device; of a CPU's operators the time they do not pass on."""
+    """The profiler's kernels and copies on the device; of a CPU's operators the time they do not pass on."""
     spans = []
     for event in events:
         if str(event.device_type).endswith("CUDA") != on_gpu or getattr(event, "is_user_annotation", False):
@@ -122,12 +122,12 @@ def spans_of(events: Iterable[Any], *, on_gpu: bool) -> list[Span]:
 
 
 def kind_of(name: str) -> str:
-    """Return the kind of work of a kernel or operator, by its name."""
+    """The kind of work of a kernel or operator, by its name."""
     return next((kind for kind, pattern in KINDS if re.search(pattern, name, re.IGNORECASE)), OTHER)
 
 
 def training_flops(build: Callable[[], torch.nn.Module], shape: tuple[int, ...]) -> int:
-    """Return the FLOPs of one forward and backward pass over an input of a shape; a multiplication and sum are two.
+    """The FLOPs of one forward and backward pass over an input of a shape; a multiplication and sum are two.
 
     Counted without memory or arithmetic (torch's meta device). Attention counts by its products, without what fused
     kernels compute a second time on the way back: utilisation is of the model's FLOPs, not the hardware's.
@@ -141,7 +141,7 @@ def training_flops(build: Callable[[], torch.nn.Module], shape: tuple[int, ...])
 
 
 def peak_flops_of(name: str, given_tflops: float | None) -> float | None:
-    """Return a device's peak in FLOP/s: what was given, else what is known of its name, else None."""
+    """A device's peak in FLOP/s: what was given, else what is known of its name, else None."""
     if given_tflops is not None:
         return given_tflops * 1e12
     known = [tflops for part, tflops in PEAK_TFLOPS.items() if part in name]

@@ -88,7 +88,7 @@ def cases(bench: Bench, directory: Path) -> Iterator[Case]:
 
 
 def picture_case(label: str, settings: dict[str, Any], side: int, num_rows: int) -> Case:
-    """Return an image encoder with random pictures of its size."""
+    """An image encoder with random pictures of its size."""
     encoder = build_encoder(EncoderConfig(**settings), "image")
     assert isinstance(encoder, PixelEncoder)
     rng = np.random.default_rng(0)
@@ -96,7 +96,7 @@ def picture_case(label: str, settings: dict[str, Any], side: int, num_rows: int)
 
 
 def device_batches(case: Case, batch_size: int, bench: Bench) -> list[Tensor]:
-    """Return the batches of `encode_all`, on the device, as the module takes them."""
+    """The batches of `encode_all`, on the device, as the module takes them."""
     encoder, made = case.encoder, []
     costs = [encoder.cost(row) for row in case.rows]
     for batch in plan_batches(costs, batch_size=batch_size, unit_cost=encoder.unit_cost):

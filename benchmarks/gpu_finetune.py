@@ -102,7 +102,7 @@ def our_pace(case: Case, bench: Bench, *, compiled: bool) -> Pace:
 
 
 def steps_of(run: TrainingRun) -> Callable[[], object]:
-    """Return what makes one step more of a finished run, without the loop's own accounts: for the profiler."""
+    """What makes one step more of a finished run, without the loop's own accounts: for the profiler."""
     gradient, scales = run.objective.gradient(), run.objective.learning_rate_scales()
     optimizer = build_optimizer(run.model, run.experiment.optim, scales=scales)
     run.model.train()
@@ -141,7 +141,7 @@ def bare_pace(case: Case, bench: Bench, *, compiled: bool) -> Pace:
 
 
 def per_step(bench: Bench, step: Callable[[], object]) -> DeviceTime:
-    """Return what the device does in one step, as the mean of a few."""
+    """What the device does in one step, as the mean of a few."""
 
     def several() -> None:
         for _ in range(PROFILED):
@@ -152,7 +152,7 @@ def per_step(bench: Bench, step: Callable[[], object]) -> DeviceTime:
 
 
 def experiment_of(case: Case, *, compiled: bool) -> Experiment:
-    """Return the experiment: all of the encoder is trained, with the target alone, at the defaults of the house."""
+    """The experiment: all of the encoder is trained, with the target alone, at the defaults of the house."""
     return parse_experiment(
         {
             "name": "gpu",
@@ -175,7 +175,7 @@ def experiment_of(case: Case, *, compiled: bool) -> Experiment:
 
 
 def pictures_of(experiment: Experiment, case: Case) -> PictureData:
-    """Return random pictures as if they had been decoded and kept; no file is read."""
+    """Random pictures as if they had been decoded and kept; no file is read."""
     rng = np.random.default_rng(0)
     rows = case.pictures + VALIDATION
     labels, names = np.arange(rows) % CLASSES, tuple(f"{label:03d}" for label in range(CLASSES))

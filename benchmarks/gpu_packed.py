@@ -51,7 +51,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
 
 
 def experiment_of(steps: int, rate: float, seed: int) -> Experiment:
-    """Return one head's experiment, in float32: what a pack's closed form is for."""
+    """One head's experiment, in float32: what a pack's closed form is for."""
     corpora = {name: {"modality": "vector", "format": "embeddings", "path": name} for name in WIDTHS}
     train = {"max_steps": steps, "eval_every": steps, "batch_size": BATCH, "precision": "float32"}
     tree = {"name": "gpu", "store": "store", "target": "target", "corpora": corpora, "train": train}
@@ -59,7 +59,7 @@ def experiment_of(steps: int, rate: float, seed: int) -> Experiment:
 
 
 def tables_of(rows: int) -> dict[str, CorpusTable]:
-    """Return random embeddings of every corpus, as a store would hold them."""
+    """Random embeddings of every corpus, as a store would hold them."""
     rng, names = np.random.default_rng(0), tuple(f"{label:03d}" for label in range(CLASSES))
     made = {}
     for corpus, width in WIDTHS.items():

@@ -24,7 +24,7 @@ from benchmarks import (
     sweep_throughput,
     train_throughput,
 )
-from benchmarks.figures import Figure, machine
+from benchmarks.figures import TABLE_HEAD, Figure, machine
 
 BENCHMARKS: dict[str, Callable[[Path], Iterable[Figure]]] = {
     "train": train_throughput.measure,
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS))
     arguments = parser.parse_args()
     figures: list[Figure] = []
-    print(f"\n{machine()}\n\n| figure | ours | bare | ratio |\n|---|--:|--:|--:|", flush=True)
+    print(f"\n{machine()}\n\n{TABLE_HEAD}", flush=True)
     for name in arguments.only:
         with tempfile.TemporaryDirectory() as directory:
             for figure in BENCHMARKS[name](Path(directory)):

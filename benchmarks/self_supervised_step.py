@@ -1,6 +1,6 @@
 """Seconds of a self-supervised training step against the research code's, in one run on one thread.
 
-    python -m benchmarks.self_supervised_step
+    python -m benchmarks.run --only self_supervised_step
 
 Two corpora of 128 sequences a step, 371 and 300 wide, float32, lengths uniform from 5 to 50; H = 40, 5 layers, 5 heads,
 feed-forward 2048, dropout .1. Both sides make whole steps: batch, forward, backward, Adam. The research step is
@@ -14,7 +14,6 @@ The floor, for R rows: seven products of R × 40 × 2048 a layer (two forward, f
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.figures import Figure, machine
+from benchmarks.figures import Figure
 from uml_core.config import Experiment, parse_experiment
 from uml_core.data.sequence_data import build_sequence_data
 from uml_core.store.sequence_table import SequenceTable
@@ -36,7 +35,7 @@ SEQUENCES, STEPS, ROUNDS = 512, 4, 3
 
 
 def tables(seed: int = 0) -> dict[str, SequenceTable]:
-    """Return random sequences of both corpora."""
+    """Random sequences of both corpora."""
     rng = np.random.default_rng(seed)
     made = {}
     for corpus, width in WIDTHS.items():
@@ -50,7 +49,7 @@ def tables(seed: int = 0) -> dict[str, SequenceTable]:
 
 
 def experiment() -> Experiment:
-    """Return the experiment that trains on the tables."""
+    """The experiment that trains on the tables."""
     corpora = {name: {"modality": "sequence", "format": "tokens", "path": name} for name in WIDTHS}
     model = {"width": H, "layers": LAYERS, "heads": HEADS, "feedforward": HIDDEN, "dropout": 0.1, "positions": "none"}
     tree = {"name": "step", "store": "store", "target": "vision", "corpora": corpora, "sequence_model": model}
@@ -58,7 +57,7 @@ def experiment() -> Experiment:
 
 
 def our_step() -> Callable[[], None]:
-    """Return a step of `uml_core.training.run` on packed sequences."""
+    """A step of `uml_core.training.run` on packed sequences."""
     settings = experiment()
     run = TrainingRun(settings, build_sequence_data(settings, tables()))
     corpora, optimizer, gradient = tuple(WIDTHS), build_optimizer(run.model, settings.optim), run.objective.gradient()
@@ -74,7 +73,7 @@ def our_step() -> Callable[[], None]:
 
 
 def padded_batch() -> dict[str, Tensor]:
-    """Return a batch of each corpus (B, T, D), padded with zeros to the longest."""
+    """A batch of each corpus (B, T, D), padded with zeros to the longest."""
     batch = {}
     for corpus, table in tables().items():
         parts = [
@@ -87,7 +86,7 @@ def padded_batch() -> dict[str, Tensor]:
 
 
 def research_step() -> Callable[[], None]:
-    """Return the step of the paper's release."""
+    """The step of the paper's release."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(H, HEADS, HIDDEN, dropout=0.1, batch_first=True)
     encoder = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False).train()
@@ -119,7 +118,7 @@ class RewrittenLayer(nn.Module):
         self.norms, self.drop = nn.ModuleList([nn.LayerNorm(H), nn.LayerNorm(H)]), nn.Dropout(0.1)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Return the layer's output (B, T, H)."""
+        """The layer's output (B, T, H)."""
         query, key, value = self.attention_in(values).view(*values.shape[:2], 3, HEADS, -1).permute(2, 0, 3, 1, 4)
         attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         branch = self.attention_out(attended.transpose(1, 2).reshape(values.shape))
@@ -128,7 +127,7 @@ class RewrittenLayer(nn.Module):
 
 
 def rewritten_step() -> Callable[[], None]:
-    """Return the step of a plain rewrite: one padded pass for both corpora."""
+    """The step of a plain rewrite: one padded pass for both corpora."""
     torch.manual_seed(0)
     trunk = nn.Sequential(*(RewrittenLayer() for _ in range(LAYERS))).train()
     inputs = {corpus: nn.Linear(width, H) for corpus, width in WIDTHS.items()}
@@ -151,7 +150,7 @@ def rewritten_step() -> Callable[[], None]:
 
 
 def seconds(step: Callable[[], None], num_steps: int) -> float:
-    """Return the mean seconds of a step."""
+    """The mean seconds of a step."""
     started = time.perf_counter()
     for _ in range(num_steps):
         step()
@@ -173,16 +172,3 @@ def measure() -> list[Figure]:
         Figure("self-supervised: steps/s against the research step", rate["ours"], rate["research"], digits=2),
         Figure("self-supervised: steps/s against the plain SDPA rewrite", rate["ours"], rate["rewrite"], digits=2),
     ]
-
-
-def main() -> None:
-    """Print the figures as a Markdown table."""
-    figures = measure()
-    print(f"\n{machine()}, one thread\n\n| figure | ours | bare | ratio |\n|---|--:|--:|--:|")
-    for figure in figures:
-        print(figure.row())
-    print(json.dumps({figure.name: figure.ours for figure in figures}))
-
-
-if __name__ == "__main__":
-    main()

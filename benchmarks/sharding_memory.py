@@ -19,10 +19,9 @@ import numpy as np
 import torch
 import torch.distributed
 import torch.multiprocessing
-from PIL import Image
 
-from benchmarks.figures import machine
-from uml_core.config import Experiment, parse_experiment
+from benchmarks.figures import experiment_in, machine, write_noise
+from uml_core.config import Experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.data.training_data import build_training_data
 from uml_core.feed.pictures import PictureData, picture_data
@@ -53,18 +52,17 @@ def main() -> None:
 
 
 def experiment_of(directory: Path, workers: int, sharding: str) -> Experiment:
-    """Return an experiment on pictures of noise, which are written where they are not there yet."""
-    rng = np.random.default_rng(0)
-    for label in range(CLASSES):
-        for split in ("train", "val"):
-            folder = directory / "pictures" / split / f"class-{label}"
-            folder.mkdir(parents=True, exist_ok=True)
-            for index in range(PER_CLASS):
-                Image.fromarray(rng.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-    return parse_experiment(
+    """An experiment on pictures of noise, which are written where they are not there yet."""
+    files = [
+        directory / "pictures" / split / f"class-{label}" / f"{index}.png"
+        for label in range(CLASSES)
+        for split in ("train", "val")
+        for index in range(PER_CLASS)
+    ]
+    write_noise(files, blocks=(SIDE, SIDE), size=(SIDE, SIDE))
+    return experiment_in(
+        directory,
         {
-            "name": "benchmark",
-            "store": str(directory / "store"),
             "target": "pictures",
             "corpora": {"pictures": {"modality": "image", "format": "folder", "path": str(directory / "pictures")}},
             "encoders": {"image": {"source": "timm", "name": MODEL, "image_size": SIDE, "weights": "random"}},
@@ -73,12 +71,12 @@ def experiment_of(directory: Path, workers: int, sharding: str) -> Experiment:
                 **{"max_steps": STEPS, "eval_every": STEPS, "batch_size": BATCH},
                 **{"workers": workers, "sharding": sharding},
             },
-        }
+        },
     )
 
 
 def data_of(experiment: Experiment) -> PictureData:
-    """Return what is trained on; the table's embeddings are zeros, which a trained encoder does not read."""
+    """What is trained on; the table's embeddings are zeros, which a trained encoder does not read."""
     rows, encoder = list(rows_of(experiment, "pictures")), target_encoder(experiment)
     labels, splits = sorted({row.label or "" for row in rows}), ("train", "val")
     codes = np.array([labels.index(row.label or "") for row in rows])
@@ -106,13 +104,13 @@ def measure(rank: int, workers: int, folder: Path) -> None:
 
 
 def memory(field: str) -> int:
-    """Return a field of this process's status, in bytes."""
+    """A field of this process's status, in bytes."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[field].split()[0]) * 1024
 
 
 def held(tensors: list[Any]) -> int:
-    """Return the bytes that this process holds of some tensors."""
+    """The bytes that this process holds of some tensors."""
     return sum(local(tensor).untyped_storage().nbytes() for tensor in tensors)
 
 

@@ -40,13 +40,13 @@ class Path:
     accuracies: list[float]
 
     def seconds_to(self, *, loss: float = float("inf"), accuracy: float = 0.0) -> float:
-        """Return the CPU seconds until a loss and an accuracy are reached at once; infinity if they are not."""
+        """The CPU seconds until a loss and an accuracy are reached at once; infinity if they are not."""
         found = zip(self.seconds, self.losses, self.accuracies, strict=True)
         return next((s for s, low, high in found if low <= loss and high >= accuracy), float("inf"))
 
 
 def experiment_of(**changes: object) -> Experiment:
-    """Return the experiment of a head on the target alone."""
+    """The experiment of a head on the target alone."""
     tree = {
         "name": "solver",
         "store": "store",
@@ -58,7 +58,7 @@ def experiment_of(**changes: object) -> Experiment:
 
 
 def table_of(rows: int, width: int, classes: int) -> CorpusTable:
-    """Return rows in equal classes around random means."""
+    """Rows in equal classes around random means."""
     rng = np.random.default_rng(0)
     codes = np.arange(rows + VAL_ROWS) % classes
     means = rng.normal(size=(classes, width)) * DISTANCE / np.sqrt(2 * width)
@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def shown(tried: Mapping[str, Path], loss: float, accuracy: float) -> str:
-    """Return what the best setting for each goal has come to; `>` where none reaches it, and how long they took."""
+    """What the best setting for each goal has come to; `>` where none reaches it, and how long they took."""
     lowest = min(tried.values(), key=lambda path: min(path.losses))
     setting = next(value for value, path in tried.items() if path is lowest)
     highest = 100 * max(max(path.accuracies) for path in tried.values())

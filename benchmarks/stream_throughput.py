@@ -61,7 +61,7 @@ def write_store(directory: Path, gib: float) -> Experiment:
 
 
 def measure(directory: Path) -> list[Figure]:
-    """Return the rates of both feeds at ten times the memory, and of five epochs against one."""
+    """The rates of both feeds at ten times the memory, and of five epochs against one."""
     experiment = write_store(directory / "large", TIMES * MEMORY_GIB)
     memory = experiment.override({"feed.keep": "memory"})
     stream = experiment.override({"feed.memory_gib": MEMORY_GIB})

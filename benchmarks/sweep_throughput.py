@@ -93,7 +93,7 @@ def _embedded(directory: Path, steps: int) -> Experiment:
 
 
 def _bare_s(tables: Mapping[str, CorpusTable], trials: Sequence[Experiment], steps: int) -> float:
-    """Return the seconds of the trials' bare loops; loops of equal shapes take equally long, and are timed once."""
+    """The seconds of the trials' bare loops; loops of equal shapes take equally long, and are timed once."""
     rates = bare_by_threads(tables, trials[-1])
     torch.set_num_threads(max(rates, key=lambda num_threads: rates[num_threads]))
     seconds: dict[tuple[object, ...], float] = {}

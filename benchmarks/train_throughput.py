@@ -6,10 +6,7 @@ products of 32 × 384 × 768 and six of 32 × 768 × 100 a step, 86 MFLOP, and A
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,10 +16,10 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.bare_head import BATCH, CLASSES, STEPS, WIDTHS, bare_steps_per_s
-from benchmarks.figures import Figure, peak_memory
+from benchmarks.figures import Figure, experiment_in, peak_memory, step_results
 from pipelines.embed import step as embed
 from pipelines.stores import store_tables
-from uml_core.config import Experiment, parse_experiment
+from uml_core.config import Experiment
 from uml_core.store.corpus_table import CorpusTable
 from uml_core.tracking.reading import find_run
 
@@ -43,31 +40,20 @@ def write_corpora(directory: Path, *, rows: int = 20_000, seed: int = 0) -> Expe
         name: {"modality": "vector", "format": "embeddings", "path": str(directory / f"{name}.parquet")}
         for name in ("target", "names")
     }
-    tree = {
-        "name": "benchmark",
-        "store": str(directory / "store"),
-        "tracking": {"uri": f"sqlite:///{directory}/mlflow.db", "artifacts": str(directory / "artifacts")},
-        "target": "target",
-        "corpora": corpora,
-        "train": {"max_steps": STEPS, "eval_every": 1000, "patience": 100, "batch_size": BATCH},
-    }
-    return parse_experiment(tree)
+    train = {"max_steps": STEPS, "eval_every": 1000, "patience": 100, "batch_size": BATCH}
+    return experiment_in(directory, {"target": "target", "corpora": corpora, "train": train})
 
 
 def measure(directory: Path) -> list[Figure]:
     """Measure bare, ours, bare: the machine's drift falls on both sides. Ours runs as a user runs it."""
     experiment = write_corpora(directory)
     embed.run(experiment)
-    file = directory / "experiment.yaml"
-    file.write_text(experiment.to_yaml(), encoding="utf-8")
     tables = store_tables(experiment)
     before = bare_by_threads(tables, experiment)
     with peak_memory() as memory:
-        line = [sys.executable, "-m", "pipelines.train", str(file)]
-        output = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True).stdout
+        results = step_results("train", str(directory / "experiment.yaml"))
     after = bare_by_threads(tables, experiment)
     bare = {num_threads: (before[num_threads] + after[num_threads]) / 2 for num_threads in before}
-    results = json.loads(output.splitlines()[-1])
     record = find_run(experiment.tracking, results["run_id"])
     ours = results["steps_per_s"]
     return [
@@ -79,7 +65,7 @@ def measure(directory: Path) -> list[Figure]:
 
 
 def bare_by_threads(tables: Mapping[str, CorpusTable], trial: Experiment) -> dict[int, float]:
-    """Return the bare loop's rate on one thread and on all."""
+    """The bare loop's rate on one thread and on all."""
     rates = {}
     for num_threads in sorted({1, os.cpu_count() or 1}):
         torch.set_num_threads(num_threads)
