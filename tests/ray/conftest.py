@@ -15,18 +15,21 @@ from pipelines.ray_session import ray_session
 FOLDER = Path(__file__).parent
 CTRL_C = signal.getsignal(signal.SIGINT)
 # A Ray head with its dashboard is too slow to answer beside other clusters: its file runs beside the tests without Ray.
-# Then files that take long start first, so that all processes end together.
+# Then the one that has a Ray of its own comes, before there is a shared one that it would have to stop; then those that
+# take long, so that all processes end together.
 BEFORE_OTHER_LAYERS = ("test_jobs",)
-LONGEST_FIRST = (
-    *("test_tune_encoders", "test_train", "test_end_to_end", "test_embed", "test_fine_tuning", "test_tune"),
-    *("test_embed_faults", "test_elastic", "test_self_supervised", "test_tracking_servers", "test_directions"),
+IN_ORDER = (
+    *("test_elastic", "test_tune_encoders", "test_train", "test_end_to_end", "test_fine_tuning", "test_embed"),
+    *("test_tune", "test_embed_faults", "test_self_supervised", "test_tracking_servers", "test_directions"),
 )
+LAST = ("test_runtime",)  # it ends the shared Ray
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order files by how long they take; each keeps its tests together, and in their order."""
-    last = len(LONGEST_FIRST)
-    places = {name: place for place, name in enumerate(LONGEST_FIRST)} | dict.fromkeys(BEFORE_OTHER_LAYERS, -2)
+    """Order files as above; each keeps its tests together, and in their order."""
+    last = len(IN_ORDER)
+    places = {name: place for place, name in enumerate(IN_ORDER)} | dict.fromkeys(BEFORE_OTHER_LAYERS, -2)
+    places |= dict.fromkeys(LAST, last + 1)
     items.sort(key=lambda item: places.get(item.path.stem, last) if item.path.parent == FOLDER else -1)
 
 

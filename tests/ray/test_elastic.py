@@ -91,7 +91,7 @@ def test_a_run_grows_by_a_new_node_and_goes_on_when_it_is_lost(
 
 
 def paused_loop(pausing: Path) -> Callable[[dict[str, Any]], None]:
-    """Return the training loop with a pause at every evaluation while a file is there: nodes come and go in seconds."""
+    """The training loop with a pause at every evaluation while a file is there: nodes come and go in seconds."""
 
     def loop(config: dict[str, Any]) -> None:
         import pipelines.train.worker as original
@@ -110,7 +110,7 @@ def paused_loop(pausing: Path) -> Callable[[dict[str, Any]], None]:
 
 
 def reported_workers(experiment: Experiment) -> float:
-    """Return how many workers the run has reported last, 0 before it reports."""
+    """How many workers the run has reported last, 0 before it reports."""
     return max(
         record.metrics.get("perf/workers", 0) for record in experiment_runs(experiment.tracking.uri, experiment.name)
     )

@@ -20,6 +20,8 @@ from pipelines.run_data import load_data
 from pipelines.train import step as train
 from pipelines.tune import step as tune
 from tests.conftest import CLASSES, draw, picture_tree, tracking_in, write_picture_corpora
+from tests.embedded import stream_here
+from tests.ray.test_tune import ONE_AT_A_TIME
 from uml_core.config import Experiment, load_experiment, parse_experiment
 from uml_core.corpora.examples.known_answer import write_known_answer
 from uml_core.tracking.reading import download, find_run
@@ -121,8 +123,6 @@ def test_new_pictures_are_predicted_by_the_step_and_by_mlflows_own_loading(
     new = write_new_pictures(tmp_path / "new")
     output = tmp_path / "out" / "predictions.parquet"
     uri = thread.experiment.tracking.uri
-    monkeypatch.setattr(predict, "PART_ROWS", 2)  # four inputs, listed in two windows
-    monkeypatch.setattr(predict, "WINDOW_PARTS", 1)
     results = predict.run(f"runs:/{thread.run_id}/model", str(new), str(output), uri).results
     assert (results["rows"], results["rejected_rows"]) == (3, 1)
     predictions = pq.read_table(output).to_pydict()
@@ -131,6 +131,13 @@ def test_new_pictures_are_predicted_by_the_step_and_by_mlflows_own_loading(
     assert set(predictions["prediction"]) <= set(CLASSES)
     rejected = pq.read_table(output.with_name("predictions.rejected.parquet")).to_pylist()
     assert rejected == [{"id": "broken.jpg", "reason": "not a picture in a known format"}]
+
+    # Listed in two windows, a part each, by an actor's class in this process.
+    for name, value in {"PART_ROWS": 2, "WINDOW_PARTS": 1, "stream_parts": stream_here}.items():
+        monkeypatch.setattr(predict, name, value)
+    again = predict.run(f"runs:/{thread.run_id}/model", str(new), str(tmp_path / "again.parquet"), uri).results
+    assert (again["rows"], again["rejected_rows"]) == (3, 1)
+    assert pq.read_table(again["output"]).to_pydict() == predictions
 
     # The same model through MLflow's own loading, as `mlflow models serve` does it: raw file bytes in.
     mlflow.set_tracking_uri(uri)
@@ -145,7 +152,7 @@ def test_a_sweep_of_two_seeds_is_reported_as_undecided(thread: Thread, tmp_path:
     fewer = {
         "data.shots": 2,
         "tune.seeds": 2,
-        "tune.max_concurrent_trials": 1,
+        **ONE_AT_A_TIME,
         "tune.mixing": ["loss_weight", "schedule"],
         "tune.loss_weights": [0.3, 1],
     }
@@ -165,7 +172,7 @@ def test_the_pipeline_finds_the_known_answer(
     tracking = [f"tracking.{key}={place}" for key, place in tracking_in(tmp_path).items()]
     experiment = load_experiment(file, [*tracking, "train.max_steps=300"])  # half: enough to tell
     embed.run(experiment)
-    results = tune.run(experiment, "controls").results
+    results = tune.run(experiment.override(ONE_AT_A_TIME), "controls").results
     assert results["verdict_kind"] == kind, json.dumps(results)
     if shared:
         assert "beyond the shuffled control" in results["verdict"]

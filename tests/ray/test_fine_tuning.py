@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines import evaluate, export, predict
-from pipelines.embed import step as embed
 from pipelines.run_data import load_data
 from pipelines.train import step as train
 from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
+from tests.embedded import embed_here, stream_here
 from tests.fine_tuning_runs import predictions_of
 from tests.text_models import save_text_model
 from uml_core.config import Experiment, parse_experiment
@@ -43,7 +43,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     tree["corpora"]["names"] = {"modality": "vector", "format": "embeddings", "path": str(directory / "names.parquet")}
     train = {"max_steps": 6, "eval_every": 3, "batch_size": 6}
     experiment = parse_experiment({**tree, "train": train, "optim": {"warmup_steps": 0, "backbone_lr": 1e-3}})
-    embed.run(experiment)
+    embed_here(experiment)
     return experiment
 
 
@@ -77,7 +77,7 @@ def evaluated_alike(experiment: Experiment, trained: dict[str, Any], directory: 
 
 
 def test_streamed_pictures_train_the_kept_ones_model_and_its_encoder_is_what_is_used(
-    experiment: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    experiment: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also of transferred blocks that thaw on the way; the kept pictures train in this process, without Ray."""
     save_text_model(tmp_path / "bert", "bert")
@@ -96,6 +96,7 @@ def test_streamed_pictures_train_the_kept_ones_model_and_its_encoder_is_what_is_
     assert Path(table).read_text().count("| copied |") == 36
     predictor = evaluated_alike(settings, streamed, tmp_path)
     uri, pictures = experiment.tracking.uri, Path(str(experiment.corpora["pictures"].path)) / "test"
+    monkeypatch.setattr(predict, "stream_parts", stream_here)
     predict.run(streamed["model_uri"], str(pictures), str(tmp_path / "out.parquet"), uri)
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
     accuracy = np.mean([row["id"].split("/")[0] == row["prediction"] for row in rows])

@@ -1,4 +1,4 @@
-"""`ray job submit` for real: a head with token authentication, embed and train as jobs from an uploaded copy."""
+"""`ray job submit` for real: a head with token authentication, embed and train as a job from an uploaded copy."""
 
 from __future__ import annotations
 
@@ -86,15 +86,15 @@ def submit(environment: dict[str, str], root: Path | None, *line: str) -> subpro
     return job
 
 
-def test_embed_and_train_as_jobs(cluster: dict[str, str], tmp_path: Path) -> None:
+def test_embed_and_train_as_a_job(cluster: dict[str, str], tmp_path: Path) -> None:
     write_vector_corpora(tmp_path)
     tracking = {"uri": "sqlite:///mlflow.db", "artifacts": "artifacts"}
     tree = vector_tree(tmp_path, store="store", tracking=tracking)
     file = tmp_path / "experiment.yaml"
     file.write_text(parse_experiment(tree).to_yaml(), encoding="utf-8")
-    for step in ("embed", "train"):
-        job = submit(cluster, tmp_path, sys.executable, "-m", f"pipelines.{step}", str(file))
-        assert job.returncode == 0, job.stdout[-3000:] + job.stderr[-3000:]
+    steps = " && ".join(f"{sys.executable} -m pipelines.{step} {file}" for step in ("embed", "train"))
+    job = submit(cluster, tmp_path, "bash", "-c", steps)
+    assert job.returncode == 0, job.stdout[-3000:] + job.stderr[-3000:]
     assert (tmp_path / "mlflow.db").exists()
     assert list((tmp_path / "store" / "target").glob("*/manifest.json"))
     assert "val " in job.stdout

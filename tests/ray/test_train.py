@@ -262,7 +262,7 @@ def wait_for_free_cpus(timeout_s: float = 30) -> None:
 
 
 def processes(titles: tuple[str, ...]) -> set[int]:
-    """Return the processes of Ray's actors, by the titles that Ray gives them."""
+    """The processes of Ray's actors, by the titles that Ray gives them."""
     found = set()
     for each in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended

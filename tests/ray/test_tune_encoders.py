@@ -17,13 +17,14 @@ import timm
 import torch
 
 import uml_core.feed.pictures
-from pipelines.embed import step as embed
+from pipelines import command_line
 from pipelines.ray_session import ray_session
 from pipelines.stores import store_tables
 from pipelines.tune import step as tune
 from pipelines.tune.folder import Assignment, SweepFolder, TrialResult
 from pipelines.tune.trial import train_encoder
 from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
+from tests.embedded import embed_here
 from tests.ray.test_tune import ONE_AT_A_TIME, count_reads, nested, wait_for_trials
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
@@ -80,7 +81,7 @@ def experiment(two_cpus: None, tmp_path_factory: pytest.TempPathFactory) -> Expe
             "tune": {"seeds": 2},
         }
     )
-    embed.run(given)
+    embed_here(given)
     return given
 
 
@@ -134,6 +135,7 @@ def test_a_killed_search_over_frozen_and_trained_encoders_goes_on_without_repeat
     assert all("test/accuracy" in trial.metrics and "shift/dark/accuracy" in trial.metrics for trial in selected)
     assert results["model"] == "models:/killed@best"
     assert not [file.name for file in sweep_folder(sweep).iterdir() if file.suffix not in (".json", ".pt")]
+    monkeypatch.setattr(command_line, "stop_ray", lambda: None)  # the next test has use for it
     assert tune.main([*line, "--resume"]) == 2
     assert "no unfinished sweep" in capsys.readouterr().err
 

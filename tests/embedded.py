@@ -1,0 +1,42 @@
+"""Embedding in the test's own process, for tests that need a store and look at something else: no actor is started."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+import torch
+from ray import cloudpickle
+
+from pipelines.command_line import Summary
+from pipelines.embed import step as embed
+from pipelines.embed.stages import ReadPart, Workers
+from uml_core.config import Experiment
+from uml_core.encoders import Encoder
+
+
+def embed_here(experiment: Experiment) -> Summary:
+    with (
+        mock.patch.object(embed, "stream_parts", stream_here),
+        mock.patch.object(embed, "ray_session", contextlib.nullcontext),
+        mock.patch.object(embed.Workers, "from_settings", return_value=Workers(1, 0, "cpu")),
+    ):
+        return embed.run(experiment)
+
+
+def stream_here(
+    parts: Sequence[Any], actor: type, workers: Workers, *, encoder: Encoder, read: ReadPart, arguments: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """What `pipelines.embed.stages.stream_parts` yields, by one instance of the actor's class in this process.
+
+    What an actor would be sent is pickled all the same.
+    """
+    threads = torch.get_num_threads()
+    sent = cloudpickle.loads(cloudpickle.dumps((actor, (encoder.config, encoder.modality), read, workers, arguments)))
+    actor, settings, read, workers, arguments = sent
+    made = actor(settings, read, workers, **arguments)
+    for part in parts:
+        yield {name: values[0] for name, values in made({"part": [part]}).items()}
+    torch.set_num_threads(threads)  # an actor takes its share of the cores
