@@ -47,8 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(experiment: Experiment, num_draws: int = DRAWS) -> Summary:
     """Measure every auxiliary corpus under its own control and say what is likely.
 
-    Raises:
-        InputError: there is no auxiliary corpus, one is not embedded, or the target has fewer than two classes.
+    Raises InputError where there is no auxiliary corpus, one is not embedded, or the target has fewer than two classes.
     """
     related_auxiliaries(experiment)  # refuses an experiment without any
     draws = _draws(experiment, num_draws)
@@ -64,7 +63,7 @@ def run(experiment: Experiment, num_draws: int = DRAWS) -> Summary:
 
 
 def _draws(experiment: Experiment, num_draws: int) -> list[Draw]:
-    """Return the target alone under consecutive split seeds; one draw where the seed changes nothing."""
+    """The target alone under consecutive split seeds; one draw where the seed changes nothing."""
     if experiment.objective != "supervised":
         raise InputError(
             "advise predicts gains of objective supervised; for self_supervised run tune --space self_supervised"
@@ -75,21 +74,17 @@ def _draws(experiment: Experiment, num_draws: int) -> list[Draw]:
     for seed in tqdm(range(first, first + num_draws), desc="target alone", unit="draw", disable=None, file=sys.stderr):
         data = build_training_data(experiment.override({"data.split_seed": seed}), tables)
         if not draws:
-            _check_classes(experiment, data)
+            if len(data.classes) < 2:
+                raise InputError(
+                    f"corpora.{experiment.target} has one class ({data.classes[0]}) in its train split; "
+                    "telling classes apart needs at least two"
+                )
             for line in data.warnings():
                 logger.warning("%s", line)
         elif _same_rows(data, draws[0].data):
             break
         draws.append(Draw.from_data(data))
     return draws
-
-
-def _check_classes(experiment: Experiment, data: TrainingData) -> None:
-    if len(data.classes) < 2:
-        raise InputError(
-            f"corpora.{experiment.target} has one class ({data.classes[0]}) in its train split; "
-            "telling classes apart needs at least two"
-        )
 
 
 def _same_rows(one: TrainingData, other: TrainingData) -> bool:

@@ -119,7 +119,7 @@ def in_uploaded_copy() -> bool:
 
 
 def absolute_path(given: str) -> str:
-    """Return a path or SQLite URI made absolute from $UML_ROOT or the working directory; other URIs as they are."""
+    """A path or SQLite URI made absolute from $UML_ROOT or the working directory; other URIs as they are."""
     root = Path(os.environ.get("UML_ROOT") or Path.cwd())
     scheme, separator, rest = given.partition(":///")
     if separator and scheme == "sqlite":

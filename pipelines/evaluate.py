@@ -141,7 +141,7 @@ def _compare(experiment: Experiment, ours: Sequence[LoadedRun], others: Sequence
 
 
 def _artifacts(analysis: str, result: AnalysisResult) -> dict[str, bytes]:
-    """Return an analysis's files by name: summary and captions, every figure as SVG and PNG, every table as CSV."""
+    """An analysis's files by name: summary and captions, every figure as SVG and PNG, every table as CSV."""
     captions = [f"{figure.name}: {figure.caption}" for figure in result.figures]
     files: dict[str, bytes] = {f"{analysis}.txt": "\n\n".join([*result.summary, *captions]).encode()}
     for figure in result.figures:

@@ -54,8 +54,7 @@ class RawSources:
 def with_raw_rows(experiment: Experiment, data: TrainingData, sources: RawSources) -> TrainingData:
     """Add the target's pictures or clips, and the sentences of corpora whose encoder is trained, from where they lie.
 
-    Raises:
-        InputError: a corpus is no longer what was embedded.
+    Raises InputError where a corpus is no longer what was embedded.
     """
     from uml_core.feed.pictures import picture_data, raw_rows
     from uml_core.training.fine_tuning import target_encoder

@@ -32,8 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(experiment: Experiment, output_dir: Path | None = None) -> Summary:
     """Read the experiment's runs, write the page and its figures, and say the verdict.
 
-    Raises:
-        InputError: there is nothing to report on, or the output folder cannot be written.
+    Raises InputError where there is nothing to report on, or the output folder cannot be written.
     """
     directory = output_dir or default_output(experiment)
     uri = experiment.tracking.uri

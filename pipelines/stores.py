@@ -21,7 +21,7 @@ def corpus_store(experiment: Experiment, corpus: str) -> CorpusStore:
 
 
 def corpus_fingerprint(experiment: Experiment, corpus: str) -> str:
-    """Return the fingerprint of a corpus's embeddings: encoder, weights, preprocessing, dtype and precision."""
+    """The fingerprint of a corpus's embeddings: encoder, weights, preprocessing, dtype and precision."""
     config = experiment.encoder_of(corpus)
     if config is None:
         return hash_of(ready_identity(corpus, experiment.corpora[corpus]))

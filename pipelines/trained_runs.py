@@ -43,8 +43,7 @@ def load_run(experiment: Experiment, run_id: str) -> LoadedRun:
 
     What is measured comes from the experiment file as it is now: its section evaluation, and its shifted test sets.
 
-    Raises:
-        InputError: the run is no training run, or its data is no longer in the store.
+    Raises InputError where the run is no training run, or its data is no longer in the store.
     """
     record = find_run(experiment.tracking, run_id)
     if record.kind not in TRAINING_KINDS:
@@ -83,7 +82,7 @@ def newest_training_run(experiment: Experiment) -> str:
 
 
 def explained_run(run: LoadedRun, pairs_file: str | None, plane_classes: tuple[str, str] | None) -> TrainedRun:
-    """Return a run as analyses see it: its shared head, ids and raw rows. Raises InputError for self_supervised."""
+    """A run as analyses see it: its shared head, ids and raw rows. Raises InputError for self_supervised."""
     trained, data, model = run.evaluated.experiment, run.evaluated.data, run.evaluated.objective.model
     if trained.objective == "self_supervised":
         raise InputError("--analyses look at the shared head of objective supervised; this run is self_supervised")
@@ -102,7 +101,7 @@ def explained_run(run: LoadedRun, pairs_file: str | None, plane_classes: tuple[s
 
 
 def readable_rows(experiment: Experiment, corpus: str) -> dict[str, Row]:
-    """Return a corpus's raw rows by id; none where it has none, or can no longer be read: the store outlives it."""
+    """A corpus's raw rows by id; none where it has none, or can no longer be read: the store outlives it."""
     if experiment.encoder_of(corpus) is None:
         return {}
     try:

@@ -24,7 +24,7 @@ OTHERWISE = f"give the package {PACKAGE} with --deb FILE, or its folder {STAMPS_
 
 
 def download_package(cache: Path) -> Path:
-    """Return the package's .deb in the cache folder, downloaded by apt-get if it is not there (153 MiB).
+    """The package's .deb in the cache folder, downloaded by apt-get if it is not there (153 MiB).
 
     Raises:
         InputError: apt-get is missing, knows no such package, or cannot reach its servers.

@@ -13,7 +13,7 @@ MARGIN = 0.06  # of SIDE, on each side: what that crop takes away
 
 
 def square_png(picture: Path) -> bytes:
-    """Return a .png or .svg as SIDE × SIDE PNG bytes: transparent borders cut off, centred on white.
+    """A .png or .svg as SIDE × SIDE PNG bytes: transparent borders cut off, centred on white.
 
     Raises:
         OSError: the picture cannot be read.

@@ -131,7 +131,7 @@ def _check(deb: Path | None, stamps: Path | None, parameters: dict[str, Any]) ->
 
 
 def _source(deb: Path | None, stamps: Path | None) -> str:
-    """Return what tells one package from another: its file's name and size, or its files' names and sizes."""
+    """What tells one package from another: its file's name and size, or its files' names and sizes."""
     if stamps is not None:
         files = sorted(file for file in stamps.rglob("*") if file.is_file())
         return hash_of([[file.relative_to(stamps).as_posix(), file.stat().st_size] for file in files])
@@ -201,7 +201,7 @@ def _attribution() -> str:
 
 
 def _read_state(output_dir: Path) -> dict[str, Any]:
-    """Return what an earlier call noted in the marker, {} for a new folder. Refuses a folder written by others."""
+    """What an earlier call noted in the marker, {} for a new folder. Refuses a folder written by others."""
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"--output {output_dir} is a file; give the path of a folder")
     marker = output_dir / MARKER
@@ -220,7 +220,7 @@ def _read_state(output_dir: Path) -> dict[str, Any]:
 
 
 def _complete(output_dir: Path, summary: Summary | None) -> bool:
-    """Return whether a folder was finished and still has as many files as it was finished with."""
+    """Whether a folder was finished and still has as many files as it was finished with."""
     if summary is None or not all((output_dir / name).exists() for name in OUTPUTS):
         return False
     photos = Counter(file.parent.parent.name for file in (output_dir / "photos").glob("*/*/picture-*.png"))

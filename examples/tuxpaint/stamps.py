@@ -118,7 +118,7 @@ def read_catalog(folder: Path, *, min_photos: int = MIN_PHOTOS) -> Catalog:
 
 
 def class_of(key: str) -> str | None:
-    """Return the class of DIR/NAME, by the longest prefix in CLASSES; None where no class takes it."""
+    """The class of DIR/NAME, by the longest prefix in CLASSES; None where no class takes it."""
     path = PurePosixPath(key)
     if LEFT_OUT & set(path.parts):
         return None
@@ -146,7 +146,7 @@ def read_descriptions(file: Path) -> tuple[dict[str, str], int]:
 
 
 def comparable(text: str) -> str:
-    """Return a sentence without case, punctuation and spacing: equal for two that say the same."""
+    """A sentence without case, punctuation and spacing: equal for two that say the same."""
     return " ".join(re.sub(r"[\W_]+", " ", text.casefold()).split())
 
 
@@ -189,18 +189,18 @@ def photo_families(photos: Sequence[Stamp]) -> list[list[Stamp]]:
 
 
 def family_name(key: str) -> str:
-    """Return a stamp's name up to its first number, in lower case; the whole name where it begins with one."""
+    """A stamp's name up to its first number, in lower case; the whole name where it begins with one."""
     name = PurePosixPath(key).name.lower()
     return re.split(r"\d", name)[0].strip("-_ ") or name
 
 
 def held_out_words(splits: SplitStamps) -> set[str]:
-    """Return every description, in every language, of the pictures that are tested or selected on."""
+    """Every description, in every language, of the pictures that are tested or selected on."""
     return {words for split in ("val", "test", "drawings") for stamp in splits[split] for words in stamp.words}
 
 
 def unpaired_texts(splits: SplitStamps, languages: Iterable[str], *, name: str, seed: int) -> list[dict[str, str]]:
-    """Return descriptions of train photographs, shuffled, with ids that say nothing but the corpus's name.
+    """Descriptions of train photographs, shuffled, with ids that say nothing but the corpus's name.
 
     Left out: a sentence that also describes a held-out picture, and one that describes two classes.
     """
@@ -218,7 +218,7 @@ def unpaired_texts(splits: SplitStamps, languages: Iterable[str], *, name: str, 
 
 
 def unpaired_sounds(splits: SplitStamps, *, seed: int) -> list[tuple[Stamp, Sound]]:
-    """Return the sounds of train photographs, shuffled; none that says the words of a held-out picture."""
+    """The sounds of train photographs, shuffled; none that says the words of a held-out picture."""
     held_out = held_out_words(splits)
     found = []
     for stamp in splits["train"]:

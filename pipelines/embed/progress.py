@@ -15,9 +15,7 @@ STAGES = ("read", "decode", "encode", "write")
 
 @dataclass
 class EmbedProgress:
-    """What the parts of this run amount to so far: rows, rejects, and where the seconds went, so that one sees what
-    limits the step.
-    """
+    """What the parts of this run amount to so far."""
 
     corpus: str
     total: int  # rows of the corpus
@@ -58,21 +56,15 @@ class EmbedProgress:
         later_rows = sum(rows for done_at, rows in ordered if done_at > ready_at)
         steady_s = ordered[-1][0] - ready_at if later_rows else 0.0
         first_part_s = ordered[0][0] - self.started_at if ordered else 0.0
-        wall_s = time.time() - self.started_at
+        wall_s, total_s = time.time() - self.started_at, sum(self.stage_s.values())
         return {
             "wall_s": round(wall_s, 3),
             "rows_per_s": round(rows / wall_s, 2) if wall_s else 0.0,
             "steady_rows_per_s": round(later_rows / steady_s, 2) if steady_s else None,
             "first_part_s": round(first_part_s, 3),
             "stage_s": {stage: round(self.stage_s[stage], 3) for stage in STAGES},
-            "stage_share": _shares(self.stage_s),
+            "stage_share": {stage: round(self.stage_s[stage] / total_s, 4) if total_s else 0.0 for stage in STAGES},
             "encoded_rows": self.encoded,
             "repeated_inputs": rows - self.rejected - self.encoded,
             "batch_size": self.batch_size,
         }
-
-
-def _shares(stage_s: Mapping[str, float]) -> dict[str, float]:
-    """Each stage's share of all worker seconds, in [0, 1]."""
-    total = sum(stage_s.values())
-    return {stage: round(stage_s[stage] / total, 4) if total else 0.0 for stage in STAGES}

@@ -76,7 +76,7 @@ def decode_part(batch: Batch, encoder: EncoderSettings, read: ReadPart) -> Batch
 
 
 def decoded_part(batch: Batch, encoder: Encoder, read: ReadPart) -> DecodedPart:
-    """Return the decoded part an actor was handed: from a decode task, or to be read and decoded here."""
+    """The decoded part an actor was handed: from a decode task, or to be read and decoded here."""
     if "decoded" not in batch:
         return decode_rows(read(batch["part"][0]), encoder)
     part: DecodedPart = pickle.loads(batch["decoded"][0])
@@ -108,13 +108,8 @@ def stream_parts(
 ) -> Iterator[dict[str, Any]]:
     """Stream parts through Ray Data to the actors; yields what they return.
 
-    Args:
-        parts: what `read` turns into rows; one block each, the unit of work, of writing and of resuming.
-        actor: a class whose instances take a batch of one part.
-        workers: how many of each.
-        encoder: without weights; its settings go to the tasks that decode and to the actor's constructor.
-        read: returns the rows of a part.
-        arguments: further ones for the actor's constructor.
+    `read` turns a part into rows: one block, the unit of work, of writing and of resuming. An instance of `actor` takes
+    a batch of one part. The encoder has no weights: its settings go to the tasks that decode and to the actors.
     """
     _quieten_ray_data()
     settings: EncoderSettings = (encoder.config, encoder.modality)
@@ -197,7 +192,7 @@ class EncodePart:
         return {name: np.array([value]) for name, value in facts.items()}
 
     def _encode(self, part: DecodedPart) -> tuple[list[Row], Any, int]:
-        """Return the rows that have embeddings, their embeddings in the dtype to store, and how many were encoded."""
+        """The rows that have embeddings, their embeddings in the dtype to store, and how many were encoded."""
         inputs = dict(zip(part.digests, part.decoded, strict=True))  # identical ones of a part are encoded once
         encoded = self._encoder.encode_all(list(inputs.values()), self._batch_size)
         found = dict(zip(inputs, encoded, strict=True))

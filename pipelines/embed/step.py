@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -24,13 +24,13 @@ from pipelines.command_line import Summary, experiment_parser, step_main
 from pipelines.embed.progress import STAGES, EmbedProgress
 from pipelines.embed.stages import EncodePart, Workers, stream_parts
 from pipelines.ray_session import ray_session
-from pipelines.stores import corpus_fingerprint, corpus_store
+from pipelines.stores import corpus_store
 from uml_core.config import Experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.corpora.ready.adopt import ready_identity, stream_ready
 from uml_core.encoders import Encoder, build_encoder, store_precision
 from uml_core.store.corpus_store import CorpusStore
-from uml_core.store.listing import Listing, RowSpool
+from uml_core.store.listing import Listing
 from uml_core.store.parts import PartFooter, Values
 
 
@@ -44,7 +44,9 @@ def run(experiment: Experiment) -> Summary:
     with contextlib.ExitStack() as session:  # Ray starts with the first corpus that needs it, and stops after the last
         results = {corpus: embed_corpus(experiment, corpus, session) for corpus in experiment.corpora}
     if not all(facts["up_to_date"] for facts in results.values()):
-        _track(experiment, results)
+        from uml_core.tracking.writing import log_embedding  # heavy, and a rerun may have no use for it
+
+        log_embedding(experiment, {corpus: facts for corpus, facts in results.items() if not facts["up_to_date"]})
     return Summary(_summary(results), {"store": experiment.store, "corpora": results})
 
 
@@ -58,13 +60,6 @@ def _summary(results: Mapping[str, Mapping[str, Any]]) -> str:
         changes = [f"{facts[name]} {name}" for name in ("new", "changed", "removed") if facts.get(name)]
         lines.append(f"{line}  {', '.join([state, *changes])}")
     return "\n".join(lines)
-
-
-def _track(experiment: Experiment, results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Log the figures of this run's work to MLflow."""
-    from uml_core.tracking.writing import log_embedding  # heavy; a rerun that finds everything done imports none of it
-
-    log_embedding(experiment, {corpus: facts for corpus, facts in results.items() if not facts["up_to_date"]})
 
 
 def embed_corpus(experiment: Experiment, corpus: str, session: contextlib.ExitStack) -> dict[str, Any]:
@@ -112,9 +107,17 @@ def _embed_missing(
         progress.refuse(listing.num_faults, f"{listing.first_fault.id}: {listing.first_fault.fault}")
     if names:
         session.enter_context(ray_session())
+        workers = Workers.from_settings(experiment.embed, num_parts=len(names))
+        arguments = {
+            "store": (store.uri, corpus, store.fingerprint),
+            "settings": experiment.embed,
+            "precision": store_precision(experiment),
+        }
+        parts = stream_parts(names, EncodePart, workers, encoder=encoder, read=spool.read, arguments=arguments)
         with tqdm(total=listing.num_missing, desc=f"embed {corpus}", unit="row", file=sys.stderr) as bar:
-            for rows_done in _encode_parts(experiment, encoder, spool, names, progress):
-                bar.update(rows_done)
+            for part in parts:
+                progress.add(part)
+                bar.update(int(part["rows"]))
     settled = store.settle(store.footers(), listing.keys)
     lost = len(listing.keys) - len(settled.keys)
     if lost:
@@ -187,22 +190,3 @@ def _facts(manifest: Mapping[str, Any], *, up_to_date: bool) -> dict[str, Any]:
         *("new", "changed", "removed"),
     )
     return {**{name: manifest[name] for name in names if name in manifest}, "up_to_date": up_to_date}
-
-
-def _encode_parts(
-    experiment: Experiment,
-    encoder: Encoder,
-    spool: RowSpool,
-    names: Sequence[str],
-    progress: EmbedProgress,
-) -> Iterator[int]:
-    """Stream spooled parts through the workers; yields the rows of each part that is written."""
-    workers = Workers.from_settings(experiment.embed, num_parts=len(names))
-    arguments = {
-        "store": (experiment.store, progress.corpus, corpus_fingerprint(experiment, progress.corpus)),
-        "settings": experiment.embed,
-        "precision": store_precision(experiment),
-    }
-    for part in stream_parts(names, EncodePart, workers, encoder=encoder, read=spool.read, arguments=arguments):
-        progress.add(part)
-        yield int(part["rows"])

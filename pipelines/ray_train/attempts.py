@@ -97,7 +97,7 @@ def open_attempt(experiment: Experiment, step: str = "train", key: str | None = 
 
 
 def _first_number(filesystem: pafs.FileSystem, folder: str) -> int:
-    """Return the last attempt that was begun and is not finished, else a number that is free."""
+    """The last attempt that was begun and is not finished, else a number that is free."""
     infos = filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
     for number in sorted((int(info.base_name) for info in infos if info.base_name.isdigit()), reverse=True):
         record = _read(filesystem, f"{folder}/{number}/{RUN_FILE}")
@@ -113,7 +113,7 @@ def _say_waiting(directory: str) -> None:
 
 
 def _read(filesystem: pafs.FileSystem, path: str) -> dict[str, Any] | None:
-    """Return what an attempt's file says, None where there is none."""
+    """What an attempt's file says, None where there is none."""
     content = read_if_there(filesystem, path)
     if content is None:
         return None

@@ -91,7 +91,7 @@ def load_state(directory: Path) -> dict[str, Any]:
 
 
 def check(directory: Path) -> int:
-    """Return the step of a checkpoint. Raises DamagedCheckpointError where it is not whole."""
+    """The step of a checkpoint. Raises DamagedCheckpointError where it is not whole."""
     try:
         facts = json.loads((directory / FACTS_FILE).read_text(encoding="utf-8"))
         step, expected, digest = int(facts["step"]), facts["sha256"], _digest(directory / STATE_FILE)

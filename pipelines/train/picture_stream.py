@@ -49,7 +49,7 @@ class PictureStream:
         self._pictures: Arrays = np.empty(0, dtype=np.uint8)
 
     def __call__(self, rows: Rows) -> Arrays:
-        """Return the pictures or clips of the rows that come next. Raises InputError for one that is damaged."""
+        """The pictures or clips of the rows that come next. Raises InputError for one that is damaged."""
         while len(self._rows) < len(rows):
             self._decode_ahead()
             next_rows, decoded = self._decoding.popleft()
@@ -78,7 +78,7 @@ class Decoder:
         self._raw, self._encoder = raw, encoder
 
     def decode(self, rows: Rows) -> Arrays:
-        """Return the pictures (N, H, W, 3) of some rows. Raises InputError for one that can no longer be read."""
+        """The pictures (N, H, W, 3) of some rows. Raises InputError for one that can no longer be read."""
         return np.stack([decoded_picture(self._raw[row], self._encoder) for row in rows])
 
 
@@ -95,7 +95,7 @@ def chunks_of(coming: Iterator[Rows], least: int = CHUNK_ROWS) -> Iterator[Rows]
 
 
 def decoders() -> tuple[int, float]:
-    """Return how many actors decode for one worker, and the CPUs of each: together what this run's workers leave."""
+    """How many actors decode for one worker, and the CPUs of each: together what this run's workers leave."""
     num_workers = ray.train.get_context().get_world_size()
     free = max(0, int(ray.cluster_resources().get("CPU", 1)) - num_workers)
     each = max(1, -(-free // num_workers))  # rounded up: a share of 1.5 CPUs is two actors of 0.75

@@ -15,6 +15,7 @@ models:/EXPERIMENT/VERSION. `pipelines.train.fit` runs Ray Train, `pipelines.tra
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(experiment: Experiment) -> Summary:
     """Train the experiment (seeds, twins); returns validation and test accuracy, and the paired difference."""
     runs = seed_runs(experiment)
-    checked = check_data(runs[0].experiment)  # the user's mistakes surface here, before anything starts
+    checked = check_data(runs[0][0])  # the user's mistakes surface here, before anything starts
     check_tracking(experiment.tracking.uri)
     for line in (*unused_settings(experiment), *checked.data.warnings()):
         logger.warning("%s", line)
@@ -57,7 +58,7 @@ def run(experiment: Experiment) -> Summary:
             model = _register(experiment, best_by_validation(found).outcome)
             return summary_of(found, feeds=checked.feeds, model=model)
 
-        return train_in_turn([each for pair in runs for each in pair.experiments], checked, conclude)
+        return train_in_turn(list(itertools.chain(*runs)), checked, conclude)
 
 
 def _prepare(experiment: Experiment) -> None:

@@ -7,6 +7,7 @@ test accuracy has no say, and a twin is never registered.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,30 +20,23 @@ from uml_core.tracking.records import run_kind
 
 if TYPE_CHECKING:
     from uml_core.evaluation.outcome import RunOutcome
-    from uml_core.evaluation.statistics import PairedDifference
 
 CONTROLS = "python -m pipelines.tune EXPERIMENT.yaml --space controls measures it"
 
 
 @dataclass(frozen=True)
-class SeedRuns:
-    experiment: Experiment
-    twin: Experiment | None
-
-    @property
-    def experiments(self) -> tuple[Experiment, ...]:  # in the order in which they are trained
-        return (self.experiment,) if self.twin is None else (self.experiment, self.twin)
-
-
-@dataclass(frozen=True)
 class SeedOutcomes:
-    runs: SeedRuns
+    experiment: Experiment
     outcome: RunOutcome
-    twin: RunOutcome | None
+    twin: RunOutcome | None = None
 
     @property
     def seed(self) -> int:
-        return self.runs.experiment.seed
+        return self.experiment.seed
+
+    @property
+    def kind(self) -> str:
+        return run_kind(self.experiment)
 
     @property
     def difference_points(self) -> float | None:
@@ -55,11 +49,10 @@ class SeedOutcomes:
         return {**self.outcome.as_json(), **({} if self.twin is None else {"twin": self.twin.as_json()})}
 
 
-def seed_runs(experiment: Experiment) -> list[SeedRuns]:
-    """The runs of the step: the experiment as it is, or with train.seeds once for each seed.
+def seed_runs(experiment: Experiment) -> list[tuple[Experiment, ...]]:
+    """The runs of the step, each with its twin behind it: the experiment as it is, or once for each of train.seeds.
 
-    Raises:
-        InputError: train.twin where the run is its own twin.
+    Raises InputError for a train.twin that would be the run itself.
     """
     if experiment.train.twin and run_kind(experiment) != "uml":
         raise InputError(
@@ -70,13 +63,13 @@ def seed_runs(experiment: Experiment) -> list[SeedRuns]:
     if experiment.train.seeds > 1:
         seeds = counted_seeds(experiment, experiment.train.seeds)
         found = [experiment.override({**pairing(seed), "train.seeds": 1}) for seed in seeds]
-    return [SeedRuns(each, each.unimodal_twin() if experiment.train.twin else None) for each in found]
+    return [(each, each.unimodal_twin()) if experiment.train.twin else (each,) for each in found]
 
 
-def by_seed(runs: Sequence[SeedRuns], outcomes: Sequence[RunOutcome]) -> list[SeedOutcomes]:
-    """Group outcomes, in the order of `SeedRuns.experiments`, by seed."""
+def by_seed(runs: Sequence[tuple[Experiment, ...]], outcomes: Sequence[RunOutcome]) -> list[SeedOutcomes]:
+    """Group outcomes, one of each of the runs' experiments in turn, by seed."""
     left = iter(outcomes)
-    return [SeedOutcomes(each, next(left), None if each.twin is None else next(left)) for each in runs]
+    return [SeedOutcomes(each[0], *itertools.islice(left, len(each))) for each in runs]
 
 
 def best_by_validation(found: Sequence[SeedOutcomes]) -> SeedOutcomes:
@@ -87,9 +80,9 @@ def summary_of(found: Sequence[SeedOutcomes], *, feeds: Mapping[str, str], model
     return _one_seed(found[0], feeds, model) if len(found) == 1 else _several_seeds(found, feeds, model)
 
 
-def describe(experiment: Experiment, outcome: RunOutcome) -> str:
+def _describe(kind: str, outcome: RunOutcome) -> str:
     return (
-        f"{run_kind(experiment):<9} val {100 * outcome.val_accuracy:.1f} %, {_on_test(outcome)}, best at step "
+        f"{kind:<9} val {100 * outcome.val_accuracy:.1f} %, {_on_test(outcome)}, best at step "
         f"{outcome.best_step} of {outcome.steps}; {outcome.trained_parameters:,} of {outcome.parameters:,} parameters "
         f"trained; {outcome.steps_per_s:.0f} steps/s; MLflow run {outcome.run_id}"
     )
@@ -100,10 +93,10 @@ def _on_test(outcome: RunOutcome) -> str:
 
 
 def _one_seed(found: SeedOutcomes, feeds: Mapping[str, str], model: str) -> Summary:
-    lines = [describe(found.runs.experiment, found.outcome)]
+    lines = [_describe(found.kind, found.outcome)]
     results = {**found.as_json(), "feed": dict(feeds), "model": model}
-    if found.runs.twin is not None and found.twin is not None:
-        lines.append(describe(found.runs.twin, found.twin))
+    if found.twin is not None:
+        lines.append(_describe("unimodal", found.twin))
     if (difference := found.difference_points) is not None:
         results["test_difference_points"] = round(difference, 3)
         lines.append(
@@ -114,7 +107,7 @@ def _one_seed(found: SeedOutcomes, feeds: Mapping[str, str], model: str) -> Summ
 
 
 def _several_seeds(found: Sequence[SeedOutcomes], feeds: Mapping[str, str], model: str) -> Summary:
-    from uml_core.evaluation.statistics import spread  # scipy takes a second
+    from uml_core.evaluation.statistics import paired_difference, spread  # scipy takes a second
 
     best = best_by_validation(found)
     results: dict[str, Any] = {
@@ -126,15 +119,19 @@ def _several_seeds(found: Sequence[SeedOutcomes], feeds: Mapping[str, str], mode
     }
     lines = [_seed_line(each) for each in found]
     for kind, outcomes in (
-        (run_kind(best.runs.experiment), [each.outcome for each in found]),
+        (best.kind, [each.outcome for each in found]),
         ("unimodal", [each.twin for each in found if each.twin is not None]),
     ):
         tested = [outcome.test_accuracy for outcome in outcomes if outcome.test_accuracy is not None]
         if tested:
             over = spread(tested)
             lines.append(f"{kind:<9} test {100 * over.mean:.1f} ± {100 * over.std:.1f} % over {len(tested)} seeds")
-    difference = paired(found)
-    if difference is not None:
+    pairs = [each for each in found if each.difference_points is not None]
+    if pairs:
+        difference = paired_difference(
+            {each.seed: each.outcome.test_accuracy for each in pairs},
+            {each.seed: each.twin.test_accuracy for each in pairs},
+        )
         results["test_difference_points"] = round(100 * difference.mean, 3)
         results["test_difference"] = asdict(difference)  # fractions, as accuracies are
         lines.append(
@@ -156,22 +153,9 @@ def _unmatched(found: Sequence[SeedOutcomes]) -> list[str]:
     ]
 
 
-def paired(found: Sequence[SeedOutcomes]) -> PairedDifference | None:
-    """Test accuracy above the twins', paired by seed, as fractions; None where nothing can be paired."""
-    from uml_core.evaluation.statistics import paired_difference  # scipy takes a second
-
-    pairs = [each for each in found if each.difference_points is not None]
-    if not pairs:
-        return None
-    return paired_difference(
-        {each.seed: each.outcome.test_accuracy for each in pairs},
-        {each.seed: each.twin.test_accuracy for each in pairs},
-    )
-
-
 def _seed_line(found: SeedOutcomes) -> str:
-    kind, outcome, twin = run_kind(found.runs.experiment), found.outcome, found.twin
-    text = f"seed {found.seed:<4} {kind} val {100 * outcome.val_accuracy:.1f} %, {_on_test(outcome)}"
+    outcome, twin = found.outcome, found.twin
+    text = f"seed {found.seed:<4} {found.kind} val {100 * outcome.val_accuracy:.1f} %, {_on_test(outcome)}"
     if twin is None:
         return f"{text}; MLflow run {outcome.run_id}"
     text = f"{text}; unimodal val {100 * twin.val_accuracy:.1f} %, {_on_test(twin)}"

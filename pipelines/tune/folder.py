@@ -84,7 +84,7 @@ RESULT_JSON = TypeAdapter(TrialResult)
 
 
 def in_order(results: Mapping[str, TrialResult]) -> dict[str, TrialResult]:
-    """Return results in the order in which their trials ended: that of several in one process is not their order."""
+    """Results in the order in which their trials ended: that of several in one process is not their order."""
     return dict(sorted(results.items(), key=lambda item: (item[1].ended_at, item[0])))
 
 
@@ -96,12 +96,12 @@ class SweepFolder:
         self._fs, self._directory = open_filesystem(uri)
 
     def read(self, key: str) -> TrialResult | None:
-        """Return a trial's result, or None while it has not ended."""
+        """A trial's result, or None while it has not ended."""
         content = read_if_there(self._fs, self._path(f"{key}.json"))
         return None if content is None else RESULT_JSON.validate_json(content)
 
     def all(self) -> dict[str, TrialResult]:
-        """Return every result by its trial's key, in the order in which they ended."""
+        """Every result by its trial's key, in the order in which they ended."""
         listed = self._fs.get_file_info(pafs.FileSelector(self._directory, allow_not_found=True))
         keys = [info.base_name.removesuffix(".json") for info in listed if info.base_name.endswith(".json")]
         found = {key: result for key in keys if (result := self.read(key)) is not None}
@@ -120,13 +120,13 @@ class SweepFolder:
         return result
 
     def read_state(self, key: str) -> dict[str, Any]:
-        """Return a trial's best weights and progress (`TrainingRun.result_state`)."""
+        """A trial's best weights and progress (`TrainingRun.result_state`)."""
         state = self._read_state(f"{key}.pt")
         assert state is not None, f"trial {key} has left no state"
         return state
 
     def read_checkpoint(self, key: str) -> dict[str, Any] | None:
-        """Return what a trial has saved on its way, or None where it has saved nothing."""
+        """What a trial has saved on its way, or None where it has saved nothing."""
         return self._read_state(f"{key}.checkpoint")
 
     def write_checkpoint(self, key: str, state: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ class Proposals:
         self._waiting = dict(self.specs)
 
     def examples(self) -> list[TrialSpec]:
-        """Return trials that name the sweep, and on which the user's data is checked: one of every group at least."""
+        """Trials that name the sweep, and on which the user's data is checked: one of every group at least."""
         return list(self.specs.values())
 
     @property
@@ -56,7 +56,7 @@ class Proposals:
             del self._waiting[key]
 
     def next_pack(self, processes: int) -> list[TrialSpec]:
-        """Return the next trials that a process trains at once, all of one `pack_label`; none where none is left.
+        """The next trials that a process trains at once, all of one `pack_label`; none where none is left.
 
         As many as leave work for every process: packs shrink towards the end. Trials of one seed share batches, and
         come first.
@@ -117,7 +117,7 @@ class TpeProposals(Proposals):
             self.tell(key, result)
 
     def next_pack(self, processes: int) -> list[TrialSpec]:
-        """Return a point of the group that has had the fewest, so that arms and seeds advance side by side."""
+        """A point of the group that has had the fewest, so that arms and seeds advance side by side."""
         tried = {name: search.num_tried for name, search in self._searches.items()}
         open_groups = [name for name, group in self._groups.items() if tried[name] < self.budget[group.arm.name]]
         if not open_groups:
@@ -143,7 +143,7 @@ class TpeProposals(Proposals):
 
 
 def build_proposals(space: Space, experiment: Experiment, *, max_trials: int | None = None) -> Proposals:
-    """Return the proposals of tune.search."""
+    """The proposals of tune.search."""
     kind = TpeProposals if experiment.tune.search == "tpe" else Proposals
     return kind(space, experiment, max_trials=max_trials)
 
@@ -202,7 +202,7 @@ class GroupedScheduler(FIFOScheduler):
 
 
 def _stopping_rule(settings: TuneConfig, max_steps: int) -> TrialScheduler:
-    """Return a scheduler of one group's trials, by optimiser steps."""
+    """A scheduler of one group's trials, by optimiser steps."""
     grace = max(1, round(GRACE_SHARE * max_steps))
     if settings.stopping == "asha":
         return AsyncHyperBandScheduler(
@@ -224,17 +224,16 @@ def _stopping_rule(settings: TuneConfig, max_steps: int) -> TrialScheduler:
 
 
 def build_scheduler(experiment: Experiment) -> TrialScheduler:
-    """Return what decides whether a trial goes on: tune.stopping."""
+    """What decides whether a trial goes on: tune.stopping."""
     if experiment.tune.stopping == "none":
         return FIFOScheduler()
     return GroupedScheduler(experiment.tune, experiment.train.max_steps)
 
 
 def trial_resources(settings: TuneConfig, *, cpus: int, gpus: int) -> tuple[dict[str, float], int]:
-    """Return what a process of the sweep reserves, and how many run at once.
+    """What a process of the sweep reserves, and how many run at once.
 
-    Raises:
-        InputError: a trial wants more GPUs than one, or than the cluster has.
+    Raises InputError where a trial wants more GPUs than one, or than the cluster has.
     """
     wanted, most = settings.gpus_per_trial, min(cpus, settings.max_concurrent_trials or cpus)
     if not wanted:

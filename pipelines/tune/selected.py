@@ -33,7 +33,7 @@ Measured = Iterator[tuple[TrialSpec, list[MetricPoint], Files]]
 def select_trials(
     specs: Mapping[str, TrialSpec], results: Mapping[str, TrialResult], *, count_cost: bool
 ) -> tuple[list[TrialSpec], list[TrialSpec]]:
-    """Return the selected trial of every group, and with `count_cost` those no other of its group beats in both."""
+    """The selected trial of every group, and with `count_cost` those no other of its group beats in both."""
     groups: dict[GroupName, dict[str, Candidate]] = {}
     for key, result in results.items():
         if not result.error and not result.stopped:
@@ -86,7 +86,7 @@ def _measure(
 def measured(
     experiment: Experiment, data: Any, state: dict[str, Any], *, drawn: bool
 ) -> tuple[list[MetricPoint], Files]:
-    """Return what a finished trial comes to on test, and files by name; each row is encoded once."""
+    """What a finished trial comes to on test, and files by name; each row is encoded once."""
     device = "cuda" if experiment.model.backbone != "frozen" and experiment.tune.gpus_per_trial else "cpu"
     run = TrainingRun(experiment, data, device=device)
     run.load_result(state)
@@ -96,7 +96,7 @@ def measured(
 
 
 def best_trial(chosen: Sequence[TrialSpec], results: Mapping[str, TrialResult]) -> TrialSpec | None:
-    """Return the trial whose model is worth using; None where every trial had a control.
+    """The trial whose model is worth using; None where every trial had a control.
 
     It validates best among those trained without a control (no shuffled labels, no noise, nothing unrelated), at the
     largest number of shots. Test accuracy has no say.
@@ -110,7 +110,7 @@ def best_trial(chosen: Sequence[TrialSpec], results: Mapping[str, TrialResult]) 
 
 
 def has_control(experiment: Experiment) -> bool:
-    """Return whether a control takes part in training or in the head's start."""
+    """Whether a control takes part in training or in the head's start."""
     taking_part = set(experiment.active_auxiliaries)
     if experiment.objective == "supervised" and experiment.model.head_init == "zero_shot":
         taking_part.add(head_init_corpus(experiment))

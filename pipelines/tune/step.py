@@ -18,7 +18,6 @@ in MLflow, models:/EXPERIMENT@best; `pipelines.predict` reads it as it is.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 import time
@@ -68,13 +67,6 @@ def _step(experiment: Experiment, arguments: argparse.Namespace) -> Summary:
 
 def run(experiment: Experiment, space_name: str, *, max_trials: int | None = None, resume: bool = False) -> Summary:
     """Run a sweep to its end: train what is missing, select on validation, measure test once, say what it shows."""
-    with contextlib.ExitStack() as held:  # the sweep's folder, until its end
-        return _run(experiment, space_name, held, max_trials=max_trials, resume=resume)
-
-
-def _run(
-    experiment: Experiment, space_name: str, held: contextlib.ExitStack, *, max_trials: int | None, resume: bool
-) -> Summary:
     _check_worker(experiment)  # before an arm's own settings get in its way
     space = load_space(space_name, experiment)
     proposals = build_proposals(space, experiment, max_trials=max_trials)
@@ -83,43 +75,43 @@ def _run(
     examples = proposals.examples()
     _check_trials(examples, tables)
     identity = [experiment.config_hash, sorted(spec.key for spec in examples), proposals.total]
-    attempt = held.enter_context(open_attempt(experiment, "tune", hash_of(identity)))
-    if resume and attempt.run_id is None:
-        raise InputError("--resume: no unfinished sweep of this experiment and space; run the line without --resume")
-    started, provenance = time.perf_counter(), provenance_tags(fingerprints)
-    with ray_session():
-        resources, at_once = trial_resources(experiment.tune, cpus=num_cpus(), gpus=num_gpus())
-        open_experiment(experiment.tracking, experiment.name)
-        parent = _open_sweep(experiment, space, space_name, attempt, provenance)
-        folder = SweepFolder(f"{attempt.storage_path}/{attempt.name}/trials")
-        log = TrialLog(experiment, parent.run_id, proposals.specs, provenance)
-        left = folder.all()  # by a killed sweep, whose last processes may still be writing: what they add is not read
-        proposals.take_over(left)
-        log.catch_up(left)
-        if proposals.num_left:
-            trainable = tune.with_parameters(
-                train_trials, tables=dict(tables), experiment=experiment, folder_uri=folder.uri
-            )
-            _train(tune.with_resources(trainable, resources), at_once, experiment, proposals, folder, log)
-            attempt.check()  # Ray Tune ends as if it were done when the lease's thread interrupts it
-        results = log.results
-        failed = proposals.total - sum(not result.error for result in results.values())  # some have left no result
-        counts = {"trials": proposals.total, "failed": failed}
-        counts["stopped_early"] = sum(result.stopped for result in results.values())
-        if failed > experiment.tune.max_failed * proposals.total:
-            parent.finish("FAILED")
-            raise InputError(_failures(experiment, counts, results))
-        chosen, front = select_trials(proposals.specs, results, count_cost="cost" in experiment.tune.objectives)
-        for spec in front:
-            log.tracker(spec).set_tags({"uml.pareto": "true"})
-        _measure(chosen, space, tables, folder, log)
-    log_subsets(chosen, tables, parent)
-    best = best_trial(chosen, results)
-    model_uri = find_run(experiment.tracking, parent.run_id).tags.get("uml.best_model", "")
-    if best is not None and not model_uri:  # a sweep that was killed after this does it once
-        model_uri = register_best(best, tables, folder, log, parent=parent)
-    lines, wall_s = [_budget_line(proposals, space)], time.perf_counter() - started
-    return _finish(experiment, parent, attempt, space_name, counts, wall_s, lines=lines, model=model_uri)
+    with open_attempt(experiment, "tune", hash_of(identity)) as attempt:
+        if resume and attempt.run_id is None:
+            raise InputError("--resume: no unfinished sweep of this experiment and space; run the line without it")
+        started, provenance = time.perf_counter(), provenance_tags(fingerprints)
+        with ray_session():
+            resources, at_once = trial_resources(experiment.tune, cpus=num_cpus(), gpus=num_gpus())
+            open_experiment(experiment.tracking, experiment.name)
+            parent = _open_sweep(experiment, space, space_name, attempt, provenance)
+            folder = SweepFolder(f"{attempt.storage_path}/{attempt.name}/trials")
+            log = TrialLog(experiment, parent.run_id, proposals.specs, provenance)
+            left = folder.all()  # by a killed sweep, whose last processes may still write: what they add is not read
+            proposals.take_over(left)
+            log.catch_up(left)
+            if proposals.num_left:
+                trainable = tune.with_parameters(
+                    train_trials, tables=dict(tables), experiment=experiment, folder_uri=folder.uri
+                )
+                _train(tune.with_resources(trainable, resources), at_once, experiment, proposals, folder, log)
+                attempt.check()  # Ray Tune ends as if it were done when the lease's thread interrupts it
+            results = log.results
+            failed = proposals.total - sum(not result.error for result in results.values())  # some have left no result
+            counts = {"trials": proposals.total, "failed": failed}
+            counts["stopped_early"] = sum(result.stopped for result in results.values())
+            if failed > experiment.tune.max_failed * proposals.total:
+                parent.finish("FAILED")
+                raise InputError(_failures(experiment, counts, results))
+            chosen, front = select_trials(proposals.specs, results, count_cost="cost" in experiment.tune.objectives)
+            for spec in front:
+                log.tracker(spec).set_tags({"uml.pareto": "true"})
+            _measure(chosen, space, tables, folder, log)
+        log_subsets(chosen, tables, parent)
+        best = best_trial(chosen, results)
+        model_uri = find_run(experiment.tracking, parent.run_id).tags.get("uml.best_model", "")
+        if best is not None and not model_uri:  # a sweep that was killed after this does it once
+            model_uri = register_best(best, tables, folder, log, parent=parent)
+        lines, wall_s = [_budget_line(proposals, space)], time.perf_counter() - started
+        return _finish(experiment, parent, attempt, space_name, counts, wall_s, lines=lines, model=model_uri)
 
 
 def _check_worker(experiment: Experiment) -> None:

@@ -68,14 +68,10 @@ def train_heads(
     on_evaluation: OnEvaluation | None = None,
     on_end: OnEnd,
 ) -> None:
-    """Train some trials on a frozen encoder; what the user did wrong becomes a failed result without state.
+    """Train some trials of one `pack_label` on a frozen encoder.
 
-    Args:
-        experiments: of the trials; several must have one `pack_label`.
-        tables: every corpus of the experiments.
-        device: where to train.
-        on_evaluation: is called between evaluations of a trial that trains alone.
-        on_end: is given a trial's index among the experiments, its result and its state.
+    `on_evaluation` is called between evaluations of a trial that trains alone, `on_end` with a trial's index among the
+    experiments, its result and its state; what the user did wrong becomes a failed result without state.
     """
     points: dict[int, list[MetricPoint]] = {index: [] for index in range(len(experiments))}
     for pack in _packs(experiments, tables, device, on_end):
@@ -162,7 +158,7 @@ def train_encoder(
 
 @functools.cache
 def process_sources() -> RawSources:
-    """Return what this process has listed and decoded: Tune runs one trial after another in it."""
+    """What this process has listed and decoded: Tune runs one trial after another in it."""
     return RawSources()
 
 
@@ -179,7 +175,7 @@ def _read_ahead(data: Any) -> Any:
 
 
 def _finished(run: TrainingRun, points: Sequence[MetricPoint]) -> TrialResult:
-    """Return the result of a run that has come to its end, with the points of its evaluations; test is not measured."""
+    """The result of a run that has come to its end, with the points of its evaluations; test is not measured."""
     assert run.best is not None
     return TrialResult(
         run.best.val_accuracy,
@@ -204,5 +200,5 @@ def _report(run: TrainingRun, evaluation: Evaluation) -> None:
 
 
 def _samples_trained_on(run: TrainingRun) -> float:
-    """Return the samples of all corpora a run has seen so far: what it costs, whatever the machine."""
+    """The samples of all corpora a run has seen so far: what it costs, whatever the machine."""
     return float(sum(run.progress.samples.values()))

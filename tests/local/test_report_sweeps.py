@@ -241,9 +241,9 @@ def test_the_best_model_stands_with_the_line_that_uses_it() -> None:
 
 def test_costs_in_cpu_and_gpu_seconds() -> None:
     (row,) = cost_rows([collected(few_shot_records())], [])
-    assert (row.trials, row.cpu_s, row.gpu_s) == (150, 300.0, 75.0)
-    assert row.samples == 150 * 51_200
-    assert row.wall_s == 340.0
+    assert (row["trials"], row["cpu_s"], row["gpu_s"]) == (150, 300.0, 75.0)
+    assert row["samples"] == 150 * 51_200
+    assert row["wall_s"] == 340.0
 
 
 def test_a_sweep_s_parent_carries_means_and_differences() -> None:

@@ -120,7 +120,7 @@ def test_a_driver_killed_between_seeds_trains_those_that_are_left(
 ) -> None:
     embed.run(vector_experiment)
     few = vector_experiment.override({"data.shots": 2, "train.twin": True, "train.seeds": 3})
-    experiments = [each for runs in seed_runs(few) for each in runs.experiments]
+    experiments = [each for pair in seed_runs(few) for each in pair]
     loads: list[str] = []
     load = CorpusStore.load_labels
     monkeypatch.setattr(CorpusStore, "load_labels", lambda store, _: loads.append(store.corpus) or load(store, _))

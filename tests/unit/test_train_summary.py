@@ -38,15 +38,14 @@ def test_seeds_are_the_pairs_of_a_sweep_of_the_same_seeds() -> None:
     runs = seed_runs(settings)
     space = Space("?", (Arm("uml"), Arm("other", {"optim.lr": 0.1})), "other", "uml", counted_seeds(settings, 2))
     swept = [spec.experiment for spec in trials_of(space, settings.override({"train.seeds": 1})) if spec.arm == "uml"]
-    assert [each.experiment for each in runs] == swept
-    assert [(each.twin.seed, each.twin.data.split_seed) for each in runs if each.twin] == [(3, 3), (4, 4)]
-    assert [each.twin for each in runs] == [each.experiment.unimodal_twin() for each in runs]
+    assert [each for each, _ in runs] == swept
+    assert [(twin.seed, twin.data.split_seed) for _, twin in runs] == [(3, 3), (4, 4)]
+    assert all(twin == each.unimodal_twin() for each, twin in runs)
 
 
 def test_one_seed_is_the_experiment_as_it_is() -> None:
     settings = experiment(**{"seed": 3, "data.split_seed": 7})
-    (runs,) = seed_runs(settings)
-    assert (runs.experiment, runs.twin) == (settings, None)
+    assert seed_runs(settings) == [(settings,)]
 
 
 def test_a_twin_that_would_be_the_run_itself_is_refused() -> None:

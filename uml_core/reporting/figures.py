@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,14 +141,8 @@ def accuracy_per_arm(sweep: SweepResults) -> Figure | None:
     panels = [(condition, arms) for condition in sweep.conditions if (arms := _measured(sweep, condition))]
     if not panels:
         return None
-    heights = [len(arms) for _, arms in panels]
     with house_style():
-        figure, axes = stacked_panels([0.3 * height + 0.75 for height in heights], share_x=True)
-        for axis, (condition, arms) in zip(axes, panels, strict=True):
-            for row, arm in enumerate(arms):
-                look = look_of(sweep, arm.arm)
-                _dots(axis, row, list(arm.test.values()), look)
-            _name_rows(axis, [arm.arm for arm in arms], title=condition.title)
+        figure, axes = _arm_panels(panels, lambda axis, row, arm: _dots(axis, row, arm, look_of(sweep, arm.arm)))
         _percent_axis(axes, [value for _, arms in panels for arm in arms for value in arm.test.values()])
         axes[-1].set_xlabel("test accuracy (%)")
     return figure
@@ -191,27 +185,19 @@ def mixing_heat_map(sweep: SweepResults) -> Figure | None:
 
 def shifted_accuracy(sweep: SweepResults) -> Figure | None:
     """Draw test accuracy against every shifted test set, per arm; one panel per condition. None without shifts."""
-    splits = shift_splits(sweep)
+    splits = sorted({split for arm in sweep.arms.values() for split in arm.shift})
     panels = [(condition, _measured(sweep, condition)) for condition in sweep.conditions]
     panels = [(condition, arms) for condition, arms in panels if any(arm.shift for arm in arms)]
-    if not splits or not panels:
+    if not panels:
         return None
     with house_style():
-        figure, axes = stacked_panels([0.3 * len(arms) + 0.75 for _, arms in panels], share_x=True)
-        for axis, (condition, arms) in zip(axes, panels, strict=True):
-            for row, arm in enumerate(arms):
-                _dumbbell(axis, row, arm, splits)
-            _name_rows(axis, [arm.arm for arm in arms], title=condition.title)
+        figure, axes = _arm_panels(panels, lambda axis, row, arm: _dumbbell(axis, row, arm, splits))
         _percent_axis(axes, [])
         axes[-1].set_xlabel("mean accuracy over seeds (%)")
         handles, labels = axes[0].get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
         figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=3)
     return figure
-
-
-def shift_splits(sweep: SweepResults) -> list[str]:
-    return sorted({split for arm in sweep.arms.values() for split in arm.shift})
 
 
 def look_of(sweep: SweepResults, name: str) -> Look:
@@ -231,8 +217,21 @@ def _measured(sweep: SweepResults, condition: Condition) -> list[ArmResults]:
     return [arm for name in sweep.arm_names() if (arm := sweep.arm(name, condition)) is not None]
 
 
-def _dots(axis: Axes, row: int, values: Sequence[float], look: Look) -> None:
+def _arm_panels(
+    panels: Sequence[tuple[Condition, list[ArmResults]]], draw: Callable[[Axes, int, ArmResults], None]
+) -> tuple[Figure, list[Axes]]:
+    """A figure with one panel per condition, and one row per arm in it."""
+    figure, axes = stacked_panels([0.3 * len(arms) + 0.75 for _, arms in panels], share_x=True)
+    for axis, (condition, arms) in zip(axes, panels, strict=True):
+        for row, arm in enumerate(arms):
+            draw(axis, row, arm)
+        _name_rows(axis, [arm.arm for arm in arms], title=condition.title)
+    return figure, axes
+
+
+def _dots(axis: Axes, row: int, arm: ArmResults, look: Look) -> None:
     """Draw seeds as dots and, above them, the 95 % interval of their mean as a line, the mean as a bar across."""
+    values = list(arm.test.values())
     mean, low, high = _interval(values)
     if len(values) > 1:
         above = row - 0.16
@@ -345,13 +344,10 @@ def class_gain_figure(gains: ClassGains) -> Figure:
             if not math.isnan(low):
                 axis.plot([low, high], [row, row], color=colour, linewidth=1.4, zorder=2)
             axis.plot([mean], [row], marker="o" if mean >= 0 else "D", color=colour, markersize=5, zorder=3)
-        axis.set_yticks(range(len(shown)), [printable(gain.label) for gain in shown])
-        axis.set_ylim(len(shown) - 0.4, -0.6)
-        axis.grid(visible=False, axis="y")
+        _name_rows(axis, [gain.label for gain in shown], title=gains.condition.title)
         means = [100 * gain.difference.mean for gain in shown]
         margin = max(10.0, float(np.ptp(means)) / 2)
         low, high = axis.get_xlim()
         axis.set_xlim(max(low, min(means) - margin), min(high, max(means) + margin))
         axis.set_xlabel("difference in test accuracy of the class (%)")
-        axis.set_title(gains.condition.title)
     return figure

@@ -67,8 +67,7 @@ class Report:
 def build_report(name: str, records: Sequence[RunRecord], *, tracking_uri: str) -> Report:
     """Build the report on an experiment's runs.
 
-    Raises:
-        ValueError: there are no sweeps and no training runs among them.
+    Raises ValueError where there are no sweeps and no training runs among them.
     """
     sections = sorted((_section(sweep) for sweep in latest_sweeps(records).values()), key=_order)
     plain = training_runs(records)

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from uml_core.evaluation.statistics import Spread, paired_difference, spread
-from uml_core.reporting.collect import ArmResults, Condition, SweepResults, condition_of, is_selected, seed_of
-from uml_core.reporting.tables import ArmRow, Compared, Paired, arm_rows, corrected, shared_difference
+from uml_core.reporting.collect import Condition, SweepResults, condition_of, is_selected, seed_of
+from uml_core.reporting.tables import ArmRow, Paired, arm_rows, corrected, shared_difference
 from uml_core.tracking.records import CLASS_METRIC, RunRecord
 
 MAX_SHOWN = 24  # classes of a condition: the largest gains and the largest losses
@@ -143,33 +143,23 @@ class MixtureGrid:
 
 
 @dataclass(frozen=True)
-class MixtureRow(Compared):
+class MixtureRow:
     """The mixture that validation selected against the baseline, on the test set."""
 
     condition: Condition
     mixtures: list[tuple[str, int]]  # in words, and seeds
-    headline: ArmResults
-    baseline: ArmResults
-
-    @property
-    def headline_test(self) -> Spread:
-        return spread(list(self.headline.test.values()))
-
-    @property
-    def baseline_test(self) -> Spread:
-        return spread(list(self.baseline.test.values()))
+    headline: ArmRow
+    baseline: ArmRow
 
 
 def mixture_rows(sweep: SweepResults) -> list[MixtureRow]:
     """The selected mixtures compared with the baseline; none where no mixture was searched."""
-    rows = []
-    for condition in sweep.conditions if mixture_grids(sweep) else []:
-        headline, baseline = sweep.arm(sweep.headline, condition), sweep.arm(sweep.baseline, condition)
-        if headline is not None and baseline is not None:
-            difference = shared_difference(headline.test, baseline.test)
-            mixtures = selected_mixtures(sweep, condition)
-            rows.append(MixtureRow(condition, mixtures, headline, baseline, difference=difference))
-    return rows
+    rows = {(row.role, row.condition): row for row in arm_rows(sweep) if row.test is not None}
+    return [
+        MixtureRow(condition, selected_mixtures(sweep, condition), headline, baseline)
+        for condition in (sweep.conditions if mixture_grids(sweep) else [])
+        if (headline := rows.get(("headline", condition))) and (baseline := rows.get(("baseline", condition)))
+    ]
 
 
 def mixture_of(trial: RunRecord, corpus: str) -> tuple[float, float]:

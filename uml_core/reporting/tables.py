@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from uml_core.evaluation.statistics import PairedDifference, Spread, holm, paired_difference, spread
 from uml_core.reporting.collect import Condition, SweepResults, condition_of, seed_of
@@ -56,30 +56,6 @@ class ShiftRow:
     test: Spread | None
     shifted: Spread
     difference: PairedDifference | None
-
-
-@dataclass(frozen=True)
-class CostRow:
-    """What was spent; wall_s is NaN where it is not known. Samples are those of all corpora."""
-
-    what: str
-    trials: int
-    failed: int
-    stopped: int
-    cpu_s: float
-    gpu_s: float
-    samples: float
-    wall_s: float
-
-
-@dataclass(frozen=True)
-class FailedTrials:
-    """Failed trials of one arm that gave the same reason."""
-
-    space: str
-    arm: str
-    reason: str
-    count: int
 
 
 def corrected(rows: Sequence[Row]) -> list[Row]:
@@ -158,8 +134,8 @@ def shift_rows(sweep: SweepResults) -> list[ShiftRow]:
     return rows
 
 
-def cost_rows(sweeps: Sequence[SweepResults], training_runs: Sequence[RunRecord]) -> list[CostRow]:
-    """What each sweep and all plain training runs have spent."""
+def cost_rows(sweeps: Sequence[SweepResults], training_runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """What each sweep and all plain training runs have spent; wall_s is NaN where it is not known."""
     rows = []
     for sweep in sweeps:
         gpus = float(sweep.parent.params.get("tune.gpus_per_trial", "0"))
@@ -171,19 +147,18 @@ def cost_rows(sweeps: Sequence[SweepResults], training_runs: Sequence[RunRecord]
     return rows
 
 
-def _cost_row(what: str, runs: Sequence[RunRecord], *, gpus: float, wall_s: float) -> CostRow:
-    """Sums over runs; a run that trains on (a share of) a GPU also holds one CPU."""
+def _cost_row(what: str, runs: Sequence[RunRecord], *, gpus: float, wall_s: float) -> dict[str, Any]:
     train_s = sum(run.metrics.get("perf/train_s", 0.0) for run in runs)
-    return CostRow(
-        what,
-        trials=len(runs),
-        failed=sum(run.status == "FAILED" for run in runs),
-        stopped=sum(run.tags.get("uml.stopped") == "true" for run in runs),
-        cpu_s=train_s,
-        gpu_s=gpus * train_s,
-        samples=sum(run.metrics.get("perf/samples", 0.0) for run in runs),
-        wall_s=wall_s,
-    )
+    return {
+        "what": what,
+        "trials": len(runs),
+        "failed": sum(run.status == "FAILED" for run in runs),
+        "stopped": sum(run.tags.get("uml.stopped") == "true" for run in runs),
+        "cpu_s": train_s,  # a run that trains on (a share of) a GPU holds one CPU as well
+        "gpu_s": gpus * train_s,
+        "samples": sum(run.metrics.get("perf/samples", 0.0) for run in runs),  # of all corpora
+        "wall_s": wall_s,
+    }
 
 
 def front_trials(sweep: SweepResults) -> list[RunRecord]:
@@ -199,15 +174,14 @@ def front_trials(sweep: SweepResults) -> list[RunRecord]:
     )
 
 
-def failed_trials(sweeps: Sequence[SweepResults]) -> list[FailedTrials]:
-    """Failed trials, those of one arm with the same reason counted together, the most frequent first."""
-    counts = Counter(
+def failed_trials(sweeps: Sequence[SweepResults]) -> list[tuple[tuple[str, str, str], int]]:
+    """(space, arm, reason) of failed trials with how many there were of each, the most frequent first."""
+    return Counter(
         (sweep.space, trial.arm, trial.tags.get("uml.error", "no reason recorded"))
         for sweep in sweeps
         for trial in sweep.trials
         if trial.status == "FAILED"
-    )
-    return [FailedTrials(*key, count) for key, count in counts.most_common()]
+    ).most_common()
 
 
 def spread_of(values: dict[int, float]) -> Spread | None:

@@ -38,18 +38,15 @@ class PatientClient:
         self.plain, self._uri = mlflow_client(uri), uri
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        """Return the client's method of that name, made patient."""
+        """The client's method of that name, made patient."""
         method = getattr(self.plain, name)
         return lambda *given, **named: self.patiently(lambda: method(*given, **named))
 
     def patiently(self, operation: Callable[[], Any]) -> Any:
-        """Return what an operation on the server returns, repeating it in an outage: after 0.5 s, 1 s, ... 15 s.
+        """What an operation on the server returns, repeating it in an outage: after 0.5 s, 1 s, ... 15 s.
 
-        Args:
-            operation: may be done twice, so it must be safe to repeat. A mistake that it raises is raised at once.
-
-        Raises:
-            OutageError: the server has been away for MAX_OUTAGE_S.
+        It must be safe to repeat. A mistake that it raises is raised at once; raises OutageError where the server has
+        been away for MAX_OUTAGE_S.
         """
         shown = f"tracking.uri {without_credentials(self._uri)}"
         started, wait_s = time.monotonic(), FIRST_WAIT_S
@@ -75,7 +72,7 @@ class PatientClient:
 
 
 def mlflow_client(uri: str) -> MlflowClient:
-    """Return MLflow's client. Raises InputError where a database's driver is not installed."""
+    """MLflow's client. Raises InputError where a database's driver is not installed."""
     try:
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
     except ModuleNotFoundError as error:
@@ -87,7 +84,7 @@ def mlflow_client(uri: str) -> MlflowClient:
 
 
 def is_outage(error: Exception) -> bool:
-    """Return whether an error says that the server, or its database, is away for now."""
+    """Whether an error says that the server, or its database, is away for now."""
     if isinstance(error, MlflowException):
         # MLflow wraps what requests raises: only the text tells a lost connection from a refusal.
         words = ("failed with exception", "failed with timeout", "error code 502", "error code 503", "error code 504")

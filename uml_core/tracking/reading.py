@@ -22,10 +22,9 @@ from uml_core.tracking.uri import check_tracking, without_credentials
 
 
 def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:
-    """Return every run of an MLflow experiment, newest first; what a sweep's space is, `with_spaces` adds.
+    """Every run of an MLflow experiment, newest first; what a sweep's space is, `with_spaces` adds.
 
-    Raises:
-        InputError: the tracking URI cannot be reached, or has no experiment of that name.
+    Raises InputError where the tracking URI cannot be reached, or has no experiment of that name.
     """
     quieten()
     check_tracking(tracking_uri)
@@ -41,13 +40,13 @@ def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:
 
 
 def with_spaces(tracking_uri: str, records: Sequence[RunRecord]) -> list[RunRecord]:
-    """Return the records with each sweep's space: two requests to the artifact store a sweep, so for reports alone."""
+    """The records with each sweep's space: two requests to the artifact store a sweep, so for reports alone."""
     client = PatientClient(tracking_uri)
     return [_with_space(record, client) for record in records]
 
 
 def sweep_runs(experiment: Experiment, parent_run_id: str) -> list[RunRecord]:
-    """Return a sweep's parent run and its nested runs: what a sweep needs of an experiment with thousands of runs."""
+    """A sweep's parent run and its nested runs: what a sweep needs of an experiment with thousands of runs."""
     client = PatientClient(experiment.tracking.uri)
     parent = client.get_run(parent_run_id)
     nested = _all_runs(client, parent.info.experiment_id, f"tags.`mlflow.parentRunId` = '{parent_run_id}'")
@@ -67,7 +66,7 @@ def _all_runs(client: PatientClient, experiment_id: str, filter_string: str = ""
 
 
 def find_run(tracking: TrackingConfig, run_id: str) -> RunRecord:
-    """Return one run. Raises InputError if there is none of that id."""
+    """One run. Raises InputError if there is none of that id."""
     quieten()
     check_tracking(tracking.uri)
     try:
@@ -82,8 +81,7 @@ def find_run(tracking: TrackingConfig, run_id: str) -> RunRecord:
 def download(tracking_uri: str, uri: str, directory: Path) -> Path:
     """Fetch a run's artifact or a model (runs:/..., models:/..., a path) to a local folder.
 
-    Raises:
-        InputError: nothing is found at the URI.
+    Raises InputError where nothing is found at the URI.
     """
     quieten()
     check_tracking(tracking_uri)

@@ -23,7 +23,7 @@ class MetricPoint:
 
 
 def metric_points(values: Mapping[str, float | None], step: int = 0) -> list[MetricPoint]:
-    """Return one value of each metric by name; None, which is not measured, is left out."""
+    """One value of each metric by name; None, which is not measured, is left out."""
     return [MetricPoint(name, float(value), step) for name, value in values.items() if value is not None]
 
 
@@ -58,20 +58,20 @@ class RunRecord:
 
 
 def run_kind(experiment: Experiment) -> str:
-    """Return the tag uml.kind: uml where an auxiliary corpus takes part in a step or in the head, else unimodal."""
+    """The tag uml.kind: uml where an auxiliary corpus takes part in a step or in the head, else unimodal."""
     has_head = experiment.objective == "supervised"
     initialised = has_head and experiment.model.head_init == "zero_shot" and experiment.auxiliaries
     return "uml" if experiment.active_auxiliaries or initialised else "unimodal"
 
 
 def provenance_tags(fingerprints: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags that say which store (each corpus's fingerprint) and which code a run comes from."""
+    """The tags that say which store (each corpus's fingerprint) and which code a run comes from."""
     stores = ",".join(f"{corpus}={value}" for corpus, value in fingerprints.items())
     return {"uml.store_fingerprint": stores, "git.commit": _git_commit()}
 
 
 def _git_commit() -> str:
-    """Return the commit of the code that runs; "unknown" where it is no checkout, as in a job's uploaded copy."""
+    """The commit of the code that runs; "unknown" where it is no checkout, as in a job's uploaded copy."""
     line = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(line, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

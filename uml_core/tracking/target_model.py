@@ -36,7 +36,7 @@ class MLflowTargetModel(PythonModel):
             self._predictor.load_encoder(self._encoder)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Return columns prediction and probability, one row an input."""
+        """Columns prediction and probability, one row an input."""
         column = list(model_input[self._predictor.input_column])
         if self._encoder is None:
             predictions = self._predictor.classify_ready(column)

@@ -16,8 +16,7 @@ TRACKING_SCHEMES = {"sqlite", "postgresql", "mysql", "mssql", "http", "https", "
 def check_tracking(uri: str) -> None:
     """Fail at once where the first call would wait for minutes, and make the folder of a SQLite file.
 
-    Raises:
-        InputError: the tracking URI cannot be reached or written, or is of a kind MLflow no longer writes.
+    Raises InputError where the tracking URI cannot be reached or written, or is of a kind MLflow no longer writes.
     """
     shown = without_credentials(uri)
     if uri.startswith(("http://", "https://")):
@@ -43,7 +42,7 @@ def check_tracking(uri: str) -> None:
 
 
 def without_credentials(uri: str) -> str:
-    """Return a URI as it may be shown: no user, no password, no query (a database's may hold a password)."""
+    """A URI as it may be shown: no user, no password, no query (a database's may hold a password)."""
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "sqlite":  # a path, which may hold an @
         return uri

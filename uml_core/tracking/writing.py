@@ -111,8 +111,7 @@ class MLflowTracker:
 def open_experiment(tracking: TrackingConfig, name: str) -> str:
     """Create database and experiment where they are missing; returns the experiment's id.
 
-    Raises:
-        InputError: the tracking URI cannot be reached or is of a kind MLflow no longer writes.
+    Raises InputError where the tracking URI cannot be reached or is of a kind MLflow no longer writes.
     """
     quieten()
     check_tracking(tracking.uri)
@@ -189,17 +188,12 @@ def _milliseconds(seconds: float | None) -> int | None:
 
 
 def metric_name(name: str) -> str:
-    """Return a name MLflow accepts for a metric: letters that it refuses become _ (a class may be called "C++")."""
+    """A name MLflow accepts for a metric: letters that it refuses become _ (a class may be called "C++")."""
     return re.sub(r"[^/\w.\- :]", "_", name)
 
 
-def log_embedding(experiment: Experiment, results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Log what `embed` did as a run of kind embed: rows, rejects, rows/s and stage shares; returns the run's id.
-
-    Args:
-        experiment: the embedded experiment.
-        results: for each corpus that was worked on, the facts of its manifest.
-    """
+def log_embedding(experiment: Experiment, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Log each corpus's facts (rows, rejects, rows/s, stage shares) as a run of kind embed."""
     open_experiment(experiment.tracking, experiment.name)
     fingerprints = ",".join(f"{corpus}={facts['fingerprint']}" for corpus, facts in results.items())
     tracker = start_run(experiment, name="embed", kind="embed", tags={"uml.store_fingerprint": fingerprints})
@@ -210,11 +204,10 @@ def log_embedding(experiment: Experiment, results: Mapping[str, Mapping[str, Any
         values |= {f"embed/share/{stage}/{corpus}": share for stage, share in facts["stage_share"].items()}
     tracker.log_metrics(metric_points(values))
     tracker.finish()
-    return tracker.run_id
 
 
 def _alone_on(uri: str) -> contextlib.AbstractContextManager[Any]:
-    """Return a lock on a SQLite file: its first two users would race to create its tables."""
+    """A lock on a SQLite file: its first two users would race to create its tables."""
     if not uri.startswith("sqlite:///"):
         return contextlib.nullcontext()
     return FileLock(f"{uri.removeprefix('sqlite:///')}.lock")
