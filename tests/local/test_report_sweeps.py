@@ -122,10 +122,10 @@ def test_many_classes_are_shown_from_both_ends() -> None:
 
 def test_subsets_and_additions() -> None:
     sweep = collected(modality_records())
-    rows = {(row.result.arm, row.result.condition.shots): row for row in subset_rows(sweep)}
-    assert rows["captions+sounds", 1].corpora == {"captions", "sounds"}
+    rows = {(row.arm, row.condition.shots): row.facts for row in subset_rows(sweep)}
+    assert set(rows["captions+sounds", 1].corpora) == {"captions", "sounds"}
     assert rows["captions_init", 4].initialised
-    assert rows["unimodal", 1].corpora == frozenset()
+    assert rows["unimodal", 1].corpora == ()
     added = {(row.added, row.to): row.difference.mean for row in addition_rows(sweep) if row.condition.shots == 1}
     assert added == pytest.approx(
         {
@@ -157,15 +157,16 @@ def test_corpora_may_be_called_like_arms_of_other_spaces() -> None:
     }
     space = Space("?", tuple(Arm(name, facts=each) for name, each in facts.items()), "base", "both", (0,))
     sweep = collected(own_records(space, dict.fromkeys(facts, 0.5), corpora=("x", "x_init", "a+b")))
-    assert {row.result.arm: (row.corpora, row.initialised) for row in subset_rows(sweep)} == {
-        name: (frozenset(each.corpora or ()), each.initialised) for name, each in facts.items()
-    }
+    assert {row.arm: row.facts for row in subset_rows(sweep)} == facts
     added = {(row.to, row.added) for row in addition_rows(sweep)}
     assert added == {("base", "x_init"), ("base", "a+b"), ("one", "a+b"), ("two", "x_init")}
     facts = {"base": Facts(corpora=(), sentences="none"), "x_init_5": Facts(corpora=("x_init",), sentences="5")}
     space = Space("?", tuple(Arm(name, facts=each) for name, each in facts.items()), "base", "x_init_5", (0,))
     sweep = collected(own_records(space, dict.fromkeys(facts, 0.5), corpora=("x_init",)))
-    assert [(row.corpus, row.amount) for row in sentence_rows(sweep)] == [("", "none"), ("x_init", "5")]
+    assert [(row.facts.corpora, row.facts.sentences) for row, _ in sentence_rows(sweep)] == [
+        ((), "none"),
+        (("x_init",), "5"),
+    ]
     assert not subset_rows(sweep)
 
 
@@ -197,13 +198,14 @@ def test_sentences_show_the_rows_that_took_part() -> None:
             run = trial(parent, arm, seed, 0.6 + 0.01 * seed, shots=4)
             records.append(with_metrics(run, {"data/train_rows/names": 12.0 * rows, "data/classes": 12.0}))
     rows_of = {
-        row.result.arm: (row.corpus, row.amount, row.rows_per_class) for row in sentence_rows(collected(records))
+        row.arm: (row.facts.corpora, row.facts.sentences, rows_per_class)
+        for row, rows_per_class in sentence_rows(collected(records))
     }
     assert rows_of == {
-        "unimodal": ("", "none", 0.0),
-        "names_15": ("names", "15", 9.0),
-        "names_average": ("names", "average", 1.0),
-        "names_all": ("names", "all", 9.0),
+        "unimodal": ((), "none", 0.0),
+        "names_15": (("names",), "15", 9.0),
+        "names_average": (("names",), "average", 1.0),
+        "names_all": (("names",), "all", 9.0),
     }
     page = build_report("pets", records, tracking_uri="sqlite:////mlflow.db")
     assert "Sentences compared" in text_of(page)

@@ -16,21 +16,23 @@ from uml_core.reporting.space_rows import subset_rows
 def table_rows(sweeps: Sequence[SweepResults]) -> list[dict[str, Any]]:
     """One row for every target and subset of the others, by shots and then by the size of the subset."""
     found = [
-        (row.result.condition, sorted(row.corpora), sweep.target, row) for sweep in sweeps for row in subset_rows(sweep)
+        (row.condition, sorted(row.facts.corpora or ()), sweep.target, row)
+        for sweep in sweeps
+        for row in subset_rows(sweep)
     ]
-    found.sort(key=lambda each: (each[0].order, len(each[1]), each[1], each[3].initialised, each[2]))
+    found.sort(key=lambda each: (each[0].order, len(each[1]), each[1], each[3].facts.initialised, each[2]))
     return [
         {
             "target": target,
             "beside": beside,
-            "head_init": row.initialised,
+            "head_init": row.facts.initialised,
             "shots": condition.shots,
-            "test_accuracy": row.result.test.mean,
-            "seeds": row.result.test.count,
-            **({} if row.result.difference is None else {"difference": row.result.difference.mean}),
+            "test_accuracy": row.test.mean,
+            "seeds": row.test.count,
+            **({} if row.difference is None else {"difference": row.difference.mean}),
         }
         for condition, beside, target, row in found
-        if row.result.test is not None
+        if row.test is not None
     ]
 
 

@@ -22,31 +22,12 @@ MAX_SHOWN = 24  # classes of a condition: the largest gains and the largest loss
 
 
 @dataclass(frozen=True)
-class SubsetRow:
-    """One arm: which corpora take part, whether its head starts from one of them, and how it does."""
-
-    corpora: frozenset[str]
-    initialised: bool
-    result: ArmRow
-
-
-@dataclass(frozen=True)
 class AdditionRow(Paired):
     """One more corpus added to a subset, heads at random on both sides."""
 
     condition: Condition
     added: str
     to: str  # an arm; the baseline is no auxiliary corpus at all
-
-
-@dataclass(frozen=True)
-class SentenceRow:
-    """One arm: its corpus and amount, and the rows per class it had (NaN where no trial logged them)."""
-
-    corpus: str
-    amount: str
-    rows_per_class: float
-    result: ArmRow
 
 
 @dataclass(frozen=True)
@@ -61,19 +42,16 @@ class BackboneRow(Paired):
     baseline: Spread
 
 
-def subset_rows(sweep: SweepResults) -> list[SubsetRow]:
+def subset_rows(sweep: SweepResults) -> list[ArmRow]:
     """The arms that are subsets of the auxiliary corpora."""
-    found = []
-    for row in arm_rows(sweep):
-        facts = sweep.design.arm(row.arm).facts
-        if facts.corpora is not None and not facts.sentences and row.test is not None:
-            found.append(SubsetRow(frozenset(facts.corpora), facts.initialised, row))
-    return found
+    rows = [row for row in arm_rows(sweep) if row.test is not None]
+    return [row for row in rows if row.facts.corpora is not None and not row.facts.sentences]
 
 
 def addition_rows(sweep: SweepResults) -> list[AdditionRow]:
     """Each subset compared with the same subset and one corpus more."""
-    results = {(row.result.condition, row.corpora): row.result.arm for row in subset_rows(sweep) if not row.initialised}
+    plain = [row for row in subset_rows(sweep) if not row.facts.initialised]
+    results = {(row.condition, frozenset(row.facts.corpora or ())): row.arm for row in plain}
     rows = []
     for (condition, corpora), arm in results.items():
         for added in sorted(set(sweep.auxiliaries) - corpora):
@@ -85,22 +63,20 @@ def addition_rows(sweep: SweepResults) -> list[AdditionRow]:
     return corrected(rows)
 
 
-def sentence_rows(sweep: SweepResults) -> list[SentenceRow]:
-    """The arms that are amounts of sentences of one corpus."""
+def sentence_rows(sweep: SweepResults) -> list[tuple[ArmRow, float]]:
+    """The arms that are amounts of sentences, with the rows per class they had (NaN where no trial logged them)."""
     rows = []
     for row in arm_rows(sweep):
-        facts = sweep.design.arm(row.arm).facts
-        if not facts.sentences or row.test is None:
+        if not row.facts.sentences or row.test is None:
             continue
-        corpora = facts.corpora or ()
+        corpora = row.facts.corpora or ()
         counts = [
             sum(trial.metrics.get(f"data/train_rows/{corpus}", math.nan) for corpus in corpora)
             / trial.metrics.get("data/classes", math.nan)
             for trial in sweep.trials
             if trial.arm == row.arm and condition_of(trial) == row.condition and trial.status != "FAILED"
         ]
-        rows_per_class = 0.0 if not corpora else counts[0] if counts else math.nan
-        rows.append(SentenceRow(" and ".join(corpora), facts.sentences, rows_per_class, row))
+        rows.append((row, 0.0 if not corpora else counts[0] if counts else math.nan))
     return rows
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from uml_core.evaluation.statistics import PairedDifference, Spread, holm, paired_difference, spread
 from uml_core.reporting.collect import Condition, SweepResults, condition_of, seed_of
+from uml_core.sweeps.space import Facts
 from uml_core.tracking.records import RunRecord
 
 
@@ -41,6 +42,7 @@ class ArmRow(Compared):
     arm: str
     condition: Condition
     role: str  # baseline, headline or ""
+    facts: Facts
     test: Spread | None
     trials: int
     failed: int
@@ -90,6 +92,7 @@ def arm_rows(sweep: SweepResults) -> list[ArmRow]:
                     name,
                     condition,
                     "baseline" if is_baseline else "headline" if name == sweep.headline else "",
+                    sweep.design.arm(name).facts,
                     spread_of(results.test),
                     results.trials,
                     results.failed,
