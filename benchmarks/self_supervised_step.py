@@ -1,6 +1,6 @@
 """Seconds of a self-supervised training step against the research code's, in one run on one thread.
 
-    python -m benchmarks.run --only self_supervised_step
+    python -m benchmarks.self_supervised_step
 
 Two corpora of 128 sequences a step, 371 and 300 wide, float32, lengths uniform from 5 to 50; H = 40, 5 layers, 5 heads,
 feed-forward 2048, dropout .1. Both sides make whole steps: batch, forward, backward, Adam. The research step is
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.figures import Figure
+from benchmarks.figures import TABLE_HEAD, Figure, machine
 from uml_core.config import Experiment, parse_experiment
 from uml_core.data.sequence_data import build_sequence_data
 from uml_core.store.sequence_table import SequenceTable
@@ -172,3 +172,9 @@ def measure() -> list[Figure]:
         Figure("self-supervised: steps/s against the research step", rate["ours"], rate["research"], digits=2),
         Figure("self-supervised: steps/s against the plain SDPA rewrite", rate["ours"], rate["rewrite"], digits=2),
     ]
+
+
+if __name__ == "__main__":
+    print(f"\n{machine()}, one thread\n\n{TABLE_HEAD}")
+    for each in measure():
+        print(each.row())
