@@ -14,8 +14,9 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +30,30 @@ from pipelines.report import write_report
 from uml_core.errors import InputError
 from uml_core.files.atomic import LOCAL, write_whole
 from uml_core.reporting.theory import build_theory_page
-from uml_core.theory.study import Request, Task, TheoryResults, as_json, collect, plan
-
-DEFAULT_OUTPUT = "runs/theory"
+from uml_core.theory.simulation import agreement
+from uml_core.theory.study import Request, Task, TheoryResults, as_json, run_study
 
 
 def main(argv: list[str] | None = None) -> int:
     """Check the theory and write the page."""
-    defaults = Request()
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.theory",
         description="Check the paper's theorems and its Gaussian study by simulation; no experiment file is needed.",
         epilog="example: python -m pipelines.theory --trials 2000 --steps 500 --output runs/theory-quick",
     )
-    parser.add_argument("--trials", default=defaults.trials, metavar="N", help=f"per case; default {defaults.trials}")
-    parser.add_argument("--seed", default=defaults.seed, metavar="S", help=f"the first seed; default {defaults.seed}")
-    parser.add_argument(
-        "--steps", default=defaults.num_steps, metavar="N", help=f"of each autoencoder; default {defaults.num_steps}"
-    )
-    parser.add_argument("--output", default=DEFAULT_OUTPUT, metavar="DIR", help=f"default {DEFAULT_OUTPUT}")
-    arguments = parser.parse_args(argv)
-    return guarded(lambda: run(_request(arguments), _output(arguments.output)))
+    defaults = Request()
+    parser.add_argument("--trials", default=defaults.trials, metavar="N", help="per model; default %(default)s")
+    parser.add_argument("--seed", default=defaults.seed, metavar="S", help="the first seed; default %(default)s")
+    parser.add_argument("--steps", default=defaults.steps, metavar="N", help="of each autoencoder; default %(default)s")
+    parser.add_argument("--output", default="runs/theory", metavar="DIR", help="default %(default)s")
+    given = vars(parser.parse_args(argv))
+
+    def body() -> Summary:
+        least = {"trials": 1, "seed": 0, "steps": 1}
+        request = Request(**{name: _whole_number(name, given[name], bound) for name, bound in least.items()})
+        return run(request, _output(given["output"]))
+
+    return guarded(body)
 
 
 def run(request: Request, directory: Path) -> Summary:
@@ -59,75 +63,54 @@ def run(request: Request, directory: Path) -> Summary:
         InputError: the output folder cannot be written; raised before anything is computed.
     """
     started = time.monotonic()
-    _writable(directory)
-    tasks = plan(request)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise InputError(f"--output {directory} cannot be written ({error.strerror}); give another folder") from None
     with ray_session():
-        cpus = num_cpus()
-        results = collect(request, _run_all(tasks))
+        cpus, results = num_cpus(), run_study(request, _run_on_ray)
     wall_s = time.monotonic() - started
     page = build_theory_page(results, wall_s=wall_s, num_cpus=cpus)
-    try:
-        content = {"wall_s": wall_s, "cpus": cpus, **as_json(results)}
-        text = json.dumps(content, ensure_ascii=False, indent=1)
-        write_whole(LOCAL, str(directory / "theory.json"), text.encode())
-        path = write_report(page.html, page.figures, directory)
-    except OSError as error:
-        raise _unwritable(directory, error) from None
+    text = json.dumps({"wall_s": wall_s, "cpus": cpus, **as_json(results)}, ensure_ascii=False, indent=1)
+    write_whole(LOCAL, str(directory / "theory.json"), text.encode())
+    path = write_report(page.html, page.figures, directory)
     figures = [str(directory / "figures" / f"{figure.name}.svg") for figure in page.figures]
-    text = f"{page.words}\npage: {path}\n{len(tasks)} tasks, {wall_s:.0f} s on {cpus} CPUs"
-    return Summary(text, {"page": str(path), "figures": figures, "wall_s": round(wall_s, 1), **_key_results(results)})
-
-
-def _run_all(tasks: list[Task]) -> Iterator[Any]:
-    """Yield the results of every task as they come."""
-    references = [run_task.options(name=task.words).remote(task) for task in tasks]
-    with tqdm(total=len(tasks), unit="task", file=sys.stderr) as bar:
-        while references:
-            done, references = ray.wait(references)
-            for reference in done:
-                yield from ray.get(reference)
-                bar.update()
-
-
-@ray.remote(num_cpus=1)
-def run_task(task: Task) -> list[Any]:
-    """Run one task on one core."""
-    torch.set_num_threads(1)
-    return task.run()
-
-
-def _key_results(results: TheoryResults) -> dict[str, Any]:
-    found = results.agreement
-    return {
-        "trials": results.request.trials,
-        "seeds": list(results.request.seeds),
-        "steps": results.request.num_steps,
-        "monte_carlo": {"cases": len(results.cases), "agrees": found.agrees, **as_json(found)},
-        "statements": {survey.name: as_json(survey) for survey in results.surveys},
-        "exchange_rate_by_trace": [result.by_trace for result in results.exchange],
-        "autoencoder": {
-            arm.arm.name: {"early": arm.early.mean, "late": arm.late.mean, "steps_per_s": round(arm.steps_per_s)}
-            for arm in results.arms
-        },
-    }
-
-
-def _request(arguments: argparse.Namespace) -> Request:
-    return Request(
-        trials=_whole_number("--trials", arguments.trials, least=1),
-        seed=_whole_number("--seed", arguments.seed, least=0),
-        num_steps=_whole_number("--steps", arguments.steps, least=1),
+    return Summary(
+        f"{page.words}\npage: {path}\n{wall_s:.0f} s on {cpus} CPUs",
+        {"page": str(path), "figures": figures, "wall_s": round(wall_s, 1), **_key_results(results)},
     )
 
 
-def _whole_number(flag: str, given: str | int, *, least: int) -> int:
-    try:
-        number = int(given)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise InputError(f"{flag} is {given}; expected a whole number >= {least}")
-    return number
+def _run_on_ray(tasks: Sequence[Task]) -> Iterator[Any]:
+    references = [_run_task.remote(task) for task in tasks]
+    for reference in tqdm(references, unit="task", file=sys.stderr):
+        yield ray.get(reference)
+
+
+@ray.remote(num_cpus=1)
+def _run_task(task: Task) -> Any:
+    torch.set_num_threads(1)
+    return task()
+
+
+def _key_results(results: TheoryResults) -> dict[str, Any]:
+    found, counts = agreement(results.models), ("fails", "drawn", "met", "paper_held", "corrected_held")
+    return {
+        "trials": results.request.trials,
+        "seeds": list(results.request.seeds),
+        "steps": results.request.steps,
+        "monte_carlo": {"cases": len(results.models), "agrees": found.agrees, **vars(found)},
+        "statements": {each.name: {name: getattr(each, name) for name in counts} for each in results.findings},
+        "exchange_rate_by_trace": [world.rate_by_trace for world in results.worlds],
+        "autoencoder": {arm.arm.name: {"early": arm.early.mean, "late": arm.late.mean} for arm in results.arms},
+    }
+
+
+def _whole_number(name: str, given: str | int, least: int) -> int:
+    if not str(given).isdecimal() or int(given) < least:
+        raise InputError(f"--{name} is {given}; expected a whole number >= {least}")
+    return int(given)
 
 
 def _output(given: str) -> Path:
@@ -140,21 +123,6 @@ def _output(given: str) -> Path:
             "give an absolute folder or set UML_ROOT in the job's environment"
         )
     return Path(path)
-
-
-def _writable(directory: Path) -> None:
-    """Refuse a folder that cannot be written now, not after minutes of work."""
-    probe = directory / f".probe.{os.getpid()}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise _unwritable(directory, error) from None
-
-
-def _unwritable(directory: Path, error: OSError) -> InputError:
-    return InputError(f"--output {directory} cannot be written ({error.strerror}); give another folder")
 
 
 if __name__ == "__main__":

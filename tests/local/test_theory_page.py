@@ -11,30 +11,19 @@ import pytest
 
 from pipelines import theory
 from tests.local.test_bad_input import refused
-from uml_core.reporting.theory import TheoryPage, build_theory_page, change, letters, number
-from uml_core.theory.study import Request, TheoryResults, as_json, collect, plan
-from uml_core.theory.theorems import STATEMENTS
+from uml_core.reporting.theory import TheoryPage, build_theory_page, letters, number
+from uml_core.theory.statements import STATEMENTS
+from uml_core.theory.study import Request, TheoryResults, as_json, run_study
 
 
 @pytest.fixture(scope="module")
 def results() -> TheoryResults:
-    request = Request(trials=30, num_steps=2, survey_cases=20)
-    return collect(request, [result for task in plan(request) for result in task.run()])
+    return run_study(Request(trials=30, steps=2, cases=20))
 
 
 @pytest.fixture(scope="module")
 def page(results: TheoryResults) -> TheoryPage:
     return build_theory_page(results, wall_s=61.0, num_cpus=2)
-
-
-def test_tasks_are_planned_longest_first_and_collected_in_order(results: TheoryResults) -> None:
-    costs = [task.cost for task in plan(Request())]
-    assert costs == sorted(costs, reverse=True)
-    again = collect(results.request, reversed([*results.cases, *results.curves, *results.surveys, *results.floors,
-                                               *results.noise_sweep, *results.exchange]))  # fmt: skip
-    assert again.cases == results.cases
-    assert again.curves == results.curves
-    assert [survey.name for survey in again.surveys] == [statement.name for statement in STATEMENTS]
 
 
 def test_arms_are_compared_with_x_by_seed(results: TheoryResults) -> None:
@@ -49,19 +38,18 @@ def test_the_page_holds_every_statement_in_both_forms_and_every_figure(page: The
         assert f"<h3>{statement.name}</h3>" in page.html
         assert str(letters(statement.paper)) in page.html
         assert str(letters(statement.corrected)) in page.html
-    assert len(page.figures) == 5
-    assert page.html.count("data:image/svg+xml;base64,") == 5
+    assert page.html.count("data:image/svg+xml;base64,") == len(page.figures) == 2
     assert page.html.count("Counter-example.") == 6
     assert not re.search(r"(src|href)=\"(?!data:)", page.html)
-    assert "25" in page.html  # the unweighted variance of one X and one noisy Y
+    assert '<td class="n">25</td>' in page.html  # the unweighted variance of one X and one noisy Y
     assert "shortened to 2 steps" in page.html
 
 
 def test_the_first_sentence_counts_what_fails(page: TheoryPage) -> None:
     first = page.words.splitlines()[0]
-    assert "three hold as the paper has them and six need a corrected form" in first
+    assert "3 hold as the paper has them and 6 need a corrected form" in first
     assert "true in all 180 random cases" in first
-    assert page.words.splitlines()[0] in page.html
+    assert first in page.html
 
 
 def test_figures_write_no_mathematical_markup(page: TheoryPage) -> None:
@@ -75,14 +63,12 @@ def test_figures_write_no_mathematical_markup(page: TheoryPage) -> None:
 def test_results_are_plain_json(results: TheoryResults) -> None:
     tree = as_json(results)
     assert json.loads(json.dumps(tree, allow_nan=False)) == tree
-    assert as_json((math.inf, -math.inf, math.nan, {"a": 1.5})) == ["inf", "-inf", None, {"a": 1.5}]
+    assert as_json([math.inf, math.nan, {"a": 1.5}]) == ["Infinity", "NaN", {"a": 1.5}]
 
 
 def test_numbers_for_people() -> None:
     assert [number(value) for value in (25.0025, 1e-16, math.inf, math.nan, -1.0)] == ["25", "0", "infinite", "–", "−1"]
-    assert [number(value) for value in (9.90099e-5, 1234567.0, 2 / 3)] == ["0.00009901", "1235000", "0.6667"]
     assert letters("vᵀM_Y v < (I_X)cc") == "vᵀM<sub>Y</sub> v &lt; (I<sub>X</sub>)cc"
-    assert [change(value) for value in (-0.2512, 0.0001, 0.05)] == ["−25.1 %", "0.0 %", "+5.0 %"]
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,11 @@ from uml_core.theory import (
     Modality,
     directional_variance,
     exchange_rate,
-    fisher_information,
     is_strict_reduction,
     outperforming_direction,
     schur_information,
 )
-from uml_core.theory.information import Floats, in_range, pseudo_inverse, spectrum
+from uml_core.theory.information import Floats, in_range, pseudo_inverse
 
 RNG = np.random.default_rng(0)
 AC, AX = RNG.normal(size=(5, 3, 2)), RNG.normal(size=(5, 3, 4))
@@ -35,15 +34,15 @@ def information(rng: np.random.Generator, dim: int = 3) -> Floats:
 
 
 def test_fisher_information_is_the_sum_over_samples() -> None:
-    expected = sum(design.T @ design for design in BOTH) / 0.3**2
-    np.testing.assert_allclose(fisher_information(BOTH, 0.3), expected)
-    for designs, noise_std in ((np.ones(3), 1.0), (np.ones((2, 1, 1)), 0.0)):
-        with pytest.raises(ValueError, match="expected"):
-            fisher_information(designs, noise_std)
+    modality = Modality(AC, AX, noise_std=0.3)
+    np.testing.assert_allclose(modality.information, sum(design.T @ design for design in BOTH) / 0.3**2)
+    np.testing.assert_array_equal(modality.shared_block, modality.information[:2, :2])
+    with pytest.raises(ValueError, match="noise_std is 0"):
+        Modality(AC, noise_std=0)
 
 
 def test_schur_complement_is_the_inverse_of_the_shared_block_of_the_inverse() -> None:
-    full = fisher_information(BOTH, 0.3)
+    full = Modality(AC, AX, noise_std=0.3).information
     np.testing.assert_allclose(schur_information(full, 2), np.linalg.inv(np.linalg.inv(full)[:2, :2]))
     np.testing.assert_allclose(schur_information(full, 6), full)
     with pytest.raises(ValueError, match="expected 1 to 6"):
@@ -51,7 +50,7 @@ def test_schur_complement_is_the_inverse_of_the_shared_block_of_the_inverse() ->
 
 
 def test_schur_complement_vanishes_where_the_nuisance_explains_everything() -> None:
-    full = Modality.from_designs(AC[0], np.eye(3)).information
+    full = Modality(AC[0], np.eye(3)).information
     assert not schur_information(full, 2).any()
     assert np.linalg.eigvalsh(full[:2, :2])[0] > 0
 
@@ -90,9 +89,6 @@ def test_outperforming_direction_lies_outside_what_x_sees() -> None:
     np.testing.assert_allclose(direction, [0.0, 1.0])
     assert outperforming_direction(np.eye(2), np.eye(2)) is None
     assert outperforming_direction(np.zeros((2, 2)), np.zeros((2, 2))) is None
-    better = outperforming_direction(np.diag([4.0, 1.0]), np.diag([1.0, 3.0]))  # no blind spot, but Y is better in e2
-    assert better is not None
-    np.testing.assert_allclose(better, [0.0, 1.0])
 
 
 @pytest.mark.parametrize(("direction", "rate"), [(None, 5 / 5), ([1, 0], 1 / 4), ([0, 1], 4.0)])
@@ -116,7 +112,7 @@ def test_a_slight_reduction_counts_and_rounding_does_not() -> None:
 def test_a_strict_reduction_is_one_in_numbers(rng: np.random.Generator) -> None:
     matrix_x, matrix_y = information(rng), information(rng)
     direction = matrix_x @ rng.normal(size=3)
-    if len(spectrum(matrix_x).values):
+    if matrix_x.any():
         alone, joint = directional_variance(matrix_x, direction), directional_variance(matrix_x + matrix_y, direction)
         assert joint <= alone * (1 + 1e-8)
         assert is_strict_reduction(matrix_x, matrix_y, direction) == (joint < alone * (1 - 1e-8))
@@ -130,7 +126,7 @@ def test_y_beats_x_in_the_outperforming_direction_whatever_the_numbers(
     matrix_x, matrix_y = information(rng), information(rng)
     direction = outperforming_direction(matrix_x, matrix_y)
     if direction is None:
-        assert np.linalg.eigvalsh(matrix_x - matrix_y)[0] > -1e-4  # X is at least as good in every direction
+        assert np.linalg.matrix_rank(matrix_x + matrix_y) == np.linalg.matrix_rank(matrix_x)
     else:
         with_y = directional_variance(num_x * matrix_x + num_more * matrix_y, direction)
         assert with_y < directional_variance((num_x + num_more) * matrix_x, direction)
@@ -158,28 +154,16 @@ def test_pseudo_inverse_meets_the_definition(rng: np.random.Generator) -> None:
 
 
 def test_weighted_least_squares_reaches_the_schur_complement_and_unweighted_does_not() -> None:
-    x = Modality(AC, AX, 0.5)
-    y = Modality(RNG.normal(size=(4, 3, 2)), RNG.normal(size=(4, 3, 1)), 5.0)
+    x = Modality(AC, AX, noise_std=0.5)
+    y = Modality(RNG.normal(size=(4, 3, 2)), RNG.normal(size=(4, 3, 1)), noise_std=5.0)
     model = LinearGaussianModel(x, y)
-    weighted, unweighted = model.least_squares().covariance, model.least_squares("unweighted").covariance
+    weighted, unweighted = (model.covariance(model.estimator(weighted=each)) for each in (True, False))
     expected = np.linalg.inv(x.shared_information + y.shared_information)
-    np.testing.assert_allclose(weighted[:2, :2], expected)
+    np.testing.assert_allclose(weighted, expected)
     np.testing.assert_allclose(model.shared_information, np.linalg.inv(expected))
-    assert np.trace(unweighted[:2, :2]) > np.trace(expected)
-
-
-def test_the_papers_joint_estimate_of_one_number() -> None:
-    x, y = (Modality.from_designs([[1.0]], noise_std=std) for std in (0.1, 10.0))
-    model = LinearGaussianModel(x, y)
-    assert model.least_squares("unweighted").covariance[0, 0] == pytest.approx((0.01 + 100) / 4)
-    assert model.least_squares().covariance[0, 0] == pytest.approx(1 / (100 + 0.01))
+    assert np.trace(unweighted) > np.trace(expected)
 
 
 def test_minimum_norm_estimate_of_what_is_not_determined() -> None:
-    model = LinearGaussianModel(Modality.from_designs([[1.0, 1.0]]))  # one number seen, two parameters
-    np.testing.assert_allclose(model.least_squares().matrix @ [2.0], [1.0, 1.0])
-
-
-def test_modalities_over_other_parameters_are_refused() -> None:
-    with pytest.raises(ValueError, match="shared widths"):
-        LinearGaussianModel(Modality.from_designs(np.ones((1, 2))), Modality.from_designs(np.ones((1, 3))))
+    model = LinearGaussianModel(Modality([[1.0, 1.0]]))  # one number seen, two parameters
+    np.testing.assert_allclose(model.estimator() @ [2.0], [1.0, 1.0])

@@ -12,23 +12,23 @@ from uml_core.theory.gaussian_study import (
     BOTTLENECK,
     OBSERVED_DIM,
     SharedAutoencoder,
-    draw_world,
-    exchange_of,
-    linear_floors,
-    measured_steps,
-    modalities_of,
+    World,
+    one_sample_each,
     second_corpus,
     train_arm,
+    world_facts,
 )
-from uml_core.theory.monte_carlo import Case, agreement, case_grid, noise_sweep_point, run_case, whitened_z
+from uml_core.theory.simulation import agreement, simulate_model, simulate_models, whitened_z
 
 
-@pytest.mark.parametrize("trials", [1, 60, 2_000])
+@pytest.mark.parametrize("trials", [1, 60])
 def test_simulated_covariances_agree_with_the_closed_forms(trials: int) -> None:
-    found = agreement([run_case(case, trials) for case in case_grid()[::9]])
-    assert found.entries > 100
-    assert found.agrees
-    assert 0.55 < found.within_one < 0.8  # 0.68 of a standard normal
+    models = simulate_models(trials, seed=1)
+    assert len(models) == 72
+    assert agreement(models).agrees
+    scores = np.abs([score for model in models for score in model.z_scores])
+    assert len(scores) == agreement(models).entries == 1932
+    assert 0.64 < np.mean(scores <= 1) < 0.73  # 0.68 of a standard normal
 
 
 def test_a_wrong_covariance_is_noticed() -> None:
@@ -48,44 +48,32 @@ def test_z_scores_of_a_hand_made_spread() -> None:
 
 
 def test_only_what_can_be_estimated_is_compared() -> None:
-    result = run_case(Case(4, 2, "half", "same half", 1.0, 32, seed=3), 100)
-    assert result.estimable == 2
-    assert np.isinf(run_case(Case(4, 2, "half", "full", 1.0, 32, seed=3), 100).x_alone)
+    model = simulate_model((4, 2), ("half", "same half"), 1.0, 32, trials=100, seed=3)
+    assert len(model.z_scores) == 2 * 3  # two of four directions
 
 
 def test_the_papers_formula_promises_too_much_and_unweighted_is_worse() -> None:
-    result = run_case(Case(8, 4, "full", "full", 10.0, 8, seed=1), 4_000)
-    assert result.empirical == pytest.approx(result.predicted, rel=0.1)
-    assert result.paper < 0.9 * result.predicted
-    assert result.unweighted > 2 * result.empirical
-    assert result.predicted < result.x_alone
-
-
-def test_noise_sweep_gives_the_papers_numbers() -> None:
-    point = noise_sweep_point(10.0, 4_000, seed=0)
-    assert point.x_alone[0] == pytest.approx(0.01)
-    assert point.unweighted[0] == pytest.approx(25.0025)
-    assert point.weighted[0] == pytest.approx(0.009999, rel=1e-6)
-    for exact, simulated in (point.x_alone, point.unweighted, point.weighted):
-        assert simulated == pytest.approx(exact, rel=0.1)
+    model = simulate_model((8, 4), ("full", "full"), 10.0, 8, trials=4_000, seed=1)
+    assert model.over_corrected == pytest.approx(1, rel=0.1)
+    assert model.over_paper > 1.1
+    assert model.loss_unweighted > 2
 
 
 def test_one_y_replaces_as_many_x_as_the_exchange_rate_says() -> None:
-    of_x, of_y = (modality.shared_information for modality in modalities_of(draw_world(0)))
-    result, many = exchange_of(0), 1e6
-    for axis, rate in zip(np.eye(10), result.by_direction, strict=True):
+    of_x, of_y = (modality.shared_information for modality in one_sample_each(World(0)))
+    facts, many = world_facts(0), 1e6
+    for axis, rate in zip(np.eye(10), facts.rate_by_direction, strict=True):
         replaced = many * (directional_variance(many * of_x, axis) / directional_variance(many * of_x + of_y, axis) - 1)
         assert rate == pytest.approx(replaced, rel=1e-3)
-    assert result.x_only > 50 * result.half_and_half
-    assert result.by_trace < min(result.by_direction)
+    assert facts.gain_half_y > 50
+    assert facts.rate_by_trace < min(facts.rate_by_direction)
 
 
 def test_two_linear_layers_multiplied_first_are_the_same_function() -> None:
     torch.manual_seed(0)
     model, x_BM = SharedAutoencoder(("x", "y")), torch.randn(4, OBSERVED_DIM)
-    hidden = torch.relu(model.encoder[0](model.inputs["y"](x_BM)))
-    hidden = torch.relu(model.decoder[0](model.encoder[1](hidden)))
-    expected = model.outputs["y"](model.decoder[1](hidden))
+    hidden = torch.relu(model.enter(model.inputs["y"](x_BM)))
+    expected = model.outputs["y"](model.leave(torch.relu(model.decode(model.encode(hidden)))))
     torch.testing.assert_close(model({"x": x_BM, "y": x_BM})["y"], expected)
 
 
@@ -94,20 +82,20 @@ def test_arms_of_a_seed_start_from_the_same_shared_weights_and_share_them() -> N
     alone = SharedAutoencoder(("x",))
     torch.manual_seed(1)
     both = SharedAutoencoder(("x", "y"))
-    torch.testing.assert_close(alone.encoder[0].weight, both.encoder[0].weight)
+    torch.testing.assert_close(alone.enter.weight, both.enter.weight)
     torch.testing.assert_close(alone.inputs["x"].weight, both.inputs["x"].weight)
     both({"y": torch.randn(3, OBSERVED_DIM)})["y"].sum().backward()
-    assert both.encoder[0].weight.grad is not None
+    assert both.enter.weight.grad is not None
     assert both.inputs["x"].weight.grad is None
 
 
 def test_linear_floor_is_what_a_projection_errs_by_on_samples() -> None:
-    world, generator = draw_world(2), torch.Generator().manual_seed(0)
+    world, generator = World(2), torch.Generator().manual_seed(0)
     training = world.sample_x(20_000, generator, attenuated=True).double()
     validation = world.sample_x(20_000, generator, attenuated=False).double()
     for fitted_to, expected in (
-        (training, linear_floors(2).attenuated),
-        (validation, linear_floors(2).full_strength),
+        (training, world_facts(2).floor_as_trained),
+        (validation, world_facts(2).floor_as_validated),
     ):
         basis = torch.linalg.eigh(fitted_to.T @ fitted_to)[1][:, -BOTTLENECK:]
         error = float((validation - validation @ basis @ basis.T).square().mean())
@@ -116,7 +104,7 @@ def test_linear_floor_is_what_a_projection_errs_by_on_samples() -> None:
 
 def test_stand_ins_for_y_keep_its_spread_and_lose_its_structure() -> None:
     generator = torch.Generator().manual_seed(0)
-    y_NM = draw_world(0).sample_y(2_000, generator)
+    y_NM = World(0).sample_y(2_000, generator)
     permuted, noise = second_corpus("permuted", y_NM, generator), second_corpus("noise", y_NM, generator)
     assert second_corpus("real", y_NM, generator) is y_NM
     torch.testing.assert_close(permuted.sort(dim=0).values, y_NM.sort(dim=0).values)
@@ -131,14 +119,7 @@ def test_stand_ins_for_y_keep_its_spread_and_lose_its_structure() -> None:
 
 def test_training_lowers_the_error_and_repeats_exactly() -> None:
     joint = next(arm for arm in ARMS if arm.name == "X+Y")
-    first, second = train_arm(joint, 0, 30), train_arm(joint, 0, 30)
-    assert first.validation_error == second.validation_error
-    assert first.steps == (30,)
-    assert first.validation_error[-1] < 0.8 * train_arm(joint, 0, 1).validation_error[0]
-
-
-@pytest.mark.parametrize("num_steps", [1, 100, 8_000, 11_000])
-def test_measured_steps_end_at_the_last(num_steps: int) -> None:
-    steps = measured_steps(num_steps)
-    assert steps[-1] == num_steps
-    assert list(steps) == sorted(set(steps))
+    first, second = train_arm(joint, 0, 101), train_arm(joint, 0, 101)
+    assert first == second
+    assert list(first.errors) == [100, 101]
+    assert first.errors[101] < 0.8 * train_arm(joint, 0, 1).errors[1]

@@ -2,11 +2,11 @@
 
     from uml_core.theory import Modality, exchange_rate
 
-    x, y = Modality.from_designs(Ac, Ax, noise_std=0.3), Modality.from_designs(Bc, By, noise_std=0.3)
+    x, y = Modality(Ac, Ax, noise_std=0.3), Modality(Bc, By, noise_std=0.3)
     exchange_rate(x.shared_information, y.shared_information, direction)   # samples of X that one of Y replaces
 
-Noise is given by its standard deviation. Theorems are in `theorems`, their counter-examples in `examples`, the
-simulation in `monte_carlo`, the Gaussian study of the paper's figure 3 in `gaussian_study`.
+Noise is given by its standard deviation. Checks of the theorems are in `theorems`, their words and examples in
+`statements`, Monte Carlo in `simulation`, the Gaussian study of the paper's figure 3 in `gaussian_study`.
 """
 
 from uml_core.theory.information import (
@@ -14,7 +14,6 @@ from uml_core.theory.information import (
     Modality,
     directional_variance,
     exchange_rate,
-    fisher_information,
     is_strict_reduction,
     outperforming_direction,
     schur_information,
@@ -25,7 +24,6 @@ __all__ = [
     "Modality",
     "directional_variance",
     "exchange_rate",
-    "fisher_information",
     "is_strict_reduction",
     "outperforming_direction",
     "schur_information",
