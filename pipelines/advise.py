@@ -38,7 +38,6 @@ DRAWS = 10
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Advise on the auxiliary corpora of an experiment."""
     parser = experiment_parser("advise", description="Estimate, before any training, which corpora are likely to help.")
     parser.add_argument("--draws", type=_count, default=DRAWS, help=f"draws of shots and validation (default {DRAWS})")
     return step_main(parser, lambda experiment, arguments: run(experiment, arguments.draws), argv)

@@ -24,7 +24,6 @@ from uml_core.tracking.reading import load_predictor
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Export the target path of a trained model."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.export",
         description="Write a trained target model as safetensors and ONNX: embedding in, logits and probabilities out.",

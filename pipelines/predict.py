@@ -168,7 +168,6 @@ class ClassifyPart:
         self._predictor, self._encoder, self._read = predictor, loaded, read
 
     def __call__(self, batch: Batch) -> Batch:
-        """Ids, classes, probabilities and rejected rows of one part."""
         part = decoded_part(batch, self._encoder, self._read)
         result = self._predictor.classify_decoded(self._encoder, part.decoded, batch_size=BATCH_SIZE)
         payload = pickle.dumps(([row.id for row in part.rows], result.classes, result.probabilities, part.rejected))

@@ -202,7 +202,6 @@ class GroupedScheduler(FIFOScheduler):
 
 
 def _stopping_rule(settings: TuneConfig, max_steps: int) -> TrialScheduler:
-    """A scheduler of one group's trials, by optimiser steps."""
     grace = max(1, round(GRACE_SHARE * max_steps))
     if settings.stopping == "asha":
         return AsyncHyperBandScheduler(

@@ -76,7 +76,6 @@ def _on_cluster(specs: Sequence[TrialSpec], tables: Tables, folder: SweepFolder,
 def _measure(
     tree: Mapping[str, Any], tables: Tables, folder_uri: str, key: str, *, drawn: bool
 ) -> tuple[list[MetricPoint], Files]:
-    """Measure one trial in a process of the cluster."""
     torch.set_num_threads(1)
     experiment = parse_experiment(tree)
     data = build_data(experiment, tables, process_sources())

@@ -51,7 +51,6 @@ from uml_core.tracking.writing import MLflowTracker, open_experiment, start_run
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one sweep."""
     parser = experiment_parser("tune", description="Sweep how modalities are mixed, with paired seeds and controls.")
     parser.epilog = "example: python -m pipelines.tune examples/demo.yaml --space controls tune.seeds=3"
     spaces = listing(available_spaces(), limit=20)
@@ -231,7 +230,6 @@ def _finish(
     lines: list[str],
     model: str,
 ) -> Summary:
-    """Close the sweep and say what it shows."""
     parent.log_metrics(metric_points({"perf/wall_s": wall_s, **{f"sweep/{name}": n for name, n in counts.items()}}))
     records = sweep_runs(experiment, parent.run_id)  # with the wall time, which the report shows
     sweep = collect_sweep(records, records[0])
