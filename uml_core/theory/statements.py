@@ -28,17 +28,10 @@ MIXED = np.diag([1.0, 0.0, 0.0]), np.outer([0.0, 1.0, 1.0], [0.0, 1.0, 1.0]), np
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement, and what it is tried on.
+    """One statement in the paper's form and the one that holds, and what both are tried on: arguments of `check`.
 
-    Attributes:
-        name: as the paper has it.
-        paper: the paper's form.
-        corrected: the form that holds.
-        difference: what sets them apart, "" where they agree.
-        check: tries the statement on given matrices.
-        draw: random arguments of `check`.
-        example: words, and arguments of `check` for which the paper's form holds.
-        contrast: a counter-example to the paper's form where there is one, else a case outside its hypotheses, or None.
+    The paper's form holds in the example. The contrast is a counter-example to it where there is one, else a case
+    outside its hypotheses, or None.
     """
 
     name: str
@@ -53,15 +46,10 @@ class Statement:
 
 @dataclass(frozen=True)
 class Finding:
-    """What came out for one statement: its examples, and how often it was true over random matrices.
+    """What came out for one statement: its examples, and how often it was true over random cases.
 
-    Attributes:
-        example: words, and the check of the statement's example.
-        contrast: the same for its contrast, or None.
-        drawn: random cases tried.
-        met: of them, those that meet the paper's hypotheses.
-        paper_held: of those met, those where the paper's conclusion is true.
-        corrected_held: of those drawn, those where the corrected form is true.
+    Of the cases drawn, `met` meet the paper's hypotheses, and of these the paper's form is true in `paper_held`; the
+    corrected form is true in `corrected_held` of those drawn.
     """
 
     name: str
