@@ -45,8 +45,7 @@ class AutogradGradient:
         norms: Autocast = contextlib.nullcontext,
     ) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        # A step may leave a corpus out, and its projection without gradient.
-        self._model = DistributedDataParallel(model, find_unused_parameters=True) if world_size > 1 else model
+        self._model = self._over_ranks(model) if world_size > 1 else model
         self._loss_weight, self._world_size = dict(loss_weight), world_size
         self._autocast, self._norms = autocast, norms
 
@@ -68,6 +67,10 @@ class AutogradGradient:
     def reweight(self, loss_weight: Mapping[str, float]) -> None:
         self._loss_weight = dict(loss_weight)
 
+    def _over_ranks(self, model: nn.Module) -> nn.Module:
+        # A step may leave a corpus out, and its projection without gradient.
+        return DistributedDataParallel(model, find_unused_parameters=True)
+
     def _add(self, part: StepBatch, *, is_last: bool) -> dict[str, Tensor]:
         """Add a part's gradient; returns its losses. Ranks are summed with the last part."""
         with contextlib.ExitStack() as waiting:
@@ -81,14 +84,14 @@ class AutogradGradient:
 
 
 def autocast_of(precision: str, device: torch.device) -> Autocast | None:
-    """Return the cast to bfloat16 where `train.precision` asks for it; auto does on a GPU."""
+    """The cast to bfloat16 where `train.precision` asks for it; auto does on a GPU."""
     if precision == "bfloat16" or (precision == "auto" and device.type == "cuda"):
         return partial(torch.autocast, device.type, dtype=torch.bfloat16)
     return None
 
 
 def gradient_cosines(model: SharedHeadModel, batch: Batch, target: str, *, world_size: int = 1) -> dict[str, float]:
-    """Return cos(∇_head loss_target, ∇_head loss_corpus) in [−1, 1] of every other corpus in the batch.
+    """The cosine of ∇_head loss_target and ∇_head loss_corpus, in [−1, 1], for every other corpus in the batch.
 
     1: the auxiliary loss does the target's work; 0: neither helps nor harms it; −1: works against it. Losses enter
     without their weights, which do not change a direction. The cosine of two small batches is noisy: compare its level
@@ -101,7 +104,7 @@ def gradient_cosines(model: SharedHeadModel, batch: Batch, target: str, *, world
         return {}
     with torch.enable_grad():
         losses = corpus_losses(model(batch.embeddings), batch.labels, batch.global_counts, world_size)
-        gradients = {corpus: _over_ranks(model.head.weight, loss, world_size) for corpus, loss in losses.items()}
+        gradients = {corpus: _head_gradient(model.head.weight, loss, world_size) for corpus, loss in losses.items()}
     return {
         corpus: functional.cosine_similarity(gradients[target], gradient, dim=0).item()
         for corpus, gradient in gradients.items()
@@ -109,8 +112,8 @@ def gradient_cosines(model: SharedHeadModel, batch: Batch, target: str, *, world
     }
 
 
-def _over_ranks(head_CH: Tensor, loss: Tensor, world_size: int) -> Tensor:
-    """Return a loss's gradient on the head over all ranks, as one vector (C·H)."""
+def _head_gradient(head_CH: Tensor, loss: Tensor, world_size: int) -> Tensor:
+    """A loss's gradient on the head over all ranks, as one vector (C·H)."""
     gradient = torch.autograd.grad(loss, head_CH)[0].flatten()
     if world_size > 1:
         torch.distributed.all_reduce(gradient)

@@ -31,7 +31,7 @@ class StepBatch(Protocol):
         """Samples of each corpus over all ranks."""
 
     def losses(self, model: nn.Module, world_size: int) -> dict[str, Tensor]:
-        """Return each corpus's loss over the joined batch; `model` may be the one that DDP wraps."""
+        """Each corpus's loss over the joined batch; `model` may be the one that DDP wraps."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Accumulated:
 
 
 def accumulated(parts: Iterable[StepBatch | None]) -> StepBatch | None:
-    """Return a batch of some parts, as it is where there is one; None where no corpus has a sample in it."""
+    """A batch of some parts, as it is where there is one; None where no corpus has a sample in it."""
     present = tuple(part for part in parts if part is not None)
     if len(present) <= 1:
         return present[0] if present else None
@@ -90,7 +90,7 @@ class StepResult:
 
 
 def checked(result: StepResult) -> dict[str, float]:
-    """Return a step's losses. Raises NonFiniteError where a loss or the gradient is NaN or infinite."""
+    """A step's losses. Raises NonFiniteError where a loss or the gradient is NaN or infinite."""
     bad = tuple(corpus for corpus, loss in result.losses.items() if not math.isfinite(loss))
     if bad or not result.gradient_is_finite:
         raise NonFiniteError(bad, tuple(result.losses))
@@ -120,7 +120,7 @@ class NonFiniteError(InputError):
         super().__init__(self._message() + where)
 
     def naming(self, ids: Mapping[str, Sequence[str]]) -> str:
-        """Return the message with ids of rows in place of their numbers, for the corpora that have them."""
+        """The message with ids of rows in place of their numbers, for the corpora that have them."""
         named = [
             f"{corpus} {listing(ids[corpus], limit=SHOWN_IDS)}"
             if corpus in ids

@@ -193,5 +193,5 @@ class _GradientBuffer:
 
 
 def _aligned(count: int) -> int:
-    """Return a count rounded up to 64 bytes of float32: vector instructions like their data aligned."""
+    """A count rounded up to 64 bytes of float32: vector instructions like their data aligned."""
     return -(-count // 16) * 16

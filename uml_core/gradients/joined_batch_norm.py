@@ -42,7 +42,7 @@ def joined_batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Return what torch.nn.functional.batch_norm returns for this rank's rows of the joined batch."""
+    """What torch.nn.functional.batch_norm returns for this rank's rows of the joined batch."""
     if not training:
         return functional.batch_norm(input_BC, running_mean, running_var, weight, bias, False, momentum, eps)
     output_BC, mean_C, var_C, count = _JoinedNorm.apply(input_BC, weight, bias, eps)
@@ -61,7 +61,7 @@ class _JoinedNorm(torch.autograd.Function):
     def forward(
         ctx: Any, input_BC: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the normed batch, the joined batch's mean and variance (C,), and how many numbers they are of."""
+        """The normed batch, the joined batch's mean and variance (C,), and how many numbers they are of."""
         num_channels = input_BC.shape[1]
         # Never in half precision, as in torch under autocast.
         mean_C = input_BC.new_zeros(num_channels, dtype=torch.promote_types(input_BC.dtype, torch.float32))
@@ -78,7 +78,7 @@ class _JoinedNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient_BC: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        """Return gradients of the batch, and of weight and bias by this rank's part of it.
+        """Gradients of the batch, and of weight and bias by this rank's part of it.
 
         With y the normed batch before its weight w: dx = w/std (dy - mean(dy) - y mean(dy y)), means over all ranks.
         """

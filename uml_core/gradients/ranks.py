@@ -38,7 +38,7 @@ class RankContext:
         return cls(torch.device("cpu"))
 
     def from_rank_zero(self, *values: float) -> tuple[float, ...]:
-        """Return rank 0's numbers on every rank: by clocks and rounding, ranks would not decide alike."""
+        """Rank 0's numbers on every rank: by clocks and rounding, ranks would not decide alike."""
         if self.world_size == 1:
             return values
         shared = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -47,18 +47,18 @@ class RankContext:
 
 
 def is_shard(value: object) -> TypeGuard[DTensor]:
-    """Return whether something is a shard. Half a second of imports is paid by processes that shard, not by all."""
+    """Whether something is a shard. Half a second of imports is paid by processes that shard, not by all."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(value, module.DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return what this rank holds of a tensor, not copied: its shard, or the tensor itself."""
+    """What this rank holds of a tensor, not copied: its shard, or the tensor itself."""
     return tensor.to_local() if is_shard(tensor) else tensor
 
 
 def gathered(tree: Any) -> Any:
-    """Return nested dicts and lists with every shard made whole: on the CPU of rank 0, and None on other ranks."""
+    """Nested dicts and lists with every shard made whole: on the CPU of rank 0, and None on other ranks."""
     if isinstance(tree, Mapping):
         return {key: gathered(value) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -70,7 +70,7 @@ def gathered(tree: Any) -> Any:
 
 
 def whole_copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a copy of a model's weights on the CPU, shards made whole: those on rank 0 alone."""
+    """A copy of a model's weights on the CPU, shards made whole: those on rank 0 alone."""
     copies = {
         name: gathered(value) if is_shard(value) else value.detach().cpu().clone() for name, value in weights.items()
     }
@@ -78,7 +78,7 @@ def whole_copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def sharded_like(whole: Tensor, like: Tensor) -> Tensor:
-    """Return this rank's shard of a whole tensor where `like` is one; else the tensor as it is."""
+    """This rank's shard of a whole tensor where `like` is one; else the tensor as it is."""
     if not is_shard(like) or is_shard(whole):
         return whole
     from torch.distributed.tensor import distribute_tensor
@@ -89,12 +89,12 @@ def sharded_like(whole: Tensor, like: Tensor) -> Tensor:
 
 
 def sharded_weights(whole: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a model's whole weights, sharded as those of the same name in its own `state_dict()`."""
+    """A model's whole weights, sharded as those of the same name in its own `state_dict()`."""
     return {name: sharded_like(value, like[name]) if name in like else value for name, value in whole.items()}
 
 
 def sharded_moments(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return an optimiser's whole state, with what is of a parameter's shape sharded, and laid out, as the parameter.
+    """An optimiser's whole state, with what is of a parameter's shape sharded, and laid out, as the parameter.
 
     The fused optimiser walks parameter and moments in the order of memory; what was sharded is never channels-last.
     """
@@ -116,7 +116,7 @@ def sharded_moments(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> 
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """Return the Euclidean norm of all parameters' gradients, a scalar: of shards over all ranks, alike on each."""
+    """The Euclidean norm of all parameters' gradients, a scalar: of shards over all ranks, alike on each."""
     plain, shards = _with_gradients(parameters)
     norm = get_total_norm([_gradient(parameter) for parameter in plain])
     if not shards:
@@ -149,7 +149,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Return whether no tensor holds a NaN or an infinite number, on any rank where there are shards."""
+    """Whether no tensor holds a NaN or an infinite number, on any rank where there are shards."""
     tensors = list(tensors)
     finite = torch.stack([local(tensor).sum() for tensor in tensors]).isfinite().all()
     if any(is_shard(tensor) for tensor in tensors):
@@ -160,7 +160,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 
 def _with_gradients(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the parameters that have a gradient: plain ones, and shards."""
+    """The parameters that have a gradient: plain ones, and shards."""
     present = [parameter for parameter in parameters if parameter.grad is not None]
     shards: list[Tensor] = [parameter for parameter in present if is_shard(parameter)]
     return [parameter for parameter in present if not is_shard(parameter)], shards

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from uml_core.config import Experiment
-from uml_core.gradients.autograd import Autocast, AutogradGradient
+from uml_core.gradients.autograd import AutogradGradient
 from uml_core.gradients.batch import StepBatch
 from uml_core.gradients.ranks import RankContext, average_gradients, is_shard
 
@@ -27,7 +27,7 @@ M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 
 
 def is_sharded(experiment: Experiment, ranks: RankContext) -> bool:
-    """Return whether encoders are sharded here: `train.sharding` asks for it, and there are several ranks."""
+    """Whether encoders are sharded here: `train.sharding` asks for it, and there are several ranks."""
     return experiment.train.sharding == "full" and ranks.world_size > 1
 
 
@@ -70,12 +70,12 @@ def _return_what_is_freed() -> None:
 
 
 def _as_its_own_tensor(module: nn.Module, inputs: Any, output: Any) -> Any:
-    """Return a copy of an output that may be a view of a larger one (a CLS token): FSDP wants none."""
+    # It may be a view of a larger one (a CLS token): FSDP wants none.
     return output.clone() if isinstance(output, Tensor) else output
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """Return the modules that are gathered as one: the innermost repeated ones (of one class, in a list or sequence).
+    """The modules that are gathered as one: the innermost repeated ones (of one class, in a list or sequence).
 
     Of a transformer its layers, of a convolutional network the blocks of each stage; what is around them is gathered
     with the whole.
@@ -96,21 +96,11 @@ class ShardedGradient(AutogradGradient):
     The parts of a batch are each reduced at once: shards of gradients add up, never whole ones.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss_weight: Mapping[str, float],
-        *,
-        world_size: int,
-        autocast: Autocast,
-        norms: Autocast,
-    ) -> None:
-        super().__init__(model, loss_weight, autocast=autocast, norms=norms)  # as of one rank: nothing for DDP to do
-        self._world_size = world_size
-        self._whole = [parameter for parameter in self._parameters if not is_shard(parameter)]
+    def _over_ranks(self, model: nn.Module) -> nn.Module:
+        return model
 
     def _add(self, part: StepBatch, *, is_last: bool) -> dict[str, Tensor]:
         losses = super()._add(part, is_last=is_last)
         if is_last:
-            average_gradients(self._whole)
+            average_gradients(self._parameters)
         return losses

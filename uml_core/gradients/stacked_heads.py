@@ -1,8 +1,8 @@
 """Several shared-head models of equal shapes as one: their weights in one tensor, loss and gradient in closed form.
 
 In: K models and, at every step, each one's batch. Out: the gradients of each one's own weighted loss. The formulas are
-those of `shared_head_gradient` with a leading axis of models. A small head spends much of its step on calls; here K
-heads share them (docs/measured.md).
+those of `uml_core.gradients.closed_form` with a leading axis of models. A small head spends much of its step on calls;
+here K heads share them (docs/measured.md).
 
 Shape legend: K models, M corpora, B rows of one corpus, C classes, D embedding width, H shared width.
 """
@@ -42,7 +42,7 @@ class StackedHeads:
         return self.values[HEAD].device
 
     def reached(self, corpora: Sequence[str]) -> set[str]:
-        """Return the names of the weights that a batch of some corpora has a gradient for."""
+        """The names of the weights that a batch of some corpora has a gradient for."""
         return self.gradients.keys() & {HEAD, *map(_projection, corpora), *map(_scale, corpora)}
 
     @torch.no_grad()
@@ -72,7 +72,9 @@ class StackedHeads:
             hidden_KBH = torch.bmm(embeddings_KBD, self.values[_projection(corpus)].transpose(1, 2))
         unscaled_KBC = torch.bmm(hidden_KBH, head_KCH.transpose(1, 2))
         log_p_KBC = torch.log_softmax(unscaled_KBC * scale_K11, dim=2)
-        loss_K = self._mean_loss(log_p_KBC, labels_KB1)
+        loss_KB = -log_p_KBC.gather(2, labels_KB1).squeeze(2)
+        if self._label_smoothing:
+            loss_KB.lerp_(-log_p_KBC.mean(dim=2), self._label_smoothing)
         gradient_KBC = log_p_KBC.exp_()
         smoothing, num_rows = self._label_smoothing, labels_KB1.shape[1]
         gradient_KBC.scatter_add_(2, labels_KB1, gradient_KBC.new_full((), smoothing - 1).expand(labels_KB1.shape))
@@ -87,16 +89,10 @@ class StackedHeads:
         if corpus in self._projected:
             at_hidden_KBH = torch.bmm(gradient_KBC, head_KCH)
             torch.bmm(at_hidden_KBH.transpose(1, 2), embeddings_KBD, out=self.gradients[_projection(corpus)])
-        return loss_K
-
-    def _mean_loss(self, log_p_KBC: Tensor, labels_KB1: Tensor) -> Tensor:
-        loss_KB = -log_p_KBC.gather(2, labels_KB1).squeeze(2)
-        if self._label_smoothing:
-            loss_KB.lerp_(-log_p_KBC.mean(dim=2), self._label_smoothing)
         return loss_KB.mean(dim=1)
 
     def _stacked(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Return each model's tensor as one (K, ...); what all share is not copied."""
+        """Each model's tensor as one (K, ...); what all share is not copied."""
         num_models = len(self.values[HEAD])
         if len(tensors) == 1:
             return tensors[0].expand(num_models, *tensors[0].shape)

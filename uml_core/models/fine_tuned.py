@@ -74,7 +74,7 @@ class FineTunedModel(nn.Module):
         self._compiled = Compiled(encoder.features) if experiment.train.compile else None
 
     def forward(self, batches: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the logits (B, C) of each corpus: of embeddings (B, D), tokens (2, B, T) or what the target's is."""
+        """The logits (B, C) of each corpus: of embeddings (B, D), tokens (2, B, T) or what the target's is."""
         return {corpus: self.heads.logits(corpus, self._embedding(corpus, value)) for corpus, value in batches.items()}
 
     def _embedding(self, corpus: str, value: Tensor) -> Tensor:
@@ -90,14 +90,14 @@ class FineTunedModel(nn.Module):
         return functional.normalize(features_BD, dim=-1) if self._normalize else features_BD
 
     def encode(self, raw: Tensor) -> Tensor:
-        """Return the target's embeddings (B, D) from pixels (B, 3, H, W) on the scale 0 to 255, or packed clips."""
+        """The target's embeddings (B, D) from pixels (B, 3, H, W) on the scale 0 to 255, or packed clips."""
         features_BD = self.features(raw)
         return functional.normalize(features_BD, dim=-1) if self._normalize else features_BD
 
     def features(self, raw: Tensor) -> Tensor:
-        """Return the target's embeddings (B, D) as the encoder gives them, at any length."""
+        """The target's embeddings (B, D) as the encoder gives them, at any length."""
         # What is measured, exported and served is the encoder as it is: only steps are compiled.
-        features = self._compiled if self._compiled is not None and self.training else self._encoder.features
+        features = self._compiled if self._compiled and self.training else self._encoder.features
         return features(self._encoder.normalised(raw.clone())).float()
 
     def train(self, mode: bool = True) -> FineTunedModel:
@@ -112,7 +112,7 @@ class FineTunedModel(nn.Module):
         return self
 
     def learning_rate_scales(self, experiment: Experiment) -> dict[str, float]:
-        """Return the factor on optim.lr of encoders' parameters: their rate / lr · layer_decay ^ blocks above."""
+        """The factor on optim.lr of encoders' parameters: their rate / lr · layer_decay ^ blocks above."""
         optim = experiment.optim
         rate = optim.lora_lr if self.has_adapters else optim.backbone_lr
         named = {BACKBONE: self.depths, **{f"{TEXTS}{name}.": depths for name, depths in self.text_depths.items()}}
@@ -128,7 +128,7 @@ class FineTunedModel(nn.Module):
         return self._compiled is not None and self._compiled.is_compiled
 
     def encoder_weights(self) -> dict[str, Tensor]:
-        """Return the weights of the target's encoder under its own names, adapters merged into them."""
+        """The weights of the target's encoder under its own names, adapters merged into them."""
         if not self.has_adapters:
             return self.backbone.state_dict()
         from uml_core.models.low_rank import merged_weights
@@ -151,7 +151,7 @@ def set_trained(module: nn.Module, depths: Mapping[str, int], experiment: Experi
 
 
 def first_trained_depth(experiment: Experiment, depths: Mapping[str, int]) -> int:
-    """Return the depth from which on blocks are trained. Raises InputError for more blocks than there are."""
+    """The depth from which on blocks are trained. Raises InputError for more blocks than there are."""
     wanted = experiment.model.trained_blocks
     if wanted is None:
         return 0
@@ -165,7 +165,7 @@ def first_trained_depth(experiment: Experiment, depths: Mapping[str, int]) -> in
 
 
 def block_depths(module: nn.Module) -> dict[str, int]:
-    """Return the block of every parameter, by name: 0 before the first block; what comes after the last is of it.
+    """The block of every parameter, by name: 0 before the first block; what comes after the last is of it.
 
     timm's models say themselves what a block is. Of others it is an entry of the longest list of modules.
     """
@@ -221,17 +221,12 @@ class Compiled:
         return self._compiled is not None
 
     def __call__(self, value: Tensor) -> Tensor:
-        """Return what the function gives. Where the compiler fails, a warning says why, and it is not asked again."""
+        """What the function gives. Where the compiler fails, a warning says why, and it is not asked again."""
         if self._compiled is None:
             return self._plain(value)
-        random_state = torch.get_rng_state()
-        device_state = torch.cuda.get_rng_state(value.device) if value.is_cuda else None
         try:
             return self._compiled(value)
         except RuntimeError as error:  # as the compiler's are; an error of the function itself is raised again below
             self._compiled = None
             logger.warning("train.compile: the encoder is trained uncompiled, because %s", first_line(error))
-        torch.set_rng_state(random_state)  # a part of the function may have run
-        if device_state is not None:
-            torch.cuda.set_rng_state(device_state, value.device)
         return self._plain(value)

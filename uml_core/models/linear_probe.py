@@ -8,7 +8,6 @@ Shape legend: N rows, H width of the representation, C classes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,27 +40,21 @@ class LinearProbe:
             regression = LogisticRegression(C=strength, max_iter=1000)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # separable classes need not converge
-                warnings.filterwarnings(
-                    "ignore", "The number of unique classes"
-                )  # with one shot there are as many rows
+                # With one shot there are as many rows as classes.
+                warnings.filterwarnings("ignore", "The number of unique classes")
                 regression.fit((values - mean_H) / deviation_H, labels_N)
             # Of two classes scikit-learn keeps the second one's logit alone.
             codes = regression.classes_ if len(regression.classes_) > 2 else regression.classes_[1:]
-            weight_CH[codes], bias_C[codes] = regression.coef_ / deviation_H, regression.intercept_
-            bias_C[codes] -= (regression.coef_ / deviation_H) @ mean_H
+            weight_CH[codes] = regression.coef_ / deviation_H
+            bias_C[codes] = regression.intercept_ - weight_CH[codes] @ mean_H
         return cls(weight_CH, bias_C)
 
     @classmethod
     def fit_validated(
-        cls,
-        train: tuple[Features, Codes],
-        val: tuple[Features, Codes],
-        num_classes: int,
-        *,
-        strengths: Sequence[float] = STRENGTHS,
+        cls, train: tuple[Features, Codes], val: tuple[Features, Codes], num_classes: int
     ) -> tuple[LinearProbe, float]:
         """Fit with every strength; return the probe of the best validation accuracy (then NLL), and its strength."""
-        probes = {strength: cls.fit(*train, num_classes, strength=strength) for strength in strengths}
+        probes = {strength: cls.fit(*train, num_classes, strength=strength) for strength in STRENGTHS}
         scores = {strength: probe.score(*val) for strength, probe in probes.items()}
         best = max(scores, key=lambda strength: (scores[strength][0], -scores[strength][1]))
         return probes[best], best
@@ -72,7 +65,7 @@ class LinearProbe:
         return probabilities_NC
 
     def score(self, features_NH: Features, labels_N: Codes) -> tuple[float, float]:
-        """Return accuracy in [0, 1] and mean negative log-likelihood in nats."""
+        """Accuracy in [0, 1] and mean negative log-likelihood in nats."""
         probabilities_NC = self.probabilities(features_NH)
         likelihood = probabilities_NC[np.arange(len(labels_N)), labels_N].clip(min=1e-300)
         return float((probabilities_NC.argmax(axis=1) == labels_N).mean()), float(-np.log(likelihood).mean())

@@ -54,7 +54,7 @@ def add_adapters(experiment: Experiment, encoders: Mapping[str, TrainedEncoder])
 
 
 def adaptable_layers(encoder: TrainedEncoder) -> dict[str, nn.Module]:
-    """Return the linear layers and pointwise convolutions that encoding one input calls, by name.
+    """The linear layers and pointwise convolutions that encoding one input calls, by name.
 
     A layer whose weights are read past its call (a fused attention, a tied matrix) would leave its adapter out.
     """
@@ -72,22 +72,20 @@ def adaptable_layers(encoder: TrainedEncoder) -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def merged_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Return an encoder's weights under the names it had without adapters, each adapter added to its layer's."""
+    """An encoder's weights under the names it had without adapters, each adapter added to its layer's."""
     adapted: dict[str, Any] = {name: part for name, part in module.named_modules() if isinstance(part, LoraLayer)}
     own_names = own_weight_names(module)
-    merged = {plain_name(name): value for name, value in module.state_dict().items() if name in own_names}
+    merged = {
+        name.replace(".base_layer.", "."): value for name, value in module.state_dict().items() if name in own_names
+    }
     for name, layer in adapted.items():
         merged[f"{name}.weight"] = merged[f"{name}.weight"] + layer.get_delta_weight(ADAPTER)
     return merged
 
 
 def own_weight_names(module: nn.Module) -> set[str]:
-    """Return the names, in the state of a module with adapters, of everything that is no adapter."""
+    """The names, in the state of a module with adapters, of everything that is no adapter."""
     return {name for name in module.state_dict() if not re.search(r"(^|\.)lora_[A-Z]\.", name)}
-
-
-def plain_name(name: str) -> str:
-    return name.replace(".base_layer.", ".")
 
 
 def leave_out_of_state(model: nn.Module, left_out: Callable[[str], bool]) -> None:
@@ -118,7 +116,7 @@ def _is_called(name: str, target: str) -> bool:
 
 
 def _in_a_block(module: nn.Module, name: str) -> bool:
-    """Return whether a layer is inside an entry of a list of modules: not a stem's, a pooler's or a last projection."""
+    """Whether a layer is inside an entry of a list of modules: not a stem's, a pooler's or a last projection."""
     parts = name.split(".")[:-1]
     ancestors = (module.get_submodule(".".join(parts[:count])) for count in range(1, len(parts) + 1))
     return any(isinstance(ancestor, nn.ModuleList | nn.Sequential) for ancestor in ancestors)
@@ -177,5 +175,5 @@ def _nothing_to_adapt(module: nn.Module, own: Mapping[str, nn.Module], targets: 
 
 
 def _ends(names: Any) -> list[str]:
-    """Return the last words of names, each once; a number keeps the word before it."""
+    """The last words of names, each once; a number keeps the word before it."""
     return list(dict.fromkeys(re.sub(r"^.*?([^.]+(\.\d+)*)$", r"\1", name) for name in names))

@@ -11,7 +11,7 @@ from torch import nn
 
 
 def generator_of(seed: int, *keys: int | str) -> torch.Generator:
-    """Return a generator on the CPU for a seed and what it is for."""
+    """A generator on the CPU for a seed and what it is for."""
     hashed = [zlib.crc32(key.encode()) if isinstance(key, str) else key % 2**32 for key in keys]
     # torch's CPU generator reads 32 bits of a seed: seed and keys are hashed into them.
     stream = np.random.SeedSequence([seed % 2**32, *hashed])

@@ -75,7 +75,7 @@ def build_model(experiment: Experiment, data: TrainingData) -> SharedHeadModel:
 
 
 def head_init_corpus(experiment: Experiment) -> str:
-    """Return the corpus whose class means start the head, and whose width is the shared one.
+    """The corpus whose class means start the head, and whose width is the shared one.
 
     It is model.init_corpus, else the first auxiliary text corpus, else the first auxiliary corpus, else the target;
     corpora kept as unrelated controls come last.
@@ -88,7 +88,7 @@ def head_init_corpus(experiment: Experiment) -> str:
 
 
 def class_prototypes(rows: LabelledRows, num_classes: int, normalize: bool) -> Float[Tensor, "C D"]:
-    """Return each class's mean embedding scaled to unit length (C, D); zeros for a class without rows."""
+    """Each class's mean embedding scaled to unit length (C, D); zeros for a class without rows."""
     sums_CD = torch.zeros(num_classes, rows.dim)
     for block_ND, labels_N in rows.blocks(PROTOTYPE_ROWS):
         embeddings = torch.from_numpy(block_ND)
@@ -100,7 +100,7 @@ def class_prototypes(rows: LabelledRows, num_classes: int, normalize: bool) -> F
 
 
 def folded_target_head(model: SharedHeadModel, target: str) -> Float[Tensor, "C D"]:
-    """Return the target's whole path as one matrix (C, D): s · W_head · W_target."""
+    """The target's whole path as one matrix (C, D): s · W_head · W_target."""
     projection = model.projections[target]
     with torch.no_grad():
         head_CH = model.head.weight

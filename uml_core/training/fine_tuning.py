@@ -134,7 +134,7 @@ class FineTuningObjective:
         return PictureBatch(embeddings, labels, counts, batch.label_smoothing, seed, self._frozen.at(step))
 
     def _raw_batch(self, step: int, positions: npt.NDArray[np.int64], share: slice) -> Tensor:
-        """Return the cropped pixels (B, 3, H, W), or the clips, of a share of the global batch."""
+        """The cropped pixels (B, 3, H, W), or the clips, of a share of the global batch."""
         if self._train_pictures is None:
             self._train_pictures = self._opened(step)
         settings, rows = self._experiment.pictures, self._order.table_rows[positions[share]]
@@ -176,10 +176,13 @@ class FineTuningObjective:
         return self.model.learning_rate_scales(self._experiment)
 
     def validate(self) -> tuple[float, float]:
-        return self._measure(self._data.val)
+        val, normalize = self._data.val, self._experiment.model.normalize
+        labels_N = torch.from_numpy(val.labels).to(self._ranks.device)
+        embedding_ND = self._encoded(val.rows, normalize=normalize)
+        return evaluate_head(self.model.heads, self._data.target, embedding_ND, labels_N)
 
     def features(self, corpus: str, rows: LabelledRows) -> Features:
-        """Return some rows in the shared space (N, H): raw rows through the trained encoders, embeddings of others."""
+        """Some rows in the shared space (N, H): raw rows through the trained encoders, embeddings of others."""
         device, normalize = self._ranks.device, self._experiment.model.normalize
         if corpus == self._data.target:
             embedding_ND = self._encoded(rows.rows, normalize=False)
@@ -194,7 +197,7 @@ class FineTuningObjective:
         return head_classifier(self.model.heads, self._data.target)
 
     def predictor(self) -> Any:
-        """Return the target's path: the trained encoder's weights, and the rest folded into one matrix."""
+        """The target's path: the trained encoder's weights, and the rest folded into one matrix."""
         from uml_core.serving.target_predictor import TargetPredictor
 
         classes, weights = self._data.classes, self.model.encoder_weights()
@@ -206,37 +209,26 @@ class FineTuningObjective:
         return [self.model.backbone, self.model.heads.projections[self._data.target], self.model.heads.head]
 
     def embedded(self) -> TrainingData:
-        """Return the data with embeddings of the trained encoders as they are, for analyses."""
+        """The data with embeddings of the trained encoders as they are, for analyses."""
         data = self._data
         parts = [data.labelled, data.val, *([data.test] if data.test else []), *data.shifted.values()]
         rows = np.unique(np.concatenate([part.rows for part in parts]))
         table_ND = data.val.embeddings.copy()
         table_ND[rows] = self._encoded(rows, normalize=False).cpu().numpy()
+        with in_eval_mode(self.model):
+            texts = {corpus: text.embedded(data.train[corpus]) for corpus, text in self._texts.items()}
         plain = {each.name: getattr(data, each.name) for each in fields(TrainingData)}
         return replace(
             TrainingData(**plain),
-            train={
-                **data.train,
-                **self._embedded_texts(),
-                data.target: replace(data.labelled, embeddings=table_ND),
-            },
+            train={**data.train, **texts, data.target: replace(data.labelled, embeddings=table_ND)},
             val=replace(data.val, embeddings=table_ND),
             test=None if data.test is None else replace(data.test, embeddings=table_ND),
             shifted={name: replace(part, embeddings=table_ND) for name, part in data.shifted.items()},
         )
 
-    def _embedded_texts(self) -> dict[str, LabelledRows]:
-        with in_eval_mode(self.model):
-            return {corpus: text.embedded(self._data.train[corpus]) for corpus, text in self._texts.items()}
-
-    def _measure(self, rows: LabelledRows) -> tuple[float, float]:
-        labels_N = torch.from_numpy(rows.labels).to(self._ranks.device)
-        embedding_ND = self._encoded(rows.rows, normalize=self._experiment.model.normalize)
-        return evaluate_head(self.model.heads, self._data.target, embedding_ND, labels_N)
-
     @torch.no_grad()  # not inference mode: what sharded blocks gather here, they gather into again in training
     def _encoded(self, rows: Rows, *, normalize: bool) -> Tensor:
-        """Return the embeddings (N, D) of pictures or clips as they are, in eval mode; the mode is restored."""
+        """The embeddings (N, D) of pictures or clips as they are, in eval mode; the mode is restored."""
         encoded = []
         # Sharded blocks compute in the arithmetic they are trained in; others are measured in float32.
         with in_eval_mode(self.model), self._autocast() if self._is_sharded else contextlib.nullcontext():
@@ -250,8 +242,8 @@ class FineTuningObjective:
 def fine_tuned_space(
     experiment: Experiment, data: PictureData, weights: Mapping[str, Tensor]
 ) -> tuple[SharedHeadModel, TrainingData]:
-    """Return a trained run's shared head, and its data with the target as the trained encoder embeds it."""
-    objective = FineTuningObjective(experiment, data, RankContext(torch.device("cpu")))
+    """A trained run's shared head, and its data with the target as the trained encoder embeds it."""
+    objective = FineTuningObjective(experiment, data, RankContext.cpu())
     objective.model.load_state_dict(weights)
     return objective.model.heads, objective.embedded()
 
@@ -268,7 +260,7 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def target_encoder(experiment: Experiment) -> TrainableEncoder:
-    """Return the target's encoder without weights, never compiled: it is trained."""
+    """The target's encoder without weights, never compiled: it is trained."""
     config, modality = experiment.encoder_of(experiment.target), experiment.corpora[experiment.target].modality
     assert config is not None, "refused with the experiment"
     encoder = build_encoder(config.model_copy(update={"compile": False}), modality)

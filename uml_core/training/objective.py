@@ -27,38 +27,38 @@ class Objective(Protocol):
         """The model that is trained."""
 
     def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
-        """Return a step's batch for some corpora, or None where none of them has a sample in it."""
+        """A step's batch for some corpora, or None where none of them has a sample in it."""
 
     def batch_rows(self, step: int, corpus: str) -> list[int]:
-        """Return the row numbers of a corpus's table in a step's batch, over all ranks: for messages."""
+        """The row numbers of a corpus's table in a step's batch, over all ranks: for messages."""
 
     def gradient(self) -> Gradient:
-        """Return what sets the gradients of a batch's weighted loss; asked for once, when training begins."""
+        """What sets the gradients of a batch's weighted loss; asked for once, when training begins."""
 
     def learning_rate_scales(self) -> dict[str, float]:
-        """Return the factor on optim.lr of each parameter that has one, by its name in the model."""
+        """The factor on optim.lr of each parameter that has one, by its name in the model."""
 
     def validate(self) -> tuple[float, float]:
-        """Return validation accuracy in [0, 1] and mean NLL in nats of the model as it is."""
+        """Validation accuracy in [0, 1] and mean NLL in nats of the model as it is."""
 
     def features(self, corpus: str, rows: Any) -> Features:
-        """Return the representation (N, H) of some rows of a corpus, of the model as it is."""
+        """The representation (N, H) of some rows of a corpus, of the model as it is."""
 
     def classifier(self) -> Classifier:
-        """Return what turns the target's features into class probabilities, of the model as it is."""
+        """What turns the target's features into class probabilities, of the model as it is."""
 
     def predictor(self) -> Any:
-        """Return the target model as it is used, of the model as it is (`uml_core.serving.predictor.Predictor`).
+        """The target model as it is used, of the model as it is (`uml_core.serving.predictor.Predictor`).
 
         Its encoder runs in the arithmetic in which the model was measured: a frozen one's is the store's.
         """
 
     def target_path(self) -> list[nn.Module]:
-        """Return the modules the target goes through: a matched baseline trains as many parameters."""
+        """The modules the target goes through: a matched baseline trains as many parameters."""
 
 
 def build_objective(experiment: Experiment, data: TrainingData | SequenceData, ranks: RankContext) -> Objective:
-    """Return the objective that an experiment's data is for, with its model built and its data on the device."""
+    """The objective that an experiment's data is for, with its model built and its data on the device."""
     if isinstance(data, SequenceData):
         from uml_core.training.self_supervised import SelfSupervisedObjective  # scikit-learn takes a second
 

@@ -24,7 +24,7 @@ LBFGS_HISTORY, LBFGS_TOLERANCE, LBFGS_EVALUATIONS = 20, 1e-7, 26
 def build_optimizer(
     model: nn.Module, settings: OptimConfig, *, scales: Mapping[str, float] = MappingProxyType({})
 ) -> torch.optim.Optimizer:
-    """Return AdamW, whose weight decay applies to matrices, not to the scales; or L-BFGS, one iteration a step.
+    """AdamW, whose weight decay applies to matrices, not to the scales; or L-BFGS, one iteration a step.
 
     `scales` are factors on the rate, by a parameter's name; 1 where it is not named.
     """
@@ -75,7 +75,7 @@ class LeanAdamW(torch.optim.AdamW):
 
 
 def learning_rate(step: int, experiment: Experiment) -> float:
-    """Return a step's rate: linear from warmup_lr over warmup_steps, then cosine to 0 at max_steps (or constant).
+    """A step's rate: linear from warmup_lr over warmup_steps, then cosine to 0 at max_steps (or constant).
 
     A warm-up never goes down: it starts at lr where that is less than warmup_lr. Of lbfgs it is where a line search
     starts: 1, a whole quasi-Newton step.

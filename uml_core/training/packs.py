@@ -28,7 +28,7 @@ from uml_core.training.run import Evaluation, TrainedSteps, TrainingRun, Update
 
 
 def pack_label(experiment: Experiment, *, device: str = "cpu") -> str | None:
-    """Return a label that is equal for experiments that may train in one pack; None for one that trains alone.
+    """A label that is equal for experiments that may train in one pack; None for one that trains alone.
 
     Alone train what the closed form does not cover: other objectives, a trained backbone, L-BFGS, clipping, averaged
     weights, batches in parts, bfloat16.
@@ -46,7 +46,7 @@ def pack_label(experiment: Experiment, *, device: str = "cpu") -> str | None:
 
 
 def shapes_of(run: TrainingRun) -> tuple[object, ...]:
-    """Return what must be equal in a pack and only the data tell: the shapes of a run's weights."""
+    """What must be equal in a pack and only the data tell: the shapes of a run's weights."""
     return tuple((name, tuple(value.shape)) for name, value in run.model.state_dict().items())
 
 
@@ -97,7 +97,7 @@ class _Pack:
         self._last_update: Update | None = None
 
     def keep(self, runs: Sequence[TrainingRun]) -> _Pack:
-        """Return the pack of some of the runs, which goes on where this one is."""
+        """The pack of some of the runs, which goes on where this one is."""
         smaller = _Pack(runs)
         smaller._optimizer.continue_from(self._optimizer, [self._runs.index(run) for run in runs])
         smaller._last_update = self._last_update
@@ -122,7 +122,8 @@ class _Pack:
                 if batches is None:
                     continue
                 counts = batches[0].global_counts
-                losses_KM = self._heads.backward(batches, self._weights_KM[:, self._columns(tuple(counts))])
+                columns = [self._plan.corpora.index(corpus) for corpus in counts]
+                losses_KM = self._heads.backward(batches, self._weights_KM[:, columns])
                 self._note_diverged(diverged, losses_KM, step, tuple(counts))
                 self._optimizer.step(step, self._heads.reached(tuple(counts)))
                 self._last_update = step, tuple(counts)
@@ -169,9 +170,6 @@ class _Pack:
         weights = [plan.loss_weights(step) for plan in self._plans]
         rows = [[of_run[corpus] for corpus in self._plan.corpora] for of_run in weights]
         return torch.tensor(rows, device=self._heads.device)
-
-    def _columns(self, corpora: tuple[str, ...]) -> list[int]:
-        return [self._plan.corpora.index(corpus) for corpus in corpora]
 
 
 class StackedAdamW:

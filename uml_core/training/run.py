@@ -148,7 +148,7 @@ class TrainingRun:
         return self.progress.samples[corpus] / max(1, self.progress.samples[self.data.target])
 
     def scheduled_weights(self) -> dict[str, float]:
-        """Return the loss weights that follow a schedule, as they are at the next step."""
+        """The loss weights that follow a schedule, as they are at the next step."""
         weights = self._plan.loss_weights(self.progress.step)
         return {corpus: weights[corpus] for corpus in self._plan.scheduled}
 
@@ -185,7 +185,7 @@ class TrainingRun:
         return evaluation
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything a resumed run needs, with any number of ranks; batches need nothing but the step.
+        """Everything a resumed run needs, with any number of ranks; batches need nothing but the step.
 
         Every rank calls it, and of a sharded run rank 0 alone gets the weights.
         """
@@ -204,7 +204,7 @@ class TrainingRun:
         self.load_result(state)
 
     def result_state(self) -> dict[str, Any]:
-        """Return what is left of a finished run: its best weights and progress, without the optimiser."""
+        """What is left of a finished run: its best weights and progress, without the optimiser."""
         progress = {**vars(self.progress), "samples": dict(self.progress.samples)}
         return {"progress": progress, "best": None if self.best is None else vars(self.best)}
 
@@ -262,7 +262,7 @@ class TrainingRun:
             raise self.divergence(error, step, self._last_update) from None
 
     def divergence(self, error: NonFiniteError, step: int, last_update: Update | None) -> NonFiniteError:
-        """Return the error that names the update to blame: the last one, where it has made weights infinite."""
+        """The error that names the update to blame: the last one, where it has made weights infinite."""
         if last_update is not None and not all_finite(self.model.parameters()):
             return self._named(*last_update)
         return self._named(step, error.corpora, error.bad)

@@ -96,7 +96,7 @@ class SelfSupervisedObjective:
 
 @torch.inference_mode()
 def sequence_features(model: SequenceModel, corpus: str, rows: SequenceRows) -> Features:
-    """Return the trunk's mean output over each sequence (N, H); leaves the model's mode as it was."""
+    """The trunk's mean output over each sequence (N, H); leaves the model's mode as it was."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     tokens, starts, lengths = as_tensor(rows.table.tokens), rows.starts, rows.lengths
@@ -111,6 +111,6 @@ def sequence_features(model: SequenceModel, corpus: str, rows: SequenceRows) -> 
 
 
 def _cuts(lengths: npt.NDArray[np.int64]) -> list[int]:
-    """Return where to cut N sequences so that a piece has about ROWS_AT_ONCE tokens."""
+    """Where to cut N sequences so that a piece has about ROWS_AT_ONCE tokens."""
     pieces = np.cumsum(lengths) // ROWS_AT_ONCE
     return [*np.flatnonzero(np.diff(pieces)) + 1, len(lengths)] if len(lengths) else []

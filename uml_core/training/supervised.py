@@ -67,7 +67,7 @@ class SupervisedObjective:
         return list(map(int, self._feed.rows(step, corpus)))
 
     def gradient(self) -> Gradient:
-        """Return the closed form in float32; autograd where products are cast to bfloat16 or batches come in parts."""
+        """The closed form in float32; autograd where products are cast to bfloat16 or batches come in parts."""
         weights, world_size = self._plan.loss_weights(0), self._ranks.world_size
         autocast = autocast_of(self._train.precision, self._ranks.device)
         if self._solves or (autocast is None and len(self._parts) == 1):
@@ -84,12 +84,11 @@ class SupervisedObjective:
         return evaluate_blocks(self.model, self._target, blocks, normalize=self._normalize)
 
     def features(self, corpus: str, rows: LabelledRows) -> Features:
-        """Return some rows of a corpus in the shared space (N, H): projected, not scaled."""
-        blocks = [
-            head_features(self.model, corpus, embedding_ND, normalize=self._normalize)
-            for embedding_ND, _ in evaluation_blocks(rows, self._ranks.device)
-        ]
-        return np.concatenate(blocks)
+        """Some rows of a corpus in the shared space (N, H): projected, not scaled."""
+        blocks = evaluation_blocks(rows, self._ranks.device)
+        return np.concatenate(
+            [head_features(self.model, corpus, part, normalize=self._normalize) for part, _ in blocks]
+        )
 
     def classifier(self) -> Classifier:
         return head_classifier(self.model, self._target)
@@ -121,13 +120,10 @@ def _check_convex(model: SharedHeadModel, plan: MixingPlan) -> None:
 def evaluate_head(
     model: SharedHeadModel, corpus: str, embedding_ND: Tensor, labels_N: Tensor, *, normalize: bool = False
 ) -> tuple[float, float]:
-    """Return accuracy in [0, 1] and mean NLL in nats of one corpus's rows; leaves the model's mode as it was."""
-    was_training = model.training
-    model.eval()
+    """Accuracy in [0, 1] and mean NLL in nats of one corpus's rows."""
     if normalize:
         embedding_ND = nn.functional.normalize(embedding_ND, dim=-1)
     logits_NC = model.logits(corpus, embedding_ND)
-    model.train(was_training)
     accuracy = (logits_NC.argmax(dim=1) == labels_N).float().mean().item()
     return accuracy, nn.functional.cross_entropy(logits_NC.float(), labels_N).item()
 
@@ -135,7 +131,7 @@ def evaluate_head(
 def evaluate_blocks(
     model: SharedHeadModel, corpus: str, blocks: Iterable[tuple[Tensor, Tensor]], *, normalize: bool
 ) -> tuple[float, float]:
-    """Return accuracy in [0, 1] and mean NLL in nats over blocks of one corpus's rows (N, D) with labels (N,)."""
+    """Accuracy in [0, 1] and mean NLL in nats over blocks of one corpus's rows (N, D) with labels (N,)."""
     measured = [(evaluate_head(model, corpus, *block, normalize=normalize), len(block[1])) for block in blocks]
     if len(measured) == 1:
         return measured[0][0]
@@ -152,7 +148,7 @@ def evaluation_blocks(rows: LabelledRows, device: torch.device) -> Iterator[tupl
 
 @torch.inference_mode()
 def head_features(model: SharedHeadModel, corpus: str, embedding_ND: Tensor, *, normalize: bool) -> Features:
-    """Return embeddings (N, D) of a corpus in the shared space (N, H)."""
+    """Embeddings (N, D) of a corpus in the shared space (N, H)."""
     if normalize:
         embedding_ND = nn.functional.normalize(embedding_ND, dim=-1)
     features_NH: Features = model.projections[corpus](embedding_ND).float().cpu().numpy()
@@ -160,7 +156,7 @@ def head_features(model: SharedHeadModel, corpus: str, embedding_ND: Tensor, *, 
 
 
 def head_classifier(model: SharedHeadModel, corpus: str) -> Classifier:
-    """Return the softmax of a model's head under a corpus's scale, on rows in the shared space."""
+    """The softmax of a model's head under a corpus's scale, on rows in the shared space."""
     weight_CH, scale = model.head.weight.detach().cpu(), model.scales[corpus].detach().cpu()
 
     def probabilities(features_NH: Features) -> npt.NDArray[np.float64]:

@@ -52,7 +52,14 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.config, self.spaces = config, dict(spaces)
         self.causal = config.task == "next_token"
-        self.inputs = nn.ModuleDict({corpus: _input_map(space, config.width) for corpus, space in spaces.items()})
+        self.inputs = nn.ModuleDict(
+            {
+                corpus: nn.Embedding(space.vocabulary, config.width)
+                if space.vocabulary
+                else nn.Linear(space.dim, config.width)
+                for corpus, space in spaces.items()
+            }
+        )
         self.outputs = nn.ModuleDict(
             {corpus: nn.Linear(config.width, space.vocabulary or space.dim) for corpus, space in spaces.items()}
         )
@@ -64,7 +71,7 @@ class SequenceModel(nn.Module):
             self.register_buffer(f"deviation_{corpus}", torch.ones(space.dim))
 
     def standardized(self, corpus: str, tokens_RD: Tensor) -> Tensor:
-        """Return a corpus's tokens as the model reads them: (R, D) standardised, or (R,) whole numbers."""
+        """A corpus's tokens as the model reads them: (R, D) standardised, or (R,) whole numbers."""
         if isinstance(self.inputs[corpus], nn.Embedding):
             return tokens_RD[:, 0].long()
         mean_D, deviation_D = getattr(self, f"mean_{corpus}"), getattr(self, f"deviation_{corpus}")
@@ -72,7 +79,7 @@ class SequenceModel(nn.Module):
         return standardized_RD
 
     def forward(self, batch: TrunkInputs) -> dict[str, Tensor]:
-        """Return the prediction of each corpus at its scored rows: (M, D), or logits (M, V)."""
+        """The prediction of each corpus at its scored rows: (M, D), or logits (M, V)."""
         corpora = list(batch.tokens)
         projected = [self._projected(corpus, batch) for corpus in corpora]
         output_RH = self.trunk(torch.cat(projected), batch.packing, batch.generator)
@@ -83,7 +90,7 @@ class SequenceModel(nn.Module):
         }
 
     def features(self, corpus: str, tokens_RD: Tensor, lengths: Lengths) -> Tensor:
-        """Return the mean of the trunk's output over each sequence's own tokens (S, H); call it in evaluation mode."""
+        """The mean of the trunk's output over each sequence's own tokens (S, H); call it in evaluation mode."""
         packing = pack(lengths, causal=self.causal, device=tokens_RD.device)
         projected_RH = self.inputs[corpus](self.standardized(corpus, tokens_RD))
         return masked_mean(self.trunk(projected_RH, packing, torch.Generator()), packing)
@@ -106,7 +113,3 @@ def build_sequence_model(experiment: Experiment, data: SequenceData) -> Sequence
             getattr(model, f"mean_{corpus}").copy_(torch.from_numpy(mean_D))
             getattr(model, f"deviation_{corpus}").copy_(torch.from_numpy(deviation_D))
     return model
-
-
-def _input_map(space: TokenSpace, width: int) -> nn.Module:
-    return nn.Linear(space.dim, width) if space.vocabulary is None else nn.Embedding(space.vocabulary, width)
