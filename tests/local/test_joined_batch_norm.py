@@ -46,7 +46,7 @@ def on_a_share(norm: nn.Module, batch: Tensor, weights: Tensor, share: slice) ->
 
 
 def both(rank: int, device: str) -> dict[str, dict[str, tuple[Any, Any]]]:
-    """Return what this rank has of each norm, joined, beside torch's on the joined batch."""
+    """What this rank has of each norm, joined, beside torch's on the joined batch."""
     found = {}
     torch.manual_seed(0)
     cases = [(name, make, rows) for name, make in NORMS.items() for rows in (7, 1)]  # of one, rank 0 has none

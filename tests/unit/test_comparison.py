@@ -26,7 +26,7 @@ EXPERIMENT = parse_experiment(
 
 
 def run_of(hits: Sequence[bool], ids: Sequence[str], classes: tuple[str, ...] = ("a", "b")) -> EvaluatedRun:
-    """Return a run that gets some rows of class "a" right."""
+    """A run that gets some rows of class "a" right."""
     features = np.array([[1.0, 0.0] if hit else [0.0, 1.0] for hit in hits], dtype=np.float32)
     rows = SimpleNamespace(
         rows=np.arange(len(hits)), labels=np.zeros(len(hits), np.int64), corpus="", features=features

@@ -33,7 +33,7 @@ def trunk(**changes: object) -> SharedTrunk:
 
 
 def reference(ours: SharedTrunk) -> nn.TransformerEncoder:
-    """Return torch's encoder with the same weights."""
+    """Torch's encoder with the same weights."""
     layers = []
     for layer in ours.layers:
         assert isinstance(layer, TrunkLayer)
@@ -57,7 +57,7 @@ def reference(ours: SharedTrunk) -> nn.TransformerEncoder:
 
 
 def padded(rows_RH: Tensor, lengths: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Return (S, T, H) with zeros as padding, and where padding is (S, T)."""
+    """(S, T, H) with zeros as padding, and where padding is (S, T)."""
     values = nn.utils.rnn.pad_sequence(list(rows_RH.split(lengths.tolist())), batch_first=True)
     return values, torch.arange(values.shape[1])[None] >= torch.from_numpy(lengths)[:, None]
 

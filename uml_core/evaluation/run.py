@@ -36,14 +36,9 @@ class EvaluatedRun:
         ids: Callable[[str], tuple[str, ...]] | None = None,
         raw: Callable[[str], Mapping[str, Any]] | None = None,
     ) -> None:
-        """Take a run whose best weights are loaded.
+        """Take a run whose best weights are loaded, with its `TrainingData` or `SequenceData`.
 
-        Args:
-            experiment: the one the run was trained with.
-            data: its `TrainingData` or `SequenceData`.
-            objective: its model.
-            ids: returns a corpus's ids, in the order of its table.
-            raw: returns a corpus's raw rows by id, where the corpus can still be read.
+        `ids` gives a corpus's ids in the order of its table, `raw` its raw rows by id where they can still be read.
         """
         self.experiment, self.data, self.objective = experiment, data, objective
         self._ids, self._raw = ids, raw

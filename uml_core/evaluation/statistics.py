@@ -62,10 +62,8 @@ def bootstrap_difference(
     Rows are drawn anew with replacement, and so are the seeds where there are several. With few seeds (below about 10)
     the interval is too narrow: read it beside the t interval of `paired_difference`.
 
-    Args:
-        differences: of each seed, ours less the other's on each test row (N,).
-        crossed: the rows are the same in every seed, in the same order, and are drawn for all seeds at once.
-        seed: of the resampling.
+    `differences` are, of each seed, ours less the other's on each test row (N,). `crossed`: the rows are the same in
+    every seed, in the same order, and are drawn for all seeds at once.
     """
     # Not scipy's bootstrap, which draws rows one by one and knows no seeds: hits and misses take three values, so a
     # multinomial draw of how often each comes is the same thing.

@@ -27,12 +27,7 @@ Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 class AutogradGradient:
     """The gradient of the weighted loss by autograd, over ranks by DDP.
 
-    Args:
-        model: from a batch's inputs to logits.
-        loss_weight: of each corpus.
-        world_size: ranks that train together.
-        autocast: opened around every forward pass.
-        norms: opened around it, too; it may join the ranks' batch norm (`uml_core.gradients.joined_batch_norm`).
+    `autocast` and `norms` are opened around every forward pass; the latter may join the ranks' batch norm.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ class FineTunedModel(nn.Module):
         self._text_encoders = dict(text_encoders)
         self.has_adapters = experiment.model.backbone == "lora"
         if self.has_adapters:
-            from uml_core.models.low_rank import add_adapters  # peft takes a second
+            from uml_core.models.low_rank import add_adapters, leave_loaded_weights_out  # peft takes a second
 
             add_adapters(experiment, {experiment.target: encoder, **text_encoders})
         self.backbone, self.heads = encoder.module, heads
@@ -64,7 +64,7 @@ class FineTunedModel(nn.Module):
         self.depths = block_depths(self.backbone) if own_depths is None else own_depths
         self.text_depths = {corpus: block_depths(module) for corpus, module in self.text_backbones.items()}
         if self.has_adapters:
-            self._leave_out_loaded_weights()
+            leave_loaded_weights_out(self, (BACKBONE, TEXTS))
         else:
             set_trained(self.backbone, self.depths, experiment)
             for corpus, module in self.text_backbones.items():
@@ -135,33 +135,18 @@ class FineTunedModel(nn.Module):
 
         return merged_weights(self.backbone)
 
-    def _leave_out_loaded_weights(self) -> None:
-        from uml_core.models.low_rank import leave_out_of_state, own_weight_names
-
-        modules = {BACKBONE: self.backbone, **{f"{TEXTS}{name}.": part for name, part in self.text_backbones.items()}}
-        loaded = {prefix + name for prefix, module in modules.items() for name in own_weight_names(module)}
-        leave_out_of_state(self, loaded.__contains__)
-
 
 def set_trained(module: nn.Module, depths: Mapping[str, int], experiment: Experiment) -> None:
     """Let an encoder's trained blocks have gradients, and no others. Raises InputError for more blocks than it has."""
-    first = first_trained_depth(experiment, depths)
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(depths[name] >= first)
-
-
-def first_trained_depth(experiment: Experiment, depths: Mapping[str, int]) -> int:
-    """The depth from which on blocks are trained. Raises InputError for more blocks than there are."""
-    wanted = experiment.model.trained_blocks
-    if wanted is None:
-        return 0
-    top = max(depths.values())
-    if wanted > top:
+    wanted, top = experiment.model.trained_blocks, max(depths.values())
+    if wanted is not None and wanted > top:
         raise InputError(
             f"model.trained_blocks is {wanted}, and the encoder has {top} blocks above its first layer; give fewer, "
             "or set model.backbone=finetune"
         )
-    return top - wanted + 1
+    first = 0 if wanted is None else top - wanted + 1
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(depths[name] >= first)
 
 
 def block_depths(module: nn.Module) -> dict[str, int]:

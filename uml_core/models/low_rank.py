@@ -9,7 +9,7 @@ weights W + alpha / rank · B A, which need neither this nor peft.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from uml_core.errors import InputError, listing, nearest
 from uml_core.models.seeding import generator_of
 
 ADAPTER = "default"  # peft's name for the only one
+OF_ADAPTER = re.compile(r"(^|\.)lora_[A-Z]\.")  # in the names of its weights
 # Exactly these: a subclass may do more to its weights than W x (standardise them), and W + B A would not be its merger.
 LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
 
@@ -32,11 +33,7 @@ TrainedEncoder = TrainableEncoder | TransformersTextEncoder
 
 
 def add_adapters(experiment: Experiment, encoders: Mapping[str, TrainedEncoder]) -> None:
-    """Put adapters beside layers of some encoders as `model.lora` says; nothing else of them is trained.
-
-    Args:
-        experiment: its settings and seed.
-        encoders: with loaded weights, by corpus.
+    """Put adapters beside layers of encoders with loaded weights, by corpus; nothing else of them is trained.
 
     Raises:
         InputError: an encoder has no layer that adapters fit, or none of a name in `model.lora.targets`.
@@ -74,25 +71,21 @@ def adaptable_layers(encoder: TrainedEncoder) -> dict[str, nn.Module]:
 def merged_weights(module: nn.Module) -> dict[str, Tensor]:
     """An encoder's weights under the names it had without adapters, each adapter added to its layer's."""
     adapted: dict[str, Any] = {name: part for name, part in module.named_modules() if isinstance(part, LoraLayer)}
-    own_names = own_weight_names(module)
-    merged = {
-        name.replace(".base_layer.", "."): value for name, value in module.state_dict().items() if name in own_names
-    }
+    own = {name: value for name, value in module.state_dict().items() if not OF_ADAPTER.search(name)}
+    merged = {name.replace(".base_layer.", "."): value for name, value in own.items()}
     for name, layer in adapted.items():
         merged[f"{name}.weight"] = merged[f"{name}.weight"] + layer.get_delta_weight(ADAPTER)
     return merged
 
 
-def own_weight_names(module: nn.Module) -> set[str]:
-    """The names, in the state of a module with adapters, of everything that is no adapter."""
-    return {name for name in module.state_dict() if not re.search(r"(^|\.)lora_[A-Z]\.", name)}
+def leave_loaded_weights_out(model: nn.Module, encoders: tuple[str, ...]) -> None:
+    """Let a model's state hold, below some prefixes, adapters alone: the rest is loaded wherever the model is built.
 
-
-def leave_out_of_state(model: nn.Module, left_out: Callable[[str], bool]) -> None:
-    """Let a model's state hold no weight that is named so: they are loaded anew wherever the model is built.
-
-    `state_dict()` lacks them, and `load_state_dict()` does not miss them.
+    `state_dict()` lacks it, and `load_state_dict()` does not miss it.
     """
+
+    def left_out(name: str) -> bool:
+        return name.startswith(encoders) and not OF_ADAPTER.search(name)
 
     def drop(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
         for name in [name for name in state if left_out(name.removeprefix(prefix))]:
@@ -117,9 +110,10 @@ def _is_called(name: str, target: str) -> bool:
 
 def _in_a_block(module: nn.Module, name: str) -> bool:
     """Whether a layer is inside an entry of a list of modules: not a stem's, a pooler's or a last projection."""
-    parts = name.split(".")[:-1]
-    ancestors = (module.get_submodule(".".join(parts[:count])) for count in range(1, len(parts) + 1))
-    return any(isinstance(ancestor, nn.ModuleList | nn.Sequential) for ancestor in ancestors)
+    while name := name.rpartition(".")[0]:
+        if isinstance(module.get_submodule(name), nn.ModuleList | nn.Sequential):
+            return True
+    return False
 
 
 def _encode_something(encoder: TrainedEncoder) -> None:

@@ -136,7 +136,9 @@ class FineTuningObjective:
     def _raw_batch(self, step: int, positions: npt.NDArray[np.int64], share: slice) -> Tensor:
         """The cropped pixels (B, 3, H, W), or the clips, of a share of the global batch."""
         if self._train_pictures is None:
-            self._train_pictures = self._opened(step)
+            coming = self._order.coming(step, self._experiment.train.max_steps)
+            opens = not self._data.keep and self._data.open_stream
+            self._train_pictures = opens(coming, self._data.raw, self._encoder) if opens else self._pictures
         settings, rows = self._experiment.pictures, self._order.table_rows[positions[share]]
         if not len(rows):  # more ranks than samples: this one takes part with none
             return self._on_device(self._pictures(self._order.table_rows[:1])[:0]).to(torch.float32)
@@ -146,12 +148,6 @@ class FineTuningObjective:
         crops = Crops.draw(len(positions), seed=self._experiment.seed, step=step, min_crop=settings.min_crop)
         cropped_B3HW = crop_and_flip(batch, crops.share(share))
         return cropped_B3HW.contiguous(memory_format=torch.channels_last)
-
-    def _opened(self, step: int) -> TrainPictures:
-        if self._data.keep or self._data.open_stream is None:
-            return self._pictures
-        coming = self._order.coming(step, self._experiment.train.max_steps)
-        return self._data.open_stream(coming, self._data.raw, self._encoder)
 
     def _on_device(self, array_B: Arrays) -> Tensor:
         return self._encoder.on_device(array_B, self._ranks.device)

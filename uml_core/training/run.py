@@ -99,11 +99,7 @@ def train_step(
 ) -> dict[str, float]:
     """Make one optimiser update on the weighted sum of the corpora's losses; returns each corpus's mean loss.
 
-    Args:
-        gradient: of the batch's weighted loss.
-        optimizer: over the model's parameters.
-        batch: this rank's share.
-        clip_norm: the gradient is scaled down to this norm over all parameters where it is larger.
+    `batch` is this rank's share. The gradient is scaled down to `clip_norm` over all parameters where it is larger.
 
     Raises:
         NonFiniteError: a loss or the gradient is NaN or infinite, on any rank; the update is not made on any.
@@ -273,9 +269,8 @@ class TrainingRun:
 
     def _measured(self, losses: dict[str, float]) -> Evaluation:
         progress = self.progress
-        if self._last_update is not None and not all_finite(
-            self.model.parameters()
-        ):  # such are never measured or saved
+        # Infinite weights are never measured or saved.
+        if self._last_update is not None and not all_finite(self.model.parameters()):
             raise self._named(*self._last_update)
         with contextlib.nullcontext() if self._average is None else self._average.in_place():
             accuracy, nll = self.ranks.from_rank_zero(*self.objective.validate())
