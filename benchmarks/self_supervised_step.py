@@ -8,8 +8,8 @@ nn.TransformerEncoder in training mode, post-norm, with a boolean causal mask an
 50 and assembled beforehand, one pass a modality. The rewrite is what a careful user would write: all sequences of a
 step, padded, in one pass, with F.scaled_dot_product_attention.
 
-The floor, for R rows: seven products of R × 40 × 2048 a layer (two forward, four backward, one computed again) are
-2 · 7 · 40 · 2048 · 5 R = 5.7 MFLOP · R. Packed, R is 6,800 a step; padded it is 12,800.
+The floor, for R rows: six products of R × 40 × 2048 a layer (two forward, four backward) are
+2 · 6 · 40 · 2048 · 5 R = 4.9 MFLOP · R. Packed, R is 6,800 a step; padded it is 12,800.
 """
 
 from __future__ import annotations
