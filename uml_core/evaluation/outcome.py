@@ -33,7 +33,7 @@ class RunOutcome:
     samples_per_s: float
     target_samples: int
     observed_ratio: dict[str, float]
-    trained_parameters: int  # on the target's path: a matched baseline must have as many
+    trained_parameters: int
     parameters: int  # of the same modules, frozen ones too, but not of a frozen encoder before the store
     train_rows: dict[str, int]  # of each corpus, after shots
     classes: int
@@ -80,7 +80,6 @@ def outcome_points(run: TrainingRun) -> list[MetricPoint]:
 def _outcome(run: TrainingRun, tested: Mapping[str, float]) -> RunOutcome:
     assert run.best is not None
     data, progress = run.data, run.progress
-    on_path = [parameter for module in run.objective.target_path() for parameter in module.parameters()]
     return RunOutcome(
         run_id="",  # the driver's to say
         val_accuracy=run.best.val_accuracy,
@@ -93,11 +92,19 @@ def _outcome(run: TrainingRun, tested: Mapping[str, float]) -> RunOutcome:
         samples_per_s=sum(progress.samples.values()) / progress.train_s if progress.train_s else 0.0,
         target_samples=progress.samples[data.target],
         observed_ratio={corpus: run.observed_ratio(corpus) for corpus in data.train if corpus != data.target},
-        trained_parameters=sum(parameter.numel() for parameter in on_path if parameter.requires_grad),
-        parameters=sum(parameter.numel() for parameter in on_path),
+        trained_parameters=trained_parameters(run),
+        parameters=sum(
+            parameter.numel() for module in run.objective.target_path() for parameter in module.parameters()
+        ),
         train_rows={corpus: len(rows) for corpus, rows in data.train.items()},
         classes=len(data.classes),
     )
+
+
+def trained_parameters(run: TrainingRun) -> int:
+    """The number of trained parameters on the target's path: what a matched baseline must have as well."""
+    on_path = [parameter for module in run.objective.target_path() for parameter in module.parameters()]
+    return sum(parameter.numel() for parameter in on_path if parameter.requires_grad)
 
 
 def evaluation_points(run: TrainingRun, evaluation: Evaluation) -> list[MetricPoint]:
