@@ -126,7 +126,7 @@ def class_of(key: str) -> str | None:
 
 
 def read_descriptions(file: Path) -> tuple[dict[str, str], int]:
-    """Return {language: sentence} of a .txt file, and the number of its lines that are not UTF-8.
+    """The sentences by language, {language: sentence}, of a .txt file, and the number of its lines that are not UTF-8.
 
     The first line is English, every other one `LANGUAGE.utf8=SENTENCE`. A missing file has no descriptions.
     """
