@@ -26,7 +26,8 @@ def build(experiment: Experiment) -> Space:
     mixtures = tuple({**weights_of(experiment, ()), **dict.fromkeys(related, weight)} for weight in weights)
 
     def searched(arm: Arm) -> Arm:
-        return replace(arm, grid={"mixing.loss_weight": mixtures}) if arm.role in ("method", "shuffled") else arm
+        mixes = arm.role in ("method", "shuffled") and not arm.is_solved
+        return replace(arm, grid={"mixing.loss_weight": mixtures}) if mixes else arm
 
     return Space(
         question=f"Do {' and '.join(related)} help {experiment.target} when every arm searches the paper's grid?",

@@ -114,7 +114,7 @@ def _fit(experiment: Experiment, checked: CheckedData, attempt: Attempt, run_id:
     _check_streaming(experiment, checked)
     with tempfile.TemporaryDirectory() as folder:
         state_file = Path(folder) / "state.json"
-        with training_bar(state_file, f"train {run_kind(experiment)}", settings.max_steps), mistakes_raised():
+        with training_bar(state_file, f"train {run_kind(experiment)}", experiment.num_steps), mistakes_raised():
             result = _through_losses(
                 experiment,
                 attempt,

@@ -31,7 +31,7 @@ from uml_core.tracking.records import MetricPoint, RunRecord, metric_points
 from uml_core.tracking.writing import MLflowTracker, start_run
 from uml_core.training.run import TrainingRun
 
-BEST_ALIAS = "best"  # of a registered model: what the newest sweep found best
+BEST_ALIAS = "best"  # of a registered model: what the newest sweep ships at the most shots
 
 
 class TrialLog:
@@ -137,21 +137,32 @@ def log_subsets(chosen: Sequence[TrialSpec], tables: Tables, parent: MLflowTrack
         parent.log_text(subset_of(experiment, build_data(experiment, tables)), name)
 
 
-def register_best(spec: TrialSpec, tables: Tables, folder: SweepFolder, log: TrialLog, *, parent: MLflowTracker) -> str:
-    """Log a trial's model on its run and register it under the experiment's name; returns models:/NAME@best."""
-    tags = {"uml.sweep": parent.run_id, "uml.trial": spec.key, "uml.arm": spec.arm}
-    tracker = log.tracker(spec)
-    experiment = spec.experiment
-    run = TrainingRun(experiment, build_data(experiment, tables))
-    run.load_result(folder.read_state(spec.key))
-    run.load_best()
-    predictor = run.objective.predictor()
-    with tempfile.TemporaryDirectory() as directory:
-        tracker.log_artifact(save_weights(run.model.state_dict(), Path(directory)), "weights")
-        tracker.log_text(experiment.to_yaml(), "experiment.yaml")
-        model_uri = tracker.log_predictor(predictor, Path(directory) / "predictor")
-    uri = tracker.register_model(model_uri, experiment.name, tags=tags, alias=BEST_ALIAS)
-    parent.set_tags({"uml.best_trial": tracker.run_id, "uml.best_model": uri})
+def register_shipped(
+    shipped: Mapping[str, TrialSpec], tables: Tables, folder: SweepFolder, log: TrialLog, *, parent: MLflowTracker
+) -> str:
+    """Log trials' models on their runs and register them under the experiment's name.
+
+    Args:
+        shipped: by alias; the last one is `best` as well.
+
+    Returns:
+        models:/NAME@best
+    """
+    *_, last = shipped
+    uri = ""
+    for alias, spec in shipped.items():
+        tracker, run = log.tracker(spec), TrainingRun(spec.experiment, build_data(spec.experiment, tables))
+        run.load_result(folder.read_state(spec.key))
+        run.load_best()
+        predictor = run.objective.predictor()
+        with tempfile.TemporaryDirectory() as directory:
+            tracker.log_artifact(save_weights(run.model.state_dict(), Path(directory)), "weights")
+            tracker.log_text(spec.experiment.to_yaml(), "experiment.yaml")
+            model_uri = tracker.log_predictor(predictor, Path(directory) / "predictor")
+        tags = {"uml.sweep": parent.run_id, "uml.trial": spec.key, "uml.arm": spec.arm}
+        for name in (alias, BEST_ALIAS) if alias == last else (alias,):
+            uri = tracker.register_model(model_uri, spec.experiment.name, tags=tags, alias=name)
+    parent.set_tags({"uml.best_trial": log.tracker(shipped[last]).run_id, "uml.best_model": uri})
     return uri
 
 

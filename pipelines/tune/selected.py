@@ -5,6 +5,7 @@ In: trials' results and stored weights. Out: of each arm, condition and seed one
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,9 +21,10 @@ from pipelines.tune.trial import process_sources
 from uml_core.config import Experiment, parse_experiment
 from uml_core.evaluation.outcome import evaluated_run
 from uml_core.evaluation.registry import EVALUATORS, measure
+from uml_core.evaluation.shipping import choose
 from uml_core.models.shared_head import head_init_corpus
 from uml_core.sweeps.selection import Candidate, pareto_front, selected
-from uml_core.sweeps.space import GroupName, TrialSpec
+from uml_core.sweeps.space import GroupName, Space, TrialSpec
 from uml_core.tracking.records import MetricPoint, metric_points
 from uml_core.training.run import TrainingRun
 
@@ -94,18 +96,41 @@ def measured(
     return metric_points(details.metrics, run.progress.step), details.files
 
 
-def best_trial(chosen: Sequence[TrialSpec], results: Mapping[str, TrialResult]) -> TrialSpec | None:
-    """The trial whose model is worth using; None where every trial had a control.
+def shipped_trials(
+    space: Space, chosen: Sequence[TrialSpec], results: Mapping[str, TrialResult]
+) -> dict[str, TrialSpec]:
+    """The trial whose model is worth using under each condition, by its label; the last one has the most shots.
 
-    It validates best among those trained without a control (no shuffled labels, no noise, nothing unrelated), at the
-    largest number of shots. Test accuracy has no say.
+    Of the arm that is shipped (`uml_core.evaluation.shipping`) the seed that validates best; where a sweep cannot say
+    which arm that is, the trial that validates best of those trained without a control (no shuffled labels, no noise,
+    nothing unrelated). Test accuracy has no say.
     """
 
-    def rank(spec: TrialSpec) -> tuple[bool, int, float, float]:
-        shots, result = spec.experiment.data.shots, results[spec.key]
-        return shots is None, shots or 0, result.val_accuracy, -result.val_nll
+    def rank(spec: TrialSpec) -> tuple[float, float]:
+        return results[spec.key].val_accuracy, -results[spec.key].val_nll
 
-    return max((spec for spec in chosen if not has_control(spec.experiment)), key=rank, default=None)
+    by_shots: dict[int | None, list[TrialSpec]] = {}
+    for spec in chosen:
+        by_shots.setdefault(spec.experiment.data.shots, []).append(spec)
+    shipped = {}
+    for shots in sorted(by_shots, key=lambda shots: (shots is None, shots or 0)):
+        specs, val = by_shots[shots], defaultdict[str, dict[int, float]](dict)
+        for spec in specs:
+            val[spec.arm][spec.experiment.seed] = results[spec.key].val_accuracy
+        choice = choose(space, val)
+        usable = [
+            spec
+            for spec in specs
+            if (not has_control(spec.experiment) if choice is None else spec.arm == choice.arm.name)
+        ]
+        if usable:
+            shipped[alias_of(shots)] = max(usable, key=rank)
+    return shipped
+
+
+def alias_of(shots: int | None) -> str:
+    """What the model of a number of shots is called in MLflow's registry, beside `best` of the most."""
+    return "all-shots" if shots is None else f"{shots}-shots"
 
 
 def has_control(experiment: Experiment) -> bool:

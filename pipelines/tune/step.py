@@ -11,8 +11,9 @@ tune.pack, and is used again; the tables lie in Ray's object store, shared witho
 weights, in one rename each) -> `log` (its MLflow run) -> `selected` (on validation; test is measured afterwards, once)
 -> the verdict, here.
 
-A killed sweep, started again with the same line (or --resume), runs only what is missing. The best model is registered
-in MLflow, models:/EXPERIMENT@best; `pipelines.predict` reads it as it is.
+A killed sweep, started again with the same line (or --resume), runs only what is missing. The model that the verdict
+ships is registered in MLflow, models:/EXPERIMENT@best of the most shots and models:/EXPERIMENT@4-shots of others;
+`pipelines.predict` reads it as it is.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from pipelines.ray_train.attempts import Attempt, open_attempt
 from pipelines.run_data import build_data
 from pipelines.stores import Tables, corpus_fingerprints, load_tables
 from pipelines.tune.folder import SweepFolder, TrialResult
-from pipelines.tune.log import TrialCallback, TrialLog, log_subsets, log_summary, register_best
+from pipelines.tune.log import TrialCallback, TrialLog, log_subsets, log_summary, register_shipped
 from pipelines.tune.proposals import Proposals, SweepSearcher, build_proposals, build_scheduler, trial_resources
-from pipelines.tune.selected import best_trial, measure_trials, select_trials
+from pipelines.tune.selected import measure_trials, select_trials, shipped_trials
 from pipelines.tune.trial import train_trials
 from tune_spaces import Space, TrialSpec, available_spaces, load_space
 from uml_core.analysis.raw_rows import words_per_row
@@ -105,10 +106,10 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
                 log.tracker(spec).set_tags({"uml.pareto": "true"})
             _measure(chosen, space, tables, folder, log)
         log_subsets(chosen, tables, parent)
-        best = best_trial(chosen, results)
+        shipped = shipped_trials(space, chosen, results)
         model_uri = find_run(experiment.tracking, parent.run_id).tags.get("uml.best_model", "")
-        if best is not None and not model_uri:  # a sweep that was killed after this does it once
-            model_uri = register_best(best, tables, folder, log, parent=parent)
+        if shipped and not model_uri:  # a sweep that was killed after this does it once
+            model_uri = register_shipped(shipped, tables, folder, log, parent=parent)
         lines, wall_s = [_budget_line(proposals, space)], time.perf_counter() - started
         return _finish(experiment, parent, attempt, space_name, counts, wall_s, lines=lines, model=model_uri)
 
@@ -143,14 +144,15 @@ def _check_trials(specs: Sequence[TrialSpec], tables: Tables) -> None:
 
 def _budget_line(proposals: Proposals, space: Space) -> str:
     """Say what every arm was allowed to search."""
-    points = set(proposals.budget.values())
+    budget = {arm.name: proposals.budget[arm.name] for arm in space.arms if not arm.is_solved}
+    points = set(budget.values())
     if len(points) > 1:
-        shares = listing(f"{arm} {count}" for arm, count in proposals.budget.items())
+        shares = listing(f"{arm} {count}" for arm, count in budget.items())
         return f"unequal search budgets, points a seed: {shares}; no gain is claimed from this sweep"
-    conditions = proposals.total // (len(space.arms) * len(space.seeds) * max(points))
+    conditions = proposals.total // (sum(proposals.budget.values()) * len(space.seeds))
     return (
-        f"budget: {max(points)} point{'' if max(points) == 1 else 's'} for each of {len(space.arms)} arms, "
-        f"{conditions} condition{'' if conditions == 1 else 's'} and {len(space.seeds)} paired seeds"
+        f"budget: {max(points)} point{'' if max(points) == 1 else 's'} for each of {len(budget)} arms that "
+        f"are trained, {conditions} condition{'' if conditions == 1 else 's'} and {len(space.seeds)} paired seeds"
     )
 
 

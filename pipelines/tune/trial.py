@@ -57,7 +57,7 @@ def train_trials(config: dict[str, Any], *, tables: Tables, experiment: Experime
         write(0, *train_encoder(trials[0], tables, folder, key, device=device, on_evaluation=on_evaluation))
     first = results[0]  # schedulers and searches that look at what is reported have trials of their own
     reported = {"val_accuracy": first.val_accuracy, "val_nll": first.val_nll, "cost": first.cost}
-    tune.report({**reported, "step": experiment.train.max_steps})
+    tune.report({**reported, "step": experiment.num_steps})
 
 
 def train_heads(
@@ -118,7 +118,7 @@ def _packs(
         except InputError as error:
             on_end(index, TrialResult.failed(str(error)), None)
             continue
-        packs.setdefault(shapes_of(run) if len(experiments) > 1 else None, {})[index] = run
+        packs.setdefault(shapes_of(run) if experiment.num_steps else index, {})[index] = run
     yield from packs.values()
 
 

@@ -73,6 +73,9 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return reads
 
 
+SOLVED = ("ridge", "logistic", "prior", "shuffled_prior")
+
+
 @in_one_cluster
 def test_controls_are_paired_nested_and_reported(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -80,14 +83,17 @@ def test_controls_are_paired_nested_and_reported(
     sweep = experiment.override({"tune.lr": [1e-3, 1e-2], "name": "controls-sweep"})
     reads = count_reads(monkeypatch)
     results = tune.run(sweep, "controls").results
-    assert sorted(reads.values()) == [1] * 60, "a trial's JSON is read once"
+    num_trials = 10 * 2 * 3 + len(SOLVED) * 3  # two points of every arm that is trained, one of a head in closed form
+    assert sorted(reads.values()) == [1] * num_trials, "a trial's JSON is read once"
     trials = nested(sweep, results["run_id"])
-    assert results["trials"] == len(trials) == 10 * 2 * 3
+    assert results["trials"] == len(trials) == num_trials
     seeds_of_arms = {
         arm: {trial.params["seed"] for trial in trials if trial.arm == arm} for arm in {t.arm for t in trials}
     }
     assert all(seeds == {"0", "1", "2"} for seeds in seeds_of_arms.values())
-    assert set(Counter(trial.arm for trial in trials).values()) == {6}, "equal search budgets"
+    budgets = Counter(trial.arm for trial in trials)
+    assert {count for arm, count in budgets.items() if arm not in SOLVED} == {6}, "equal search budgets"
+    assert {budgets[arm] for arm in SOLVED} == {3}
     selected = [trial for trial in trials if trial.tags["uml.selected"] == "true"]
     assert set(Counter((trial.arm, trial.params["seed"]) for trial in selected).values()) == {1}
     assert {"test/accuracy" in trial.metrics for trial in selected} == {True}
@@ -95,7 +101,8 @@ def test_controls_are_paired_nested_and_reported(
     for trial in selected:
         rivals = [other for other in trials if (other.arm, other.params["seed"]) == (trial.arm, trial.params["seed"])]
         assert trial.metrics["val/accuracy"] == max(other.metrics["val/accuracy"] for other in rivals)
-    steps = {trial.metrics["mixing/target_samples"] for trial in trials if trial.arm != "zero_shot"}
+    trained = [trial for trial in trials if trial.arm not in ("zero_shot", *SOLVED)]
+    steps = {trial.metrics["mixing/target_samples"] for trial in trained}
     assert steps == {40 * 8}, "every arm sees the same number of target samples"
     parent = next(run for run in experiment_runs(sweep.tracking.uri, sweep.name) if run.run_id == results["run_id"])
     assert (parent.kind, parent.status) == ("sweep", "FINISHED")
@@ -147,14 +154,16 @@ def two_arms_can_be_compared_in_mlflow(sweep: Experiment, trials: list[RunRecord
 def the_best_model_is_registered(
     sweep: Experiment, results: dict[str, Any], trials: list[RunRecord], tmp_path: Path
 ) -> None:
-    """models:/NAME@best is the selected trial without a control that validates best, and predict takes it."""
+    """models:/NAME@best is of the arm that the verdict ships, the seed that validates best; predict takes it."""
     assert results["model"] == "models:/controls-sweep@best"
     client = MlflowClient(sweep.tracking.uri, sweep.tracking.uri)
     version = client.get_model_version_by_alias("controls-sweep", "best")
+    assert client.get_model_version_by_alias("controls-sweep", "2-shots").version == version.version
     (best,) = [trial for trial in trials if trial.run_id == version.run_id]
-    eligible = [t for t in trials if t.tags["uml.selected"] == "true" and not t.arm.startswith(("shuffled", "noise"))]
-    assert best in eligible
-    assert best.metrics["val/accuracy"] == max(trial.metrics["val/accuracy"] for trial in eligible)
+    shipped = results["verdict"].removeprefix("Ship ").split(" at 2 shots: ")[0]
+    assert best.arm == {"the linear probe": "linear_probe", "logistic regression": "logistic"}.get(shipped, shipped)
+    seeds = [t for t in trials if t.tags["uml.selected"] == "true" and t.arm == best.arm]
+    assert best.metrics["val/accuracy"] == max(trial.metrics["val/accuracy"] for trial in seeds)
     inputs = pq.read_table(sweep.corpora["target"].path).to_pylist()
     test_rows = [row for row in inputs if row["split"] == "test"]
     write_embeddings(tmp_path / "new.parquet", {"embedding": [row["embedding"] for row in test_rows]})
@@ -271,7 +280,7 @@ def test_a_failed_trial_is_recorded_and_does_not_end_the_sweep(experiment: Exper
     [
         ("control", None, "did you mean 'controls'"),
         ("nowhere.py", None, "--space is nowhere.py"),
-        ("controls", 5, "needs at least 30"),
+        ("controls", 5, "needs at least 42"),
         ("()", None, "the space is empty"),
         ("('fast',)", None, "optim.lr is 'fast'"),
         ("(1e-3, 1e-3)", None, "the same trial twice"),

@@ -138,7 +138,6 @@ def test_only_runs_of_equal_shapes_share_a_label() -> None:
         {"optim.ema_decay": 0.9},
         {"train.accumulate": 2},
         {"train.precision": "bfloat16"},
-        {"train.max_steps": 0},
         {"train.gradient_cosine": True},
         {"optim.name": "lbfgs", "model.learnable_scale": False},
         {"objective": "self_supervised"},

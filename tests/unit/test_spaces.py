@@ -57,6 +57,9 @@ def experiment(**changes: Any) -> Experiment:
     return parse_experiment(tree).override({key.replace("_", ".", 1): value for key, value in changes.items()})
 
 
+SOLVED = ("ridge", "logistic", "prior", "shuffled_prior")
+
+
 def arms_of(name: str, given_experiment: Experiment) -> list[str]:
     return [arm.name for arm in load_space(name, given_experiment).arms]
 
@@ -74,7 +77,9 @@ def test_every_space_states_its_question_and_gives_every_arm_the_same_budget_and
     specs = trials_of(space, given_experiment)
     assert space.question.endswith("?")
     counts = Counter((spec.arm, spec.condition, spec.experiment.seed) for spec in specs)
-    assert len(set(counts.values())) == 1, "equal budgets"
+    solved = {arm.name for arm in space.arms if arm.is_solved}
+    assert {count for (arm, _, _), count in counts.items() if arm in solved} <= {1}
+    assert len({count for (arm, _, _), count in counts.items() if arm not in solved}) == 1, "equal budgets"
     assert {seed for _, _, seed in counts} == {0, 1, 2}
     assert len(counts) == len({spec.arm for spec in specs}) * len({spec.condition for spec in specs}) * 3, "paired"
     assert all(spec.experiment.seed == spec.experiment.data.split_seed for spec in specs)
@@ -112,17 +117,19 @@ def test_the_spaces_that_exist() -> None:
 def test_few_shot_has_the_papers_shots_and_the_arms_a_verdict_needs() -> None:
     space = load_space("few_shot", experiment())
     assert space.conditions == {"data.shots": (1, 2, 4, 8, 16)}
-    initialised = ["linear_probe", "unimodal", "uml", "unimodal_init", "uml_init", "shuffled_init"]
-    assert arms_of("few_shot", experiment()) == initialised
+    alternatives, solved = ["linear_probe", "ridge", "logistic", "zero_shot"], ["prior", "shuffled_prior"]
+    initialised = ["unimodal", "uml", "unimodal_init", "uml_init", "shuffled_init"]
+    assert arms_of("few_shot", experiment()) == [*alternatives, *initialised, *solved]
     at_random = experiment(model_head_init="random", tune_shots=[4, 2])
-    assert arms_of("few_shot", at_random) == ["linear_probe", "unimodal", "uml", "shuffled"]
+    assert arms_of("few_shot", at_random) == [*alternatives, "unimodal", "uml", "shuffled", *solved]
     assert load_space("few_shot", at_random).conditions == {"data.shots": (2, 4)}
 
 
 def test_linear_probe_has_the_papers_grid_and_thins_lambda_to_the_same_budget() -> None:
     given_experiment = experiment()
     space = load_space("linear_probe", given_experiment)
-    assert points_per_group(space) == dict.fromkeys(arms_of("linear_probe", given_experiment), 24)
+    assert points_per_group(space) == {arm.name: 1 if arm.is_solved else 24 for arm in space.arms}
+    assert {arm.name for arm in space.arms if arm.is_solved} == set(SOLVED)
     specs = [
         spec.experiment
         for spec in trials_of(space, given_experiment)
@@ -393,7 +400,7 @@ def test_finetune_compares_frozen_partial_and_full_with_and_without_the_data() -
     backbones = {name: (trial.model.backbone, trial.model.trained_blocks) for name, trial in specs.items()}
     trained = dict.fromkeys(("unimodal", "unimodal_init", "uml_init", "shuffled_init"), ("finetune", None))
     assert backbones == {
-        "linear_probe": ("frozen", None),
+        **dict.fromkeys(("linear_probe", "zero_shot", *SOLVED), ("frozen", None)),
         **trained,
         **{f"frozen_{name}": ("frozen", None) for name in ("unimodal", "uml_init")},
         **{f"partial_{name}": ("partial", 2) for name in ("unimodal", "uml_init")},
@@ -426,7 +433,8 @@ def test_finetune_compares_frozen_partial_and_full_with_and_without_the_data() -
 def test_probe_and_zero_shot_leave_a_trained_encoder_frozen_in_every_space() -> None:
     tuned = experiment(model_backbone="finetune", model_drop_path=0.1)
     arms = {spec.arm: spec.experiment for spec in trials_of(load_space("controls", tuned), tuned)}
-    assert {name for name, trial in arms.items() if trial.model.backbone == "frozen"} == {"linear_probe", "zero_shot"}
+    without_steps = {"linear_probe", "zero_shot", *SOLVED}
+    assert {name for name, trial in arms.items() if trial.model.backbone == "frozen"} == without_steps
     frozen, slower = experiment(), experiment(optim_backbone_lr=1e-6, pictures_augment=False)
     assert trained_settings(frozen) == trained_settings(slower), "of a frozen encoder nothing of it counts"
     assert trained_settings(tuned) != trained_settings(tuned.override({"optim.backbone_lr": 1e-6}))

@@ -251,7 +251,7 @@ def test_learning_rate_schedule() -> None:
 def test_folded_head_gives_the_models_logits() -> None:
     run = finish(run_of())
     embeddings = torch.from_numpy(run.data.val.gathered())
-    folded = folded_target_head(run.model, "target")
+    folded = folded_target_head(run.model, "target")["head.weight"]
     with torch.no_grad():
         assert torch.allclose(embeddings @ folded.T, run.model.logits("target", embeddings), atol=1e-5)
 

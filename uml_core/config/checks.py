@@ -177,7 +177,7 @@ def _trained_auxiliaries_can_be_trained(experiment: Sections) -> None:
 
 def _every_corpus_has_its_turn(experiment: Sections) -> None:
     train, warm_start = experiment.train, experiment.mixing.warm_start
-    if not train.max_steps:
+    if not experiment.num_steps:
         return
     if warm_start.steps >= train.max_steps:
         others = "the target" if warm_start.corpus != experiment.target else "any other corpus"
@@ -193,6 +193,18 @@ def _every_corpus_has_its_turn(experiment: Sections) -> None:
                 f"mixing.batch_ratio.{name} is {ratio:g}, of which {steps} steps of {train.batch_size} target samples "
                 "make not one sample; raise it, or set it to 0"
             )
+
+
+def _a_head_in_closed_form_has_frozen_embeddings(experiment: Sections) -> None:
+    head, train = experiment.model.head, experiment.train
+    needs = {
+        "objective=supervised": experiment.objective == "supervised",
+        "model.backbone=frozen": experiment.model.backbone == "frozen",
+        "train.workers=1, because there is nothing to distribute": train.workers == 1 and train.min_workers is None,
+        "train.twin=false: space controls compares it with every other head": not train.twin,
+    }
+    if head != "paper":
+        _require(needs, f"model.head is {head}, which needs {NEED}; or set model.head=paper")
 
 
 def _a_solver_has_a_convex_problem(experiment: Sections) -> None:
@@ -221,6 +233,7 @@ CHECKS: tuple[Callable[[Sections], None], ...] = (
     _shifted_corpora_are_of_the_target,
     _settings_fit_the_objective,
     _a_trained_backbone_can_be_trained,
+    _a_head_in_closed_form_has_frozen_embeddings,
     _shards_have_holders,
     _a_transfer_has_a_trunk,
     _trained_auxiliaries_can_be_trained,

@@ -71,6 +71,11 @@ class Sections(Settings):
         """Names of the auxiliaries that take part in training steps, in the file's order."""
         return tuple(filter(self.is_active, self.auxiliaries))
 
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps at most; 0 for a head in closed form."""
+        return self.train.max_steps if self.model.head == "paper" else 0
+
     def is_active(self, corpus: str) -> bool:
         """Whether a corpus takes part in training steps: neither its loss weight nor its batch ratio is 0.
 

@@ -79,7 +79,7 @@ USES: Mapping[str, Use] = {
     **{key: use for encoder in _ENCODERS for key, use in _uses(encoder, "compile").items()},
     **_uses("embed", "dtype precision", "store"),
     **_uses("embed", "batch_size part_rows actors decoders max_rejected"),
-    **_uses("model", "backbone", "model", "pack"),
+    **_uses("model", "backbone head", "model", "pack"),
     **_uses("model", "trained_blocks trained_auxiliaries drop_path", "model", when=(TRAINED_ENCODER,)),
     **_uses("model.lora", "rank alpha dropout targets", "model", when=(ADAPTERS,)),
     # Heads of one pack may start anywhere, from whatever corpus: only their shapes must be equal.

@@ -87,7 +87,7 @@ class StreamedRows:
         memory_bytes: int,
     ) -> None:
         self._rows, self._plan, self._corpus, self._ranks = rows, plan, corpus, ranks
-        self._max_steps = experiment.train.max_steps
+        self._max_steps = experiment.num_steps
         self._stream = SampleStream(corpus, len(rows), experiment.seed)
         self._reader = RowReader(rows.embeddings)
         row_bytes = rows.dim * rows.embeddings.itemsize

@@ -61,7 +61,7 @@ class Holder:
         return (self.host, self.system) == (socket.gethostname(), _system())
 
     def is_gone(self) -> bool:
-        """Return whether the lease is free: its process of this host has ended, or it has expired on another one."""
+        """Whether the lease is free: its process of this host has ended, or it has expired on another one."""
         if not self.is_here:
             return time.time() >= self.expires_at
         started_at = _started_at(self.pid)  # at another time: another process of the same number
@@ -155,7 +155,7 @@ class Lease:
         return str(Path(self.path).parent)
 
     def _try_to_take(self) -> Holder | None:
-        """Return who holds the lease, None where it is ours now."""
+        """Who holds the lease, None where it is ours now."""
         with self._one_taker():
             holder = self._holder()
             if holder is not None and not holder.is_gone():
@@ -232,7 +232,7 @@ def exclusive(filesystem: pafs.FileSystem, path: str, on_wait: Callable[[], None
 
 @functools.cache
 def _system() -> str:
-    """Return what tells this kernel's run and this container's process numbers from others; "" where nothing does."""
+    """What tells this kernel's run and this container's process numbers from others; "" where nothing does."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -241,7 +241,7 @@ def _system() -> str:
 
 
 def _started_at(pid: int) -> float | None:
-    """Return when a process of this host started, None where it has ended, NaN where it may not be asked."""
+    """When a process of this host started, None where it has ended, NaN where it may not be asked."""
     import psutil  # not on top: a logged model, which takes no lease, is served without it
 
     try:

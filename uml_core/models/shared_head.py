@@ -28,10 +28,20 @@ PROTOTYPE_ROWS = 16_384  # read at once
 
 
 class SharedHeadModel(nn.Module):
-    """Per-corpus projection and scale around one shared head. All maps are bias-free, so the target's path folds."""
+    """Per-corpus projection and scale around one shared head. All maps but the head are bias-free: the path folds.
+
+    `bias` is for a head that is solved: one that is trained by steps has none, as in the paper.
+    """
 
     def __init__(
-        self, dims: Mapping[str, int], *, shared_width: int, num_classes: int, learnable_scale: bool, scale: float
+        self,
+        dims: Mapping[str, int],
+        *,
+        shared_width: int,
+        num_classes: int,
+        learnable_scale: bool,
+        scale: float,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.shared_width = shared_width
@@ -44,7 +54,7 @@ class SharedHeadModel(nn.Module):
         self.scales = nn.ParameterDict(
             {corpus: nn.Parameter(torch.tensor(float(scale)), requires_grad=learnable_scale) for corpus in dims}
         )
-        self.head = nn.Linear(shared_width, num_classes, bias=False)
+        self.head = nn.Linear(shared_width, num_classes, bias=bias)
 
     def forward(self, batches: Mapping[str, Float[Tensor, "_ _"]]) -> dict[str, Float[Tensor, "_ C"]]:
         return {corpus: self.logits(corpus, embedding_BD) for corpus, embedding_BD in batches.items()}
@@ -55,7 +65,18 @@ class SharedHeadModel(nn.Module):
 
 
 def build_model(experiment: Experiment, data: TrainingData) -> SharedHeadModel:
+    """The model as it starts; a head that is solved (`uml_core.models.solved_head`) is one of the target alone."""
     dims = {corpus: rows.dim for corpus, rows in data.train.items()}
+    if experiment.model.head != "paper":
+        dim = dims[data.target]
+        return SharedHeadModel(
+            {data.target: dim},
+            shared_width=dim,
+            num_classes=len(data.classes),
+            learnable_scale=False,
+            scale=1.0,
+            bias=True,
+        )
     init_corpus = head_init_corpus(experiment)
     model = SharedHeadModel(
         dims,
@@ -99,11 +120,11 @@ def class_prototypes(rows: LabelledRows, num_classes: int, normalize: bool) -> F
     return nn.functional.normalize(sums_CD / counts_C1, dim=-1)
 
 
-def folded_target_head(model: SharedHeadModel, target: str) -> Float[Tensor, "C D"]:
-    """The target's whole path as one matrix (C, D): s · W_head · W_target."""
-    projection = model.projections[target]
+def folded_target_head(model: SharedHeadModel, target: str) -> dict[str, Tensor]:
+    """The target's whole path: head.weight (C, D), s · W_head · W_target, and head.bias (C,) where the head has one."""
+    projection, scale = model.projections[target], model.scales[target]
     with torch.no_grad():
-        head_CH = model.head.weight
+        head_CH, bias_C = model.head.weight, model.head.bias
         weight_CD = head_CH @ projection.weight if isinstance(projection, nn.Linear) else head_CH
-        folded: Tensor = (weight_CD * model.scales[target]).contiguous()
-    return folded
+        bias = {} if bias_C is None else {"head.bias": bias_C * scale}
+        return {name: value.cpu().contiguous() for name, value in {"head.weight": weight_CD * scale, **bias}.items()}

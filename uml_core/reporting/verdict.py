@@ -1,9 +1,10 @@
 """The verdict: does the unpaired data help, by how much, and is it what the data says that helps?
 
-In: a sweep. Out: a sentence its own numbers support. A gain must stand above the matched baseline and above every
-control of the space (a plain linear probe, the same procedure with the auxiliary labels shuffled, ...), all paired over
-seeds and corrected for testing several claims; those that the space needs must have been measured. What a control does
-as well is no gain (docs/method.md, Controls).
+In: a sweep. Out: sentences its own numbers support: which model to ship and what it gains over the second best, what
+the unpaired data are worth in it, and whether training on them is what helps. A gain of training must stand above the
+matched baseline, above every model that one could use instead (ridge, an untrained zero-shot head, ...), and above
+every control (the same procedure with the auxiliary labels shuffled, ...), all paired over seeds and corrected for
+testing several claims; those that the space needs must have been measured (docs/method.md, Controls).
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from uml_core.evaluation.shipping import MIN_SEEDS, SIGNIFICANCE, Choice, choose, lacking_alternatives
 from uml_core.evaluation.statistics import PairedDifference, holm, paired_difference
 from uml_core.reporting.collect import ArmResults, Condition, SweepResults
+from uml_core.sweeps.space import ALTERNATIVE_WORDS, Arm
 
 Kind = Literal["gain", "no_gain", "harm", "undecided"]
 KIND_WORDS: dict[Kind, str] = {"harm": "warning, harm", "gain": "gain", "no_gain": "no gain", "undecided": "undecided"}
-MIN_SEEDS = 3  # of two, a 95 % interval reaches 9 standard deviations to each side: nothing would ever be decided
-SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,42 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Shipped:
+    """What to ship under one condition, and differences in test accuracy of the shipped model, paired over seeds."""
+
+    condition: Condition
+    choice: Choice
+    over_second: PairedDifference
+    unpaired_over_alone: PairedDifference
+    over_shuffled: PairedDifference | None  # of the best with unpaired data, above its own control
+
+    @property
+    def sentence(self) -> str:
+        """Which model to ship, what it gains, and what unpaired data are worth in it."""
+        choice = self.choice
+        gain = f"{_with_doubt(self.over_second)} points over {choice.second.words}"
+        if choice.arm.role == "zero_shot" and self.over_second.mean > 0:
+            gain = f"training lowers it by {100 * self.over_second.mean:.1f} points ({choice.second.words})"
+        line = f"Ship {choice.arm.words} {self.condition.words}: {gain}"
+        worth = f"{_with_doubt(self.unpaired_over_alone)} points"
+        if not choice.ships_unpaired:
+            return f"{line}; unpaired data add nothing reliable (the best with them, {choice.unpaired.words}: {worth})."
+        shuffled = self.over_shuffled
+        doubt = "" if shuffled is None or _is_above(shuffled) else ", but shuffled labels do as well"
+        if choice.second is choice.alone:
+            return f"{line}, which is what unpaired data are worth{doubt}."
+        return f"{line}; unpaired data are worth {worth} over {choice.alone.words}{doubt}."
+
+    @property
+    def is_gain(self) -> bool:
+        """Whether the model to ship is reliably better for unpaired data, and not with shuffled labels as well."""
+        is_beyond = self.choice.unpaired.role == "zero_shot"  # with shuffled labels it is chance
+        if self.over_shuffled is not None:
+            is_beyond = _is_above(self.over_shuffled)
+        return self.choice.ships_unpaired and is_beyond and _is_above(self.unpaired_over_alone)
+
+
+@dataclass(frozen=True)
 class ConditionVerdict:
     """The verdict under one condition, with the claims it rests on."""
 
@@ -50,6 +87,7 @@ class ConditionVerdict:
     kind: Kind
     text: str
     claims: tuple[Claim, ...] = ()
+    shipped: Shipped | None = None
 
 
 @dataclass(frozen=True)
@@ -70,13 +108,21 @@ def verdict_of(sweep: SweepResults) -> Verdict:
     parts = tuple(_condition_verdict(sweep, condition) for condition in sweep.conditions)
     if not parts:
         return Verdict("undecided", f"Undecided: sweep {sweep.space} has no finished trials.")
-    if len(parts) == 1:
-        return Verdict(parts[0].kind, parts[0].text, parts)
     kinds = {part.kind for part in parts}
     kind = next(option for option in KIND_WORDS if option in kinds)
-    return Verdict(
-        kind, " ".join(part.text for part in parts) if kind == "undecided" else _summary(sweep, parts), parts
-    )
+    several = len(parts) > 1 and kind != "undecided"
+    training = _summary(sweep, parts) if several else " ".join(part.text for part in parts)
+    ships = [part.shipped.sentence for part in parts if part.shipped is not None]
+    return Verdict(kind, " ".join([*ships, "Co-training:", training] if ships else [training, *_lacks(sweep)]), parts)
+
+
+def _lacks(sweep: SweepResults) -> list[str]:
+    """Say what a sweep does not compare the auxiliary data with, though it claims something of them."""
+    measured = [arm for arm in sweep.design.arms if any(sweep.arm(arm.name, each) for each in sweep.conditions)]
+    lacking = [] if sweep.design.subject else lacking_alternatives(measured)
+    if not lacking or not sweep.design.needs:
+        return []
+    return [f"Not compared with {_all_of(ALTERNATIVE_WORDS[role] for role in lacking)}: space controls does."]
 
 
 def _summary(sweep: SweepResults, parts: Sequence[ConditionVerdict]) -> str:
@@ -130,9 +176,9 @@ def _over_shots(sweep: SweepResults, parts: Sequence[ConditionVerdict]) -> str:
         worth = f"worth it below {parts[len(gains)].condition.shots} shots"
     else:
         worth = f"worth it {_all_of(part.condition.words for part in gains)}"
-    control = sweep.design.arm((sweep.design.needs or ("",))[0]).control_words
+    control = sweep.design.arm((sweep.design.needs or ("",))[0]).words
     return (
-        f"Gain: {subject} raise{verb_s} test accuracy on {sweep.target} by {measured}: {worth}, beyond the "
+        f"Gain: {subject} raise{verb_s} test accuracy on {sweep.target} by {measured}: {worth}, beyond "
         f"{control}{doubt} ({against})."
     )
 
@@ -163,7 +209,26 @@ def _condition_verdict(sweep: SweepResults, condition: Condition) -> ConditionVe
     if not sweep.design.needs or not sweep.equal_budgets(condition):
         return ConditionVerdict(condition, "undecided", _without_controls(sweep, condition, main), claims)
     kind, text = _decide(sweep, condition, claims)
-    return ConditionVerdict(condition, kind, text, claims)
+    shipped = _shipped(sweep, condition)
+    if shipped is not None and shipped.is_gain and shipped.choice.unpaired.name != sweep.headline:
+        kind = "gain"  # of another arm: the headline's text says why it has none
+    return ConditionVerdict(condition, kind, text, claims, shipped)
+
+
+def _shipped(sweep: SweepResults, condition: Condition) -> Shipped | None:
+    """What to ship under a condition; None where the sweep cannot say."""
+    arms = {arm.name: found for arm in sweep.design.arms if (found := sweep.arm(arm.name, condition)) is not None}
+    choice = choose(sweep.design, {name: results.val for name, results in arms.items()})
+    if choice is None:
+        return None
+
+    def over(better: Arm, worse: Arm) -> PairedDifference:
+        return paired_difference(arms[better.name].test, arms[worse.name].test)
+
+    own = [arm for arm in sweep.design.arms if (arm.role, arm.controls) == ("shuffled", choice.unpaired.name)]
+    shuffled = over(choice.unpaired, own[0]) if own and own[0].name in arms else None
+    ship = over(choice.arm, choice.second)
+    return Shipped(condition, choice, ship, over(choice.unpaired, choice.alone), shuffled)
 
 
 def _claims(sweep: SweepResults, condition: Condition, headline: ArmResults) -> tuple[Claim, ...]:
@@ -192,23 +257,25 @@ def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]
     if not main.holds_above:
         return "no_gain", f"No gain {where}: {subject} make{verb_s} no reliable difference ({measured})."
     needs = [design.arm(name) for name in design.needs or ()]
-    missing = next((arm.control_words for arm in needs if arm.name not in by_arm), None)
+    missing = next((arm.words for arm in needs if arm.name not in by_arm), None)
     if missing is not None:
-        return "undecided", f"Undecided {where}: {measured} over {main.against}, but no {missing} was measured."
+        return "undecided", f"Undecided {where}: {measured} over {main.against}, but {missing} was not measured."
     thin = [claim.against for claim in others if claim.difference.count < MIN_SEEDS]
     doubts = [claim for claim in others if not claim.holds_above and claim.against not in thin]
-    probes = [claim for claim in doubts if design.arm(claim.against).role == "probe"]
-    beyond = [claim for claim in doubts if claim not in probes]
+    instead = [claim for claim in doubts if design.arm(claim.against).role in ALTERNATIVE_WORDS]
+    beyond = [claim for claim in doubts if claim not in instead]
     if beyond:
         names = " and ".join(f"{claim.against} ({_points(claim.difference.mean)} points)" for claim in beyond)
         return "no_gain", (
             f"No gain {where} beyond the controls: {main.arm} is above {main.against} by {measured}, "
             f"but not reliably above {names}: what {subject} say{verb_s} is not what helps."
         )
-    if probes:
+    if instead:
+        best = min(instead, key=lambda claim: claim.difference.mean)
+        words = design.arm(best.against).words
         return "no_gain", (
-            f"No gain {where} over a plain linear probe: {main.arm} is above {main.against} by {measured}, but the "
-            f"linear probe without projection does as well ({_points(probes[0].difference.mean)} points)."
+            f"No gain {where} over {words}: {main.arm} is above {main.against} by {measured}, but {words} does as well "
+            f"({_points(best.difference.mean)} points)."
         )
     if thin:
         return "undecided", (
@@ -217,8 +284,8 @@ def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]
         )
     above = _points(by_arm[needs[0].name].difference.mean)
     return "gain", (
-        f"Gain {where}: {subject} raise{verb_s} test accuracy on {sweep.target} by {measured}, beyond the "
-        f"{needs[0].control_words} ({above} points above it).{_sources(sweep, condition)}"
+        f"Gain {where}: {subject} raise{verb_s} test accuracy on {sweep.target} by {measured}, beyond "
+        f"{needs[0].words} ({above} points above it).{_sources(sweep, condition)}"
     )
 
 
@@ -238,6 +305,10 @@ def _sources(sweep: SweepResults, condition: Condition) -> str:
     start = paired_difference(initialised.test, baseline.test)
     training = paired_difference(headline.test, initialised.test)
     return f" Of it, initialising the head gives {_with_doubt(start)} and co-training {_with_doubt(training)}."
+
+
+def _is_above(difference: PairedDifference) -> bool:
+    return difference.mean > 0 and difference.p_value < SIGNIFICANCE
 
 
 def _with_doubt(difference: PairedDifference) -> str:

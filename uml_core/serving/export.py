@@ -2,7 +2,7 @@
 
 In: a `TargetPredictor`, whose path from embedding to logits is one matrix. Out, in a folder:
 
-    head.safetensors   head.weight (C, D) float32
+    head.safetensors   head.weight (C, D) float32, and of a solved head (model.head) head.bias (C,)
     encoder.safetensors   of a fine-tuned run, with either format: the weights of its encoder
     head.json          the classes in the order of the rows, whether embeddings are normalised first, the encoder
     head.onnx          input embedding (B, D) float32; outputs logits (B, C) and probabilities (B, C)
@@ -47,6 +47,8 @@ class TargetPath(nn.Module):
         self._encoder, self._normalize = encoder, predictor.normalize
         self.backbone = None if encoder is None else encoder.module
         self.register_buffer("head_CD", predictor.head.clone())
+        bias_C = torch.zeros(len(predictor.head)) if predictor.bias is None else predictor.bias.clone()
+        self.register_buffer("bias_C", bias_C)
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, C) and probabilities (B, C)."""
@@ -56,7 +58,7 @@ class TargetPath(nn.Module):
             embedding_BD = self._encoder.features(pixels_B3HW).float()
         if self._normalize:
             embedding_BD = nn.functional.normalize(embedding_BD, dim=-1)
-        logits_BC = embedding_BD @ self.get_buffer("head_CD").T
+        logits_BC = nn.functional.linear(embedding_BD, self.get_buffer("head_CD"), self.get_buffer("bias_C"))
         return logits_BC, torch.softmax(logits_BC, dim=1)
 
 
@@ -82,7 +84,7 @@ def export_head(predictor: TargetPredictor, directory: Path, formats: tuple[str,
     files[0].write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
     if "safetensors" in formats:
         files.append(directory / "head.safetensors")
-        save_file({"head.weight": predictor.head}, files[-1])
+        save_file(predictor.head_weights, files[-1])
     if predictor.encoder_weights is not None:
         files.append(directory / "encoder.safetensors")
         save_file(dict(predictor.encoder_weights), files[-1])

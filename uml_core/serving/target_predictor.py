@@ -30,7 +30,7 @@ ENCODER_FILE = "encoder.safetensors"
 
 @dataclass(frozen=True)
 class TargetPredictor(Predictor):
-    """The target path of a trained model: encoder settings, folded head (C, D), class names."""
+    """The target path of a trained model: encoder settings, folded head (C, D) and its bias (C,), class names."""
 
     ready_column, ready_format = "embedding", "embeddings"
 
@@ -38,19 +38,27 @@ class TargetPredictor(Predictor):
     head: Tensor
     encoder_weights: Mapping[str, Tensor] | None = None  # of a fine-tuned run; None: those the encoder's settings name
 
+    bias: Tensor | None = None  # of a solved head
+
+    @property
+    def head_weights(self) -> dict[str, Tensor]:
+        """What `folded_target_head` made."""
+        return {"head.weight": self.head, **({} if self.bias is None else {"head.bias": self.bias})}
+
     @classmethod
     def from_model(
         cls, experiment: Experiment, model: SharedHeadModel, classes: tuple[str, ...], *, precision: str
     ) -> TargetPredictor:
         """Fold a trained model's target path. Everything else the model holds is left behind."""
-        corpus = experiment.corpora[experiment.target]
+        corpus, weights = experiment.corpora[experiment.target], folded_target_head(model, experiment.target)
         return cls(
             classes=classes,
             modality="vector" if corpus.format == "embeddings" else corpus.modality,
             encoder=experiment.encoder_of(experiment.target),
             precision=precision,
             normalize=experiment.model.normalize,
-            head=folded_target_head(model, experiment.target).cpu(),
+            head=weights["head.weight"],
+            bias=weights.get("head.bias"),
         )
 
     def load_encoder(self, encoder: Encoder, *, device: str = "cpu") -> None:
@@ -70,24 +78,26 @@ class TargetPredictor(Predictor):
         embeddings = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
         if self.normalize:
             embeddings = nn.functional.normalize(embeddings, dim=-1)
-        logits_BC = embeddings @ self.head.T
+        logits_BC = nn.functional.linear(embeddings, self.head, self.bias)
         probabilities_BC = torch.softmax(logits_BC.double(), dim=1)
         top_B, code_B = probabilities_BC.max(dim=1)
         return Predictions([self.classes[code] for code in code_B.tolist()], top_B.numpy(), logits_BC.numpy())
 
     def save(self, directory: Path) -> None:
         self._save_settings(directory, normalize=self.normalize, fine_tuned=self.encoder_weights is not None)
-        save_file({"head.weight": self.head}, directory / HEAD_FILE)
+        save_file(self.head_weights, directory / HEAD_FILE)
         if self.encoder_weights is not None:
             save_file(dict(self.encoder_weights), directory / ENCODER_FILE)
 
     @classmethod
     def load(cls, directory: Path) -> TargetPredictor:
         settings, shared = read_settings(directory)
+        weights = load_file(directory / HEAD_FILE)
         return cls(
             **shared,
             normalize=settings["normalize"],
-            head=load_file(directory / HEAD_FILE)["head.weight"],
+            head=weights["head.weight"],
+            bias=weights.get("head.bias"),
             encoder_weights=load_file(directory / ENCODER_FILE) if settings.get("fine_tuned") else None,
         )
 

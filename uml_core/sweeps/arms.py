@@ -27,6 +27,11 @@ SAYS = {
     "noise": "with noise of the same mean and scale in place of the auxiliary embeddings.",
     "unrelated": "with an auxiliary corpus about something else.",
     "zero_shot": "the head as the auxiliary corpus's class means initialise it, not trained at all.",
+    "ridge": "the target alone: ridge regression in closed form, its penalty by leaving one row out.",
+    "logistic": "the target alone: logistic regression, its penalty by cross-validation on the train rows.",
+    "prior": "ridge under a prior that the auxiliary corpora write, in closed form; where their class names are worth "
+    "no more than shuffled ones, it is ridge.",
+    "shuffled_prior": "as prior, with the auxiliary labels shuffled over rows.",
 }
 
 
@@ -60,6 +65,7 @@ def standard_arms(experiment: Experiment) -> dict[str, Arm]:
     # Noise takes the place of embeddings: an encoder that makes them anew would leave none of it.
     noise = {"model.trained_auxiliaries": [], **{f"corpora.{name}.control": "noise" for name in related}}
     untrained = {**alone, **TEXT_HEAD, **FROZEN, "train.max_steps": 0}
+    prior = {**RANDOM_HEAD, **FROZEN, "model.head": "prior"}
     arms = [
         Arm("linear_probe", _target_only(experiment), says=SAYS["linear_probe"], role="probe"),
         Arm("unimodal", alone, says=SAYS["unimodal"], role="baseline"),
@@ -69,6 +75,16 @@ def standard_arms(experiment: Experiment) -> dict[str, Arm]:
         *_controls("shuffled", {**cotrained, **shuffled}),
         *_controls("noise", {**cotrained, **noise}),
         Arm("zero_shot", untrained, says=SAYS["zero_shot"], role="zero_shot"),
+        Arm("ridge", {**_target_only(experiment), "model.head": "ridge"}, says=SAYS["ridge"], role="ridge"),
+        Arm("logistic", {**_target_only(experiment), "model.head": "logistic"}, says=SAYS["logistic"], role="logistic"),
+        Arm("prior", {**cotrained, **prior}, says=SAYS["prior"], role="method"),
+        Arm(
+            "shuffled_prior",
+            {**cotrained, **shuffled, **prior},
+            says=SAYS["shuffled_prior"],
+            role="shuffled",
+            controls="prior",
+        ),
     ]
     if unrelated:
         swapped = {"mixing.loss_weight": {name: float(name in unrelated) for name in experiment.auxiliaries}}
@@ -102,10 +118,11 @@ def headline_suffix(experiment: Experiment) -> str:
 
 
 def deciding_arms(experiment: Experiment) -> tuple[str, ...]:
-    """The fewest arms a verdict rests on: probe, baseline, the method, and its shuffled control."""
+    """The fewest arms a verdict rests on: what one could use instead, the baseline, the methods and their controls."""
     suffix = headline_suffix(experiment)
     initialised = ("unimodal_init", "uml_init") if suffix else ()
-    return ("linear_probe", "unimodal", "uml", *initialised, f"shuffled{suffix}")
+    alternatives = ("linear_probe", "ridge", "logistic", "zero_shot")
+    return (*alternatives, "unimodal", "uml", *initialised, f"shuffled{suffix}", "prior", "shuffled_prior")
 
 
 def needed_controls(experiment: Experiment) -> tuple[str, ...]:

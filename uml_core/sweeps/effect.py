@@ -28,8 +28,10 @@ def trained_settings(experiment: Experiment) -> dict[str, Any]:
     # With one corpus in a step, jointly and in turn are the same.
     settings["mixing.schedule"] = experiment.mixing.schedule if active else None
     settings["mixing.warm_start"] = _warm_start(experiment, active)
-    if experiment.train.max_steps:
+    if experiment.num_steps:
         return settings
+    if experiment.model.head == "prior":
+        settings["corpora of the prior"] = list(active)
     return {"train.max_steps": 0, **{key: each for key, each in settings.items() if not key.startswith(UNTRAINED)}}
 
 

@@ -24,10 +24,19 @@ from uml_core.sweeps.effect import refuse_what_changes_nothing
 Overrides = Mapping[str, Any]
 Grid = tuple[Any, ...]
 GroupName = tuple[str, str, int]  # arm, condition, seed
-# "" is an arm that is only compared. "method" and "baseline" are variants of the headline and of the baseline. The rest
-# are controls, of which "control" is one of a kind that is not listed here: words of the verdict, looks in figures.
-Control = Literal["probe", "shuffled", "noise", "unrelated", "control"]
-Role = Literal["", "method", "baseline", "zero_shot"] | Control
+# "" is an arm that is only compared. "method" and "baseline" are variants of the headline and of the baseline.
+Plain = Literal["", "method", "baseline"]
+# A model that one could use instead of the headline's, and that no unpaired data have trained.
+Alternative = Literal["probe", "ridge", "logistic", "zero_shot"]
+ALTERNATIVE_WORDS: dict[str, str] = {
+    "probe": "the linear probe",
+    "ridge": "ridge",
+    "logistic": "logistic regression",
+    "zero_shot": "the untrained zero-shot head",
+}
+# "control" is one of a kind that is not listed here: words of the verdict, looks in figures.
+Control = Literal["shuffled", "noise", "unrelated", "control"]
+Role = Plain | Alternative | Control
 
 
 @dataclass(frozen=True)
@@ -68,19 +77,30 @@ class Arm:
     facts: Facts = field(default_factory=Facts)
 
     @property
-    def control_words(self) -> str:
-        """What a control is called in the verdict: "shuffled control", "linear probe"."""
-        return (
-            "linear probe" if self.role == "probe" else f"{self.name if self.role == 'control' else self.role} control"
-        )
+    def words(self) -> str:
+        """What the verdict calls it: "the shuffled control", "the linear probe", else its name."""
+        if self.role in get_args(Control):
+            return f"the {self.name if self.role == 'control' else self.role} control"
+        return ALTERNATIVE_WORDS.get(self.role, self.name)
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether its head has a closed form, which searches its own scales, instead of being trained by steps."""
+        return str(self.overrides.get("model.head", "paper")) != "paper"
+
+    @property
+    def uses_unpaired(self) -> bool:
+        """Whether its model owes something to the auxiliary corpora."""
+        return self.role in ("method", "zero_shot") or self.facts.initialised
 
 
 @dataclass(frozen=True)
 class Space:
     """Arms × conditions × grid × seeds, and which arm is the claim and which the baseline.
 
-    Every arm trains equally many points of its grid: larger grids are thinned at random to the smallest one. Where an
-    arm has nothing to search, a space may waive that with `equal_budget=False`; no gain is then claimed.
+    Every arm trains equally many points of its grid: larger grids are thinned at random to the smallest one; heads in
+    closed form are no part of that. Where an arm has nothing to search, a space may waive that with
+    `equal_budget=False`; no gain is then claimed.
 
     Args:
         needs: controls that must be measured before a gain is claimed, the one that the verdict names first; () where
@@ -101,7 +121,7 @@ class Space:
 
     def grid_of(self, arm: Arm) -> Mapping[str, Grid]:
         """Everything an arm searches: the space's grid and its own."""
-        return {**self.grid, **arm.grid}
+        return {**({} if arm.is_solved else self.grid), **arm.grid}
 
     def arm(self, name: str) -> Arm:
         """The arm of that name; one that says nothing where a sweep logged an arm that its space does not have."""
@@ -109,9 +129,14 @@ class Space:
 
     @property
     def controls(self) -> list[Arm]:
-        """The controls of the headline, in the order of the arms."""
-        roles = get_args(Control)
+        """What the headline must stand above beside the baseline, in the order of the arms: controls, alternatives."""
+        roles = get_args(Control) + get_args(Alternative)
         return [arm for arm in self.arms if arm.role in roles and arm.controls in ("", self.headline)]
+
+    @property
+    def shippable(self) -> list[Arm]:
+        """The arms that a user could use: no controls, and no arms that say nothing of their role."""
+        return [arm for arm in self.arms if arm.role and arm.role not in get_args(Control)]
 
     @property
     def has_exchange_rate(self) -> bool:
@@ -159,7 +184,8 @@ class Group:
 
     def spec(self, experiment: Experiment, point: Mapping[str, Any]) -> TrialSpec:
         """The trial of one point of the grid. Raises InputError for a key or value that is not allowed."""
-        overrides = {**pairing(self.seed), **self.condition, **self.arm.overrides, **point}
+        paper = {"model.head": "paper"}  # what the file asks of `train`, a sweep asks of the arms that say so
+        overrides = {**paper, **pairing(self.seed), **self.condition, **self.arm.overrides, **point}
         return TrialSpec(self.arm.name, self.label, experiment.override(overrides), overrides)
 
     @property
@@ -209,7 +235,7 @@ def _problem(space: Space) -> str:
         return f"has two arms named '{twice}'; give each a name of its own"
     if not space.seeds:
         return "has no seeds; give at least one"
-    roles = [*get_args(get_args(Role)[0]), *get_args(Control)]
+    roles = get_args(Plain) + get_args(Alternative) + get_args(Control)
     for arm in space.arms:
         if arm.role not in roles:
             return f"gives arm {arm.name} role '{arm.role}'{nearest(arm.role, roles)}; roles are {listing(roles[1:])}"
@@ -243,9 +269,10 @@ def points_per_group(space: Space, max_trials: int | None = None) -> dict[str, i
         InputError: a key has no values, an arm has nothing to search while another has, or `max_trials` does not leave
             one point each.
     """
-    sizes = {arm.name: len(product_of(space.grid_of(arm))) for arm in space.arms}
+    sizes = {arm.name: len(product_of(space.grid_of(arm))) for arm in space.arms if not arm.is_solved}
+    solved = {arm.name: len(product_of(arm.grid)) for arm in space.arms if arm.is_solved}
     conditions = product_of(space.conditions)
-    if not conditions or not all(sizes.values()):
+    if not conditions or not all({**sizes, **solved}.values()):
         raise InputError("the space is empty: a key has no values; give each key at least one")
     if space.equal_budget and min(sizes.values()) == 1 < max(sizes.values()):
         alone = min(sizes, key=lambda name: sizes[name])
@@ -262,7 +289,7 @@ def points_per_group(space: Space, max_trials: int | None = None) -> dict[str, i
                 f"--trials is {max_trials}; this space needs at least {least} (one for every arm, condition and seed)"
             )
         sizes = {name: min(size, max_trials // least) for name, size in sizes.items()}
-    return dict.fromkeys(sizes, min(sizes.values())) if space.equal_budget else sizes
+    return {**(dict.fromkeys(sizes, min(sizes.values())) if space.equal_budget else sizes), **solved}
 
 
 def trials_of(space: Space, experiment: Experiment, *, max_trials: int | None = None) -> list[TrialSpec]:

@@ -37,7 +37,9 @@ def pack_label(experiment: Experiment, *, device: str = "cpu") -> str | None:
     float32 = train.precision == "float32" or (train.precision == "auto" and device == "cpu")
     closed_form = experiment.objective == "supervised" and experiment.model.backbone == "frozen" and float32
     plain_update = optim.name == "adamw" and optim.clip_norm is None and not optim.ema_decay and train.accumulate == 1
-    if not (closed_form and plain_update and train.max_steps and not train.gradient_cosine):
+    if experiment.model.backbone == "frozen" and not experiment.num_steps:
+        return "without steps"  # a process then takes several, one after another
+    if not (closed_form and plain_update and not train.gradient_cosine):
         return None
     plan = MixingPlan.from_experiment(experiment)
     own = plan.scheduled if plan.alternate or plan.warm_start_steps else ()  # a corpus of weight 0 then has no update

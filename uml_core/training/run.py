@@ -149,19 +149,30 @@ class TrainingRun:
         return {corpus: weights[corpus] for corpus in self._plan.scheduled}
 
     def evaluations(self) -> Iterator[Evaluation]:
-        """Train, yielding after every evaluation, until max_steps or patience ends the run."""
-        settings = self.experiment.train
-        if settings.max_steps == 0 and not self.progress.finished:
+        """Train, yielding after every evaluation, until max_steps or patience ends the run; a solved head at once."""
+        if self.experiment.num_steps == 0 and not self.progress.finished:
+            if self.experiment.model.head != "paper":
+                self._solve()
             self.progress.finished = True
             yield self._measured(losses={})
+        if self.progress.finished:
+            return
         gradient = self.objective.gradient()
         while not self.progress.finished:
             yield self.evaluate(self._train(self.next_stop, gradient))
 
+    def _solve(self) -> None:
+        from uml_core.models.solved_head import solve_head  # scikit-learn takes a second
+
+        assert isinstance(self.data, TrainingData), "other data are refused with the experiment"
+        started = time.perf_counter()
+        weight_CD, bias_C = solve_head(self.experiment, self.data)
+        self.model.head.load_state_dict({"weight": weight_CD, "bias": bias_C})
+        self.progress.train_s += time.perf_counter() - started
+
     @property
     def next_stop(self) -> int:
-        settings = self.experiment.train
-        return min(self.progress.step + settings.eval_every, settings.max_steps)
+        return min(self.progress.step + self.experiment.train.eval_every, self.experiment.num_steps)
 
     def evaluate(self, trained: TrainedSteps) -> Evaluation:
         """Evaluate the model after some more steps, and decide whether the run goes on.
@@ -177,7 +188,7 @@ class TrainingRun:
         self._last_update = trained.last_update or self._last_update
         evaluation = self._measured(trained.losses)
         out_of_patience = progress.bad_evaluations >= self.experiment.train.patience
-        progress.finished = out_of_patience or progress.step >= self.experiment.train.max_steps
+        progress.finished = out_of_patience or progress.step >= self.experiment.num_steps
         return evaluation
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Shape legend: N rows, C classes, D embedding width, H shared width.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -157,10 +158,10 @@ def head_features(model: SharedHeadModel, corpus: str, embedding_ND: Tensor, *, 
 
 def head_classifier(model: SharedHeadModel, corpus: str) -> Classifier:
     """The softmax of a model's head under a corpus's scale, on rows in the shared space."""
-    weight_CH, scale = model.head.weight.detach().cpu(), model.scales[corpus].detach().cpu()
+    head, scale = copy.deepcopy(model.head).cpu().requires_grad_(False), model.scales[corpus].detach().cpu()
 
     def probabilities(features_NH: Features) -> npt.NDArray[np.float64]:
-        logits_NC = nn.functional.linear(torch.from_numpy(features_NH), weight_CH) * scale
+        logits_NC = head(torch.from_numpy(features_NH)) * scale
         probabilities_NC: npt.NDArray[np.float64] = torch.softmax(logits_NC.double(), dim=1).numpy()
         return probabilities_NC
 

@@ -1,0 +1,48 @@
+"""Heads of the target's embeddings that are solved, not trained by steps (`model.head`).
+
+In: an experiment's rows. Out: the head's weight (C, D) and bias (C,), such that softmax of its logits is calibrated.
+
+Shape legend: N rows, C classes, D embedding width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from uml_core.config import Experiment
+from uml_core.data.labelled_rows import LabelledRows
+from uml_core.data.training_data import TrainingData
+from uml_core.models.linear_probe import LinearProbe
+from uml_core.models.prior_head import fit_prior_head
+from uml_core.models.prior_model import ClassPrior
+
+
+def solve_head(experiment: Experiment, data: TrainingData) -> tuple[Tensor, Tensor]:
+    """The weight (C, D) and bias (C,) of the head that model.head names, float32.
+
+    Every kind searches its own scales: ridge and prior on the train rows alone, logistic by the validation rows.
+    """
+
+    def rows_of(rows: LabelledRows) -> npt.NDArray[np.float64]:
+        values = torch.from_numpy(rows.gathered())
+        return np.asarray(nn.functional.normalize(values, dim=-1) if experiment.model.normalize else values, np.float64)
+
+    train, num_classes = data.train[data.target], len(data.classes)
+    if experiment.model.head == "logistic":
+        fitted, validated = ((rows_of(rows).astype(np.float32), rows.labels) for rows in (train, data.val))
+        probe, _ = LinearProbe.fit_validated(fitted, validated, num_classes)
+        return _as_tensors(probe.weight, probe.bias)
+    auxiliaries = experiment.active_auxiliaries if experiment.model.head == "prior" else ()
+    priors = [
+        ClassPrior.from_rows(name, rows_of(data.train[name]), data.train[name].labels, num_classes)
+        for name in auxiliaries
+    ]
+    head = fit_prior_head(rows_of(train), train.labels, num_classes, priors)
+    return _as_tensors(head.weight.T / head.temperature, head.bias / head.temperature)
+
+
+def _as_tensors(weight_CD: npt.NDArray[np.float64], bias_C: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(weight_CD.astype(np.float32)), torch.from_numpy(bias_C.astype(np.float32))
