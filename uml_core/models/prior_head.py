@@ -1,0 +1,406 @@
+"""A linear head in closed form, whose prior the auxiliary corpora write: no gradient, no validation rows.
+
+In: labelled rows of the target, and `ClassPrior`s of other corpora. Out: a `PriorHead`: one matrix, its temperature,
+which corpora were believed and why. Ridge and the zero-shot head are two of its corners, so it is at worst one of them
+as far as the labelled rows can tell. Derived in docs/method.md, A head whose prior the auxiliary corpora write.
+
+    names = ClassPrior.from_rows("names", text_embeddings, text_labels, num_classes)
+    head = fit_prior_head(embeddings, labels, num_classes, [names])
+    head.probabilities(other_embeddings)
+
+Shape legend: N rows, D embedding width, C classes, S classes that have rows, R rank of the rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import permutations
+from typing import Literal
+
+import numpy as np
+
+from uml_core.models.prior_model import (
+    ClassPrior,
+    Codes,
+    Mean,
+    Point,
+    Problem,
+    fit_temperature,
+    losses,
+)
+from uml_core.models.row_space import Array, ClassBasis, RowSpace
+
+Kind = Literal["ridge", "prior", "zero_shot"]
+
+ORDERS = 19  # permuted class names that the true ones must all beat: p = 1/20
+MIN_CLASSES = 4  # fewer have no 19 other orders
+GATE_PENALTY = 10.0  # λ at which means are judged
+PENALTIES = (0.1, 1.0, 10.0, 100.0)  # λ, refined by half a decade
+SHARES = (0.3, 0.6)  # of Gram matrices in the covariance over classes
+FIRST_SHARE, FIRST_SHARE_PER_CORRELATION = 0.8, 4.0  # where no class has two rows: as the alignment, at most 0.8
+FEW_TEMPERATURE = 0.75  # where nothing can be left out, in units of the spread of wrong classes' logits
+BIAS_SHARES = np.linspace(0.0, 1.2, 13)
+BIAS_SPREAD = 0.3  # of the prior on β around raw geometry
+
+
+@dataclass(frozen=True)
+class PenaltyPrior:
+    """What is known of λ before any row is left out: log-normal, and how much a left-out label counts against it."""
+
+    median: float
+    spread: float
+    trust: float  # in the likelihood of left-out labels, which asks for more shrinkage than accuracy does
+
+    def log_density(self, penalty: float) -> float:
+        """Up to a constant; what is beyond 1,000 counts as that."""
+        return -0.5 * (math.log(min(penalty, 1000.0) / self.median) / self.spread) ** 2
+
+
+WITH_MEAN = PenaltyPrior(30.0, 1.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Whether a corpus is believed, in one of its two roles: its true class names must beat permuted ones."""
+
+    corpus: str
+    role: Literal["mean", "gram"]
+    believed: bool
+    beaten: int  # of `orders` permuted orders of the classes
+    orders: int
+
+    @property
+    def reason(self) -> str:
+        """The outcome in words."""
+        if self.orders < ORDERS:
+            return f"fewer than {MIN_CLASSES} common classes: no telling from permuted names"
+        return f"the true class names beat {self.beaten} of {self.orders} permuted orders"
+
+
+@dataclass(frozen=True)
+class PriorHead:
+    """A fitted head: logits (N, C) = rows weight + bias, probabilities = softmax(logits / temperature)."""
+
+    weight: Array  # (D, C)
+    bias: Array  # (C,)
+    temperature: float
+    kind: Kind
+    penalty: float  # λ in units of a row's mean squared length; inf: nothing was trained
+    share: float  # of Gram matrices in the covariance over classes
+    scales: dict[str, float]  # of each corpus's mean that takes part
+    grams: tuple[str, ...]  # corpora whose Gram matrix takes part
+    gates: tuple[Gate, ...]
+    evidence: dict[str, float]  # log marginal likelihood per class, of "ridge" and "prior"
+    left_out_loss: dict[str, Array]  # of each row (N,), by head: "ridge", "prior", "zero_shot"; empty at one row a class
+    left_out_correct: dict[str, Array]  # likewise, 0 or 1
+
+    def logits(self, rows: Array) -> Array:
+        """Logits (N, C), the temperature left out."""
+        logits_NC: Array = rows @ self.weight + self.bias
+        return logits_NC
+
+    def probabilities(self, rows: Array) -> Array:
+        """Calibrated class probabilities (N, C)."""
+        scaled_NC = self.logits(rows) / self.temperature
+        odds_NC = np.exp(scaled_NC - scaled_NC.max(axis=1, keepdims=True))
+        probabilities_NC: Array = odds_NC / odds_NC.sum(axis=1, keepdims=True)
+        return probabilities_NC
+
+
+def fit_prior_head(
+    rows: Array,
+    labels: Codes,
+    num_classes: int,
+    priors: Sequence[ClassPrior] = (),
+    *,
+    weights: Array | None = None,
+) -> PriorHead:
+    """Fit the head, every scale chosen by the labelled rows themselves.
+
+    Args:
+        rows: embeddings (N, D), as the encoder gives them or at unit length; rows of weight 0 count as absent.
+        labels: codes (N,) in [0, num_classes); classes without rows get what the priors say of them.
+        num_classes: C.
+        priors: of auxiliary corpora. One of width D offers its prototypes as a mean, any one its Gram matrix.
+        weights: how often each row counts (N,); once by default.
+    """
+    weights_N = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
+    present = weights_N > 0
+    rows_ND, labels_N = np.asarray(rows, dtype=np.float64)[present], labels[present]
+    space = RowSpace.from_rows(rows_ND, weights_N[present])
+    seen, codes_N = np.unique(labels_N, return_inverse=True)
+    if len(seen) == 1:
+        return _constant(rows_ND.shape[1], num_classes, int(seen[0]))
+    return _Search(Problem(space, codes_N, len(seen)), seen, num_classes, tuple(priors)).run()
+
+
+def _constant(dim: int, num_classes: int, code: int) -> PriorHead:
+    """The head that always says the only class there are rows of."""
+    bias_C = np.eye(num_classes)[code]
+    return PriorHead(np.zeros((dim, num_classes)), bias_C, 1.0, "ridge", math.inf, 0.0, {}, (), (), {}, {}, {})
+
+
+@dataclass(frozen=True)
+class _Search:
+    problem: Problem  # of the S classes that have rows
+    seen: Codes  # (S,) their codes
+    num_classes: int
+    priors: tuple[ClassPrior, ...]
+
+    def run(self) -> PriorHead:
+        ridge = self._best_penalty(self.problem)
+        gates, means, grams = self._gated()
+        problem, point = self.problem.with_means(means), ridge
+        if means:
+            point = self._best_penalty(problem)
+        point, used = self._with_grams(problem, point, grams)
+        kind: Kind = "zero_shot" if math.isinf(point.penalty) else "prior" if means or used else "ridge"
+        weight_DC, bias_C = self._extended(problem, point, used)
+        points = {"ridge": (self.problem, ridge), "prior": (problem, point)}
+        if means:
+            untrained = self._zero_shot_point(problem)
+            points["zero_shot"] = (problem, untrained)
+        loss, correct, temperature = self._left_out(points)
+        return PriorHead(
+            weight=weight_DC,
+            bias=bias_C,
+            temperature=temperature,
+            kind=kind,
+            penalty=point.penalty,
+            share=point.share,
+            scales={mean.name: scale for mean, scale in zip(means, point.scales, strict=True)},
+            grams=tuple(prior.name for prior in used),
+            gates=gates,
+            evidence={name: where.evidence(at) for name, (where, at) in points.items() if name != "zero_shot"},
+            left_out_loss=loss,
+            left_out_correct=correct,
+        )
+
+    @cached_property
+    def leaves_out(self) -> bool:
+        """Whether leaving rows out can judge: not with one row a class, whose class would be left without any."""
+        problem = self.problem
+        return problem.space.total_weight >= 2 * problem.num_classes and len(problem.picked) > 0
+
+    @cached_property
+    def picked_basis(self) -> Array:
+        return self.problem.space.basis(self.problem.picked)
+
+    def _penalty_prior(self, problem: Problem) -> PenaltyPrior:
+        """Without a mean λ falls with the rows a class has: several rows say more of what a class is."""
+        if problem.means:
+            return WITH_MEAN
+        shots = problem.space.total_weight / problem.num_classes
+        return PenaltyPrior(1.5 / max(shots, 1.0), 0.7, 0.25)
+
+    def _likelihood(self, problem: Problem, point: Point) -> float:
+        """The log-likelihood of left-out labels, at the best temperature."""
+        picked = problem.picked
+        labels_n, weights_n = problem.labels[picked], problem.space.weights[picked]
+        logits_nC = problem.left_out_logits(point, picked, self.picked_basis)
+        return -float(weights_n.sum()) * fit_temperature(logits_nC, labels_n, weights_n)[1]
+
+    def _best_penalty(self, problem: Problem) -> Point:
+        """λ by a grid that is refined once; the scales of the means follow from it."""
+        prior, classes = self._penalty_prior(problem), ClassBasis.identity()
+
+        def at(penalty: float) -> tuple[float, Point]:
+            point = Point(penalty, classes, problem.best_scales(penalty, classes))
+            fit = self._likelihood(problem, point) * prior.trust if self.leaves_out else problem.evidence(point)
+            return fit + prior.log_density(penalty), point
+
+        grid = (*PENALTIES, math.inf) if problem.means else PENALTIES
+        tried = [at(penalty) for penalty in grid]
+        best = max(tried, key=lambda each: each[0])[1].penalty
+        around = 1000.0 if math.isinf(best) else best
+        tried += [at(penalty) for penalty in (around / math.sqrt(10), around * math.sqrt(10))]
+        return max(tried, key=lambda each: each[0])[1]
+
+    def _gated(self) -> tuple[tuple[Gate, ...], tuple[Mean, ...], tuple[ClassPrior, ...]]:
+        """Which corpora are believed, as a mean and as a Gram matrix."""
+        gates, means, grams = [], [], []
+        dim = self.problem.space.centred.shape[1]
+        for prior in self.priors:
+            if prior.prototypes.shape[1] == dim:
+                mean = self._mean(prior)
+                gates.append(self._mean_gate(prior, mean))
+                if gates[-1].believed:
+                    means.append(mean)
+            gates.append(self._gram_gate(prior))
+            if gates[-1].believed:
+                grams.append(prior)
+        return tuple(gates), tuple(means), tuple(grams)
+
+    def _seen_mask(self) -> Array:
+        return np.isin(np.arange(self.num_classes), self.seen)
+
+    def _mean(self, prior: ClassPrior) -> Mean:
+        """The corpus's prototypes as a head, with as much of its raw bias as the rows' cross-entropy asks for."""
+        space = self.problem.space
+        head_DS = prior.centred(self._seen_mask())[self.seen].T
+        logits_NS, bias_S = space.centred @ head_DS, space.mean @ head_DS
+        scores = []
+        for share in BIAS_SHARES:
+            _, loss = fit_temperature(logits_NS + share * bias_S, self.problem.labels, space.weights)
+            scores.append(-space.total_weight * loss - 0.5 * ((share - 1.0) / BIAS_SPREAD) ** 2)
+        return Mean(prior.name, head_DS, float(BIAS_SHARES[int(np.argmax(scores))]))
+
+    def _orders(self, prior: ClassPrior) -> list[Codes]:
+        """The true order of the seen classes, then permuted ones of those that the corpus covers."""
+        covered = np.flatnonzero(prior.covered[self.seen])
+        identity = np.arange(len(self.seen))
+        if len(covered) < MIN_CLASSES:
+            return [identity]
+        if len(covered) == MIN_CLASSES:
+            others = [np.array(order) for order in permutations(range(len(covered)))][1:]
+        else:
+            generator = np.random.default_rng(len(covered))
+            others = [generator.permutation(len(covered)) for _ in range(ORDERS)]
+        orders = [identity]
+        for other in others:
+            order = identity.copy()
+            order[covered] = covered[other]
+            orders.append(order)
+        return orders
+
+    def _mean_gate(self, prior: ClassPrior, mean: Mean) -> Gate:
+        """By how well the mean's logits fit the labels in the metric of the evidence."""
+        precision_R1 = self.problem.unfollowed(GATE_PENALTY, ClassBasis.identity())
+        projected_RS = self.problem.space.project_head(mean.head)
+        products_SS = self.problem.projected_labels.T @ (precision_R1 * projected_RS)
+        each = np.arange(len(self.seen))
+        fits = [float(products_SS[each, order].sum()) for order in self._orders(prior)]
+        return _gate(prior.name, "mean", fits)
+
+    def _gram_gate(self, prior: ClassPrior) -> Gate:
+        """By the slope of the evidence in the Gram matrix's share, where the share is 0: Σ over pairs of classes of
+        how much alike their rows are, times how much alike the corpus says they are."""
+        similarity_SS = self._row_similarity
+        gram_SS = self._gram_of_seen(prior)
+        fits = [float((similarity_SS * gram_SS[np.ix_(order, order)]).sum()) for order in self._orders(prior)]
+        return _gate(prior.name, "gram", fits)
+
+    @cached_property
+    def _row_similarity(self) -> Array:
+        """How much alike the mean rows of two classes are (S, S); 0 on the diagonal."""
+        problem = self.problem
+        sums_RS = np.sqrt(problem.space.values)[:, None] * problem.projected_labels
+        return _off_diagonal((sums_RS / problem.mass).T @ (sums_RS / problem.mass))
+
+    def _covariance(self, grams: Sequence[ClassPrior], share: float) -> Array:
+        """The covariance over all classes (C, C): the mean of the corpora's Gram matrices, and a private part."""
+        seen_C = self._seen_mask()
+        gram_CC = sum((prior.gram(seen_C) for prior in grams), np.zeros((self.num_classes, self.num_classes)))
+        covariance_CC: Array = share * gram_CC / len(grams) + (1 - share) * np.eye(self.num_classes)
+        return covariance_CC
+
+    def _class_basis(self, grams: Sequence[ClassPrior], share: float) -> ClassBasis:
+        return ClassBasis.from_covariance(self._covariance(grams, share)[np.ix_(self.seen, self.seen)])
+
+    def _with_grams(
+        self, problem: Problem, point: Point, grams: tuple[ClassPrior, ...]
+    ) -> tuple[Point, tuple[ClassPrior, ...]]:
+        """The point with the best share of the believed Gram matrices, at its λ; unchanged where none is better.
+
+        Where nothing can be left out the share follows from how well the similarities of classes agree.
+        """
+        if not grams or math.isinf(point.penalty) or (problem.means and not self.leaves_out):
+            return point, ()
+
+        def at(group: tuple[ClassPrior, ...], share: float) -> Point:
+            classes = self._class_basis(group, share)
+            return Point(point.penalty, classes, problem.best_scales(point.penalty, classes), share)
+
+        if not self.leaves_out:
+            correlation = np.mean([self._agreement(prior) for prior in grams])
+            return at(grams, min(FIRST_SHARE, FIRST_SHARE_PER_CORRELATION * float(correlation))), grams
+        tried: list[tuple[float, Point, tuple[ClassPrior, ...]]] = [(self._likelihood(problem, point), point, ())]
+        groups: list[tuple[ClassPrior, ...]] = [(each,) for each in grams] + ([grams] if len(grams) > 1 else [])
+        for group in groups:
+            for share in SHARES:
+                with_gram = at(group, share)
+                tried.append((self._likelihood(problem, with_gram), with_gram, group))
+        _, best, used = max(tried, key=lambda each: each[0])
+        return best, used
+
+    def _agreement(self, prior: ClassPrior) -> float:
+        """The correlation between how much alike two classes' rows are and how much alike the corpus says they are."""
+        rows_SS, gram_SS = self._row_similarity, self._gram_of_seen(prior)
+        length = math.sqrt(float((rows_SS**2).sum()) * float((gram_SS**2).sum()))
+        return float((rows_SS * gram_SS).sum()) / max(length, 1e-300)
+
+    def _gram_of_seen(self, prior: ClassPrior) -> Array:
+        return _off_diagonal(prior.gram(self._seen_mask())[np.ix_(self.seen, self.seen)])
+
+    def _zero_shot_point(self, problem: Problem) -> Point:
+        identity = ClassBasis.identity()
+        return Point(math.inf, identity, problem.best_scales(math.inf, identity))
+
+    def _extended(self, problem: Problem, point: Point, grams: tuple[ClassPrior, ...]) -> tuple[Array, Array]:
+        """The head of all classes: those without rows follow from the means, and from the others through K."""
+        weight_DS, bias_S = problem.head(point)
+        if len(self.seen) == self.num_classes:
+            return weight_DS, bias_S
+        space, seen_C = problem.space, self._seen_mask()
+        by_name = {prior.name: prior for prior in self.priors}
+        mean_DC, offset_C = np.zeros((weight_DS.shape[0], self.num_classes)), np.zeros(self.num_classes)
+        for scale, mean in zip(point.scales, problem.means, strict=True):
+            head_DC = scale * by_name[mean.name].centred(seen_C).T
+            mean_DC, offset_C = mean_DC + head_DC, offset_C + mean.bias_share * (space.mean @ head_DC)
+        learned_DS = weight_DS - mean_DC[:, self.seen]
+        weight_DC = mean_DC.copy()
+        if grams:
+            covariance_CC = self._covariance(grams, point.share)
+            among_seen_SS = covariance_CC[np.ix_(self.seen, self.seen)]
+            weight_DC += learned_DS @ np.linalg.solve(among_seen_SS, covariance_CC[self.seen])
+        weight_DC[:, self.seen] = weight_DS
+        bias_C = offset_C - space.mean @ weight_DC + (0.0 if math.isinf(point.penalty) else 1.0 / len(self.seen))
+        bias_C[self.seen] = bias_S
+        return weight_DC, bias_C
+
+    def _left_out(
+        self, points: dict[str, tuple[Problem, Point]]
+    ) -> tuple[dict[str, Array], dict[str, Array], float]:
+        """Losses and hits of every row by heads fitted without it, and the temperature of the head that is kept."""
+        problem, point = points["prior"]
+        if not self.leaves_out:
+            return {}, {}, self._temperature_unjudged(problem, point)
+        space, labels_N = problem.space, problem.labels
+        everyone = np.flatnonzero(problem.has_others)
+        basis_NR, loss, correct, temperatures = space.basis(everyone), {}, {}, {}
+        for name, (where, at) in points.items():
+            logits_NC = where.left_out_logits(at, everyone, basis_NR)
+            temperatures[name], _ = fit_temperature(logits_NC, labels_N[everyone], space.weights[everyone])
+            loss[name] = losses(logits_NC, labels_N[everyone], temperatures[name])
+            correct[name] = (logits_NC.argmax(axis=1) == labels_N[everyone]).astype(np.float64)
+        return loss, correct, temperatures["prior"]
+
+    def _temperature_unjudged(self, problem: Problem, point: Point) -> float:
+        """With one row a class: a mean can still be judged by rows left out; of ridge only the logits' spread is known."""
+        space, labels_N = problem.space, problem.labels
+        if point.scales:
+            everyone = np.arange(len(labels_N))
+            logits_NC = problem.left_out_logits(point, everyone, space.basis(everyone))
+            return fit_temperature(logits_NC, labels_N, space.weights)[0]
+        weight_DC, bias_C = problem.head(point)
+        logits_NC = (space.centred + space.mean) @ weight_DC + bias_C
+        wrong = (logits_NC - logits_NC.mean(axis=1, keepdims=True))[problem.indicators == 0]
+        return FEW_TEMPERATURE * float(wrong.std()) or 1.0
+
+
+def _off_diagonal(similarity: Array) -> Array:
+    """A similarity less what every class has on average, 0 on the diagonal."""
+    centred = similarity - similarity.mean(axis=0) - similarity.mean(axis=1, keepdims=True) + similarity.mean()
+    off_diagonal: Array = centred - np.diag(np.diag(centred))
+    return off_diagonal
+
+
+def _gate(corpus: str, role: Literal["mean", "gram"], fits: Sequence[float]) -> Gate:
+    """The first fit, of the true names, against the others."""
+    true, permuted = fits[0], fits[1:]
+    beaten = sum(true > other for other in permuted)
+    believed = len(permuted) >= ORDERS and beaten == len(permuted) and true > 0
+    return Gate(corpus, role, believed, beaten, len(permuted))

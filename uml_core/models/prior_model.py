@@ -1,0 +1,250 @@
+"""What the search over scales asks of a labelled corpus and its auxiliary corpora: evidence, left-out loss, heads.
+
+In: rows with labels, and the class prototypes of some corpora. Out, at any `Point` (penalty, covariance over classes,
+scales of the means): the evidence, logits of left-out rows, and the head. docs/method.md, A head whose prior the
+auxiliary corpora write, derives all of it.
+
+Shape legend: N rows, D embedding width, E an auxiliary corpus's width, C classes, R rank of the rows, M means.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import nnls
+
+from uml_core.models.row_space import Array, ClassBasis, LeftOut, RowSpace
+
+Codes = npt.NDArray[np.int64]
+MAX_LEFT_OUT = 512  # rows that a search leaves out; the final figures leave out every one
+NEWTON_STEPS = 12
+
+
+@dataclass(frozen=True)
+class ClassPrior:
+    """Where an auxiliary corpus places the classes: unit prototypes (C, E), zeros where it has no rows."""
+
+    name: str
+    prototypes: Array
+    covered: npt.NDArray[np.bool_]  # (C,)
+
+    @classmethod
+    def from_rows(cls, name: str, rows: Array, labels: Codes, num_classes: int) -> ClassPrior:
+        """The mean of each class's rows at unit length, at unit length."""
+        sums_CE = np.zeros((num_classes, rows.shape[1]))
+        np.add.at(sums_CE, labels, unit_rows(rows))
+        covered_C = np.bincount(labels, minlength=num_classes) > 0
+        return cls(name, unit_rows(sums_CE), covered_C)
+
+    def centred(self, seen_C: npt.NDArray[np.bool_]) -> Array:
+        """The prototypes less their mean over covered classes that the target has rows of."""
+        basis_C = self.covered & seen_C if (self.covered & seen_C).any() else self.covered
+        centred_CE = self.prototypes - self.prototypes[basis_C].mean(axis=0)
+        return np.where(self.covered[:, None], centred_CE, 0.0)
+
+    def gram(self, seen_C: npt.NDArray[np.bool_]) -> Array:
+        """The cosines (C, C) between the centred prototypes; 0 where the corpus has no rows."""
+        unit_CE = unit_rows(self.centred(seen_C))
+        gram_CC: Array = unit_CE @ unit_CE.T
+        return gram_CC
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of what the evidence or left-out rows decide."""
+
+    penalty: float  # λ in units of a row's mean squared length; inf leaves the mean alone
+    classes: ClassBasis = field(default_factory=ClassBasis.identity)
+    scales: tuple[float, ...] = ()  # one a mean; an infinite one is the zero-shot head
+    share: float = 0.0  # of the Gram matrices in the covariance over classes; the rest is private
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A prior mean: a head (D, C) that was never trained, and how much of its raw bias to keep."""
+
+    name: str
+    head: Array
+    bias_share: float  # β: 1 is raw geometry, 0 rows less their mean
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Labelled rows of the classes that have some, in closed form."""
+
+    space: RowSpace
+    labels: Codes  # (N,)
+    num_classes: int
+    means: tuple[Mean, ...] = ()
+
+    @cached_property
+    def indicators(self) -> Array:
+        """One-hot labels (N, C)."""
+        return np.eye(self.num_classes)[self.labels]
+
+    @cached_property
+    def mass(self) -> Array:
+        """The weight of each class (C,)."""
+        return np.bincount(self.labels, weights=self.space.weights, minlength=self.num_classes)
+
+    @cached_property
+    def class_share(self) -> Array:
+        """The share of each class among the rows (C,)."""
+        return self.mass / self.mass.sum()
+
+    @cached_property
+    def projected_labels(self) -> Array:
+        """The labels in the rows' eigenbasis (R, C)."""
+        return self.space.project(self.indicators)
+
+    @cached_property
+    def projected_means(self) -> tuple[Array, ...]:
+        """The logits of every mean in the rows' eigenbasis (R, C)."""
+        return tuple(self.space.project_head(mean.head) for mean in self.means)
+
+    @cached_property
+    def has_others(self) -> npt.NDArray[np.bool_]:
+        """Which rows leave others of their class behind (N,)."""
+        others: npt.NDArray[np.bool_] = self.mass[self.labels] > np.minimum(self.space.weights, 1.0) + 1e-9
+        return others
+
+    @cached_property
+    def picked(self) -> Codes:
+        """Rows that a search leaves out: of classes with others, at most `MAX_LEFT_OUT`."""
+        rows = np.flatnonzero(self.has_others)
+        if len(rows) > MAX_LEFT_OUT:
+            rows = np.sort(np.random.default_rng(0).choice(rows, MAX_LEFT_OUT, replace=False))
+        return rows
+
+    @cached_property
+    def unexplained(self) -> float:
+        """What of the labels lies outside the span of the rows, as a sum of squares."""
+        total = float((self.mass * (1 - self.class_share)).sum())
+        return max(total - float((self.projected_labels**2).sum()), 1e-9 * total)
+
+    def with_means(self, means: Sequence[Mean]) -> Problem:
+        """The same rows under other prior means."""
+        return Problem(self.space, self.labels, self.num_classes, tuple(means))
+
+    def unfollowed(self, penalty: float, classes: ClassBasis) -> Array:
+        """The precision of each direction's target (R, J) under the prior, in units of the noise's."""
+        precision_RJ: Array = 1.0 - self.space.shrinkage(penalty, classes)
+        return precision_RJ
+
+    def best_scales(self, penalty: float, classes: ClassBasis) -> tuple[float, ...]:
+        """The scales of the means with the largest evidence: generalised least squares, none below 0."""
+        if not self.means:
+            return ()
+        root_RJ = np.sqrt(self.unfollowed(penalty, classes))
+        columns = [(root_RJ * classes.rotate(projected)).ravel() for projected in self.projected_means]
+        target = (root_RJ * classes.rotate(self.projected_labels)).ravel()
+        design = np.stack(columns, axis=1)
+        scales, _ = nnls(design.T @ design, design.T @ target)
+        return tuple(float(scale) for scale in scales)
+
+    def evidence(self, point: Point) -> float:
+        """The log marginal likelihood per class of the labels, the noise's variance at its best.
+
+        One label is one observation and not C of them, hence "per class".
+        """
+        classes = point.classes
+        rotated_RJ = classes.rotate(self.projected_labels)
+        for scale, projected in zip(point.scales, self.projected_means, strict=True):
+            rotated_RJ = rotated_RJ - scale * classes.rotate(projected)
+        precision_RJ = self.unfollowed(point.penalty, classes)
+        num_columns = self.num_classes - 1 if classes.vectors is None else len(classes.values)
+        repeats = num_columns / precision_RJ.shape[1]  # the identity keeps one column for all classes
+        freedom = max(self.space.total_weight - 1, 1.0) * num_columns
+        squares = float((precision_RJ * rotated_RJ**2).sum()) + self.unexplained
+        log_determinant = repeats * float(np.log(precision_RJ).sum())
+        return (0.5 * log_determinant - 0.5 * freedom * math.log(squares / freedom)) / max(num_columns, 1)
+
+    def offset(self, point: Point) -> Array:
+        """The raw bias of the means (C,), as far as the labelled rows leave them standing."""
+        total_C = np.zeros(self.num_classes)
+        for scale, mean, projected in zip(point.scales, self.means, self.projected_means, strict=True):
+            squares_RJ = point.classes.rotate(projected) ** 2
+            left = float((self.unfollowed(point.penalty, point.classes) * squares_RJ).sum())
+            standing = left / max(float(squares_RJ.sum()), 1e-300)
+            total_C += scale * mean.bias_share * standing * (self.space.mean @ mean.head)
+        return total_C
+
+    def left_out_logits(self, point: Point, picked: Codes, basis_nR: Array) -> Array:
+        """Logits (n, C) of rows by heads fitted without them.
+
+        A row's class keeps its weight: its other rows answer for the one left out. Without that every row would be
+        judged by a head for which its own class is rarer than the others, and all training would look harmful.
+        """
+        labels_n, centred_nD = self.labels[picked], self.space.centred[picked]
+        targets_nC, projected_RC = self.indicators[picked], self.projected_labels
+        prior_nC: Array = np.zeros_like(targets_nC)
+        for scale, mean, projected in zip(point.scales, self.means, self.projected_means, strict=True):
+            prior_nC = prior_nC + scale * (centred_nD @ mean.head)
+            projected_RC = projected_RC - scale * projected
+        if math.isinf(point.penalty):
+            return prior_nC + self.offset(point)
+        left = LeftOut.from_space(self.space, picked, basis_nR, penalty=point.penalty, classes=point.classes)
+        logits_nC = prior_nC + left.predict(targets_nC - prior_nC, projected_RC, self.class_share)
+        others_n = self.mass[labels_n] - left.removed
+        share_n = np.where(others_n > 1e-9, left.removed / np.maximum(others_n, 1e-9), 0.0)
+        own_nC = left.of_own_class(labels_n, self.projected_labels, self.mass)
+        return logits_nC + share_n[:, None] * own_nC + self.offset(point)
+
+    def head(self, point: Point) -> tuple[Array, Array]:
+        """Weight (D, C) and bias (C,) at a point. An infinite scale leaves the mean alone."""
+        infinite = [math.isinf(scale) for scale in point.scales]
+        if any(infinite):
+            point = Point(math.inf, point.classes, tuple(float(each) for each in infinite))
+        weight_DC, projected_RC = np.zeros((self.space.centred.shape[1], self.num_classes)), self.projected_labels
+        for scale, mean, projected in zip(point.scales, self.means, self.projected_means, strict=True):
+            weight_DC = weight_DC + scale * mean.head
+            projected_RC = projected_RC - scale * projected
+        if not math.isinf(point.penalty):
+            weight_DC = weight_DC + self.space.ridge(projected_RC, point.penalty, point.classes)
+        bias_C = self.offset(point) - self.space.mean @ weight_DC
+        return weight_DC, bias_C if math.isinf(point.penalty) else bias_C + self.class_share
+
+
+def unit_rows(rows: Array) -> Array:
+    """Rows at unit length; zeros stay zeros."""
+    unit: Array = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
+def losses(logits_NC: Array, labels_N: Codes, temperature: float = 1.0) -> Array:
+    """The cross-entropy of each row (N,), in nats, of logits divided by the temperature."""
+    scaled_NC = logits_NC / temperature
+    scaled_NC -= scaled_NC.max(axis=1, keepdims=True)
+    own_N: Array = np.log(np.exp(scaled_NC).sum(axis=1)) - scaled_NC[np.arange(len(labels_N)), labels_N]
+    return own_N
+
+
+def fit_temperature(logits_NC: Array, labels_N: Codes, weights_N: Array) -> tuple[float, float]:
+    """The temperature with the least cross-entropy, and that loss per row: Newton's method on its logarithm."""
+    share_N = weights_N / weights_N.sum()
+    centred_NC = logits_NC - logits_NC.mean(axis=1, keepdims=True)
+    spread = float(centred_NC.std())
+    if spread < 1e-12:
+        return 1.0, math.log(logits_NC.shape[1])
+    own_N = centred_NC[np.arange(len(labels_N)), labels_N]
+    sharpness, limits = 1.0 / spread, (1e-3 / spread, 1e3 / spread)
+    for _ in range(NEWTON_STEPS):
+        scaled_NC = sharpness * centred_NC
+        scaled_NC -= scaled_NC.max(axis=1, keepdims=True)
+        odds_NC = np.exp(scaled_NC)
+        odds_NC /= odds_NC.sum(axis=1, keepdims=True)
+        weighted_NC = odds_NC * centred_NC
+        mean_N = weighted_NC.sum(axis=1)
+        slope = float(share_N @ (mean_N - own_N)) * sharpness
+        variance_N = np.einsum("nc,nc->n", weighted_NC, centred_NC) - mean_N**2
+        curvature = float(share_N @ variance_N) * sharpness**2 + abs(slope) + 1e-12
+        step = min(max(-slope / curvature, -1.5), 1.5)
+        sharpness = min(max(sharpness * math.exp(step), limits[0]), limits[1])
+        if abs(step) < 1e-3:
+            break
+    return 1.0 / sharpness, float(share_N @ losses(centred_NC, labels_N, 1.0 / sharpness))

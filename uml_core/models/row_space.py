@@ -1,0 +1,175 @@
+"""The algebra of a linear head with a matrix-normal prior: two eigendecompositions, and every question in closed form.
+
+In: rows with targets and weights, and a covariance over classes. Out: the ridge solution, leave-one-row-out
+predictions, and the quadratic forms of the evidence. No Kronecker product is ever formed: in the eigenbasis of the
+classes every column is a ridge regression of its own, with penalty λ / k_j. Derived in docs/method.md, A head whose
+prior the auxiliary corpora write.
+
+Shape legend: N rows, D embedding width, C classes, J eigenvectors over classes, R rank of the rows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+RANK_TOLERANCE = 1e-10  # of the largest eigenvalue
+
+
+@dataclass(frozen=True)
+class ClassBasis:
+    """The eigenbasis of a covariance over classes, without the direction that all classes share."""
+
+    values: Array  # (J,)
+    vectors: Array | None  # (C, J); None is the identity, for which J is C
+
+    @classmethod
+    def identity(cls) -> ClassBasis:
+        """Classes that know nothing of each other: plain ridge."""
+        return cls(np.ones(1), None)
+
+    @classmethod
+    def from_covariance(cls, covariance_CC: Array) -> ClassBasis:
+        """Of a covariance (C, C). What all classes share goes, because no softmax sees it."""
+        centred_CC = covariance_CC - covariance_CC.mean(axis=0)
+        centred_CC -= centred_CC.mean(axis=1, keepdims=True)
+        values_C, vectors_CC = np.linalg.eigh(centred_CC)
+        return cls(np.maximum(values_C[1:], 0.0), vectors_CC[:, 1:])
+
+    def rotate(self, columns: Array) -> Array:
+        """From classes (..., C) to the eigenbasis (..., J)."""
+        return columns if self.vectors is None else columns @ self.vectors
+
+    def rotate_back(self, columns: Array) -> Array:
+        """From the eigenbasis (..., J) to classes (..., C)."""
+        return columns if self.vectors is None else columns @ self.vectors.T
+
+
+@dataclass(frozen=True)
+class RowSpace:
+    """Weighted rows less their mean, in their eigenbasis; penalties are in units of the mean squared length of a row.
+
+    A weight counts how often a row is there, so the answer is that for repeated rows.
+    """
+
+    mean: Array  # (D,)
+    centred: Array  # (N, D), not weighted
+    weights: Array  # (N,)
+    values: Array  # (R,) squared singular values of the weighted centred rows, in units of `scale`
+    scale: float  # mean squared length of a row
+    axes: Array  # (D, R) right singular vectors, or (N, R) left ones where there are fewer rows than columns
+
+    @classmethod
+    def from_rows(cls, rows_ND: Array, weights_N: Array) -> RowSpace:
+        """Decompose N × N or D × D, whichever is smaller."""
+        mean_D = weights_N @ rows_ND / weights_N.sum()
+        centred_ND = rows_ND - mean_D
+        weighted_ND = centred_ND * np.sqrt(weights_N)[:, None]
+        num_rows, dim = rows_ND.shape
+        gram = weighted_ND @ weighted_ND.T if num_rows <= dim else weighted_ND.T @ weighted_ND
+        values, axes = np.linalg.eigh(gram)
+        kept = values > max(RANK_TOLERANCE * float(values[-1]), np.finfo(np.float64).tiny)
+        scale = float(values[kept].sum() / weights_N.sum()) or 1.0
+        return cls(mean_D, centred_ND, weights_N, values[kept] / scale, scale, axes[:, kept])
+
+    @property
+    def is_dual(self) -> bool:
+        """Whether `axes` are of rows: there are at most as many rows as columns."""
+        return self.centred.shape[0] <= self.centred.shape[1]
+
+    @property
+    def total_weight(self) -> float:
+        """How many rows there are, each as often as it counts."""
+        return float(self.weights.sum())
+
+    def basis(self, picked: npt.NDArray[np.int64]) -> Array:
+        """The left singular vectors of some rows, weights taken out again (n, R)."""
+        if self.is_dual:
+            basis_nR: Array = self.axes[picked] / np.sqrt(self.weights[picked])[:, None]
+            return basis_nR
+        return self.centred[picked] @ (self.axes / np.sqrt(self.values * self.scale))
+
+    def project(self, targets_NC: Array) -> Array:
+        """The weighted targets in the rows' eigenbasis (R, C)."""
+        if self.is_dual:
+            return self.axes.T @ (targets_NC * np.sqrt(self.weights)[:, None])
+        sums_DC = self.centred.T @ (targets_NC * self.weights[:, None])
+        projected_RC: Array = (self.axes.T @ sums_DC) / np.sqrt(self.values * self.scale)[:, None]
+        return projected_RC
+
+    def project_head(self, head_DC: Array) -> Array:
+        """What `project` gives for the logits of a head on the centred rows (R, C)."""
+        if self.is_dual:
+            return self.project(self.centred @ head_DC)
+        projected_RC: Array = (self.axes.T @ head_DC) * np.sqrt(self.values * self.scale)[:, None]
+        return projected_RC
+
+    def shrinkage(self, penalty: float, classes: ClassBasis) -> Array:
+        """How far each direction's target is followed (R, J), in [0, 1)."""
+        if math.isinf(penalty):
+            return np.zeros((len(self.values), len(classes.values)))
+        strength_RJ = self.values[:, None] * classes.values / penalty
+        followed_RJ: Array = strength_RJ / (1.0 + strength_RJ)
+        return followed_RJ
+
+    def ridge(self, projected_RC: Array, penalty: float, classes: ClassBasis) -> Array:
+        """The head (D, C) that minimises Σ w |t − Wᵀx|² + penalty · tr(Wᵀ W K⁻¹), from projected targets."""
+        followed_RJ = self.shrinkage(penalty, classes) / np.sqrt(self.values * self.scale)[:, None]
+        coefficients_RC = classes.rotate_back(followed_RJ * classes.rotate(projected_RC))
+        if not self.is_dual:
+            return self.axes @ coefficients_RC
+        weighted_RC = coefficients_RC / np.sqrt(self.values * self.scale)[:, None]
+        return self.centred.T @ ((self.axes @ weighted_RC) * np.sqrt(self.weights)[:, None])
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Predictions for some rows by the heads that were fitted without them, in closed form.
+
+    Where a row counts w times, one of its copies is left out.
+    """
+
+    basis: Array  # (n, R)
+    leverage: Array  # (n, J) of the copy that is left out, the intercept's included
+    followed: Array  # (R, J)
+    classes: ClassBasis
+    removed: Array  # (n,) weight of what is left out
+    total_weight: float
+
+    @classmethod
+    def from_space(
+        cls,
+        space: RowSpace,
+        picked: npt.NDArray[np.int64],
+        basis_nR: Array,
+        *,
+        penalty: float,
+        classes: ClassBasis,
+    ) -> LeftOut:
+        """For the rows `picked`, whose basis is `space.basis(picked)`."""
+        followed_RJ = space.shrinkage(penalty, classes)
+        removed_n = np.minimum(space.weights[picked], 1.0)
+        leverage_nJ = removed_n[:, None] * ((basis_nR**2) @ followed_RJ + 1.0 / space.total_weight)
+        return cls(
+            basis_nR, np.minimum(leverage_nJ, 1 - 1e-9), followed_RJ, classes, removed_n, space.total_weight
+        )
+
+    def predict(self, targets_nC: Array, projected_RC: Array, mean_C: Array) -> Array:
+        """Left-out predictions (n, C) of targets whose own values are `targets_nC`."""
+        rotated_nJ = self.classes.rotate(targets_nC - mean_C)
+        fitted_nJ = self.basis @ (self.followed * self.classes.rotate(projected_RC))
+        left_nJ = rotated_nJ - (rotated_nJ - fitted_nJ) / (1.0 - self.leverage)
+        return self.classes.rotate_back(left_nJ) + mean_C
+
+    def of_own_class(self, labels_n: npt.NDArray[np.int64], projected_RC: Array, mass_C: Array) -> Array:
+        """What the other rows of each row's own class add to its prediction (n, C)."""
+        own_nJ = (self.basis * projected_RC.T[labels_n]) @ self.followed
+        own_nJ += (mass_C[labels_n] / self.total_weight)[:, None]
+        share_nJ = (own_nJ - self.leverage) / (1.0 - self.leverage)
+        if self.classes.vectors is None:
+            return share_nJ * np.eye(len(mass_C))[labels_n]
+        return (share_nJ * self.classes.vectors[labels_n]) @ self.classes.vectors.T
