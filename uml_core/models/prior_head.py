@@ -23,6 +23,7 @@ from typing import Literal
 import numpy as np
 
 from uml_core.models.prior_model import (
+    MAX_LEFT_OUT,
     ClassPrior,
     Codes,
     Mean,
@@ -31,18 +32,19 @@ from uml_core.models.prior_model import (
     fit_temperature,
     losses,
 )
-from uml_core.models.row_space import Array, ClassBasis, RowSpace
+from uml_core.models.row_space import Array, ClassBasis, LeftRows, RowSpace
 
 Kind = Literal["ridge", "prior", "zero_shot"]
 
 ORDERS = 19  # permuted class names that the true ones must all beat: p = 1/20
 MIN_CLASSES = 4  # fewer have no 19 other orders
+SEARCH_TOLERANCE = 0.02  # of a temperature's logarithm
 GATE_PENALTY = 10.0  # λ at which means are judged
 PENALTIES = (0.1, 1.0, 10.0, 100.0)  # λ, refined by half a decade
 SHARES = (0.3, 0.6)  # of Gram matrices in the covariance over classes
 FIRST_SHARE, FIRST_SHARE_PER_CORRELATION = 0.8, 4.0  # where no class has two rows: as the alignment, at most 0.8
 FEW_TEMPERATURE = 0.75  # where nothing can be left out, in units of the spread of wrong classes' logits
-BIAS_SHARES = np.linspace(0.0, 1.2, 13)
+BIAS_SHARES = np.linspace(0.0, 1.2, 7)
 BIAS_SPREAD = 0.3  # of the prior on β around raw geometry
 
 
@@ -186,8 +188,8 @@ class _Search:
         return problem.space.total_weight >= 2 * problem.num_classes and len(problem.picked) > 0
 
     @cached_property
-    def picked_basis(self) -> Array:
-        return self.problem.space.basis(self.problem.picked)
+    def picked_rows(self) -> LeftRows:
+        return self.problem.left_rows(self.problem.picked, np.float32)
 
     def _penalty_prior(self, problem: Problem) -> PenaltyPrior:
         """Without a mean λ falls with the rows a class has: several rows say more of what a class is."""
@@ -200,8 +202,8 @@ class _Search:
         """The log-likelihood of left-out labels, at the best temperature."""
         picked = problem.picked
         labels_n, weights_n = problem.labels[picked], problem.space.weights[picked]
-        logits_nC = problem.left_out_logits(point, picked, self.picked_basis)
-        return -float(weights_n.sum()) * fit_temperature(logits_nC, labels_n, weights_n)[1]
+        logits_nC = problem.left_out_logits(point, self.picked_rows)
+        return -float(weights_n.sum()) * fit_temperature(logits_nC, labels_n, weights_n, SEARCH_TOLERANCE)[1]
 
     def _best_penalty(self, problem: Problem) -> Point:
         """λ by a grid that is refined once; the scales of the means follow from it."""
@@ -239,13 +241,14 @@ class _Search:
 
     def _mean(self, prior: ClassPrior) -> Mean:
         """The corpus's prototypes as a head, with as much of its raw bias as the rows' cross-entropy asks for."""
-        space = self.problem.space
-        head_DS = prior.centred(self._seen_mask())[self.seen].T
-        logits_NS, bias_S = space.centred @ head_DS, space.mean @ head_DS
+        space, labels_N, head_DS = self.problem.space, self.problem.labels, prior.centred(self._seen_mask())[self.seen].T
+        few = np.arange(len(labels_N)) if len(labels_N) <= MAX_LEFT_OUT else self.problem.picked
+        logits_nS, bias_S = (space.centred[few] @ head_DS).astype(np.float32), (space.mean @ head_DS).astype(np.float32)
         scores = []
-        for share in BIAS_SHARES:
-            _, loss = fit_temperature(logits_NS + share * bias_S, self.problem.labels, space.weights)
-            scores.append(-space.total_weight * loss - 0.5 * ((share - 1.0) / BIAS_SPREAD) ** 2)
+        for share in BIAS_SHARES.astype(np.float32):
+            shifted_nS = logits_nS + share * bias_S
+            _, loss = fit_temperature(shifted_nS, labels_N[few], space.weights[few], SEARCH_TOLERANCE)
+            scores.append(-float(space.weights[few].sum()) * loss - 0.5 * ((share - 1.0) / BIAS_SPREAD) ** 2)
         return Mean(prior.name, head_DS, float(BIAS_SHARES[int(np.argmax(scores))]))
 
     def _orders(self, prior: ClassPrior) -> list[Codes]:
@@ -370,9 +373,9 @@ class _Search:
             return {}, {}, self._temperature_unjudged(problem, point)
         space, labels_N = problem.space, problem.labels
         everyone = np.flatnonzero(problem.has_others)
-        basis_NR, loss, correct, temperatures = space.basis(everyone), {}, {}, {}
+        rows, loss, correct, temperatures = problem.left_rows(everyone), {}, {}, {}
         for name, (where, at) in points.items():
-            logits_NC = where.left_out_logits(at, everyone, basis_NR)
+            logits_NC = where.left_out_logits(at, rows)
             temperatures[name], _ = fit_temperature(logits_NC, labels_N[everyone], space.weights[everyone])
             loss[name] = losses(logits_NC, labels_N[everyone], temperatures[name])
             correct[name] = (logits_NC.argmax(axis=1) == labels_N[everyone]).astype(np.float64)
@@ -383,7 +386,7 @@ class _Search:
         space, labels_N = problem.space, problem.labels
         if point.scales:
             everyone = np.arange(len(labels_N))
-            logits_NC = problem.left_out_logits(point, everyone, space.basis(everyone))
+            logits_NC = problem.left_out_logits(point, problem.left_rows(everyone))
             return fit_temperature(logits_NC, labels_N, space.weights)[0]
         weight_DC, bias_C = problem.head(point)
         logits_NC = (space.centred + space.mean) @ weight_DC + bias_C

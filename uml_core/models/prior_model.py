@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
-from uml_core.models.row_space import Array, ClassBasis, LeftOut, RowSpace
+from uml_core.models.row_space import Array, ClassBasis, LeftOut, LeftRows, RowSpace
 
 Codes = npt.NDArray[np.int64]
-MAX_LEFT_OUT = 512  # rows that a search leaves out; the final figures leave out every one
-NEWTON_STEPS = 12
+MAX_LEFT_OUT = 400  # rows that a search leaves out; the final figures leave out every one
+NEWTON_STEPS = 30
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,10 @@ class Problem:
 
     def with_means(self, means: Sequence[Mean]) -> Problem:
         """The same rows under other prior means."""
-        return Problem(self.space, self.labels, self.num_classes, tuple(means))
+        problem = Problem(self.space, self.labels, self.num_classes, tuple(means))
+        kept = {name: value for name, value in vars(self).items() if name not in ("means", "projected_means")}
+        vars(problem).update(kept)  # what was computed of the rows and labels alone
+        return problem
 
     def unfollowed(self, penalty: float, classes: ClassBasis) -> Array:
         """The precision of each direction's target (R, J) under the prior, in units of the noise's."""
@@ -174,26 +177,31 @@ class Problem:
             total_C += scale * mean.bias_share * standing * (self.space.mean @ mean.head)
         return total_C
 
-    def left_out_logits(self, point: Point, picked: Codes, basis_nR: Array) -> Array:
+    def left_rows(self, picked: Codes, precision: type[np.floating] = np.float64) -> LeftRows:
+        """Rows to leave out one at a time."""
+        return LeftRows.from_space(self.space, picked, precision)
+
+    def left_out_logits(self, point: Point, rows: LeftRows) -> Array:
         """Logits (n, C) of rows by heads fitted without them.
 
         A row's class keeps its weight: its other rows answer for the one left out. Without that every row would be
         judged by a head for which its own class is rarer than the others, and all training would look harmful.
         """
-        labels_n, centred_nD = self.labels[picked], self.space.centred[picked]
-        targets_nC, projected_RC = self.indicators[picked], self.projected_labels
+        labels_n, precision = self.labels[rows.picked], rows.basis.dtype
+        targets_nC, projected_RC = self.indicators[rows.picked].astype(precision), self.projected_labels
         prior_nC: Array = np.zeros_like(targets_nC)
         for scale, mean, projected in zip(point.scales, self.means, self.projected_means, strict=True):
-            prior_nC = prior_nC + scale * (centred_nD @ mean.head)
+            # A mean's logits lie in the span of the rows, so its own projection gives them.
+            prior_nC += scale * (rows.basis @ projected.astype(precision))
             projected_RC = projected_RC - scale * projected
         if math.isinf(point.penalty):
             return prior_nC + self.offset(point)
-        left = LeftOut.from_space(self.space, picked, basis_nR, penalty=point.penalty, classes=point.classes)
+        left = LeftOut.from_space(self.space, rows, penalty=point.penalty, classes=point.classes)
         logits_nC = prior_nC + left.predict(targets_nC - prior_nC, projected_RC, self.class_share)
-        others_n = self.mass[labels_n] - left.removed
-        share_n = np.where(others_n > 1e-9, left.removed / np.maximum(others_n, 1e-9), 0.0)
+        others_n = self.mass[labels_n] - rows.removed
+        share_n = np.where(others_n > 1e-6, rows.removed / np.maximum(others_n, 1e-6), 0.0)
         own_nC = left.of_own_class(labels_n, self.projected_labels, self.mass)
-        return logits_nC + share_n[:, None] * own_nC + self.offset(point)
+        return (logits_nC + share_n[:, None] * own_nC + self.offset(point)).astype(precision)
 
     def head(self, point: Point) -> tuple[Array, Array]:
         """Weight (D, C) and bias (C,) at a point. An infinite scale leaves the mean alone."""
@@ -224,27 +232,37 @@ def losses(logits_NC: Array, labels_N: Codes, temperature: float = 1.0) -> Array
     return own_N
 
 
-def fit_temperature(logits_NC: Array, labels_N: Codes, weights_N: Array) -> tuple[float, float]:
-    """The temperature with the least cross-entropy, and that loss per row: Newton's method on its logarithm."""
-    share_N = weights_N / weights_N.sum()
+def fit_temperature(
+    logits_NC: Array, labels_N: Codes, weights_N: Array, tolerance: float = 1e-9
+) -> tuple[float, float]:
+    """The temperature with the least cross-entropy, and that loss per row: Newton's method on its logarithm.
+
+    A tenth of a row more, of no class, keeps rows that are all right from asking for certainty.
+    """
+    share_N = (weights_N / weights_N.sum()).astype(logits_NC.dtype)
     centred_NC = logits_NC - logits_NC.mean(axis=1, keepdims=True)
-    spread = float(centred_NC.std())
+    squares = np.einsum("nc,nc->n", centred_NC, centred_NC)
+    spread = math.sqrt(float(share_N @ squares) / logits_NC.shape[1])
     if spread < 1e-12:
         return 1.0, math.log(logits_NC.shape[1])
-    own_N = centred_NC[np.arange(len(labels_N)), labels_N]
-    sharpness, limits = 1.0 / spread, (1e-3 / spread, 1e3 / spread)
+    own = float(share_N @ centred_NC[np.arange(len(labels_N)), labels_N])
+    sharpness, limits = 2.0 / spread, (1e-3 / spread, 1e3 / spread)
+    highest_N1 = centred_NC.max(axis=1, keepdims=True)
+    below_NC = centred_NC - highest_N1
+    target = own * weights_N.sum() / (weights_N.sum() + 0.1) - float(share_N @ highest_N1[:, 0])
     for _ in range(NEWTON_STEPS):
-        scaled_NC = sharpness * centred_NC
-        scaled_NC -= scaled_NC.max(axis=1, keepdims=True)
-        odds_NC = np.exp(scaled_NC)
-        odds_NC /= odds_NC.sum(axis=1, keepdims=True)
-        weighted_NC = odds_NC * centred_NC
-        mean_N = weighted_NC.sum(axis=1)
-        slope = float(share_N @ (mean_N - own_N)) * sharpness
-        variance_N = np.einsum("nc,nc->n", weighted_NC, centred_NC) - mean_N**2
-        curvature = float(share_N @ variance_N) * sharpness**2 + abs(slope) + 1e-12
-        step = min(max(-slope / curvature, -1.5), 1.5)
+        odds_NC = np.exp(sharpness * below_NC)
+        total_N = odds_NC.sum(axis=1)
+        odds_NC *= below_NC
+        mean_N = odds_NC.sum(axis=1) / total_N
+        variance_N = np.einsum("nc,nc->n", odds_NC, below_NC) / total_N - mean_N**2
+        slope = (float(share_N @ mean_N) - target) * sharpness
+        curvature = float(share_N @ variance_N) * sharpness**2
+        curvature += slope if curvature + slope > 0.1 * curvature else abs(slope)
+        step = min(max(-slope / (curvature + 1e-12), -1.5), 1.5)
+        # After the step, to second order.
+        loss = float(share_N @ np.log(total_N)) - sharpness * (own - float(share_N @ highest_N1[:, 0])) - 0.5 * abs(slope * step)
         sharpness = min(max(sharpness * math.exp(step), limits[0]), limits[1])
-        if abs(step) < 1e-3:
+        if abs(step) < tolerance:
             break
-    return 1.0 / sharpness, float(share_N @ losses(centred_NC, labels_N, 1.0 / sharpness))
+    return 1.0 / sharpness, loss

@@ -127,49 +127,55 @@ class RowSpace:
 
 
 @dataclass(frozen=True)
+class LeftRows:
+    """Rows that are left out one at a time."""
+
+    picked: npt.NDArray[np.int64]  # (n,)
+    basis: Array  # (n, R)
+    squared_basis: Array  # (n, R)
+    removed: Array  # (n,) weight of what is left out: one copy of the row
+
+    @classmethod
+    def from_space(cls, space: RowSpace, picked: npt.NDArray[np.int64], precision: type[np.floating]) -> LeftRows:
+        """In a precision: float32 is enough to search with."""
+        basis_nR: Array = space.basis(picked).astype(precision)
+        return cls(picked, basis_nR, basis_nR**2, np.minimum(space.weights[picked], 1.0).astype(precision))
+
+
+@dataclass(frozen=True)
 class LeftOut:
     """Predictions for some rows by the heads that were fitted without them, in closed form.
 
-    Where a row counts w times, one of its copies is left out.
+    Where a row counts w times, one of its copies is left out. Computed in the precision of the basis.
     """
 
     basis: Array  # (n, R)
     leverage: Array  # (n, J) of the copy that is left out, the intercept's included
     followed: Array  # (R, J)
     classes: ClassBasis
-    removed: Array  # (n,) weight of what is left out
     total_weight: float
 
     @classmethod
-    def from_space(
-        cls,
-        space: RowSpace,
-        picked: npt.NDArray[np.int64],
-        basis_nR: Array,
-        *,
-        penalty: float,
-        classes: ClassBasis,
-    ) -> LeftOut:
-        """For the rows `picked`, whose basis is `space.basis(picked)`."""
-        followed_RJ = space.shrinkage(penalty, classes)
-        removed_n = np.minimum(space.weights[picked], 1.0)
-        leverage_nJ = removed_n[:, None] * ((basis_nR**2) @ followed_RJ + 1.0 / space.total_weight)
-        return cls(
-            basis_nR, np.minimum(leverage_nJ, 1 - 1e-9), followed_RJ, classes, removed_n, space.total_weight
-        )
+    def from_space(cls, space: RowSpace, rows: LeftRows, *, penalty: float, classes: ClassBasis) -> LeftOut:
+        """For some rows, at a penalty and a covariance over classes."""
+        followed_RJ = space.shrinkage(penalty, classes).astype(rows.basis.dtype)
+        leverage_nJ = rows.removed[:, None] * (rows.squared_basis @ followed_RJ + 1.0 / space.total_weight)
+        return cls(rows.basis, np.minimum(leverage_nJ, 1 - 1e-6), followed_RJ, classes, space.total_weight)
 
     def predict(self, targets_nC: Array, projected_RC: Array, mean_C: Array) -> Array:
         """Left-out predictions (n, C) of targets whose own values are `targets_nC`."""
         rotated_nJ = self.classes.rotate(targets_nC - mean_C)
-        fitted_nJ = self.basis @ (self.followed * self.classes.rotate(projected_RC))
-        left_nJ = rotated_nJ - (rotated_nJ - fitted_nJ) / (1.0 - self.leverage)
+        fitted_nJ = self.basis @ (self.followed * self.classes.rotate(projected_RC)).astype(self.basis.dtype)
+        left_nJ = (fitted_nJ - self.leverage * rotated_nJ) / (1.0 - self.leverage)
         return self.classes.rotate_back(left_nJ) + mean_C
 
     def of_own_class(self, labels_n: npt.NDArray[np.int64], projected_RC: Array, mass_C: Array) -> Array:
         """What the other rows of each row's own class add to its prediction (n, C)."""
-        own_nJ = (self.basis * projected_RC.T[labels_n]) @ self.followed
+        own_nJ = (self.basis * projected_RC.T[labels_n].astype(self.basis.dtype)) @ self.followed
         own_nJ += (mass_C[labels_n] / self.total_weight)[:, None]
         share_nJ = (own_nJ - self.leverage) / (1.0 - self.leverage)
         if self.classes.vectors is None:
-            return share_nJ * np.eye(len(mass_C))[labels_n]
-        return (share_nJ * self.classes.vectors[labels_n]) @ self.classes.vectors.T
+            own_nC = np.zeros((len(labels_n), len(mass_C)))
+            own_nC[np.arange(len(labels_n)), labels_n] = share_nJ[:, 0]
+            return own_nC
+        return self.classes.rotate_back(share_nJ * self.classes.vectors[labels_n])
