@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from uml_core.errors import InputError, listing
 from uml_core.models.prior_head import PriorHead, fit_prior_head
@@ -82,17 +82,19 @@ class UnpairedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         _check_choice("classes", self.classes, ("target", "union"))
         _check_choice("normalize", self.normalize, (True, False, "auto"))
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        weights_N = check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        given_ND, labels_N = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(labels_N)
+        weights_N = check_sample_weight(sample_weight, given_ND, dtype=np.float64, ensure_non_negative=True)
         others = {name: _checked(name, pair) for name, pair in _named(auxiliary).items()}
-        self.classes_ = _all_classes(np.unique(y), others, union=self.classes == "union")
-        lengths_N = np.linalg.norm(X, axis=1)
+        self.classes_ = _all_classes(np.unique(labels_N), others, union=self.classes == "union")
+        lengths_N = np.linalg.norm(given_ND, axis=1)
         mean_length = float(np.average(lengths_N, weights=weights_N))
         deviation = float(np.sqrt(np.average((lengths_N - mean_length) ** 2, weights=weights_N)))
-        self.normalized_ = deviation <= EQUAL_LENGTHS * mean_length if self.normalize == "auto" else bool(self.normalize)
-        rows_ND = unit_rows(X) if self.normalized_ else X
-        codes_N = np.searchsorted(self.classes_, y)
+        self.normalized_ = (
+            deviation <= EQUAL_LENGTHS * mean_length if self.normalize == "auto" else bool(self.normalize)
+        )
+        rows_ND = unit_rows(given_ND) if self.normalized_ else given_ND
+        codes_N = np.searchsorted(self.classes_, labels_N)
         priors = [_prior(name, *pair, self.classes_) for name, pair in others.items()]
         self.head_ = fit_prior_head(rows_ND, codes_N, len(self.classes_), priors, weights=weights_N)
         self._take(self.head_)
@@ -107,8 +109,8 @@ class UnpairedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict_proba(self, X: npt.ArrayLike) -> Array:
         """Calibrated probabilities (N, C) of embeddings (N, D)."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        logits_NC = (unit_rows(X) if self.normalized_ else X) @ self.coef_.T + self.intercept_
+        rows_ND: Array = validate_data(self, X, dtype=np.float64, reset=False)
+        logits_NC = (unit_rows(rows_ND) if self.normalized_ else rows_ND) @ self.coef_.T + self.intercept_
         scaled_NC = logits_NC / self.temperature_
         odds_NC = np.exp(scaled_NC - scaled_NC.max(axis=1, keepdims=True))
         probabilities_NC: Array = odds_NC / odds_NC.sum(axis=1, keepdims=True)
@@ -147,7 +149,9 @@ class UnpairedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 description = json.loads((file.metadata() or {})["description"])
                 arrays = {name: file.get_tensor(name) for name in ("head.weight", "head.bias", "head.temperature")}
         except (SafetensorError, KeyError, json.JSONDecodeError) as problem:
-            raise InputError(f"{path} holds no UnpairedClassifier ({problem}); expected a file that save() wrote") from None
+            raise InputError(
+                f"{path} holds no UnpairedClassifier ({problem}); expected a file that save() wrote"
+            ) from None
         model = cls(**description["params"])
         model.coef_, model.intercept_ = arrays["head.weight"], arrays["head.bias"]
         model.temperature_ = float(arrays["head.temperature"][0])
@@ -265,9 +269,10 @@ def _all_classes(
     """
     for name, (_, labels_M) in others.items():
         if not set(labels_M.tolist()) & set(own.tolist()):
+            theirs, ours = (listing(map(repr, labels.tolist())) for labels in (np.unique(labels_M), own))
             raise InputError(
-                f"auxiliary[{name!r}] shares no label with y: it has {listing(map(repr, np.unique(labels_M).tolist()))}, "
-                f"y has {listing(map(repr, own.tolist()))}; both must name the same classes alike"
+                f"auxiliary[{name!r}] shares no label with y: it has {theirs}, y has {ours}; "
+                "both must name the same classes alike"
             )
     return np.unique(np.concatenate([own, *(labels for _, labels in others.values())])) if union else own
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from uml_core.models.prior_head import ORDERS, fit_prior_head
+from uml_core.models.prior_baselines import logistic_head, zero_shot_head
+from uml_core.models.prior_gates import ORDERS
+from uml_core.models.prior_head import fit_prior_head
 from uml_core.models.prior_model import ClassPrior, Mean, Point, Problem, fit_temperature, losses, unit_rows
 from uml_core.models.row_space import Array, ClassBasis, RowSpace
 
@@ -108,7 +110,10 @@ def test_left_out_rows_are_those_of_a_refit(with_mean: bool, with_gram: bool, di
 def _refit(problem: Problem, point: Point, data: tuple[Array, Array, Array], row: Array) -> Array:
     rows, targets, weights = data
     mean = weights @ rows / weights.sum()
-    head = sum((scale * each.head for scale, each in zip(point.scales, problem.means, strict=True)), np.zeros((len(row), CLASSES)))
+    head = sum(
+        (scale * each.head for scale, each in zip(point.scales, problem.means, strict=True)),
+        np.zeros((len(row), CLASSES)),
+    )
     residual = targets - (rows - problem.space.mean) @ head
     average = weights @ residual / weights.sum()
     centred, rotated = rows - mean, point.classes.rotate(residual - average)
@@ -148,7 +153,9 @@ def test_the_temperature_is_the_best() -> None:
     assert loss == pytest.approx(tried[1], abs=1e-6)
 
 
-def world(shots: int, seed: int, *, num_classes: int = 30, dim: int = 60) -> tuple[Array, np.ndarray, Array, Array, np.ndarray]:
+def world(
+    shots: int, seed: int, *, num_classes: int = 30, dim: int = 60
+) -> tuple[Array, np.ndarray, Array, Array, np.ndarray]:
     """Labelled rows, prototypes in the same space that are close to the classes' means, and test rows."""
     rng = RNG(seed)
     means = rng.standard_normal((num_classes, dim))
@@ -167,7 +174,9 @@ def prior_of(prototypes: Array) -> ClassPrior:
 def test_aligned_prototypes_help(shots: int) -> None:
     rows, labels, prototypes, new, truth = world(shots, seed=0)
     alone, ours = (fit_prior_head(rows, labels, 30, priors) for priors in ([], [prior_of(prototypes)]))
-    accuracy = {name: (head.logits(new).argmax(axis=1) == truth).mean() for name, head in (("alone", alone), ("ours", ours))}
+    accuracy = {
+        name: (head.logits(new).argmax(axis=1) == truth).mean() for name, head in (("alone", alone), ("ours", ours))
+    }
     zero_shot = ((new @ prototypes.T).argmax(axis=1) == truth).mean()
     assert [gate.believed for gate in ours.gates if gate.role == "mean"] == [True]
     assert accuracy["ours"] > max(accuracy["alone"], zero_shot)
@@ -237,3 +246,15 @@ def test_probabilities_are_calibrated() -> None:
     probabilities = head.probabilities(new)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
     assert probabilities.max(axis=1).mean() == pytest.approx((probabilities.argmax(axis=1) == truth).mean(), abs=0.1)
+
+
+def test_baselines_without_a_prior_or_without_training() -> None:
+    rows, labels, prototypes, new, truth = world(4, seed=3)
+    weight, bias = logistic_head(rows, labels, 30)
+    ridge = (fit_prior_head(rows, labels, 30).logits(new).argmax(axis=1) == truth).mean()
+    assert ((new @ weight + bias).argmax(axis=1) == truth).mean() == pytest.approx(ridge, abs=0.08)
+    weight, bias = zero_shot_head(prior_of(prototypes))
+    np.testing.assert_array_equal((new @ weight + bias).argmax(axis=1), (new @ prototypes.T).argmax(axis=1))
+    two = labels < 2
+    weight, bias = logistic_head(rows[two], labels[two], 3)
+    assert ((rows[two] @ weight + bias).argmax(axis=1) == labels[two]).all()

@@ -23,6 +23,7 @@ from uml_core.models.row_space import Array, ClassBasis, LeftOut, LeftRows, RowS
 Codes = npt.NDArray[np.int64]
 MAX_LEFT_OUT = 400  # rows that a search leaves out; the final figures leave out every one
 NEWTON_STEPS = 30
+FEW_TEMPERATURE = 0.75  # where nothing can be left out, in units of the spread of wrong classes' logits
 
 
 @dataclass(frozen=True)
@@ -85,17 +86,21 @@ class Problem:
     @cached_property
     def indicators(self) -> Array:
         """One-hot labels (N, C)."""
-        return np.eye(self.num_classes)[self.labels]
+        one_hot_NC: Array = np.eye(self.num_classes)[self.labels]
+        return one_hot_NC
 
     @cached_property
     def mass(self) -> Array:
         """The weight of each class (C,)."""
-        return np.bincount(self.labels, weights=self.space.weights, minlength=self.num_classes)
+        mass_C = np.zeros(self.num_classes)
+        np.add.at(mass_C, self.labels, self.space.weights)
+        return mass_C
 
     @cached_property
     def class_share(self) -> Array:
         """The share of each class among the rows (C,)."""
-        return self.mass / self.mass.sum()
+        share_C: Array = self.mass / self.mass.sum()
+        return share_C
 
     @cached_property
     def projected_labels(self) -> Array:
@@ -163,9 +168,10 @@ class Problem:
         num_columns = self.num_classes - 1 if classes.vectors is None else len(classes.values)
         repeats = num_columns / precision_RJ.shape[1]  # the identity keeps one column for all classes
         freedom = max(self.space.total_weight - 1, 1.0) * num_columns
-        squares = float((precision_RJ * rotated_RJ**2).sum()) + self.unexplained
+        squares: float = float((precision_RJ * rotated_RJ**2).sum()) + self.unexplained
         log_determinant = repeats * float(np.log(precision_RJ).sum())
-        return (0.5 * log_determinant - 0.5 * freedom * math.log(squares / freedom)) / max(num_columns, 1)
+        log_evidence = 0.5 * log_determinant - 0.5 * freedom * math.log(squares / freedom)
+        return float(log_evidence / max(num_columns, 1))
 
     def offset(self, point: Point) -> Array:
         """The raw bias of the means (C,), as far as the labelled rows leave them standing."""
@@ -190,7 +196,7 @@ class Problem:
         labels_n, precision = self.labels[rows.picked], rows.basis.dtype
         targets_nC, projected_RC = self.indicators[rows.picked].astype(precision), self.projected_labels
         prior_nC: Array = np.zeros_like(targets_nC)
-        for scale, mean, projected in zip(point.scales, self.means, self.projected_means, strict=True):
+        for scale, projected in zip(point.scales, self.projected_means, strict=True):
             # A mean's logits lie in the span of the rows, so its own projection gives them.
             prior_nC += scale * (rows.basis @ projected.astype(precision))
             projected_RC = projected_RC - scale * projected
@@ -216,6 +222,16 @@ class Problem:
             weight_DC = weight_DC + self.space.ridge(projected_RC, point.penalty, point.classes)
         bias_C = self.offset(point) - self.space.mean @ weight_DC
         return weight_DC, bias_C if math.isinf(point.penalty) else bias_C + self.class_share
+
+    def unjudged_temperature(self, point: Point) -> float:
+        """With one row a class: rows left out still judge a mean; of ridge only the spread of its logits is known."""
+        if point.scales:
+            logits_NC = self.left_out_logits(point, self.left_rows(np.arange(len(self.labels))))
+            return fit_temperature(logits_NC, self.labels, self.space.weights)[0]
+        weight_DC, bias_C = self.head(point)
+        logits_NC = (self.space.centred + self.space.mean) @ weight_DC + bias_C
+        wrong = (logits_NC - logits_NC.mean(axis=1, keepdims=True))[self.indicators == 0]
+        return FEW_TEMPERATURE * float(wrong.std()) or 1.0
 
 
 def unit_rows(rows: Array) -> Array:
@@ -261,7 +277,11 @@ def fit_temperature(
         curvature += slope if curvature + slope > 0.1 * curvature else abs(slope)
         step = min(max(-slope / (curvature + 1e-12), -1.5), 1.5)
         # After the step, to second order.
-        loss = float(share_N @ np.log(total_N)) - sharpness * (own - float(share_N @ highest_N1[:, 0])) - 0.5 * abs(slope * step)
+        loss = (
+            float(share_N @ np.log(total_N))
+            - sharpness * (own - float(share_N @ highest_N1[:, 0]))
+            - 0.5 * abs(slope * step)
+        )
         sharpness = min(max(sharpness * math.exp(step), limits[0]), limits[1])
         if abs(step) < tolerance:
             break

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from uml_core.models.prior_head import Gate, Kind, PriorHead
+from uml_core.models.prior_gates import Gate
+from uml_core.models.prior_head import Kind, PriorHead
 from uml_core.models.row_space import Array
 
 WORDS = {"ridge": "ridge", "prior": "the prior head", "zero_shot": "the zero-shot head"}
@@ -79,7 +80,9 @@ class Verdict:
         """The first line."""
         ship = WORDS[self.ship]
         if self.second is None:
-            return f"Ship {ship}: " + ("no auxiliary corpus adds anything reliable." if self.auxiliaries else "there is no auxiliary corpus.")
+            return f"Ship {ship}: " + (
+                "no auxiliary corpus adds anything reliable." if self.auxiliaries else "there is no auxiliary corpus."
+            )
         second = WORDS[self.second]
         if self.gain is None:
             return (
@@ -87,7 +90,7 @@ class Verdict:
                 f"Ships {ship}, because true class names beat permuted ones."
             )
         if self.undecided:
-            return f"Undecided: {ship}, which is shipped, against {second} makes {self.gain}."
+            return f"Undecided, ships {ship}: {self.gain} against {second}."
         return f"Ship {ship}: {self.gain} over {second}, the second best."
 
     def __str__(self) -> str:
@@ -102,7 +105,7 @@ def verdict_of(head: PriorHead, without: Mapping[str, PriorHead]) -> Verdict:
     others = [kind for kind in _compared(head) if kind != head.kind]
     second = max(others, key=lambda kind: hits[kind].mean() if hits else 0.0, default=None)
     gain = Gain.paired(hits["prior"], hits[second]) if hits and second is not None else None
-    accuracies = {kind: float(hits[kind].mean()) for kind in _compared(head)} if hits else {}
+    accuracies: dict[str, float] = {kind: float(hits[kind].mean()) for kind in _compared(head)} if hits else {}
     names = list(dict.fromkeys(gate.corpus for gate in head.gates))
     auxiliaries = tuple(_auxiliary(head, name, without.get(name)) for name in names)
     return Verdict(head.kind, second, gain, accuracies, auxiliaries)
@@ -133,4 +136,3 @@ def _auxiliary(head: PriorHead, name: str, without: PriorHead | None) -> Auxilia
         gain=gain,
         reasons=tuple(f"{words[gate.role]}, {gate.reason}" for gate in gates),
     )
-

@@ -79,7 +79,7 @@ class RowSpace:
     @property
     def is_dual(self) -> bool:
         """Whether `axes` are of rows: there are at most as many rows as columns."""
-        return self.centred.shape[0] <= self.centred.shape[1]
+        return len(self.centred) <= int(self.centred.shape[1])
 
     @property
     def total_weight(self) -> float:
