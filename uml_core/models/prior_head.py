@@ -58,7 +58,7 @@ class PenaltyPrior:
         return -0.5 * (math.log(min(penalty, 1000.0) / self.median) / self.spread) ** 2
 
 
-WITH_MEAN = PenaltyPrior(30.0, 1.5, 1.0)
+WITH_MEAN = PenaltyPrior(50.0, 1.0, 0.4)
 
 
 @dataclass(frozen=True)
