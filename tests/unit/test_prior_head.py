@@ -224,7 +224,8 @@ def test_classes_without_rows_are_found_by_their_prototypes() -> None:
     head = fit_prior_head(rows[seen], labels[seen], 30, [prior_of(prototypes)])
     among_unseen = head.logits(new[unseen])[:, 25:].argmax(axis=1) + 25
     assert (among_unseen == truth[unseen]).mean() > 0.7
-    assert (head.logits(new[~unseen]).argmax(axis=1) == truth[~unseen]).mean() > 0.6
+    found = head.logits(new).argmax(axis=1) == truth
+    assert min(found[unseen].mean(), found[~unseen].mean()) > 0.5
     shuffled = fit_prior_head(rows[seen], labels[seen], 30, [prior_of(RNG(0).permutation(prototypes))])
     assert np.isfinite(shuffled.logits(new)).all()
 

@@ -32,6 +32,7 @@ from uml_core.models.prior_model import (
     fit_temperature,
     losses,
 )
+from uml_core.models.prior_unseen import Extension
 from uml_core.models.row_space import Array, ClassBasis, LeftRows, RowSpace
 
 Kind = Literal["ridge", "prior", "zero_shot"]
@@ -143,7 +144,10 @@ class _Search:
             point = self._best_penalty(problem)
         point, used = self._with_grams(problem, point, grams)
         kind: Kind = "zero_shot" if math.isinf(point.penalty) else "prior" if means or used else "ridge"
-        weight_DC, bias_C = self._extended(problem, point, used)
+        extension = Extension(self.classes, problem, point, used, self.priors)
+        weight_DC, bias_C = extension.head()
+        if len(self.classes.seen) < self.classes.num_classes:
+            bias_C = bias_C + extension.offset() * ~self.classes.mask
         points = {"ridge": (self.problem, ridge), "prior": (problem, point)}
         if means:
             untrained = problem.best_scales(math.inf, ClassBasis.identity())
@@ -261,27 +265,6 @@ class _Search:
                 tried.append((self._likelihood(problem, with_gram), with_gram, group))
         _, best, used = max(tried, key=lambda each: each[0])
         return best, used
-
-    def _extended(self, problem: Problem, point: Point, grams: tuple[ClassPrior, ...]) -> tuple[Array, Array]:
-        """The head of all classes: those without rows follow from the means, and from the others through K."""
-        weight_DS, bias_S = problem.head(point)
-        seen, num_classes, space = self.classes.seen, self.classes.num_classes, problem.space
-        if len(seen) == num_classes:
-            return weight_DS, bias_S
-        by_name = {prior.name: prior for prior in self.priors}
-        mean_DC, offset_C = np.zeros((len(weight_DS), num_classes)), np.zeros(num_classes)
-        for scale, mean in zip(point.scales, problem.means, strict=True):
-            head_DC = scale * by_name[mean.name].centred(self.classes.mask).T
-            mean_DC, offset_C = mean_DC + head_DC, offset_C + mean.bias_share * (space.mean @ head_DC)
-        weight_DC = mean_DC.copy()
-        if grams:
-            covariance_CC = self.classes.covariance(grams, point.share)
-            carried_SC = np.linalg.solve(covariance_CC[np.ix_(seen, seen)], covariance_CC[seen])
-            weight_DC += (weight_DS - mean_DC[:, seen]) @ carried_SC
-        average = 0.0 if math.isinf(point.penalty) else 1.0 / len(seen)
-        bias_C = offset_C - space.mean @ weight_DC + average
-        weight_DC[:, seen], bias_C[seen] = weight_DS, bias_S
-        return weight_DC, bias_C
 
     def _left_out(self, points: dict[str, tuple[Problem, Point]]) -> tuple[dict[str, Array], dict[str, Array], float]:
         """Losses and hits of every row by heads fitted without it, and the temperature of the head that is kept."""
