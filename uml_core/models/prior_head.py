@@ -273,7 +273,8 @@ class _Search:
             return {}, {}, problem.unjudged_temperature(point)
         space, labels_N = problem.space, problem.labels
         everyone = np.flatnonzero(problem.has_others)
-        rows, loss, correct, temperatures = problem.left_rows(everyone), {}, {}, {}
+        rows = problem.left_rows(everyone, np.float64 if len(everyone) <= MAX_LEFT_OUT else np.float32)
+        loss, correct, temperatures = {}, {}, {}
         for name, (where, at) in points.items():
             logits_NC = where.left_out_logits(at, rows)
             temperatures[name], _ = fit_temperature(logits_NC, labels_N[everyone], space.weights[everyone])

@@ -86,12 +86,13 @@ class RowSpace:
         """How many rows there are, each as often as it counts."""
         return float(self.weights.sum())
 
-    def basis(self, picked: npt.NDArray[np.int64]) -> Array:
+    def basis(self, picked: npt.NDArray[np.int64], precision: type[np.floating] = np.float64) -> Array:
         """The left singular vectors of some rows, weights taken out again (n, R)."""
         if self.is_dual:
-            basis_nR: Array = self.axes[picked] / np.sqrt(self.weights[picked])[:, None]
+            basis_nR: Array = (self.axes[picked] / np.sqrt(self.weights[picked])[:, None]).astype(precision)
             return basis_nR
-        return self.centred[picked] @ (self.axes / np.sqrt(self.values * self.scale))
+        scaled_DR = (self.axes / np.sqrt(self.values * self.scale)).astype(precision)
+        return self.centred[picked].astype(precision) @ scaled_DR
 
     def project(self, targets_NC: Array) -> Array:
         """The weighted targets in the rows' eigenbasis (R, C)."""
@@ -138,7 +139,7 @@ class LeftRows:
     @classmethod
     def from_space(cls, space: RowSpace, picked: npt.NDArray[np.int64], precision: type[np.floating]) -> LeftRows:
         """In a precision: float32 is enough to search with."""
-        basis_nR: Array = space.basis(picked).astype(precision)
+        basis_nR = space.basis(picked, precision)
         return cls(picked, basis_nR, basis_nR**2, np.minimum(space.weights[picked], 1.0).astype(precision))
 
 
