@@ -11,8 +11,9 @@ from sklearn.linear_model import Ridge
 from uml_core.models.prior_baselines import logistic_head, zero_shot_head
 from uml_core.models.prior_gates import ORDERS
 from uml_core.models.prior_head import fit_prior_head
-from uml_core.models.prior_model import ClassPrior, Mean, Point, Problem, fit_temperature, losses, unit_rows
+from uml_core.models.prior_model import ClassPrior, Mean, Point, Problem, unit_rows
 from uml_core.models.row_space import Array, ClassBasis, RowSpace
+from uml_core.models.temperature import fit_temperature, losses
 
 CLASSES, DIM = 5, 7
 RNG = np.random.default_rng

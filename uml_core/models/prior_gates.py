@@ -91,7 +91,17 @@ class SeenClasses:
         return covariance_CC
 
     def basis(self, grams: Sequence[ClassPrior], share: float) -> ClassBasis:
-        return ClassBasis.from_covariance(self.covariance(grams, share)[np.ix_(self.seen, self.seen)])
+        """The eigenbasis of the covariance over the classes that have rows; its vectors are those of every share."""
+        names = tuple(prior.name for prior in grams)
+        if names not in self._gram_bases:
+            gram_SS = self.covariance(grams, 1.0)[np.ix_(self.seen, self.seen)]
+            self._gram_bases[names] = ClassBasis.from_covariance(gram_SS)
+        gram = self._gram_bases[names]
+        return ClassBasis(share * gram.values + (1 - share), gram.vectors)
+
+    @cached_property
+    def _gram_bases(self) -> dict[tuple[str, ...], ClassBasis]:
+        return {}
 
     def agreement(self, prior: ClassPrior) -> float:
         """The correlation between how much alike two classes' rows are and how much alike the corpus says they are."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -29,15 +29,14 @@ from uml_core.models.prior_model import (
     Mean,
     Point,
     Problem,
-    fit_temperature,
-    losses,
 )
 from uml_core.models.prior_unseen import Extension
-from uml_core.models.row_space import Array, ClassBasis, LeftRows, RowSpace
+from uml_core.models.row_space import Array, ClassBasis, RowSpace
+from uml_core.models.temperature import fit_temperature, losses
 
 Kind = Literal["ridge", "prior", "zero_shot"]
 
-SEARCH_TOLERANCE = 0.02  # of a temperature's logarithm
+SEARCH_TOLERANCE = 0.1  # of a temperature's logarithm
 PENALTIES = (0.1, 1.0, 10.0, 100.0)  # λ, refined by half a decade
 SHARES = (0.3, 0.6)  # of Gram matrices in the covariance over classes
 # Where no class has two rows the share grows with the correlation of similarities beyond the first number.
@@ -174,10 +173,6 @@ class _Search:
         problem = self.problem
         return problem.space.total_weight >= 2 * problem.num_classes and len(problem.picked) > 0
 
-    @cached_property
-    def picked_rows(self) -> LeftRows:
-        return self.problem.left_rows(self.problem.picked, np.float32)
-
     def _penalty_prior(self, problem: Problem) -> PenaltyPrior:
         """Without a mean λ falls with the rows a class has: several rows say more of what a class is."""
         if problem.means:
@@ -189,7 +184,7 @@ class _Search:
         """The log-likelihood of left-out labels, at the best temperature."""
         picked = problem.picked
         labels_n, weights_n = problem.labels[picked], problem.space.weights[picked]
-        logits_nC = problem.left_out_logits(point, self.picked_rows)
+        logits_nC = problem.left_out_logits(point, problem.search_rows)
         return -float(weights_n.sum()) * fit_temperature(logits_nC, labels_n, weights_n, SEARCH_TOLERANCE)[1]
 
     def _best_penalty(self, problem: Problem) -> Point:
@@ -273,10 +268,11 @@ class _Search:
             return {}, {}, problem.unjudged_temperature(point)
         space, labels_N = problem.space, problem.labels
         everyone = np.flatnonzero(problem.has_others)
-        rows = problem.left_rows(everyone, np.float64 if len(everyone) <= MAX_LEFT_OUT else np.float32)
+        rows = problem.left_rows(everyone, np.float64 if len(everyone) <= MAX_LEFT_OUT // 2 else np.float32)
         loss, correct, temperatures = {}, {}, {}
         for name, (where, at) in points.items():
-            logits_NC = where.left_out_logits(at, rows)
+            with_means = rows if where.means else replace(rows, mean_logits=())
+            logits_NC = where.left_out_logits(at, with_means)
             temperatures[name], _ = fit_temperature(logits_NC, labels_N[everyone], space.weights[everyone])
             loss[name] = losses(logits_NC, labels_N[everyone], temperatures[name])
             correct[name] = (logits_NC.argmax(axis=1) == labels_N[everyone]).astype(np.float64)
