@@ -22,8 +22,8 @@ import numpy.typing as npt
 from uml_core.models.prior_model import ClassPrior, Codes, Mean, Problem
 from uml_core.models.row_space import Array, ClassBasis
 
-ORDERS = 19  # permuted class names that the true ones must all beat: p = 1/20
-MIN_CLASSES = 4  # fewer have no 19 other orders
+ORDERS = 39  # permuted class names that the true ones must all beat: p = 1/40 in each of two roles
+MIN_CLASSES = 5  # fewer have no 39 other orders
 GATE_PENALTY = 10.0  # λ at which means are judged
 
 
