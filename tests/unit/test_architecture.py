@@ -78,6 +78,7 @@ ROOMS = (
     ("store", "encoders"),
     ("data",),
     ("models",),
+    ("classifier",),
     ("transfer", "gradients", "serving"),
     ("feed", "tracking"),
     ("training",),

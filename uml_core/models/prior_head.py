@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import permutations
 from typing import Literal
 
 import numpy as np
 
+from uml_core.models.prior_gates import Gate, SeenClasses
 from uml_core.models.prior_model import (
     MAX_LEFT_OUT,
     ClassPrior,
@@ -29,21 +29,18 @@ from uml_core.models.prior_model import (
     Mean,
     Point,
     Problem,
-    fit_temperature,
-    losses,
 )
-from uml_core.models.row_space import Array, ClassBasis, LeftRows, RowSpace
+from uml_core.models.prior_unseen import Extension
+from uml_core.models.row_space import Array, ClassBasis, RowSpace
+from uml_core.models.temperature import fit_temperature, losses
 
 Kind = Literal["ridge", "prior", "zero_shot"]
 
-ORDERS = 19  # permuted class names that the true ones must all beat: p = 1/20
-MIN_CLASSES = 4  # fewer have no 19 other orders
-SEARCH_TOLERANCE = 0.02  # of a temperature's logarithm
-GATE_PENALTY = 10.0  # λ at which means are judged
+SEARCH_TOLERANCE = 0.1  # of a temperature's logarithm
 PENALTIES = (0.1, 1.0, 10.0, 100.0)  # λ, refined by half a decade
 SHARES = (0.3, 0.6)  # of Gram matrices in the covariance over classes
-FIRST_SHARE, FIRST_SHARE_PER_CORRELATION = 0.8, 4.0  # where no class has two rows: as the alignment, at most 0.8
-FEW_TEMPERATURE = 0.75  # where nothing can be left out, in units of the spread of wrong classes' logits
+# Where no class has two rows the share grows with the correlation of similarities beyond the first number.
+FIRST_CORRELATION, FIRST_SHARE_PER_CORRELATION, FIRST_SHARE = 0.06, 5.0, 0.8
 BIAS_SHARES = np.linspace(0.0, 1.2, 7)
 BIAS_SPREAD = 0.3  # of the prior on β around raw geometry
 
@@ -61,25 +58,7 @@ class PenaltyPrior:
         return -0.5 * (math.log(min(penalty, 1000.0) / self.median) / self.spread) ** 2
 
 
-WITH_MEAN = PenaltyPrior(30.0, 1.5, 1.0)
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Whether a corpus is believed, in one of its two roles: its true class names must beat permuted ones."""
-
-    corpus: str
-    role: Literal["mean", "gram"]
-    believed: bool
-    beaten: int  # of `orders` permuted orders of the classes
-    orders: int
-
-    @property
-    def reason(self) -> str:
-        """The outcome in words."""
-        if self.orders < ORDERS:
-            return f"fewer than {MIN_CLASSES} common classes: no telling from permuted names"
-        return f"the true class names beat {self.beaten} of {self.orders} permuted orders"
+WITH_MEAN = PenaltyPrior(50.0, 1.0, 0.4)
 
 
 @dataclass(frozen=True)
@@ -138,7 +117,7 @@ def fit_prior_head(
     seen, codes_N = np.unique(labels_N, return_inverse=True)
     if len(seen) == 1:
         return _constant(rows_ND.shape[1], num_classes, int(seen[0]))
-    return _Search(Problem(space, codes_N, len(seen)), seen, num_classes, tuple(priors)).run()
+    return _Search(SeenClasses(Problem(space, codes_N, len(seen)), seen, num_classes), tuple(priors)).run()
 
 
 def _constant(dim: int, num_classes: int, code: int) -> PriorHead:
@@ -149,10 +128,12 @@ def _constant(dim: int, num_classes: int, code: int) -> PriorHead:
 
 @dataclass(frozen=True)
 class _Search:
-    problem: Problem  # of the S classes that have rows
-    seen: Codes  # (S,) their codes
-    num_classes: int
+    classes: SeenClasses
     priors: tuple[ClassPrior, ...]
+
+    @property
+    def problem(self) -> Problem:
+        return self.classes.problem
 
     def run(self) -> PriorHead:
         ridge = self._best_penalty(self.problem)
@@ -162,11 +143,14 @@ class _Search:
             point = self._best_penalty(problem)
         point, used = self._with_grams(problem, point, grams)
         kind: Kind = "zero_shot" if math.isinf(point.penalty) else "prior" if means or used else "ridge"
-        weight_DC, bias_C = self._extended(problem, point, used)
+        extension = Extension(self.classes, problem, point, used, self.priors)
+        weight_DC, bias_C = extension.head()
+        if len(self.classes.seen) < self.classes.num_classes:
+            bias_C = bias_C + extension.offset() * ~self.classes.mask
         points = {"ridge": (self.problem, ridge), "prior": (problem, point)}
         if means:
-            untrained = self._zero_shot_point(problem)
-            points["zero_shot"] = (problem, untrained)
+            untrained = problem.best_scales(math.inf, ClassBasis.identity())
+            points["zero_shot"] = (problem, Point(math.inf, scales=untrained))
         loss, correct, temperature = self._left_out(points)
         return PriorHead(
             weight=weight_DC,
@@ -189,10 +173,6 @@ class _Search:
         problem = self.problem
         return problem.space.total_weight >= 2 * problem.num_classes and len(problem.picked) > 0
 
-    @cached_property
-    def picked_rows(self) -> LeftRows:
-        return self.problem.left_rows(self.problem.picked, np.float32)
-
     def _penalty_prior(self, problem: Problem) -> PenaltyPrior:
         """Without a mean λ falls with the rows a class has: several rows say more of what a class is."""
         if problem.means:
@@ -204,7 +184,7 @@ class _Search:
         """The log-likelihood of left-out labels, at the best temperature."""
         picked = problem.picked
         labels_n, weights_n = problem.labels[picked], problem.space.weights[picked]
-        logits_nC = problem.left_out_logits(point, self.picked_rows)
+        logits_nC = problem.left_out_logits(point, problem.search_rows)
         return -float(weights_n.sum()) * fit_temperature(logits_nC, labels_n, weights_n, SEARCH_TOLERANCE)[1]
 
     def _best_penalty(self, problem: Problem) -> Point:
@@ -230,23 +210,20 @@ class _Search:
         for prior in self.priors:
             if prior.prototypes.shape[1] == dim:
                 mean = self._mean(prior)
-                gates.append(self._mean_gate(prior, mean))
+                gates.append(self.classes.mean_gate(prior, mean))
                 if gates[-1].believed:
                     means.append(mean)
-            gates.append(self._gram_gate(prior))
+            gates.append(self.classes.gram_gate(prior))
             if gates[-1].believed:
                 grams.append(prior)
         return tuple(gates), tuple(means), tuple(grams)
-
-    def _seen_mask(self) -> Array:
-        return np.isin(np.arange(self.num_classes), self.seen)
 
     def _mean(self, prior: ClassPrior) -> Mean:
         """The corpus's prototypes as a head, with as much of its raw bias as the rows' cross-entropy asks for."""
         space, labels_N, head_DS = (
             self.problem.space,
             self.problem.labels,
-            prior.centred(self._seen_mask())[self.seen].T,
+            prior.centred(self.classes.mask)[self.classes.seen].T,
         )
         few = np.arange(len(labels_N)) if len(labels_N) <= MAX_LEFT_OUT else self.problem.picked
         logits_nS, bias_S = (space.centred[few] @ head_DS).astype(np.float32), (space.mean @ head_DS).astype(np.float32)
@@ -256,58 +233,6 @@ class _Search:
             _, loss = fit_temperature(shifted_nS, labels_N[few], space.weights[few], SEARCH_TOLERANCE)
             scores.append(-float(space.weights[few].sum()) * loss - 0.5 * ((share - 1.0) / BIAS_SPREAD) ** 2)
         return Mean(prior.name, head_DS, float(BIAS_SHARES[int(np.argmax(scores))]))
-
-    def _orders(self, prior: ClassPrior) -> list[Codes]:
-        """The true order of the seen classes, then permuted ones of those that the corpus covers."""
-        covered = np.flatnonzero(prior.covered[self.seen])
-        identity = np.arange(len(self.seen))
-        if len(covered) < MIN_CLASSES:
-            return [identity]
-        if len(covered) == MIN_CLASSES:
-            others = [np.array(order) for order in permutations(range(len(covered)))][1:]
-        else:
-            generator = np.random.default_rng(len(covered))
-            others = [generator.permutation(len(covered)) for _ in range(ORDERS)]
-        orders = [identity]
-        for other in others:
-            order = identity.copy()
-            order[covered] = covered[other]
-            orders.append(order)
-        return orders
-
-    def _mean_gate(self, prior: ClassPrior, mean: Mean) -> Gate:
-        """By how well the mean's logits fit the labels in the metric of the evidence."""
-        precision_R1 = self.problem.unfollowed(GATE_PENALTY, ClassBasis.identity())
-        projected_RS = self.problem.space.project_head(mean.head)
-        products_SS = self.problem.projected_labels.T @ (precision_R1 * projected_RS)
-        each = np.arange(len(self.seen))
-        fits = [float(products_SS[each, order].sum()) for order in self._orders(prior)]
-        return _gate(prior.name, "mean", fits)
-
-    def _gram_gate(self, prior: ClassPrior) -> Gate:
-        """By the slope of the evidence in the Gram matrix's share, where the share is 0: Σ over pairs of classes of
-        how much alike their rows are, times how much alike the corpus says they are."""
-        similarity_SS = self._row_similarity
-        gram_SS = self._gram_of_seen(prior)
-        fits = [float((similarity_SS * gram_SS[np.ix_(order, order)]).sum()) for order in self._orders(prior)]
-        return _gate(prior.name, "gram", fits)
-
-    @cached_property
-    def _row_similarity(self) -> Array:
-        """How much alike the mean rows of two classes are (S, S); 0 on the diagonal."""
-        problem = self.problem
-        sums_RS = np.sqrt(problem.space.values)[:, None] * problem.projected_labels
-        return _off_diagonal((sums_RS / problem.mass).T @ (sums_RS / problem.mass))
-
-    def _covariance(self, grams: Sequence[ClassPrior], share: float) -> Array:
-        """The covariance over all classes (C, C): the mean of the corpora's Gram matrices, and a private part."""
-        seen_C = self._seen_mask()
-        gram_CC = sum((prior.gram(seen_C) for prior in grams), np.zeros((self.num_classes, self.num_classes)))
-        covariance_CC: Array = share * gram_CC / len(grams) + (1 - share) * np.eye(self.num_classes)
-        return covariance_CC
-
-    def _class_basis(self, grams: Sequence[ClassPrior], share: float) -> ClassBasis:
-        return ClassBasis.from_covariance(self._covariance(grams, share)[np.ix_(self.seen, self.seen)])
 
     def _with_grams(
         self, problem: Problem, point: Point, grams: tuple[ClassPrior, ...]
@@ -320,12 +245,13 @@ class _Search:
             return point, ()
 
         def at(group: tuple[ClassPrior, ...], share: float) -> Point:
-            classes = self._class_basis(group, share)
+            classes = self.classes.basis(group, share)
             return Point(point.penalty, classes, problem.best_scales(point.penalty, classes), share)
 
         if not self.leaves_out:
-            correlation = np.mean([self._agreement(prior) for prior in grams])
-            return at(grams, min(FIRST_SHARE, FIRST_SHARE_PER_CORRELATION * float(correlation))), grams
+            correlation = float(np.mean([self.classes.agreement(prior) for prior in grams]))
+            share = FIRST_SHARE_PER_CORRELATION * max(correlation - FIRST_CORRELATION, 0.0)
+            return at(grams, min(FIRST_SHARE, share)), grams
         tried: list[tuple[float, Point, tuple[ClassPrior, ...]]] = [(self._likelihood(problem, point), point, ())]
         groups: list[tuple[ClassPrior, ...]] = [(each,) for each in grams] + ([grams] if len(grams) > 1 else [])
         for group in groups:
@@ -335,79 +261,19 @@ class _Search:
         _, best, used = max(tried, key=lambda each: each[0])
         return best, used
 
-    def _agreement(self, prior: ClassPrior) -> float:
-        """The correlation between how much alike two classes' rows are and how much alike the corpus says they are."""
-        rows_SS, gram_SS = self._row_similarity, self._gram_of_seen(prior)
-        length = math.sqrt(float((rows_SS**2).sum()) * float((gram_SS**2).sum()))
-        return float((rows_SS * gram_SS).sum()) / max(length, 1e-300)
-
-    def _gram_of_seen(self, prior: ClassPrior) -> Array:
-        return _off_diagonal(prior.gram(self._seen_mask())[np.ix_(self.seen, self.seen)])
-
-    def _zero_shot_point(self, problem: Problem) -> Point:
-        identity = ClassBasis.identity()
-        return Point(math.inf, identity, problem.best_scales(math.inf, identity))
-
-    def _extended(self, problem: Problem, point: Point, grams: tuple[ClassPrior, ...]) -> tuple[Array, Array]:
-        """The head of all classes: those without rows follow from the means, and from the others through K."""
-        weight_DS, bias_S = problem.head(point)
-        if len(self.seen) == self.num_classes:
-            return weight_DS, bias_S
-        space, seen_C = problem.space, self._seen_mask()
-        by_name = {prior.name: prior for prior in self.priors}
-        mean_DC, offset_C = np.zeros((weight_DS.shape[0], self.num_classes)), np.zeros(self.num_classes)
-        for scale, mean in zip(point.scales, problem.means, strict=True):
-            head_DC = scale * by_name[mean.name].centred(seen_C).T
-            mean_DC, offset_C = mean_DC + head_DC, offset_C + mean.bias_share * (space.mean @ head_DC)
-        learned_DS = weight_DS - mean_DC[:, self.seen]
-        weight_DC = mean_DC.copy()
-        if grams:
-            covariance_CC = self._covariance(grams, point.share)
-            among_seen_SS = covariance_CC[np.ix_(self.seen, self.seen)]
-            weight_DC += learned_DS @ np.linalg.solve(among_seen_SS, covariance_CC[self.seen])
-        weight_DC[:, self.seen] = weight_DS
-        bias_C = offset_C - space.mean @ weight_DC + (0.0 if math.isinf(point.penalty) else 1.0 / len(self.seen))
-        bias_C[self.seen] = bias_S
-        return weight_DC, bias_C
-
     def _left_out(self, points: dict[str, tuple[Problem, Point]]) -> tuple[dict[str, Array], dict[str, Array], float]:
         """Losses and hits of every row by heads fitted without it, and the temperature of the head that is kept."""
         problem, point = points["prior"]
         if not self.leaves_out:
-            return {}, {}, self._temperature_unjudged(problem, point)
+            return {}, {}, problem.unjudged_temperature(point)
         space, labels_N = problem.space, problem.labels
         everyone = np.flatnonzero(problem.has_others)
-        rows, loss, correct, temperatures = problem.left_rows(everyone), {}, {}, {}
+        rows = problem.left_rows(everyone, np.float64 if len(everyone) <= MAX_LEFT_OUT // 2 else np.float32)
+        loss, correct, temperatures = {}, {}, {}
         for name, (where, at) in points.items():
-            logits_NC = where.left_out_logits(at, rows)
+            with_means = rows if where.means else replace(rows, mean_logits=())
+            logits_NC = where.left_out_logits(at, with_means)
             temperatures[name], _ = fit_temperature(logits_NC, labels_N[everyone], space.weights[everyone])
             loss[name] = losses(logits_NC, labels_N[everyone], temperatures[name])
             correct[name] = (logits_NC.argmax(axis=1) == labels_N[everyone]).astype(np.float64)
         return loss, correct, temperatures["prior"]
-
-    def _temperature_unjudged(self, problem: Problem, point: Point) -> float:
-        """With one row a class: a mean can still be judged by rows left out; of ridge only the logits' spread is known."""
-        space, labels_N = problem.space, problem.labels
-        if point.scales:
-            everyone = np.arange(len(labels_N))
-            logits_NC = problem.left_out_logits(point, problem.left_rows(everyone))
-            return fit_temperature(logits_NC, labels_N, space.weights)[0]
-        weight_DC, bias_C = problem.head(point)
-        logits_NC = (space.centred + space.mean) @ weight_DC + bias_C
-        wrong = (logits_NC - logits_NC.mean(axis=1, keepdims=True))[problem.indicators == 0]
-        return FEW_TEMPERATURE * float(wrong.std()) or 1.0
-
-
-def _off_diagonal(similarity: Array) -> Array:
-    """A similarity less what every class has on average, 0 on the diagonal."""
-    centred = similarity - similarity.mean(axis=0) - similarity.mean(axis=1, keepdims=True) + similarity.mean()
-    off_diagonal: Array = centred - np.diag(np.diag(centred))
-    return off_diagonal
-
-
-def _gate(corpus: str, role: Literal["mean", "gram"], fits: Sequence[float]) -> Gate:
-    """The first fit, of the true names, against the others."""
-    true, permuted = fits[0], fits[1:]
-    beaten = sum(true > other for other in permuted)
-    believed = len(permuted) >= ORDERS and beaten == len(permuted) and true > 0
-    return Gate(corpus, role, believed, beaten, len(permuted))

@@ -19,10 +19,11 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 
 from uml_core.models.row_space import Array, ClassBasis, LeftOut, LeftRows, RowSpace
+from uml_core.models.temperature import fit_temperature
 
 Codes = npt.NDArray[np.int64]
 MAX_LEFT_OUT = 400  # rows that a search leaves out; the final figures leave out every one
-NEWTON_STEPS = 30
+FEW_TEMPERATURE = 0.75  # where nothing can be left out, in units of the spread of wrong classes' logits
 
 
 @dataclass(frozen=True)
@@ -85,17 +86,21 @@ class Problem:
     @cached_property
     def indicators(self) -> Array:
         """One-hot labels (N, C)."""
-        return np.eye(self.num_classes)[self.labels]
+        one_hot_NC: Array = np.eye(self.num_classes)[self.labels]
+        return one_hot_NC
 
     @cached_property
     def mass(self) -> Array:
         """The weight of each class (C,)."""
-        return np.bincount(self.labels, weights=self.space.weights, minlength=self.num_classes)
+        mass_C = np.zeros(self.num_classes)
+        np.add.at(mass_C, self.labels, self.space.weights)
+        return mass_C
 
     @cached_property
     def class_share(self) -> Array:
         """The share of each class among the rows (C,)."""
-        return self.mass / self.mass.sum()
+        share_C: Array = self.mass / self.mass.sum()
+        return share_C
 
     @cached_property
     def projected_labels(self) -> Array:
@@ -130,7 +135,9 @@ class Problem:
     def with_means(self, means: Sequence[Mean]) -> Problem:
         """The same rows under other prior means."""
         problem = Problem(self.space, self.labels, self.num_classes, tuple(means))
-        kept = {name: value for name, value in vars(self).items() if name not in ("means", "projected_means")}
+        kept = {
+            name: value for name, value in vars(self).items() if name not in ("means", "projected_means", "search_rows")
+        }
         vars(problem).update(kept)  # what was computed of the rows and labels alone
         return problem
 
@@ -163,9 +170,10 @@ class Problem:
         num_columns = self.num_classes - 1 if classes.vectors is None else len(classes.values)
         repeats = num_columns / precision_RJ.shape[1]  # the identity keeps one column for all classes
         freedom = max(self.space.total_weight - 1, 1.0) * num_columns
-        squares = float((precision_RJ * rotated_RJ**2).sum()) + self.unexplained
+        squares: float = float((precision_RJ * rotated_RJ**2).sum()) + self.unexplained
         log_determinant = repeats * float(np.log(precision_RJ).sum())
-        return (0.5 * log_determinant - 0.5 * freedom * math.log(squares / freedom)) / max(num_columns, 1)
+        log_evidence = 0.5 * log_determinant - 0.5 * freedom * math.log(squares / freedom)
+        return float(log_evidence / max(num_columns, 1))
 
     def offset(self, point: Point) -> Array:
         """The raw bias of the means (C,), as far as the labelled rows leave them standing."""
@@ -178,8 +186,22 @@ class Problem:
         return total_C
 
     def left_rows(self, picked: Codes, precision: type[np.floating] = np.float64) -> LeftRows:
-        """Rows to leave out one at a time."""
-        return LeftRows.from_space(self.space, picked, precision)
+        """Rows to leave out one at a time; float32 is enough to search with."""
+        basis_nR = self.space.basis(picked, precision)
+        return LeftRows(
+            picked,
+            basis_nR,
+            basis_nR**2,
+            removed=np.minimum(self.space.weights[picked], 1.0).astype(precision),
+            indicators=self.indicators[picked].astype(precision),
+            # A mean's logits lie in the span of the rows, so its own projection gives them.
+            mean_logits=tuple(basis_nR @ projected.astype(precision) for projected in self.projected_means),
+        )
+
+    @cached_property
+    def search_rows(self) -> LeftRows:
+        """The rows that a search leaves out."""
+        return self.left_rows(self.picked, np.float32)
 
     def left_out_logits(self, point: Point, rows: LeftRows) -> Array:
         """Logits (n, C) of rows by heads fitted without them.
@@ -188,20 +210,19 @@ class Problem:
         judged by a head for which its own class is rarer than the others, and all training would look harmful.
         """
         labels_n, precision = self.labels[rows.picked], rows.basis.dtype
-        targets_nC, projected_RC = self.indicators[rows.picked].astype(precision), self.projected_labels
-        prior_nC: Array = np.zeros_like(targets_nC)
-        for scale, projected in zip(point.scales, self.projected_means, strict=True):
-            # A mean's logits lie in the span of the rows, so its own projection gives them.
-            prior_nC += scale * (rows.basis @ projected.astype(precision))
+        prior_nC, projected_RC = np.zeros_like(rows.indicators), self.projected_labels
+        for scale, projected, logits_nC in zip(point.scales, self.projected_means, rows.mean_logits, strict=True):
+            prior_nC += scale * logits_nC
             projected_RC = projected_RC - scale * projected
+        offset_C = self.offset(point).astype(precision)
         if math.isinf(point.penalty):
-            return prior_nC + self.offset(point)
+            return prior_nC + offset_C
         left = LeftOut.from_space(self.space, rows, penalty=point.penalty, classes=point.classes)
-        logits_nC = prior_nC + left.predict(targets_nC - prior_nC, projected_RC, self.class_share)
-        others_n = self.mass[labels_n] - rows.removed
-        share_n = np.where(others_n > 1e-6, rows.removed / np.maximum(others_n, 1e-6), 0.0)
-        own_nC = left.of_own_class(labels_n, self.projected_labels, self.mass)
-        return (logits_nC + share_n[:, None] * own_nC + self.offset(point)).astype(precision)
+        prior_nC += left.predict(rows.indicators - prior_nC, projected_RC, self.class_share) + offset_C
+        others_n = self.mass[labels_n].astype(precision) - rows.removed
+        share_n = np.where(others_n > 1e-6, rows.removed / np.maximum(others_n, 1e-6), 0.0).astype(precision)
+        prior_nC += share_n[:, None] * left.of_own_class(labels_n, self.projected_labels, self.mass)
+        return prior_nC
 
     def head(self, point: Point) -> tuple[Array, Array]:
         """Weight (D, C) and bias (C,) at a point. An infinite scale leaves the mean alone."""
@@ -217,56 +238,18 @@ class Problem:
         bias_C = self.offset(point) - self.space.mean @ weight_DC
         return weight_DC, bias_C if math.isinf(point.penalty) else bias_C + self.class_share
 
+    def unjudged_temperature(self, point: Point) -> float:
+        """With one row a class: rows left out still judge a mean; of ridge only the spread of its logits is known."""
+        if point.scales:
+            logits_NC = self.left_out_logits(point, self.left_rows(np.arange(len(self.labels))))
+            return fit_temperature(logits_NC, self.labels, self.space.weights)[0]
+        weight_DC, bias_C = self.head(point)
+        logits_NC = (self.space.centred + self.space.mean) @ weight_DC + bias_C
+        wrong = (logits_NC - logits_NC.mean(axis=1, keepdims=True))[self.indicators == 0]
+        return FEW_TEMPERATURE * float(wrong.std()) or 1.0
+
 
 def unit_rows(rows: Array) -> Array:
     """Rows at unit length; zeros stay zeros."""
     unit: Array = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return unit
-
-
-def losses(logits_NC: Array, labels_N: Codes, temperature: float = 1.0) -> Array:
-    """The cross-entropy of each row (N,), in nats, of logits divided by the temperature."""
-    scaled_NC = logits_NC / temperature
-    scaled_NC -= scaled_NC.max(axis=1, keepdims=True)
-    own_N: Array = np.log(np.exp(scaled_NC).sum(axis=1)) - scaled_NC[np.arange(len(labels_N)), labels_N]
-    return own_N
-
-
-def fit_temperature(
-    logits_NC: Array, labels_N: Codes, weights_N: Array, tolerance: float = 1e-9
-) -> tuple[float, float]:
-    """The temperature with the least cross-entropy, and that loss per row: Newton's method on its logarithm.
-
-    A tenth of a row more, of no class, keeps rows that are all right from asking for certainty.
-    """
-    share_N = (weights_N / weights_N.sum()).astype(logits_NC.dtype)
-    centred_NC = logits_NC - logits_NC.mean(axis=1, keepdims=True)
-    squares = np.einsum("nc,nc->n", centred_NC, centred_NC)
-    spread = math.sqrt(float(share_N @ squares) / logits_NC.shape[1])
-    if spread < 1e-12:
-        return 1.0, math.log(logits_NC.shape[1])
-    own = float(share_N @ centred_NC[np.arange(len(labels_N)), labels_N])
-    sharpness, limits = 2.0 / spread, (1e-3 / spread, 1e3 / spread)
-    highest_N1 = centred_NC.max(axis=1, keepdims=True)
-    below_NC = centred_NC - highest_N1
-    target = own * weights_N.sum() / (weights_N.sum() + 0.1) - float(share_N @ highest_N1[:, 0])
-    for _ in range(NEWTON_STEPS):
-        odds_NC = np.exp(sharpness * below_NC)
-        total_N = odds_NC.sum(axis=1)
-        odds_NC *= below_NC
-        mean_N = odds_NC.sum(axis=1) / total_N
-        variance_N = np.einsum("nc,nc->n", odds_NC, below_NC) / total_N - mean_N**2
-        slope = (float(share_N @ mean_N) - target) * sharpness
-        curvature = float(share_N @ variance_N) * sharpness**2
-        curvature += slope if curvature + slope > 0.1 * curvature else abs(slope)
-        step = min(max(-slope / (curvature + 1e-12), -1.5), 1.5)
-        # After the step, to second order.
-        loss = (
-            float(share_N @ np.log(total_N))
-            - sharpness * (own - float(share_N @ highest_N1[:, 0]))
-            - 0.5 * abs(slope * step)
-        )
-        sharpness = min(max(sharpness * math.exp(step), limits[0]), limits[1])
-        if abs(step) < tolerance:
-            break
-    return 1.0 / sharpness, loss

@@ -42,11 +42,11 @@ class ClassBasis:
 
     def rotate(self, columns: Array) -> Array:
         """From classes (..., C) to the eigenbasis (..., J)."""
-        return columns if self.vectors is None else columns @ self.vectors
+        return columns if self.vectors is None else columns @ self.vectors.astype(columns.dtype)
 
     def rotate_back(self, columns: Array) -> Array:
         """From the eigenbasis (..., J) to classes (..., C)."""
-        return columns if self.vectors is None else columns @ self.vectors.T
+        return columns if self.vectors is None else columns @ self.vectors.T.astype(columns.dtype)
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,20 @@ class RowSpace:
     @property
     def is_dual(self) -> bool:
         """Whether `axes` are of rows: there are at most as many rows as columns."""
-        return self.centred.shape[0] <= self.centred.shape[1]
+        return len(self.centred) <= int(self.centred.shape[1])
 
     @property
     def total_weight(self) -> float:
         """How many rows there are, each as often as it counts."""
         return float(self.weights.sum())
 
-    def basis(self, picked: npt.NDArray[np.int64]) -> Array:
+    def basis(self, picked: npt.NDArray[np.int64], precision: type[np.floating] = np.float64) -> Array:
         """The left singular vectors of some rows, weights taken out again (n, R)."""
         if self.is_dual:
-            basis_nR: Array = self.axes[picked] / np.sqrt(self.weights[picked])[:, None]
+            basis_nR: Array = (self.axes[picked] / np.sqrt(self.weights[picked])[:, None]).astype(precision)
             return basis_nR
-        return self.centred[picked] @ (self.axes / np.sqrt(self.values * self.scale))
+        scaled_DR = (self.axes / np.sqrt(self.values * self.scale)).astype(precision)
+        return self.centred[picked].astype(precision) @ scaled_DR
 
     def project(self, targets_NC: Array) -> Array:
         """The weighted targets in the rows' eigenbasis (R, C)."""
@@ -134,12 +135,8 @@ class LeftRows:
     basis: Array  # (n, R)
     squared_basis: Array  # (n, R)
     removed: Array  # (n,) weight of what is left out: one copy of the row
-
-    @classmethod
-    def from_space(cls, space: RowSpace, picked: npt.NDArray[np.int64], precision: type[np.floating]) -> LeftRows:
-        """In a precision: float32 is enough to search with."""
-        basis_nR: Array = space.basis(picked).astype(precision)
-        return cls(picked, basis_nR, basis_nR**2, np.minimum(space.weights[picked], 1.0).astype(precision))
+    indicators: Array  # (n, C) one-hot labels
+    mean_logits: tuple[Array, ...]  # of every prior mean (n, C)
 
 
 @dataclass(frozen=True)
@@ -164,18 +161,20 @@ class LeftOut:
 
     def predict(self, targets_nC: Array, projected_RC: Array, mean_C: Array) -> Array:
         """Left-out predictions (n, C) of targets whose own values are `targets_nC`."""
-        rotated_nJ = self.classes.rotate(targets_nC - mean_C)
-        fitted_nJ = self.basis @ (self.followed * self.classes.rotate(projected_RC)).astype(self.basis.dtype)
+        precision, classes = self.basis.dtype, self.classes
+        mean_C = mean_C.astype(precision)
+        rotated_nJ = classes.rotate(targets_nC - mean_C)
+        fitted_nJ = self.basis @ (self.followed * classes.rotate(projected_RC)).astype(precision)
         left_nJ = (fitted_nJ - self.leverage * rotated_nJ) / (1.0 - self.leverage)
-        return self.classes.rotate_back(left_nJ) + mean_C
+        return classes.rotate_back(left_nJ) + mean_C
 
     def of_own_class(self, labels_n: npt.NDArray[np.int64], projected_RC: Array, mass_C: Array) -> Array:
         """What the other rows of each row's own class add to its prediction (n, C)."""
         own_nJ = (self.basis * projected_RC.T[labels_n].astype(self.basis.dtype)) @ self.followed
-        own_nJ += (mass_C[labels_n] / self.total_weight)[:, None]
+        own_nJ += (mass_C[labels_n] / self.total_weight).astype(self.basis.dtype)[:, None]
         share_nJ = (own_nJ - self.leverage) / (1.0 - self.leverage)
         if self.classes.vectors is None:
-            own_nC = np.zeros((len(labels_n), len(mass_C)))
+            own_nC = np.zeros((len(labels_n), len(mass_C)), dtype=self.basis.dtype)
             own_nC[np.arange(len(labels_n)), labels_n] = share_nJ[:, 0]
             return own_nC
-        return self.classes.rotate_back(share_nJ * self.classes.vectors[labels_n])
+        return self.classes.rotate_back(share_nJ * self.classes.vectors[labels_n].astype(self.basis.dtype))

@@ -1,0 +1,302 @@
+"""The method on arrays: a linear classifier that unpaired data of other modalities may improve, in closed form.
+
+    from uml_core import UnpairedClassifier
+
+    model = UnpairedClassifier().fit(X, y, auxiliary={"text": (T, text_labels)})
+    model.predict(new_X)
+    print(model.verdict_)
+
+In: embeddings of the target with labels, and embeddings of any other modality, of any width, with labels of the same
+classes; no row of one is paired with a row of another. Out: a scikit-learn classifier of the target's embeddings, and a
+verdict on what the other data was worth. docs/method.md, A head whose prior the auxiliary corpora write.
+
+Shape legend: N rows, D embedding width, E an auxiliary corpus's width, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from uml_core.errors import InputError, listing
+from uml_core.models.prior_head import PriorHead, fit_prior_head
+from uml_core.models.prior_model import ClassPrior, unit_rows
+from uml_core.models.prior_verdict import AuxiliaryVerdict, Gain, Verdict, verdict_of
+from uml_core.models.row_space import Array
+
+Auxiliary = Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]
+FORMAT_VERSION = 1
+EQUAL_LENGTHS = 0.25  # relative spread of the rows' lengths up to which a length says nothing of a class
+OPSET = 18
+
+
+class UnpairedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A linear classifier in closed form whose prior auxiliary corpora write.
+
+    Args:
+        classes: "target" knows the classes that `y` has; "union" also those that only auxiliary corpora have.
+        normalize: whether rows are brought to unit length; "auto" does so where their lengths hardly differ, as those
+            of an encoder's embeddings.
+
+    Attributes:
+        classes_: labels (C,), in the order of the columns of `predict_proba`.
+        coef_, intercept_, temperature_: probabilities = softmax((X coef_ᵀ + intercept_) / temperature_).
+        normalized_: whether rows are brought to unit length.
+        verdict_: what is shipped and what each auxiliary corpus is worth; print it.
+        head_: all that was measured on the way (`PriorHead`); a loaded classifier has none.
+    """
+
+    def __init__(
+        self, *, classes: Literal["target", "union"] = "target", normalize: bool | Literal["auto"] = "auto"
+    ) -> None:
+        self.classes = classes
+        self.normalize = normalize
+
+    def fit(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        auxiliary: Auxiliary | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> UnpairedClassifier:
+        """Fit to embeddings (N, D) and labels (N,); nothing is trained by steps, and no row is kept for validation.
+
+        Args:
+            X: embeddings of the target.
+            y: their labels.
+            auxiliary: by name, embeddings (M, E) of another modality and their labels (M,); any widths.
+            sample_weight: how often each row counts (N,).
+
+        Raises:
+            InputError: an argument is not of a form that can be used; it is a ValueError of one line.
+        """
+        _check_choice("classes", self.classes, ("target", "union"))
+        _check_choice("normalize", self.normalize, (True, False, "auto"))
+        given_ND, labels_N = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(labels_N)
+        weights_N = check_sample_weight(sample_weight, given_ND, dtype=np.float64, ensure_non_negative=True)
+        others = {name: _checked(name, pair) for name, pair in _named(auxiliary).items()}
+        self.classes_ = _all_classes(np.unique(labels_N), others, union=self.classes == "union")
+        lengths_N = np.linalg.norm(given_ND, axis=1)
+        mean_length = float(np.average(lengths_N, weights=weights_N))
+        deviation = float(np.sqrt(np.average((lengths_N - mean_length) ** 2, weights=weights_N)))
+        self.normalized_ = (
+            deviation <= EQUAL_LENGTHS * mean_length if self.normalize == "auto" else bool(self.normalize)
+        )
+        rows_ND = unit_rows(given_ND) if self.normalized_ else given_ND
+        codes_N = np.searchsorted(self.classes_, labels_N)
+        priors = [_prior(name, *pair, self.classes_) for name, pair in others.items()]
+        self.head_ = fit_prior_head(rows_ND, codes_N, len(self.classes_), priors, weights=weights_N)
+        self._take(self.head_)
+        without = {}
+        for prior in priors:
+            if prior.name in self.head_.scales or prior.name in self.head_.grams:
+                rest = [each for each in priors if each is not prior]
+                without[prior.name] = fit_prior_head(rows_ND, codes_N, len(self.classes_), rest, weights=weights_N)
+        self.verdict_ = verdict_of(self.head_, without)
+        return self
+
+    def predict_proba(self, X: npt.ArrayLike) -> Array:
+        """Calibrated probabilities (N, C) of embeddings (N, D)."""
+        check_is_fitted(self)
+        rows_ND: Array = validate_data(self, X, dtype=np.float64, reset=False)
+        logits_NC = (unit_rows(rows_ND) if self.normalized_ else rows_ND) @ self.coef_.T + self.intercept_
+        scaled_NC = logits_NC / self.temperature_
+        odds_NC = np.exp(scaled_NC - scaled_NC.max(axis=1, keepdims=True))
+        probabilities_NC: Array = odds_NC / odds_NC.sum(axis=1, keepdims=True)
+        return probabilities_NC
+
+    def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
+        """The most probable label (N,) of embeddings (N, D)."""
+        best_N = self.predict_proba(X).argmax(axis=1)
+        labels_N: npt.NDArray[Any] = self.classes_[best_N]
+        return labels_N
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file: weights, with classes and verdict in its metadata; nothing of it is executed."""
+        check_is_fitted(self)
+        from safetensors.numpy import save_file
+
+        description = self._description() | {"params": self.get_params(), "verdict": asdict(self.verdict_)}
+        arrays = {
+            "head.weight": np.ascontiguousarray(self.coef_),
+            "head.bias": self.intercept_,
+            "head.temperature": np.array([self.temperature_]),
+        }
+        save_file(arrays, str(path), metadata={"description": json.dumps(description, ensure_ascii=False)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> UnpairedClassifier:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: the file is not one of those.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                description = json.loads((file.metadata() or {})["description"])
+                arrays = {name: file.get_tensor(name) for name in ("head.weight", "head.bias", "head.temperature")}
+        except (SafetensorError, KeyError, json.JSONDecodeError) as problem:
+            raise InputError(
+                f"{path} holds no UnpairedClassifier ({problem}); expected a file that save() wrote"
+            ) from None
+        model = cls(**description["params"])
+        model.coef_, model.intercept_ = arrays["head.weight"], arrays["head.bias"]
+        model.temperature_ = float(arrays["head.temperature"][0])
+        model.classes_ = np.array(description["classes"])
+        model.normalized_ = bool(description["input"]["normalize"])
+        model.n_features_in_ = int(description["input"]["dim"])
+        model.verdict_ = _verdict_from(description["verdict"])
+        return model
+
+    def to_onnx(self, path: str | Path) -> None:
+        """Write a graph from `embedding` (B, D) float32 to `logits` and `probabilities` (B, C), as `export` names them.
+
+        Its logits are already divided by the temperature; classes are in its metadata.
+        """
+        check_is_fitted(self)
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+
+        num_classes, dim = self.coef_.shape
+        constants = {
+            "weight": (self.coef_ / self.temperature_).astype(np.float32),
+            "bias": (self.intercept_ / self.temperature_).astype(np.float32),
+        }
+        nodes, rows = [], "embedding"
+        if self.normalized_:
+            constants |= {"axis": np.array([1], dtype=np.int64), "shortest": np.array(1e-12, dtype=np.float32)}
+            nodes = [
+                helper.make_node("ReduceL2", ["embedding", "axis"], ["length"], keepdims=1),
+                helper.make_node("Max", ["length", "shortest"], ["divisor"]),
+                helper.make_node("Div", ["embedding", "divisor"], ["unit"]),
+            ]
+            rows = "unit"
+        nodes += [
+            helper.make_node("Gemm", [rows, "weight", "bias"], ["logits"], transB=1),
+            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "head",
+            [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", dim])],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", num_classes])
+                for name in ("logits", "probabilities")
+            ],
+            [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
+        helper.set_model_props(model, {"description": json.dumps(self._description(), ensure_ascii=False)})
+        onnx.checker.check_model(model, full_check=True)
+        Path(path).write_bytes(model.SerializeToString())
+
+    def _take(self, head: PriorHead) -> None:
+        self.coef_, self.intercept_, self.temperature_ = head.weight.T.copy(), head.bias, head.temperature
+
+    def _description(self) -> dict[str, Any]:
+        num_classes, dim = self.coef_.shape
+        return {
+            "format_version": FORMAT_VERSION,
+            "input": {"name": "embedding", "dim": dim, "dtype": "float32", "normalize": bool(self.normalized_)},
+            "outputs": ["logits", "probabilities"],
+            "num_classes": num_classes,
+            "classes": self.classes_.tolist(),
+        }
+
+
+def _check_choice(name: str, given: object, allowed: tuple[object, ...]) -> None:
+    if not any(given is each or (isinstance(given, str) and given == each) for each in allowed):
+        raise InputError(f"{name} is {given!r}; expected one of {listing(map(repr, allowed))}")
+
+
+def _named(auxiliary: object) -> Mapping[str, Any]:
+    """The auxiliary corpora by name.
+
+    Raises:
+        InputError: they are given in another form.
+    """
+    if auxiliary is None:
+        return {}
+    if not isinstance(auxiliary, Mapping):
+        raise InputError(
+            f"auxiliary is a {type(auxiliary).__name__}; expected a dict from a name to (embeddings, labels), "
+            'for example {"text": (T, labels)}'
+        )
+    return auxiliary
+
+
+def _checked(name: str, pair: Any) -> tuple[Array, npt.NDArray[Any]]:
+    """One auxiliary corpus as arrays.
+
+    Raises:
+        InputError: it is no pair, or its rows and labels do not go together.
+    """
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise InputError(f"auxiliary[{name!r}] is no pair; expected (embeddings of shape (rows, width), labels)")
+    labels_M = np.asarray(pair[1])
+    try:
+        rows_ME: Array = check_array(pair[0], dtype=np.float64, input_name=f"auxiliary[{name!r}]")
+    except ValueError as problem:
+        raise InputError(f"auxiliary[{name!r}]: {problem}") from None
+    if labels_M.shape != (len(rows_ME),):
+        raise InputError(
+            f"auxiliary[{name!r}] has {len(rows_ME)} rows and labels of shape {labels_M.shape}; "
+            f"expected one label a row, shape ({len(rows_ME)},)"
+        )
+    return rows_ME, labels_M
+
+
+def _all_classes(
+    own: npt.NDArray[Any], others: Mapping[str, tuple[Array, npt.NDArray[Any]]], *, union: bool
+) -> npt.NDArray[Any]:
+    """The classes of the target, or of everything.
+
+    Raises:
+        InputError: an auxiliary corpus has no label of the target's.
+    """
+    for name, (_, labels_M) in others.items():
+        if not set(labels_M.tolist()) & set(own.tolist()):
+            theirs, ours = (listing(map(repr, labels.tolist())) for labels in (np.unique(labels_M), own))
+            raise InputError(
+                f"auxiliary[{name!r}] shares no label with y: it has {theirs}, y has {ours}; "
+                "both must name the same classes alike"
+            )
+    return np.unique(np.concatenate([own, *(labels for _, labels in others.values())])) if union else own
+
+
+def _prior(name: str, rows_ME: Array, labels_M: npt.NDArray[Any], classes_C: npt.NDArray[Any]) -> ClassPrior:
+    known_M = np.isin(labels_M, classes_C)
+    codes = np.searchsorted(classes_C, labels_M[known_M])
+    return ClassPrior.from_rows(name, rows_ME[known_M], codes, len(classes_C))
+
+
+def _verdict_from(fields: dict[str, Any]) -> Verdict:
+    """A verdict from its JSON."""
+
+    def gain(value: dict[str, float] | None) -> Gain | None:
+        return None if value is None else Gain(**value)
+
+    auxiliaries = tuple(
+        AuxiliaryVerdict(
+            name=each["name"],
+            used_as=tuple(each["used_as"]),
+            aligned=each["aligned"],
+            gain=gain(each["gain"]),
+            reasons=tuple(each["reasons"]),
+        )
+        for each in fields["auxiliaries"]
+    )
+    return Verdict(fields["ship"], fields["second"], gain(fields["gain"]), fields["accuracies"], auxiliaries)
