@@ -1,4 +1,4 @@
-"""Runs whose number of workers follows the cluster: they are resized right after a checkpoint, at no other time."""
+"""Ray's trainer without what no run uses, and one whose workers follow the cluster: resized after a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,19 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ScalingDecision
 
 
-class ElasticTrainer(TorchTrainer):
+class LeanTrainer(TorchTrainer):
+    """Starts no process for Ray Data's shards, which our workers do not read, and none that frees reservations.
+
+    Of a controller that was lost, the driver frees them (`pipelines.ray_train.faults.free_orphans`). Both are processes
+    that are started, and waited for, before the first step; Ray has no public way to leave them out.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in unused]
+
+
+class ElasticTrainer(LeanTrainer):
     """Ranks whose number follows the cluster, right after a checkpoint."""
 
     def _initialize_and_run_controller(self, **settings: Any) -> Result:
@@ -21,7 +33,7 @@ class ElasticTrainer(TorchTrainer):
 
 
 def trainer_class(scaling: ScalingConfig) -> type[TorchTrainer]:
-    return ElasticTrainer if scaling.elasticity_enabled else TorchTrainer
+    return ElasticTrainer if scaling.elasticity_enabled else LeanTrainer
 
 
 class ResizeAfterReport(ElasticScalingPolicy):  # type: ignore[misc]

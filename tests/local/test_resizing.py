@@ -7,11 +7,22 @@ from typing import Any
 
 import pytest
 from ray.train import ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ResizeDecision
 
 from pipelines.ray_train.elastic import ElasticTrainer, ResizeAfterReport, trainer_class
 
 RESIZE = ResizeDecision(num_workers=3, resources_per_worker={"CPU": 1})
+
+
+def test_what_the_trainer_leaves_out_is_what_ray_would_start() -> None:
+    kept, all_of_rays = (
+        {type(each) for each in kind(print, scaling_config=ScalingConfig())._create_default_callbacks()}
+        for kind in (trainer_class(ScalingConfig()), TorchTrainer)
+    )
+    assert all_of_rays - kept == {DatasetsCallback, PlacementGroupCleanerCallback}
 
 
 @pytest.fixture
