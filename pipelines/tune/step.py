@@ -149,6 +149,8 @@ def _budget_line(proposals: Proposals, space: Space) -> str:
     if len(points) > 1:
         shares = listing(f"{arm} {count}" for arm, count in budget.items())
         return f"unequal search budgets, points a seed: {shares}; no gain is claimed from this sweep"
+    if not budget:
+        return "budget: every head is in closed form and searches its own scales"
     conditions = proposals.total // (sum(proposals.budget.values()) * len(space.seeds))
     return (
         f"budget: {max(points)} point{'' if max(points) == 1 else 's'} for each of {len(budget)} arms that "

@@ -125,6 +125,13 @@ def test_few_shot_has_the_papers_shots_and_the_arms_a_verdict_needs() -> None:
     assert load_space("few_shot", at_random).conditions == {"data.shots": (2, 4)}
 
 
+def test_a_space_of_solved_heads_alone_has_one_point_each() -> None:
+    arms = tuple(arm for arm in load_space("controls", experiment()).arms if arm.is_solved)
+    space = Space("Which?", arms, "ridge", "prior", seeds=(0, 1), needs=())
+    assert points_per_group(space, 8) == dict.fromkeys(SOLVED, 1)
+    assert len(trials_of(space, experiment())) == 8
+
+
 def test_linear_probe_has_the_papers_grid_and_thins_lambda_to_the_same_budget() -> None:
     given_experiment = experiment()
     space = load_space("linear_probe", given_experiment)

@@ -274,7 +274,7 @@ def points_per_group(space: Space, max_trials: int | None = None) -> dict[str, i
     conditions = product_of(space.conditions)
     if not conditions or not all({**sizes, **solved}.values()):
         raise InputError("the space is empty: a key has no values; give each key at least one")
-    if space.equal_budget and min(sizes.values()) == 1 < max(sizes.values()):
+    if space.equal_budget and sizes and min(sizes.values()) == 1 < max(sizes.values()):
         alone = min(sizes, key=lambda name: sizes[name])
         widest = max(sizes, key=lambda name: sizes[name])
         raise InputError(
@@ -283,13 +283,15 @@ def points_per_group(space: Space, max_trials: int | None = None) -> dict[str, i
             "Space(equal_budget=False), and no gain will be claimed"
         )
     if max_trials is not None:
-        least = len(space.arms) * len(conditions) * len(space.seeds)
+        groups = len(conditions) * len(space.seeds)  # of each arm
+        least = groups * (len(sizes) + sum(solved.values()))
         if max_trials < least:
             raise InputError(
                 f"--trials is {max_trials}; this space needs at least {least} (one for every arm, condition and seed)"
             )
-        sizes = {name: min(size, max_trials // least) for name, size in sizes.items()}
-    return {**(dict.fromkeys(sizes, min(sizes.values())) if space.equal_budget else sizes), **solved}
+        left = (max_trials - groups * sum(solved.values())) // (groups * max(1, len(sizes)))
+        sizes = {name: min(size, left) for name, size in sizes.items()}
+    return {**(dict.fromkeys(sizes, min(sizes.values(), default=0)) if space.equal_budget else sizes), **solved}
 
 
 def trials_of(space: Space, experiment: Experiment, *, max_trials: int | None = None) -> list[TrialSpec]:
