@@ -26,7 +26,6 @@ from uml_core.config import Experiment, load_experiment
 from uml_core.corpora.examples.openmoji import ATTRIBUTION, write_openmoji
 
 EXPERIMENT_FILE = Path(__file__).parent.parent / "examples" / "demo.yaml"
-CORPORA_DIR = Path("runs/demo/corpora")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
 def run(experiment: Experiment) -> Summary:
     """Run every step on the demo's corpora."""
     started = time.monotonic()
-    write_openmoji(CORPORA_DIR, seed=0)
+    pictures = Path(experiment.corpora[experiment.target].path)
+    write_openmoji(pictures.parent, seed=0)
     print(f"{ATTRIBUTION}\n", flush=True)
     run_step = functools.partial(_run_step, started=started)
     with ray_session():
@@ -51,7 +51,7 @@ def run(experiment: Experiment) -> Summary:
         mixing = run_step("tune mixing_ratio", step=lambda: tune.run(experiment, "mixing_ratio"))
         controls = run_step("tune controls", step=lambda: tune.run(experiment, "controls"))
         evaluated = run_step("evaluate", step=lambda: evaluate.run(experiment, trained.results["run_id"]))
-        predicted = run_step("predict", step=lambda: _predict(experiment, trained.results["model_uri"]))
+        predicted = run_step("predict", step=lambda: _predict(experiment, pictures, trained.results["model_uri"]))
     reported = run_step("report", step=lambda: report.run(experiment, None))
     minutes = (time.monotonic() - started) / 60
     text = "\n".join(
@@ -86,11 +86,10 @@ def _run_step(name: str, started: float, step: Callable[[], Summary]) -> Summary
     return summary
 
 
-def _predict(experiment: Experiment, model_uri: str) -> Summary:
+def _predict(experiment: Experiment, pictures: Path, model_uri: str) -> Summary:
     """Predict the line drawings as if they were a user's new files."""
-    drawings = Path(experiment.corpora[experiment.target].path) / "sketch"
-    output = CORPORA_DIR.parent / "predictions.parquet"
-    return predict.run(model_uri, str(drawings), str(output), experiment.tracking.uri)
+    output = pictures.parents[1] / "predictions.parquet"
+    return predict.run(model_uri, str(pictures / "sketch"), str(output), experiment.tracking.uri)
 
 
 if __name__ == "__main__":
