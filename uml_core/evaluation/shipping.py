@@ -34,9 +34,10 @@ class Choice:
 
 
 def choose(space: Space, val: Mapping[str, Mapping[int, float]]) -> Choice | None:
-    """The arm to ship: the best on validation with unpaired data where it is reliably above the best without.
+    """The arm to ship: the best on validation, where that flatters no arm.
 
-    Where validation cannot tell the two apart, the one that needs no unpaired data is shipped.
+    Heads in closed form choose nothing by validation, and the best of them is taken by its mean. Of all others a step,
+    a rate or a penalty was chosen there, so that they must be reliably above it.
 
     Args:
         space: says of each arm whether one could use it, and whether it owes something to unpaired data.
@@ -47,16 +48,19 @@ def choose(space: Space, val: Mapping[str, Mapping[int, float]]) -> Choice | Non
         arms have no seed in common.
     """
     measured = [arm for arm in space.shippable if val.get(arm.name)]
-    alone = _by_accuracy([arm for arm in measured if not arm.uses_unpaired], val)
-    unpaired = _by_accuracy([arm for arm in measured if arm.uses_unpaired], val)
+    alone = [arm for arm in measured if not arm.uses_unpaired]
+    unpaired = [arm for arm in measured if arm.uses_unpaired]
     in_common = set.intersection(*(set(val[arm.name]) for arm in measured)) if measured else set()
     if lacking_alternatives(measured) or not unpaired or not in_common:
         return None
-    above = paired_difference(val[unpaired[0].name], val[alone[0].name])
-    is_reliable = above.count >= MIN_SEEDS and above.mean > 0 and above.p_value < SIGNIFICANCE
-    arm = unpaired[0] if is_reliable else alone[0]
-    others = [other for other in measured if other is not arm]
-    return Choice(arm, _by_accuracy(others, val)[0], alone[0], unpaired[0])
+    arm = _best(measured, val)
+    second = _best([other for other in measured if other is not arm], val)
+    return Choice(
+        arm,
+        second,
+        _best(alone, val) if arm.uses_unpaired else arm,
+        arm if arm.uses_unpaired else _best(unpaired, val),
+    )
 
 
 def lacking_alternatives(measured: Iterable[Arm]) -> list[str]:
@@ -65,6 +69,18 @@ def lacking_alternatives(measured: Iterable[Arm]) -> list[str]:
     return [role for role in get_args(Alternative) if role not in roles]
 
 
-def _by_accuracy(arms: Sequence[Arm], val: Mapping[str, Mapping[int, float]]) -> list[Arm]:
-    """Best first; of equals, the one that the space names first."""
-    return sorted(arms, key=lambda arm: -mean(val[arm.name].values()))
+def _best(arms: Sequence[Arm], val: Mapping[str, Mapping[int, float]]) -> Arm:
+    """Of equals, the one without unpaired data, then the one that the space names first."""
+
+    def rank(arm: Arm) -> tuple[float, bool]:
+        return mean(val[arm.name].values()), not arm.uses_unpaired
+
+    solved = max((arm for arm in arms if not arm.uses_validation), key=rank, default=None)
+    tuned = max((arm for arm in arms if arm.uses_validation), key=rank, default=None)
+    if solved is None or tuned is None:
+        found = solved or tuned
+        assert found is not None
+        return found
+    above = paired_difference(val[tuned.name], val[solved.name])
+    is_reliable = above.count >= MIN_SEEDS and above.mean > 0 and above.p_value < SIGNIFICANCE
+    return tuned if is_reliable else solved

@@ -89,6 +89,11 @@ class Arm:
         return str(self.overrides.get("model.head", "paper")) != "paper"
 
     @property
+    def uses_validation(self) -> bool:
+        """Whether validation chose something in it: a step, a rate, a penalty. Its accuracy there then flatters it."""
+        return self.role != "zero_shot" and self.overrides.get("model.head") not in ("ridge", "prior")
+
+    @property
     def uses_unpaired(self) -> bool:
         """Whether its model owes something to the auxiliary corpora."""
         return self.role in ("method", "zero_shot") or self.facts.initialised
