@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tune_spaces import available_spaces
@@ -136,6 +137,18 @@ def test_files_and_modules_that_are_named_exist(file: Path) -> None:
     modules = re.findall(r"python -m ((?:uml_core|benchmarks)\.[\w.]+)", text)
     for path in [*paths, *(module.replace(".", "/") for module in modules)]:
         assert (ROOT / path).exists() or (ROOT / path).with_suffix(".py").is_file(), path
+
+
+@pytest.mark.parametrize("file", [ROOT / "README.md", ROOT / "docs" / "python.md"], ids=lambda file: file.name)
+def test_the_lines_of_python_run(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    names: dict[str, Any] = {name: rng.normal(size=(24, width)) for name, width in (("X", 8), ("T", 5), ("S", 8))}
+    names |= dict.fromkeys(("y", "text_labels", "sound_labels", "test_y"), np.arange(24) % 6)
+    names |= {"new_X": names["X"], "test_X": names["X"]}
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(file, "python")
+    exec(code, names)
+    assert names["model"].verdict_.ship in ("ridge", "prior", "zero_shot")
 
 
 def test_the_reader_of_the_architecture_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
