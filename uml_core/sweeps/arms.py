@@ -28,7 +28,7 @@ SAYS = {
     "unrelated": "with an auxiliary corpus about something else.",
     "zero_shot": "the head as the auxiliary corpus's class means initialise it, not trained at all.",
     "ridge": "the target alone: ridge regression in closed form, its penalty by leaving one row out.",
-    "logistic": "the target alone: logistic regression, its penalty by cross-validation on the train rows.",
+    "logistic": "the target alone: logistic regression, its penalty by validation.",
     "prior": "ridge under a prior that the auxiliary corpora write, in closed form; where their class names are worth "
     "no more than shuffled ones, it is ridge.",
     "shuffled_prior": "as prior, with the auxiliary labels shuffled over rows.",
