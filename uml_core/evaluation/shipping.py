@@ -6,6 +6,7 @@ Test has no say in it: what the choice is worth is measured there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -13,9 +14,6 @@ from typing import get_args
 
 from uml_core.evaluation.statistics import paired_difference
 from uml_core.sweeps.space import Alternative, Arm, Space
-
-MIN_SEEDS = 3  # of two, a 95 % interval reaches 9 standard deviations to each side: nothing would ever be decided
-SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,8 @@ def choose(space: Space, val: Mapping[str, Mapping[int, float]]) -> Choice | Non
     """The arm to ship: the best on validation, where that flatters no arm.
 
     Heads in closed form choose nothing by validation, and the best of them is taken by its mean. Of all others a step,
-    a rate or a penalty was chosen there, so that they must be reliably above it.
+    a rate or a penalty was chosen there: they must be above it by more than one standard error of the paired difference
+    over seeds (Breiman's rule: what validation cannot tell apart is decided for the simpler model).
 
     Args:
         space: says of each arm whether one could use it, and whether it owes something to unpaired data.
@@ -82,5 +81,4 @@ def _best(arms: Sequence[Arm], val: Mapping[str, Mapping[int, float]]) -> Arm:
         assert found is not None
         return found
     above = paired_difference(val[tuned.name], val[solved.name])
-    is_reliable = above.count >= MIN_SEEDS and above.mean > 0 and above.p_value < SIGNIFICANCE
-    return tuned if is_reliable else solved
+    return tuned if above.count > 1 and above.mean > above.std / math.sqrt(above.count) else solved

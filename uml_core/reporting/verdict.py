@@ -14,13 +14,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from uml_core.evaluation.shipping import MIN_SEEDS, SIGNIFICANCE, Choice, choose, lacking_alternatives
+from uml_core.evaluation.shipping import Choice, choose, lacking_alternatives
 from uml_core.evaluation.statistics import PairedDifference, holm, paired_difference
 from uml_core.reporting.collect import ArmResults, Condition, SweepResults
 from uml_core.sweeps.space import ALTERNATIVE_WORDS, Arm
 
 Kind = Literal["gain", "no_gain", "harm", "undecided"]
 KIND_WORDS: dict[Kind, str] = {"harm": "warning, harm", "gain": "gain", "no_gain": "no gain", "undecided": "undecided"}
+MIN_SEEDS = 3  # of two, a 95 % interval reaches 9 standard deviations to each side: nothing would ever be decided
+SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
