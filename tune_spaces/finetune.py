@@ -55,7 +55,7 @@ def build(experiment: Experiment) -> Space:
         ("lora", lora, "low-rank adapters in it", "low-rank adapters alone trained"),
     ):
         for name, facts in (("unimodal", Facts()), (headline, Facts(trained=trained, against=f"{prefix}_unimodal"))):
-            changes: dict[str, Any] = {"says": f"as {name}, with {says}.", "role": "", "facts": facts}
+            changes: dict[str, Any] = {"says": f"as {name}, with {says}.", "facts": facts}
             chosen.append(replace(_with(arms[name], backbone), name=f"{prefix}_{name}", **changes))
     texts = trainable_texts(experiment, related)
     if texts:

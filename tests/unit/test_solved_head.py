@@ -11,10 +11,17 @@ import torch
 from safetensors.numpy import load_file
 
 from tests.unit.test_training import TABLES, run_of
+from tune_spaces import load_space
+from uml_core.analysis.shared_space import TrainedRun
+from uml_core.analysis.suite import explain
 from uml_core.data.training_data import build_training_data
 from uml_core.errors import InputError
+from uml_core.evaluation.outcome import evaluated_run
+from uml_core.evaluation.registry import chosen_evaluators, measure
+from uml_core.models import solved_head
 from uml_core.serving.export import export_head
 from uml_core.serving.target_predictor import TargetPredictor
+from uml_core.sweeps.space import Group
 from uml_core.training.run import TrainingRun
 
 HEADS = ("ridge", "logistic", "prior")
@@ -57,6 +64,38 @@ def test_a_solved_head_is_the_same_at_every_seed_and_has_no_auxiliary_weights() 
     assert other is not None
     assert set(one.weights) == {"scales.target", "head.weight", "head.bias"}
     assert all(torch.equal(value, other.weights[name]) for name, value in one.weights.items())
+
+
+def test_an_average_of_weights_over_steps_does_not_touch_it() -> None:
+    experiment = run_of().experiment.override({"model.head": "ridge", "optim.ema_decay": 0.9})
+    run = TrainingRun(experiment, build_training_data(experiment, TABLES))
+    assert [evaluation.val_accuracy for evaluation in run.evaluations()] == [1.0]
+
+
+def test_evaluators_measure_it_and_analyses_refuse_it() -> None:
+    run = solved("prior")
+    found = measure(evaluated_run(run), chosen_evaluators(()))
+    assert found.metrics["test/accuracy"] > 0.9
+    assert not any(name.startswith("probe/zero_shot") for name in found.metrics)
+    with pytest.raises(InputError, match=r"model.head is prior: --analyses"):
+        explain(TrainedRun(run.experiment, run.model, run.data), ["margins"])
+
+
+def test_a_corpus_that_is_read_from_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solved_head, "is_mapped", lambda embeddings: True)
+    with pytest.raises(
+        InputError, match=r"takes all rows at once, and target, names does not fit into"
+    ):
+        solved("prior")
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("change", [{"train.twin": True}, {"train.workers": 2}, {"train.gradient_cosine": True}])
+def test_a_sweep_leaves_out_what_a_solved_head_cannot_do(head: str, change: dict[str, object]) -> None:
+    experiment = run_of().experiment.override(change)
+    arm = next(arm for arm in load_space("controls", experiment).arms if arm.name == head)
+    trial = Group(arm, {}, 0).spec(experiment, {}).experiment
+    assert (trial.model.head, trial.train.workers, trial.train.twin) == (head, 1, False)
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,28 @@ def test_a_prior_must_stand_above_its_shuffled_control(shuffled: float, kind: st
     assert found.kind == kind
 
 
+@pytest.mark.parametrize("shots", [(4,), (1, 4)])
+def test_what_is_shipped_does_not_hide_that_training_harms(shots: tuple[int, ...]) -> None:
+    worse = {**ALL, "uml_init": 0.55, "uml": 0.55, "unimodal_init": 0.55, "prior": 0.75}
+    found = verdict_for(worse, parent=parent_record("few_shot"), shots=shots)
+    assert found.text.startswith("Ship prior at ")
+    assert "harm" in found.text.lower()
+    assert "raises" not in found.text
+    assert found.kind == "harm"
+
+
+def test_arms_are_compared_over_the_seeds_that_all_have() -> None:
+    records = sweep_records({**ALL, "ridge": 0.70, "prior": 0.66})
+    hard = [each for each in records if each.params.get("seed") == "4" and each.arm == "prior"]
+    found = verdict([each for each in records if each not in hard])
+    assert found.text.startswith("Ship ridge with all training data: ")
+
+
+def test_worth_without_a_shuffled_control_says_so() -> None:
+    arms = {name: mean for name, mean in ALL.items() if name != "shuffled"} | {"uml": 0.80}
+    assert "not compared with shuffled labels" in verdict_for(arms, parent=parent_record("few_shot"), shots=(4,)).text
+
+
 def test_the_choice_looks_at_validation_alone() -> None:
     parent = parent_record()
     records = [parent]
@@ -226,7 +248,7 @@ def test_two_conditions_share_one_sentence_that_starts_with_the_harm() -> None:
     assert found.text.startswith("Warning, harm with all training data (-")
     assert "; gain at 1 shot (+" in found.text
     first, lacking = found.text.split(". ")
-    assert lacking == "Not compared with ridge and logistic regression: space controls does."
+    assert lacking == "Not compared with ridge and logistic regression."
     assert first.count(".") == first.count(" points") * 2  # one sentence: the other dots are decimals
 
 

@@ -202,6 +202,8 @@ def _a_head_in_closed_form_has_frozen_embeddings(experiment: Sections) -> None:
         "model.backbone=frozen": experiment.model.backbone == "frozen",
         "train.workers=1, because there is nothing to distribute": train.workers == 1 and train.min_workers is None,
         "train.twin=false: space controls compares it with every other head": not train.twin,
+        "train.gradient_cosine=false: there is no gradient": not train.gradient_cosine,
+        "optim.name=adamw: it has a solution without a solver": experiment.optim.name == "adamw",
     }
     if head != "paper":
         _require(needs, f"model.head is {head}, which needs {NEED}; or set model.head=paper")

@@ -72,6 +72,8 @@ def evaluate_zero_shot(run: EvaluatedRun) -> Results:
     No label of the target is used here, but training has used them: it is not zero-shot accuracy of the encoders. Of a
     corpus that does not have all classes only rows of its classes are scored, so such numbers are not comparable.
     """
+    if run.experiment.model.head != "paper":
+        return  # no auxiliary corpus goes through a solved head
     for corpus in run.experiment.auxiliaries:
         rows = run.data.train[corpus]
         present = np.unique(rows.labels[rows.labels >= 0])

@@ -15,6 +15,8 @@ from typing import get_args
 from uml_core.evaluation.statistics import paired_difference
 from uml_core.sweeps.space import Alternative, Arm, Space
 
+MIN_SEEDS = 3  # of two, a 95 % interval reaches 9 standard deviations to each side: nothing would ever be decided
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -44,13 +46,14 @@ def choose(space: Space, val: Mapping[str, Mapping[int, float]]) -> Choice | Non
 
     Returns:
         None where an alternative was not measured (`lacking_alternatives`), or nothing with unpaired data was, or
-        arms have no seed in common.
+        arms have fewer than three seeds in common.
     """
-    measured = [arm for arm in space.shippable if val.get(arm.name)]
+    measured = [arm for arm in space.shippable if len(val.get(arm.name, {})) >= MIN_SEEDS]
+    in_common = set.intersection(*(set(val[arm.name]) for arm in measured)) if measured else set()
+    val = {arm.name: {seed: val[arm.name][seed] for seed in in_common} for arm in measured}
     alone = [arm for arm in measured if not arm.uses_unpaired]
     unpaired = [arm for arm in measured if arm.uses_unpaired]
-    in_common = set.intersection(*(set(val[arm.name]) for arm in measured)) if measured else set()
-    if lacking_alternatives(measured) or not unpaired or not in_common:
+    if lacking_alternatives(measured) or not unpaired or len(in_common) < MIN_SEEDS:
         return None
     arm = _best(measured, val)
     second = _best([other for other in measured if other is not arm], val)
@@ -81,4 +84,4 @@ def _best(arms: Sequence[Arm], val: Mapping[str, Mapping[int, float]]) -> Arm:
         assert found is not None
         return found
     above = paired_difference(val[tuned.name], val[solved.name])
-    return tuned if above.count > 1 and above.mean > above.std / math.sqrt(above.count) else solved
+    return tuned if above.mean > above.std / math.sqrt(above.count) else solved

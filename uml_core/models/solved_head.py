@@ -15,16 +15,27 @@ from torch import Tensor, nn
 from uml_core.config import Experiment
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.training_data import TrainingData
+from uml_core.errors import InputError, listing
 from uml_core.models.linear_probe import LinearProbe
 from uml_core.models.prior_head import fit_prior_head
 from uml_core.models.prior_model import ClassPrior
+from uml_core.store.mapped_table import is_mapped
 
 
 def solve_head(experiment: Experiment, data: TrainingData) -> tuple[Tensor, Tensor]:
     """The weight (C, D) and bias (C,) of the head that model.head names, float32.
 
     Every kind searches its own scales: ridge and prior on the train rows alone, logistic by the validation rows.
+
+    Raises:
+        InputError: a corpus is read from a file because it does not fit in memory.
     """
+    mapped = [corpus for corpus, rows in data.train.items() if is_mapped(rows.embeddings)]
+    if mapped:
+        raise InputError(
+            f"model.head is {experiment.model.head}, which takes all rows at once, and {listing(mapped)} does not fit "
+            f"into feed.memory_gib {experiment.feed.memory_gib:g}; raise it, or set model.head=paper"
+        )
 
     def rows_of(rows: LabelledRows) -> npt.NDArray[np.float64]:
         values = torch.from_numpy(rows.gathered())

@@ -130,9 +130,12 @@ class SweepResults:
         return sorted((name for name in order if name in measured), key=lambda name: name != self.baseline)
 
     def equal_budgets(self, condition: Condition) -> bool:
-        """Whether headline and baseline trained equally many trials for each seed they were measured with."""
+        """Whether headline and baseline trained equally many trials for each seed; a solved head needs none."""
         headline, baseline = self.arm(self.headline, condition), self.arm(self.baseline, condition)
-        return headline is not None and baseline is not None and headline.trials == baseline.trials
+        if headline is None or baseline is None:
+            return False
+        is_solved = any(self.design.arm(name).is_solved for name in (self.headline, self.baseline))
+        return is_solved or headline.trials == baseline.trials
 
 
 def latest_sweeps(records: Sequence[RunRecord]) -> dict[tuple[str, str], SweepResults]:

@@ -208,7 +208,7 @@ def look_of(sweep: SweepResults, name: str) -> Look:
         return Look(BLACK, "s", "-")
     if name == sweep.headline:
         return Look(BLUE, "o", "-")
-    if arm.role in LOOKS:
+    if arm.role in LOOKS and not arm.facts.trained:
         return Look(*LOOKS[arm.role], "--" if arm.facts.initialised else "-")
     position = sweep.arm_names().index(name)
     return Look(SPLIT_COLOURS[position % 6], SPLIT_MARKERS[position % 6], (":", "-.")[position // 6 % 2])

@@ -14,14 +14,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from uml_core.evaluation.shipping import Choice, choose, lacking_alternatives
+from uml_core.evaluation.shipping import MIN_SEEDS, Choice, choose, lacking_alternatives
 from uml_core.evaluation.statistics import PairedDifference, holm, paired_difference
 from uml_core.reporting.collect import ArmResults, Condition, SweepResults
 from uml_core.sweeps.space import ALTERNATIVE_WORDS, Arm
 
 Kind = Literal["gain", "no_gain", "harm", "undecided"]
 KIND_WORDS: dict[Kind, str] = {"harm": "warning, harm", "gain": "gain", "no_gain": "no gain", "undecided": "undecided"}
-MIN_SEEDS = 3  # of two, a 95 % interval reaches 9 standard deviations to each side: nothing would ever be decided
 SIGNIFICANCE = 0.05
 
 
@@ -60,14 +59,20 @@ class Shipped:
         """Which model to ship, what it gains, and what unpaired data are worth in it."""
         choice = self.choice
         gain = f"{_with_doubt(self.over_second)} points over {choice.second.words}"
-        if choice.arm.role == "zero_shot" and self.over_second.mean > 0:
+        is_trained = choice.second.uses_unpaired and not choice.second.is_solved
+        if choice.arm.role == "zero_shot" and is_trained and _is_above(self.over_second):
             gain = f"training lowers it by {100 * self.over_second.mean:.1f} points ({choice.second.words})"
         line = f"Ship {choice.arm.words} {self.condition.words}: {gain}"
         worth = f"{_with_doubt(self.unpaired_over_alone)} points"
+        if not choice.ships_unpaired and _is_above(self.unpaired_over_alone):
+            return f"{line}; validation did not show what unpaired data add on test ({choice.unpaired.words}: {worth})."
         if not choice.ships_unpaired:
             return f"{line}; unpaired data add nothing reliable (the best with them, {choice.unpaired.words}: {worth})."
-        shuffled = self.over_shuffled
-        doubt = "" if shuffled is None or _is_above(shuffled) else ", but shuffled labels do as well"
+        shuffled, doubt = self.over_shuffled, ""
+        if shuffled is not None and not _is_above(shuffled):
+            doubt = ", but shuffled labels do as well"
+        elif shuffled is None and choice.unpaired.role != "zero_shot":
+            doubt = ", not compared with shuffled labels"
         if choice.second is choice.alone:
             return f"{line}, which is what unpaired data are worth{doubt}."
         return f"{line}; unpaired data are worth {worth} over {choice.alone.words}{doubt}."
@@ -83,7 +88,7 @@ class Shipped:
 
 @dataclass(frozen=True)
 class ConditionVerdict:
-    """The verdict under one condition, with the claims it rests on."""
+    """The verdict under one condition, with the claims it rests on; `kind` is that of training, the headline's."""
 
     condition: Condition
     kind: Kind
@@ -105,16 +110,18 @@ def verdict_of(sweep: SweepResults) -> Verdict:
     """The verdict of a sweep; of one whose space was not logged, the one that was recorded when it ended."""
     recorded = sweep.parent.tags.get("uml.verdict")
     if recorded is not None and not sweep.parent.space_json:
-        kind = sweep.parent.tags.get("uml.verdict_kind")
-        return Verdict(next((known for known in KIND_WORDS if known == kind), "undecided"), recorded)
+        was = sweep.parent.tags.get("uml.verdict_kind")
+        return Verdict(next((known for known in KIND_WORDS if known == was), "undecided"), recorded)
     parts = tuple(_condition_verdict(sweep, condition) for condition in sweep.conditions)
     if not parts:
         return Verdict("undecided", f"Undecided: sweep {sweep.space} has no finished trials.")
     kinds = {part.kind for part in parts}
-    kind = next(option for option in KIND_WORDS if option in kinds)
+    kind: Kind = next(option for option in KIND_WORDS if option in kinds)
     several = len(parts) > 1 and kind != "undecided"
     training = _summary(sweep, parts) if several else " ".join(part.text for part in parts)
     ships = [part.shipped.sentence for part in parts if part.shipped is not None]
+    if kind == "no_gain" and any(part.shipped is not None and part.shipped.is_gain for part in parts):
+        kind = "gain"  # of another arm, which is shipped; the headline's text says why it has none
     return Verdict(kind, " ".join([*ships, "Co-training:", training] if ships else [training, *_lacks(sweep)]), parts)
 
 
@@ -124,7 +131,7 @@ def _lacks(sweep: SweepResults) -> list[str]:
     lacking = [] if sweep.design.subject else lacking_alternatives(measured)
     if not lacking or not sweep.design.needs:
         return []
-    return [f"Not compared with {_all_of(ALTERNATIVE_WORDS[role] for role in lacking)}: space controls does."]
+    return [f"Not compared with {_all_of(ALTERNATIVE_WORDS[role] for role in lacking)}."]
 
 
 def _summary(sweep: SweepResults, parts: Sequence[ConditionVerdict]) -> str:
@@ -211,10 +218,7 @@ def _condition_verdict(sweep: SweepResults, condition: Condition) -> ConditionVe
     if not sweep.design.needs or not sweep.equal_budgets(condition):
         return ConditionVerdict(condition, "undecided", _without_controls(sweep, condition, main), claims)
     kind, text = _decide(sweep, condition, claims)
-    shipped = _shipped(sweep, condition)
-    if shipped is not None and shipped.is_gain and shipped.choice.unpaired.name != sweep.headline:
-        kind = "gain"  # of another arm: the headline's text says why it has none
-    return ConditionVerdict(condition, kind, text, claims, shipped)
+    return ConditionVerdict(condition, kind, text, claims, _shipped(sweep, condition))
 
 
 def _shipped(sweep: SweepResults, condition: Condition) -> Shipped | None:
@@ -227,8 +231,12 @@ def _shipped(sweep: SweepResults, condition: Condition) -> Shipped | None:
     def over(better: Arm, worse: Arm) -> PairedDifference:
         return paired_difference(arms[better.name].test, arms[worse.name].test)
 
-    own = [arm for arm in sweep.design.arms if (arm.role, arm.controls) == ("shuffled", choice.unpaired.name)]
-    shuffled = over(choice.unpaired, own[0]) if own and own[0].name in arms else None
+    own = [
+        arm
+        for arm in sweep.design.arms
+        if arm.role == "shuffled" and arm.controls in ("", choice.unpaired.name) and arm.name in arms
+    ]
+    shuffled = over(choice.unpaired, own[0]) if own else None
     ship = over(choice.arm, choice.second)
     return Shipped(condition, choice, ship, over(choice.unpaired, choice.alone), shuffled)
 

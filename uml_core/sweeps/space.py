@@ -22,6 +22,10 @@ from uml_core.plugins import module_of_file
 from uml_core.sweeps.effect import refuse_what_changes_nothing
 
 Overrides = Mapping[str, Any]
+NO_STEPS: dict[str, Any] = {
+    **{"train.workers": 1, "train.min_workers": None, "train.twin": False, "train.gradient_cosine": False},
+    "optim.name": "adamw",
+}
 Grid = tuple[Any, ...]
 GroupName = tuple[str, str, int]  # arm, condition, seed
 # "" is an arm that is only compared. "method" and "baseline" are variants of the headline and of the baseline.
@@ -189,8 +193,9 @@ class Group:
 
     def spec(self, experiment: Experiment, point: Mapping[str, Any]) -> TrialSpec:
         """The trial of one point of the grid. Raises InputError for a key or value that is not allowed."""
-        paper = {"model.head": "paper"}  # what the file asks of `train`, a sweep asks of the arms that say so
-        overrides = {**paper, **pairing(self.seed), **self.condition, **self.arm.overrides, **point}
+        # What the file asks of `train`, a sweep asks of the arms that say so; what a solved head cannot do is left out.
+        given = {"model.head": "paper"} | (NO_STEPS if self.arm.is_solved else {})
+        overrides = {**given, **pairing(self.seed), **self.condition, **self.arm.overrides, **point}
         return TrialSpec(self.arm.name, self.label, experiment.override(overrides), overrides)
 
     @property

@@ -128,7 +128,7 @@ class TrainingRun:
         self._plan = MixingPlan.from_experiment(experiment)
         self.objective = build_objective(experiment, data, self.ranks)
         self.model: Any = self.objective.model
-        decay = experiment.optim.ema_decay
+        decay = experiment.optim.ema_decay if experiment.num_steps else 0.0
         self._average = WeightAverage(self.model, decay) if decay else None
         self.progress = Progress()
         self._last_update: Update | None = None
