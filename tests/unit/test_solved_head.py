@@ -83,9 +83,7 @@ def test_evaluators_measure_it_and_analyses_refuse_it() -> None:
 
 def test_a_corpus_that_is_read_from_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(solved_head, "is_mapped", lambda embeddings: True)
-    with pytest.raises(
-        InputError, match=r"takes all rows at once, and target, names does not fit into"
-    ):
+    with pytest.raises(InputError, match=r"takes all rows at once, and target, names does not fit into"):
         solved("prior")
 
 

@@ -122,7 +122,7 @@ def read_pairs(file: str, ids: Mapping[str, Sequence[str]], *, target: str) -> d
 
 
 def _rows(file: str, corpus: str, values: Any, ids: Sequence[str]) -> npt.NDArray[np.int64]:
-    given = values.astype(str)
+    given = pd.Index([str(value) for value in values])  # astype keeps what is missing
     found: npt.NDArray[np.int64] = pd.Index(ids).get_indexer(given)
     missing = given[found < 0].tolist()
     if missing:

@@ -106,7 +106,8 @@ def measure(run: EvaluatedRun, evaluators: Mapping[str, Evaluator]) -> Measured:
 
 def _check_item(evaluator_name: str, item: Any) -> None:
     is_pair = isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
-    if not is_pair or not (isinstance(item[1], str | ReportFigure) or hasattr(item[1], "__float__")):
+    is_number = is_pair and hasattr(item[1], "__float__") and not isinstance(item[1], bool)
+    if not is_pair or not (isinstance(item[1], str | ReportFigure) or is_number):
         raise InputError(
             f"evaluator {evaluator_name} yields {item!r:.80}; expected a name and a number, a text (a file) or a "
             "ReportFigure"

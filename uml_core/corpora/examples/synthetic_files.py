@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,10 @@ def command(
     parser.add_argument("--form", choices=forms, required=True, help=help)
     parser.add_argument("--seed", type=int, default=0, help="draws everything (default 0)")
     options = parser.parse_args(arguments)
-    experiment = write(options.output / options.form, shared=options.form == forms[0], seed=options.seed)
+    try:
+        experiment = write(options.output / options.form, shared=options.form == forms[0], seed=options.seed)
+    except OSError as error:
+        print(f"error: --output {options.output} cannot be written ({error.strerror})", file=sys.stderr)
+        return 2
     print(f"synthetic experiment: {experiment}")
     return 0

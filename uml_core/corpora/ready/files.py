@@ -194,8 +194,9 @@ def _json_metadata(named: str, file: str) -> Iterator[Record]:
     except (RecursionError, *STORAGE_ERRORS) as error:
         raise InputError(f"{named}: {base_name(file)} is not JSON: {one_line(error)}") from None
     if isinstance(tree, dict):
-        columns = {name: tree[name] for name in NAME_COLUMNS if isinstance(tree.get(name), list)}
-        if len({len(column) for column in columns.values()}) == 1:
+        columns = {name: tree[name] for name in NAME_COLUMNS if name in tree}
+        are_lists = all(isinstance(column, list) for column in columns.values())
+        if are_lists and len({len(column) for column in columns.values()}) == 1:
             tree = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     if not isinstance(tree, list) or not all(isinstance(record, dict) for record in tree):
         raise InputError(

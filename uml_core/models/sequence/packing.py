@@ -53,6 +53,10 @@ class Packing:
     row_to_padded: Tensor
     blocks: tuple[Block, ...]
 
+    @property
+    def num_rows(self) -> int:
+        return len(self.positions)
+
 
 def pack(lengths: Lengths, *, causal: bool, device: torch.device | str = "cpu") -> Packing:
     """Plan the blocks of sequences of some lengths (S,), all of them at least 1."""
@@ -84,7 +88,7 @@ def pack(lengths: Lengths, *, causal: bool, device: torch.device | str = "cpu") 
 
 
 def masked_mean(values_RH: Tensor, packing: Packing) -> Tensor:
-    """The mean over each sequence's own rows (S, H)."""
+    """The mean over each sequence's own rows (S, H): padding does not exist here."""
     sums_SH = values_RH.new_zeros(len(packing.lengths), values_RH.shape[1])
     sums_SH.index_add_(0, packing.sequences, values_RH)
     lengths_S = torch.from_numpy(packing.lengths).to(values_RH.device, values_RH.dtype)

@@ -52,14 +52,7 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.config, self.spaces = config, dict(spaces)
         self.causal = config.task == "next_token"
-        self.inputs = nn.ModuleDict(
-            {
-                corpus: nn.Embedding(space.vocabulary, config.width)
-                if space.vocabulary
-                else nn.Linear(space.dim, config.width)
-                for corpus, space in spaces.items()
-            }
-        )
+        self.inputs = nn.ModuleDict({corpus: _input_map(space, config.width) for corpus, space in spaces.items()})
         self.outputs = nn.ModuleDict(
             {corpus: nn.Linear(config.width, space.vocabulary or space.dim) for corpus, space in spaces.items()}
         )
@@ -113,3 +106,7 @@ def build_sequence_model(experiment: Experiment, data: SequenceData) -> Sequence
             getattr(model, f"mean_{corpus}").copy_(torch.from_numpy(mean_D))
             getattr(model, f"deviation_{corpus}").copy_(torch.from_numpy(deviation_D))
     return model
+
+
+def _input_map(space: TokenSpace, width: int) -> nn.Module:
+    return nn.Linear(space.dim, width) if space.vocabulary is None else nn.Embedding(space.vocabulary, width)

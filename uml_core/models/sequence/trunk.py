@@ -65,9 +65,12 @@ class TrunkLayer(nn.Module):
         attended_RH = packed_attention(
             qkv_R3H, packing, num_heads=self._num_heads, dropout=dropout, generator=generator
         )
-        values_RH = self.attention_norm(values_RH + drop(self.attention_out(attended_RH), dropout, generator))
-        branch_RH = drop(self.feed_forward(values_RH, generator), dropout, generator)
-        output_RH: Tensor = self.feed_forward_norm(values_RH + branch_RH)
+        branch_RH = self.attention_out(attended_RH)
+        values_RH = self.attention_norm(values_RH + (drop(branch_RH, dropout, generator) if dropout else branch_RH))
+        branch_RH = self.feed_forward(values_RH, generator)
+        output_RH: Tensor = self.feed_forward_norm(
+            values_RH + (drop(branch_RH, dropout, generator) if dropout else branch_RH)
+        )
         return output_RH
 
 
