@@ -58,7 +58,8 @@ class PenaltyPrior:
         return -0.5 * (math.log(min(penalty, 1000.0) / self.median) / self.spread) ** 2
 
 
-WITH_MEAN = PenaltyPrior(50.0, 1.0, 0.4)
+TRUST_WITH_MEAN, SPREAD_WITH_MEAN = 0.4, 1.0
+FIRST_VOICE = 0.5  # of a mean beside ridge where no row can be left out; 1 would take their errors as independent
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,11 @@ class _Search:
         return self.classes.problem
 
     def run(self) -> PriorHead:
-        ridge = self._best_penalty(self.problem)
+        ridge = self._best_penalty(self.problem, self._ridge_penalty_prior)
         gates, means, grams = self._gated()
         problem, point = self.problem.with_means(means), ridge
         if means:
-            point = self._best_penalty(problem)
+            point = self._with_mean(problem, ridge)
         point, used = self._with_grams(problem, point, grams)
         kind: Kind = "zero_shot" if math.isinf(point.penalty) else "prior" if means or used else "ridge"
         extension = Extension(self.classes, problem, point, used, self.priors)
@@ -173,11 +174,10 @@ class _Search:
         problem = self.problem
         return problem.space.total_weight >= 2 * problem.num_classes and len(problem.picked) > 0
 
-    def _penalty_prior(self, problem: Problem) -> PenaltyPrior:
-        """Without a mean λ falls with the rows a class has: several rows say more of what a class is."""
-        if problem.means:
-            return WITH_MEAN
-        shots = problem.space.total_weight / problem.num_classes
+    @property
+    def _ridge_penalty_prior(self) -> PenaltyPrior:
+        """λ falls with the rows a class has: several rows say more of what a class is."""
+        shots = self.problem.space.total_weight / self.problem.num_classes
         return PenaltyPrior(1.5 / max(shots, 1.0), 0.7, 0.25)
 
     def _likelihood(self, problem: Problem, point: Point) -> float:
@@ -187,9 +187,27 @@ class _Search:
         logits_nC = problem.left_out_logits(point, problem.search_rows)
         return -float(weights_n.sum()) * fit_temperature(logits_nC, labels_n, weights_n, SEARCH_TOLERANCE)[1]
 
-    def _best_penalty(self, problem: Problem) -> Point:
+    def _with_mean(self, problem: Problem, ridge: Point) -> Point:
+        """λ and the scales where means take part, from how well they serve rows that they have never seen.
+
+        What the means leave unexplained is ridge's to find: its prior's deviation shrinks by that share u, so λ grows
+        by 1 / u². Where no row can be left out, means and ridge have a say by how sure each may be.
+        """
+        everyone = np.arange(len(problem.labels)) if len(problem.labels) <= MAX_LEFT_OUT else problem.picked
+        labels_n, weights_n = problem.labels[everyone], problem.space.weights[everyone]
+        untrained = problem.best_scales(ridge.penalty, ClassBasis.identity())
+        logits_nC = problem.left_out_logits(Point(math.inf, scales=untrained), problem.left_rows(everyone, np.float32))
+        temperature, loss = fit_temperature(logits_nC, labels_n, weights_n, SEARCH_TOLERANCE)
+        unexplained = min(loss / math.log(problem.num_classes), 1.0)
+        penalty = ridge.penalty / unexplained**2
+        if self.leaves_out:
+            return self._best_penalty(problem, PenaltyPrior(penalty, SPREAD_WITH_MEAN, TRUST_WITH_MEAN))
+        voice = FIRST_VOICE * self.problem.unjudged_temperature(ridge) / temperature
+        return Point(penalty, scales=tuple(voice * scale for scale in untrained))
+
+    def _best_penalty(self, problem: Problem, prior: PenaltyPrior) -> Point:
         """λ by a grid that is refined once; the scales of the means follow from it."""
-        prior, classes = self._penalty_prior(problem), ClassBasis.identity()
+        classes = ClassBasis.identity()
 
         def at(penalty: float) -> tuple[float, Point]:
             point = Point(penalty, classes, problem.best_scales(penalty, classes))
