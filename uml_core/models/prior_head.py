@@ -38,6 +38,7 @@ Kind = Literal["ridge", "prior", "zero_shot"]
 
 SEARCH_TOLERANCE = 0.1  # of a temperature's logarithm
 PENALTIES = (0.1, 1.0, 10.0, 100.0)  # λ, refined by half a decade
+LARGEST_PENALTY = 1000.0  # what is beyond counts as that
 SHARES = (0.3, 0.6)  # of Gram matrices in the covariance over classes
 # Where no class has two rows the share grows with the correlation of similarities beyond the first number.
 FIRST_CORRELATION, FIRST_SHARE_PER_CORRELATION, FIRST_SHARE = 0.06, 5.0, 0.8
@@ -45,21 +46,11 @@ BIAS_SHARES = np.linspace(0.0, 1.2, 7)
 BIAS_SPREAD = 0.3  # of the prior on β around raw geometry
 
 
-@dataclass(frozen=True)
-class PenaltyPrior:
-    """What is known of λ before any row is left out: log-normal, and how much a left-out label counts against it."""
-
-    median: float
-    spread: float
-    trust: float  # in the likelihood of left-out labels, which asks for more shrinkage than accuracy does
-
-    def log_density(self, penalty: float) -> float:
-        """Up to a constant; what is beyond 1,000 counts as that."""
-        return -0.5 * (math.log(min(penalty, 1000.0) / self.median) / self.spread) ** 2
-
-
-TRUST_WITH_MEAN, SPREAD_WITH_MEAN = 0.4, 1.0
-FIRST_VOICE = 0.5  # of a mean beside ridge where no row can be left out; 1 would take their errors as independent
+FIRST_MEDIAN = 1.5  # of ridge's λ at one row a class, before any row is left out
+PENALTY_SPREAD = 0.7  # of λ's logarithm around its median
+TRUST = 0.25  # in the likelihood of left-out labels, which asks for more shrinkage than accuracy does
+STEPS = np.array([1 / math.sqrt(10), 1.0, math.sqrt(10)])  # of λ around its median, where there are means
+VOICE = 0.5  # of a mean beside ridge; 1 would take the errors of both as independent
 
 
 @dataclass(frozen=True)
@@ -137,11 +128,11 @@ class _Search:
         return self.classes.problem
 
     def run(self) -> PriorHead:
-        ridge = self._best_penalty(self.problem, self._ridge_penalty_prior)
+        ridge = self._best_penalty()
         gates, means, grams = self._gated()
         problem, point = self.problem.with_means(means), ridge
         if means:
-            point = self._with_mean(problem, ridge)
+            point = self._with_means(problem, ridge)
         point, used = self._with_grams(problem, point, grams)
         kind: Kind = "zero_shot" if math.isinf(point.penalty) else "prior" if means or used else "ridge"
         extension = Extension(self.classes, problem, point, used, self.priors)
@@ -174,12 +165,6 @@ class _Search:
         problem = self.problem
         return problem.space.total_weight >= 2 * problem.num_classes and len(problem.picked) > 0
 
-    @property
-    def _ridge_penalty_prior(self) -> PenaltyPrior:
-        """λ falls with the rows a class has: several rows say more of what a class is."""
-        shots = self.problem.space.total_weight / self.problem.num_classes
-        return PenaltyPrior(1.5 / max(shots, 1.0), 0.7, 0.25)
-
     def _likelihood(self, problem: Problem, point: Point) -> float:
         """The log-likelihood of left-out labels, at the best temperature."""
         picked = problem.picked
@@ -187,39 +172,46 @@ class _Search:
         logits_nC = problem.left_out_logits(point, problem.search_rows)
         return -float(weights_n.sum()) * fit_temperature(logits_nC, labels_n, weights_n, SEARCH_TOLERANCE)[1]
 
-    def _with_mean(self, problem: Problem, ridge: Point) -> Point:
+    def _best_penalty(self) -> Point:
+        """Ridge's λ by a grid that is refined once; it falls with the rows of a class, which say more of what it is."""
+        problem, shots = self.problem, self.problem.space.total_weight / self.problem.num_classes
+
+        def at(penalty: float) -> tuple[float, Point]:
+            point = Point(penalty)
+            fit = TRUST * self._likelihood(problem, point) if self.leaves_out else problem.evidence(point)
+            return fit + _log_prior(penalty, FIRST_MEDIAN / max(shots, 1.0)), point
+
+        tried = [at(penalty) for penalty in PENALTIES]
+        best = max(tried, key=lambda each: each[0])[1].penalty
+        tried += [at(penalty) for penalty in (best / math.sqrt(10), best * math.sqrt(10))]
+        return max(tried, key=lambda each: each[0])[1]
+
+    def _with_means(self, problem: Problem, ridge: Point) -> Point:
         """λ and the scales where means take part, from how well they serve rows that they have never seen.
 
-        What the means leave unexplained is ridge's to find: its prior's deviation shrinks by that share u, so λ grows
-        by 1 / u². Where no row can be left out, means and ridge have a say by how sure each may be.
+        A mean has a say beside ridge by how sure each may be. What it leaves unexplained is the training's to find:
+        that share, as a deviation, is what remains of the prior's.
         """
         everyone = np.arange(len(problem.labels)) if len(problem.labels) <= MAX_LEFT_OUT else problem.picked
         labels_n, weights_n = problem.labels[everyone], problem.space.weights[everyone]
-        untrained = problem.best_scales(ridge.penalty, ClassBasis.identity())
-        logits_nC = problem.left_out_logits(Point(math.inf, scales=untrained), problem.left_rows(everyone, np.float32))
+        scales = problem.best_scales(ridge.penalty, ClassBasis.identity())
+        logits_nC = problem.left_out_logits(Point(math.inf, scales=scales), problem.left_rows(everyone, np.float32))
         temperature, loss = fit_temperature(logits_nC, labels_n, weights_n, SEARCH_TOLERANCE)
-        unexplained = min(loss / math.log(problem.num_classes), 1.0)
-        penalty = ridge.penalty / unexplained**2
-        if self.leaves_out:
-            return self._best_penalty(problem, PenaltyPrior(penalty, SPREAD_WITH_MEAN, TRUST_WITH_MEAN))
-        voice = FIRST_VOICE * self.problem.unjudged_temperature(ridge) / temperature
-        return Point(penalty, scales=tuple(voice * scale for scale in untrained))
+        scales = tuple(VOICE * self._temperature(ridge) / temperature * scale for scale in scales)
+        median = ridge.penalty / min(loss / math.log(problem.num_classes), 1.0) ** 2
+        if not self.leaves_out:
+            return Point(median, scales=scales)
+        tried = [Point(penalty, scales=scales) for penalty in (*(median * STEPS), math.inf)]
+        fits = [TRUST * self._likelihood(problem, each) + _log_prior(each.penalty, median) for each in tried]
+        return tried[int(np.argmax(fits))]
 
-    def _best_penalty(self, problem: Problem, prior: PenaltyPrior) -> Point:
-        """λ by a grid that is refined once; the scales of the means follow from it."""
-        classes = ClassBasis.identity()
-
-        def at(penalty: float) -> tuple[float, Point]:
-            point = Point(penalty, classes, problem.best_scales(penalty, classes))
-            fit = self._likelihood(problem, point) * prior.trust if self.leaves_out else problem.evidence(point)
-            return fit + prior.log_density(penalty), point
-
-        grid = (*PENALTIES, math.inf) if problem.means else PENALTIES
-        tried = [at(penalty) for penalty in grid]
-        best = max(tried, key=lambda each: each[0])[1].penalty
-        around = 1000.0 if math.isinf(best) else best
-        tried += [at(penalty) for penalty in (around / math.sqrt(10), around * math.sqrt(10))]
-        return max(tried, key=lambda each: each[0])[1]
+    def _temperature(self, ridge: Point) -> float:
+        """Of ridge."""
+        problem = self.problem
+        if not self.leaves_out:
+            return problem.unjudged_temperature(ridge)
+        logits_nC = problem.left_out_logits(ridge, problem.search_rows)
+        return fit_temperature(logits_nC, problem.labels[problem.picked], problem.space.weights[problem.picked])[0]
 
     def _gated(self) -> tuple[tuple[Gate, ...], tuple[Mean, ...], tuple[ClassPrior, ...]]:
         """Which corpora are believed, as a mean and as a Gram matrix."""
@@ -264,7 +256,7 @@ class _Search:
 
         def at(group: tuple[ClassPrior, ...], share: float) -> Point:
             classes = self.classes.basis(group, share)
-            return Point(point.penalty, classes, problem.best_scales(point.penalty, classes), share)
+            return Point(point.penalty, classes, point.scales, share)
 
         if not self.leaves_out:
             correlation = float(np.mean([self.classes.agreement(prior) for prior in grams]))
@@ -295,3 +287,9 @@ class _Search:
             loss[name] = losses(logits_NC, labels_N[everyone], temperatures[name])
             correct[name] = (logits_NC.argmax(axis=1) == labels_N[everyone]).astype(np.float64)
         return loss, correct, temperatures["prior"]
+
+
+def _log_prior(penalty: float, median: float) -> float:
+    """Of λ, log-normal, up to a constant."""
+    distance = math.log(min(penalty, LARGEST_PENALTY) / min(median, LARGEST_PENALTY))
+    return -0.5 * (distance / PENALTY_SPREAD) ** 2
