@@ -49,7 +49,8 @@ BIAS_SPREAD = 0.3  # of the prior on β around raw geometry
 FIRST_MEDIAN = 1.5  # of ridge's λ at one row a class, before any row is left out
 PENALTY_SPREAD = 0.7  # of λ's logarithm around its median
 TRUST = 0.25  # in the likelihood of left-out labels, which asks for more shrinkage than accuracy does
-STEPS = np.array([1 / math.sqrt(10), 1.0, math.sqrt(10)])  # of λ around its median, where there are means
+STEPS = 10 ** np.linspace(-1, 1, 5)  # of λ around its median, where there are means
+LEAST_UNEXPLAINED = 0.01
 VOICE = 0.5  # of a mean beside ridge; 1 would take the errors of both as independent
 
 
@@ -198,7 +199,8 @@ class _Search:
         logits_nC = problem.left_out_logits(Point(math.inf, scales=scales), problem.left_rows(everyone, np.float32))
         temperature, loss = fit_temperature(logits_nC, labels_n, weights_n, SEARCH_TOLERANCE)
         scales = tuple(VOICE * self._temperature(ridge) / temperature * scale for scale in scales)
-        median = ridge.penalty / min(loss / math.log(problem.num_classes), 1.0) ** 2
+        unexplained = min(max(loss / math.log(problem.num_classes), LEAST_UNEXPLAINED), 1.0)
+        median = ridge.penalty / unexplained**2
         if not self.leaves_out:
             return Point(median, scales=scales)
         tried = [Point(penalty, scales=scales) for penalty in (*(median * STEPS), math.inf)]
