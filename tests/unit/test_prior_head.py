@@ -155,14 +155,13 @@ def test_the_temperature_is_the_best() -> None:
 
 
 def world(
-    shots: int, seed: int, *, num_classes: int = 30, dim: int = 60
+    shots: int, seed: int, *, num_classes: int = 30, dim: int = 60, noise: float = 2.0
 ) -> tuple[Array, np.ndarray, Array, Array, np.ndarray]:
     """Labelled rows, prototypes in the same space that are close to the classes' means, and test rows."""
     rng = RNG(seed)
     means = rng.standard_normal((num_classes, dim))
     labels, test = np.repeat(np.arange(num_classes), shots), np.repeat(np.arange(num_classes), 20)
     prototypes = unit_rows(means + rng.standard_normal((num_classes, dim)))
-    noise = 2.0
     rows = means[labels] + noise * rng.standard_normal((len(labels), dim))
     return rows, labels, prototypes, means[test] + noise * rng.standard_normal((len(test), dim)), test
 
@@ -181,6 +180,19 @@ def test_aligned_prototypes_help(shots: int) -> None:
     zero_shot = ((new @ prototypes.T).argmax(axis=1) == truth).mean()
     assert [gate.believed for gate in ours.gates if gate.role == "mean"] == [True]
     assert accuracy["ours"] > max(accuracy["alone"], zero_shot)
+
+
+@pytest.mark.parametrize("shots", [1, 2, 4])
+def test_prototypes_that_are_right_for_a_third_of_the_classes_cost_nothing(shots: int) -> None:
+    gains = []
+    for seed in range(5):
+        rows, labels, prototypes, new, truth = world(shots, seed, noise=1.2)
+        prototypes[10:] = np.roll(prototypes[10:], 1, axis=0)
+        alone, ours = (fit_prior_head(rows, labels, 30, priors) for priors in ([], [prior_of(prototypes)]))
+        assert ours.scales, "true names beat permuted ones all the same"
+        hits = [(head.logits(new).argmax(axis=1) == truth).mean() for head in (ours, alone)]
+        gains.append(hits[0] - hits[1])
+    assert np.mean(gains) > -0.01
 
 
 @pytest.mark.parametrize("shots", [1, 4])

@@ -45,12 +45,11 @@ FIRST_CORRELATION, FIRST_SHARE_PER_CORRELATION, FIRST_SHARE = 0.06, 5.0, 0.8
 BIAS_SHARES = np.linspace(0.0, 1.2, 7)
 BIAS_SPREAD = 0.3  # of the prior on β around raw geometry
 
-
 FIRST_MEDIAN = 1.5  # of ridge's λ at one row a class, before any row is left out
 PENALTY_SPREAD = 0.7  # of λ's logarithm around its median
 TRUST = 0.25  # in the likelihood of left-out labels, which asks for more shrinkage than accuracy does
 STEPS = 10 ** np.linspace(-1, 1, 5)  # of λ around its median, where there are means
-LEAST_UNEXPLAINED = 0.01
+LEAST_UNEXPLAINED = 0.01  # of the labels' entropy, however well the means do
 VOICE = 0.5  # of a mean beside ridge; 1 would take the errors of both as independent
 
 
@@ -174,7 +173,7 @@ class _Search:
         return -float(weights_n.sum()) * fit_temperature(logits_nC, labels_n, weights_n, SEARCH_TOLERANCE)[1]
 
     def _best_penalty(self) -> Point:
-        """Ridge's λ by a grid that is refined once; it falls with the rows of a class, which say more of what it is."""
+        """Ridge's λ by a grid that is refined once; its prior falls with the rows a class has."""
         problem, shots = self.problem, self.problem.space.total_weight / self.problem.num_classes
 
         def at(penalty: float) -> tuple[float, Point]:
@@ -198,7 +197,7 @@ class _Search:
         scales = problem.best_scales(ridge.penalty, ClassBasis.identity())
         logits_nC = problem.left_out_logits(Point(math.inf, scales=scales), problem.left_rows(everyone, np.float32))
         temperature, loss = fit_temperature(logits_nC, labels_n, weights_n, SEARCH_TOLERANCE)
-        scales = tuple(VOICE * self._temperature(ridge) / temperature * scale for scale in scales)
+        scales = tuple(VOICE * self._ridge_temperature(ridge) / temperature * scale for scale in scales)
         unexplained = min(max(loss / math.log(problem.num_classes), LEAST_UNEXPLAINED), 1.0)
         median = ridge.penalty / unexplained**2
         if not self.leaves_out:
@@ -207,8 +206,8 @@ class _Search:
         fits = [TRUST * self._likelihood(problem, each) + _log_prior(each.penalty, median) for each in tried]
         return tried[int(np.argmax(fits))]
 
-    def _temperature(self, ridge: Point) -> float:
-        """Of ridge."""
+    def _ridge_temperature(self, ridge: Point) -> float:
+        """On rows left out, where that can judge."""
         problem = self.problem
         if not self.leaves_out:
             return problem.unjudged_temperature(ridge)
