@@ -254,12 +254,15 @@ def test_several_corpora_add_up() -> None:
     ).mean()
 
 
-def test_probabilities_are_calibrated() -> None:
-    rows, labels, prototypes, new, truth = world(4, seed=3)
+@pytest.mark.parametrize(("shots", "tolerance"), [(1, 0.15), (4, 0.1)])
+def test_probabilities_are_calibrated(shots: int, tolerance: float) -> None:
+    rows, labels, prototypes, new, truth = world(shots, seed=3)
     head = fit_prior_head(rows, labels, 30, [prior_of(prototypes)])
     probabilities = head.probabilities(new)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
-    assert probabilities.max(axis=1).mean() == pytest.approx((probabilities.argmax(axis=1) == truth).mean(), abs=0.1)
+    assert probabilities.max(axis=1).mean() == pytest.approx(
+        (probabilities.argmax(axis=1) == truth).mean(), abs=tolerance
+    )
 
 
 def test_baselines_without_a_prior_or_without_training() -> None:

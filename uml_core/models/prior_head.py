@@ -276,7 +276,11 @@ class _Search:
         """Losses and hits of every row by heads fitted without it, and the temperature of the head that is kept."""
         problem, point = points["prior"]
         if not self.leaves_out:
-            return {}, {}, problem.unjudged_temperature(point)
+            ridge = points["ridge"][1]
+            if not problem.means:
+                return {}, {}, problem.unjudged_temperature(point)
+            unexplained = math.sqrt(ridge.penalty / point.penalty)
+            return {}, {}, (VOICE + (1 - VOICE) * unexplained) * self._ridge_temperature(ridge)
         space, labels_N = problem.space, problem.labels
         everyone = np.flatnonzero(problem.has_others)
         rows = problem.left_rows(everyone, np.float64 if len(everyone) <= MAX_LEFT_OUT // 2 else np.float32)
