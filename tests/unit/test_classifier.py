@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 from sklearn.exceptions import SkipTestWarning
 from sklearn.utils.estimator_checks import check_estimator
 
@@ -53,6 +54,27 @@ def test_text_helps_and_the_verdict_says_so() -> None:
     assert model.verdict_.auxiliaries[0].aligned is True
     assert "spaces agree" in str(model.verdict_)
     assert not model.verdict_.undecided
+
+
+@pytest.mark.parametrize("shots", [1, 2])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_relation_that_fails_for_some_classes_costs_nothing(shots: int, mirrored: bool) -> None:
+    """Left halves of digits, with right halves of others: of one width and somewhat alike, but of no common space."""
+    pictures, digits = load_digits(return_X_y=True)
+    halves = np.split(pictures.reshape(-1, 8, 8), 2, axis=2)
+    left, right = halves[0].reshape(-1, 32), halves[1][:, :, :: -1 if mirrored else 1].reshape(-1, 32)
+    gains = []
+    for seed in range(10):
+        order = np.random.default_rng(seed).permutation(len(digits))
+        test, rest = order[:800], order[800:]
+        train = np.concatenate([rest[digits[rest] == digit][:shots] for digit in range(10)])
+        others = np.setdiff1d(rest, train)
+        alone = UnpairedClassifier().fit(left[train], digits[train])
+        ours = UnpairedClassifier().fit(
+            left[train], digits[train], auxiliary={"right": (right[others], digits[others])}
+        )
+        gains.append(ours.score(left[test], digits[test]) - alone.score(left[test], digits[test]))
+    assert np.mean(gains) > -0.01
 
 
 def test_noise_adds_nothing_and_the_verdict_says_so() -> None:

@@ -38,27 +38,19 @@ Kind = Literal["ridge", "prior", "zero_shot"]
 
 SEARCH_TOLERANCE = 0.1  # of a temperature's logarithm
 PENALTIES = (0.1, 1.0, 10.0, 100.0)  # λ, refined by half a decade
+LARGEST_PENALTY = 1000.0  # what is beyond counts as that
 SHARES = (0.3, 0.6)  # of Gram matrices in the covariance over classes
 # Where no class has two rows the share grows with the correlation of similarities beyond the first number.
 FIRST_CORRELATION, FIRST_SHARE_PER_CORRELATION, FIRST_SHARE = 0.06, 5.0, 0.8
 BIAS_SHARES = np.linspace(0.0, 1.2, 7)
 BIAS_SPREAD = 0.3  # of the prior on β around raw geometry
 
-
-@dataclass(frozen=True)
-class PenaltyPrior:
-    """What is known of λ before any row is left out: log-normal, and how much a left-out label counts against it."""
-
-    median: float
-    spread: float
-    trust: float  # in the likelihood of left-out labels, which asks for more shrinkage than accuracy does
-
-    def log_density(self, penalty: float) -> float:
-        """Up to a constant; what is beyond 1,000 counts as that."""
-        return -0.5 * (math.log(min(penalty, 1000.0) / self.median) / self.spread) ** 2
-
-
-WITH_MEAN = PenaltyPrior(50.0, 1.0, 0.4)
+FIRST_MEDIAN = 1.5  # of ridge's λ at one row a class, before any row is left out
+PENALTY_SPREAD = 0.7  # of λ's logarithm around its median
+TRUST = 0.25  # in the likelihood of left-out labels, which asks for more shrinkage than accuracy does
+STEPS = 10 ** np.linspace(-1, 1, 5)  # of λ around its median, where there are means
+LEAST_UNEXPLAINED = 0.01  # of the labels' entropy, however well the means do
+VOICE = 0.5  # of a mean beside ridge; 1 would take the errors of both as independent
 
 
 @dataclass(frozen=True)
@@ -136,11 +128,11 @@ class _Search:
         return self.classes.problem
 
     def run(self) -> PriorHead:
-        ridge = self._best_penalty(self.problem)
+        ridge = self._best_penalty()
         gates, means, grams = self._gated()
         problem, point = self.problem.with_means(means), ridge
         if means:
-            point = self._best_penalty(problem)
+            point = self._with_means(problem, ridge)
         point, used = self._with_grams(problem, point, grams)
         kind: Kind = "zero_shot" if math.isinf(point.penalty) else "prior" if means or used else "ridge"
         extension = Extension(self.classes, problem, point, used, self.priors)
@@ -173,13 +165,6 @@ class _Search:
         problem = self.problem
         return problem.space.total_weight >= 2 * problem.num_classes and len(problem.picked) > 0
 
-    def _penalty_prior(self, problem: Problem) -> PenaltyPrior:
-        """Without a mean λ falls with the rows a class has: several rows say more of what a class is."""
-        if problem.means:
-            return WITH_MEAN
-        shots = problem.space.total_weight / problem.num_classes
-        return PenaltyPrior(1.5 / max(shots, 1.0), 0.7, 0.25)
-
     def _likelihood(self, problem: Problem, point: Point) -> float:
         """The log-likelihood of left-out labels, at the best temperature."""
         picked = problem.picked
@@ -187,21 +172,47 @@ class _Search:
         logits_nC = problem.left_out_logits(point, problem.search_rows)
         return -float(weights_n.sum()) * fit_temperature(logits_nC, labels_n, weights_n, SEARCH_TOLERANCE)[1]
 
-    def _best_penalty(self, problem: Problem) -> Point:
-        """λ by a grid that is refined once; the scales of the means follow from it."""
-        prior, classes = self._penalty_prior(problem), ClassBasis.identity()
+    def _best_penalty(self) -> Point:
+        """Ridge's λ by a grid that is refined once; its prior falls with the rows a class has."""
+        problem, shots = self.problem, self.problem.space.total_weight / self.problem.num_classes
 
         def at(penalty: float) -> tuple[float, Point]:
-            point = Point(penalty, classes, problem.best_scales(penalty, classes))
-            fit = self._likelihood(problem, point) * prior.trust if self.leaves_out else problem.evidence(point)
-            return fit + prior.log_density(penalty), point
+            point = Point(penalty)
+            fit = TRUST * self._likelihood(problem, point) if self.leaves_out else problem.evidence(point)
+            return fit + _log_prior(penalty, FIRST_MEDIAN / max(shots, 1.0)), point
 
-        grid = (*PENALTIES, math.inf) if problem.means else PENALTIES
-        tried = [at(penalty) for penalty in grid]
+        tried = [at(penalty) for penalty in PENALTIES]
         best = max(tried, key=lambda each: each[0])[1].penalty
-        around = 1000.0 if math.isinf(best) else best
-        tried += [at(penalty) for penalty in (around / math.sqrt(10), around * math.sqrt(10))]
+        tried += [at(penalty) for penalty in (best / math.sqrt(10), best * math.sqrt(10))]
         return max(tried, key=lambda each: each[0])[1]
+
+    def _with_means(self, problem: Problem, ridge: Point) -> Point:
+        """λ and the scales where means take part, from how well they serve rows that they have never seen.
+
+        A mean has a say beside ridge by how sure each may be. What it leaves unexplained is the training's to find:
+        that share, as a deviation, is what remains of the prior's.
+        """
+        everyone = np.arange(len(problem.labels)) if len(problem.labels) <= MAX_LEFT_OUT else problem.picked
+        labels_n, weights_n = problem.labels[everyone], problem.space.weights[everyone]
+        scales = problem.best_scales(ridge.penalty, ClassBasis.identity())
+        logits_nC = problem.left_out_logits(Point(math.inf, scales=scales), problem.left_rows(everyone, np.float32))
+        temperature, loss = fit_temperature(logits_nC, labels_n, weights_n, SEARCH_TOLERANCE)
+        scales = tuple(VOICE * self._ridge_temperature(ridge) / temperature * scale for scale in scales)
+        unexplained = min(max(loss / math.log(problem.num_classes), LEAST_UNEXPLAINED), 1.0)
+        median = ridge.penalty / unexplained**2
+        if not self.leaves_out:
+            return Point(median, scales=scales)
+        tried = [Point(penalty, scales=scales) for penalty in (*(median * STEPS), math.inf)]
+        fits = [TRUST * self._likelihood(problem, each) + _log_prior(each.penalty, median) for each in tried]
+        return tried[int(np.argmax(fits))]
+
+    def _ridge_temperature(self, ridge: Point) -> float:
+        """On rows left out, where that can judge."""
+        problem = self.problem
+        if not self.leaves_out:
+            return problem.unjudged_temperature(ridge)
+        logits_nC = problem.left_out_logits(ridge, problem.search_rows)
+        return fit_temperature(logits_nC, problem.labels[problem.picked], problem.space.weights[problem.picked])[0]
 
     def _gated(self) -> tuple[tuple[Gate, ...], tuple[Mean, ...], tuple[ClassPrior, ...]]:
         """Which corpora are believed, as a mean and as a Gram matrix."""
@@ -246,7 +257,7 @@ class _Search:
 
         def at(group: tuple[ClassPrior, ...], share: float) -> Point:
             classes = self.classes.basis(group, share)
-            return Point(point.penalty, classes, problem.best_scales(point.penalty, classes), share)
+            return Point(point.penalty, classes, point.scales, share)
 
         if not self.leaves_out:
             correlation = float(np.mean([self.classes.agreement(prior) for prior in grams]))
@@ -265,7 +276,11 @@ class _Search:
         """Losses and hits of every row by heads fitted without it, and the temperature of the head that is kept."""
         problem, point = points["prior"]
         if not self.leaves_out:
-            return {}, {}, problem.unjudged_temperature(point)
+            ridge = points["ridge"][1]
+            if not problem.means:
+                return {}, {}, problem.unjudged_temperature(point)
+            unexplained = math.sqrt(ridge.penalty / point.penalty)
+            return {}, {}, (VOICE + (1 - VOICE) * unexplained) * self._ridge_temperature(ridge)
         space, labels_N = problem.space, problem.labels
         everyone = np.flatnonzero(problem.has_others)
         rows = problem.left_rows(everyone, np.float64 if len(everyone) <= MAX_LEFT_OUT // 2 else np.float32)
@@ -277,3 +292,9 @@ class _Search:
             loss[name] = losses(logits_NC, labels_N[everyone], temperatures[name])
             correct[name] = (logits_NC.argmax(axis=1) == labels_N[everyone]).astype(np.float64)
         return loss, correct, temperatures["prior"]
+
+
+def _log_prior(penalty: float, median: float) -> float:
+    """Of λ, log-normal, up to a constant."""
+    distance = math.log(min(penalty, LARGEST_PENALTY) / min(median, LARGEST_PENALTY))
+    return -0.5 * (distance / PENALTY_SPREAD) ** 2

@@ -19,7 +19,6 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 
 from uml_core.models.row_space import Array, ClassBasis, LeftOut, LeftRows, RowSpace
-from uml_core.models.temperature import fit_temperature
 
 Codes = npt.NDArray[np.int64]
 MAX_LEFT_OUT = 400  # rows that a search leaves out; the final figures leave out every one
@@ -239,10 +238,7 @@ class Problem:
         return weight_DC, bias_C if math.isinf(point.penalty) else bias_C + self.class_share
 
     def unjudged_temperature(self, point: Point) -> float:
-        """With one row a class: rows left out still judge a mean; of ridge only the spread of its logits is known."""
-        if point.scales:
-            logits_NC = self.left_out_logits(point, self.left_rows(np.arange(len(self.labels))))
-            return fit_temperature(logits_NC, self.labels, self.space.weights)[0]
+        """Where no row can be left out, from the spread of the logits; for a head without means."""
         weight_DC, bias_C = self.head(point)
         logits_NC = (self.space.centred + self.space.mean) @ weight_DC + bias_C
         wrong = (logits_NC - logits_NC.mean(axis=1, keepdims=True))[self.indicators == 0]
