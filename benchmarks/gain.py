@@ -174,15 +174,20 @@ def _row(label: str, cells: Iterable[str]) -> str:
     return f"| {label} | {' | '.join(cells)} |"
 
 
+def _signed(points: float) -> str:
+    return f"{round(float(points), 1) + 0.0:+.1f}".replace("-", "−")
+
+
 def _cell(draws: pd.DataFrame, shots: int) -> str:
     """The prior's accuracy, its gain with half the width of the 95 % t interval, and the best alternative's name.
 
     At 0 shots most alternatives know nothing of classes without rows, so the control stands beside it.
     """
     gain = paired_difference(draws["prior"].to_dict(), draws["best"].to_dict())
-    half = f" ± {(gain.high - gain.low) / 2:.1f}" if len(draws) > 1 else ""
+    width = (gain.high - gain.low) / 2 if len(draws) > 1 else 0.0
+    half = f" ± {width:.1f}" if width >= 0.05 else ""  # draws are one where a class has no more rows than shots
     control = "" if shots else f"; shuffled {draws['shuffled'].mean():.1f}"
-    return f"{draws['prior'].mean():.1f}; {gain.mean:+.1f}{half} {draws['best_name'].iloc[0]}{control}"
+    return f"{draws['prior'].mean():.1f}; {_signed(gain.mean)}{half} {draws['best_name'].iloc[0]}{control}"
 
 
 def _mean(draws: pd.DataFrame, arm: str) -> str:
@@ -191,13 +196,13 @@ def _mean(draws: pd.DataFrame, arm: str) -> str:
     by_task = [each.to_numpy() for _, each in gains.groupby(level="task")]
     if not by_task:
         return "–"
-    mean, (low, high) = np.mean([each.mean() for each in by_task]), hierarchical_interval(by_task)
-    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})" if len(by_task) > 1 else f"{mean:+.1f}"
+    mean, (low, high) = float(np.mean([each.mean() for each in by_task])), hierarchical_interval(by_task)
+    return f"{_signed(mean)} ({_signed(low)} to {_signed(high)})" if len(by_task) > 1 else _signed(mean)
 
 
 def _worst(draws: pd.DataFrame) -> str:
     gains = (draws["prior"] - draws["best"]).groupby(level="task").mean()
-    return f"{gains.min():+.1f} {gains.idxmin()}"
+    return f"{_signed(gains.min())} {gains.idxmin()}"
 
 
 def _believed(records: Sequence[Record]) -> list[str]:
