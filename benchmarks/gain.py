@@ -24,19 +24,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from threadpoolctl import threadpool_limits
+from sklearn.utils.parallel import Parallel, delayed
 from tqdm import tqdm
 
 from benchmarks.figures import machine
@@ -85,19 +83,13 @@ def run(jobs: Sequence[Job], results: Path, num_processes: int) -> list[Record]:
         arms = tuple(arm for arm in job.arms if _key(key_of(job, arm)) not in known)
         if arms:
             missing.append(replace(job, arms=arms))
-    with (
-        results.open("a", encoding="utf-8") as file,
-        ProcessPoolExecutor(
-            num_processes, multiprocessing.get_context("spawn"), initializer=threadpool_limits, initargs=(1,)
-        ) as pool,
-        tqdm(total=len(missing), desc="gain", unit="draws", disable=None) as bar,
-    ):
-        for done in as_completed([pool.submit(measure, job) for job in missing]):
-            for record in done.result():
-                known[_key(record)] = record
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    # By joblib, whose processes keep to one thread each; results come as they are ready.
+    measured = Parallel(num_processes, return_as="generator_unordered")(delayed(measure)(job) for job in missing)
+    with results.open("a", encoding="utf-8") as file:
+        for records in tqdm(measured, total=len(missing), desc="gain", unit="draws", disable=None):
+            known |= {_key(record): record for record in records}
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
             file.flush()
-            bar.update()
     return [record for key, record in known.items() if key in wanted]
 
 
