@@ -83,7 +83,13 @@ def chosen_analyses(text: str) -> tuple[str, ...]:
 
 
 def explain(run: TrainedRun, names: Sequence[str]) -> dict[str, AnalysisResult]:
-    """The results of some analyses, by name. Raises InputError for a target of one class."""
+    """The results of some analyses, by name. Raises InputError for a target of one class, or a head that is solved."""
     if len(run.data.classes) < 2:
         raise InputError(f"the target has one class ({run.data.classes[0]}): nothing to tell apart, nothing to analyse")
+    head = run.experiment.model.head
+    if head != "paper":
+        raise InputError(
+            f"--analyses look at the space that corpora share, and a run with model.head {head} has none; analyse one "
+            "with model.head=paper"
+        )
     return {name: ANALYSES[name](run) for name in names}
