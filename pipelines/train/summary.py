@@ -89,7 +89,13 @@ def _describe(kind: str, outcome: RunOutcome) -> str:
 
 
 def _on_test(outcome: RunOutcome) -> str:
-    return "no test split" if outcome.test_accuracy is None else f"test {100 * outcome.test_accuracy:.1f} %"
+    if outcome.test_accuracy is None:
+        return "no test split"
+    text, groups = f"test {100 * outcome.test_accuracy:.1f} %", outcome.test_groups
+    if "unseen_accuracy" in groups:
+        seen, unseen = 100 * groups["seen_accuracy"], 100 * groups["unseen_accuracy"]
+        text += f" (seen classes {seen:.1f} %, unseen {unseen:.1f} %)"
+    return text
 
 
 def _one_seed(found: SeedOutcomes, feeds: Mapping[str, str], model: str) -> Summary:

@@ -104,6 +104,21 @@ def test_worth_without_a_shuffled_control_says_so() -> None:
     assert "not compared with shuffled labels" in verdict_for(arms, parent=parent_record("few_shot"), shots=(4,)).text
 
 
+@pytest.mark.parametrize(("ridge", "says"), [(0.0, True), (0.7, False)])
+def test_it_says_where_another_arm_finds_classes_without_train_rows(ridge: float, says: bool) -> None:
+    records = sweep_records({**ALL, "ridge": 0.68})
+    harmonic = {"ridge": ridge, "prior": 0.5, "shuffled_prior": 0.9}
+    records = [
+        replace(each, metrics={**each.metrics, "test/harmonic_mean": harmonic[each.arm]})
+        if each.arm in harmonic
+        else each
+        for each in records
+    ]
+    text = verdict(records).text
+    assert text.startswith("Ship ridge with all training data: ")
+    assert ("(harmonic mean) prior is better, 50.0 % against 0.0 %. Co-training:" in text) == says
+
+
 def test_the_choice_looks_at_validation_alone() -> None:
     parent = parent_record()
     records = [parent]

@@ -107,7 +107,8 @@ class ClassGeometry:
             np.concatenate([train.rows, data.val.rows]),
             np.concatenate([train.labels, data.val.labels]),
         )
-        target, has_C = ClassMeans.from_rows(seen, num_classes), auxiliary.has_rows
+        target = ClassMeans.from_rows(seen, num_classes)
+        has_C = auxiliary.has_rows & target.has_rows
         return cls(
             _centred_gram(target.means[has_C]),
             _centred_gram(auxiliary.unit()[has_C]),

@@ -90,6 +90,7 @@ def _settings_fit_the_objective(experiment: Sections) -> None:
         "train.gradient_cosine=false, because there is no shared head": not train.gradient_cosine,
         "train.batch_size of at least train.workers, one sequence each": train.batch_size >= train.workers,
         "no data.auxiliary_shots, because it reads no auxiliary labels": not experiment.data.auxiliary_shots,
+        "data.classes=target, for the same reason": experiment.data.classes == "target",
     }
     if experiment.objective == "self_supervised":
         _require(needs, f"objective is self_supervised, which needs {NEED}; or set objective=supervised")

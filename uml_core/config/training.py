@@ -187,6 +187,8 @@ class MixingConfig(Settings):
 class DataConfig(Settings):
     """Splits and few-shot subsets, all drawn by `split_seed`; subsets are nested."""
 
+    classes: Literal["target", "union"] = "target"
+    """Classes to tell apart: those with train rows of the target; or also those that only auxiliary corpora have."""
     shots: PositiveCount | None = None
     """Train samples per class; validation gets min(4, shots); null: all."""
     auxiliary_shots: Mapping[str, PositiveCount | Literal["average"]] = Field(default_factory=dict)

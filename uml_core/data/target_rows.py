@@ -1,6 +1,8 @@
 """The target's classes and which of its rows are trained, validated and tested on: splits, shots, given subsets.
 
-In: a table's labels and splits. Out: `TargetRows`, and the rows of shifted test sets in the target's classes.
+In: a table's labels and splits. Out: `TargetRows`, and the rows of shifted test sets in the target's classes. With
+`data.classes: union` the classes of auxiliary corpora follow the target's own; its labelled rows of classes without a
+train row (*unseen* ones) are all test rows, so nothing is chosen by them.
 
 Shape legend: N rows.
 """
@@ -61,17 +63,20 @@ def target_rows(
         given: the rows that data.subset names.
 
     Raises:
-        InputError: there are no labelled train rows, a class of val or test has no train row, validation is empty, or
-            a corpus that is a shifted test set has no class of the target, or the name of one of its splits.
+        InputError: there are no labelled train rows, a class of val or test has no train row (nor, in the union, an
+            auxiliary one), validation is empty, or a corpus that is a shifted test set has no class of the target, or
+            the name of one of its splits.
     """
     target, table = experiment.target, tables[experiment.target]
     train_rows = _split_rows(table, "train")
     if not len(train_rows):
         raise InputError(f"corpora.{target} has no labelled train rows (splits found: {listing(table.split_names)})")
-    classes = tuple(sorted(table.label_names[code] for code in np.unique(table.label_codes[train_rows])))
+    own, added = _classes_in(table), _auxiliary_classes(experiment, tables)
+    classes = (*sorted(own), *sorted(added - own))
     labels = class_codes(table, classes)
-    _check_classes_have_train_rows(target, table, labels)
-    splits, held_out = _target_splits(experiment, table, labels, given or {})
+    _check_classes_have_train_rows(experiment, table, labels)
+    may_lack = frozenset(code for code, name in enumerate(classes) if name in added)
+    splits, held_out = _target_splits(experiment, table, labels, given or {}, may_lack)
     if not len(splits["val"]):
         raise InputError(
             f"corpora.{target} has no validation rows: its train split has one row per class; "
@@ -101,6 +106,19 @@ def target_rows(
     return TargetRows(classes, labels, splits, shifted, held_out, dropped)
 
 
+def _classes_in(table: NamedRows) -> set[str]:
+    """The classes that a corpus has train rows of."""
+    return {table.label_names[code] for code in np.unique(table.label_codes[_split_rows(table, "train")])}
+
+
+def _auxiliary_classes(experiment: Experiment, tables: Mapping[str, NamedRows]) -> set[str]:
+    """The classes that need no row of the target; those of an unrelated control mean nothing to it."""
+    if experiment.data.classes == "target":
+        return set()
+    related = (name for name in experiment.auxiliaries if experiment.corpora[name].control != "unrelated")
+    return set().union(*(_classes_in(tables[name]) for name in related))
+
+
 def count_by_class(table: NamedRows, rows: Rows) -> dict[str, int]:
     """Count some rows by their own class name, "" for none."""
     codes, counts = np.unique(table.label_codes[rows], return_counts=True)
@@ -109,18 +127,26 @@ def count_by_class(table: NamedRows, rows: Rows) -> dict[str, int]:
 
 
 def _target_splits(
-    experiment: Experiment, table: NamedRows, labels: npt.NDArray[np.int64], given: Mapping[str, Rows]
+    experiment: Experiment,
+    table: NamedRows,
+    labels: npt.NDArray[np.int64],
+    given: Mapping[str, Rows],
+    may_lack: frozenset[int],
 ) -> tuple[dict[str, Rows], Rows]:
     """Train, val and test rows, and all that val and test were given before few-shot validation.
 
-    Given splits come first, then fractions that are held out, then few-shot subsets.
+    Given splits come first, then fractions that are held out, then few-shot subsets. `may_lack` are the classes that
+    need no train row.
     """
     data, seed = experiment.data, experiment.data.split_seed
     rows = {name: _rows_with_class(table, name, labels) for name in MAIN_SPLITS}
     if given:
-        rows = _given_splits(experiment, labels, rows, given)
+        rows = _given_splits(experiment, labels, rows, given, may_lack)
     if not len(rows["test"]) and data.test_fraction > 0:
         rows["train"], rows["test"] = split_off(labels, rows["train"], fraction=data.test_fraction, seed=seed)
+    is_seen = np.isin(labels[rows["val"]], labels[rows["train"]])
+    rows["test"] = np.sort(np.concatenate([rows["test"], rows["val"][~is_seen]]))
+    rows["val"] = rows["val"][is_seen]
     if not len(rows["val"]):
         rows["train"], rows["val"] = split_off(labels, rows["train"], fraction=data.val_fraction, seed=seed)
     held_out = np.concatenate([rows["val"], rows["test"]])
@@ -131,7 +157,11 @@ def _target_splits(
 
 
 def _given_splits(
-    experiment: Experiment, labels: npt.NDArray[np.int64], rows: dict[str, Rows], given: Mapping[str, Rows]
+    experiment: Experiment,
+    labels: npt.NDArray[np.int64],
+    rows: dict[str, Rows],
+    given: Mapping[str, Rows],
+    may_lack: frozenset[int],
 ) -> dict[str, Rows]:
     """The splits with the rows of data.subset in place of the corpus's own; test rows stay test rows.
 
@@ -149,8 +179,8 @@ def _given_splits(
     if len(both):
         raise InputError(f"{setting}, and {len(both)} rows it trains or validates on are of split test; remove them")
     splits = {name: part[labels[part] >= 0] for name, part in splits.items()}
-    lacking = np.setdiff1d(np.unique(labels[labels >= 0]), labels[splits["train"]])
-    if len(lacking):
+    lacking = set(labels[labels >= 0].tolist()) - set(labels[splits["train"]].tolist()) - may_lack
+    if lacking:
         raise InputError(f"{setting}, which has no train row for {len(lacking)} of the target's classes")
     return splits
 
@@ -176,12 +206,15 @@ def _rows_with_class(table: NamedRows, split: str, labels: npt.NDArray[np.int64]
     return rows[labels[rows] >= 0]
 
 
-def _check_classes_have_train_rows(corpus: str, table: NamedRows, labels: npt.NDArray[np.int64]) -> None:
+def _check_classes_have_train_rows(experiment: Experiment, table: NamedRows, labels: npt.NDArray[np.int64]) -> None:
+    whose, instead = " of its own or of an auxiliary corpus", ""
+    if experiment.data.classes == "target":
+        whose, instead = "", ", or set data.classes=union where an auxiliary corpus has them"
     for split in ("val", "test"):
         rows = _split_rows(table, split)
         lacking = {table.label_names[code] for code in table.label_codes[rows[labels[rows] < 0]]}
         if lacking:
             raise InputError(
-                f"corpora.{corpus} has classes in {split} without any train row: {listing(sorted(lacking))}; "
-                f"add train rows for them, or remove them from {split}"
+                f"corpora.{experiment.target} has classes in {split} without any train row{whose}: "
+                f"{listing(sorted(lacking))}; add train rows for them, or remove them from {split}{instead}"
             )

@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support, recall_score
 
+from uml_core.evaluation.class_groups import SMALLEST, group_accuracies
 from uml_core.evaluation.evaluator import Results
 from uml_core.evaluation.figures import confusion_figure
 from uml_core.evaluation.run import Codes, EvaluatedRun, Probabilities
@@ -21,12 +22,12 @@ from uml_core.tracking.records import CLASS_METRIC
 TOP = 5
 BINS = 15  # of equal width over [0, 1], as in Guo et al. 2017
 LOG_TEMPERATURES = (-4.0, 4.0)  # searched; e⁴ is 55
-SMALLEST = 1e-300  # a probability that is 0 in float64
 
 
 def evaluate_test(run: EvaluatedRun) -> Results:
     """Measure the test split: accuracy, balanced accuracy, macro-F1, top-5, NLL, calibration, each class's recall.
 
+    Beside them the accuracies of `uml_core.evaluation.class_groups`: seen and unseen classes, head and tail.
     Top-5 is left out of five classes or fewer, where it is always 1. Calibration error (15 bins of equal width) may be
     compared on the same test rows only; `_at_temperature` is after one temperature fitted on validation, and with few
     validation rows mostly shows their chance. Macro-F1 is not comparable between sets of classes.
@@ -35,15 +36,19 @@ def evaluate_test(run: EvaluatedRun) -> Results:
         return
     probabilities_NC, labels_N = run.probabilities("test"), run.labels("test")
     yield from ((f"test/{name}", value) for name, value in classification_metrics(probabilities_NC, labels_N).items())
+    groups = group_accuracies(probabilities_NC, labels_N, run.train_rows)
+    yield from ((f"test/{name}", value) for name, value in groups.items())
     yield "test/calibration_error", expected_calibration_error(probabilities_NC, labels_N)
     temperature = fitted_temperature(run.probabilities("val"), run.labels("val"))
     scaled_NC = at_temperature(probabilities_NC, temperature)
     yield "test/temperature", temperature
     yield "test/nll_at_temperature", negative_log_likelihood(scaled_NC, labels_N)
     yield "test/calibration_error_at_temperature", expected_calibration_error(scaled_NC, labels_N)
-    codes_C = np.arange(len(run.classes))
-    recall_C = recall_score(labels_N, run.predicted("test"), labels=codes_C, average=None, zero_division=0.0)
-    yield from ((f"{CLASS_METRIC}{name}", float(recall)) for name, recall in zip(run.classes, recall_C, strict=True))
+    codes = np.unique(labels_N)  # a class without a test row has no recall
+    recalls = recall_score(labels_N, run.predicted("test"), labels=codes, average=None, zero_division=0.0)
+    yield from (
+        (f"{CLASS_METRIC}{run.classes[code]}", float(recall)) for code, recall in zip(codes, recalls, strict=True)
+    )
 
 
 def evaluate_shift(run: EvaluatedRun) -> Results:
@@ -117,7 +122,7 @@ def _class_table(run: EvaluatedRun, errors_CC: npt.NDArray[np.int64]) -> str:
     frame = pd.DataFrame(
         {
             "class": run.classes,
-            "train_rows": np.bincount(run.labels("train"), minlength=len(run.classes)),
+            "train_rows": run.train_rows,
             "test_rows": rows_C,
             "recall": recall_C,
             "precision": precision_C,

@@ -6,13 +6,14 @@ In: a `TrainingRun`. Out: `MetricPoint`s, and a `RunOutcome`, which a worker of 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+from uml_core.evaluation.class_groups import group_accuracies
 from uml_core.evaluation.run import EvaluatedRun
 from uml_core.tracking.records import MetricPoint, metric_points
 from uml_core.training.run import Evaluation, TrainingRun
@@ -38,11 +39,13 @@ class RunOutcome:
     train_rows: dict[str, int]  # of each corpus, after shots
     classes: int
     model_uri: str = ""
+    test_groups: dict[str, float] = field(default_factory=dict)  # by uml_core.evaluation.class_groups
 
     def points(self) -> list[MetricPoint]:
         values: dict[str, float | None] = {
             "val/accuracy": self.val_accuracy,
             "test/accuracy": self.test_accuracy,
+            **{f"test/{name}": accuracy for name, accuracy in self.test_groups.items()},
             **{f"shift/{split}/accuracy": accuracy for split, accuracy in self.shift_accuracy.items()},
             **{f"mixing/observed_ratio/{corpus}": ratio for corpus, ratio in self.observed_ratio.items()},
             "mixing/target_samples": self.target_samples,
@@ -69,7 +72,11 @@ def evaluated_run(run: TrainingRun) -> EvaluatedRun:
 def measure_outcome(run: TrainingRun) -> RunOutcome:
     """Load the best weights of a finished run and measure it on test: once, after selection."""
     evaluated = evaluated_run(run)
-    return _outcome(run, {split: evaluated.accuracy(split) for split in evaluated.tested})
+    outcome = _outcome(run, {split: evaluated.accuracy(split) for split in evaluated.tested})
+    if evaluated.has_test:
+        tested = evaluated.probabilities("test"), evaluated.labels("test")
+        outcome.test_groups = group_accuracies(*tested, evaluated.train_rows)
+    return outcome
 
 
 def outcome_points(run: TrainingRun) -> list[MetricPoint]:

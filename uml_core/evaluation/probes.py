@@ -71,10 +71,9 @@ def evaluate_zero_shot(run: EvaluatedRun) -> Results:
 
     No label of the target is used here, but training has used them: it is not zero-shot accuracy of the encoders. Of a
     corpus that does not have all classes only rows of its classes are scored, so such numbers are not comparable.
+    Beside a head in closed form there is no shared space, and nothing is measured.
     """
-    if run.experiment.model.head != "paper":
-        return  # no auxiliary corpus goes through a solved head
-    for corpus in run.experiment.auxiliaries:
+    for corpus in run.experiment.auxiliaries if run.experiment.model.head == "paper" else ():
         rows = run.data.train[corpus]
         present = np.unique(rows.labels[rows.labels >= 0])
         if not len(present):
@@ -113,7 +112,7 @@ def evaluate_few_shot_probe(run: EvaluatedRun) -> Results:
             f"evaluator few_shot_probe needs a test split of {run.target}; set data.test_fraction, or add one"
         )
     settings, labels_N = run.experiment.evaluation, run.labels("train")
-    fewest = int(np.bincount(labels_N, minlength=len(run.classes)).min())
+    fewest = int(run.train_rows[run.train_rows > 0].min())  # of classes without any the probes know nothing
     records = []
     for shots in (each for each in settings.shots if each <= fewest):
         for seed in (run.experiment.data.split_seed + index for index in range(settings.seeds)):

@@ -78,6 +78,11 @@ class EvaluatedRun:
         labels: Codes = self.splits[split].labels
         return labels
 
+    @property
+    def train_rows(self) -> Codes:
+        """How many labelled train rows of the target each class has (C,)."""
+        return np.bincount(self.labels("train"), minlength=len(self.classes))
+
     def raw_features(self, split: str) -> Features:
         """What needs no training (N, D): the encoder's embeddings, or the mean of the raw tokens."""
         features: Features = self.splits[split].raw_features()

@@ -47,6 +47,7 @@ class ArmResults:
     test: dict[int, float] = field(default_factory=dict)
     val: dict[int, float] = field(default_factory=dict)
     shift: dict[str, dict[int, float]] = field(default_factory=dict)  # split -> seed -> accuracy
+    harmonic: dict[int, float] = field(default_factory=dict)  # of seen and unseen classes' accuracies on test
     trials: int = 0
     failed: int = 0
 
@@ -192,6 +193,7 @@ def _results(arm: str, condition: Condition, trials: Sequence[RunRecord]) -> Arm
         _by_seed(selected, "test/accuracy"),
         _by_seed(selected, "val/accuracy"),
         {name.split("/")[1]: _by_seed(selected, name) for name in shifted},
+        _by_seed(selected, "test/harmonic_mean"),
         trials=len(trials),
         failed=sum(trial.status == "FAILED" for trial in trials),
     )

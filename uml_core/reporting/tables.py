@@ -44,6 +44,7 @@ class ArmRow(Compared):
     role: str  # baseline, headline or ""
     facts: Facts
     test: Spread | None
+    harmonic: Spread | None  # mean of seen and unseen classes' accuracies on test
     trials: int
     failed: int
 
@@ -94,6 +95,7 @@ def arm_rows(sweep: SweepResults) -> list[ArmRow]:
                     "baseline" if is_baseline else "headline" if name == sweep.headline else "",
                     sweep.design.arm(name).facts,
                     spread_of(results.test),
+                    spread_of(results.harmonic),
                     results.trials,
                     results.failed,
                     difference=shared_difference(results.test, reference),
@@ -112,6 +114,8 @@ def sweep_metrics(sweep: SweepResults) -> dict[str, float]:
         where = f"sweep/{'all' if row.condition.shots is None else f'{row.condition.shots}_shots'}"
         if row.test is not None:
             metrics[f"{where}/test_accuracy/{row.arm}"] = row.test.mean
+        if row.harmonic is not None:
+            metrics[f"{where}/harmonic_mean/{row.arm}"] = row.harmonic.mean
         if row.role == "headline" and row.difference is not None:
             metrics[f"{where}/difference"] = row.difference.mean
             metrics[f"{where}/difference_low"] = row.difference.low

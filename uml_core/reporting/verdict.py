@@ -10,8 +10,9 @@ testing several claims; those that the space needs must have been measured (docs
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 from uml_core.evaluation.shipping import MIN_SEEDS, Choice, choose, lacking_alternatives
@@ -53,10 +54,15 @@ class Shipped:
     over_second: PairedDifference
     unpaired_over_alone: PairedDifference
     over_shuffled: PairedDifference | None  # of the best with unpaired data, above its own control
+    on_unseen: str = ""  # a sentence, where another arm does better on classes without train rows
 
     @property
     def sentence(self) -> str:
         """Which model to ship, what it gains, and what unpaired data are worth in it."""
+        return f"{self._on_all} {self.on_unseen}".rstrip()
+
+    @property
+    def _on_all(self) -> str:
         choice = self.choice
         gain = f"{_with_doubt(self.over_second)} points over {choice.second.words}"
         is_trained = choice.second.uses_unpaired and not choice.second.is_solved
@@ -238,7 +244,21 @@ def _shipped(sweep: SweepResults, condition: Condition) -> Shipped | None:
     ]
     shuffled = over(choice.unpaired, own[0]) if own else None
     ship = over(choice.arm, choice.second)
-    return Shipped(condition, choice, ship, over(choice.unpaired, choice.alone), shuffled)
+    unseen = _on_unseen(sweep, arms, choice.arm)
+    return Shipped(condition, choice, ship, over(choice.unpaired, choice.alone), shuffled, unseen)
+
+
+def _on_unseen(sweep: SweepResults, arms: Mapping[str, ArmResults], shipped: Arm) -> str:
+    """Say which arm is best on seen and unseen classes, where it is another: validation knows no unseen ones."""
+    measured = [arm for arm in sweep.design.shippable if arm.name in arms and arms[arm.name].harmonic]
+    means = {arm.name: fmean(arms[arm.name].harmonic.values()) for arm in measured}
+    best = max(measured, key=lambda arm: means[arm.name], default=shipped)
+    if shipped.name not in means or means[best.name] <= means[shipped.name]:
+        return ""
+    return (
+        f"Validation has no class without train rows: on those and the others alike (harmonic mean) {best.words} is "
+        f"better, {100 * means[best.name]:.1f} % against {100 * means[shipped.name]:.1f} %."
+    )
 
 
 def _claims(sweep: SweepResults, condition: Condition, headline: ArmResults) -> tuple[Claim, ...]:

@@ -131,19 +131,24 @@ def needed_controls(experiment: Experiment) -> tuple[str, ...]:
 
 
 def _target_only(experiment: Experiment) -> dict[str, Any]:
-    """Overrides of a plain linear probe: a frozen encoder, no other corpus, and so no projection."""
+    """Overrides of a plain linear probe: a frozen encoder, no other corpus, and so no projection.
+
+    In the union of classes other corpora stay, idle: they say which classes there are.
+    """
     target = experiment.corpora[experiment.target].model_dump(mode="json")
     warm_start = experiment.mixing.warm_start
     idle = warm_start.steps if warm_start.corpus != experiment.target else 0  # in which the matched baseline waits
     return {
         **({"train.max_steps": max(0, experiment.train.max_steps - idle)} if idle else {}),
         **FROZEN,
-        "corpora": {experiment.target: target},
-        "mixing.loss_weight": {},
+        **(
+            {"mixing.loss_weight": weights_of(experiment, ()), "model.init_corpus": experiment.target}
+            if experiment.data.classes == "union"
+            else {"corpora": {experiment.target: target}, "mixing.loss_weight": {}, "model.init_corpus": None}
+        ),
         "mixing.batch_ratio": {},
         "mixing.warm_start": {},
         "data.auxiliary_shots": {},
-        "model.init_corpus": None,
         "model.shared_width": None,
         "model.head_init": "random",
     }

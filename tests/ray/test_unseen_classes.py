@@ -1,0 +1,95 @@
+"""Classes that the target has no picture of, through every step: named by another corpus, tested, predicted, shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import evaluate, predict, report
+from pipelines.train import step as train
+from pipelines.tune import step as tune
+from tests.conftest import vector_tree, write_embeddings
+from tests.embedded import embed_here
+from uml_core.config import Experiment, parse_experiment
+from uml_core.errors import InputError
+from uml_core.tracking.reading import experiment_runs
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+NUM_SEEN, NUM_UNSEEN, WIDTH = 18, 6, 24
+SPACE = '''
+"""What are names worth where the target has no rows?"""
+from tune_spaces import Space
+from uml_core.sweeps.arms import standard_arms
+def build(experiment):
+    arms = standard_arms(experiment)
+    chosen = [arms[name] for name in ("linear_probe", "ridge", "prior", "shuffled_prior")]
+    return Space("names?", tuple(chosen), "ridge", "prior", (0, 1, 2), needs=("shuffled_prior",))
+'''
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """Pictures and names in one space, as an aligned pair of encoders gives them; unseen classes are in test alone."""
+    directory, rng = tmp_path_factory.mktemp("unseen"), np.random.default_rng(0)
+    latents = rng.normal(size=(NUM_SEEN + NUM_UNSEEN, WIDTH))
+    seen, unseen = ["train"] * 4 + ["val"] * 3 + ["test"] * 6, ["val"] * 2 + ["test"] * 6
+    splits = {"target": [seen] * NUM_SEEN + [unseen] * NUM_UNSEEN, "names": [["train"] * 2] * len(latents)}
+    for name, spread in (("target", 1.2), ("names", 0.3)):
+        codes = np.repeat(np.arange(len(latents)), [len(each) for each in splits[name]])
+        rows = {
+            "label": [f"class-{code:02d}" for code in codes],
+            "split": [split for each in splits[name] for split in each],
+            "embedding": latents[codes] + spread * rng.normal(size=(len(codes), WIDTH)),
+        }
+        write_embeddings(directory / f"{name}.parquet", rows)
+    tree = vector_tree(directory, data={"classes": "union"}, tune={"max_concurrent_trials": 1})
+    experiment = parse_experiment(tree)
+    embed_here(experiment)
+    return experiment
+
+
+def test_a_trained_head_knows_classes_without_a_picture(experiment: Experiment, tmp_path: Path) -> None:
+    results = train.run(experiment.override({"model.head": "prior"})).results
+    groups = results["test_groups"]
+    assert results["classes"] == NUM_SEEN + NUM_UNSEEN
+    assert groups["seen_accuracy"] > 0.7
+    assert groups["unseen_accuracy"] > 0.7
+    runs = experiment_runs(experiment.tracking.uri, experiment.name)
+    (run,) = (run for run in runs if run.run_id == results["run_id"])
+    assert run.metrics["test/unseen_accuracy"] == pytest.approx(groups["unseen_accuracy"])
+    measured = evaluate.run(experiment, results["run_id"]).results
+    assert {name: measured[f"test/{name}"] for name in groups} == pytest.approx(groups)
+    with pytest.raises(InputError, match=r"a run with model.head prior has none"):
+        evaluate.run(experiment, results["run_id"], analyses=evaluate.AnalysisRequest(("margins",)))
+    inputs = [row for row in pq.read_table(experiment.corpora["target"].path).to_pylist() if row["label"] > "class-17"]
+    write_embeddings(tmp_path / "new.parquet", {"embedding": [row["embedding"] for row in inputs]})
+    output = tmp_path / "predictions.parquet"
+    predict.run(results["model_uri"], str(tmp_path / "new.parquet"), str(output), experiment.tracking.uri)
+    predicted = pq.read_table(output)["prediction"].to_pylist()
+    right = [row["label"] == label for row, label in zip(inputs, predicted, strict=True)]
+    assert np.mean(right) == pytest.approx(groups["unseen_accuracy"]), "pictures of unseen classes in val are tested"
+
+
+def test_a_sweep_tells_names_from_shuffled_names(experiment: Experiment, tmp_path: Path) -> None:
+    sweep = experiment.override({"name": "unseen-sweep", "data.shots": 2})
+    (tmp_path / "space.py").write_text(SPACE, encoding="utf-8")
+    results = tune.run(sweep, str(tmp_path / "space.py")).results
+    runs = experiment_runs(sweep.tracking.uri, sweep.name)
+    trials = [run for run in runs if run.parent_run_id == results["run_id"]]
+    unseen = {
+        arm: [trial.metrics["test/unseen_accuracy"] for trial in trials if trial.arm == arm]
+        for arm in ("ridge", "prior", "shuffled_prior")
+    }
+    assert min(unseen["prior"]) > 0.5
+    assert max(unseen["shuffled_prior"] + unseen["ridge"]) <= 1 / NUM_UNSEEN
+    assert len({trial.metrics["data/classes"] for trial in trials}) == 1
+    assert {trial.metrics["data/train_rows/target"] for trial in trials} == {2 * NUM_SEEN}
+    parent = next(run for run in runs if run.run_id == results["run_id"])
+    names = ("prior", "shuffled_prior")
+    prior, shuffled = (parent.metrics[f"sweep/2_shots/harmonic_mean/{name}"] for name in names)
+    assert prior > 3 * shuffled
+    page = Path(report.run(sweep, tmp_path / "report").results["report"]).read_text(encoding="utf-8")
+    assert "Seen/unseen" in page
