@@ -2,7 +2,7 @@
 
 In: two arrays whose rows belong together: class means of two corpora, or true pairs where there are any. Out: a number
 that is 1 for equal representations (up to rotation and scale) and small for unrelated ones. **Small is not 0**: with
-few things and wide representations, compare with permuted rows (`uml_core.analysis.relevance` does).
+few things and wide representations, compare with permuted rows.
 
 `explain_alignment` measures both for a trained run, over class means (the target's held-out rows against the corpus's
 train rows, classes that both have) or over true pairs (`--pairs`). Training on the same labels pulls class means

@@ -1,253 +1,289 @@
-"""Will an auxiliary corpus help the target? Estimated in closed form from embeddings, before any training.
+"""Will an auxiliary corpus help the target? Predicted from embeddings, in closed form, before any training.
 
-In: the `TrainingData` of several draws of the shots (train and validation rows; test rows are never read). Out: one
-`Relevance` per auxiliary corpus, and a verdict.
+In: the target's labelled rows other than test, and the auxiliary corpora's. Out: one `Relevance` per auxiliary corpus,
+and a verdict.
 
-**Predicted gain.** What text initialisation does has a closed form in the limit of small steps. The logits W P e of a
-model whose head W starts at the class means of the auxiliary corpus, and whose projection P starts at random, learn
-with the kernel (e · e') (T + ι I): T = W Wᵀ says which classes lie close together in the auxiliary corpus, and the
-identity is what the head learns by itself. With a random head T is an identity, too. So the prediction is the accuracy
-on validation rows of ridge regression from target embeddings to class indicators whose logits are multiplied by
-T + ι I, less the accuracy without. Where both widths are equal the model has no projection: there it is ridge
-regression on the rows of both corpora together. No constant here is fitted to measured gains.
+**Predicted gain.** In each of several draws the shots are taken from the target's rows, and the rest is left out to
+judge. Fitted to the shots are the head whose prior this corpus writes (`fit_prior_head`) and the alternatives: ridge
+and logistic regression on the target alone, and the untrained zero-shot head where widths agree. The gain is the
+difference of hits on left-out rows to the alternative that is best over all draws.
 
-**Null.** Everything is measured again with the auxiliary classes permuted: what is left is what any corpus of this size
-and shape would give.
+**Labels that would settle it.** Of normal paired differences with the standard deviation that left-out rows show, as
+many rows as tell the predicted gain with 80 % power from 0 or from `MARGIN`, whichever is farther:
+n = ((1.96 + 0.84) · deviation / distance)², divided by the classes, on top of the shots.
 
-Shape legend: N rows, D embedding width, C classes, V validation rows, P orders of the classes.
+Shape legend: N rows, D embedding width, C classes, V rows left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from scipy.linalg import solve
 
 from uml_core.analysis.alignment import cka
-from uml_core.analysis.class_geometry import (
-    TINY,
-    Array,
-    ClassGeometry,
-    ClassMeans,
-    NullTest,
-    Order,
-    class_sums,
-    orders_of,
-)
-from uml_core.data.labelled_rows import BLOCK_ROWS, LabelledRows, column_moments
+from uml_core.data.labelled_rows import LabelledRows
+from uml_core.data.subsets import rows_by_class
 from uml_core.data.training_data import TrainingData
+from uml_core.models.prior_baselines import logistic_head, zero_shot_head
+from uml_core.models.prior_gates import MIN_CLASSES
+from uml_core.models.prior_head import PriorHead, fit_prior_head
+from uml_core.models.prior_model import ClassPrior, Codes, unit_rows
+from uml_core.models.prior_verdict import CONFIDENCE, Gain
+from uml_core.models.row_space import Array
 
-Word = Literal["likely", "unlikely", "unclear"]
+Word = Literal["helps", "neutral", "harms", "not enough evidence"]
 
-PERMUTATIONS = 199  # the smallest p is 1/200
-MIN_CLASSES = 4  # with fewer, class means always align and permutations are too few
-MAX_VALIDATION_ROWS = 1000  # of a draw: 1.6 points of standard error at most, and draws are averaged
-RIDGE = 1.0  # of the target's regression, in units of the mean squared length of its rows
-IDENTITY_SHARE = 0.3  # ι: what the head learns by itself, in units of T's mean diagonal
-SIGNIFICANT = 0.05
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class PredictedGain:
-    """Accuracy of the target alone, and the predicted difference, with an interval over validation rows."""
-
-    baseline: float
-    mean: float
-    low: float
-    high: float
-    test: NullTest  # against permuted classes
+MAX_LEFT_OUT_ROWS = 1000  # of a draw: 1.6 points of standard error at most, and draws are averaged
+MAX_LOGISTIC = 20_000  # train rows × classes up to which logistic regression takes about a second a draw
+ALONE = ("ridge", "logistic")
+MARGIN = 0.01  # a gain or harm below it is none
+POWER = 0.8
+# Of the calibration's corpora without controls (docs/measured.md): the mean gain where widths agree and where they do
+# not, and the share that gained nothing.
+TRIVIAL_GAIN, NEUTRAL_SHARE = {True: 0.003, False: 0.006}, 0.84
 
 
 @dataclass(frozen=True)
 class Relevance:
-    """What the embeddings say of one auxiliary corpus: accuracies and gains in [−1, 1], information in nats."""
+    """What the labelled rows say of one auxiliary corpus: accuracies and gains on left-out rows, in [−1, 1]."""
 
     corpus: str
     rows: int
     covered_classes: int
     num_classes: int
-    same_width: bool  # no projection between the corpora: their coordinates are taken for the same
-    gain: PredictedGain
-    alignment: NullTest | None = None  # linear CKA of class means; None, as below, for too few classes
-    agreement: NullTest | None = None  # share of left-out class means that the best linear map explains
-    neighbours: float | None = None  # mutual k-NN of class means, less chance
-    information_gain: float | None = None  # about a class mean, per direction, beyond the shots and permuted classes
+    own_classes: int  # of the corpus, that the target lacks
+    same_width: bool
+    aligned: bool | None  # whether its space is the target's; None where the widths differ
+    accuracies: dict[str, float]  # "prior", and of each alternative
+    best_alternative: str
+    gain: Gain  # of the prior head over the best alternative
+    worth: Gain  # of the prior head over the same head without the corpus, which is ridge
+    takes_part: float  # the share of draws in which its true class names beat permuted ones
+    left_out_rows: int  # different ones, over all draws
+    settled_at: int | None  # rows a class to judge by; None where the word stands, or no label could settle it
 
     @property
     def verdict(self) -> tuple[Word, str]:
-        """Whether training with the corpus is likely to help, and why; thresholds at 0 and p = 0.05."""
-        gain = self.gain
+        """Whether the head with the corpus's prior is likely to beat every alternative, and why."""
+        best = self.best_alternative.replace("_", "-")
         if self.covered_classes < MIN_CLASSES:
-            return "unclear", f"{self.covered_classes} common classes are too few to tell"
-        if gain.mean <= 0:
-            if self.same_width and gain.high < 0:
-                return "unlikely", "equal widths leave out the projection, and its coordinates are not the target's"
-            if self.alignment is not None and self.alignment.p_value > SIGNIFICANT:
-                return "unlikely", "its classes lie no more like the target's than permuted ones"
-            return "unlikely", "its classes lie a little like the target's, but too little for these shots"
-        if gain.test.p_value > SIGNIFICANT:
-            return "unclear", f"permuted classes do as well (p = {gain.test.p_value:.2f})"
-        if gain.low <= 0:
-            return "unclear", "the validation rows are too few to tell it from 0"
-        return "likely", f"above 0 on validation rows, and above permuted classes (p = {gain.test.p_value:.3f})"
+            return "not enough evidence", f"{self.covered_classes} common classes are too few to tell"
+        if not self.takes_part:
+            return "neutral", "its true class names do not beat permuted ones, so it takes no part"
+        if self.gain.low > 0 and self.gain.mean >= MARGIN:
+            return "helps", f"above {best} on rows left out"
+        if self.worth.high < 0 and self.worth.mean <= -MARGIN:
+            return "harms", "below the same head without it on rows left out"
+        if self.gain.high <= MARGIN:
+            return "neutral", f"no gain over {best} worth having"
+        return "not enough evidence", (
+            f"about {self.settled_at} labelled rows a class beside the shots would settle it"
+        )
+
+    @property
+    def alone(self) -> tuple[str, float]:
+        """The best that needs no auxiliary corpus, and its accuracy."""
+        return max(
+            ((name, self.accuracies[name]) for name in ALONE if name in self.accuracies), key=lambda each: each[1]
+        )
+
+    @property
+    def trivial_gain(self) -> float:
+        """What would be predicted of a corpus of this width without looking at it."""
+        return TRIVIAL_GAIN[self.same_width]
+
+    @property
+    def zero_shot_first(self) -> bool:
+        """Whether the corpus's prototypes, untrained, are the best that needs no training with it."""
+        return bool(self.aligned) and self.best_alternative == "zero_shot"
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What a draw of the shots says without any auxiliary corpus: the target's own logits on its validation rows."""
+    """A draw of the shots, and which of the rows left out the target alone gets right."""
 
     data: TrainingData
-    mean: Array  # of the train rows (D,), taken off all rows
-    penalty: float
+    normalize: bool
     val: Array  # (V, D)
     val_rows: npt.NDArray[np.int64]  # of the target's table (V,)
-    val_labels: npt.NDArray[np.int64]  # (V,)
-    logits: Array  # (V, C)
+    val_labels: Codes  # (V,)
+    alone: dict[str, Array]  # hits (V,) of "ridge", and of "logistic" where it takes little time
 
     @classmethod
-    def from_data(cls, data: TrainingData) -> Draw:
-        """Fit the target alone."""
-        train = data.train[data.target]
-        picked = np.arange(len(data.val))
-        if len(picked) > MAX_VALIDATION_ROWS:
-            picked = np.sort(np.random.default_rng(0).choice(len(picked), MAX_VALIDATION_ROWS, replace=False))
-        mean_D, variance_D = column_moments(train)
-        penalty = max(RIDGE * float(variance_D.sum()), TINY)
-        val_VD = data.val.embeddings[data.val.rows[picked]] - mean_D
-        head_DC = ridge_head([(train, 1.0)], len(data.classes), mean=mean_D, penalty=penalty)
-        return cls(data, mean_D, penalty, val_VD, data.val.rows[picked], data.val.labels[picked], val_VD @ head_DC)
+    def from_data(cls, data: TrainingData, *, normalize: bool = False) -> Draw:
+        """Fit the target alone and judge it on validation rows; `normalize` is model.normalize."""
+        rows, val, num_classes = data.labelled, data.val, len(data.classes)
+        if len(val) > MAX_LEFT_OUT_ROWS:
+            val = _some(val, np.sort(np.random.default_rng(0).choice(len(val), MAX_LEFT_OUT_ROWS, replace=False)))
+        train_ND, val_VD = _gathered(rows, normalize), _gathered(val, normalize)
+        alone = {"ridge": fit_prior_head(train_ND, rows.labels, num_classes).logits(val_VD)}
+        if len(rows) * num_classes <= MAX_LOGISTIC:
+            alone["logistic"] = _logistic_logits(train_ND, rows.labels, num_classes, val_VD)
+        return cls(
+            data=data,
+            normalize=normalize,
+            val=val_VD,
+            val_rows=val.rows,
+            val_labels=val.labels,
+            alone={name: _hits(logits_VC, val.labels) for name, logits_VC in alone.items()},
+        )
 
-    def correct_with(
-        self, auxiliary: LabelledRows, means: ClassMeans, orders: Sequence[Order]
-    ) -> Iterator[npt.NDArray[np.bool_]]:
-        """Yield which validation rows are right with the auxiliary classes in each order (V,)."""
-        if auxiliary.dim == len(self.mean):
-            own_VC, others_VC = self._joint_logits(auxiliary)
-            for order in orders:
-                yield (own_VC + others_VC[:, order]).argmax(axis=1) == self.val_labels
-            return
-        kernel_CC = class_similarity(means) + IDENTITY_SHARE * np.eye(len(self.data.classes))
-        for order in orders:
-            yield (self.logits @ kernel_CC[np.ix_(order, order)]).argmax(axis=1) == self.val_labels
+    def prior_of(self, corpus: str) -> ClassPrior:
+        rows = self.data.train[corpus]
+        return ClassPrior.from_rows(corpus, _gathered(rows, self.normalize), rows.labels, len(self.data.classes))
 
-    def _joint_logits(self, auxiliary: LabelledRows) -> tuple[Array, Array]:
-        """What target and auxiliary rows each add to the logits (V, C) of one regression on both.
-
-        Both corpora weigh the same in all, as in a step with batch ratio 1 and loss weight 1.
-        """
-        target, num_classes = self.data.train[self.data.target], len(self.data.classes)
-        # Classes of their own for the auxiliary rows keep the two parts apart: the regression is linear in them.
-        apart = LabelledRows(auxiliary.embeddings, auxiliary.rows, auxiliary.labels + num_classes)
-        parts = [(target, 1.0), (apart, len(target) / len(auxiliary))]
-        logits_VC = self.val @ ridge_head(parts, 2 * num_classes, mean=self.mean, penalty=self.penalty)
-        return logits_VC[:, :num_classes], logits_VC[:, num_classes:]
+    def with_prior(self, prior: ClassPrior) -> tuple[PriorHead, dict[str, Array]]:
+        """The head whose prior a corpus writes, and hits (V,) of it and of everything that it is to beat."""
+        rows = self.data.labelled
+        head = fit_prior_head(_gathered(rows, self.normalize), rows.labels, len(self.data.classes), [prior])
+        hits = {**self.alone, "prior": _hits(head.logits(self.val), self.val_labels)}
+        if prior.prototypes.shape[1] == self.val.shape[1]:
+            weight_DC, bias_C = zero_shot_head(prior)
+            hits["zero_shot"] = _hits(self.val @ weight_DC + bias_C, self.val_labels)
+        return head, hits
 
 
-def relevance(draws: Sequence[Draw], corpus: str, *, permutations: int = PERMUTATIONS) -> Relevance:
-    """Estimate what one auxiliary corpus is worth to the target, averaged over draws of its shots.
+def redrawn(data: TrainingData, pool: LabelledRows, *, shots: int, seed: int) -> TrainingData:
+    """The data with so many rows a class of a pool as train rows, and all others of the pool as validation.
 
-    Args:
-        draws: the same experiment under different split seeds.
-        corpus: the auxiliary corpus.
-        permutations: of its classes, for the null; seeded.
+    A class with fewer rows leaves one out, if it has two.
     """
-    num_classes, rows = len(draws[0].data.classes), draws[0].data.train[corpus]
-    means = [ClassMeans.from_rows(draw.data.train[corpus], num_classes) for draw in draws]
-    geometry = [ClassGeometry.from_data(draw.data, mean) for draw, mean in zip(draws, means, strict=True)]
-    covered = min(each.num_classes for each in geometry)  # an unrelated control is handed out anew in each draw
-    shared: dict[str, Any] = {}
-    if covered >= MIN_CLASSES:
-        agreement = NullTest.from_values(np.mean([each.agreements(permutations) for each in geometry], axis=0))
-        shared = {
-            "alignment": NullTest.from_values(np.mean([each.alignments(permutations) for each in geometry], axis=0)),
-            "agreement": agreement,
-            "neighbours": float(np.mean([each.neighbours() for each in geometry])),
-            "information_gain": float(np.mean([each.information_gain(agreement.excess) for each in geometry])),
-        }
-    return Relevance(
-        corpus=corpus,
-        rows=len(rows),
-        covered_classes=covered,
-        num_classes=num_classes,
-        same_width=rows.dim == len(draws[0].mean),
-        gain=_predicted_gain(draws, corpus, means, orders_of(num_classes, permutations)),
-        **shared,
+    orders = rows_by_class(pool.labels, np.arange(len(pool)), seed=seed).values()
+    counts = [max(1, min(shots, len(order) - 1)) for order in orders]
+    drawn, left = (
+        _some(pool, np.sort(np.concatenate(parts)))
+        for parts in (
+            [order[:count] for order, count in zip(orders, counts, strict=True)],
+            [order[count:] for order, count in zip(orders, counts, strict=True)],
+        )
     )
+    return replace(data, train={**data.train, data.target: drawn}, val=left)
+
+
+def labelled_pool(data: TrainingData) -> LabelledRows:
+    """The target's labelled rows other than test."""
+    parts = (data.labelled, data.val)
+    rows, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "labels"))
+    return LabelledRows(data.labelled.embeddings, rows, labels)
+
+
+def relevance(draws: Sequence[Draw], corpus: str) -> Relevance:
+    """Predict what one auxiliary corpus is worth to the target, averaged over draws of its shots."""
+    data = draws[0].data
+    fitted = [draw.with_prior(prior) for draw, prior in zip(draws, _priors(draws, corpus), strict=True)]
+    heads, hits = [head for head, _ in fitted], [right for _, right in fitted]
+    val_rows = [draw.val_rows for draw in draws]
+    accuracies = {name: float(np.mean(np.concatenate([each[name] for each in hits]))) for name in hits[0]}
+    best = max((name for name in accuracies if name != "prior"), key=lambda name: accuracies[name])
+    differences = [each["prior"] - each[best] for each in hits]
+    aligned = [any(gate.role == "mean" and gate.believed for gate in head.gates) for head in heads]
+    found = Relevance(
+        corpus=corpus,
+        rows=len(data.train[corpus]),
+        covered_classes=len(np.unique(data.train[corpus].labels)),
+        num_classes=len(data.classes),
+        own_classes=len(set(data.dropped[corpus]) - {""}),
+        same_width="zero_shot" in accuracies,
+        aligned=bool(np.mean(aligned) > 0.5) if "zero_shot" in accuracies else None,
+        accuracies=accuracies,
+        best_alternative=best,
+        gain=_gain(differences, val_rows),
+        worth=_gain([each["prior"] - each["ridge"] for each in hits], val_rows),
+        takes_part=float(np.mean([head.kind != "ridge" for head in heads])),
+        left_out_rows=len(np.unique(np.concatenate(val_rows))),
+        settled_at=None,
+    )
+    if found.verdict[0] != "not enough evidence" or found.covered_classes < MIN_CLASSES:
+        return found
+    return replace(found, settled_at=_rows_to_settle(differences, val_rows, len(data.classes)))
 
 
 def redundancy(data: TrainingData, one: str, other: str) -> float | None:
-    """The unbiased linear CKA of two auxiliary corpora's class means; None for fewer than 4 common classes.
+    """The unbiased linear CKA of two auxiliary corpora's prototypes; None for too few common classes.
 
     About 0: they place the classes independently. 1: the second says of the classes what the first does.
     """
-    first, second = (ClassMeans.from_rows(data.train[name], len(data.classes)) for name in (one, other))
-    both_C = first.has_rows & second.has_rows
+    first, second = (
+        ClassPrior.from_rows(name, _gathered(data.train[name], False), data.train[name].labels, len(data.classes))
+        for name in (one, other)
+    )
+    both_C = first.covered & second.covered
     if both_C.sum() < MIN_CLASSES:
         return None
-    value = cka(first.unit()[both_C], second.unit()[both_C])
+    value = cka(first.prototypes[both_C], second.prototypes[both_C])
     return None if math.isnan(value) else value
 
 
-def class_similarity(means: ClassMeans) -> Array:
-    """The Gram matrix (C, C) of the head that a corpus initialises: unit class means, less their mean.
-
-    Its mean diagonal is 1. Softmax does not see what all classes share, so the mean goes; a class without rows is like
-    no other.
-    """
-    unit_CD, has_C = means.unit(), means.has_rows
-    unit_CD[has_C] -= unit_CD[has_C].mean(axis=0)
-    similarity_CC: Array = unit_CD @ unit_CD.T
-    return similarity_CC / max(float(np.trace(similarity_CC)) / len(similarity_CC), TINY)
-
-
-def ridge_head(parts: Sequence[tuple[LabelledRows, float]], num_classes: int, *, mean: Array, penalty: float) -> Array:
-    """The ridge regression (D, C) from the rows of some corpora, each with a weight, to class indicators.
-
-    Minimises Σ weight · |(e − mean)ᵀ W − indicator|² + penalty · |W|². The indicators are less 1/C, so that a class is
-    not preferred. Rows are read in blocks.
-    """
-    gram_DD, sums_CD = penalty * np.eye(len(mean)), np.zeros((num_classes, len(mean)))
-    for rows, weight in parts:
-        for embeddings_ND, labels_N in rows.blocks(BLOCK_ROWS):
-            centred_ND = embeddings_ND - mean
-            gram_DD += weight * (centred_ND.T @ centred_ND)
-            sums_CD += weight * class_sums(centred_ND, labels_N, num_classes)
-    head_DC: Array = solve(gram_DD, (sums_CD - sums_CD.sum(axis=0) / num_classes).T, assume_a="pos")
-    return head_DC
+def _priors(draws: Sequence[Draw], corpus: str) -> list[ClassPrior]:
+    """Of every draw, computed anew only where a draw has other rows of the corpus."""
+    priors: list[ClassPrior] = []
+    for draw in draws:
+        rows, before = draw.data.train[corpus], draws[max(len(priors) - 1, 0)].data.train[corpus]
+        is_same = rows.embeddings is before.embeddings and all(
+            np.array_equal(getattr(rows, name), getattr(before, name)) for name in ("rows", "labels")
+        )
+        priors.append(priors[-1] if priors and is_same else draw.prior_of(corpus))
+    return priors
 
 
-def _predicted_gain(
-    draws: Sequence[Draw], corpus: str, means: Sequence[ClassMeans], orders: Sequence[Order]
-) -> PredictedGain:
-    gains_P = np.zeros(len(orders))
-    alone, differences, rows = [], [], []
-    for draw, mean in zip(draws, means, strict=True):
-        correct_alone = draw.logits.argmax(axis=1) == draw.val_labels
-        for index, correct in enumerate(draw.correct_with(draw.data.train[corpus], mean, orders)):
-            if index == 0:
-                differences.append(correct.astype(float) - correct_alone)
-            gains_P[index] += (correct.mean() - correct_alone.mean()) / len(draws)
-        alone.append(float(correct_alone.mean()))
-        rows.append(draw.val_rows)
-    half = _half_interval(np.concatenate(differences), np.concatenate(rows))
-    mean_gain = float(gains_P[0])
-    return PredictedGain(
-        float(np.mean(alone)), mean_gain, mean_gain - half, mean_gain + half, NullTest.from_values(gains_P)
+def _some(rows: LabelledRows, picked: npt.NDArray[np.int64]) -> LabelledRows:
+    return replace(rows, rows=rows.rows[picked], labels=rows.labels[picked])
+
+
+def _gathered(rows: LabelledRows, normalize: bool) -> Array:
+    values: Array = rows.gathered().astype(np.float64)
+    return unit_rows(values) if normalize else values
+
+
+def _hits(logits_VC: Array, labels_V: Codes) -> Array:
+    hits_V: Array = (logits_VC.argmax(axis=1) == labels_V).astype(np.float64)
+    return hits_V
+
+
+def _logistic_logits(train_ND: Array, labels_N: Codes, num_classes: int, val_VD: Array) -> Array:
+    """Logits (V, C) of logistic regression, fitted in the span of the rows, where its weights lie anyway."""
+    mean_D = train_ND.mean(axis=0)
+    _, _, axes_RD = np.linalg.svd(train_ND - mean_D, full_matrices=False)
+    weight_RC, bias_C = logistic_head((train_ND - mean_D) @ axes_RD.T, labels_N, num_classes)
+    logits_VC: Array = (val_VD - mean_D) @ axes_RD.T @ weight_RC + bias_C
+    return logits_VC
+
+
+def _gain(differences: Sequence[Array], rows: Sequence[npt.NDArray[np.int64]]) -> Gain:
+    """The mean difference with its 95 % t interval, clustered both by draw and by row: draws share rows."""
+    difference_M = np.concatenate(differences)
+    mean = float(difference_M.mean())
+    draw_M = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
+    _, row_M = np.unique(np.concatenate(rows), return_inverse=True)
+    by_row, by_draw, by_both = (
+        _variance(difference_M - mean, codes_M) for codes_M in (row_M, draw_M, np.arange(len(difference_M)))
     )
-
-
-def _half_interval(differences: Array, rows: npt.NDArray[np.int64]) -> float:
-    """Half the 95 % t interval of the mean difference, clustered by row: draws share validation rows."""
-    _, position = np.unique(rows, return_inverse=True)
-    sums, num_rows = np.bincount(position, weights=differences - differences.mean()), int(position.max()) + 1
+    num_rows, num_draws = int(row_M.max()) + 1, len(rows)
     if num_rows < 2:
-        return 1.0
-    error = math.sqrt(float((sums**2).sum()) * num_rows / (num_rows - 1)) / len(differences)
-    return min(1.0, float(stats.t.ppf((1 + CONFIDENCE) / 2, num_rows - 1)) * error)
+        return Gain(mean, -1.0, 1.0)
+    variance = by_row if num_draws == 1 else max(by_row, by_draw, by_row + by_draw - by_both)
+    freedom = num_rows - 1 if num_draws == 1 else min(num_rows, num_draws) - 1
+    half = max(float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance), 1 / num_rows)
+    return Gain(mean, max(mean - half, -1.0), min(mean + half, 1.0))
+
+
+def _variance(deviations_M: Array, clusters_M: npt.NDArray[np.int64]) -> float:
+    """Of their mean, where those of one cluster depend on each other."""
+    sums = np.bincount(clusters_M, weights=deviations_M)
+    return float((sums**2).sum()) * len(sums) / max(len(sums) - 1, 1) / len(deviations_M) ** 2
+
+
+def _rows_to_settle(differences: Sequence[Array], rows: Sequence[npt.NDArray[np.int64]], num_classes: int) -> int:
+    """Rows a class, left out, that would tell the gain from 0 or from `MARGIN`."""
+    _, row_M = np.unique(np.concatenate(rows), return_inverse=True)
+    mean_V = np.bincount(row_M, weights=np.concatenate(differences)) / np.bincount(row_M)
+    deviation, mean = float(mean_V.std()), float(np.concatenate(differences).mean())
+    distance = max(mean, MARGIN - mean)
+    quantiles = float(stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(POWER))
+    return math.ceil(max((quantiles * deviation / distance) ** 2, 1 / MARGIN) / num_classes)
