@@ -22,8 +22,9 @@ from uml_core.config import CorpusConfig
 from uml_core.corpora.ready.adopt import stream_ready
 from uml_core.errors import InputError, listing
 from uml_core.models.prior_baselines import logistic_head, zero_shot_head
-from uml_core.models.prior_model import ClassPrior, Point, Problem, fit_temperature, unit_rows
+from uml_core.models.prior_model import ClassPrior, Point, Problem, unit_rows
 from uml_core.models.row_space import RowSpace
+from uml_core.models.temperature import fit_temperature
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.str_]
