@@ -25,6 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
+
+# The name that scikit-learn's developer's guide gives for this; without it `check_estimator` fails.
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
