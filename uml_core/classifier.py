@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 
@@ -113,9 +114,7 @@ class UnpairedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         rows_ND: Array = validate_data(self, X, dtype=np.float64, reset=False)
         logits_NC = (unit_rows(rows_ND) if self.normalized_ else rows_ND) @ self.coef_.T + self.intercept_
-        scaled_NC = logits_NC / self.temperature_
-        odds_NC = np.exp(scaled_NC - scaled_NC.max(axis=1, keepdims=True))
-        probabilities_NC: Array = odds_NC / odds_NC.sum(axis=1, keepdims=True)
+        probabilities_NC: Array = softmax(logits_NC / self.temperature_, axis=1)
         return probabilities_NC
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -160,7 +160,9 @@ def test_readers_read_what_was_written(written: Path, catalog: Catalog) -> None:
 def test_second_call_draws_nothing(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openmoji, "render", _refuse)
     monkeypatch.setattr(openmoji, "read_catalog", _refuse)
+    before = {file: file.stat().st_mtime_ns for file in written.rglob("*")}
     write_openmoji(written, min_members=MIN_MEMBERS)
+    assert {file: file.stat().st_mtime_ns for file in written.rglob("*")} == before
 
 
 def _refuse(*arguments: object) -> bytes:

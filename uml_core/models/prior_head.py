@@ -20,6 +20,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from scipy.special import softmax
 
 from uml_core.models.prior_gates import Gate, SeenClasses
 from uml_core.models.prior_model import (
@@ -67,9 +68,8 @@ class PriorHead:
     grams: tuple[str, ...]  # corpora whose Gram matrix takes part
     gates: tuple[Gate, ...]
     evidence: dict[str, float]  # log marginal likelihood per class, of "ridge" and "prior"
-    left_out_loss: dict[
-        str, Array
-    ]  # of each row (N,), by head: "ridge", "prior", "zero_shot"; empty at one row a class
+    # Of each row (N,), by head: "ridge", "prior", "zero_shot"; empty at one row a class.
+    left_out_loss: dict[str, Array]
     left_out_correct: dict[str, Array]  # likewise, 0 or 1
 
     def logits(self, rows: Array) -> Array:
@@ -79,9 +79,7 @@ class PriorHead:
 
     def probabilities(self, rows: Array) -> Array:
         """Calibrated class probabilities (N, C)."""
-        scaled_NC = self.logits(rows) / self.temperature
-        odds_NC = np.exp(scaled_NC - scaled_NC.max(axis=1, keepdims=True))
-        probabilities_NC: Array = odds_NC / odds_NC.sum(axis=1, keepdims=True)
+        probabilities_NC: Array = softmax(self.logits(rows) / self.temperature, axis=1)
         return probabilities_NC
 
 
