@@ -35,11 +35,10 @@ from uml_core.errors import InputError, listing
 from uml_core.models.prior_head import PriorHead, fit_prior_head
 from uml_core.models.prior_model import ClassPrior, unit_rows
 from uml_core.models.prior_verdict import AuxiliaryVerdict, Gain, Verdict, verdict_of
-from uml_core.models.row_space import Array
+from uml_core.models.row_space import Array, have_equal_lengths
 
 Auxiliary = Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]
 FORMAT_VERSION = 1
-EQUAL_LENGTHS = 0.25  # relative spread of the rows' lengths up to which a length says nothing of a class
 OPSET = 18
 
 
@@ -90,12 +89,8 @@ class UnpairedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights_N = check_sample_weight(sample_weight, given_ND, dtype=np.float64, ensure_non_negative=True)
         others = {name: _checked(name, pair) for name, pair in _named(auxiliary).items()}
         self.classes_ = _all_classes(np.unique(labels_N), others, union=self.classes == "union")
-        lengths_N = np.linalg.norm(given_ND, axis=1)
-        mean_length = float(np.average(lengths_N, weights=weights_N))
-        deviation = float(np.sqrt(np.average((lengths_N - mean_length) ** 2, weights=weights_N)))
-        self.normalized_ = (
-            deviation <= EQUAL_LENGTHS * mean_length if self.normalize == "auto" else bool(self.normalize)
-        )
+        is_auto = self.normalize == "auto"
+        self.normalized_ = have_equal_lengths(given_ND, weights_N) if is_auto else bool(self.normalize)
         rows_ND = unit_rows(given_ND) if self.normalized_ else given_ND
         codes_N = np.searchsorted(self.classes_, labels_N)
         priors = [_prior(name, *pair, self.classes_) for name, pair in others.items()]

@@ -33,9 +33,9 @@ def gram_basis(share: float = 0.6, seed: int = 3) -> tuple[ClassBasis, Array]:
 
 
 def problem_of(rows: Array, labels: np.ndarray, weights: Array, *, with_mean: bool) -> Problem:
-    means = (Mean("text", RNG(8).standard_normal((rows.shape[1], CLASSES)), 0.7),) if with_mean else ()
-    centred = tuple(Mean(each.name, each.head - each.head.mean(axis=1, keepdims=True), 0.7) for each in means)
-    return Problem(RowSpace.from_rows(rows, weights), labels, CLASSES, centred)
+    space, head = RowSpace.from_rows(rows, weights), RNG(8).standard_normal((rows.shape[1], CLASSES))
+    mean = Mean.of_rows("text", head - head.mean(axis=1, keepdims=True), 0.7, space)
+    return Problem(space, labels, CLASSES, (mean,) if with_mean else ())
 
 
 @pytest.mark.parametrize("num_rows", [12, 40])  # fewer rows than columns twice over, and more
@@ -54,7 +54,8 @@ def test_without_training_it_is_the_zero_shot_head(point: Point) -> None:
     rows, labels, weights = rows_of(40)
     prototypes = unit_rows(RNG(1).standard_normal((CLASSES, DIM)))
     head = (prototypes - prototypes.mean(axis=0)).T
-    problem = problem_of(rows, labels, weights, with_mean=False).with_means([Mean("text", head, 1.0)])
+    problem = problem_of(rows, labels, weights, with_mean=False)
+    problem = problem.with_means([Mean.of_rows("text", head, 1.0, problem.space)])
     weight, bias = problem.head(point)
     new = RNG(2).standard_normal((200, DIM))
     np.testing.assert_array_equal((new @ weight + bias).argmax(axis=1), (new @ prototypes.T).argmax(axis=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from tests.unit.test_training import TABLES, run_of
 from tune_spaces import load_space
 from uml_core.analysis.shared_space import TrainedRun
 from uml_core.analysis.suite import explain
-from uml_core.data.training_data import build_training_data
+from uml_core.classifier import UnpairedClassifier
+from uml_core.data.training_data import TrainingData, build_training_data
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import evaluated_run
 from uml_core.evaluation.registry import chosen_evaluators, measure
 from uml_core.models import solved_head
+from uml_core.models.prior_model import unit_rows
 from uml_core.serving.export import export_head
 from uml_core.serving.target_predictor import TargetPredictor
 from uml_core.sweeps.space import Group
@@ -27,17 +30,22 @@ from uml_core.training.run import TrainingRun
 HEADS = ("ridge", "logistic", "prior")
 
 
-def solved(head: str) -> TrainingRun:
+def solved(head: str, *, alike: bool = False) -> TrainingRun:
+    """A run that is over; `alike` has the target's rows differ little in length."""
     experiment = run_of().experiment.override({"model.head": head})
-    run = TrainingRun(experiment, build_training_data(experiment, TABLES))
+    drawn = TABLES["target"].embeddings
+    lengths = np.random.default_rng(0).uniform(2.7, 3.3, size=(len(drawn), 1)) / np.linalg.norm(drawn, axis=1)[:, None]
+    target = replace(TABLES["target"], embeddings=(drawn * lengths).astype(np.float32))
+    run = TrainingRun(experiment, build_training_data(experiment, {**TABLES, "target": target} if alike else TABLES))
     (evaluation,) = run.evaluations()
     assert evaluation.step == 0
     return run
 
 
+@pytest.mark.parametrize("alike", [False, True])
 @pytest.mark.parametrize("head", HEADS)
-def test_a_solved_head_is_used_as_it_was_measured(head: str, tmp_path: Path) -> None:
-    run = solved(head)
+def test_a_solved_head_is_used_as_it_was_measured(head: str, alike: bool, tmp_path: Path) -> None:
+    run = solved(head, alike=alike)
     assert run.best is not None
     assert run.best.val_accuracy > 0.9
     again = TrainingRun(run.experiment, run.data)
@@ -48,14 +56,29 @@ def test_a_solved_head_is_used_as_it_was_measured(head: str, tmp_path: Path) -> 
         logits_NC = again.model.logits("target", torch.from_numpy(rows)).numpy()
     again.objective.predictor().save(tmp_path / "predictor")
     predictor = TargetPredictor.load(tmp_path / "predictor")
+    assert predictor.normalize == alike
     np.testing.assert_allclose(predictor.classify(rows).logits, logits_NC, rtol=1e-4, atol=1e-5)
     export_head(predictor, tmp_path / "exported")
     weights = load_file(tmp_path / "exported" / "head.safetensors")
-    np.testing.assert_allclose(rows @ weights["head.weight"].T + weights["head.bias"], logits_NC, rtol=1e-4, atol=1e-5)
+    judged = unit_rows(rows) if alike else rows
+    by_hand = judged @ weights["head.weight"].T + weights["head.bias"]
+    np.testing.assert_allclose(by_hand, logits_NC, rtol=1e-4, atol=1e-5)
     session = onnxruntime.InferenceSession(str(tmp_path / "exported" / "head.onnx"))
     np.testing.assert_allclose(session.run(["logits"], {"embedding": rows})[0], logits_NC, rtol=1e-4, atol=1e-5)
-    probabilities_NC = again.objective.classifier()(rows)
+    probabilities_NC = again.objective.classifier()(again.objective.features("target", again.data.val))
     np.testing.assert_allclose(probabilities_NC, torch.softmax(torch.from_numpy(logits_NC), 1), rtol=1e-4, atol=1e-6)
+
+
+def test_a_solved_prior_is_that_of_the_classifier() -> None:
+    """Both decide by one rule whether rows are brought to unit length."""
+    run = solved("prior", alike=True)
+    assert isinstance(run.data, TrainingData)
+    rows, names = run.data.train["target"], run.data.train["names"]
+    model = UnpairedClassifier().fit(rows.gathered(), rows.labels, {"names": (names.gathered(), names.labels)})
+    given = run.data.val.gathered()
+    with torch.no_grad():
+        ours = torch.softmax(run.model.logits("target", torch.from_numpy(given)), dim=1).numpy()
+    np.testing.assert_allclose(ours, model.predict_proba(given), atol=1e-4)
 
 
 def test_a_solved_head_is_the_same_at_every_seed_and_has_no_auxiliary_weights() -> None:

@@ -35,7 +35,7 @@ from uml_core.models.prior_gates import MIN_CLASSES
 from uml_core.models.prior_head import PriorHead, fit_prior_head
 from uml_core.models.prior_model import ClassPrior, Codes, unit_rows
 from uml_core.models.prior_verdict import CONFIDENCE, Gain
-from uml_core.models.row_space import Array
+from uml_core.models.row_space import Array, have_equal_lengths
 
 Word = Literal["helps", "neutral", "harms", "not enough evidence"]
 
@@ -119,6 +119,7 @@ class Draw:
     def from_data(cls, data: TrainingData, *, normalize: bool = False) -> Draw:
         """Fit the target alone and judge it on validation rows; `normalize` is model.normalize."""
         rows, val, num_classes = data.labelled, data.val, len(data.classes)
+        normalize = normalize or have_equal_lengths(rows.gathered())
         if len(val) > MAX_LEFT_OUT_ROWS:
             val = _some(val, np.sort(np.random.default_rng(0).choice(len(val), MAX_LEFT_OUT_ROWS, replace=False)))
         train_ND, val_VD = _gathered(rows, normalize), _gathered(val, normalize)

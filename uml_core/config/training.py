@@ -82,7 +82,8 @@ class ModelConfig(Settings):
     scale_init: Positive = 1.0
     """Where that factor starts."""
     normalize: bool = False
-    """L2-normalise embeddings first (for CLIP encoders, with scale_init 100)."""
+    """L2-normalise embeddings first (for CLIP encoders, with scale_init 100). Any `head` but paper does so as well
+    where the target's train rows hardly differ in length."""
     shared_width: PositiveCount | None = None
     """Width of the shared space; null: that of the corpus that initialises the head."""
     transfer: TransferConfig | None = None

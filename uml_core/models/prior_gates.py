@@ -62,8 +62,7 @@ class SeenClasses:
     def mean_gate(self, prior: ClassPrior, mean: Mean) -> Gate:
         """By how well the mean's logits fit the labels in the metric of the evidence."""
         precision_R1 = self.problem.unfollowed(GATE_PENALTY, ClassBasis.identity())
-        projected_RS = self.problem.space.project_head(mean.head)
-        products_SS = self.problem.projected_labels.T @ (precision_R1 * projected_RS)
+        products_SS = self.problem.projected_labels.T @ (precision_R1 * mean.projected)
         each = np.arange(len(self.seen))
         fits = [float(products_SS[each, order].sum()) for order in self._orders(prior)]
         return _gate(prior.name, "mean", fits)
@@ -73,7 +72,8 @@ class SeenClasses:
         how much alike their rows are, times how much alike the corpus says they are."""
         similarity_SS = self._row_similarity
         gram_SS = self._gram_of_seen(prior)
-        fits = [float((similarity_SS * gram_SS[np.ix_(order, order)]).sum()) for order in self._orders(prior)]
+        orders = self._orders(prior)
+        fits = [float(np.vdot(similarity_SS, gram_SS.take(order, 0).take(order, 1))) for order in orders]
         return _gate(prior.name, "gram", fits)
 
     @cached_property

@@ -235,13 +235,15 @@ class _Search:
             prior.centred(self.classes.mask)[self.classes.seen].T,
         )
         few = np.arange(len(labels_N)) if len(labels_N) <= MAX_LEFT_OUT else self.problem.picked
-        logits_nS, bias_S = (space.centred[few] @ head_DS).astype(np.float32), (space.mean @ head_DS).astype(np.float32)
+        mean = Mean.of_rows(prior.name, head_DS, 0.0, space)
+        logits_nS = space.basis(few, np.float32) @ mean.projected.astype(np.float32)
+        bias_S = (space.mean @ head_DS).astype(np.float32)
         scores = []
         for share in BIAS_SHARES.astype(np.float32):
             shifted_nS = logits_nS + share * bias_S
             _, loss = fit_temperature(shifted_nS, labels_N[few], space.weights[few], SEARCH_TOLERANCE)
             scores.append(-float(space.weights[few].sum()) * loss - 0.5 * ((share - 1.0) / BIAS_SPREAD) ** 2)
-        return Mean(prior.name, head_DS, float(BIAS_SHARES[int(np.argmax(scores))]))
+        return replace(mean, bias_share=float(BIAS_SHARES[int(np.argmax(scores))]))
 
     def _with_grams(
         self, problem: Problem, point: Point, grams: tuple[ClassPrior, ...]

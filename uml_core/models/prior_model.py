@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -71,6 +71,12 @@ class Mean:
     name: str
     head: Array
     bias_share: float  # β: 1 is raw geometry, 0 rows less their mean
+    projected: Array  # the logits in the eigenbasis of the rows (R, C)
+
+    @classmethod
+    def of_rows(cls, name: str, head: Array, bias_share: float, space: RowSpace) -> Mean:
+        """For the rows of a space."""
+        return cls(name, head, bias_share, space.project_head(head))
 
 
 @dataclass(frozen=True)
@@ -106,10 +112,10 @@ class Problem:
         """The labels in the rows' eigenbasis (R, C)."""
         return self.space.project(self.indicators)
 
-    @cached_property
+    @property
     def projected_means(self) -> tuple[Array, ...]:
         """The logits of every mean in the rows' eigenbasis (R, C)."""
-        return tuple(self.space.project_head(mean.head) for mean in self.means)
+        return tuple(mean.projected for mean in self.means)
 
     @cached_property
     def has_others(self) -> npt.NDArray[np.bool_]:
@@ -134,10 +140,10 @@ class Problem:
     def with_means(self, means: Sequence[Mean]) -> Problem:
         """The same rows under other prior means."""
         problem = Problem(self.space, self.labels, self.num_classes, tuple(means))
-        kept = {
-            name: value for name, value in vars(self).items() if name not in ("means", "projected_means", "search_rows")
-        }
+        kept = {name: value for name, value in vars(self).items() if name not in ("means", "search_rows")}
         vars(problem).update(kept)  # what was computed of the rows and labels alone
+        if "search_rows" in vars(self):
+            vars(problem)["search_rows"] = problem.with_mean_logits(self.search_rows)
         return problem
 
     def unfollowed(self, penalty: float, classes: ClassBasis) -> Array:
@@ -186,16 +192,24 @@ class Problem:
 
     def left_rows(self, picked: Codes, precision: type[np.floating] = np.float64) -> LeftRows:
         """Rows to leave out one at a time; float32 is enough to search with."""
+        if "search_rows" in vars(self) and precision is np.float32 and np.array_equal(picked, self.picked):
+            return self.search_rows
         basis_nR = self.space.basis(picked, precision)
-        return LeftRows(
+        rows = LeftRows(
             picked,
             basis_nR,
             basis_nR**2,
             removed=np.minimum(self.space.weights[picked], 1.0).astype(precision),
             indicators=self.indicators[picked].astype(precision),
-            # A mean's logits lie in the span of the rows, so its own projection gives them.
-            mean_logits=tuple(basis_nR @ projected.astype(precision) for projected in self.projected_means),
+            own_labels=basis_nR * self.projected_labels.T[self.labels[picked]].astype(precision),
+            mean_logits=(),
         )
+        return self.with_mean_logits(rows)
+
+    def with_mean_logits(self, rows: LeftRows) -> LeftRows:
+        """The same rows with the logits of every mean, which lie in the rows' span: its projection gives them."""
+        precision = rows.basis.dtype
+        return replace(rows, mean_logits=tuple(rows.basis @ mean.projected.astype(precision) for mean in self.means))
 
     @cached_property
     def search_rows(self) -> LeftRows:
@@ -220,7 +234,7 @@ class Problem:
         prior_nC += left.predict(rows.indicators - prior_nC, projected_RC, self.class_share) + offset_C
         others_n = self.mass[labels_n].astype(precision) - rows.removed
         share_n = np.where(others_n > 1e-6, rows.removed / np.maximum(others_n, 1e-6), 0.0).astype(precision)
-        prior_nC += share_n[:, None] * left.of_own_class(labels_n, self.projected_labels, self.mass)
+        prior_nC += share_n[:, None] * left.of_own_class(labels_n, rows.own_labels, self.mass)
         return prior_nC
 
     def head(self, point: Point) -> tuple[Array, Array]:

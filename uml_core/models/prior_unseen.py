@@ -99,4 +99,5 @@ class Extension:
     def _means(self, classes: SeenClasses) -> Sequence[Mean]:
         by_name = {prior.name: prior for prior in self.priors}
         heads = [by_name[mean.name].centred(classes.mask)[classes.seen].T for mean in self.problem.means]
-        return [Mean(mean.name, head, mean.bias_share) for mean, head in zip(self.problem.means, heads, strict=True)]
+        means, space = self.problem.means, classes.problem.space
+        return [Mean.of_rows(mean.name, head, mean.bias_share, space) for mean, head in zip(means, heads, strict=True)]

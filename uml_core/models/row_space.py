@@ -18,6 +18,18 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 RANK_TOLERANCE = 1e-10  # of the largest eigenvalue
+EQUAL_LENGTHS = 0.25  # relative spread of the rows' lengths up to which a length says nothing of a class
+
+
+def have_equal_lengths(rows: npt.NDArray[np.floating], weights: Array | None = None) -> bool:
+    """Whether rows (N, D) hardly differ in length, as an encoder's embeddings: such rows are brought to unit length.
+
+    Of many rows some are enough to tell.
+    """
+    lengths_N = np.linalg.norm(rows, axis=1)
+    mean = float(np.average(lengths_N, weights=weights))
+    deviation = float(np.sqrt(np.average((lengths_N - mean) ** 2, weights=weights)))
+    return deviation <= EQUAL_LENGTHS * mean
 
 
 @dataclass(frozen=True)
@@ -71,8 +83,9 @@ class RowSpace:
         weighted_ND = centred_ND * np.sqrt(weights_N)[:, None]
         num_rows, dim = rows_ND.shape
         gram = weighted_ND @ weighted_ND.T if num_rows <= dim else weighted_ND.T @ weighted_ND
-        values, axes = np.linalg.eigh(gram)
-        kept = values > max(RANK_TOLERANCE * float(values[-1]), np.finfo(np.float64).tiny)
+        values, axes = np.linalg.eigh(gram)  # smallest first
+        smallest = max(RANK_TOLERANCE * float(values[-1]), np.finfo(np.float64).tiny)
+        kept = slice(int(np.searchsorted(values, smallest, side="right")), None)
         scale = float(values[kept].sum() / weights_N.sum()) or 1.0
         return cls(mean_D, centred_ND, weights_N, values[kept] / scale, scale, axes[:, kept])
 
@@ -136,6 +149,7 @@ class LeftRows:
     squared_basis: Array  # (n, R)
     removed: Array  # (n,) weight of what is left out: one copy of the row
     indicators: Array  # (n, C) one-hot labels
+    own_labels: Array  # (n, R) the basis times the projected labels of each row's own class
     mean_logits: tuple[Array, ...]  # of every prior mean (n, C)
 
 
@@ -168,9 +182,9 @@ class LeftOut:
         left_nJ = (fitted_nJ - self.leverage * rotated_nJ) / (1.0 - self.leverage)
         return classes.rotate_back(left_nJ) + mean_C
 
-    def of_own_class(self, labels_n: npt.NDArray[np.int64], projected_RC: Array, mass_C: Array) -> Array:
+    def of_own_class(self, labels_n: npt.NDArray[np.int64], own_nR: Array, mass_C: Array) -> Array:
         """What the other rows of each row's own class add to its prediction (n, C)."""
-        own_nJ = (self.basis * projected_RC.T[labels_n].astype(self.basis.dtype)) @ self.followed
+        own_nJ = own_nR @ self.followed
         own_nJ += (mass_C[labels_n] / self.total_weight).astype(self.basis.dtype)[:, None]
         share_nJ = (own_nJ - self.leverage) / (1.0 - self.leverage)
         if self.classes.vectors is None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from uml_core.config import Experiment
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.training_data import TrainingData
+from uml_core.models.row_space import have_equal_lengths
 from uml_core.models.seeding import initialise
 
 Features = npt.NDArray[np.float32]  # (N, H): what the target's path makes of N rows, just before the classifier
@@ -25,6 +26,13 @@ Classifier = Callable[[Features], npt.NDArray[np.float64]]  # features (N, H) to
 
 
 PROTOTYPE_ROWS = 16_384  # read at once
+
+
+class UnitLength(nn.Module):
+    """Rows at unit length, in the place of a projection: what a solved head was solved for."""
+
+    def forward(self, rows: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        return nn.functional.normalize(rows, dim=-1)
 
 
 class SharedHeadModel(nn.Module):
@@ -69,7 +77,7 @@ def build_model(experiment: Experiment, data: TrainingData) -> SharedHeadModel:
     dims = {corpus: rows.dim for corpus, rows in data.train.items()}
     if experiment.model.head != "paper":
         dim = dims[data.target]
-        return SharedHeadModel(
+        model = SharedHeadModel(
             {data.target: dim},
             shared_width=dim,
             num_classes=len(data.classes),
@@ -77,6 +85,9 @@ def build_model(experiment: Experiment, data: TrainingData) -> SharedHeadModel:
             scale=1.0,
             bias=True,
         )
+        if solves_unit_rows(experiment, data):
+            model.projections[data.target] = UnitLength()
+        return model
     init_corpus = head_init_corpus(experiment)
     model = SharedHeadModel(
         dims,
@@ -93,6 +104,12 @@ def build_model(experiment: Experiment, data: TrainingData) -> SharedHeadModel:
         with torch.no_grad():
             model.head.weight[has_prototype_C] = prototypes_CH[has_prototype_C]
     return model
+
+
+def solves_unit_rows(experiment: Experiment, data: TrainingData) -> bool:
+    """Whether a solved head takes the target's rows at unit length: by its first train rows where not told to."""
+    first_ND, _ = next(data.train[data.target].blocks(PROTOTYPE_ROWS))
+    return experiment.model.normalize or have_equal_lengths(first_ND)
 
 
 def head_init_corpus(experiment: Experiment) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from uml_core.config import Experiment
 from uml_core.data.labelled_rows import LabelledRows
@@ -18,7 +18,8 @@ from uml_core.data.training_data import TrainingData
 from uml_core.errors import InputError, listing
 from uml_core.models.linear_probe import LinearProbe
 from uml_core.models.prior_head import fit_prior_head
-from uml_core.models.prior_model import ClassPrior
+from uml_core.models.prior_model import ClassPrior, unit_rows
+from uml_core.models.shared_head import solves_unit_rows
 from uml_core.store.mapped_table import is_mapped
 
 
@@ -37,9 +38,11 @@ def solve_head(experiment: Experiment, data: TrainingData) -> tuple[Tensor, Tens
             f"into feed.memory_gib {experiment.feed.memory_gib:g}; raise it, or set model.head=paper"
         )
 
+    is_unit = solves_unit_rows(experiment, data)
+
     def rows_of(rows: LabelledRows) -> npt.NDArray[np.float64]:
-        values = torch.from_numpy(rows.gathered())
-        return np.asarray(nn.functional.normalize(values, dim=-1) if experiment.model.normalize else values, np.float64)
+        values: npt.NDArray[np.float64] = rows.gathered().astype(np.float64)
+        return unit_rows(values) if is_unit else values
 
     train, num_classes = data.train[data.target], len(data.classes)
     if experiment.model.head == "logistic":

@@ -22,6 +22,7 @@ from uml_core.config import Experiment
 from uml_core.encoders import Encoder
 from uml_core.encoders.torch_encoder import TrainableEncoder
 from uml_core.models import SharedHeadModel, folded_target_head
+from uml_core.models.shared_head import UnitLength
 from uml_core.serving.predictor import Predictions, Predictor, read_settings
 
 HEAD_FILE = "target_head.safetensors"
@@ -56,7 +57,7 @@ class TargetPredictor(Predictor):
             modality="vector" if corpus.format == "embeddings" else corpus.modality,
             encoder=experiment.encoder_of(experiment.target),
             precision=precision,
-            normalize=experiment.model.normalize,
+            normalize=experiment.model.normalize or isinstance(model.projections[experiment.target], UnitLength),
             head=weights["head.weight"],
             bias=weights.get("head.bias"),
         )
