@@ -44,7 +44,6 @@ from examples.tuxpaint.stamps import (
 )
 from uml_core.config import hash_of
 from uml_core.errors import InputError, listing
-from uml_core.files.atomic import LOCAL, write_whole
 
 MARKER = "corpora.json"
 OUTPUTS = ("photos", "sounds", "descriptions.jsonl", "translations.jsonl", "ATTRIBUTION.txt")
@@ -56,6 +55,12 @@ ATTRIBUTION = (
     "Tux Paint stamps, copyright 2002-2022 by Bill Kendrick <bill@newbreedsoftware.com> and contributors, "
     "GNU General Public License version 2 or later (Debian package tuxpaint-stamps-default)."
 )
+CHANGES = """
+
+Changes: pictures cut to what is visible, put on white squares, drawings rendered; files renamed.
+Sounds and descriptions are as they were. Whoever passes these files on does so under the same licence:
+see /usr/share/doc/tuxpaint-stamps-default/copyright in the package.
+"""
 
 Summary = dict[str, Any]
 
@@ -70,8 +75,8 @@ def prepare(
 ) -> Summary:
     """Write the corpora; the same package and parameters give the same files, byte for byte.
 
-    A finished folder is left as it is, and nothing is fetched for it; one that was cut off is completed; one of other
-    parameters is rewritten.
+    A finished folder is left as it is, and nothing is fetched for it; one of other parameters is written anew. All is
+    written beside it first: what is cut off leaves the folder alone.
 
     Args:
         output_dir: a new folder, or one this function wrote.
@@ -93,7 +98,8 @@ def prepare(
         {"layout": LAYOUT, "side": SIDE, "margin": MARGIN, "packages": packages, "source": source, **parameters}
     )
     state = _read_state(output_dir)
-    if state.get("fingerprint") == fingerprint and _complete(output_dir, state.get("summary")):
+    is_finished = state.get("summary") and all((output_dir / name).exists() for name in OUTPUTS)
+    if is_finished and state["fingerprint"] == fingerprint:
         return dict(state["summary"])
     folder = stamps or _fetch(deb, cache or output_dir.parent / "package")
     catalog = read_catalog(folder, min_photos=parameters["min_photos"])
@@ -103,11 +109,19 @@ def prepare(
             f"{folder} has no class with {parameters['min_photos']} photographs (the largest has {most}); "
             f"give the folder {STAMPS_IN_PACKAGE} of {PACKAGE}, or a smaller --min-photos"
         )
-    if state and state.get("fingerprint") != fingerprint:
-        _clear(output_dir)
-    _write_marker(output_dir, fingerprint, None)
-    summary = _write_all(output_dir, catalog, parameters)
-    _write_marker(output_dir, fingerprint, summary)
+    unfinished = output_dir.resolve().with_name(f".{output_dir.resolve().name}-unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / "sounds").mkdir(parents=True)
+    summary = _write_all(unfinished, catalog, parameters)
+    state = {"fingerprint": fingerprint, "summary": summary}
+    (unfinished / MARKER).write_text(json.dumps(state, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / MARKER).unlink(missing_ok=True)
+    for name in (*OUTPUTS, MARKER):  # the marker last: where it is, all else is
+        if (output_dir / name).is_dir():
+            shutil.rmtree(output_dir / name)
+        (unfinished / name).replace(output_dir / name)
+    unfinished.rmdir()
     return summary
 
 
@@ -151,13 +165,13 @@ def _write_all(output_dir: Path, catalog: Catalog, parameters: dict[str, Any]) -
     texts = {name: unpaired_texts(splits, chosen, name=name, seed=seed) for name, chosen in languages.items()}
     for name, rows in texts.items():
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-        _write(output_dir / f"{name}.jsonl", "".join(lines))
+        (output_dir / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     sounds = unpaired_sounds(splits, seed=seed)
     for index, (stamp, sound) in enumerate(sounds):
         target = output_dir / "sounds" / stamp.label / f"sound-{index:05d}{sound.path.suffix}"
-        if not target.exists():
-            _write(target, sound.path.read_bytes())
-    _write(output_dir / "ATTRIBUTION.txt", _attribution())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(sound.path, target)
+    (output_dir / "ATTRIBUTION.txt").write_text(ATTRIBUTION + CHANGES, encoding="utf-8")
     classes = sorted({stamp.label for stamp in catalog.stamps})
     return {
         "classes": classes,
@@ -177,27 +191,17 @@ def _by_class(classes: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
 
 
 def _write_photos(folder: Path, splits: SplitStamps, seed: int) -> None:
-    """Write every picture that is not there yet, under a number that says nothing of its stamp."""
+    """Write every picture under a number that says nothing of its stamp."""
     jobs = [(split, stamp) for split, members in splits.items() for stamp in members]
     jobs.sort(key=lambda job: job[1].key)
     random.Random(f"{seed}/photos").shuffle(jobs)
     for index, (split, stamp) in enumerate(tqdm(jobs, desc="pictures", unit="pictures", disable=None)):
         file = folder / split / stamp.label / f"picture-{index:04d}.png"
-        if file.exists():  # complete: files are renamed into place
-            continue
+        file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _write(file, square_png(stamp.picture))
+            file.write_bytes(square_png(stamp.picture))
         except (OSError, ValueError) as error:
             raise InputError(f"{stamp.picture} cannot be read: {error}; fetch the package again") from None
-
-
-def _attribution() -> str:
-    return (
-        f"{ATTRIBUTION}\n\n"
-        "Changes: pictures cut to what is visible, put on white squares, drawings rendered; files renamed.\n"
-        "Sounds and descriptions are as they were. Whoever passes these files on does so under the same licence:\n"
-        "see /usr/share/doc/tuxpaint-stamps-default/copyright in the package.\n"
-    )
 
 
 def _read_state(output_dir: Path) -> dict[str, Any]:
@@ -217,34 +221,6 @@ def _read_state(output_dir: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or "fingerprint" not in state:
         raise InputError(f"{marker} was not written by this command, or is damaged; give a new folder")
     return state
-
-
-def _complete(output_dir: Path, summary: Summary | None) -> bool:
-    """Whether a folder was finished and still has as many files as it was finished with."""
-    if summary is None or not all((output_dir / name).exists() for name in OUTPUTS):
-        return False
-    photos = Counter(file.parent.parent.name for file in (output_dir / "photos").glob("*/*/picture-*.png"))
-    sounds = Counter(file.parent.name for file in (output_dir / "sounds").glob("*/sound-*"))
-    wanted_photos = {split: sum(counts.values()) for split, counts in summary["photos"].items()}
-    return all(photos[s] == n for s, n in wanted_photos.items()) and all(
-        sounds[s] == n for s, n in summary["sounds"].items()
-    )
-
-
-def _clear(output_dir: Path) -> None:
-    for name in OUTPUTS[:2]:
-        shutil.rmtree(output_dir / name, ignore_errors=True)
-    for name in OUTPUTS[2:]:
-        (output_dir / name).unlink(missing_ok=True)
-
-
-def _write_marker(output_dir: Path, fingerprint: str, summary: Summary | None) -> None:
-    state = {"fingerprint": fingerprint, "summary": summary}
-    _write(output_dir / MARKER, json.dumps(state, indent=1, ensure_ascii=False) + "\n")
-
-
-def _write(file: Path, content: bytes | str) -> None:
-    write_whole(LOCAL, str(file), content.encode() if isinstance(content, str) else content)
 
 
 def _table(summary: Summary) -> str:

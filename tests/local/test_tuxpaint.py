@@ -184,7 +184,7 @@ def test_pictures_are_cut_to_what_is_visible_and_put_on_white(tmp_path: Path) ->
         assert (picture[:, :, 2] < 128).mean() == pytest.approx(share, abs=0.02)
 
 
-def test_a_second_run_does_nothing_and_an_interrupted_one_completes_to_the_same(
+def test_a_second_run_does_nothing_and_after_an_interrupted_one_comes_the_same(
     stamps: Path, corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(corpora)
@@ -195,12 +195,12 @@ def test_a_second_run_does_nothing_and_an_interrupted_one_completes_to_the_same(
     left = iter(range(1, 8))
     monkeypatch.setattr(prepare, "square_png", lambda file: square_png(file) if next(left, None) else stop())
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, stamps)
+        run(tmp_path / "out", stamps)
     monkeypatch.undo()
-    assert json.loads((tmp_path / "corpora.json").read_text())["summary"] is None
-    assert len(list(tmp_path.rglob("picture-*.png"))) == 7
-    assert run(tmp_path, stamps) == 0
-    assert contents(tmp_path) == before
+    assert not (tmp_path / "out").exists()
+    assert run(tmp_path / "out", stamps) == 0
+    assert contents(tmp_path / "out") == before
+    assert [place.name for place in tmp_path.iterdir()] == ["out"]
 
 
 def stop() -> bytes:
