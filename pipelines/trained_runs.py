@@ -22,7 +22,7 @@ from uml_core.errors import InputError
 from uml_core.evaluation.run import EvaluatedRun
 from uml_core.gradients.ranks import RankContext
 from uml_core.tracking.reading import download, experiment_runs, find_run
-from uml_core.training.objective import build_objective
+from uml_core.training.run import build_objective
 
 TRAINING_KINDS = ("uml", "unimodal")
 

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from uml_core.config import Experiment
 from uml_core.gradients.ranks import RankContext
 from uml_core.models.shared_head import Classifier, Features
-from uml_core.training.objective import Objective, build_objective
+from uml_core.training.objective import Objective
+from uml_core.training.run import build_objective
 
 Probabilities = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]

@@ -37,18 +37,13 @@ class EmbeddingFeed:
     def __init__(self, experiment: Experiment, data: TrainingData, plan: MixingPlan, ranks: RankContext) -> None:
         self._plan, self._ranks, self._label_smoothing = plan, ranks, experiment.train.label_smoothing
         train = {corpus: data.train[corpus] for corpus in plan.corpora}
-        self._table_rows = {corpus: rows.rows for corpus, rows in train.items()}
-        self._orders = {corpus: SampleStream(corpus, len(rows), experiment.seed) for corpus, rows in train.items()}
         memory = block_bytes(experiment.feed.memory_gib, train)
         self._sources: dict[str, ResidentRows | StreamedRows] = {
-            corpus: ResidentRows(rows, SampleStream(corpus, len(rows), experiment.seed), ranks.device)
+            corpus: StreamedRows(experiment, rows, plan, corpus, ranks, memory_bytes=memory[corpus])
+            if corpus in memory
+            else ResidentRows(rows, SampleStream(corpus, len(rows), experiment.seed), ranks.device)
             for corpus, rows in train.items()
-            if corpus not in memory
         }
-        for corpus, memory_bytes in memory.items():
-            self._sources[corpus] = StreamedRows(
-                experiment, train[corpus], plan, corpus, ranks, memory_bytes=memory_bytes
-            )
 
     def batch(self, step: int, corpora: Sequence[str], part: Part = WHOLE) -> Batch:
         """The batch of a step for some of its corpora; a fractional ratio may leave a corpus out of a step."""
@@ -63,11 +58,6 @@ class EmbeddingFeed:
             counts[corpus] = stop - start
         return Batch(embeddings, labels, counts, self._label_smoothing)
 
-    def rows(self, step: int, corpus: str) -> npt.NDArray[np.int64]:
-        positions = self._orders[corpus].rows(*self._plan.sample_range(corpus, step))
-        rows: npt.NDArray[np.int64] = self._table_rows[corpus][positions]
-        return rows
-
 
 class WholeFeed:
     """All rows of every corpus at every step, for a solver. Raises InputError where they do not fit in memory."""
@@ -79,22 +69,18 @@ class WholeFeed:
                 f"optim.name is lbfgs, which takes all rows at once, and {listing(mapped)} does not fit into "
                 f"feed.memory_gib {experiment.feed.memory_gib:g}; raise it, or set optim.name=adamw"
             )
-        self._rows = {corpus: data.train[corpus].rows for corpus in plan.corpora}
-        embeddings, labels = {}, {}
-        for corpus, rows in self._rows.items():
+        embeddings, labels, counts = {}, {}, {}
+        for corpus in plan.corpora:
+            rows = data.train[corpus]
             share = rank_share(len(rows), ranks.rank, ranks.world_size)
-            table = data.train[corpus]
-            own = replace(table, rows=rows[share], labels=table.labels[share])
+            own = replace(rows, rows=rows.rows[share], labels=rows.labels[share])
             embeddings[corpus], labels[corpus] = gathered(own, ranks.device)
-        counts = {corpus: len(rows) for corpus, rows in self._rows.items()}
+            counts[corpus] = len(rows)
         self._batch = Batch(embeddings, labels, counts, experiment.train.label_smoothing)
 
     def batch(self, step: int, corpora: Sequence[str], part: Part = WHOLE) -> Batch:
         """All rows; a solver's experiment has one group of corpora, and no parts."""
         return self._batch
-
-    def rows(self, step: int, corpus: str) -> npt.NDArray[np.int64]:
-        return self._rows[corpus]
 
 
 class ResidentRows:

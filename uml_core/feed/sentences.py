@@ -43,10 +43,6 @@ class TrainedText:
             return torch.zeros(2, 0, 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
         return self._padded(self._rows.rows[positions]), torch.from_numpy(self._rows.labels[positions])
 
-    def rows(self, start: int, stop: int) -> Rows:
-        rows: Rows = self._rows.rows[self._stream.rows(start, stop)]
-        return rows
-
     @torch.inference_mode()
     def embedded(self, labelled: LabelledRows) -> LabelledRows:
         """Rows of the corpus with the embeddings (N, D) of the encoder as it is; its mode is the caller's."""

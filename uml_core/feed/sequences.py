@@ -65,10 +65,6 @@ class SequenceFeed:
         self._streams = {corpus: SampleStream(corpus, len(data.train[corpus]), seed) for corpus in plan.corpora}
         self._tokens = {corpus: as_tensor(data.train[corpus].table.tokens).to(self._device) for corpus in plan.corpora}
 
-    def rows(self, step: int, corpus: str) -> Indices:
-        start, stop = self._plan.sample_range(corpus, step)
-        return self._data.train[corpus].rows[self._streams[corpus].rows(start, stop)]
-
     def batch(self, step: int, corpora: Sequence[str], part: Part = WHOLE) -> SequenceBatch | None:
         """The batch of a step for some of its corpora; None where a fractional ratio leaves all of them out."""
         rank, world_size = part.as_rank(self._rank, self._world_size)

@@ -26,11 +26,11 @@ from uml_core.encoders import build_encoder
 from uml_core.encoders.torch_encoder import Arrays, TrainableEncoder
 from uml_core.errors import InputError
 from uml_core.feed.embeddings import EmbeddingFeed, gathered
-from uml_core.feed.mixing import MixingPlan, Part, parts_of, rank_share
+from uml_core.feed.mixing import Part, rank_share
 from uml_core.feed.pictures import Crops, PictureData, Pictures, TargetOrder, TrainPictures, crop_and_flip
 from uml_core.feed.sentences import TrainedText
 from uml_core.gradients.autograd import AutogradGradient, autocast_of
-from uml_core.gradients.batch import Batch, Gradient, StepBatch, accumulated
+from uml_core.gradients.batch import Batch, Gradient
 from uml_core.gradients.joined_batch_norm import JoinedBatchNorm, has_batch_norm
 from uml_core.gradients.ranks import RankContext
 from uml_core.gradients.sharded_encoders import ShardedGradient, is_sharded, shard_encoders
@@ -38,6 +38,7 @@ from uml_core.models import SharedHeadModel, build_model
 from uml_core.models.fine_tuned import FineTunedModel
 from uml_core.models.seeding import generator_of
 from uml_core.models.shared_head import Classifier, Features
+from uml_core.training.objective import Objective
 from uml_core.training.supervised import evaluate_head, head_classifier, head_features
 from uml_core.transfer.start import load_backbone, start_blocks, without_gradients
 
@@ -57,12 +58,12 @@ class PictureBatch(Batch):
             return super().losses(model, world_size)
 
 
-class FineTuningObjective:
+class FineTuningObjective(Objective):
     """Cross-entropy of every corpus through one head, down to the target's encoder."""
 
-    def __init__(self, experiment: Experiment, data: PictureData, ranks: RankContext) -> None:
-        self._experiment, self._data, self._ranks = experiment, data, ranks
-        self._plan, self._parts = MixingPlan.from_experiment(experiment), parts_of(experiment.train.accumulate)
+    def __init__(self, experiment: Experiment, data: TrainingData, ranks: RankContext) -> None:
+        assert isinstance(data, PictureData), "a trained backbone needs pictures"
+        super().__init__(experiment, data, ranks)
         self._encoder, self._is_sharded = target_encoder(experiment), is_sharded(experiment, ranks)
         self._autocast = autocast_of(experiment.train.precision, ranks.device) or contextlib.nullcontext
         load_on = "cpu" if self._is_sharded else str(ranks.device)  # no device need hold a sharded encoder
@@ -106,9 +107,6 @@ class FineTuningObjective:
         shards = dict(self.model.named_parameters())
         self._frozen = replace(self._frozen, parameters=tuple(shards[name] for name in names))
 
-    def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
-        return accumulated(self._part(step, corpora, part) for part in self._parts)
-
     def _part(self, step: int, corpora: Sequence[str], part: Part) -> Batch | None:
         target, raw = self._data.target, (self._data.target, *self._texts)
         batch = self._feed.batch(step, [corpus for corpus in corpora if corpus not in raw], part)
@@ -151,14 +149,6 @@ class FineTuningObjective:
 
     def _on_device(self, array_B: Arrays) -> Tensor:
         return self._encoder.on_device(array_B, self._ranks.device)
-
-    def batch_rows(self, step: int, corpus: str) -> list[int]:
-        if corpus in self._texts:
-            return list(map(int, self._texts[corpus].rows(*self._plan.sample_range(corpus, step))))
-        if corpus != self._data.target:
-            return list(map(int, self._feed.rows(step, corpus)))
-        positions = self._stream.rows(*self._plan.sample_range(corpus, step))
-        return list(map(int, self._order.table_rows[positions]))
 
     def gradient(self) -> Gradient:
         kind = ShardedGradient if self._is_sharded else AutogradGradient

@@ -34,7 +34,7 @@ from uml_core.gradients.ranks import (
     sharded_weights,
     whole_copy,
 )
-from uml_core.training.objective import build_objective
+from uml_core.training.objective import Objective
 from uml_core.training.optimizer import (
     WeightAverage,
     build_optimizer,
@@ -43,6 +43,7 @@ from uml_core.training.optimizer import (
     set_learning_rate,
     solver_step,
 )
+from uml_core.training.supervised import SupervisedObjective
 
 Update = tuple[int, tuple[str, ...]]  # its step and corpora
 
@@ -92,6 +93,19 @@ class Progress:
     train_s: float = 0.0
     data_wait_s: float = 0.0
     finished: bool = False
+
+
+def build_objective(experiment: Experiment, data: TrainingData | SequenceData, ranks: RankContext) -> Objective:
+    """The objective that an experiment's data is for, with its model built and its data on the device."""
+    if isinstance(data, SequenceData):
+        from uml_core.training.self_supervised import SelfSupervisedObjective  # scikit-learn takes a second
+
+        return SelfSupervisedObjective(experiment, data, ranks)
+    if experiment.model.backbone != "frozen":
+        from uml_core.training.fine_tuning import FineTuningObjective  # encoders take seconds
+
+        return FineTuningObjective(experiment, data, ranks)
+    return SupervisedObjective(experiment, data, ranks)
 
 
 def train_step(

@@ -21,50 +21,40 @@ from torch import nn
 from uml_core.config import Experiment
 from uml_core.data.sequence_data import SequenceData, SequenceRows, token_positions
 from uml_core.feed.embeddings import as_tensor
-from uml_core.feed.mixing import MixingPlan, Part, parts_of
+from uml_core.feed.mixing import Part
 from uml_core.feed.sequences import SequenceBatch, SequenceFeed
 from uml_core.gradients.autograd import AutogradGradient, autocast_of
-from uml_core.gradients.batch import Gradient, StepBatch, accumulated
+from uml_core.gradients.batch import Gradient
 from uml_core.gradients.ranks import RankContext
 from uml_core.models.linear_probe import LinearProbe
 from uml_core.models.sequence.sequence_model import SequenceModel, build_sequence_model
 from uml_core.models.shared_head import Classifier, Features
+from uml_core.training.objective import Objective
 from uml_core.transfer.start import start_blocks
 
 ROWS_AT_ONCE = 16_384  # tokens in one pass of the trunk
 
 
-class SelfSupervisedObjective:
+class SelfSupervisedObjective(Objective):
     """Next-token or masked-token prediction over all corpora, one shared trunk."""
 
     def __init__(self, experiment: Experiment, data: SequenceData, ranks: RankContext) -> None:
-        self._experiment = experiment
-        self._data, self._ranks, self._plan = data, ranks, MixingPlan.from_experiment(experiment)
-        self._precision, self._parts = experiment.train.precision, parts_of(experiment.train.accumulate)
+        super().__init__(experiment, data, ranks)
         self.model: SequenceModel = build_sequence_model(experiment, data).to(ranks.device)
         self._frozen = start_blocks(experiment, self.model.trunk)
         self._feed = SequenceFeed(data, self._plan, self.model, seed=experiment.seed, ranks=ranks)
 
-    def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
-        return accumulated(self._part(step, corpora, part) for part in self._parts)
-
     def _part(self, step: int, corpora: Sequence[str], part: Part) -> SequenceBatch | None:
         batch, frozen = self._feed.batch(step, corpora, part), self._frozen.at(step)
         return replace(batch, frozen=frozen) if batch is not None and frozen else batch
-
-    def batch_rows(self, step: int, corpus: str) -> list[int]:
-        return list(map(int, self._feed.rows(step, corpus)))
 
     def gradient(self) -> Gradient:
         return AutogradGradient(
             self.model,
             self._plan.loss_weights(0),
             world_size=self._ranks.world_size,
-            autocast=autocast_of(self._precision, self._ranks.device) or contextlib.nullcontext,
+            autocast=autocast_of(self._experiment.train.precision, self._ranks.device) or contextlib.nullcontext,
         )
-
-    def learning_rate_scales(self) -> dict[str, float]:
-        return {}
 
     def fit_probe(self) -> LinearProbe:
         """Fit a probe to the target's labelled train rows, on the model as it is."""

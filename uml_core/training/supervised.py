@@ -23,39 +23,33 @@ from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.training_data import TrainingData
 from uml_core.errors import InputError
 from uml_core.feed.embeddings import EmbeddingFeed, WholeFeed, as_tensor
-from uml_core.feed.mixing import MixingPlan, Part, parts_of
+from uml_core.feed.mixing import MixingPlan, Part
 from uml_core.gradients.autograd import AutogradGradient, autocast_of
-from uml_core.gradients.batch import Batch, Gradient, StepBatch, accumulated
+from uml_core.gradients.batch import Batch, Gradient
 from uml_core.gradients.closed_form import SharedHeadGradient
 from uml_core.gradients.ranks import RankContext
 from uml_core.models import SharedHeadModel, build_model
 from uml_core.models.shared_head import Classifier, Features
 from uml_core.store.mapped_table import is_mapped
+from uml_core.training.objective import Objective
 
 EVALUATED_ROWS = 16_384  # at once: a corpus in a file is never in memory as a whole
 
 
-class SupervisedObjective:
+class SupervisedObjective(Objective):
     """Cross-entropy of every corpus through one head."""
 
     def __init__(self, experiment: Experiment, data: TrainingData, ranks: RankContext) -> None:
-        self._experiment, self._classes = experiment, data.classes
-        self._plan, self._ranks = MixingPlan.from_experiment(experiment), ranks
+        super().__init__(experiment, data, ranks)
         self._solves = experiment.optim.name == "lbfgs"
         self._feed = (WholeFeed if self._solves else EmbeddingFeed)(experiment, data, self._plan, ranks)
         self.model: SharedHeadModel = build_model(experiment, data).to(ranks.device)
         if self._solves:
             _check_convex(self.model, self._plan)
-        self._train, self._parts = experiment.train, parts_of(experiment.train.accumulate)
-        self._normalize = experiment.model.normalize
-        self._target = data.target
+        self._normalize, self._target = experiment.model.normalize, data.target
         # Validation rows stay on the device, as they are read at every evaluation; those in a file are read again.
         is_kept = not is_mapped(data.val.embeddings)
         self._val = list(evaluation_blocks(data.val, ranks.device)) if is_kept else None
-        self._val_rows = data.val
-
-    def batch(self, step: int, corpora: Sequence[str]) -> StepBatch | None:
-        return accumulated(self._part(step, corpora, part) for part in self._parts)
 
     def _part(self, step: int, corpora: Sequence[str], part: Part) -> Batch | None:
         batch = self._feed.batch(step, corpora, part)
@@ -64,24 +58,18 @@ class SupervisedObjective:
         normalised = {corpus: nn.functional.normalize(value, dim=-1) for corpus, value in batch.embeddings.items()}
         return replace(batch, embeddings=normalised)
 
-    def batch_rows(self, step: int, corpus: str) -> list[int]:
-        return list(map(int, self._feed.rows(step, corpus)))
-
     def gradient(self) -> Gradient:
         """The closed form in float32; autograd where products are cast to bfloat16 or batches come in parts."""
         weights, world_size = self._plan.loss_weights(0), self._ranks.world_size
-        autocast = autocast_of(self._train.precision, self._ranks.device)
+        autocast = autocast_of(self._experiment.train.precision, self._ranks.device)
         if self._solves or (autocast is None and len(self._parts) == 1):
-            smoothing = self._train.label_smoothing
+            smoothing = self._experiment.train.label_smoothing
             return SharedHeadGradient(self.model, weights, world_size=world_size, label_smoothing=smoothing)
         autocast = autocast or contextlib.nullcontext
         return AutogradGradient(self.model, weights, world_size=world_size, autocast=autocast)
 
-    def learning_rate_scales(self) -> dict[str, float]:
-        return {}
-
     def validate(self) -> tuple[float, float]:
-        blocks = evaluation_blocks(self._val_rows, self._ranks.device) if self._val is None else self._val
+        blocks = evaluation_blocks(self._data.val, self._ranks.device) if self._val is None else self._val
         return evaluate_blocks(self.model, self._target, blocks, normalize=self._normalize)
 
     def features(self, corpus: str, rows: LabelledRows) -> Features:
@@ -99,7 +87,7 @@ class SupervisedObjective:
         from uml_core.serving.target_predictor import TargetPredictor
 
         precision = store_precision(self._experiment)
-        return TargetPredictor.from_model(self._experiment, self.model, self._classes, precision=precision)
+        return TargetPredictor.from_model(self._experiment, self.model, self._data.classes, precision=precision)
 
     def target_path(self) -> list[nn.Module]:
         return [self.model.projections[self._target], self.model.head]
