@@ -44,7 +44,6 @@ from uml_core.store.parts import (
     dropped_ids,
     part_table,
     read_footer,
-    table_name,
     without_keys,
 )
 
@@ -99,7 +98,7 @@ class CorpusStore:
 
     def write_part(self, rows: Sequence[Row], values: Values, rejected: Sequence[tuple[Row, str]], *, dim: int) -> str:
         """Write one part (shapes: `uml_core.store.parts.part_table`) in one rename; returns its file name."""
-        return self._write_table(part_table(rows, values, rejected, dim=dim))
+        return self._write_part(*part_table(rows, values, rejected, dim=dim)).name
 
     def part_names(self) -> list[str]:
         """The parts on disk, also those that no manifest lists. A part's name comes from its rows."""
@@ -137,10 +136,7 @@ class CorpusStore:
             table = self._read_parquet(f"{self.directory}/{footer.name}")
             stale += dropped_ids(table, footer, gone)
             if not dropped.all():
-                name = self._write_table(without_keys(table, footer, dropped))
-                rewritten = self._footer(name)
-                assert rewritten is not None
-                parts.append(rewritten)
+                parts.append(self._write_part(*without_keys(table, footer, dropped)))
         return Settled(tuple(parts), tuple(stale))
 
     def publish(self, parts: Sequence[PartFooter], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,7 +159,7 @@ class CorpusStore:
             "parts": [part.name for part in parts],
         }
         content = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
-        self._write_file(content, MANIFEST)
+        write_whole(self._fs, f"{self.directory}/{MANIFEST}", content)
         keep = set(manifest["parts"])
         for info in self._entries():
             if info.base_name.startswith(PREFIX) and info.base_name not in keep:
@@ -279,19 +275,15 @@ class CorpusStore:
     def _read_parquet(self, path: str, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(path, columns=columns, filesystem=self._fs, partitioning=None)
 
-    def _write_table(self, table: pa.Table) -> str:
-        name = table_name(table)
-        self._write_parquet(table, name)
-        return name
+    def _write_part(self, table: pa.Table, footer: PartFooter) -> PartFooter:
+        self._write_parquet(table, footer.name)
+        return footer
 
     def _write_parquet(self, table: pa.Table, name: str) -> None:
         sink = pa.BufferOutputStream()
         # Embeddings hardly compress: the fastest level, and no dictionary of floats.
         pq.write_table(table, sink, compression="zstd", compression_level=1, use_dictionary=["label", "split"])
-        self._write_file(sink.getvalue(), name)
-
-    def _write_file(self, content: bytes | pa.Buffer, name: str) -> None:
-        write_whole(self._fs, f"{self.directory}/{name}", content)
+        write_whole(self._fs, f"{self.directory}/{name}", sink.getvalue())
 
 
 def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:

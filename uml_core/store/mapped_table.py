@@ -31,12 +31,12 @@ from uml_core.files.atomic import LOCAL
 from uml_core.files.lease import exclusive
 from uml_core.files.paths import is_uri, local_path
 from uml_core.store.corpus_store import CorpusStore
-from uml_core.store.corpus_table import CorpusTable, codes_of, finite_matrix
+from uml_core.store.corpus_table import CorpusTable, finite_matrix
 
 GIB = 2**30
 BYTES_PER_NUMBER = 4  # float32, also of a store in float16
-EMBEDDINGS, NAMES = "embeddings.npy", "names.json"
-CODES = ("label_codes", "split_codes")
+EMBEDDINGS, LABEL_CODES, SPLIT_CODES = "embeddings.npy", "label_codes.npy", "split_codes.npy"
+NAMES = "names.json"
 
 Matrix = npt.NDArray[np.float32]
 
@@ -144,25 +144,21 @@ def _write(store: CorpusStore, manifest: Mapping[str, Any], directory: Path) -> 
         table_ND[positions_N[start : start + len(rows_RD)]] = rows_RD
         start += len(rows_RD)
     assert start == shape[0], (start, shape)
-    names = {}
-    columns = store.read_columns(manifest, ["label", "split"])
-    for column, file in zip(columns.column_names, CODES, strict=True):
-        names[file], stored_N = codes_of(columns[column])
-        codes_N = np.empty_like(stored_N)
-        codes_N[positions_N] = stored_N
-        np.save(directory / f"{file}.npy", codes_N)
+    labels = store.load_labels(manifest)
+    np.save(directory / LABEL_CODES, labels.label_codes)
+    np.save(directory / SPLIT_CODES, labels.split_codes)
+    names = {"label_codes": labels.label_names, "split_codes": labels.split_names}
     (directory / NAMES).write_text(json.dumps(names), encoding="utf-8")
 
 
 def _open(files: Path) -> CorpusTable:
     names = json.loads((files / NAMES).read_text(encoding="utf-8"))
-    labels, splits = CODES
     return CorpusTable(
         np.lib.format.open_memmap(files / EMBEDDINGS, mode="r"),
-        np.load(files / f"{labels}.npy"),
-        tuple(names[labels]),
-        np.load(files / f"{splits}.npy"),
-        tuple(names[splits]),
+        np.load(files / LABEL_CODES),
+        tuple(names["label_codes"]),
+        np.load(files / SPLIT_CODES),
+        tuple(names["split_codes"]),
     )
 
 

@@ -51,6 +51,9 @@ class PartFooter:
         return len(self.keys) - len(self.rejected)
 
 
+Part = tuple[pa.Table, PartFooter]
+
+
 def keys_of(rows: Sequence[Row]) -> Hashes:
     return np.fromiter((row.key for row in rows), dtype=np.uint64, count=len(rows))
 
@@ -60,8 +63,8 @@ def part_name(keys: Hashes) -> str:
     return f"{PREFIX}{hashlib.blake2b(np.sort(keys).tobytes(), digest_size=8).hexdigest()}.parquet"
 
 
-def part_table(rows: Sequence[Row], values: Values, rejected: Sequence[tuple[Row, str]], *, dim: int) -> pa.Table:
-    """The table of a part.
+def part_table(rows: Sequence[Row], values: Values, rejected: Sequence[tuple[Row, str]], *, dim: int) -> Part:
+    """The table of a part, and what its metadata says.
 
     Args:
         rows: the embedded rows, N of them.
@@ -86,8 +89,8 @@ def part_table(rows: Sequence[Row], values: Values, rejected: Sequence[tuple[Row
     return _with_facts(pa.table(columns), keys, bad)
 
 
-def without_keys(table: pa.Table, footer: PartFooter, dropped: npt.NDArray[np.bool_]) -> pa.Table:
-    """A part's table without some of its rows; `dropped` (rows + rejected,) is in the footer's order."""
+def without_keys(table: pa.Table, footer: PartFooter, dropped: npt.NDArray[np.bool_]) -> Part:
+    """A part without some of its rows; `dropped` (rows + rejected,) is in the footer's order."""
     keep = ~dropped
     kept_rows = table.filter(pa.array(keep[: footer.num_rows]))
     kept_rejected = keep[footer.num_rows :]
@@ -113,13 +116,7 @@ def read_footer(name: str, metadata: dict[bytes, bytes] | None) -> PartFooter | 
     )
 
 
-def table_name(table: pa.Table) -> str:
-    footer = read_footer("", table.schema.metadata)
-    assert footer is not None, "a table made by part_table"
-    return part_name(footer.keys)
-
-
-def _with_facts(table: pa.Table, keys: Hashes, rejected: Sequence[RejectedRow]) -> pa.Table:
+def _with_facts(table: pa.Table, keys: Hashes, rejected: tuple[RejectedRow, ...]) -> Part:
     pairs = Counter(zip(table["split"].to_pylist(), table["label"].to_pylist(), strict=True))
     counts: ClassCounts = {}
     for (split, label), count in pairs.items():
@@ -129,7 +126,8 @@ def _with_facts(table: pa.Table, keys: Hashes, rejected: Sequence[RejectedRow]) 
         "rows_per_class": counts,
         "rejected": [asdict(row) for row in rejected],
     }
-    return table.replace_schema_metadata({FACTS_KEY: json.dumps(facts)})
+    footer = PartFooter(part_name(keys), keys, counts, rejected)
+    return table.replace_schema_metadata({FACTS_KEY: json.dumps(facts)}), footer
 
 
 def _fixed_size_list(values_ND: npt.NDArray[Any]) -> pa.FixedSizeListArray:
