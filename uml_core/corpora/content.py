@@ -44,7 +44,7 @@ def read_content(path: str, member: Member | None, stamp: str = "") -> bytes:
     """
     try:
         if isinstance(member, Cell):
-            return _cell_bytes(_cells().value(path, member, stamp), member)
+            return _cell_bytes(_cells.value(path, member, stamp), member)
         with open_bytes(path) as file:
             if member is not None:
                 file.seek(member.offset)
@@ -69,8 +69,11 @@ def _cell_bytes(value: object, cell: Cell) -> bytes:
     return value
 
 
-class _CellCursor:
-    """Reads the cells of one Parquet column in their order, decoding a few at a time; going back starts anew."""
+class _CellCursor(threading.local):
+    """Reads the cells of one Parquet column in their order, decoding a few at a time; going back starts anew.
+
+    Each thread has its own: a worker reads its rows in their order, so each cell is decoded once.
+    """
 
     def __init__(self) -> None:
         self._column: tuple[str, str, int, str] | None = None
@@ -99,12 +102,4 @@ class _CellCursor:
         )
 
 
-_local = threading.local()
-
-
-def _cells() -> _CellCursor:
-    """This thread's cursor: a worker reads its rows in their order, so each cell is decoded once."""
-    if not hasattr(_local, "cells"):
-        _local.cells = _CellCursor()
-    cursor: _CellCursor = _local.cells
-    return cursor
+_cells = _CellCursor()

@@ -36,7 +36,7 @@ def build_encoder(config: EncoderConfig, modality: str) -> Encoder:
         InputError: no encoder of that source or name exists for the modality, or a user's own cannot be built.
     """
     if config.source == "module":
-        return own_encoder(config, modality)
+        return _own_encoder(config, modality)
     sources = [*sorted(source for known, source in ENCODERS if known == modality), "module"]
     names = ENCODERS.get((modality, config.source))
     if names is None:
@@ -54,12 +54,8 @@ def build_encoder(config: EncoderConfig, modality: str) -> Encoder:
     return encoder
 
 
-def own_encoder(config: EncoderConfig, modality: str) -> Encoder:
-    """Build the user's own encoder by its `package.module:factory`; a subclass of Encoder is a factory too.
-
-    Raises:
-        InputError: the module or the factory is not there, or what it returns is no encoder of the modality.
-    """
+def _own_encoder(config: EncoderConfig, modality: str) -> Encoder:
+    """Build the user's own encoder by its `package.module:factory`; a subclass of Encoder is a factory too."""
     setting = f"encoders.{modality}.name is '{config.name}'"
     factory = imported_callable(
         config.name,

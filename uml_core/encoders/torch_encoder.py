@@ -31,18 +31,12 @@ class TorchEncoder(Encoder):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
         self._device, self._dtype = "cpu", torch.float32
-        self._module: Any = None
+        self.module: Any = None  # with its weights, once loaded: what is trained after `load_trainable`
         self._model: Any = None  # what is called: the module, the module compiled, or OpenVINO's form of it
 
     @abstractmethod
     def _build_model(self, dtype: torch.dtype) -> nn.Module:
         """The module with its weights, on the CPU."""
-
-    @property
-    def module(self) -> nn.Module:
-        """The loaded module, for training it after `load_trainable`."""
-        module: nn.Module = self._module
-        return module
 
     def expect_inputs_on(self, device: str) -> None:
         """Read inputs from a device that the module has been moved to."""
@@ -65,7 +59,7 @@ class TorchEncoder(Encoder):
             self._place(module, device, precision)
             return
         # The module's own weights are not kept: OpenVINO holds a copy.
-        self._model, self._module, self._dtype = engine, None, torch.float32  # of inputs and outputs, in any precision
+        self._model, self.module, self._dtype = engine, None, torch.float32  # of inputs and outputs, in any precision
         self.expect_inputs_on(device)
 
     def _engine(self, module: nn.Module, precision: str) -> Callable[..., Any] | None:
@@ -78,7 +72,7 @@ class TorchEncoder(Encoder):
         module = module.eval().requires_grad_(False).to(device, self._dtype)
         if self.modality == "image":
             module = module.to(memory_format=torch.channels_last)  # 4 times faster on a CPU
-        self._module = module
+        self.module = module
         # dynamic: the last batch of a part is smaller and sentences differ in length; each size would compile anew.
         self._model = torch.compile(module, dynamic=True) if self.config.compile else module
 

@@ -156,15 +156,16 @@ class HubEncoder(TorchEncoder):
 
         loader, setting = getattr(transformers, self._kind.loader), f"encoders.{self.modality}"
         options = {"config": self._hub_config, "dtype": dtype, "is_unused": is_unused}
-        model: torch.nn.Module = whole_from_hub(loader, self.location, setting=setting, **options)
-        return model
+        return self._tower(whole_from_hub(loader, self.location, setting=setting, **options))
 
     def _empty_model(self) -> torch.nn.Module:
         loader = getattr(transformers, self._kind.loader)
         if self._kind.loader == "AutoModel":  # has no constructor
-            auto: torch.nn.Module = loader.from_config(self._hub_config, dtype=torch.float32)
-            return auto
-        model: torch.nn.Module = loader(self._hub_config)
+            return self._tower(loader.from_config(self._hub_config, dtype=torch.float32))
+        return self._tower(loader(self._hub_config))
+
+    def _tower(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The part of a whole model that encodes."""
         return model
 
     def _weights_revision(self) -> str:

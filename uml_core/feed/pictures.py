@@ -18,7 +18,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,34 +83,26 @@ class Pictures:
         """The pictures (B, H, W, 3) of some rows. Raises InputError for one that can no longer be read."""
         numbers = [int(row) for row in rows]
         missing = [number for number in dict.fromkeys(numbers) if number not in self._kept]
-        decoded = dict(zip(missing, self._pool.map(self._decode, missing), strict=True))
+        raw = (self._raw[number] for number in missing)
+        decoded = dict(zip(missing, self._pool.map(decoded_picture, raw, itertools.repeat(self._encoder)), strict=True))
         if self._keep:
             self._kept.update(decoded)
         return np.stack([self._kept[number] if self._keep else decoded[number] for number in numbers])
-
-    def _decode(self, number: int) -> Arrays:
-        return decoded_picture(self._raw[number], self._encoder)
 
 
 class ReadAhead:
     """Pictures in the order of the steps, decoded by this process's threads while earlier steps train."""
 
     def __init__(self, coming: Iterator[Rows], raw: Sequence[Row], encoder: TrainableEncoder) -> None:
-        self._coming, self._raw, self._encoder = coming, raw, encoder
-        self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
-        self._batches: deque[tuple[Rows, list[Future[Arrays]]]] = deque()
+        pool = ThreadPoolExecutor(os.cpu_count() or 1)
+        self._decoding = ((rows, [pool.submit(decoded_picture, raw[row], encoder) for row in rows]) for rows in coming)
+        self._ahead = deque(itertools.islice(self._decoding, BATCHES_AHEAD))
 
     def __call__(self, rows: Rows) -> Arrays:
-        self._read_ahead()
-        expected, pictures = self._batches.popleft()
+        expected, pictures = self._ahead.popleft()
         assert (expected == rows).all(), "the stream's order is not training's"
-        self._read_ahead()
+        self._ahead.extend(itertools.islice(self._decoding, 1))
         return np.stack([picture.result() for picture in pictures])
-
-    def _read_ahead(self) -> None:
-        for rows in itertools.islice(self._coming, BATCHES_AHEAD - len(self._batches)):
-            decoding = [self._pool.submit(decoded_picture, self._raw[row], self._encoder) for row in rows]
-            self._batches.append((rows, decoding))
 
 
 def decoded_picture(row: Row, encoder: TrainableEncoder) -> Arrays:

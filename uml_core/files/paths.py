@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import os
 import pickle
 import posixpath
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, Any, Literal, cast
 from urllib.parse import quote, unquote, urlsplit
 
 import fsspec
@@ -233,6 +234,17 @@ def open_bytes(location: str) -> IO[bytes]:
         os.close(descriptor)
         raise OSError("not a regular file")
     return os.fdopen(descriptor, "rb")
+
+
+def read_json(location: str, named: str, **options: Any) -> Any:
+    """What a JSON file holds; `options` are those of json.loads. Raises InputError, which begins with `named`."""
+    try:
+        with open_bytes(location) as file:
+            return json.loads(file.read().decode("utf-8-sig"), **options)
+    except InputError:  # of an option
+        raise
+    except (RecursionError, *STORAGE_ERRORS) as error:
+        raise InputError(f"{named} is not JSON: {one_line(error)}") from None
 
 
 def open_parquet(location: str) -> pq.ParquetFile:

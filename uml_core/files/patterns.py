@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import glob
-import itertools
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -57,16 +55,14 @@ def files_of(location: str, endings: Sequence[str], setting: str) -> list[str]:
 
 def expand_braces(pattern: str, setting: str) -> list[str]:
     """The strings a pattern with {0..9}, {000..999} or {a,b} stands for, in order, like a shell."""
-    parts: list[list[str]] = []
-    end = 0
-    for match in BRACES.finditer(pattern):
-        parts += [[pattern[end : match.start()]], _choices(match)]
-        end = match.end()
-    parts.append([pattern[end:]])
-    count = math.prod(map(len, parts))
+    match = BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    choices, rests = _choices(match), expand_braces(pattern[match.end() :], setting)
+    count = len(choices) * len(rests)
     if count > MAX_EXPANDED:
-        raise InputError(f"{setting} is {pattern}, which stands for {count} files; at most {MAX_EXPANDED} are taken")
-    return ["".join(choice) for choice in itertools.product(*parts)]
+        raise InputError(f"{setting}: {pattern} stands for {count} files; at most {MAX_EXPANDED} are taken")
+    return [pattern[: match.start()] + choice + rest for choice in choices for rest in rests]
 
 
 def _choices(match: re.Match[str]) -> list[str]:

@@ -7,12 +7,12 @@ for anything else is refused before anything of it is called.
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from typing import IO, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 PLAIN_KINDS = "biufcSUO"  # of dtypes: numbers, text, and objects, which go through this unpickler themselves
 
 
@@ -40,19 +40,15 @@ def load_arrays(file: IO[bytes]) -> Any:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Resolves the few names that pickles of arrays hold to functions of this module, and refuses all others."""
+    """Resolves the few names that pickles of arrays hold, and refuses all others."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module in ARRAY_MODULES and name in ("_reconstruct", "scalar"):
-            return _empty_array if name == "_reconstruct" else _scalar
-        if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
-            return _array_of_buffer
-        if (module, name) == ("numpy", "ndarray"):
-            return _ArrayType
-        if (module, name) == ("numpy", "dtype"):
-            return _plain_dtype
-        if (module, name) == ("_codecs", "encode"):  # how protocol 2 writes bytes
-            return _latin1
+        full_name = f"{module.replace('numpy.core', 'numpy._core')}.{name}"  # as numpy 1 called it
+        if full_name in _OWN:
+            return _OWN[full_name]
+        # Both take an array's bytes and a dtype, which is one of the plain kinds, and refuse objects.
+        if full_name in ("numpy._core.multiarray.scalar", "numpy._core.numeric._frombuffer"):
+            return super().find_class(module, name)
         raise UnsafePickleError(
             f"asks for {module}.{name}, which is neither an array nor a plain container; it was not loaded"
         )
@@ -75,21 +71,15 @@ def _plain_dtype(name: object, *_: object) -> np.dtype[Any]:
     return dtype
 
 
-def _scalar(dtype: np.dtype[Any], content: object = b"") -> Any:
-    if not isinstance(dtype, np.dtype) or dtype.kind not in PLAIN_KINDS or dtype.hasobject:
-        raise UnsafePickleError("holds a scalar of no plain type; it was not loaded")
-    if not isinstance(content, bytes) or len(content) != dtype.itemsize:
-        raise ValueError("a damaged number")
-    return np.frombuffer(content, dtype=dtype)[0]
-
-
-def _array_of_buffer(content: Any, dtype: np.dtype[Any], shape: Any, order: str) -> npt.NDArray[Any]:
-    if not isinstance(dtype, np.dtype) or dtype.hasobject:
-        raise UnsafePickleError("holds objects as raw memory; it was not loaded")
-    return np.frombuffer(content, dtype=dtype).reshape(shape, order="F" if order == "F" else "C")
-
-
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
     if encoding != "latin1":
         raise UnsafePickleError(f"asks for the codec {encoding!r}; it was not loaded")
     return text.encode("latin1")
+
+
+_OWN: Mapping[str, Any] = {
+    "numpy._core.multiarray._reconstruct": _empty_array,
+    "numpy.ndarray": _ArrayType,
+    "numpy.dtype": _plain_dtype,
+    "_codecs.encode": _latin1,  # how protocol 2 writes bytes
+}

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +49,8 @@ def shard_encoders(encoders: Sequence[nn.Module], ranks: RankContext, *, bfloat1
     if ranks.device.type == "cpu":
         _return_what_is_freed()
     for encoder in encoders:
-        encoder.register_forward_hook(_as_its_own_tensor)  # before FSDP's own
+        # Before FSDP's own: it wants no view of a larger tensor (a CLS token).
+        encoder.register_forward_hook(lambda _, __, output: output.clone() if isinstance(output, Tensor) else output)
         for block in (*blocks_of(encoder), encoder):
             for parameter in block.parameters():
                 if not is_shard(parameter):  # FSDP takes no channels-last weights; pictures stay so
@@ -67,11 +67,6 @@ def _return_what_is_freed() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
-
-
-def _as_its_own_tensor(module: nn.Module, inputs: Any, output: Any) -> Any:
-    # It may be a view of a larger one (a CLS token): FSDP wants none.
-    return output.clone() if isinstance(output, Tensor) else output
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:

@@ -160,11 +160,10 @@ def _nothing_to_adapt(module: nn.Module, own: Mapping[str, nn.Module], targets: 
             f"{found or 'no layer that adapters fit'}; add one of its names"
         )
     kinds = sorted({type(part).__name__ for part in module.modules() if hasattr(part, "weight")})
-    outside = f"outside of them are {found}: name some in model.lora.targets, " if found else ""
+    outside = f"outside of them are {found}: name some in model.lora.targets, or " if found else ""
     return (
         f"model.backbone is lora, and the encoder ({kind}) has no linear layer or pointwise convolution in its blocks, "
-        f"which adapters fit (its layers are {listing(kinds)}); {outside or ''}"
-        f"{'or ' if outside else ''}set model.backbone=partial"
+        f"which adapters fit (its layers are {listing(kinds)}); {outside}set model.backbone=partial"
     )
 
 

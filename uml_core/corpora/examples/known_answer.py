@@ -24,8 +24,8 @@ Shape legend: C classes, L latent width, N rows, D embedding width.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,15 +118,7 @@ def _columns(means_CD: Floats, splits: list[str], noise: float, rng: np.random.G
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return command(
-        "known_answer",
-        arguments,
-        write_known_answer,
-        forms=("shared", "unrelated"),
-        help="what the auxiliary corpus knows",
-    )
-
+main = partial(command, "known_answer", write_known_answer, ("shared", "unrelated"), "what the auxiliary corpus knows")
 
 if __name__ == "__main__":
     sys.exit(main())

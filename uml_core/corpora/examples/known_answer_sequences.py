@@ -26,8 +26,8 @@ Shape legend: C classes, N sequences, T tokens, D width of a token.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -157,15 +157,8 @@ def _lists(tokens_NTD: Tokens) -> pa.ListArray:
     return pa.ListArray.from_arrays(np.arange(0, count * length + 1, length, dtype=np.int32), rows)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return command(
-        "known_answer_sequences",
-        arguments,
-        write_known_answer_sequences,
-        forms=("shared", "shuffled"),
-        help="whether the motion is kept",
-    )
-
+FORMS = ("shared", "shuffled")
+main = partial(command, "known_answer_sequences", write_known_answer_sequences, FORMS, "whether the motion is kept")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -53,7 +53,7 @@ def write_synthetic(
 
 
 def command(
-    module: str, arguments: Sequence[str] | None, write: Callable[..., Path], *, forms: tuple[str, str], help: str
+    module: str, write: Callable[..., Path], forms: tuple[str, str], help: str, arguments: Sequence[str] | None = None
 ) -> int:
     """Write one form of a synthetic experiment from the command line; `write` is told whether it is the first form."""
     name = f"uml_core.corpora.examples.{module}"

@@ -98,13 +98,6 @@ def no_file(location: str, modality: str) -> str:
     return f"{location} holds no {modality} file; known endings are {listing(sorted(SUFFIXES[modality]), limit=12)}"
 
 
-@dataclass
-class _Level:
-    relative: str
-    entries: Iterator[Entry]
-    is_barren: bool = True  # so far: no folder and no file of a known ending
-
-
 def walk(root: str, census: Census) -> Iterator[Found]:
     """Yield the files of a modality under a folder, each folder in the order of its names.
 
@@ -115,27 +108,29 @@ def walk(root: str, census: Census) -> Iterator[Found]:
         InputError: the folder itself cannot be listed.
     """
     try:
-        levels = [_Level("", list_folder(root, root))]
+        entries = list_folder(root, root)
     except STORAGE_ERRORS as error:
         raise InputError(f"{root} cannot be listed: {one_line(error)}") from None
-    while levels:
-        level = levels[-1]
-        entry = next(level.entries, None)
-        if entry is None:
-            levels.pop()
-            if level.is_barren and level.relative:
-                census.barren.append(level.relative)
-            continue
-        relative = f"{level.relative}/{entry.name}" if level.relative else entry.name
+    yield from _below(root, "", entries, census)
+
+
+def _below(root: str, folder: str, entries: Iterator[Entry], census: Census) -> Iterator[Found]:
+    is_barren = True  # so far: no folder and no file of a known ending
+    for entry in entries:
+        relative = f"{folder}/{entry.name}" if folder else entry.name
         ending = PurePosixPath(entry.name).suffix.lower()
         if not entry.kind.endswith("folder") and ending not in SUFFIXES[census.modality]:
             census.other_endings[ending[:12]] += 1
             continue
-        level.is_barren = False
-        if entry.kind == "folder" or (entry.kind == "linked folder" and len(levels) <= 2):
+        is_barren = False
+        if entry.kind == "folder" or (entry.kind == "linked folder" and relative.count("/") <= 1):
             try:
-                levels.append(_Level(relative, list_folder(entry.location, root)))
+                inner = list_folder(entry.location, root)
             except STORAGE_ERRORS as error:
                 yield Found(relative, entry, f"folder cannot be listed: {one_line(error)}")
+            else:
+                yield from _below(root, relative, inner, census)
         else:
             yield Found(relative, entry, FAULTS[entry.kind])
+    if is_barren and folder:
+        census.barren.append(folder)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from uml_core.config.template_sets import filled, readable, templates_of
 from uml_core.corpora.readers.base import CorpusSource
 from uml_core.corpora.rows import Row, canonical_split, escaped
 from uml_core.errors import InputError, listing, nearest
-from uml_core.files.paths import STORAGE_ERRORS, one_line, open_bytes
+from uml_core.files.paths import read_json
 
 SHAPES = "expected {class: [sentences]} or {class: {template: [sentences]}}"
 
@@ -26,7 +27,7 @@ def read_descriptors(source: CorpusSource) -> Iterator[Row]:
     location = f"{source.setting} {source.location}"
     if source.kind() == "folder":
         raise InputError(f"{source.setting} is {source.location}, a folder; format descriptors needs a JSON file")
-    tree = _read_json(location, source.location)
+    tree = read_json(source.location, location, object_pairs_hook=partial(_unique, location))
     if not isinstance(tree, dict):
         raise InputError(f"{location} holds a {type(tree).__name__}; {SHAPES}")
     split = canonical_split(source.corpus.split)
@@ -63,21 +64,9 @@ def read_templates(source: CorpusSource) -> Iterator[Row]:
             yield Row(f"{label}/{index}", label, split, text=filled(template, name))
 
 
-def _read_json(location: str, path: str) -> Any:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        tree = dict(pairs)
-        if len(tree) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"{location} names '{escaped(twice)}' twice; join the two lists")
-        return tree
-
-    try:
-        with open_bytes(path) as file:
-            return json.loads(file.read().decode("utf-8-sig"), object_pairs_hook=unique)
-    except InputError:
-        raise
-    except RecursionError:
-        raise InputError(f"{location} is nested too deeply; {SHAPES}") from None
-    except STORAGE_ERRORS as error:
-        raise InputError(f"{location} is not JSON: {one_line(error)}") from None
+def _unique(location: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise InputError(f"{location} names '{escaped(twice)}' twice; join the two lists")
+    return tree

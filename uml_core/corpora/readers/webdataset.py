@@ -9,10 +9,12 @@ names the range of bytes in the tar, and a worker reads that range alone. So sha
 
 from __future__ import annotations
 
+import itertools
 import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import IO, Any
 
 from uml_core.corpora.content import ByteRange
@@ -95,23 +97,16 @@ def _row(sample: _Sample, location: str, stamp: str, names: RecordNames, modalit
 
 def _samples(file: _Shard, modality: str) -> Iterator[_Sample]:
     """Yield the samples whose members all lie whole in the file, then raise _DamagedShardError if there are others."""
-    known = SUFFIXES[modality]
-    current: _Sample | None = None
-    for member in _members(file):
-        key, ending = _split_name(member.name)
-        if key is None:
-            continue
-        if current is None or key != current.key:
-            if current is not None:
-                yield current
-            current = _Sample(key)
-        current.members.append(ending)
-        if ending in known:
-            current.content.append(ByteRange(member.offset_data, member.size))
-        elif ending in (".cls", ".json"):
-            _read_metadata(current, ending, file, member)
-    if current is not None:
-        yield current
+    named = ((*_split_name(member.name), member) for member in _members(file))
+    for key, members in itertools.groupby((each for each in named if each[0] is not None), key=itemgetter(0)):
+        sample = _Sample(key)
+        for _, ending, member in members:
+            sample.members.append(ending)
+            if ending in SUFFIXES[modality]:
+                sample.content.append(ByteRange(member.offset_data, member.size))
+            elif ending in (".cls", ".json"):
+                _read_metadata(sample, ending, file, member)
+        yield sample
 
 
 def _members(file: _Shard) -> Iterator[tarfile.TarInfo]:

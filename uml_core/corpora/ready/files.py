@@ -16,9 +16,8 @@ Shape legend: N rows, T tokens of a row, D width of an embedding or token.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +28,16 @@ from uml_core.config import hash_of
 from uml_core.corpora.readers.base import CorpusSource
 from uml_core.corpora.readers.table_files import NAME_COLUMNS, Record, open_table, records_of
 from uml_core.errors import InputError, listing
-from uml_core.files.paths import STORAGE_ERRORS, base_name, kind_of, one_line, open_bytes, open_parquet, stamp_of
+from uml_core.files.paths import (
+    STORAGE_ERRORS,
+    base_name,
+    kind_of,
+    one_line,
+    open_bytes,
+    open_parquet,
+    read_json,
+    stamp_of,
+)
 from uml_core.files.patterns import files_of
 
 SUFFIXES = {"embeddings": (".parquet", ".npy"), "tokens": (".parquet", ".npy", ".csv")}
@@ -40,14 +48,7 @@ CELLS = {"embedding": "a list of numbers", "tokens": "a list of vectors or of nu
 SHAPES = {"embedding": "(rows, width) of numbers", "tokens": "(rows, tokens, width) of numbers, or (rows, tokens)"}
 
 Values = npt.NDArray[np.float32]  # (D,) or (T, D); of size 0 where there are none
-
-
-class Ready(NamedTuple):
-    """One row of a file: its record, its embedding (D,) or its tokens (T, D), and whether those are discrete."""
-
-    record: Record
-    values: Values
-    is_discrete: bool = False
+Ready = tuple[Record, Values, bool]  # a file's row: its record, its embedding or tokens, and whether those are discrete
 
 
 def column_of(source: CorpusSource) -> str:
@@ -81,10 +82,7 @@ def read_ready(source: CorpusSource, location: str) -> Iterator[Ready]:
     """
     ending, named, column = _ending(location), f"{source.setting} {location}", column_of(source)
     try:
-        if ending == "csv":
-            yield from _csv(named, location)
-        else:
-            yield from (_npy if ending == "npy" else _parquet)(named, location, column)
+        yield from {"csv": _csv, "npy": _npy, "parquet": _parquet}[ending](named, location, column)
     except InputError:
         raise
     except STORAGE_ERRORS as error:
@@ -113,7 +111,7 @@ def _parquet(named: str, location: str, column: str) -> Iterator[Ready]:
         cells = batch.column(column)
         values = _vectors(cells) if number is inner else [_matrix(cell.values) for cell in cells]
         for record, value in zip(records_of(batch.drop_columns([column])), values, strict=True):
-            yield Ready(record, value[:, None] if column == "tokens" and number is inner else value, is_discrete)
+            yield record, value[:, None] if column == "tokens" and number is inner else value, is_discrete
 
 
 def _vectors(cells: pa.Array) -> list[Values]:
@@ -146,7 +144,7 @@ def _npy(named: str, location: str, column: str) -> Iterator[Ready]:
             values = _float32(np.frombuffer(content, dtype))
             if column == "tokens":
                 values = _without_padding(values.reshape(shape[1], -1), -1 if is_discrete else np.nan)
-            yield Ready(record, values, is_discrete)
+            yield record, values, is_discrete
         if num_rows and next(records, None) is not None:
             raise InputError(f"{named} has {num_rows} rows, its metadata more; one record a row")
 
@@ -188,11 +186,7 @@ def _metadata(named: str, location: str, num_rows: int) -> Iterator[Record]:
 
 
 def _json_metadata(named: str, file: str) -> Iterator[Record]:
-    try:
-        with open_bytes(file) as stream:
-            tree = json.loads(stream.read().decode("utf-8-sig"))
-    except (RecursionError, *STORAGE_ERRORS) as error:
-        raise InputError(f"{named}: {base_name(file)} is not JSON: {one_line(error)}") from None
+    tree = read_json(file, f"{named}: {base_name(file)}")
     if isinstance(tree, dict):
         columns = {name: tree[name] for name in NAME_COLUMNS if name in tree}
         are_lists = all(isinstance(column, list) for column in columns.values())
@@ -206,7 +200,7 @@ def _json_metadata(named: str, file: str) -> Iterator[Record]:
     return map(Record, tree)
 
 
-def _csv(named: str, location: str) -> Iterator[Ready]:
+def _csv(named: str, location: str, column: str) -> Iterator[Ready]:
     """Yield the series of a table with a line a moment; a table of this kind is read at once."""
     import pandas as pd  # half a second, which the steps after embed need not pay
 
@@ -226,7 +220,7 @@ def _csv(named: str, location: str) -> Iterator[Ready]:
         names = {name: lines[name].dropna().unique() for name in ("label", "split") if name in lines}
         fault = next((f"{name} changes within the series" for name, found in names.items() if len(found) > 1), None)
         record = Record({"id": series_id, **{name: found[0] for name, found in names.items() if len(found)}}, fault)
-        yield Ready(record, _float32(lines[features].to_numpy()))
+        yield record, _float32(lines[features].to_numpy()), False
 
 
 def _float32(values: npt.NDArray[Any]) -> Values:

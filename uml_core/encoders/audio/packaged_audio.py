@@ -101,6 +101,7 @@ class _ClipEncoder(Encoder):
     modality = "audio"
     min_samples: int
     poolings: tuple[str, ...]
+    pooled_by = "mean"
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
@@ -124,23 +125,28 @@ class _ClipEncoder(Encoder):
     def _frames(self, clip_S: Floats) -> Floats:
         """One clip (S,) as its frames (F, D)."""
 
-    @abstractmethod
     def _pool(self, frames_FD: Floats) -> Floats:
         """The frames (F, D) of one clip as its embedding (D,)."""
+        embedding_D: Floats = frames_FD.mean(axis=0)
+        return embedding_D
 
-    def _identity(self, *, weights: str | None, pooled_by: str) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         return {
             "source": self.config.source,
             "name": self.config.name,
-            "weights": weights,
+            "weights": self._revision(),
             "decoding": {
                 "sample_rate": SAMPLE_RATE,
                 "max_seconds": self.config.max_seconds,
                 "min_samples": self.min_samples,
                 "resampling": f"soxr {RESAMPLING}",
             },
-            "pooling": "tokens" if self.yields_tokens else pooled_by,
+            "pooling": "tokens" if self.yields_tokens else self.pooled_by,
         }
+
+    def _revision(self) -> str | None:
+        """What identifies the weights; None where there are none."""
+        return None
 
 
 class LogMelStatistics(_ClipEncoder):
@@ -153,6 +159,7 @@ class LogMelStatistics(_ClipEncoder):
 
     min_samples = FRAME
     poolings = ("auto", "tokens")
+    pooled_by = "mean and standard deviation over frames"
 
     @property
     def dim(self) -> int:
@@ -161,8 +168,7 @@ class LogMelStatistics(_ClipEncoder):
 
     def identity(self) -> dict[str, Any]:
         frames = {"frame": FRAME, "hop": HOP, "fft": FFT, "bands": MEL_BANDS, "lowest_hz": LOWEST_HZ}
-        identity = self._identity(weights=None, pooled_by="mean and standard deviation over frames")
-        return {**identity, "spectrogram": frames}
+        return {**super().identity(), "spectrogram": frames}
 
     def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
         """Nothing to load: it runs on the CPU in float64 wherever the others run."""
@@ -210,9 +216,8 @@ class MoonshineEncoder(_ClipEncoder):
     def dim(self) -> int:
         return 288  # the model's hidden width
 
-    def identity(self) -> dict[str, Any]:
-        """Raises InputError without the package."""
-        return self._identity(weights=file_digest(self._weights_file()), pooled_by="mean")
+    def _revision(self) -> str:
+        return file_digest(self._weights_file())
 
     def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
         """Open the weights with onnxruntime, on as many threads as torch may use; always on the CPU, in int8."""
@@ -228,10 +233,6 @@ class MoonshineEncoder(_ClipEncoder):
         (hidden_1FD,) = self._session.run(["last_hidden_state"], inputs)
         frames_FD: Floats = hidden_1FD[0]
         return frames_FD
-
-    def _pool(self, frames_FD: Floats) -> Floats:
-        embedding_D: Floats = frames_FD.mean(axis=0)
-        return embedding_D
 
     def _weights_file(self) -> Path:
         if self.config.weights is not None:

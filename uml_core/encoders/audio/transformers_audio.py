@@ -286,14 +286,8 @@ class WhisperAudioEncoder(TransformersAudioEncoder):
     def _longest_s(self) -> float:
         return float(self._extractor.chunk_length)
 
-    def _build_model(self, dtype: torch.dtype) -> nn.Module:
-        whole: Any = super()._build_model(dtype)
-        encoder: nn.Module = whole.get_encoder()
-        return encoder
-
-    def _empty_model(self) -> nn.Module:
-        whole: Any = super()._empty_model()
-        encoder: nn.Module = whole.get_encoder()
+    def _tower(self, model: Any) -> nn.Module:
+        encoder: nn.Module = model.get_encoder()
         return encoder
 
     def _num_frames(self, num_samples: int, total: int) -> int:

