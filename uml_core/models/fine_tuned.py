@@ -58,7 +58,8 @@ class FineTunedModel(nn.Module):
             from uml_core.models.low_rank import add_adapters, leave_loaded_weights_out  # peft takes a second
 
             add_adapters(experiment, {experiment.target: encoder, **text_encoders})
-        self.backbone, self.heads = encoder.module, heads
+        self.backbone: nn.Module = encoder.module
+        self.heads = heads
         self.text_backbones = nn.ModuleDict({corpus: text.module for corpus, text in text_encoders.items()})
         own_depths = encoder.block_depths()
         self.depths = block_depths(self.backbone) if own_depths is None else own_depths

@@ -77,7 +77,7 @@ class FineTuningObjective(Objective):
         for text_encoder in text_encoders.values():
             text_encoder.load_trainable(device=load_on)
         heads = build_model(experiment, data).to(ranks.device)
-        self.model = FineTunedModel(experiment, self._encoder, heads, text_encoders)
+        self.model: FineTunedModel = FineTunedModel(experiment, self._encoder, heads, text_encoders)
         self._frozen = start_blocks(experiment, self.model.backbone)
         if self._is_sharded:
             self._shard()
