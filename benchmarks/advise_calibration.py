@@ -5,8 +5,8 @@
 A folder holds ready embeddings, images.npy with images.jsonl (label and split a row) and the same of other modalities,
 and perhaps task.json with the target's name. Predicted: from all of the target's labelled rows but test, and from a few
 (those of a few-shot run: the shots, and at most 4 rows a class). Measured: test accuracy of the head whose prior the
-corpus writes, less the best of ridge, logistic and zero-shot on test, over ten other draws. A "gain" is an interval
-above 0, "harm" one below 0 against ridge. Every case goes to DIR/cases.jsonl.
+corpus writes, less the best of ridge, discriminant, logistic and zero-shot on test, over ten other draws. A "gain" is
+an interval above 0, "harm" one below 0 against the discriminant. Every case goes to DIR/cases.jsonl.
 """
 
 from __future__ import annotations

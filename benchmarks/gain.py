@@ -10,8 +10,9 @@ from and test rows judge; of other modalities train rows alone are read. Every a
 of split val are left alone. WORK/results.jsonl has a line an arm; run again, what it has is not measured again, unless
 task, head or protocol have changed.
 
-Arms: `ridge`, `logistic`, and where widths agree `zero_shot` in both geometries need no unpaired training: the best of
-them on the test rows, chosen after the fact for each task and number of shots, is what `prior` is compared with.
+Arms: `ridge`, `discriminant`, `logistic`, and where widths agree `zero_shot` in both geometries need no unpaired
+training: the best of them on the test rows, chosen after the fact for each task and number of shots, is what `prior` is
+compared with.
 Controls: `shuffled` hands each class another's rows, `noise` replaces them by Gaussian noise of their mean and spread,
 `isotropic` is ridge with more freedom than the prior has (31 penalties, chosen by left-out rows or the evidence alone).
 At 0 shots a quarter of the classes has no row and the others have 8; there `shuffled` swaps only names without rows,
@@ -45,7 +46,7 @@ from uml_core.evaluation.statistics import paired_difference
 ALL_ROWS = 1_000_000
 SEEDS = {0: 10, 1: 20, 2: 20, 4: 10, 8: 10, 16: 10, ALL_ROWS: 1}  # by shots
 FEW_SEEDS = {1: 5, 4: 5}  # of every specification but the product's
-ALTERNATIVES = ["ridge", "logistic", "zero_shot", "zero_shot_centred"]
+ALTERNATIVES = ["ridge", "discriminant", "logistic", "zero_shot", "zero_shot_centred"]
 CONTROLS = ["shuffled", "noise", "isotropic"]
 RESAMPLES = 4000
 
@@ -67,7 +68,7 @@ def jobs_of(folders: Sequence[Path]) -> list[Job]:
         for specification in SPECIFICATIONS:
             is_product = specification == "auto"
             for shots, seeds in (SEEDS if is_product else FEW_SEEDS).items():
-                arms = ["ridge", "prior", *zero_shot, *(["shuffled", "noise"] if is_product else [])]
+                arms = ["ridge", "discriminant", "prior", *zero_shot, *(["shuffled", "noise"] if is_product else [])]
                 if shots:  # these two know nothing of classes without rows
                     arms += ["logistic", *(["isotropic"] if is_product else [])]
                 jobs += [Job(folder, specification, shots, seed, tuple(arms)) for seed in range(seeds)]

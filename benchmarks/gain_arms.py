@@ -22,6 +22,7 @@ from uml_core.config import CorpusConfig
 from uml_core.corpora.ready.adopt import stream_ready
 from uml_core.errors import InputError, listing
 from uml_core.models.prior_baselines import logistic_head, zero_shot_head
+from uml_core.models.prior_head import fit_prior_head
 from uml_core.models.prior_model import ClassPrior, Point, Problem, unit_rows
 from uml_core.models.row_space import RowSpace
 from uml_core.models.temperature import fit_temperature
@@ -200,7 +201,8 @@ def measure(job: Job) -> list[Record]:
     own, judged = (unit_rows(each) if is_unit else each for each in (rows_ND, test_ND))
     swapped = unseen if job.shots == 0 else task.classes
     arms: dict[str, Callable[[], tuple[Labels, Record]]] = {
-        "ridge": lambda: classifier(None),
+        "discriminant": lambda: classifier(None),
+        "ridge": lambda: (_ridge(own, labels_N, judged), {}),
         "prior": lambda: classifier(task.others),
         "shuffled": lambda: classifier(shuffled(task.others, swapped, job.seed)),
         "noise": lambda: classifier(noise(task.others, job.seed)),
@@ -233,7 +235,8 @@ def key_of(job: Job, arm: str) -> Record:
 
 @functools.cache
 def _code(*files: str) -> str:
-    heads = ["classifier.py", "models/row_space.py", *(f"models/{f.name}" for f in MODELS.glob("models/prior_*.py"))]
+    found = (f for pattern in ("prior_*", "discriminant*", "temperature") for f in MODELS.glob(f"models/{pattern}.py"))
+    heads = ["classifier.py", "models/row_space.py", *(f"models/{file.name}" for file in found)]
     return _digest(MODELS / file for file in sorted(files or heads))
 
 
@@ -246,6 +249,12 @@ def _logistic(rows_ND: Array, labels_N: Labels, test_ND: Array) -> Labels:
         warnings.filterwarnings("ignore", "divide by zero")  # a penalty so small that a left-out label has odds of 0
         weight, bias = logistic_head((left * values).astype(np.float32), codes, len(classes))
     return classes[((test_ND - mean_D) @ axes.T @ weight + bias).argmax(axis=1)]
+
+
+def _ridge(rows_ND: Array, labels_N: Labels, test_ND: Array) -> Labels:
+    classes, codes = np.unique(labels_N, return_inverse=True)
+    head = fit_prior_head(rows_ND, codes, len(classes), discriminates=False)
+    return classes[head.logits(test_ND).argmax(axis=1)]
 
 
 def _isotropic(rows_ND: Array, labels_N: Labels, test_ND: Array) -> Labels:

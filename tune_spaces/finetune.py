@@ -47,7 +47,7 @@ def build(experiment: Experiment) -> Space:
         *initialised,
         replace(method, facts=replace(method.facts, trained="all of it", against="unimodal")),
         _with(arms[f"shuffled{suffix}"], model),
-        *(arms[name] for name in ("ridge", "logistic", "zero_shot", "prior", "shuffled_prior")),
+        *(arms[name] for name in ("ridge", "discriminant", "logistic", "zero_shot", "prior", "shuffled_prior")),
     ]
     for prefix, backbone, trained, says in (
         ("frozen", FROZEN, "nothing", "the encoder left as it is"),

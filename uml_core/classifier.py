@@ -32,6 +32,7 @@ from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from uml_core.errors import InputError, listing
+from uml_core.models.discriminant import prior_of_rows
 from uml_core.models.prior_head import PriorHead, fit_prior_head
 from uml_core.models.prior_model import ClassPrior, unit_rows
 from uml_core.models.prior_verdict import AuxiliaryVerdict, Gain, Verdict, verdict_of
@@ -93,7 +94,8 @@ class UnpairedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.normalized_ = have_equal_lengths(given_ND, weights_N) if is_auto else bool(self.normalize)
         rows_ND = unit_rows(given_ND) if self.normalized_ else given_ND
         codes_N = np.searchsorted(self.classes_, labels_N)
-        priors = [_prior(name, *pair, self.classes_) for name, pair in others.items()]
+        dim = rows_ND.shape[1]
+        priors = [_prior(name, *pair, self.classes_, dim) for name, pair in others.items()]
         self.head_ = fit_prior_head(rows_ND, codes_N, len(self.classes_), priors, weights=weights_N)
         self._take(self.head_)
         without = {}
@@ -273,10 +275,10 @@ def _all_classes(
     return np.unique(np.concatenate([own, *(labels for _, labels in others.values())])) if union else own
 
 
-def _prior(name: str, rows_ME: Array, labels_M: npt.NDArray[Any], classes_C: npt.NDArray[Any]) -> ClassPrior:
+def _prior(name: str, rows_ME: Array, labels_M: npt.NDArray[Any], classes_C: npt.NDArray[Any], dim: int) -> ClassPrior:
     known_M = np.isin(labels_M, classes_C)
     codes = np.searchsorted(classes_C, labels_M[known_M])
-    return ClassPrior.from_rows(name, rows_ME[known_M], codes, len(classes_C))
+    return prior_of_rows(name, rows_ME[known_M], codes, len(classes_C), dim=dim)
 
 
 def _verdict_from(fields: dict[str, Any]) -> Verdict:

@@ -148,7 +148,7 @@ def test_the_lines_of_python_run(file: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     (code,) = blocks(file, "python")
     exec(code, names)
-    assert names["model"].verdict_.ship in ("ridge", "prior", "zero_shot")
+    assert names["model"].verdict_.ship in ("ridge", "discriminant", "prior", "zero_shot")
 
 
 def test_the_reader_of_the_architecture_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return reads
 
 
-SOLVED = ("ridge", "logistic", "prior", "shuffled_prior")
+SOLVED = ("ridge", "discriminant", "logistic", "prior", "shuffled_prior")
 
 
 @in_one_cluster
@@ -161,7 +161,8 @@ def the_best_model_is_registered(
     assert client.get_model_version_by_alias("controls-sweep", "2-shots").version == version.version
     (best,) = [trial for trial in trials if trial.run_id == version.run_id]
     shipped = results["verdict"].removeprefix("Ship ").split(" at 2 shots: ")[0]
-    assert best.arm == {"the linear probe": "linear_probe", "logistic regression": "logistic"}.get(shipped, shipped)
+    names = {"linear probe": "linear_probe", "linear discriminant": "discriminant", "logistic regression": "logistic"}
+    assert best.arm == names.get(shipped.removeprefix("the "), shipped)
     seeds = [t for t in trials if t.tags["uml.selected"] == "true" and t.arm == best.arm]
     assert best.metrics["val/accuracy"] == max(trial.metrics["val/accuracy"] for trial in seeds)
     inputs = pq.read_table(sweep.corpora["target"].path).to_pylist()

@@ -119,7 +119,17 @@ def test_shuffled_moves_every_name_and_noise_none(folder: Path) -> None:
 
 
 def test_every_arm_is_measured_on_the_same_draw(folder: Path) -> None:
-    arms = ("ridge", "logistic", "zero_shot", "zero_shot_centred", "prior", "shuffled", "noise", "isotropic")
+    arms = (
+        "ridge",
+        "discriminant",
+        "logistic",
+        "zero_shot",
+        "zero_shot_centred",
+        "prior",
+        "shuffled",
+        "noise",
+        "isotropic",
+    )
     for shots in (1, 4):
         records = measure(Job(folder, "auto", shots, 0, arms))
         accuracies = {record["arm"]: record["accuracy"] for record in records}

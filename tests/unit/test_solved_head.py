@@ -27,7 +27,7 @@ from uml_core.serving.target_predictor import TargetPredictor
 from uml_core.sweeps.space import Group
 from uml_core.training.run import TrainingRun
 
-HEADS = ("ridge", "logistic", "prior")
+HEADS = ("ridge", "discriminant", "logistic", "prior")
 
 
 def solved(head: str, *, alike: bool = False) -> TrainingRun:

@@ -57,7 +57,7 @@ def experiment(**changes: Any) -> Experiment:
     return parse_experiment(tree).override({key.replace("_", ".", 1): value for key, value in changes.items()})
 
 
-SOLVED = ("ridge", "logistic", "prior", "shuffled_prior")
+SOLVED = ("ridge", "discriminant", "logistic", "prior", "shuffled_prior")
 
 
 def arms_of(name: str, given_experiment: Experiment) -> list[str]:
@@ -117,7 +117,10 @@ def test_the_spaces_that_exist() -> None:
 def test_few_shot_has_the_papers_shots_and_the_arms_a_verdict_needs() -> None:
     space = load_space("few_shot", experiment())
     assert space.conditions == {"data.shots": (1, 2, 4, 8, 16)}
-    alternatives, solved = ["linear_probe", "ridge", "logistic", "zero_shot"], ["prior", "shuffled_prior"]
+    alternatives, solved = (
+        ["linear_probe", "ridge", "discriminant", "logistic", "zero_shot"],
+        ["prior", "shuffled_prior"],
+    )
     initialised = ["unimodal", "uml", "unimodal_init", "uml_init", "shuffled_init"]
     assert arms_of("few_shot", experiment()) == [*alternatives, *initialised, *solved]
     at_random = experiment(model_head_init="random", tune_shots=[4, 2])
@@ -128,8 +131,8 @@ def test_few_shot_has_the_papers_shots_and_the_arms_a_verdict_needs() -> None:
 def test_a_space_of_solved_heads_alone_has_one_point_each() -> None:
     arms = tuple(arm for arm in load_space("controls", experiment()).arms if arm.is_solved)
     space = Space("Which?", arms, "ridge", "prior", seeds=(0, 1), needs=())
-    assert points_per_group(space, 8) == dict.fromkeys(SOLVED, 1)
-    assert len(trials_of(space, experiment())) == 8
+    assert points_per_group(space, 10) == dict.fromkeys(SOLVED, 1)
+    assert len(trials_of(space, experiment())) == 10
 
 
 def test_linear_probe_has_the_papers_grid_and_thins_lambda_to_the_same_budget() -> None:

@@ -35,7 +35,7 @@ def test_gain_beyond_every_control() -> None:
     assert against == ["unimodal", "linear_probe", "shuffled_init", "noise_init", "zero_shot"]
 
 
-ALTERNATIVES = {"ridge": 0.62, "logistic": 0.61, "prior": 0.60, "shuffled_prior": 0.60}
+ALTERNATIVES = {"ridge": 0.62, "discriminant": 0.61, "logistic": 0.61, "prior": 0.60, "shuffled_prior": 0.60}
 ALL = {**GAIN, **ALTERNATIVES}
 
 
@@ -263,7 +263,7 @@ def test_two_conditions_share_one_sentence_that_starts_with_the_harm() -> None:
     assert found.text.startswith("Warning, harm with all training data (-")
     assert "; gain at 1 shot (+" in found.text
     first, lacking = found.text.split(". ")
-    assert lacking == "Not compared with ridge and logistic regression."
+    assert lacking == "Not compared with ridge, the linear discriminant and logistic regression."
     assert first.count(".") == first.count(" points") * 2  # one sentence: the other dots are decimals
 
 

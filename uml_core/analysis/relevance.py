@@ -30,6 +30,7 @@ from uml_core.analysis.alignment import cka
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.subsets import rows_by_class
 from uml_core.data.training_data import TrainingData
+from uml_core.models.discriminant import prior_of_rows
 from uml_core.models.prior_baselines import logistic_head, zero_shot_head
 from uml_core.models.prior_gates import MIN_CLASSES
 from uml_core.models.prior_head import PriorHead, fit_prior_head
@@ -41,7 +42,7 @@ Word = Literal["helps", "neutral", "harms", "not enough evidence"]
 
 MAX_LEFT_OUT_ROWS = 1000  # of a draw: 1.6 points of standard error at most, and draws are averaged
 MAX_LOGISTIC = 20_000  # train rows × classes up to which logistic regression takes about a second a draw
-ALONE = ("ridge", "logistic")
+ALONE = ("ridge", "discriminant", "logistic")
 MARGIN = 0.01  # a gain or harm below it is none
 POWER = 0.8
 # Of the calibration's corpora without controls (docs/measured.md): the mean gain where widths agree and where they do
@@ -123,7 +124,10 @@ class Draw:
         if len(val) > MAX_LEFT_OUT_ROWS:
             val = _some(val, np.sort(np.random.default_rng(0).choice(len(val), MAX_LEFT_OUT_ROWS, replace=False)))
         train_ND, val_VD = _gathered(rows, normalize), _gathered(val, normalize)
-        alone = {"ridge": fit_prior_head(train_ND, rows.labels, num_classes).logits(val_VD)}
+        alone = {
+            "ridge": fit_prior_head(train_ND, rows.labels, num_classes, discriminates=False).logits(val_VD),
+            "discriminant": fit_prior_head(train_ND, rows.labels, num_classes).logits(val_VD),
+        }
         if len(rows) * num_classes <= MAX_LOGISTIC:
             alone["logistic"] = _logistic_logits(train_ND, rows.labels, num_classes, val_VD)
         return cls(
@@ -137,7 +141,8 @@ class Draw:
 
     def prior_of(self, corpus: str) -> ClassPrior:
         rows = self.data.train[corpus]
-        return ClassPrior.from_rows(corpus, _gathered(rows, self.normalize), rows.labels, len(self.data.classes))
+        num_classes, dim = len(self.data.classes), self.val.shape[1]
+        return prior_of_rows(corpus, _gathered(rows, self.normalize), rows.labels, num_classes, dim=dim)
 
     def with_prior(self, prior: ClassPrior) -> tuple[PriorHead, dict[str, Array]]:
         """The head whose prior a corpus writes, and hits (V,) of it and of everything that it is to beat."""
@@ -195,8 +200,8 @@ def relevance(draws: Sequence[Draw], corpus: str) -> Relevance:
         accuracies=accuracies,
         best_alternative=best,
         gain=_gain(differences, val_rows),
-        worth=_gain([each["prior"] - each["ridge"] for each in hits], val_rows),
-        takes_part=float(np.mean([head.kind != "ridge" for head in heads])),
+        worth=_gain([each["prior"] - each["discriminant"] for each in hits], val_rows),
+        takes_part=float(np.mean([head.kind in ("prior", "zero_shot") for head in heads])),
         left_out_rows=len(np.unique(np.concatenate(val_rows))),
         settled_at=None,
     )

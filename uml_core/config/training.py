@@ -69,9 +69,10 @@ class ModelConfig(Settings):
     drop_path: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     """Stochastic depth of the target's encoder, where it is trained: the share of samples that skip the last residual
     branch, rising from 0 at the first. Text encoders have their own dropout."""
-    head: Literal["paper", "ridge", "logistic", "prior"] = "paper"
-    """paper: the shared head, trained by steps. Of the target's embeddings alone, without steps: ridge, in closed form;
-    logistic, a regression; prior, ridge under a prior that the auxiliary corpora write where that is worth it."""
+    head: Literal["paper", "ridge", "discriminant", "logistic", "prior"] = "paper"
+    """paper: the shared head, trained by steps. Without steps, of the target's embeddings alone: ridge and a linear
+    discriminant in closed form; logistic, a regression; prior, the discriminant (ridge at one row a class) under a
+    prior that the auxiliary corpora write where that is worth it."""
     head_init: Literal["zero_shot", "random"] = "zero_shot"
     """zero_shot: the shared head starts from the class means of `init_corpus`."""
     init_corpus: str | None = None

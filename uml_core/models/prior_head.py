@@ -14,7 +14,7 @@ Shape legend: N rows, D embedding width, C classes, S classes that have rows, R 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import softmax
 
+from uml_core.models.discriminant_search import DiscriminantSearch, Mixture
 from uml_core.models.prior_gates import Gate, SeenClasses
 from uml_core.models.prior_model import (
     MAX_LEFT_OUT,
@@ -32,10 +33,10 @@ from uml_core.models.prior_model import (
     Problem,
 )
 from uml_core.models.prior_unseen import Extension
-from uml_core.models.row_space import Array, ClassBasis, RowSpace
+from uml_core.models.row_space import Array, ClassBasis, LeftRows, RowSpace
 from uml_core.models.temperature import fit_temperature, losses
 
-Kind = Literal["ridge", "prior", "zero_shot"]
+Kind = Literal["ridge", "discriminant", "prior", "zero_shot"]
 
 SEARCH_TOLERANCE = 0.1  # of a temperature's logarithm
 PENALTIES = (0.1, 1.0, 10.0, 100.0)  # λ, refined by half a decade
@@ -43,8 +44,10 @@ LARGEST_PENALTY = 1000.0  # what is beyond counts as that
 SHARES = (0.3, 0.6)  # of Gram matrices in the covariance over classes
 # Where no class has two rows the share grows with the correlation of similarities beyond the first number.
 FIRST_CORRELATION, FIRST_SHARE_PER_CORRELATION, FIRST_SHARE = 0.06, 5.0, 0.8
+FIRST_BIAS = 0.14  # ½ τ² / (1 + τ²) where class means have τ² = 0.4 of the variance within classes
 BIAS_SHARES = np.linspace(0.0, 1.2, 7)
 BIAS_SPREAD = 0.3  # of the prior on β around raw geometry
+CLEARLY = 2.0  # by so much what was trained must be likelier than prototypes, as a logarithm
 
 FIRST_MEDIAN = 1.5  # of ridge's λ at one row a class, before any row is left out
 PENALTY_SPREAD = 0.7  # of λ's logarithm around its median
@@ -67,10 +70,15 @@ class PriorHead:
     scales: dict[str, float]  # of each corpus's mean that takes part
     grams: tuple[str, ...]  # corpora whose Gram matrix takes part
     gates: tuple[Gate, ...]
-    evidence: dict[str, float]  # log marginal likelihood per class, of "ridge" and "prior"
-    # Of each row (N,), by head: "ridge", "prior", "zero_shot"; empty at one row a class.
+    evidence: dict[str, float]  # log marginal likelihood per class, of "ridge" and "prior"; empty of discriminants
+    # Of each row (N,), by head: that of the target alone, "prior", "zero_shot"; empty at one row a class.
     left_out_loss: dict[str, Array]
     left_out_correct: dict[str, Array]  # likewise, 0 or 1
+
+    @property
+    def alone(self) -> Kind:
+        """Which head the target alone has."""
+        return "discriminant" if "discriminant" in self.left_out_loss else "ridge"
 
     def logits(self, rows: Array) -> Array:
         """Logits (N, C), the temperature left out."""
@@ -90,6 +98,7 @@ def fit_prior_head(
     priors: Sequence[ClassPrior] = (),
     *,
     weights: Array | None = None,
+    discriminates: bool = True,
 ) -> PriorHead:
     """Fit the head, every scale chosen by the labelled rows themselves.
 
@@ -99,6 +108,8 @@ def fit_prior_head(
         num_classes: C.
         priors: of auxiliary corpora. One of width D offers its prototypes as a mean, any one its Gram matrix.
         weights: how often each row counts (N,); once by default.
+        discriminates: whether the head of the target alone is a linear discriminant where rows can be left out and
+            every class has one; else it is ridge.
     """
     weights_N = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
     present = weights_N > 0
@@ -107,7 +118,8 @@ def fit_prior_head(
     seen, codes_N = np.unique(labels_N, return_inverse=True)
     if len(seen) == 1:
         return _constant(rows_ND.shape[1], num_classes, int(seen[0]))
-    return _Search(SeenClasses(Problem(space, codes_N, len(seen)), seen, num_classes), tuple(priors)).run()
+    classes = SeenClasses(Problem(space, codes_N, len(seen)), seen, num_classes)
+    return _Search(classes, tuple(priors), discriminates).run()
 
 
 def _constant(dim: int, num_classes: int, code: int) -> PriorHead:
@@ -120,12 +132,52 @@ def _constant(dim: int, num_classes: int, code: int) -> PriorHead:
 class _Search:
     classes: SeenClasses
     priors: tuple[ClassPrior, ...]
+    discriminates: bool = True
 
     @property
     def problem(self) -> Problem:
         return self.classes.problem
 
     def run(self) -> PriorHead:
+        return self._discriminant() if self.discriminates and self.leaves_out and self.has_all else self._ridge()
+
+    @property
+    def has_all(self) -> bool:
+        """Whether every class has rows."""
+        return len(self.classes.seen) == self.classes.num_classes
+
+    def _discriminant(self) -> PriorHead:
+        search = DiscriminantSearch(self.classes)
+        alone = search.best_penalty()
+        gates, means, grams = self._gated()
+        trained = search.with_grams(alone, grams)
+        mixture = search.with_means(trained, means)
+        experts: dict[Kind, Mixture] = {"discriminant": Mixture(alone.fitted, 1.0), "prior": mixture}
+        if means:
+            experts["zero_shot"] = replace(mixture, factor=0.0)
+        rows = self._everyone()
+        logits: dict[str, Array] = {n: each.left_out_logits(rows) for n, each in experts.items() if each.parts}
+        scales = {mean.name: factor for mean, factor in mixture.means if factor > 0}
+        used = trained.grams if mixture.factor else ()
+        kind: Kind = "zero_shot" if not mixture.factor else "prior" if scales or used else "discriminant"
+        loss, correct, temperature = self._judged(rows.picked, logits)
+        weight_DC, bias_C = mixture.of_all_rows().head()
+        return PriorHead(
+            weight=weight_DC,
+            bias=bias_C,
+            temperature=temperature,
+            kind=kind,
+            penalty=trained.fitted.penalty if mixture.factor else math.inf,
+            share=trained.share if used else 0.0,
+            scales=scales,
+            grams=tuple(prior.name for prior in used),
+            gates=gates,
+            evidence={},
+            left_out_loss=loss,
+            left_out_correct=correct,
+        )
+
+    def _ridge(self) -> PriorHead:
         ridge = self._best_penalty()
         gates, means, grams = self._gated()
         problem, point = self.problem.with_means(means), ridge
@@ -135,8 +187,10 @@ class _Search:
         kind: Kind = "zero_shot" if math.isinf(point.penalty) else "prior" if means or used else "ridge"
         extension = Extension(self.classes, problem, point, used, self.priors)
         weight_DC, bias_C = extension.head()
-        if len(self.classes.seen) < self.classes.num_classes:
+        if not self.has_all:
             bias_C = bias_C + extension.offset() * ~self.classes.mask
+        elif self.discriminates:
+            bias_C = bias_C - FIRST_BIAS * self._lengths(weight_DC, problem, point)
         points = {"ridge": (self.problem, ridge), "prior": (problem, point)}
         if means:
             untrained = problem.best_scales(math.inf, ClassBasis.identity())
@@ -156,6 +210,15 @@ class _Search:
             left_out_loss=loss,
             left_out_correct=correct,
         )
+
+    def _lengths(self, weight_DC: Array, problem: Problem, point: Point) -> Array:
+        """What was trained says so much of each class for its own mean row (C,)."""
+        means_CD = (
+            (problem.indicators * problem.space.weights[:, None]).T @ problem.space.centred / problem.mass[:, None]
+        )
+        untrained = sum(scale * mean.head for scale, mean in zip(point.scales, problem.means, strict=True))
+        lengths_C: Array = np.einsum("cd,dc->c", means_CD, weight_DC - untrained)
+        return lengths_C
 
     @cached_property
     def leaves_out(self) -> bool:
@@ -228,22 +291,27 @@ class _Search:
         return tuple(gates), tuple(means), tuple(grams)
 
     def _mean(self, prior: ClassPrior) -> Mean:
-        """The corpus's prototypes as a head, with as much of its raw bias as the rows' cross-entropy asks for."""
-        space, labels_N, head_DS = (
-            self.problem.space,
-            self.problem.labels,
-            prior.centred(self.classes.mask)[self.classes.seen].T,
-        )
-        few = np.arange(len(labels_N)) if len(labels_N) <= MAX_LEFT_OUT else self.problem.picked
-        mean = Mean.of_rows(prior.name, head_DS, 0.0, space)
-        logits_nS = space.basis(few, np.float32) @ mean.projected.astype(np.float32)
-        bias_S = (space.mean @ head_DS).astype(np.float32)
-        scores = []
-        for share in BIAS_SHARES.astype(np.float32):
-            shifted_nS = logits_nS + share * bias_S
-            _, loss = fit_temperature(shifted_nS, labels_N[few], space.weights[few], SEARCH_TOLERANCE)
-            scores.append(-float(space.weights[few].sum()) * loss - 0.5 * ((share - 1.0) / BIAS_SPREAD) ** 2)
-        return replace(mean, bias_share=float(BIAS_SHARES[int(np.argmax(scores))]))
+        """The corpus as a head: its prototypes, with as much of their raw bias as the rows' cross-entropy asks for, or
+        what was trained on its rows, where that is clearly better."""
+        problem, labels_N = self.problem, self.problem.labels
+        few = np.arange(len(labels_N)) if len(labels_N) <= MAX_LEFT_OUT else problem.picked
+        basis_nR, weights_n = problem.space.basis(few, np.float32), problem.space.weights[few]
+
+        def fit(logits_nS: Array, mean: Mean) -> float:
+            """The log-likelihood of labels, which the mean has never seen, at its best temperature."""
+            biased_nS = logits_nS + mean.bias.astype(np.float32)
+            return -float(weights_n.sum()) * fit_temperature(biased_nS, labels_N[few], weights_n, SEARCH_TOLERANCE)[1]
+
+        head_DS = prior.centred(self.classes.mask)[self.classes.seen].T
+        raw = Mean.of_prototypes(prior.name, head_DS, 1.0, problem.space)
+        means = [replace(raw, bias=share * raw.bias, bias_share=share) for share in BIAS_SHARES.tolist()]
+        logits_nS = basis_nR @ raw.projected.astype(np.float32)
+        scores = [fit(logits_nS, each) - 0.5 * ((each.bias_share - 1) / BIAS_SPREAD) ** 2 for each in means]
+        if self.has_all:
+            means += [Mean.of_rows(prior.name, *head, problem.space) for head in prior.trained]
+            trained = means[len(scores) :]
+            scores += [fit(basis_nR @ each.projected.astype(np.float32), each) - CLEARLY for each in trained]
+        return means[int(np.argmax(scores))]
 
     def _with_grams(
         self, problem: Problem, point: Point, grams: tuple[ClassPrior, ...]
@@ -281,16 +349,21 @@ class _Search:
                 return {}, {}, problem.unjudged_temperature(point)
             unexplained = math.sqrt(ridge.penalty / point.penalty)
             return {}, {}, (VOICE + (1 - VOICE) * unexplained) * self._ridge_temperature(ridge)
-        space, labels_N = problem.space, problem.labels
-        everyone = np.flatnonzero(problem.has_others)
-        rows = problem.left_rows(everyone, np.float64 if len(everyone) <= MAX_LEFT_OUT // 2 else np.float32)
-        loss, correct, temperatures = {}, {}, {}
-        for name, (where, at) in points.items():
-            with_means = rows if where.means else replace(rows, mean_logits=())
-            logits_NC = where.left_out_logits(at, with_means)
-            temperatures[name], _ = fit_temperature(logits_NC, labels_N[everyone], space.weights[everyone])
-            loss[name] = losses(logits_NC, labels_N[everyone], temperatures[name])
-            correct[name] = (logits_NC.argmax(axis=1) == labels_N[everyone]).astype(np.float64)
+        rows = self._everyone()
+        logits = {name: where.left_out_logits(at, where.with_mean_logits(rows)) for name, (where, at) in points.items()}
+        return self._judged(rows.picked, logits)
+
+    def _everyone(self) -> LeftRows:
+        """All rows that can be left out."""
+        everyone = np.flatnonzero(self.problem.has_others)
+        return self.problem.left_rows(everyone, np.float64 if len(everyone) <= MAX_LEFT_OUT // 2 else np.float32)
+
+    def _judged(self, rows: Codes, logits: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array], float]:
+        """Losses and hits of rows by the logits of heads fitted without them, and the temperature of "prior"."""
+        labels_n, weights_n = self.problem.labels[rows], self.problem.space.weights[rows]
+        temperatures = {name: fit_temperature(each, labels_n, weights_n)[0] for name, each in logits.items()}
+        loss = {name: losses(each, labels_n, temperatures[name]) for name, each in logits.items()}
+        correct = {name: (each.argmax(axis=1) == labels_n).astype(np.float64) for name, each in logits.items()}
         return loss, correct, temperatures["prior"]
 
 

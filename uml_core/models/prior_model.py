@@ -32,6 +32,8 @@ class ClassPrior:
     name: str
     prototypes: Array
     covered: npt.NDArray[np.bool_]  # (C,)
+    # Heads trained on the corpus's rows, for rows less their mean: weights (E, C) and biases (C,).
+    trained: tuple[tuple[Array, Array], ...] = ()
 
     @classmethod
     def from_rows(cls, name: str, rows: Array, labels: Codes, num_classes: int) -> ClassPrior:
@@ -70,13 +72,20 @@ class Mean:
 
     name: str
     head: Array
-    bias_share: float  # β: 1 is raw geometry, 0 rows less their mean
+    bias: Array  # (C,) for rows less their mean
     projected: Array  # the logits in the eigenbasis of the rows (R, C)
+    bias_share: float = 0.0  # β: with 1 the bias is that of raw geometry, with 0 none
 
     @classmethod
-    def of_rows(cls, name: str, head: Array, bias_share: float, space: RowSpace) -> Mean:
+    def of_rows(cls, name: str, head: Array, bias: Array, space: RowSpace) -> Mean:
         """For the rows of a space."""
-        return cls(name, head, bias_share, space.project_head(head))
+        return cls(name, head, bias, space.project_head(head))
+
+    @classmethod
+    def of_prototypes(cls, name: str, head: Array, bias_share: float, space: RowSpace) -> Mean:
+        """Prototypes less their mean as a head."""
+        raw_C: Array = space.mean @ head
+        return replace(cls.of_rows(name, head, bias_share * raw_C, space), bias_share=bias_share)
 
 
 @dataclass(frozen=True)
@@ -187,7 +196,7 @@ class Problem:
             squares_RJ = point.classes.rotate(projected) ** 2
             left = float((self.unfollowed(point.penalty, point.classes) * squares_RJ).sum())
             standing = left / max(float(squares_RJ.sum()), 1e-300)
-            total_C += scale * mean.bias_share * standing * (self.space.mean @ mean.head)
+            total_C += scale * standing * mean.bias
         return total_C
 
     def left_rows(self, picked: Codes, precision: type[np.floating] = np.float64) -> LeftRows:

@@ -98,6 +98,12 @@ class Extension:
 
     def _means(self, classes: SeenClasses) -> Sequence[Mean]:
         by_name = {prior.name: prior for prior in self.priors}
-        heads = [by_name[mean.name].centred(classes.mask)[classes.seen].T for mean in self.problem.means]
-        means, space = self.problem.means, classes.problem.space
-        return [Mean.of_rows(mean.name, head, mean.bias_share, space) for mean, head in zip(means, heads, strict=True)]
+        return [
+            Mean.of_prototypes(
+                mean.name,
+                by_name[mean.name].centred(classes.mask)[classes.seen].T,
+                mean.bias_share,
+                classes.problem.space,
+            )
+            for mean in self.problem.means
+        ]

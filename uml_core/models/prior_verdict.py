@@ -15,7 +15,12 @@ from uml_core.models.prior_gates import Gate
 from uml_core.models.prior_head import Kind, PriorHead
 from uml_core.models.row_space import Array
 
-WORDS = {"ridge": "ridge", "prior": "the prior head", "zero_shot": "the zero-shot head"}
+WORDS = {
+    "ridge": "ridge",
+    "discriminant": "the linear discriminant",
+    "prior": "the prior head",
+    "zero_shot": "the zero-shot head",
+}
 CONFIDENCE = 0.95
 
 
@@ -113,7 +118,7 @@ def verdict_of(head: PriorHead, without: Mapping[str, PriorHead]) -> Verdict:
 
 def _compared(head: PriorHead) -> list[Kind]:
     """The heads between which the choice was, the one that is shipped among them."""
-    kinds: list[Kind] = ["ridge"]
+    kinds: list[Kind] = [head.alone]
     if head.kind == "prior":
         kinds.append("prior")
     if head.scales:

@@ -16,9 +16,10 @@ from uml_core.config import Experiment
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.training_data import TrainingData
 from uml_core.errors import InputError, listing
+from uml_core.models.discriminant import prior_of_rows
 from uml_core.models.linear_probe import LinearProbe
 from uml_core.models.prior_head import fit_prior_head
-from uml_core.models.prior_model import ClassPrior, unit_rows
+from uml_core.models.prior_model import unit_rows
 from uml_core.models.shared_head import solves_unit_rows
 from uml_core.store.mapped_table import is_mapped
 
@@ -26,7 +27,7 @@ from uml_core.store.mapped_table import is_mapped
 def solve_head(experiment: Experiment, data: TrainingData) -> tuple[Tensor, Tensor]:
     """The weight (C, D) and bias (C,) of the head that model.head names, float32.
 
-    Every kind searches its own scales: ridge and prior on the train rows alone, logistic by the validation rows.
+    Every kind searches its own scales: logistic by the validation rows, the others on the train rows alone.
 
     Raises:
         InputError: a corpus is read from a file because it does not fit in memory.
@@ -46,16 +47,17 @@ def solve_head(experiment: Experiment, data: TrainingData) -> tuple[Tensor, Tens
 
     train, num_classes = data.train[data.target], len(data.classes)
     if experiment.model.head == "logistic":
-        fitted, validated = ((rows_of(rows).astype(np.float32), rows.labels) for rows in (train, data.val))
-        probe, _ = LinearProbe.fit_validated(fitted, validated, num_classes)
+        fitting, validating = ((rows_of(rows).astype(np.float32), rows.labels) for rows in (train, data.val))
+        probe, _ = LinearProbe.fit_validated(fitting, validating, num_classes)
         return _as_tensors(probe.weight, probe.bias)
-    auxiliaries = experiment.active_auxiliaries if experiment.model.head == "prior" else ()
+    head = experiment.model.head
+    auxiliaries = experiment.active_auxiliaries if head == "prior" else ()
     priors = [
-        ClassPrior.from_rows(name, rows_of(data.train[name]), data.train[name].labels, num_classes)
+        prior_of_rows(name, rows_of(data.train[name]), data.train[name].labels, num_classes, dim=train.dim)
         for name in auxiliaries
     ]
-    head = fit_prior_head(rows_of(train), train.labels, num_classes, priors)
-    return _as_tensors(head.weight.T / head.temperature, head.bias / head.temperature)
+    fitted = fit_prior_head(rows_of(train), train.labels, num_classes, priors, discriminates=head != "ridge")
+    return _as_tensors(fitted.weight.T / fitted.temperature, fitted.bias / fitted.temperature)
 
 
 def _as_tensors(weight_CD: npt.NDArray[np.float64], bias_C: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from uml_core.config import Experiment
-from uml_core.sweeps.space import Arm, Control, Facts, Overrides, related_auxiliaries
+from uml_core.sweeps.space import Alternative, Arm, Control, Facts, Overrides, related_auxiliaries
 
 FROZEN: dict[str, Any] = {
     "model.backbone": "frozen",
@@ -28,9 +28,11 @@ SAYS = {
     "unrelated": "with an auxiliary corpus about something else.",
     "zero_shot": "the head as the auxiliary corpus's class means initialise it, not trained at all.",
     "ridge": "the target alone: ridge regression in closed form, its penalty by leaving one row out.",
+    "discriminant": "the target alone: a linear discriminant in closed form, its penalty by leaving one row out; at "
+    "one row a class it is ridge.",
     "logistic": "the target alone: logistic regression, its penalty by validation.",
-    "prior": "ridge under a prior that the auxiliary corpora write, in closed form; where their class names are worth "
-    "no more than shuffled ones, it is ridge.",
+    "prior": "discriminant under a prior that the auxiliary corpora write, in closed form; where their class names are "
+    "worth no more than shuffled ones, it is discriminant.",
     "shuffled_prior": "as prior, with the auxiliary labels shuffled over rows.",
 }
 
@@ -75,8 +77,7 @@ def standard_arms(experiment: Experiment) -> dict[str, Arm]:
         *_controls("shuffled", {**cotrained, **shuffled}),
         *_controls("noise", {**cotrained, **noise}),
         Arm("zero_shot", untrained, says=SAYS["zero_shot"], role="zero_shot"),
-        Arm("ridge", {**_target_only(experiment), "model.head": "ridge"}, says=SAYS["ridge"], role="ridge"),
-        Arm("logistic", {**_target_only(experiment), "model.head": "logistic"}, says=SAYS["logistic"], role="logistic"),
+        *_solved(experiment),
         Arm("prior", {**cotrained, **prior}, says=SAYS["prior"], role="method"),
         Arm(
             "shuffled_prior",
@@ -90,6 +91,13 @@ def standard_arms(experiment: Experiment) -> dict[str, Arm]:
         swapped = {"mixing.loss_weight": {name: float(name in unrelated) for name in experiment.auxiliaries}}
         arms += _controls("unrelated", swapped, {"model.init_corpus": unrelated[0]})
     return {arm.name: arm for arm in arms}
+
+
+def _solved(experiment: Experiment) -> list[Arm]:
+    """The target alone, its head solved."""
+    alone = _target_only(experiment)
+    roles: tuple[Alternative, ...] = ("ridge", "discriminant", "logistic")
+    return [Arm(role, {**alone, "model.head": role}, says=SAYS[role], role=role) for role in roles]
 
 
 def _initialised(name: str, overrides: Overrides, **fields: Any) -> Arm:
@@ -121,7 +129,7 @@ def deciding_arms(experiment: Experiment) -> tuple[str, ...]:
     """The fewest arms a verdict rests on: what one could use instead, the baseline, the methods and their controls."""
     suffix = headline_suffix(experiment)
     initialised = ("unimodal_init", "uml_init") if suffix else ()
-    alternatives = ("linear_probe", "ridge", "logistic", "zero_shot")
+    alternatives = ("linear_probe", "ridge", "discriminant", "logistic", "zero_shot")
     return (*alternatives, "unimodal", "uml", *initialised, f"shuffled{suffix}", "prior", "shuffled_prior")
 
 

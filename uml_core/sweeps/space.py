@@ -31,10 +31,11 @@ GroupName = tuple[str, str, int]  # arm, condition, seed
 # "" is an arm that is only compared. "method" and "baseline" are variants of the headline and of the baseline.
 Plain = Literal["", "method", "baseline"]
 # A model that one could use instead of the headline's, and that no unpaired data have trained.
-Alternative = Literal["probe", "ridge", "logistic", "zero_shot"]
+Alternative = Literal["probe", "ridge", "discriminant", "logistic", "zero_shot"]
 ALTERNATIVE_WORDS: dict[str, str] = {
     "probe": "the linear probe",
     "ridge": "ridge",
+    "discriminant": "the linear discriminant",
     "logistic": "logistic regression",
     "zero_shot": "the untrained zero-shot head",
 }
@@ -95,7 +96,7 @@ class Arm:
     @property
     def uses_validation(self) -> bool:
         """Whether validation chose something in it: a step, a rate, a penalty. Its accuracy there then flatters it."""
-        return self.role != "zero_shot" and self.overrides.get("model.head") not in ("ridge", "prior")
+        return self.role != "zero_shot" and self.overrides.get("model.head") not in ("ridge", "discriminant", "prior")
 
     @property
     def uses_unpaired(self) -> bool:
