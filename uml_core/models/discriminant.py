@@ -145,6 +145,14 @@ class FittedDiscriminant:
 
     def left_out_logits(self, left: LeftRows) -> Array:
         """Logits (n, C) by the discriminants fitted without a copy of a row, its class as likely as before."""
+        is_search = left is self.rows.problem.search_rows
+        return self._search_logits if is_search else self._left_out_logits(left)
+
+    @cached_property
+    def _search_logits(self) -> Array:
+        return self._left_out_logits(self.rows.problem.search_rows)
+
+    def _left_out_logits(self, left: LeftRows) -> Array:
         problem, precision = self.rows.problem, left.basis.dtype
         labels_n, each = problem.labels[left.picked], np.arange(len(left.picked))
         removed_n, mass_n = left.removed, problem.mass.astype(precision)[labels_n]
