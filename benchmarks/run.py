@@ -1,6 +1,6 @@
 """All figures of docs/measured.md in one run: training, embedding and sweeping, each against its bare loop.
 
-    python -m benchmarks.run                 # about 15 minutes on 2 cores
+    python -m benchmarks.run                 # about 20 minutes on 2 cores
     python -m benchmarks.run --only train sweep
 
 Prints one table; a ratio is ours divided by bare (above 1: ours is faster). Absolute figures vary with the machine.
@@ -21,6 +21,7 @@ from benchmarks import (
     finetune_throughput,
     self_supervised_step,
     stream_throughput,
+    sufficient_statistics,
     sweep_throughput,
     train_throughput,
 )
@@ -29,6 +30,7 @@ from benchmarks.figures import TABLE_HEAD, Figure, machine
 BENCHMARKS: dict[str, Callable[[Path], Iterable[Figure]]] = {
     "train": train_throughput.measure,
     "stream": stream_throughput.measure,
+    "statistics": sufficient_statistics.measure,
     "finetune": finetune_throughput.measure,
     "compile": finetune_throughput.measure_compiled,
     "embed": embed_throughput.measure,

@@ -76,6 +76,15 @@ def _start_ray() -> None:
         ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
 
 
+def quieten_ray_data() -> None:
+    """Our bar and our table say what Ray Data's bars and announcements say; its warnings stay."""
+    import ray.data  # it takes a second
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # here, because importing ray.data sets the level anew
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
+
+
 def num_cpus() -> int:  # of the cluster, at least 1
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 

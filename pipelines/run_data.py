@@ -7,10 +7,12 @@ them. Who trains reads the embeddings (`load_data`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pipelines.raw_sources import RawSources, with_raw_rows
 from pipelines.stores import (
@@ -22,13 +24,15 @@ from pipelines.stores import (
     load_tables,
 )
 from uml_core.config import Experiment
+from uml_core.data.row_statistics import RowStatistics
 from uml_core.data.sequence_data import SequenceData, build_sequence_data
 from uml_core.data.subsets import Rows, read_subset, subset_text
 from uml_core.data.training_data import TrainingData, build_training_data
 from uml_core.errors import listing
 from uml_core.store.corpus_store import CorpusStore
-from uml_core.store.corpus_table import order_by_id
+from uml_core.store.corpus_table import CorpusTable, order_by_id, unread
 from uml_core.store.mapped_table import cache_dir, embedding_bytes, mapped_table, streamed_corpora
+from uml_core.store.sums_folder import TOTAL, SumsFolder
 
 if TYPE_CHECKING:
     from uml_core.gradients.batch import NonFiniteError
@@ -56,8 +60,9 @@ class CheckedData:
 
     def describe_feed(self, experiment: Experiment) -> str:
         streamed = [corpus for corpus, feed in self.feeds.items() if feed == "stream"]
+        how = "added up over the store, or read" if experiment.solved_from else "read ahead"
         return (
-            f"embeddings of {listing(streamed)} are read ahead from a file in {cache_dir(experiment)} "
+            f"embeddings of {listing(streamed)} are {how} from a file in {cache_dir(experiment)} "
             f"(feed.keep is {experiment.feed.keep}, feed.memory_gib {experiment.feed.memory_gib:g})"
         )
 
@@ -72,21 +77,70 @@ def check_data(experiment: Experiment) -> CheckedData:
     return CheckedData(fingerprints, build_data(experiment, tables, sources), feeds, tables, seeds, sources)
 
 
-def load_data(experiment: Experiment, fingerprints: Mapping[str, str] | None = None) -> TrainingData | SequenceData:
-    """Read an experiment's corpora from the store and select its rows. Raises InputError for the user's mistakes."""
-    return build_data(experiment, training_tables(experiment, fingerprints or corpus_fingerprints(experiment)))
+def load_data(
+    experiment: Experiment, fingerprints: Mapping[str, str] | None = None, sums: Mapping[str, str] | None = None
+) -> TrainingData | SequenceData:
+    """Read an experiment's corpora from the store and select its rows.
+
+    Args:
+        experiment: what is trained.
+        fingerprints: of the corpora, where they are known.
+        sums: the keys of what `pipelines.row_sums` has added up.
+
+    Raises:
+        InputError: for the user's mistakes.
+    """
+    found, sums = fingerprints or corpus_fingerprints(experiment), sums or {}
+    if not sums:
+        return build_data(experiment, training_tables(experiment, found))
+    held_out = _held_out(experiment, found) if experiment.target in sums else None
+    data = build_data(experiment, training_tables(experiment, found, sums, held_out))
+    assert isinstance(data, TrainingData), "other data are refused with the experiment"
+    folders = {corpus: SumsFolder((experiment.store, corpus, found[corpus]), key) for corpus, key in sums.items()}
+    totals = {corpus: RowStatistics.from_bytes(folder.read(TOTAL)) for corpus, folder in folders.items()}
+    added_up = {corpus: data.train[corpus] for corpus in sums}
+    train = {corpus: replace(rows, embeddings=unread(*rows.embeddings.shape)) for corpus, rows in added_up.items()}
+    return replace(data, statistics=totals, train={**data.train, **train})
 
 
-def training_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> Tables:
-    """Read the corpora of a training run: those that do not fit in feed.memory_gib as files on this machine's disk."""
+def _held_out(experiment: Experiment, fingerprints: Mapping[str, str]) -> Rows:
+    """The target's rows that are read where its train rows are added up: those that it is validated and tested on."""
+    data = build_data(experiment, load_label_tables(experiment, fingerprints))
+    assert isinstance(data, TrainingData), "other data are refused with the experiment"
+    read = [data.val, *data.shifted.values(), *([] if data.test is None else [data.test])]
+    return np.unique(np.concatenate([rows.rows for rows in read if rows.corpus in ("", experiment.target)]))
+
+
+def training_tables(
+    experiment: Experiment,
+    fingerprints: Mapping[str, str],
+    sums: Collection[str] = frozenset(),
+    held_out: Rows | None = None,
+) -> Tables:
+    """Read the corpora of a training run: those that do not fit in feed.memory_gib as files on this machine's disk.
+
+    Args:
+        experiment: what is trained.
+        fingerprints: of its corpora.
+        sums: the corpora that were added up. Of an auxiliary one that does not fit, and of one that a solved head does
+            not ask for, labels and splits alone are read.
+        held_out: the rows that are read of a target that was added up.
+    """
     if experiment.objective == "self_supervised":
         return load_tables(experiment, fingerprints)
     stores, cache = corpus_stores(experiment, fingerprints), cache_dir(experiment)
     streamed = _streamed(experiment, stores)
-    return {
-        corpus: mapped_table(store, cache, partial(_say_waiting, corpus)) if corpus in streamed else store.load()
-        for corpus, store in stores.items()
-    }
+    is_solved, asked = bool(experiment.solved_from), set(experiment.solved_from) - set(sums)
+
+    def table(corpus: str, store: CorpusStore) -> CorpusTable:
+        if corpus not in streamed:
+            return store.load()
+        if is_solved and corpus in experiment.auxiliaries and corpus not in asked:
+            return store.load_labels(store.embeddings_manifest())
+        only = held_out if corpus == experiment.target else None
+        return mapped_table(store, cache, partial(_say_waiting, corpus), only)
+
+    return {corpus: table(corpus, store) for corpus, store in stores.items()}
 
 
 def _streamed(experiment: Experiment, stores: Mapping[str, CorpusStore]) -> frozenset[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import json
 import os
 import tempfile
@@ -44,12 +43,6 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     newest = max(logs, key=lambda log: log.stat().st_mtime, default=None)
     if newest is not None:
         print(*newest.read_text(encoding="utf-8").splitlines()[-5:], sep="\n")
-
-
-def pytest_collection_finish() -> None:
-    """Look for garbage among what the tests make, not among the million objects that they import."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

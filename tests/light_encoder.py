@@ -18,7 +18,7 @@ from uml_core.encoders import Decoded, Embeddings, Encoder
 from uml_core.encoders.pictures import open_picture
 
 GRID = 4
-SLOW_ROW_S = 0.1
+SLOW_ROW_S = 0.15
 
 
 class ColourGrid(Encoder):

@@ -8,7 +8,6 @@ Beside GPUs, decode tasks on the other cores keep the actors fed.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import pickle
 import time
@@ -21,7 +20,7 @@ import ray
 import ray.data
 import torch
 
-from pipelines.ray_session import num_cpus, num_gpus
+from pipelines.ray_session import num_cpus, num_gpus, quieten_ray_data
 from uml_core.config import EmbedConfig, EncoderConfig
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Decoded, Encoder, RowError, build_encoder
@@ -111,7 +110,7 @@ def stream_parts(
     `read` turns a part into rows: one block, the unit of work, of writing and of resuming. An instance of `actor` takes
     a batch of one part. The encoder has no weights: its settings go to the tasks that decode and to the actors.
     """
-    _quieten_ray_data()
+    quieten_ray_data()
     settings: EncoderSettings = (encoder.config, encoder.modality)
     dataset = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
     if workers.decoders:
@@ -130,13 +129,6 @@ def stream_parts(
         compute=ray.data.ActorPoolStrategy(size=workers.actors),
         fn_constructor_kwargs={"encoder": settings, "read": read, "workers": workers, **arguments},
     ).iter_rows()
-
-
-def _quieten_ray_data() -> None:
-    """Our bar and our table say what Ray Data's bars and announcements say; its warnings stay."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)  # here, because importing ray.data sets the level anew
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
 
 
 def set_encoder_threads(workers: Workers) -> None:

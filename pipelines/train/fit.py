@@ -21,6 +21,7 @@ from pipelines.ray_train.attempts import Attempt, open_attempt
 from pipelines.ray_train.checkpoints import PREDICTOR_FOLDER, load_state, repair
 from pipelines.ray_train.elastic import trainer_class
 from pipelines.ray_train.faults import MistakeCallback, free_orphans, mistakes_raised
+from pipelines.row_sums import add_up_rows
 from pipelines.run_data import CheckedData, subset_of
 from pipelines.train.progress import MLflowCallback, training_bar
 from pipelines.train.worker import train_loop_per_worker
@@ -112,6 +113,7 @@ def _fit(experiment: Experiment, checked: CheckedData, attempt: Attempt, run_id:
     fewest, most = settings.min_workers or settings.workers, settings.workers
     _check_workers(fewest, use_gpu=use_gpu, setting="workers" if settings.min_workers is None else "min_workers")
     _check_streaming(experiment, checked)
+    sums = add_up_rows(experiment, checked)
     with tempfile.TemporaryDirectory() as folder:
         state_file = Path(folder) / "state.json"
         with training_bar(state_file, f"train {run_kind(experiment)}", experiment.num_steps), mistakes_raised():
@@ -121,6 +123,7 @@ def _fit(experiment: Experiment, checked: CheckedData, attempt: Attempt, run_id:
                 train_loop_config={
                     "experiment": experiment.model_dump(mode="json"),
                     "fingerprints": dict(checked.fingerprints),
+                    "sums": sums,
                     "started_at": psutil.Process().create_time(),
                     "run_dir": attempt.directory,
                 },

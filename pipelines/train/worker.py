@@ -39,7 +39,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     torch.set_num_threads(_num_threads(experiment, context.get_local_world_size()))
     try:
-        data = load_data(experiment, config["fingerprints"])
+        data = load_data(experiment, config["fingerprints"], config["sums"])
         if experiment.model.backbone != "frozen" and not data.keep:
             from pipelines.train.picture_stream import PictureStream  # encoders take seconds
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import faulthandler
-import multiprocessing
 import pickle
 import warnings
 from collections.abc import Callable
@@ -26,7 +25,6 @@ from uml_core.errors import InputError
 from uml_core.training.run import TrainingRun
 
 NUM_RANKS = 2
-IMPORTED = ("timm", "transformers.modeling_utils", "torch.distributed.fsdp")
 STUCK_S = 180  # all cases take 10 to 60 s
 
 
@@ -75,11 +73,7 @@ def on_ranks(directory: Path, work: Callable[..., Any], *arguments: Any, device:
 
 def _on_ranks(directory: Path, work: Callable[..., Any], arguments: tuple[Any, ...], device: str) -> list[Any]:
     directory.mkdir()
-    # On CPUs both are forked from one process that has imported what they use: 6 s of CPU each.
-    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__, *IMPORTED])
-    method = "spawn" if device == "cuda" else "forkserver"
-    ranks = (directory, device, work, arguments)
-    torch.multiprocessing.start_processes(_rank, ranks, nprocs=NUM_RANKS, start_method=method)
+    torch.multiprocessing.spawn(_rank, (directory, device, work, arguments), nprocs=NUM_RANKS)
     files = [directory / f"{rank}.pt" for rank in range(NUM_RANKS)]
     return [torch.load(file, map_location="cpu", weights_only=False) for file in files]
 

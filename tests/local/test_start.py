@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 STEP = """
 import sys, torch
-import pipelines.train.worker, pipelines.tune.trial
+import pipelines.{module}
 from uml_core.training.optimizer import LeanAdamW
 weight = torch.nn.Parameter(torch.ones(3))
 weight.grad = torch.ones(3)
@@ -34,9 +36,9 @@ print("timm" in sys.modules)
 """
 
 
-def test_a_process_that_trains_a_head_imports_nothing_heavy() -> None:
-    """Neither a worker of a run nor one of a sweep: one process imports what both do."""
-    command = [sys.executable, "-c", STEP.format(heavy=HEAVY)]
+@pytest.mark.parametrize("module", ["train.worker", "tune.trial"])
+def test_a_process_that_trains_a_head_imports_nothing_heavy(module: str) -> None:
+    command = [sys.executable, "-c", STEP.format(module=module, heavy=HEAVY)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 

@@ -89,11 +89,11 @@ def test_divergence_before_the_first_checkpoint_is_reported_with_one_and_without
     monkeypatch.setattr(ray.train, "get_context", Worker)
     monkeypatch.setattr(ray.train, "report", report)
     monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(train_loop, "load_data", lambda settings, _: build_training_data(settings, TABLES))
+    monkeypatch.setattr(train_loop, "load_data", lambda settings, *_: build_training_data(settings, TABLES))
     changes = {"optim.lr": 1e30, "optim.warmup_steps": 0, "model.scale_init": 1e30, "store": str(tmp_path / "store")}
     diverging, fingerprints = experiment(**changes), write_stores(tmp_path / "store")
     config = {"experiment": diverging.model_dump(mode="json"), "run_dir": str(tmp_path / "run")}
-    config["fingerprints"] = fingerprints
+    config |= {"fingerprints": fingerprints, "sums": {}}
     threads = torch.get_num_threads()
     try:
         train_loop.train_loop_per_worker({**config, "started_at": 0.0})

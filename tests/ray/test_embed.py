@@ -10,11 +10,9 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -23,15 +21,12 @@ import pytest
 
 from pipelines.command_line import Summary
 from pipelines.embed import step as embed
-from pipelines.embed.stages import stream_parts
 from pipelines.stores import corpus_store
 from tests.bad_rows import write_bad_rows
 from tests.conftest import CLASSES, draw, picture_tree, write_picture_corpora
-from tests.embedded import stream_here
 from tests.light_encoder import light
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.readers import rows_of
-from uml_core.encoders import Encoder
 from uml_core.errors import InputError
 from uml_core.tracking.reading import experiment_runs
 
@@ -60,7 +55,7 @@ class Embedded:
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Embedded:
-    """Embed pictures by two actors, sentences and sounds, each one part, in this process."""
+    """Embed pictures by two actors, sentences and sounds, each one part, by one."""
     directory = write_picture_corpora(tmp_path_factory.mktemp("embedded"))
     reasons = {
         "pictures": {f"train/{row}": why for row, why in write_bad_rows(directory / "pictures/train", "image").items()},
@@ -85,18 +80,12 @@ def embedded(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Emb
     }
     settings = {"actors": 2, "part_rows": 17, "max_rejected": 0.9}
     experiment = parse_experiment({**picture_tree(directory), "corpora": corpora, "embed": settings})
-    with mock.patch.object(embed, "stream_parts", pictures_by_actors):
-        return Embedded(experiment, embed.run(experiment), reasons)
+    return Embedded(experiment, embed.run(experiment), reasons)
 
 
 def embed_only(experiment: Experiment, corpus: str) -> dict[str, Any]:
     with contextlib.ExitStack() as session:
         return embed.embed_corpus(experiment, corpus, session)
-
-
-def pictures_by_actors(parts: Sequence[Any], *stage: Any, encoder: Encoder, **given: Any) -> Iterator[dict[str, Any]]:
-    """What streams parts, with no actor for other corpora: each would be a process that starts for one part."""
-    return (stream_parts if encoder.modality == "image" else stream_here)(parts, *stage, encoder=encoder, **given)
 
 
 def stored_ids(experiment: Experiment, corpus: str) -> Counter[str]:
@@ -137,7 +126,7 @@ def test_every_row_once_then_nothing_then_only_what_is_missing(
     4. A changed file is embedded again, a new one alone is added, a removed one goes.
     5. In full precision it is another store, and none is there.
 
-    Each time the corpus is listed once. Actors embed the first time; afterwards few rows are left for this process.
+    Each time the corpus is listed once.
     """
     listed: list[str] = []
     monkeypatch.setattr(embed, "rows_of", lambda given, corpus: listed.append(corpus) or rows_of(given, corpus))
@@ -158,7 +147,6 @@ def test_every_row_once_then_nothing_then_only_what_is_missing(
     assert listed == ["pictures"] * 2
 
     # As after a kill: no manifest, one part missing, one half-written temporary file.
-    monkeypatch.setattr(embed, "stream_parts", stream_here)
     folder = Path(corpus_store(half, "pictures").directory)
     (folder / "manifest.json").unlink()
     lost = sorted(before)[0]

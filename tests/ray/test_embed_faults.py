@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Experiment:
-    """21 parts of 4 pictures, 8 damaged: some 4 s of pauses for two actors, in which to kill."""
+    """21 parts of 4 pictures, 8 damaged: some 6 s of pauses for two actors, in which to kill."""
     write_picture_corpora(tmp_path, counts={"train": 24, "val": 2, "test": 2})
     tree = {**picture_tree(tmp_path), "embed": {"part_rows": 4, "actors": 2, "max_rejected": 0.2}}
     del tree["corpora"]["names"]

@@ -73,8 +73,8 @@ def wait_for_head(environment: dict[str, str], head: subprocess.Popen[bytes], po
     pytest.fail(f"the head did not come up: {log.read_text()[-2000:]}")
 
 
-def submit(environment: dict[str, str], root: Path, *line: str) -> subprocess.CompletedProcess[str]:
-    runtime = {"env_vars": {"UML_ROOT": str(root)}}
+def submit(environment: dict[str, str], root: Path | None, *line: str) -> subprocess.CompletedProcess[str]:
+    runtime = {"env_vars": {"UML_ROOT": str(root)}} if root else {}
     command = [RAY, "job", "submit", "--working-dir", str(ROOT), "--runtime-env-json", json.dumps(runtime), "--"]
     for _ in range(10):  # the head answers before the process that takes jobs has started
         job = subprocess.run(
@@ -87,21 +87,22 @@ def submit(environment: dict[str, str], root: Path, *line: str) -> subprocess.Co
 
 
 def test_embed_and_train_as_a_job(cluster: dict[str, str], tmp_path: Path) -> None:
-    """A line whose places would lie in the job's own copy of the files is refused first."""
     write_vector_corpora(tmp_path)
     tracking = {"uri": "sqlite:///mlflow.db", "artifacts": "artifacts"}
     tree = vector_tree(tmp_path, store="store", tracking=tracking)
     file = tmp_path / "experiment.yaml"
     file.write_text(parse_experiment(tree).to_yaml(), encoding="utf-8")
-    line = f"{sys.executable} -m pipelines.{{}} {file}"
-    steps = f"! env -u UML_ROOT {line.format('train')} && {line.format('embed')} && {line.format('train')}"
+    steps = " && ".join(f"{sys.executable} -m pipelines.{step} {file}" for step in ("embed", "train"))
     job = submit(cluster, tmp_path, "bash", "-c", steps)
     assert job.returncode == 0, job.stdout[-3000:] + job.stderr[-3000:]
-    assert "which is a temporary copy; give an absolute place" in job.stdout + job.stderr
     assert (tmp_path / "mlflow.db").exists()
     assert list((tmp_path / "store" / "target").glob("*/manifest.json"))
     assert "val " in job.stdout
     assert "test " in job.stdout
+
+    refused = submit(cluster, None, sys.executable, "-m", "pipelines.train", str(file))
+    assert refused.returncode != 0
+    assert "which is a temporary copy; give an absolute place" in refused.stdout + refused.stderr
 
 
 def test_cluster_yaml_fits_rays_schema() -> None:

@@ -25,6 +25,7 @@ from uml_core.models.prior_model import unit_rows
 from uml_core.serving.export import export_head
 from uml_core.serving.target_predictor import TargetPredictor
 from uml_core.sweeps.space import Group
+from uml_core.training import supervised
 from uml_core.training.run import TrainingRun
 
 HEADS = ("ridge", "discriminant", "logistic", "prior")
@@ -104,10 +105,16 @@ def test_evaluators_measure_it_and_analyses_refuse_it() -> None:
         explain(TrainedRun(run.experiment, run.model, run.data), ["margins"])
 
 
-def test_a_corpus_that_is_read_from_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_that_is_read_from_a_file_is_refused_by_a_solver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(solved_head, "is_mapped", lambda embeddings: True)
-    with pytest.raises(InputError, match=r"takes all rows at once, and target, names does not fit into"):
-        solved("prior")
+    with pytest.raises(InputError, match=r"takes all rows at once, and target does not fit into feed.memory_gib 4;"):
+        solved("logistic")
+    solved("prior")
+
+
+def test_it_steps_over_no_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervised, "EmbeddingFeed", None)
+    solved("prior")
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -214,7 +214,7 @@ def test_a_solver_says_when_rows_do_not_fit(experiment: Experiment) -> None:
     changes = {"optim.name": "lbfgs", "model.learnable_scale": False, "mixing.loss_weight.names": 0}
     settings = experiment.override({**changes, "feed.memory_gib": 1e-6, "model.shared_width": 12})
     with pytest.raises(InputError, match=r"takes all rows at once, and target does not fit into feed.memory_gib 1e-06"):
-        TrainingRun(settings, load_data(settings))
+        next(TrainingRun(settings, load_data(settings)).evaluations())
 
 
 def test_rows_are_read_from_a_file_longer_than_a_request(tmp_path: Path) -> None:

@@ -76,6 +76,13 @@ class Sections(Settings):
         """Optimiser steps at most; 0 for a head in closed form."""
         return self.train.max_steps if self.model.head == "paper" else 0
 
+    @property
+    def solved_from(self) -> tuple[str, ...]:
+        """Names of the corpora whose rows a solved head asks for, the target first; none where steps train the head."""
+        if self.model.head == "paper":
+            return ()
+        return (self.target, *(self.active_auxiliaries if self.model.head == "prior" else ()))
+
     def is_active(self, corpus: str) -> bool:
         """Whether a corpus takes part in training steps: neither its loss weight nor its batch ratio is 0.
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from uml_core.config import Experiment
 from uml_core.data.labelled_rows import LabelledRows, class_means, noise_like
+from uml_core.data.row_statistics import RowStatistics
 from uml_core.data.subsets import Rows, take_shots
 from uml_core.data.target_rows import class_codes, count_by_class, target_rows
 from uml_core.errors import InputError, listing
@@ -38,6 +39,7 @@ class TrainingData:
     shifted: dict[str, LabelledRows]
     dropped: dict[str, dict[str, int]]  # corpus -> {class the target lacks, or "" for none: rows}
     unprojected: tuple[str, ...] = ()  # corpora of the target's width from another encoder, or an unknown one
+    statistics: Mapping[str, RowStatistics] = field(default_factory=dict)  # of train rows that were added up before
 
     @property
     def labelled(self) -> LabelledRows:
@@ -136,14 +138,12 @@ def _auxiliary_rows(
         seed = experiment.data.split_seed + zlib.crc32(corpus.encode())
         rows = take_shots(codes, rows, shots=shots, seed=seed)
     dropped = count_by_class(table, np.flatnonzero(in_train & (codes < 0)))
-    labelled = LabelledRows(table.embeddings, rows, codes[rows])
-    if is_unread(table.embeddings):  # which rows they are is known; what takes the place of their embeddings is not
-        return labelled, dropped
-    if shots == "average":
-        labelled = class_means(labelled)
+    labelled, is_read = LabelledRows(table.embeddings, rows, codes[rows]), not is_unread(table.embeddings)
+    if shots == "average":  # of which rows that are not read are known, but not what takes their place
+        labelled = class_means(labelled) if is_read else labelled
     if control == "shuffled_labels":
         labelled = replace(labelled, labels=rng.permutation(labelled.labels))
-    if control == "noise":
+    if control == "noise" and is_read:
         labelled = replace(labelled, embeddings=noise_like(labelled, rng), rows=np.arange(len(labelled)))
     return labelled, dropped
 

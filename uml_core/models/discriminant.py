@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
+from uml_core.data.row_statistics import RowStatistics
 from uml_core.models.prior_model import ClassPrior, Codes, Problem, unit_rows
 from uml_core.models.row_space import Array, ClassBasis, LeftRows, RowSpace
 
@@ -96,8 +97,21 @@ def prior_of_rows(name: str, rows: Array, labels: Codes, num_classes: int, *, di
     if rows.shape[1] != dim or len(rows) < 2 * len(covered) or len(covered) < 2:
         return prior
     space = RowSpace.from_rows(unit_rows(rows), np.ones(len(rows)))
-    discriminant = Discriminant(Problem(space, np.searchsorted(covered, labels), len(covered)))
-    return replace(prior, trained=tuple(_trained(discriminant, each, covered, num_classes) for each in AMOUNTS))
+    return _with_heads(prior, Problem(space, np.searchsorted(covered, labels), len(covered)))
+
+
+def prior_of_statistics(name: str, statistics: RowStatistics) -> ClassPrior:
+    """The same from unit rows that were added up; with heads where they have a scatter."""
+    prior, num_covered = ClassPrior.from_sums(name, statistics.sums, statistics.counts), (statistics.counts > 0).sum()
+    if statistics.scatter is None or statistics.total < 2 * num_covered or num_covered < 2:
+        return prior
+    return _with_heads(prior, Problem.from_statistics(statistics.of_seen_classes()))
+
+
+def _with_heads(prior: ClassPrior, problem: Problem) -> ClassPrior:
+    """With what is trained on the corpus's rows, a problem of the covered classes."""
+    rows, covered, num_classes = Discriminant(problem), np.flatnonzero(prior.covered), len(prior.covered)
+    return replace(prior, trained=tuple(_trained(rows, each, covered, num_classes) for each in AMOUNTS))
 
 
 def _trained(rows: Discriminant, amount: float, covered: Codes, num_classes: int) -> tuple[Array, Array]:
@@ -145,14 +159,6 @@ class FittedDiscriminant:
 
     def left_out_logits(self, left: LeftRows) -> Array:
         """Logits (n, C) by the discriminants fitted without a copy of a row, its class as likely as before."""
-        is_search = left is self.rows.problem.search_rows
-        return self._search_logits if is_search else self._left_out_logits(left)
-
-    @cached_property
-    def _search_logits(self) -> Array:
-        return self._left_out_logits(self.rows.problem.search_rows)
-
-    def _left_out_logits(self, left: LeftRows) -> Array:
         problem, precision = self.rows.problem, left.basis.dtype
         labels_n, each = problem.labels[left.picked], np.arange(len(left.picked))
         removed_n, mass_n = left.removed, problem.mass.astype(precision)[labels_n]

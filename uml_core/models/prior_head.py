@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import softmax
 
+from uml_core.data.row_statistics import RowStatistics
 from uml_core.models.discriminant_search import DiscriminantSearch, Mixture
 from uml_core.models.prior_gates import Gate, SeenClasses
 from uml_core.models.prior_model import (
@@ -71,7 +72,8 @@ class PriorHead:
     grams: tuple[str, ...]  # corpora whose Gram matrix takes part
     gates: tuple[Gate, ...]
     evidence: dict[str, float]  # log marginal likelihood per class, of "ridge" and "prior"; empty of discriminants
-    # Of each row (N,), by head: that of the target alone, "prior", "zero_shot"; empty at one row a class.
+    # Of each row (N,), of statistics each kept one, by head: that of the target alone, "prior", "zero_shot"; empty at
+    # one row a class.
     left_out_loss: dict[str, Array]
     left_out_correct: dict[str, Array]  # likewise, 0 or 1
 
@@ -120,6 +122,21 @@ def fit_prior_head(
         return _constant(rows_ND.shape[1], num_classes, int(seen[0]))
     classes = SeenClasses(Problem(space, codes_N, len(seen)), seen, num_classes)
     return _Search(classes, tuple(priors), discriminates).run()
+
+
+def fit_from_statistics(
+    statistics: RowStatistics, priors: Sequence[ClassPrior] = (), *, discriminates: bool = True
+) -> PriorHead:
+    """`fit_prior_head` for rows that were added up: the same head where all of them are kept.
+
+    Of more rows the kept ones stand for all where rows are left out, one at a time, of the head of all. Where there are
+    classes without rows, the offset is that of heads fitted to the kept ones.
+    """
+    seen, (num_classes, dim) = np.flatnonzero(statistics.counts), statistics.sums.shape
+    if len(seen) == 1:
+        return _constant(dim, num_classes, int(seen[0]))
+    problem = Problem.from_statistics(statistics.of_seen_classes())
+    return _Search(SeenClasses(problem, seen, num_classes), tuple(priors), discriminates).run()
 
 
 def _constant(dim: int, num_classes: int, code: int) -> PriorHead:
@@ -213,9 +230,7 @@ class _Search:
 
     def _lengths(self, weight_DC: Array, problem: Problem, point: Point) -> Array:
         """What was trained says so much of each class for its own mean row (C,)."""
-        means_CD = (
-            (problem.indicators * problem.space.weights[:, None]).T @ problem.space.centred / problem.mass[:, None]
-        )
+        means_CD = problem.class_sums / problem.mass[:, None]
         untrained = sum(scale * mean.head for scale, mean in zip(point.scales, problem.means, strict=True))
         lengths_C: Array = np.einsum("cd,dc->c", means_CD, weight_DC - untrained)
         return lengths_C

@@ -13,11 +13,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
+from uml_core.data.row_statistics import RowStatistics
 from uml_core.models.row_space import Array, ClassBasis, LeftOut, LeftRows, RowSpace
 
 Codes = npt.NDArray[np.int64]
@@ -40,8 +42,12 @@ class ClassPrior:
         """The mean of each class's rows at unit length, at unit length."""
         sums_CE = np.zeros((num_classes, rows.shape[1]))
         np.add.at(sums_CE, labels, unit_rows(rows))
-        covered_C = np.bincount(labels, minlength=num_classes) > 0
-        return cls(name, unit_rows(sums_CE), covered_C)
+        return cls.from_sums(name, sums_CE, np.bincount(labels, minlength=num_classes))
+
+    @classmethod
+    def from_sums(cls, name: str, sums_CE: Array, counts_C: npt.NDArray[Any]) -> ClassPrior:
+        """From the sum of each class's rows at unit length, and their number."""
+        return cls(name, unit_rows(sums_CE), counts_C > 0)
 
     def centred(self, seen_C: npt.NDArray[np.bool_]) -> Array:
         """The prototypes less their mean over covered classes that the target has rows of."""
@@ -97,6 +103,16 @@ class Problem:
     num_classes: int
     means: tuple[Mean, ...] = ()
 
+    @classmethod
+    def from_statistics(cls, statistics: RowStatistics) -> Problem:
+        """Of rows that were added up, some of each class. Only those that are kept can be left out."""
+        space = RowSpace.from_statistics(statistics)
+        problem = cls(space, statistics.kept_labels, len(statistics.counts))
+        centred_CD = statistics.sums - statistics.counts[:, None] * statistics.mean
+        projected_RC = space.project_sums(centred_CD.T)
+        vars(problem).update(mass=statistics.counts, class_sums=centred_CD, projected_labels=projected_RC)
+        return problem
+
     @cached_property
     def indicators(self) -> Array:
         """One-hot labels (N, C)."""
@@ -109,6 +125,11 @@ class Problem:
         mass_C = np.zeros(self.num_classes)
         np.add.at(mass_C, self.labels, self.space.weights)
         return mass_C
+
+    @cached_property
+    def class_sums(self) -> Array:
+        """Of the centred rows of each class (C, D)."""
+        return (self.indicators * self.space.weights[:, None]).T @ self.space.centred
 
     @cached_property
     def class_share(self) -> Array:

@@ -85,7 +85,7 @@ class Extension:
         classes = SeenClasses(Problem(space, labels_n, len(kept)), self.classes.seen[kept], self.classes.num_classes)
         smaller = classes.problem.with_means(self._means(classes))
         basis = classes.basis(self.grams, self.point.share) if self.grams else self.point.classes
-        point = Point(self.point.penalty, basis, self.point.scales, self.point.share)
+        point = Point(self.point.penalty * problem.space.kept_share, basis, self.point.scales, self.point.share)
         weight_DC, bias_C = Extension(classes, smaller, point, self.grams, self.priors).head()
         logits_NS = (rows_ND @ weight_DC + bias_C)[:, self.classes.seen]
         if smaller.has_others.all():  # a row that the head was fitted to says nothing of new ones

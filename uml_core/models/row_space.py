@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from uml_core.data.row_statistics import RowStatistics
+
 Array = npt.NDArray[np.float64]
 RANK_TOLERANCE = 1e-10  # of the largest eigenvalue
 EQUAL_LENGTHS = 0.25  # relative spread of the rows' lengths up to which a length says nothing of a class
@@ -74,6 +76,7 @@ class RowSpace:
     values: Array  # (R,) squared singular values of the weighted centred rows, in units of `scale`
     scale: float  # mean squared length of a row
     axes: Array  # (D, R) right singular vectors, or (N, R) left ones where there are fewer rows than columns
+    weight_of_all: float | None = None  # where `centred` and `weights` are of some rows alone
 
     @classmethod
     def from_rows(cls, rows_ND: Array, weights_N: Array) -> RowSpace:
@@ -83,21 +86,30 @@ class RowSpace:
         weighted_ND = centred_ND * np.sqrt(weights_N)[:, None]
         num_rows, dim = rows_ND.shape
         gram = weighted_ND @ weighted_ND.T if num_rows <= dim else weighted_ND.T @ weighted_ND
-        values, axes = np.linalg.eigh(gram)  # smallest first
-        smallest = max(RANK_TOLERANCE * float(values[-1]), np.finfo(np.float64).tiny)
-        kept = slice(int(np.searchsorted(values, smallest, side="right")), None)
-        scale = float(values[kept].sum() / weights_N.sum()) or 1.0
-        return cls(mean_D, centred_ND, weights_N, values[kept] / scale, scale, axes[:, kept])
+        return cls(mean_D, centred_ND, weights_N, *_decomposed(gram, float(weights_N.sum())))
+
+    @classmethod
+    def from_statistics(cls, statistics: RowStatistics) -> RowSpace:
+        """Of rows that were added up; `centred` has the kept ones, and `project_sums` takes the place of `project`."""
+        assert statistics.scatter is not None
+        centred_KD = statistics.kept - statistics.mean
+        parts = _decomposed(statistics.scatter, statistics.total)
+        return cls(statistics.mean, centred_KD, np.ones(len(centred_KD)), *parts, statistics.total)
 
     @property
     def is_dual(self) -> bool:
         """Whether `axes` are of rows: there are at most as many rows as columns."""
-        return len(self.centred) <= int(self.centred.shape[1])
+        return self.weight_of_all is None and len(self.centred) <= int(self.centred.shape[1])
 
     @property
     def total_weight(self) -> float:
         """How many rows there are, each as often as it counts."""
-        return float(self.weights.sum())
+        return float(self.weights.sum()) if self.weight_of_all is None else self.weight_of_all
+
+    @property
+    def kept_share(self) -> float:
+        """How many of all rows `centred` has."""
+        return 1.0 if self.weight_of_all is None else len(self.centred) / self.weight_of_all
 
     def basis(self, picked: npt.NDArray[np.int64], precision: type[np.floating] = np.float64) -> Array:
         """The left singular vectors of some rows, weights taken out again (n, R)."""
@@ -111,7 +123,10 @@ class RowSpace:
         """The weighted targets in the rows' eigenbasis (R, C)."""
         if self.is_dual:
             return self.axes.T @ (targets_NC * np.sqrt(self.weights)[:, None])
-        sums_DC = self.centred.T @ (targets_NC * self.weights[:, None])
+        return self.project_sums(self.centred.T @ (targets_NC * self.weights[:, None]))
+
+    def project_sums(self, sums_DC: Array) -> Array:
+        """The same from the sums (D, C) of the centred rows, each times its weighted targets; not where `is_dual`."""
         projected_RC: Array = (self.axes.T @ sums_DC) / np.sqrt(self.values * self.scale)[:, None]
         return projected_RC
 
@@ -138,6 +153,15 @@ class RowSpace:
             return self.axes @ coefficients_RC
         weighted_RC = coefficients_RC / np.sqrt(self.values * self.scale)[:, None]
         return self.centred.T @ ((self.axes @ weighted_RC) * np.sqrt(self.weights)[:, None])
+
+
+def _decomposed(gram: Array, total_weight: float) -> tuple[Array, float, Array]:
+    """The values, the scale and the axes of a `RowSpace`."""
+    values, axes = np.linalg.eigh(gram)  # smallest first
+    smallest = max(RANK_TOLERANCE * float(values[-1]), np.finfo(np.float64).tiny)
+    kept = slice(int(np.searchsorted(values, smallest, side="right")), None)
+    scale = float(values[kept].sum() / total_weight) or 1.0
+    return values[kept] / scale, scale, axes[:, kept]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from uml_core.config import Experiment
 from uml_core.data.labelled_rows import LabelledRows
+from uml_core.data.row_statistics import kept_rows
 from uml_core.data.training_data import TrainingData
 from uml_core.models.row_space import have_equal_lengths
 from uml_core.models.seeding import initialise
@@ -107,9 +108,13 @@ def build_model(experiment: Experiment, data: TrainingData) -> SharedHeadModel:
 
 
 def solves_unit_rows(experiment: Experiment, data: TrainingData) -> bool:
-    """Whether a solved head takes the target's rows at unit length: by its first train rows where not told to."""
-    first_ND, _ = next(data.train[data.target].blocks(PROTOTYPE_ROWS))
-    return experiment.model.normalize or have_equal_lengths(first_ND)
+    """Whether a solved head takes the target's rows at unit length: by its kept train rows where not told to."""
+    if experiment.model.normalize:
+        return True
+    train = data.train[data.target]
+    if data.target in data.statistics:
+        return have_equal_lengths(data.statistics[data.target].kept)
+    return have_equal_lengths(train.embeddings[train.rows[kept_rows(len(train))]])
 
 
 def head_init_corpus(experiment: Experiment) -> str:

@@ -1,11 +1,14 @@
 """Heads of the target's embeddings that are solved, not trained by steps (`model.head`).
 
-In: an experiment's rows. Out: the head's weight (C, D) and bias (C,), such that softmax of its logits is calibrated.
+In: an experiment's rows, or what was added up of them. Out: the head's weight (C, D) and bias (C,), such that softmax
+of its logits is calibrated.
 
 Shape legend: N rows, C classes, D embedding width.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +17,14 @@ from torch import Tensor
 
 from uml_core.config import Experiment
 from uml_core.data.labelled_rows import LabelledRows
+from uml_core.data.row_statistics import KEPT_ROWS, RowStatistics
 from uml_core.data.training_data import TrainingData
-from uml_core.errors import InputError, listing
-from uml_core.models.discriminant import prior_of_rows
+from uml_core.models.discriminant import prior_of_rows, prior_of_statistics
 from uml_core.models.linear_probe import LinearProbe
-from uml_core.models.prior_head import fit_prior_head
-from uml_core.models.prior_model import unit_rows
+from uml_core.models.prior_head import fit_from_statistics, fit_prior_head
+from uml_core.models.prior_model import ClassPrior, unit_rows
 from uml_core.models.shared_head import solves_unit_rows
+from uml_core.models.summing import Summing, check_solvable
 from uml_core.store.mapped_table import is_mapped
 
 
@@ -30,34 +34,43 @@ def solve_head(experiment: Experiment, data: TrainingData) -> tuple[Tensor, Tens
     Every kind searches its own scales: logistic by the validation rows, the others on the train rows alone.
 
     Raises:
-        InputError: a corpus is read from a file because it does not fit in memory.
+        InputError: logistic, and the target is read from a file because it does not fit in memory.
     """
-    mapped = [corpus for corpus, rows in data.train.items() if is_mapped(rows.embeddings)]
-    if mapped:
-        raise InputError(
-            f"model.head is {experiment.model.head}, which takes all rows at once, and {listing(mapped)} does not fit "
-            f"into feed.memory_gib {experiment.feed.memory_gib:g}; raise it, or set model.head=paper"
-        )
-
-    is_unit = solves_unit_rows(experiment, data)
-
-    def rows_of(rows: LabelledRows) -> npt.NDArray[np.float64]:
-        values: npt.NDArray[np.float64] = rows.gathered().astype(np.float64)
-        return unit_rows(values) if is_unit else values
-
-    train, num_classes = data.train[data.target], len(data.classes)
+    train, num_classes, is_unit = data.train[data.target], len(data.classes), solves_unit_rows(experiment, data)
     if experiment.model.head == "logistic":
-        fitting, validating = ((rows_of(rows).astype(np.float32), rows.labels) for rows in (train, data.val))
+        check_solvable(experiment, [data.target] if is_mapped(train.embeddings) else [])
+        fitting, validating = ((_rows_of(rows, is_unit).astype(np.float32), rows.labels) for rows in (train, data.val))
         probe, _ = LinearProbe.fit_validated(fitting, validating, num_classes)
         return _as_tensors(probe.weight, probe.bias)
-    head = experiment.model.head
-    auxiliaries = experiment.active_auxiliaries if head == "prior" else ()
-    priors = [
-        prior_of_rows(name, rows_of(data.train[name]), data.train[name].labels, num_classes, dim=train.dim)
-        for name in auxiliaries
-    ]
-    fitted = fit_prior_head(rows_of(train), train.labels, num_classes, priors, discriminates=head != "ridge")
+    priors = [_prior(data, name, is_unit) for name in experiment.solved_from[1:]]
+    discriminates = experiment.model.head != "ridge"
+    if len(train) > KEPT_ROWS:
+        statistics = _statistics(data, data.target, is_unit)
+        kept = unit_rows(statistics.kept.astype(np.float64)) if is_unit else statistics.kept
+        fitted = fit_from_statistics(replace(statistics, kept=kept), priors, discriminates=discriminates)
+    else:
+        rows_ND = _rows_of(train, is_unit)
+        fitted = fit_prior_head(rows_ND, train.labels, num_classes, priors, discriminates=discriminates)
     return _as_tensors(fitted.weight.T / fitted.temperature, fitted.bias / fitted.temperature)
+
+
+def _prior(data: TrainingData, corpus: str, is_unit: bool) -> ClassPrior:
+    rows = data.train[corpus]
+    if corpus in data.statistics or is_mapped(rows.embeddings):
+        return prior_of_statistics(corpus, _statistics(data, corpus, is_unit))
+    dim, num_classes = data.train[data.target].dim, len(data.classes)
+    return prior_of_rows(corpus, _rows_of(rows, is_unit), rows.labels, num_classes, dim=dim)
+
+
+def _statistics(data: TrainingData, corpus: str, is_unit: bool) -> RowStatistics:
+    if corpus in data.statistics:
+        return data.statistics[corpus]
+    return Summing.of_corpus(data, corpus, is_unit=is_unit).add_up_rows(data.train[corpus])
+
+
+def _rows_of(rows: LabelledRows, is_unit: bool) -> npt.NDArray[np.float64]:
+    values: npt.NDArray[np.float64] = rows.gathered().astype(np.float64)
+    return unit_rows(values) if is_unit else values
 
 
 def _as_tensors(weight_CD: npt.NDArray[np.float64], bias_C: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:

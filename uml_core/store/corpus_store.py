@@ -50,6 +50,7 @@ from uml_core.store.parts import (
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 REJECTED = "rejected.parquet"
+SUMS = "sums"  # a folder of what was added up over its rows (`uml_core.store.sums_folder`)
 FOOTERS_AT_ONCE = 32  # threads: on object storage a footer is a round trip
 
 
@@ -140,7 +141,7 @@ class CorpusStore:
         return Settled(tuple(parts), tuple(stale))
 
     def publish(self, parts: Sequence[PartFooter], facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Write rejected.parquet and then the manifest, which makes the parts visible; delete all other parts."""
+        """Write rejected.parquet and the manifest, which makes the parts visible; delete all other parts, and SUMS."""
         self._check_lease()
         counts = _sum_counts(parts)
         rejected = [asdict(row) for part in parts for row in part.rejected]
@@ -162,7 +163,7 @@ class CorpusStore:
         write_whole(self._fs, f"{self.directory}/{MANIFEST}", content)
         keep = set(manifest["parts"])
         for info in self._entries():
-            if info.base_name.startswith(PREFIX) and info.base_name not in keep:
+            if info.base_name == SUMS or (info.base_name.startswith(PREFIX) and info.base_name not in keep):
                 self._delete(info)
         return manifest
 
@@ -226,6 +227,15 @@ class CorpusStore:
 
     def read_part(self, name: str, columns: list[str]) -> pa.Table:
         return self._read_parquet(f"{self.directory}/{name}", columns)
+
+    def part_lengths(self, parts: Sequence[str]) -> list[int]:
+        """How many rows each of some parts holds."""
+
+        def length(name: str) -> int:
+            return int(pq.read_metadata(f"{self.directory}/{name}", filesystem=self._fs).num_rows)
+
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+            return list(pool.map(length, parts))
 
     def row_positions(self, manifest: Mapping[str, Any]) -> npt.NDArray[np.int64]:
         """The row of `load` that each stored row becomes (N,), part after part of the manifest."""

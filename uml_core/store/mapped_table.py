@@ -12,6 +12,7 @@ Shape legend: N rows, D embedding width.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
@@ -88,29 +89,39 @@ def cache_dir(experiment: Experiment) -> Path:
     return Path(local_path(experiment.store)) / "_feed"
 
 
-def mapped_table(store: CorpusStore, cache: Path, on_wait: Callable[[], None] = lambda: None) -> CorpusTable:
+def mapped_table(
+    store: CorpusStore,
+    cache: Path,
+    on_wait: Callable[[], None] = lambda: None,
+    only: npt.NDArray[np.int64] | None = None,
+) -> CorpusTable:
     """A corpus with its embeddings in a file, equal to `store.load()` row by row; writes the file if need be.
 
     Args:
         store: of the corpus.
         cache: the local folder of such files.
         on_wait: called once where another process is writing the same file.
+        only: the rows that will be read; the others are zeros, which take no room on the disk.
 
     Raises:
         InputError: as `CorpusStore.load`, or the disk has no room for the file.
     """
     manifest = store.embeddings_manifest()
-    folder = cache / store.corpus / store.fingerprint
-    files = folder / hash_of([manifest["parts"], manifest["rows_digest"]])
+    folder, content = cache / store.corpus / store.fingerprint, [manifest["parts"], manifest["rows_digest"]]
+    if only is not None:
+        digest = hashlib.blake2b(only.tobytes(), digest_size=16).hexdigest()
+        folder, content = folder.with_name(f"{folder.name}-rows"), [*content, digest]
+    files = folder / hash_of(content)
     if files.is_dir():  # as for most workers of a machine: a lease takes a tenth of a second
         return _open(files)
     with exclusive(LOCAL, f"{folder}.lease", on_wait):
         if not files.is_dir():
-            _check_room(cache, store.corpus, embedding_bytes(manifest))
+            num_rows = manifest["rows"] if only is None else len(only)
+            _check_room(cache, store.corpus, embedding_bytes({**manifest, "rows": num_rows}))
             shutil.rmtree(folder, ignore_errors=True)  # of the corpus as it was, or half-written by a killed process
             temporary = folder / f"tmp-{uuid.uuid4().hex}"
             temporary.mkdir(parents=True)
-            _write(store, manifest, temporary)
+            _write(store, manifest, temporary, only)
             temporary.rename(files)
         return _open(files)
 
@@ -133,15 +144,19 @@ def mapped_beside(source: Matrix, name: str, shape: tuple[int, int], fill: Calla
     return np.lib.format.open_memmap(file, mode="r")
 
 
-def _write(store: CorpusStore, manifest: Mapping[str, Any], directory: Path) -> None:
+def _write(
+    store: CorpusStore, manifest: Mapping[str, Any], directory: Path, only: npt.NDArray[np.int64] | None
+) -> None:
     """Write the files of a corpus, one part in memory at a time."""
     shape = (int(manifest["rows"]), int(manifest["dim"]))
     np.lib.format.open_memmap(directory / EMBEDDINGS, mode="w+", dtype=np.float32, shape=shape)
     positions_N, start = store.row_positions(manifest), 0
+    is_written_N = np.ones(shape[0], dtype=bool) if only is None else np.isin(positions_N, only)
     for part in manifest["parts"]:
         rows_RD = finite_matrix(store.read_part(part, ["embedding"])["embedding"], shape[1], store.directory)
         table_ND = np.lib.format.open_memmap(directory / EMBEDDINGS, mode="r+")  # anew: else all pages stay mapped
-        table_ND[positions_N[start : start + len(rows_RD)]] = rows_RD
+        part = slice(start, start + len(rows_RD))
+        table_ND[positions_N[part][is_written_N[part]]] = rows_RD[is_written_N[part]]
         start += len(rows_RD)
     assert start == shape[0], (start, shape)
     labels = store.load_labels(manifest)

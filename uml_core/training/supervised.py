@@ -11,6 +11,7 @@ import contextlib
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,6 @@ class SupervisedObjective(Objective):
     def __init__(self, experiment: Experiment, data: TrainingData, ranks: RankContext) -> None:
         super().__init__(experiment, data, ranks)
         self._solves = experiment.optim.name == "lbfgs"
-        self._feed = (WholeFeed if self._solves else EmbeddingFeed)(experiment, data, self._plan, ranks)
         self.model: SharedHeadModel = build_model(experiment, data).to(ranks.device)
         if self._solves:
             _check_convex(self.model, self._plan)
@@ -50,6 +50,12 @@ class SupervisedObjective(Objective):
         # Validation rows stay on the device, as they are read at every evaluation; those in a file are read again.
         is_kept = not is_mapped(data.val.embeddings)
         self._val = list(evaluation_blocks(data.val, ranks.device)) if is_kept else None
+
+    @cached_property
+    def _feed(self) -> EmbeddingFeed | WholeFeed:
+        """Of the corpora that are stepped over: a head that is solved, or measured as it starts, has none."""
+        kind = WholeFeed if self._solves else EmbeddingFeed
+        return kind(self._experiment, self._data, self._plan, self._ranks)
 
     def _part(self, step: int, corpora: Sequence[str], part: Part) -> Batch | None:
         batch = self._feed.batch(step, corpora, part)
