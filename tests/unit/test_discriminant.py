@@ -132,3 +132,11 @@ def test_a_corpus_of_the_same_width_lends_a_head_that_was_trained_on_its_rows() 
     priors = (with_heads, replace(with_heads, trained=()))
     right = [(fit_prior_head(rows, few, 20, [each]).logits(new).argmax(axis=1) == truth).mean() for each in priors]
     assert right[0] > right[1] + 0.05
+
+
+@pytest.mark.parametrize("within", [0.0, 1e-9])
+@pytest.mark.parametrize("apart", [0.0, 1.0])
+def test_rows_that_hardly_differ_give_finite_probabilities(within: float, apart: float) -> None:
+    labels = np.repeat(np.arange(6), 4)
+    rows = 1.0 + apart * RNG(0).standard_normal((6, 10))[labels] + within * RNG(1).standard_normal((24, 10))
+    assert np.isfinite(fit_prior_head(rows, labels, 6).probabilities(rows)).all()

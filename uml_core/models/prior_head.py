@@ -156,7 +156,9 @@ class _Search:
         return self.classes.problem
 
     def run(self) -> PriorHead:
-        return self._discriminant() if self.discriminates and self.leaves_out and self.has_all else self._ridge()
+        differ = len(self.problem.space.values) > 0  # rows that are all alike have no scatter
+        can = self.leaves_out and self.has_all and differ
+        return self._discriminant() if self.discriminates and can else self._ridge()
 
     @property
     def has_all(self) -> bool:
