@@ -6,12 +6,13 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sweep_records import parent_record, trial
-from uml_core.analysis.exchange_rate import ExchangeData, Surface, exchange_rate, fit_plane, fit_surface
+from uml_core.analysis.exchange_rate import Surface, exchange_rate, fit_plane, fit_surface, is_grid
 from uml_core.reporting.collect import collect_sweep
 from uml_core.reporting.exchange import exchange_data, exchange_section
 from uml_core.reporting.page import build_report
@@ -20,12 +21,16 @@ from uml_core.tracking.records import RunRecord
 TARGET, AUXILIARY = (1.0, 2.0, 4.0, 8.0), (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
-def grid(slope: float, auxiliary_slope: float, *, noise: float = 0.0, seeds: int = 8, draw: int = 0) -> ExchangeData:
+def grid(slope: float, auxiliary_slope: float, *, noise: float = 0.0, seeds: int = 8, draw: int = 0) -> pd.DataFrame:
     """Accuracies of a plane; a seed has its own level and every trial its own noise."""
     rng = np.random.default_rng(draw)
     x, y, seed = (axis.ravel() for axis in np.meshgrid(TARGET, AUXILIARY, np.arange(seeds), indexing="ij"))
     accuracy = 0.3 + slope * x + auxiliary_slope * y + noise * rng.normal(size=seeds)[seed.astype(int)]
-    return ExchangeData(x, y, accuracy + noise * rng.normal(size=len(x)), seed.astype(np.int64))
+    return trials_of(x, y, accuracy + noise * rng.normal(size=len(x)), seed.astype(np.int64))
+
+
+def trials_of(x: np.ndarray, y: np.ndarray, accuracy: np.ndarray, seed: np.ndarray | int = 0) -> pd.DataFrame:
+    return pd.DataFrame({"target_rows": x, "auxiliary_rows": y, "accuracy": accuracy, "seed": seed})
 
 
 def test_a_planted_plane_without_noise_is_exact() -> None:
@@ -66,7 +71,7 @@ def test_useless_auxiliary_rows_have_no_rate() -> None:
 def test_surface_recovers_a_log_surface_with_diminishing_returns() -> None:
     x, y = (axis.ravel() for axis in np.meshgrid(TARGET, AUXILIARY, indexing="ij"))
     u, v = np.log2(1 + x), np.log2(1 + y)
-    data = ExchangeData(x, y, 0.2 + 0.1 * u + 0.03 * v - 0.008 * u * v, np.zeros(len(x), dtype=np.int64))
+    data = trials_of(x, y, 0.2 + 0.1 * u + 0.03 * v - 0.008 * u * v)
     surface = fit_surface(data)
     assert surface.coefficients == pytest.approx((0.2, 0.1, 0.03, -0.008), abs=1e-6)
     assert surface.r_squared == pytest.approx(1.0)
@@ -85,7 +90,7 @@ def test_surface_never_falls_and_is_the_best_of_its_kind(seed: int, slope: float
     assert (np.diff(fitted, axis=0) >= -1e-9).all()
     assert (np.diff(fitted, axis=1) >= -1e-9).all()
     ours = ((data.accuracy - surface.accuracy(data.target_rows, data.auxiliary_rows)) ** 2).sum()
-    free = np.stack([np.ones(len(data.seeds)), *log_terms(data.target_rows, data.auxiliary_rows)], axis=1)
+    free = np.stack([np.ones(len(data.seed)), *log_terms(data.target_rows, data.auxiliary_rows)], axis=1)
     coefficients, *_ = np.linalg.lstsq(free, data.accuracy, rcond=None)
     unconstrained = Surface(tuple(coefficients), math.nan)
     best = ((data.accuracy - unconstrained.accuracy(data.target_rows, data.auxiliary_rows)) ** 2).sum()
@@ -103,7 +108,7 @@ def log_terms(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
 def test_a_reliable_fall_is_told_and_chance_is_not() -> None:
     data = grid(0.02, 0.005, noise=0.001)
     dip = (data.target_rows == 2) & (data.auxiliary_rows == 1)
-    dented = ExchangeData(data.target_rows, data.auxiliary_rows, data.accuracy - 0.05 * dip, data.seeds)
+    dented = data.assign(accuracy=data.accuracy - 0.05 * dip)
     (fall,) = exchange_rate(dented).falls
     assert (fall.target_rows, fall.fewer, fall.more) == (2, 0, 1)
     assert fall.change == pytest.approx(-0.045, abs=0.002)
@@ -112,8 +117,7 @@ def test_a_reliable_fall_is_told_and_chance_is_not() -> None:
 
 def test_amounts_that_move_together_are_no_grid() -> None:
     amounts = np.array([1.0, 2.0, 4.0])
-    data = ExchangeData(amounts, amounts, amounts / 10, np.zeros(3, dtype=np.int64))
-    assert not data.is_grid
+    assert not is_grid(trials_of(amounts, amounts, amounts / 10))
 
 
 def sweep(slope: float, auxiliary_slope: float, *, words: float | None = 3.0, noise: float = 0.002) -> list[RunRecord]:
@@ -123,7 +127,7 @@ def sweep(slope: float, auxiliary_slope: float, *, words: float | None = 3.0, no
     parent = replace(parent, params=params, metrics={"data/mean_words/names": words} if words else {})
     runs = [parent]
     data = grid(slope, auxiliary_slope, noise=noise, seeds=5)
-    for x, y, accuracy, seed in zip(data.target_rows, data.auxiliary_rows, data.accuracy, data.seeds, strict=True):
+    for x, y, accuracy, seed in zip(data.target_rows, data.auxiliary_rows, data.accuracy, data.seed, strict=True):
         arm = f"auxiliary_{y:.0f}" if y else "unimodal"
         weights = {"mixing.loss_weight.names": 1.0 if y else 0.0, "mixing.loss_weight.other": 0.0}
         rows = {"data/classes": 10, "data/train_rows/pictures": 10 * x, "data/train_rows/names": 10 * (y or 20)}
@@ -136,7 +140,7 @@ def sweep(slope: float, auxiliary_slope: float, *, words: float | None = 3.0, no
 def test_section_reads_the_rows_that_took_part() -> None:
     records = sweep(0.02, 0.005)
     data = exchange_data(collect_sweep(records, records[0]))
-    assert len(data.seeds) == 4 * 6 * 5, "selected trials only"
+    assert len(data.seed) == 4 * 6 * 5, "selected trials only"
     assert sorted(set(data.auxiliary_rows)) == list(AUXILIARY), "λ = 0 uses none of the rows it has"
     section = exchange_section(collect_sweep(records, records[0]))
     assert section is not None

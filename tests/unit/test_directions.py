@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 
+from pipelines.directions import chosen_targets, table_rows, table_text, with_target
 from tests.sweep_records import parent_record, trial
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.reporting.collect import latest_sweeps
-from uml_core.reporting.directions import table_lines, table_rows
 from uml_core.reporting.page import build_report
-from uml_core.sweeps.directions import chosen_targets, with_target
 from uml_core.tracking.records import RunRecord
 
 CORPORA = ("photos", "names", "sounds")
@@ -80,7 +79,7 @@ def test_one_table_of_all_directions() -> None:
         ("names", "photos", False, "sounds"): 0.25,
         ("names", "sounds", False, "photos"): 0.62,
     }
-    head, alone, *others = table_lines(rows)
+    head, alone, *others = table_text(rows).splitlines()
     assert head.split() == ["beside", "the", "target", "photos", "sounds"]
     assert alone.split() == ["the", "target", "alone", "51.0", "21.0"]
     assert others[0].split() == ["names", "61.0", "(+10.0)", "26.0", "(+5.0)"]

@@ -1,8 +1,8 @@
 """Exchange rate: how many auxiliary rows is one more target row worth? (docs/method.md, Analyses)
 
-In: accuracies over a grid of target rows per class × auxiliary rows per class × seeds. Out: a plane with its R² and
-its rate, a bootstrap interval over seeds, a monotone surface with the rate at every point of the grid, and whether
-these rates lie inside what the grid spans.
+In: a table of trials over a grid of target rows per class × auxiliary rows per class × seeds, with columns target_rows,
+auxiliary_rows, seed, and accuracy in [0, 1]. Out: a plane with its R² and its rate, a bootstrap interval over seeds, a
+monotone surface with the rate at every point of the grid, and whether these rates lie inside what the grid spans.
 
     plane     acc ≈ a · n_x + b · n_y + c                               one target row = a / b auxiliary rows
     surface   acc ≈ c + α u + β v + γ u v,  u = log2(1 + n_x), v = log2(1 + n_y), rising in n_x and in n_y everywhere
@@ -19,42 +19,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy.optimize import lsq_linear
 
-from uml_core.evaluation.statistics import PairedDifference, holm, paired_difference
+from uml_core.evaluation.statistics import holm, paired_difference
 
+AMOUNTS = ["target_rows", "auxiliary_rows"]
 Floats = npt.NDArray[np.float64]
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
-
-
-@dataclass(frozen=True)
-class ExchangeData:
-    """Trials (N,): rows per class of the target and of the auxiliary corpora, test accuracy in [0, 1], seed."""
-
-    target_rows: Floats
-    auxiliary_rows: Floats
-    accuracy: Floats
-    seeds: npt.NDArray[np.int64]
-
-    @property
-    def is_grid(self) -> bool:
-        """Whether both amounts vary, apart from one another: without that there is no plane."""
-        return len(self.seeds) > 0 and bool(np.linalg.matrix_rank(self.plane_design) == 3)
-
-    def by_seed(self, target_rows: float, auxiliary_rows: float) -> dict[int, float]:
-        here = (self.target_rows == target_rows) & (self.auxiliary_rows == auxiliary_rows)
-        return {int(seed): float(value) for seed, value in zip(self.seeds[here], self.accuracy[here], strict=True)}
-
-    @property
-    def plane_design(self) -> Floats:
-        """The plane's regressors (N, 3): both amounts and a constant."""
-        return np.stack([self.target_rows, self.auxiliary_rows, np.ones(len(self.seeds))], axis=1)
 
 
 @dataclass(frozen=True)
@@ -134,29 +112,39 @@ class ExchangeRate:
         return self.plane.rate > self.auxiliary_span
 
 
-def exchange_rate(data: ExchangeData, *, seed: int = 0) -> ExchangeRate:
+def is_grid(trials: pd.DataFrame) -> bool:
+    """Whether both amounts vary, apart from one another: without that there is no plane."""
+    return len(trials) > 0 and bool(np.linalg.matrix_rank(_plane_design(trials)) == 3)
+
+
+def exchange_rate(trials: pd.DataFrame, *, seed: int = 0) -> ExchangeRate:
     """Fit plane and surface, with a percentile bootstrap of the plane's rate over whole seeds.
 
     Seeds are resampled, not trials: trials of a seed share their few-shot subset. Few seeds make the interval too
-    narrow (with 3 there are 10 different resamples). The amounts must form a grid (`ExchangeData.is_grid`).
+    narrow (with 3 there are 10 different resamples). The amounts must form a grid (`is_grid`).
     """
-    surface, num_seeds = fit_surface(data), len(np.unique(data.seeds))
-    low, high = _rate_interval(data, seed) if num_seeds > 1 else (math.nan, math.nan)
-    largest, local = float(data.auxiliary_rows.max()), []
-    for target_rows, auxiliary_rows, accuracy in _cell_means(data).tolist():
+    surface, num_seeds = fit_surface(trials), trials["seed"].nunique()
+    low, high = _rate_interval(trials, seed) if num_seeds > 1 else (math.nan, math.nan)
+    largest, local = float(trials["auxiliary_rows"].max()), []
+    for target_rows, auxiliary_rows, accuracy in _cell_means(trials).to_numpy().tolist():
         rate = surface.rate(target_rows, auxiliary_rows)
         local.append(LocalRate(target_rows, auxiliary_rows, accuracy, rate, auxiliary_rows + rate > largest))
-    span = largest - float(data.auxiliary_rows.min())
-    return ExchangeRate(fit_plane(data), surface, low, high, tuple(local), reliable_falls(data), num_seeds, span)
+    span = largest - float(trials["auxiliary_rows"].min())
+    return ExchangeRate(fit_plane(trials), surface, low, high, tuple(local), reliable_falls(trials), num_seeds, span)
 
 
-def fit_plane(data: ExchangeData) -> Plane:
-    (a, b, c), *_ = np.linalg.lstsq(data.plane_design, data.accuracy, rcond=None)
-    cells = _cell_means(data)
-    return Plane(float(a), float(b), float(c), _r_squared(cells[:, 2], a * cells[:, 0] + b * cells[:, 1] + c))
+def fit_plane(trials: pd.DataFrame) -> Plane:
+    coefficients_3, *_ = np.linalg.lstsq(_plane_design(trials), trials["accuracy"], rcond=None)
+    cells = _cell_means(trials)
+    return Plane(*coefficients_3.tolist(), _r_squared(cells["accuracy"], _plane_design(cells) @ coefficients_3))
 
 
-def fit_surface(data: ExchangeData) -> Surface:
+def _plane_design(trials: pd.DataFrame) -> Floats:
+    """The plane's regressors (N, 3): both amounts and a constant."""
+    return np.column_stack([trials[AMOUNTS], np.ones(len(trials))])
+
+
+def fit_surface(trials: pd.DataFrame) -> Surface:
     """The least-squares surface among those that never fall over the grid's rectangle.
 
     A bilinear function rises over a rectangle iff it rises along the four edges. Its gains over the lowest corner are
@@ -164,13 +152,13 @@ def fit_surface(data: ExchangeData) -> Surface:
     non-negative coordinates: (p, q, e) where the amounts add to one another's effect, and (p + e, q + e, −e) where
     they take from it. Each is a bounded least-squares problem; the better one is the answer.
     """
-    u, v = np.log2(1 + data.target_rows), np.log2(1 + data.auxiliary_rows)
+    u, v = np.log2(1 + trials[AMOUNTS].to_numpy()).T
     s, t = (u - u.min()) / np.ptp(u), (v - v.min()) / np.ptp(v)
     constant = np.ones(len(s))
     adding = np.stack([constant, s, t, s * t], axis=1)
     taking = np.stack([constant, s, t, s + t - s * t], axis=1)
     bounds = ([-np.inf, 0, 0, 0], np.inf)
-    fits = [lsq_linear(design, data.accuracy, bounds=bounds) for design in (adding, taking)]
+    fits = [lsq_linear(design, trials["accuracy"].to_numpy(), bounds=bounds) for design in (adding, taking)]
     if fits[0].cost <= fits[1].cost:
         corner, along_s, along_t, both = fits[0].x
     else:
@@ -181,38 +169,39 @@ def fit_surface(data: ExchangeData) -> Surface:
     beta = along_t / np.ptp(v) - gamma * u.min()
     c = corner - alpha * u.min() - beta * v.min() - gamma * u.min() * v.min()
     surface = Surface((float(c), float(alpha), float(beta), float(gamma)), math.nan)
-    cells = _cell_means(data)
-    return Surface(surface.coefficients, _r_squared(cells[:, 2], surface.accuracy(cells[:, 0], cells[:, 1])))
+    cells = _cell_means(trials)
+    fitted = surface.accuracy(cells["target_rows"].to_numpy(), cells["auxiliary_rows"].to_numpy())
+    return replace(surface, r_squared=_r_squared(cells["accuracy"], fitted))
 
 
-def reliable_falls(data: ExchangeData) -> tuple[Fall, ...]:
+def reliable_falls(trials: pd.DataFrame) -> tuple[Fall, ...]:
     """The steps to the next larger auxiliary amount that lower accuracy, paired by seed, Holm's p < 0.05."""
-    steps: dict[str, tuple[float, float, float, PairedDifference]] = {}
-    for target in np.unique(data.target_rows):
-        amounts = np.unique(data.auxiliary_rows[data.target_rows == target])
-        for fewer, more in itertools.pairwise(amounts):
-            before, after = data.by_seed(target, fewer), data.by_seed(target, more)
-            if set(before) & set(after):
-                steps[f"{target}:{fewer}"] = (target, fewer, more, paired_difference(after, before))
-    adjusted = holm({name: difference.p_value for name, (*_, difference) in steps.items()})
+    steps = {}
+    for target, of_target in trials.groupby("target_rows"):
+        by_seed = of_target.pivot(index="seed", columns="auxiliary_rows", values="accuracy")
+        for fewer, more in itertools.pairwise(by_seed):
+            both = by_seed[[fewer, more]].dropna()
+            if len(both):
+                steps[target, fewer, more] = paired_difference(both[more].to_dict(), both[fewer].to_dict())
+    adjusted = holm({str(step): difference.p_value for step, difference in steps.items()})
     falls = [
-        Fall(float(target), float(fewer), float(more), difference.mean)
-        for name, (target, fewer, more, difference) in steps.items()
-        if difference.mean < 0 and adjusted[name] < SIGNIFICANCE
+        Fall(*step, difference.mean)
+        for step, difference in steps.items()
+        if difference.mean < 0 and adjusted[str(step)] < SIGNIFICANCE
     ]
     return tuple(sorted(falls, key=lambda fall: fall.change))
 
 
-def _rate_interval(data: ExchangeData, seed: int) -> tuple[float, float]:
+def _rate_interval(trials: pd.DataFrame, seed: int) -> tuple[float, float]:
     """The ends of the percentile interval of the plane's rate over resampled seeds.
 
     A resample only weighs the seeds anew, so each seed's normal equations are set up once.
     """
-    design_N3 = data.plane_design
-    own = [data.seeds == name for name in np.unique(data.seeds)]
-    gram_S33 = np.stack([design_N3[rows].T @ design_N3[rows] for rows in own])
-    moment_S3 = np.stack([design_N3[rows].T @ data.accuracy[rows] for rows in own])
-    times_RS = np.random.default_rng(seed).multinomial(len(own), np.full(len(own), 1 / len(own)), size=NUM_RESAMPLES)
+    designs = [(_plane_design(own), own["accuracy"].to_numpy()) for _, own in trials.groupby("seed")]
+    gram_S33 = np.stack([design_N3.T @ design_N3 for design_N3, _ in designs])
+    moment_S3 = np.stack([design_N3.T @ accuracy_N for design_N3, accuracy_N in designs])
+    num_seeds = len(designs)
+    times_RS = np.random.default_rng(seed).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), NUM_RESAMPLES)
     gram_R33 = np.einsum("rs,sij->rij", times_RS, gram_S33)
     usable_R = np.linalg.matrix_rank(gram_R33) == 3
     slopes_R3 = np.linalg.solve(gram_R33[usable_R], (times_RS @ moment_S3)[usable_R, :, None])[..., 0]
@@ -224,15 +213,11 @@ def _rate_interval(data: ExchangeData, seed: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _cell_means(data: ExchangeData) -> Floats:
-    """Target rows, auxiliary rows and mean accuracy of every point of the grid, in order."""
-    points, cell = np.unique(np.stack([data.target_rows, data.auxiliary_rows], axis=1), axis=0, return_inverse=True)
-    cell = cell.reshape(-1)
-    means = np.bincount(cell, weights=data.accuracy) / np.bincount(cell)
-    cells: Floats = np.column_stack([points, means])
-    return cells
+def _cell_means(trials: pd.DataFrame) -> pd.DataFrame:
+    """The mean accuracy over seeds of every point of the grid, in order."""
+    return trials.groupby(AMOUNTS, as_index=False)["accuracy"].mean()
 
 
-def _r_squared(measured: Floats, fitted: Floats) -> float:
+def _r_squared(measured: pd.Series, fitted: Floats) -> float:
     total = float(((measured - measured.mean()) ** 2).sum())
     return 1 - float(((measured - fitted) ** 2).sum()) / total if total > 0 else math.nan

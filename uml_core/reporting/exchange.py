@@ -11,9 +11,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
-from uml_core.analysis.exchange_rate import ExchangeData, ExchangeRate, exchange_rate
+from uml_core.analysis.exchange_rate import AMOUNTS, ExchangeRate, exchange_rate, is_grid
 from uml_core.figures.drawing import BLACK, ReportFigure, drawn, house_style, printable, stacked_panels
 from uml_core.reporting.collect import SweepResults, is_selected, seed_of
 
@@ -45,7 +46,7 @@ class ExchangeSection:
 def exchange_section(sweep: SweepResults) -> ExchangeSection | None:
     """The exchange rate of a sweep; None where its arms are no amounts, or too few trials make up a grid."""
     data = exchange_data(sweep) if sweep.design.has_exchange_rate else None
-    if data is None or not data.is_grid:
+    if data is None or not is_grid(data):
         return None
     rate, mean_words = exchange_rate(data), words_per_row(sweep)
     lines = _lines(sweep, rate, mean_words)
@@ -61,8 +62,8 @@ def exchange_section(sweep: SweepResults) -> ExchangeSection | None:
     return ExchangeSection(lines, rate, mean_words, figure_files, _metrics(rate, mean_words))
 
 
-def exchange_data(sweep: SweepResults) -> ExchangeData:
-    """The selected trials of a sweep as a grid: rows per class that took part, and test accuracy."""
+def exchange_data(sweep: SweepResults) -> pd.DataFrame:
+    """The selected trials of a sweep: rows per class that took part, test accuracy, seed."""
     found = []
     for trial in sweep.trials:
         classes = trial.metrics.get("data/classes", 0.0)
@@ -77,8 +78,7 @@ def exchange_data(sweep: SweepResults) -> ExchangeData:
             if float(trial.params.get(f"mixing.loss_weight.{corpus}", "1.0")) > 0
         )
         found.append((target, auxiliary, trial.metrics["test/accuracy"], seed_of(trial)))
-    columns = np.array(found, dtype=np.float64).reshape(-1, 4).T
-    return ExchangeData(columns[0], columns[1], columns[2], columns[3].astype(np.int64))
+    return pd.DataFrame(found, columns=[*AMOUNTS, "accuracy", "seed"])
 
 
 def words_per_row(sweep: SweepResults) -> float:
@@ -87,10 +87,10 @@ def words_per_row(sweep: SweepResults) -> float:
     return float(np.mean(counts)) if counts else math.nan
 
 
-def iso_accuracy(data: ExchangeData, rate: ExchangeRate, *, names: tuple[str, str]) -> Figure:
+def iso_accuracy(data: pd.DataFrame, rate: ExchangeRate, *, names: tuple[str, str]) -> Figure:
     """Lines of equal accuracy of the surface, and the measured means, in percent."""
     target, auxiliary = names
-    across, up = (np.log2(1 + np.unique(amounts)) for amounts in (data.auxiliary_rows, data.target_rows))
+    across, up = (np.log2(1 + np.unique(data[name])) for name in reversed(AMOUNTS))
     fine_across, fine_up = (np.linspace(ends.min(), ends.max(), 80) for ends in (across, up))
     grid_across, grid_up = np.meshgrid(fine_across, fine_up)
     fitted = 100 * rate.surface.accuracy(2**grid_up - 1, 2**grid_across - 1)
@@ -111,12 +111,11 @@ def iso_accuracy(data: ExchangeData, rate: ExchangeRate, *, names: tuple[str, st
                 fontsize=8,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85},
             )
-        for ticks, amounts, set_ticks in (
-            (across, np.unique(data.auxiliary_rows), axis.set_xticks),
-            (up, np.unique(data.target_rows), axis.set_yticks),
+        for ends, set_ticks, set_limits in (
+            (across, axis.set_xticks, axis.set_xlim),
+            (up, axis.set_yticks, axis.set_ylim),
         ):
-            set_ticks(list(ticks), [f"{amount:.3g}" for amount in amounts])
-        for ends, set_limits in ((across, axis.set_xlim), (up, axis.set_ylim)):
+            set_ticks(list(ends), [f"{2**end - 1:.3g}" for end in ends])
             margin = 0.09 * np.ptp(ends)
             set_limits(ends.min() - margin, ends.max() + margin)
         axis.set_xlabel(f"rows per class of {printable(auxiliary, limit=40)} (count)")
