@@ -56,6 +56,14 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI", TrackingConfig().uri))
 
 
+def names_in(flag: str, text: str | None) -> list[str]:
+    """The names that a flag lists, by commas; none where it is not given. Raises InputError for an empty list."""
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    if text is not None and not names:
+        raise InputError(f"{flag} is empty; give one or more names, separated by commas")
+    return list(dict.fromkeys(names))
+
+
 def step_main(parser: argparse.ArgumentParser, step: Step, argv: list[str] | None = None) -> int:
     def body() -> Summary | None:
         arguments = parser.parse_intermixed_args(argv)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipelines.command_line import Summary, experiment_parser, step_main
+from pipelines.command_line import Summary, experiment_parser, names_in, step_main
 from pipelines.ray_session import ray_session
 from pipelines.run_data import build_data
 from pipelines.stores import store_tables
@@ -43,8 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
-    names = [name.strip() for name in (given.targets or "").split(",") if name.strip()]
-    return run(experiment, names, max_trials=given.trials, resume=given.resume)
+    return run(experiment, names_in("--targets", given.targets), max_trials=given.trials, resume=given.resume)
 
 
 def run(

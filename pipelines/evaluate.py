@@ -16,9 +16,8 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from pipelines.command_line import Summary, absolute_path, experiment_parser, step_main
+from pipelines.command_line import Summary, absolute_path, experiment_parser, names_in, step_main
 from pipelines.trained_runs import LoadedRun, explained_run, load_run, newest_training_run
 from uml_core.analysis.shared_space import AnalysisResult
 from uml_core.analysis.suite import ANALYSES, chosen_analyses, explain
@@ -31,15 +30,6 @@ from uml_core.tracking.records import metric_points
 from uml_core.tracking.writing import MLflowTracker
 
 HIDDEN = re.compile(r"test/class_accuracy/|(embedding_)?corruption/.*/\d/")  # logged, and too many to print
-
-
-@dataclass(frozen=True)
-class AnalysisRequest:
-    """What the command line asks for beyond the evaluators."""
-
-    names: tuple[str, ...] = ()
-    pairs_file: str | None = None
-    plane_classes: tuple[str, str] | None = None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,25 +55,28 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
-    if given.evaluators is not None:
-        experiment = experiment.override({"evaluation.evaluators": _names("--evaluators", given.evaluators)})
-    run_ids = None if given.run is None else _names("--run", given.run)
-    against = () if given.against is None else _names("--against", given.against)
-    names = () if given.analyses is None else chosen_analyses(given.analyses)
+    evaluators, run_ids, against, analyses = (
+        names_in(f"--{flag}", getattr(given, flag)) for flag in ("evaluators", "run", "against", "analyses")
+    )
+    if evaluators:
+        experiment = experiment.override({"evaluation.evaluators": evaluators})
+    chosen = chosen_analyses(analyses)
     for flag, analysis in (("pairs", "neurons"), ("classes", "decision_plane")):
-        if getattr(given, flag) is not None and analysis not in names:
+        if getattr(given, flag) is not None and analysis not in chosen:
             raise InputError(f"--{flag} is for analysis {analysis}, which is not asked for; add --analyses {analysis}")
     pairs_file = None if given.pairs is None else absolute_path(given.pairs)
-    analyses = AnalysisRequest(names, pairs_file, tuple(given.classes) if given.classes else None)
-    return run(experiment, run_ids, analyses=analyses, against=against)
+    classes = None if given.classes is None else tuple(given.classes)
+    return run(experiment, run_ids, against=against, analyses=chosen, pairs_file=pairs_file, plane_classes=classes)
 
 
 def run(
     experiment: Experiment,
     run_ids: str | Sequence[str] | None = None,
     *,
-    analyses: AnalysisRequest = AnalysisRequest(),
     against: Sequence[str] = (),
+    analyses: Sequence[str] = (),
+    pairs_file: str | None = None,
+    plane_classes: tuple[str, str] | None = None,
 ) -> Summary:
     """Evaluate runs with the experiments they were trained with, and log the results into them."""
     evaluators = chosen_evaluators(experiment.evaluation.evaluators)
@@ -91,7 +84,15 @@ def run(
     if against and len(against) != len(ids):
         raise InputError(f"--run has {len(ids)} runs and --against {len(against)}; give as many, paired in their order")
     runs = [load_run(experiment, run_id) for run_id in ids]
-    parts = [_evaluate(experiment, each, evaluators, analyses) for each in runs]
+    parts = [
+        _evaluate(
+            experiment,
+            each,
+            evaluators,
+            explain(explained_run(each, pairs_file, plane_classes), analyses) if analyses else {},
+        )
+        for each in runs
+    ]
     if against:
         parts.append(_compare(experiment, runs, [load_run(experiment, run_id) for run_id in against]))
     text = "\n".join(part.text for part in parts)
@@ -100,9 +101,11 @@ def run(
 
 
 def _evaluate(
-    experiment: Experiment, loaded: LoadedRun, evaluators: Mapping[str, Evaluator], analyses: AnalysisRequest
+    experiment: Experiment,
+    loaded: LoadedRun,
+    evaluators: Mapping[str, Evaluator],
+    explained: Mapping[str, AnalysisResult],
 ) -> Summary:
-    explained = explained_run(loaded, analyses.pairs_file, analyses.plane_classes) if analyses.names else None
     measured = measure(loaded.evaluated, evaluators)
     tracker = MLflowTracker(experiment.tracking, loaded.run_id)
 
@@ -119,7 +122,7 @@ def _evaluate(
         to_open = [name for name in measured.files if not (name.endswith((".png", ".txt")) and name[:-4] in drawn)]
         lines.append(f"logged to the run under evaluation/: {listing(to_open, limit=20)}")
     to_open, found = [], dict[str, float]()
-    for name, result in explain(explained, analyses.names).items() if explained else ():
+    for name, result in explained.items():
         files = _artifacts(name, result)
         log(result.metrics, files, "analysis")
         lines += result.summary
@@ -147,13 +150,6 @@ def _artifacts(analysis: str, result: AnalysisResult) -> dict[str, bytes]:
     for figure in result.figures:
         files[f"{figure.name}.svg"], files[f"{figure.name}.png"] = figure.svg, figure.png
     return files | {name: table.encode() for name, table in result.tables.items()}
-
-
-def _names(flag: str, text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise InputError(f"{flag} is empty; give one or more names, separated by commas")
-    return list(dict.fromkeys(names))
 
 
 def _shown(name: str, value: float) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import davies_bouldin_score
 
+from pipelines.command_line import names_in
 from tests.conftest import draw, table
 from uml_core.analysis.alignment import cka
 from uml_core.analysis.explain_neurons import explain_neurons, paired_activations, untrained_models
@@ -53,7 +54,7 @@ def run() -> TrainedRun:
 
 @pytest.fixture(scope="module")
 def results(run: TrainedRun) -> dict[str, AnalysisResult]:
-    return explain(run, chosen_analyses("all"))
+    return explain(run, chosen_analyses(["all"]))
 
 
 def test_every_analysis_gives_metrics_figures_and_words(run: TrainedRun, results: dict[str, AnalysisResult]) -> None:
@@ -77,11 +78,12 @@ def test_every_analysis_gives_metrics_figures_and_words(run: TrainedRun, results
 
 
 def test_names_of_analyses() -> None:
-    assert chosen_analyses("neurons, margins,neurons") == ("neurons", "margins")
+    assert names_in("--analyses", "neurons, margins,neurons") == ["neurons", "margins"]
+    assert chosen_analyses(["neurons", "margins"]) == ["neurons", "margins"]
     with pytest.raises(InputError, match=r"names 'margin'; analyses are .*did you mean 'margins'"):
-        chosen_analyses("neurons,margin")
+        chosen_analyses(["neurons", "margin"])
     with pytest.raises(InputError, match="--analyses is empty"):
-        chosen_analyses(" ,")
+        names_in("--analyses", " ,")
 
 
 def test_named_classes_of_the_decision_plane(run: TrainedRun) -> None:

@@ -73,8 +73,7 @@ def test_what_was_trained_is_what_is_evaluated(thread: Thread, tmp_path: Path) -
 
 
 def test_analyses_are_explained_and_logged(thread: Thread, tmp_path: Path) -> None:
-    asked = evaluate.AnalysisRequest(("margins", "neurons"))
-    explained = evaluate.run(thread.experiment, thread.run_id, analyses=asked)
+    explained = evaluate.run(thread.experiment, thread.run_id, analyses=["margins", "neurons"])
     assert explained.results["analysis/margins/positive_share"] == pytest.approx(thread.trained["test_accuracy"])
     assert "fewer than 8 class-mean pairs" in explained.text, "three classes cannot be tested, and the step says so"
     silhouette = explained.results["analysis/margins/silhouette"]

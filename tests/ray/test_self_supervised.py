@@ -114,7 +114,7 @@ def test_train_evaluate_and_predict_agree(settings: Experiment, trained: dict[st
     assert evaluated["test/accuracy"] == pytest.approx(trained["test_accuracy"])
     assert {"probe/untrained/test_accuracy", "probe/raw/test_accuracy"} <= set(evaluated)
     with pytest.raises(InputError, match="shared head"):
-        evaluate.run(settings, trained["run_id"], analyses=evaluate.AnalysisRequest(("margins",)))
+        evaluate.run(settings, trained["run_id"], analyses=["margins"])
 
     stored = pq.read_table(settings.corpora["target"].path)
     tests = stored.filter(pa.array([split == "test" for split in stored["split"].to_pylist()]))

@@ -63,7 +63,7 @@ def test_a_trained_head_knows_classes_without_a_picture(experiment: Experiment, 
     measured = evaluate.run(experiment, results["run_id"]).results
     assert {name: measured[f"test/{name}"] for name in groups} == pytest.approx(groups)
     with pytest.raises(InputError, match=r"model.head is prior: --analyses"):
-        evaluate.run(experiment, results["run_id"], analyses=evaluate.AnalysisRequest(("margins",)))
+        evaluate.run(experiment, results["run_id"], analyses=["margins"])
     inputs = [row for row in pq.read_table(experiment.corpora["target"].path).to_pylist() if row["label"] > "class-17"]
     write_embeddings(tmp_path / "new.parquet", {"embedding": [row["embedding"] for row in inputs]})
     output = tmp_path / "predictions.parquet"

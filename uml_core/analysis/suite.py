@@ -64,22 +64,15 @@ ANALYSES: dict[str, Callable[[TrainedRun], AnalysisResult]] = {
 ALL = "all"
 
 
-def chosen_analyses(text: str) -> tuple[str, ...]:
-    """The analyses of a comma-separated list, or every one for `all`.
-
-    Raises:
-        InputError: a name is unknown, or there is none.
-    """
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names:
-        raise InputError(f"--analyses is empty; analyses are {listing(ANALYSES)}, or {ALL}")
-    if names == (ALL,):
+def chosen_analyses(names: Sequence[str]) -> Sequence[str]:
+    """The analyses of these names, or every one for `all`. Raises InputError for an unknown name."""
+    if list(names) == [ALL]:
         return tuple(ANALYSES)
     for name in names:
         if name not in ANALYSES:
             hint = nearest(name, (*ANALYSES, ALL))
             raise InputError(f"--analyses names '{name}'; analyses are {listing(ANALYSES)}, or {ALL}{hint}")
-    return tuple(dict.fromkeys(names))
+    return names
 
 
 def explain(run: TrainedRun, names: Sequence[str]) -> dict[str, AnalysisResult]:
