@@ -24,8 +24,8 @@ from uml_core.analysis.suite import ANALYSES, chosen_analyses, explain
 from uml_core.config import Experiment
 from uml_core.errors import InputError, listing
 from uml_core.evaluation.comparison import compare
-from uml_core.evaluation.evaluator import Evaluator
 from uml_core.evaluation.registry import EVALUATORS, ON_REQUEST, chosen_evaluators, measure
+from uml_core.evaluation.run import Evaluator
 from uml_core.tracking.records import metric_points
 from uml_core.tracking.writing import MLflowTracker
 

@@ -20,9 +20,11 @@ from uml_core.evaluation.corruptions import (
     IMAGE_CORRUPTIONS,
     SEVERITIES,
     Corruption,
+    _damaged_sound,
+    _tested_rows,
     chosen_corruptions,
+    evaluate_corruptions,
 )
-from uml_core.evaluation.robustness import _damaged_sound, _tested_rows, evaluate_corruptions
 from uml_core.evaluation.run import EvaluatedRun
 from uml_core.training.run import TrainingRun
 

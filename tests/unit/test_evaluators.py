@@ -21,13 +21,13 @@ from uml_core.errors import InputError
 from uml_core.evaluation.classification import (
     at_temperature,
     classification_metrics,
+    confusion_figure,
     evaluate_shift,
     evaluate_test,
     expected_calibration_error,
     fitted_temperature,
     subset_accuracy,
 )
-from uml_core.evaluation.figures import confusion_figure
 from uml_core.evaluation.outcome import evaluated_run, measure_outcome
 from uml_core.evaluation.probes import evaluate_zero_shot, neighbour_votes
 from uml_core.evaluation.registry import DEFAULT, EVALUATORS, chosen_evaluators, measure
@@ -194,12 +194,12 @@ def test_neighbours_vote_by_cosine() -> None:
     rng = np.random.default_rng(4)
     features, labels = rng.normal(size=(40, 6)).astype(np.float32), rng.integers(0, 4, size=40)
     queries = rng.normal(size=(30, 6)).astype(np.float32)
-    found = neighbour_votes((features, labels), queries, (1, 5, 1000), 4)
+    found = neighbour_votes((features, labels), queries, (1, 5, 1000))
     assert set(found) == {1, 5}, "no more neighbours than train rows"
     theirs = KNeighborsClassifier(1, metric="cosine", algorithm="brute").fit(features, labels).predict(queries)
     assert found[1].tolist() == theirs.tolist()
     train = np.array([[1, 0], [0.9, 0.1], [0, 1]], dtype=np.float32), np.array([1, 0, 2])
-    tie = neighbour_votes(train, np.array([[1, 0.01]], dtype=np.float32), (2,), 3)
+    tie = neighbour_votes(train, np.array([[1, 0.01]], dtype=np.float32), (2,))
     assert tie[2].tolist() == [1], "the nearer voter decides"
 
 

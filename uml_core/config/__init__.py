@@ -3,10 +3,10 @@
 from uml_core.config.checks import TRAINABLE_TEXT
 from uml_core.config.corpora import CorpusConfig, EmbedConfig, EncoderConfig, EncodersConfig, TrackingConfig
 from uml_core.config.dotted import flatten, hash_of, set_dotted
-from uml_core.config.evaluation import EvaluationConfig
 from uml_core.config.experiment import Experiment, load_experiment, parse_experiment
 from uml_core.config.training import (
     DataConfig,
+    EvaluationConfig,
     FeedConfig,
     LossWeightSchedule,
     MixingConfig,

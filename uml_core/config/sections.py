@@ -18,9 +18,9 @@ from uml_core.config.corpora import (
     EncodersConfig,
     TrackingConfig,
 )
-from uml_core.config.evaluation import EvaluationConfig
 from uml_core.config.training import (
     DataConfig,
+    EvaluationConfig,
     FeedConfig,
     LossWeightSchedule,
     MixingConfig,

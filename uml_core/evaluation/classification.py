@@ -5,23 +5,31 @@ Shape legend: N rows, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support, recall_score
 
 from uml_core.evaluation.class_groups import SMALLEST, group_accuracies
-from uml_core.evaluation.evaluator import Results
-from uml_core.evaluation.figures import confusion_figure
-from uml_core.evaluation.run import Codes, EvaluatedRun, Probabilities
-from uml_core.figures.drawing import drawn
+from uml_core.evaluation.run import Codes, EvaluatedRun, Probabilities, Results
+from uml_core.figures.drawing import WIDTH_IN, drawn, house_style, printable
 from uml_core.tracking.records import CLASS_METRIC
 
 TOP = 5
 BINS = 15  # of equal width over [0, 1], as in Guo et al. 2017
 LOG_TEMPERATURES = (-4.0, 4.0)  # searched; e⁴ is 55
+CLASS_IN = 0.15  # a row of one class: letters of 6.5 points fit into it
+MARGIN_IN = 2.2  # names and colour bar
+MAX_NAMED = 100  # more classes are numbered
+WITH_NUMBERS = 15  # so few classes have their counts written into the cells
 
 
 def evaluate_test(run: EvaluatedRun) -> Results:
@@ -141,6 +149,47 @@ def _most_confused(errors_CC: npt.NDArray[np.int64], classes: tuple[str, ...]) -
     pairs = [divmod(int(position), len(classes)) for position in np.argsort(errors_CC, axis=None)[::-1][:3]]
     found = [f"{classes[a]} as {classes[b]} ({errors_CC[a, b]})" for a, b in pairs if errors_CC[a, b]]
     return f"Most often taken for another: {', '.join(found)}." if found else "No test row is taken for another class."
+
+
+def confusion_figure(counts_CC: npt.NDArray[np.int64], classes: Sequence[str]) -> Figure:
+    """Draw the share of each class's rows (down) by prediction (across); small shares are kept visible.
+
+    The figure grows with the number of classes instead of shrinking its letters.
+    """
+    count = len(classes)
+    shares_CC = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
+    side = max(WIDTH_IN, MARGIN_IN + CLASS_IN * min(count, MAX_NAMED))
+    with house_style(**{"axes.grid": False}):
+        figure = Figure(figsize=(side, side * 0.93), layout="constrained")
+        FigureCanvasAgg(figure)
+        axis = figure.subplots()
+        shown = np.ma.masked_equal(shares_CC, 0.0)
+        image = axis.imshow(shown, cmap="cividis", norm=PowerNorm(0.5, vmin=0, vmax=1))
+        if count <= MAX_NAMED:
+            names = [printable(name, limit=22) for name in classes]
+            size = 9 if count <= 12 else 6.5
+            axis.set_xticks(range(count), names, rotation=90, fontsize=size)
+            axis.set_yticks(range(count), names, fontsize=size)
+            axis.set_xticks(np.arange(count + 1) - 0.5, minor=True)
+            axis.set_yticks(np.arange(count + 1) - 0.5, minor=True)
+            axis.grid(which="minor", color="#e4e4e4", linewidth=0.4)
+        axis.tick_params(which="both", length=0)
+        if count <= WITH_NUMBERS:
+            _write_counts(axis, counts_CC, shares_CC)
+        numbered = "" if count <= MAX_NAMED else " (class number)"
+        axis.set_xlabel(f"predicted class{numbered}")
+        axis.set_ylabel(f"true class{numbered}")
+        bar = figure.colorbar(image, ax=axis, shrink=0.6, ticks=[0, 0.05, 0.25, 0.5, 1])
+        bar.ax.set_yticklabels(["0", "5", "25", "50", "100"])
+        bar.set_label("% of the class's rows (white: none)")
+    return figure
+
+
+def _write_counts(axis: Axes, counts_CC: npt.NDArray[np.int64], shares_CC: npt.NDArray[np.float64]) -> None:
+    for row, column in np.argwhere(counts_CC > 0):
+        colour = "black" if shares_CC[row, column] > 0.35 else "white"
+        text = str(counts_CC[row, column])
+        axis.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
 
 
 def expected_calibration_error(probabilities_NC: Probabilities, labels_N: Codes, *, bins: int = BINS) -> float:

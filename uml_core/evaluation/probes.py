@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
+from sklearn.utils.extmath import weighted_mode
 
 from uml_core.data.subsets import subset_text, take_shots
 from uml_core.data.target_rows import MAX_VAL_SHOTS
 from uml_core.errors import InputError
-from uml_core.evaluation.evaluator import Results
-from uml_core.evaluation.run import EvaluatedRun
+from uml_core.evaluation.run import EvaluatedRun, Results
 from uml_core.models.linear_probe import Codes, LinearProbe
 from uml_core.models.shared_head import Features
 
@@ -55,14 +55,14 @@ def evaluate_knn_probe(run: EvaluatedRun) -> Results:
 
     k can be no larger than the train rows: compare runs of the same shots only, others differ in what they search.
     """
-    train, num_classes = (run.features("train"), run.labels("train")), len(run.classes)
-    by_k = neighbour_votes(train, run.features("val"), NEIGHBOURS, num_classes)
+    train = run.features("train"), run.labels("train")
+    by_k = neighbour_votes(train, run.features("val"), NEIGHBOURS)
     accuracies = {k: float((codes_N == run.labels("val")).mean()) for k, codes_N in by_k.items()}
     best = max(accuracies, key=lambda k: (accuracies[k], -k))
     yield "probe/knn/k", float(best)
     yield "probe/knn/val_accuracy", accuracies[best]
     for split in run.tested:
-        codes_N = neighbour_votes(train, run.features(split), (best,), num_classes)[best]
+        codes_N = neighbour_votes(train, run.features(split), (best,))[best]
         yield f"probe/knn/{_name(split)}", float((codes_N == run.labels(split)).mean())
 
 
@@ -146,7 +146,7 @@ def evaluate_few_shot_probe(run: EvaluatedRun) -> Results:
 
 
 def neighbour_votes(
-    train: tuple[Features, Codes], features_NH: Features, neighbours: Sequence[int], num_classes: int
+    train: tuple[Features, Codes], features_NH: Features, neighbours: Sequence[int]
 ) -> dict[int, Codes]:
     """The codes (N,) that the k nearest train rows by cosine vote for, for each k; ties go to the nearer voters.
 
@@ -156,14 +156,11 @@ def neighbour_votes(
     usable = [k for k in neighbours if k <= len(labels_M)] or [len(labels_M)]
     searched = NearestNeighbors(n_neighbors=max(usable), metric="cosine", algorithm="brute").fit(features_MH)
     distance_NK, nearest_NK = searched.kneighbors(features_NH)
-    found: dict[int, Codes] = {}
-    for k in usable:
-        votes_NC = np.zeros((len(features_NH), num_classes))
-        # A distance is at most 2: its share of a vote decides ties and nothing else.
-        votes_NK = 1 - distance_NK[:, :k] / (2 * k + 1)
-        np.add.at(votes_NC, (np.arange(len(features_NH))[:, None], labels_M[nearest_NK[:, :k]]), votes_NK)
-        found[k] = votes_NC.argmax(axis=1)
-    return found
+    # A distance is at most 2: its share of a vote decides ties and nothing else.
+    return {
+        k: weighted_mode(labels_M[nearest_NK[:, :k]], 1 - distance_NK[:, :k] / (2 * k + 1), axis=1)[0][:, 0].astype(int)
+        for k in usable
+    }
 
 
 def _name(split: str) -> str:

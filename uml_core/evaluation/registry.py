@@ -9,7 +9,7 @@ from typing import Any
 
 from uml_core.errors import InputError, listing, nearest
 from uml_core.evaluation.classification import evaluate_classes, evaluate_shift, evaluate_test
-from uml_core.evaluation.evaluator import Evaluator
+from uml_core.evaluation.corruptions import evaluate_corruptions
 from uml_core.evaluation.probes import (
     evaluate_few_shot_probe,
     evaluate_knn_probe,
@@ -18,8 +18,7 @@ from uml_core.evaluation.probes import (
     evaluate_untrained,
     evaluate_zero_shot,
 )
-from uml_core.evaluation.robustness import evaluate_corruptions
-from uml_core.evaluation.run import EvaluatedRun
+from uml_core.evaluation.run import EvaluatedRun, Evaluator
 from uml_core.figures.drawing import ReportFigure
 from uml_core.plugins import imported_callable
 

@@ -3,14 +3,22 @@
 In: an objective with its best weights, and its data. Out: plain arrays, each worked out once whoever asks.
 Supervised, fine-tuned and self-supervised runs look the same from here.
 
+An evaluator is a function from a run to (name, value) pairs. A float is a metric under that name. Text is an artifact
+of that file name. A `ReportFigure` becomes NAME.svg and NAME.png with its caption in NAME.txt. Files lie below
+evaluation/ of the run. Its docstring says when a number must not be compared with another; it raises InputError where
+it asks for what the run does not have. Your own is a function in a file:
+
+    def evaluate_confidence(run):  # --evaluators test,my_evaluators.py:evaluate_confidence
+        yield "confidence/mean", float(run.probabilities("test").max(axis=1).mean())
+
 Shape legend: N rows, D width of an input, H width of the representation, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +28,9 @@ from uml_core.gradients.ranks import RankContext
 from uml_core.models.shared_head import Classifier, Features
 from uml_core.training.objective import Objective
 from uml_core.training.run import build_objective
+
+if TYPE_CHECKING:
+    from uml_core.figures.drawing import ReportFigure  # matplotlib, of which training has no use
 
 Probabilities = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -136,3 +147,7 @@ class EvaluatedRun:
         """The same run as initialised, before its first step."""
         objective = build_objective(self.experiment, self.data, RankContext.cpu())
         return EvaluatedRun(self.experiment, self.data, objective)
+
+
+Results = Iterator[tuple[str, "float | str | ReportFigure"]]
+Evaluator = Callable[[EvaluatedRun], Results]
