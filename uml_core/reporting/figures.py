@@ -57,62 +57,51 @@ class Look:
 
 def sweep_figures(sweep: SweepResults) -> Iterator[ReportFigure]:
     """Draw what a sweep has: accuracy against shots and per arm, gains over mixtures, shifted test sets."""
-    space = _slug(sweep.name)
     target = sweep.target or "the target"
-    drawings = (
+    means = "; ".join(
+        f"{row.arm} {row.condition.words} {percent(row.test.mean)} %" for row in arm_rows(sweep) if row.test
+    )
+    shifted = "; ".join(
+        f"{row.arm} {row.condition.words} on {row.split} {percent(row.shifted.mean)} %" for row in shift_rows(sweep)
+    )
+    mixtures = "; ".join(
+        f"{' '.join(filter(None, [grid.corpus, grid.condition.words]))}: best {points(grid.gain[grid.best])} points at "
+        f"loss weight {grid.loss_weights[grid.best[0]]:g} and batch ratio {grid.batch_ratios[grid.best[1]]:g}, worst "
+        f"{points(float(np.nanmin(grid.gain)))} points"
+        for grid in mixture_grids(sweep)
+    )
+    drawings = (  # what draws, its caption, and the same in words
         (
-            "accuracy_against_shots",
             accuracy_against_shots,
             f"Mean test accuracy on {target} against training samples per class; lines up and down are 95 % "
             "intervals over seeds.",
+            f"Line chart of test accuracy against shots. Means: {means}.",
         ),
         (
-            "accuracy_per_arm",
             accuracy_per_arm,
             f"Test accuracy on {target} per arm. A dot is a seed; above the dots, the bar is their mean and the "
             "line its 95 % interval. Arms share their seeds, so trust the paired differences in the table over "
             "overlapping lines.",
+            f"Dot plot of test accuracy. Means: {means}.",
         ),
         (
-            "mixing_heat_map",
             mixing_heat_map,
             f"What arm {sweep.headline} gains over {sweep.baseline} on validation, in percent points and paired by "
             "seed, by how much auxiliary data is mixed in. The framed cell is the best: it was picked for that, so its "
             "gain flatters.",
+            f"Heat map of the gain on validation over {sweep.baseline}. {mixtures}.",
         ),
         (
-            "shifted_accuracy",
             shifted_accuracy,
             f"Mean accuracy on the test set and the shifted test sets of {target}. The shorter the line, the less the "
             "shift costs.",
+            f"Dot plot of test against shifted test accuracy. Means: {shifted}.",
         ),
     )
-    for name, draw, caption in drawings:
+    for draw, caption, alternative in drawings:
         figure = draw(sweep)
         if figure is not None:
-            yield drawn(f"{space}_{name}", figure, caption=caption, alternative=_alternative(name, sweep))
-
-
-def _alternative(name: str, sweep: SweepResults) -> str:
-    """Say in words what the figure shows, with its numbers."""
-    if name == "mixing_heat_map":
-        parts = [
-            f"{' '.join(filter(None, [grid.corpus, grid.condition.words]))}: best {points(grid.gain[grid.best])} "
-            f"points at loss weight {grid.loss_weights[grid.best[0]]:g} and batch ratio "
-            f"{grid.batch_ratios[grid.best[1]]:g}, worst {points(float(np.nanmin(grid.gain)))} points"
-            for grid in mixture_grids(sweep)
-        ]
-        return f"Heat map of the gain on validation over {sweep.baseline}. {'; '.join(parts)}."
-    if name == "shifted_accuracy":
-        parts = [
-            f"{row.arm} {row.condition.words} on {row.split} {percent(row.shifted.mean)} %" for row in shift_rows(sweep)
-        ]
-        return f"Dot plot of test against shifted test accuracy. Means: {'; '.join(parts)}."
-    parts = [f"{row.arm} {row.condition.words} {percent(row.test.mean)} %" for row in arm_rows(sweep) if row.test]
-    kind = (
-        "Line chart of test accuracy against shots" if name == "accuracy_against_shots" else "Dot plot of test accuracy"
-    )
-    return f"{kind}. Means: {'; '.join(parts)}."
+            yield drawn(f"{_slug(sweep.name)}_{draw.__name__}", figure, caption, alternative)
 
 
 def class_figures(sweep: SweepResults, classes: Sequence[ClassGains]) -> Iterator[ReportFigure]:

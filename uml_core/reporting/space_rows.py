@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from uml_core.evaluation.statistics import Spread, paired_difference, spread
 from uml_core.reporting.collect import Condition, SweepResults, condition_of, is_selected, seed_of
@@ -157,24 +158,16 @@ def mixture_grids(sweep: SweepResults) -> list[MixtureGrid]:
     grids = []
     for condition in sweep.conditions:
         baseline = sweep.arms.get((sweep.baseline, condition))
+        val = {} if baseline is None else baseline.val
+        compared = [trial for trial in trials if condition_of(trial) == condition and seed_of(trial) in val]
         for corpus in corpora[:1] if together else corpora:
-            cells: dict[tuple[float, float], list[float]] = {}
-            for trial in trials:
-                if condition_of(trial) == condition and baseline is not None and seed_of(trial) in baseline.val:
-                    gain = trial.metrics["val/accuracy"] - baseline.val[seed_of(trial)]
-                    cells.setdefault(mixture_of(trial, corpus), []).append(gain)
-            if len(cells) > 1:
-                grids.append(_grid(condition, "" if together else corpus, cells))
+            cells = pd.DataFrame([mixture_of(trial, corpus) for trial in compared], columns=["weight", "ratio"])
+            cells["gain"] = [trial.metrics["val/accuracy"] - val[seed_of(trial)] for trial in compared]
+            gain = cells.pivot_table(index="weight", columns="ratio", values="gain")  # means over seeds
+            if gain.size > 1:
+                axes = tuple(gain.index), tuple(gain.columns)
+                grids.append(MixtureGrid(condition, "" if together else corpus, *axes, gain.to_numpy()))
     return grids
-
-
-def _grid(condition: Condition, corpus: str, cells: dict[tuple[float, float], list[float]]) -> MixtureGrid:
-    weights = tuple(sorted({weight for weight, _ in cells}))
-    ratios = tuple(sorted({ratio for _, ratio in cells}))
-    gain = np.full((len(weights), len(ratios)), np.nan)
-    for (weight, ratio), found in cells.items():
-        gain[weights.index(weight), ratios.index(ratio)] = np.mean(found)
-    return MixtureGrid(condition, corpus, weights, ratios, gain)
 
 
 def selected_mixtures(sweep: SweepResults, condition: Condition) -> list[tuple[str, int]]:
