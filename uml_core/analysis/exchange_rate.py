@@ -183,11 +183,11 @@ def reliable_falls(trials: pd.DataFrame) -> tuple[Fall, ...]:
             both = by_seed[[fewer, more]].dropna()
             if len(both):
                 steps[target, fewer, more] = paired_difference(both[more].to_dict(), both[fewer].to_dict())
-    adjusted = holm({str(step): difference.p_value for step, difference in steps.items()})
+    adjusted = holm({step: difference.p_value for step, difference in steps.items()})
     falls = [
         Fall(*step, difference.mean)
         for step, difference in steps.items()
-        if difference.mean < 0 and adjusted[str(step)] < SIGNIFICANCE
+        if difference.mean < 0 and adjusted[step] < SIGNIFICANCE
     ]
     return tuple(sorted(falls, key=lambda fall: fall.change))
 

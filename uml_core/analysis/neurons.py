@@ -15,7 +15,6 @@ Shape legend: N pairs, U units, K covariates, L labels.
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -87,19 +86,16 @@ def unit_correlations(
     """
     if num_permutations is None:
         num_permutations = max(MIN_PERMUTATIONS, math.ceil(pairs.first.shape[1] / SIGNIFICANCE))
-    basis_NK = _covariate_basis(pairs)
-    first_NU, second_NU = _residuals(pairs.first, basis_NK), _residuals(pairs.second, basis_NK)
-    partial_U = _cosine(first_NU, second_NU)
-    residuals = _Residuals(first_NU, second_NU, basis_NK)
+    residuals = _Residuals.of_pairs(pairs)
+    partial_U = residuals.correlations()
     p_U = _permutation_p(residuals, partial_U, num_permutations, np.random.default_rng([seed, 0]))
     maxima_rng = np.random.default_rng([seed, 1])
-    holm_by_unit = holm({str(unit): float(p) for unit, p in enumerate(p_U)})
     return UnitCorrelations(
         r=pearson(pairs.first, pairs.second),
         partial_r=partial_U,
         p_value=p_U,
         q_value=stats.false_discovery_control(p_U, method="bh"),
-        holm_p=np.array([holm_by_unit[str(unit)] for unit in range(len(p_U))]),
+        holm_p=np.array([*holm(dict(enumerate(p_U.tolist()))).values()]),
         per_label=_per_label(pairs),
         null_maxima=np.array([residuals.shuffled(maxima_rng).max() for _ in range(NUM_MAXIMA)]),
         num_pairs=len(pairs.first),
@@ -108,39 +104,44 @@ def unit_correlations(
 
 def pearson(first_NU: Floats, second_NU: Floats) -> Floats:
     """Each unit's Pearson r over pairs (U,); 0 for a unit that does not vary."""
-    return _cosine(first_NU - first_NU.mean(axis=0), second_NU - second_NU.mean(axis=0))
+    sides = (_unit_length(values_NU - values_NU.mean(axis=0)) for values_NU in (first_NU, second_NU))
+    products_U: Floats = np.einsum("nu,nu->u", *sides)
+    return products_U
 
 
 def partial_correlations(pairs: PairedActivations) -> Floats:
     """Each unit's partial correlation (U,) given mean activations and lengths, without any test."""
-    basis_NK = _covariate_basis(pairs)
-    return _cosine(_residuals(pairs.first, basis_NK), _residuals(pairs.second, basis_NK))
+    return _Residuals.of_pairs(pairs).correlations()
 
 
 @dataclass(frozen=True)
 class _Residuals:
-    """Both sides (N, U) without the covariates, whose orthonormal basis is (N, K)."""
+    """Both sides (N, U) without the covariates, whose orthonormal basis is (N, K); each unit at length 1."""
 
     first: Floats
     second: Floats
     basis: Floats
 
+    @classmethod
+    def of_pairs(cls, pairs: PairedActivations) -> _Residuals:
+        basis_NK = _covariate_basis(pairs)
+        sides = (values_NU - basis_NK @ (basis_NK.T @ values_NU) for values_NU in (pairs.first, pairs.second))
+        return cls(*map(_unit_length, sides), basis_NK)
+
+    def correlations(self) -> Floats:
+        products_U: Floats = np.einsum("nu,nu->u", self.first, self.second)
+        return products_U
+
     def shuffled(self, rng: np.random.Generator) -> Floats:
         """Each unit's partial correlation (U,) with one side's residuals shuffled over pairs.
 
         The first side is orthogonal to the covariates Q, so regressing the shuffled side y again changes no product
-        with it, only y's length: ‖y‖² − ‖Qᵀy‖².
+        with it, only y's length: 1 − ‖Qᵀy‖².
         """
         shuffled_NU = self.second[rng.permutation(len(self.second))]
         products_U = np.einsum("nu,nu->u", self.first, shuffled_NU)
-        explained_U = ((self.basis.T @ shuffled_NU) ** 2).sum(axis=0)
-        first_U, squares_U = self._lengths
-        return _ratio(products_U, first_U * np.sqrt(np.maximum(squares_U - explained_U, 0.0)))
-
-    @functools.cached_property
-    def _lengths(self) -> tuple[Floats, Floats]:
-        """The length of each unit's first side (U,), and the squared one of its second: no shuffle changes them."""
-        return np.linalg.norm(self.first, axis=0), (self.second**2).sum(axis=0)
+        left_U = 1 - ((self.basis.T @ shuffled_NU) ** 2).sum(axis=0)
+        return np.divide(products_U, np.sqrt(left_U), out=np.zeros_like(products_U), where=left_U > 1e-12)
 
     def only(self, units: npt.NDArray[np.bool_]) -> _Residuals:
         return _Residuals(self.first[:, units], self.second[:, units], self.basis)
@@ -177,20 +178,10 @@ def _covariate_basis(pairs: PairedActivations) -> Floats:
     return basis_NK
 
 
-def _residuals(values_NU: Floats, basis_NK: Floats) -> Floats:
-    residuals_NU: Floats = values_NU - basis_NK @ (basis_NK.T @ values_NU)
-    return residuals_NU
-
-
-def _cosine(first_NU: Floats, second_NU: Floats) -> Floats:
-    products_U = np.einsum("nu,nu->u", first_NU, second_NU)
-    return _ratio(products_U, np.linalg.norm(first_NU, axis=0) * np.linalg.norm(second_NU, axis=0))
-
-
-def _ratio(products_U: Floats, lengths_U: Floats) -> Floats:
-    """Products over lengths, 0 where a length is zero up to rounding."""
-    scale = float(lengths_U.max(initial=0.0))
-    return np.divide(products_U, lengths_U, out=np.zeros_like(products_U), where=lengths_U > 1e-12 * scale)
+def _unit_length(values_NU: Floats) -> Floats:
+    """Each unit over its length; one whose length is zero up to rounding is 0."""
+    lengths_U = np.linalg.norm(values_NU, axis=0)
+    return np.divide(values_NU, lengths_U, out=np.zeros_like(values_NU), where=lengths_U > 1e-12 * lengths_U.max())
 
 
 def _per_label(pairs: PairedActivations) -> dict[int, Floats]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+Key = TypeVar("Key")
 CONFIDENCE = 0.95
 RESAMPLES = 4000
 CELLS_AT_ONCE = 2**20  # resampled rows held at a time
@@ -153,12 +155,11 @@ def paired_difference(treated: Mapping[int, float], baseline: Mapping[int, float
     return PairedDifference(mean, std, low, high, float(test.pvalue), count)
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """Holm's adjusted p values: they hold for all the claims together. NaN stays NaN and counts as no test."""
-    tested = sorted((p, name) for name, p in p_values.items() if not math.isnan(p))
-    adjusted: dict[str, float] = dict(p_values)
-    largest = 0.0
-    for rank, (p, name) in enumerate(tested):
-        largest = max(largest, min(1.0, p * (len(tested) - rank)))
-        adjusted[name] = largest
+    adjusted, largest = dict(p_values), 0.0
+    tested = sorted((key for key, p in p_values.items() if not math.isnan(p)), key=adjusted.__getitem__)
+    for rank, key in enumerate(tested):
+        largest = max(largest, min(1.0, p_values[key] * (len(tested) - rank)))
+        adjusted[key] = largest
     return adjusted

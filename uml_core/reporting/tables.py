@@ -63,9 +63,8 @@ class ShiftRow:
 
 def corrected(rows: Sequence[Row]) -> list[Row]:
     """The rows with Holm's p, over all of them that hold a difference."""
-    p_values = {str(index): row.difference.p_value for index, row in enumerate(rows) if row.difference is not None}
-    adjusted = holm(p_values)
-    return [replace(row, adjusted_p=adjusted.get(str(index), math.nan)) for index, row in enumerate(rows)]
+    p_values = [math.nan if row.difference is None else row.difference.p_value for row in rows]
+    return [replace(row, adjusted_p=p) for row, p in zip(rows, holm(dict(enumerate(p_values))).values(), strict=True)]
 
 
 def shared_difference(treated: dict[int, float], baseline: dict[int, float]) -> PairedDifference | None:
