@@ -26,10 +26,9 @@ from uml_core.models.sequence.trunk import SharedTrunk
 from uml_core.training.fine_tuning import target_encoder
 from uml_core.training.run import TrainingRun
 from uml_core.transfer.__main__ import main
-from uml_core.transfer.plan import COPIED, NONE, plan_transfer
+from uml_core.transfer.plan import COPIED, NONE, own_trunk, plan_transfer, vit_trunk
 from uml_core.transfer.sources import load_source
 from uml_core.transfer.start import transfer_plan
-from uml_core.transfer.trunks import own_trunk, vit_trunk
 
 POST_LN = ("bert", "roberta", "distilbert")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.embed.progress import STAGES, EmbedProgress
+from pipelines.embed.step import STAGES, EmbedProgress
 
 
 def part(actor: str, finished_at: float, rows: int = 10) -> dict[str, object]:

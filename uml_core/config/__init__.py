@@ -2,8 +2,7 @@
 
 from uml_core.config.checks import TRAINABLE_TEXT
 from uml_core.config.corpora import CorpusConfig, EmbedConfig, EncoderConfig, EncodersConfig, TrackingConfig
-from uml_core.config.dotted import flatten, hash_of, set_dotted
-from uml_core.config.experiment import Experiment, load_experiment, parse_experiment
+from uml_core.config.experiment import Experiment, flatten, hash_of, load_experiment, parse_experiment, set_dotted
 from uml_core.config.training import (
     DataConfig,
     EvaluationConfig,

@@ -1,7 +1,7 @@
 """Text models whose transformer blocks can start another trunk, and which of their tensors is which part of a block.
 
 In: a local directory, `minilm_l6` (the packaged model), or a name on the hub. Out: a `SourceModel`, whose parts are
-named as in `trunks`.
+named as in `plan`.
 """
 
 from __future__ import annotations
@@ -16,35 +16,9 @@ from transformers import AutoConfig, AutoModel
 
 from uml_core.encoders.weights import from_hub, packaged_minilm, whole_from_hub
 from uml_core.errors import InputError, listing, nearest
-from uml_core.transfer.trunks import KINDS, SETTING, BlockKind, Shape
+from uml_core.transfer.plan import KINDS, SETTING, Piece, Shape, SourceModel
 
 PACKAGED = "minilm_l6"
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One tensor of a block in our layout, and the source's tensors it is made of."""
-
-    names: tuple[str, ...]
-    value: Tensor
-    transposed: bool = False
-
-    @property
-    def label(self) -> str:
-        """The names in short: attention.self.query+key+value.weight."""
-        stem, _, kind = self.names[0].rpartition(".")
-        others = [name.rpartition(".")[0].rpartition(".")[2] for name in self.names[1:]]
-        return f"{'+'.join([stem, *others])}.{kind}{' transposed' if self.transposed else ''}"
-
-
-@dataclass(frozen=True)
-class SourceModel(BlockKind):
-    """A text model's blocks: the parts of each by name (qkv.weight, mlp_reads.bias, ...), and what else it holds."""
-
-    name: str
-    model_type: str
-    blocks: tuple[Mapping[str, Piece], ...]
-    shapes: Mapping[str, tuple[int, ...]]  # of all its tensors
 
 
 @dataclass(frozen=True)

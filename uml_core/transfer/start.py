@@ -17,8 +17,7 @@ from torch import nn
 
 from uml_core.config import Experiment
 from uml_core.config.corpora import RANDOM_WEIGHTS
-from uml_core.transfer.plan import TransferPlan, plan_transfer
-from uml_core.transfer.trunks import own_trunk, vit_trunk
+from uml_core.transfer.plan import TransferPlan, own_trunk, plan_transfer, vit_trunk
 
 if TYPE_CHECKING:
     from uml_core.encoders.torch_encoder import TrainableEncoder
