@@ -11,7 +11,6 @@ it keeps corpora, embeddings and the evidence so far, and adds new runs to the s
 from __future__ import annotations
 
 import argparse
-import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,14 +43,27 @@ def run(experiment: Experiment) -> Summary:
     pictures = Path(experiment.corpora[experiment.target].path)
     write_openmoji(pictures.parent, seed=0)
     print(f"{ATTRIBUTION}\n", flush=True)
-    run_step = functools.partial(_run_step, started=started)
+
+    def run_step(name: str, step: Callable[[], Summary]) -> Summary:
+        """Run a step, saying which one is on and what it ended with."""
+        print(f"== {name}  ({time.monotonic() - started:.0f} s)", flush=True)
+        summary = step()
+        print(summary.text, flush=True)
+        return summary
+
+    def predict_drawings() -> Summary:
+        """Predict the line drawings as if they were a user's new files."""
+        output = pictures.parents[1] / "predictions.parquet"
+        model = trained.results["model_uri"]
+        return predict.run(model, str(pictures / "sketch"), str(output), experiment.tracking.uri)
+
     with ray_session():
         embedded = run_step("embed", step=lambda: embed.run(experiment))
         trained = run_step("train", step=lambda: train.run(experiment.override({"train.twin": True})))
         mixing = run_step("tune mixing_ratio", step=lambda: tune.run(experiment, "mixing_ratio"))
         controls = run_step("tune controls", step=lambda: tune.run(experiment, "controls"))
         evaluated = run_step("evaluate", step=lambda: evaluate.run(experiment, trained.results["run_id"]))
-        predicted = run_step("predict", step=lambda: _predict(experiment, pictures, trained.results["model_uri"]))
+        predicted = run_step("predict", step=predict_drawings)
     reported = run_step("report", step=lambda: report.run(experiment, None))
     minutes = (time.monotonic() - started) / 60
     text = "\n".join(
@@ -76,20 +88,6 @@ def run(experiment: Experiment) -> Summary:
         "predict": predicted.results,
     }
     return Summary(text, results)
-
-
-def _run_step(name: str, started: float, step: Callable[[], Summary]) -> Summary:
-    """Run a step, saying which one is on and what it ended with."""
-    print(f"== {name}  ({time.monotonic() - started:.0f} s)", flush=True)
-    summary = step()
-    print(summary.text, flush=True)
-    return summary
-
-
-def _predict(experiment: Experiment, pictures: Path, model_uri: str) -> Summary:
-    """Predict the line drawings as if they were a user's new files."""
-    output = pictures.parents[1] / "predictions.parquet"
-    return predict.run(model_uri, str(pictures / "sketch"), str(output), experiment.tracking.uri)
 
 
 if __name__ == "__main__":

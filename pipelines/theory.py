@@ -29,7 +29,6 @@ from pipelines.ray_session import num_cpus, ray_session
 from pipelines.report import write_report
 from uml_core.errors import InputError
 from uml_core.files.atomic import LOCAL, write_whole
-from uml_core.files.paths import one_line
 from uml_core.reporting.theory import build_theory_page
 from uml_core.theory.simulation import agreement
 from uml_core.theory.study import Request, Task, TheoryResults, as_json, run_study
@@ -74,11 +73,8 @@ def run(request: Request, directory: Path) -> Summary:
     wall_s = time.monotonic() - started
     page = build_theory_page(results, wall_s=wall_s, num_cpus=cpus)
     text = json.dumps({"wall_s": wall_s, "cpus": cpus, **as_json(results)}, ensure_ascii=False, indent=1)
-    try:
-        write_whole(LOCAL, str(directory / "theory.json"), text.encode())
-        path = write_report(page.html, page.figures, directory)
-    except OSError as error:
-        raise InputError(f"--output {directory} cannot be written ({one_line(error)}); give another folder") from None
+    write_whole(LOCAL, str(directory / "theory.json"), text.encode())
+    path = write_report(page.html, page.figures, directory)
     figures = [str(directory / "figures" / f"{figure.name}.svg") for figure in page.figures]
     return Summary(
         f"{page.words}\npage: {path}\n{wall_s:.0f} s on {cpus} CPUs",

@@ -12,7 +12,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,37 +35,36 @@ DECODE_CPUS, ENCODE_CPUS = 0.25, 0.5
 CORES_PER_ACTOR = 4  # on machines with more cores than this; weights are held once an actor
 
 
-@dataclass(frozen=True)
+@dataclass
 class DecodedPart:
     """The rows of a part ready to be encoded, a digest of each one's raw content, and the unreadable ones."""
 
-    rows: list[Row]
-    decoded: list[Decoded]
-    digests: list[bytes]
-    rejected: list[tuple[Row, str]]
-    read_s: float
-    decode_s: float
+    rows: list[Row] = field(default_factory=list)
+    decoded: list[Decoded] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)
+    rejected: list[tuple[Row, str]] = field(default_factory=list)
+    read_s: float = 0.0
+    decode_s: float = 0.0
 
 
 def decode_rows(rows: Sequence[Row], encoder: Encoder) -> DecodedPart:
     """Read and decode rows; an unreadable one is set apart with its reason."""
-    part = DecodedPart([], [], [], [], 0.0, 0.0)
-    read_s = decode_s = 0.0
+    part = DecodedPart()
     for row in rows:
         started = time.perf_counter()
         try:
             raw = row.read()
             read = time.perf_counter()
-            read_s += read - started
+            part.read_s += read - started
             part.decoded.append(encoder.decode(raw))
-            decode_s += time.perf_counter() - read
+            part.decode_s += time.perf_counter() - read
         except RowError as error:
             part.rejected.append((row, str(error)))
             continue
         part.rows.append(row)
         content = raw.encode() if isinstance(raw, str) else raw
         part.digests.append(hashlib.blake2b(content, digest_size=16).digest())
-    return DecodedPart(part.rows, part.decoded, part.digests, part.rejected, read_s, decode_s)
+    return part
 
 
 def decode_part(batch: Batch, encoder: EncoderSettings, read: ReadPart) -> Batch:

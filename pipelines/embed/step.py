@@ -198,7 +198,7 @@ def _facts(manifest: Mapping[str, Any], *, up_to_date: bool) -> dict[str, Any]:
 
 @dataclass
 class EmbedProgress:
-    """What the parts of this run amount to so far, and where the workers' seconds went: the bottleneck is to be seen."""
+    """What the parts of this run amount to so far, and where the workers' seconds went: a bottleneck is to be seen."""
 
     corpus: str
     total: int  # rows of the corpus

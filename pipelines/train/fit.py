@@ -57,10 +57,10 @@ def train_in_turn(
             for experiment in experiments:
                 attempts.append(held.enter_context(open_attempt(experiment)))
                 outcomes.append(_train_once(experiment, checked, attempts[-1]))
-        except OutageError:  # of the tracking server, or the folder is another run's now: the step is left unfinished
-            raise
-        except InputError:
-            _finish(attempts)
+        except InputError as error:
+            # An outage of the tracking server, or a folder that is another run's now, leaves the step unfinished.
+            if not isinstance(error, OutageError):
+                _finish(attempts)
             raise
         conclusion = conclude(outcomes)
         _finish(attempts)
@@ -76,10 +76,9 @@ def _train_once(experiment: Experiment, checked: CheckedData, attempt: Attempt) 
     try:
         result = _fit(experiment, checked, attempt, tracker.run_id)
         outcome = _log_outcome(experiment, checked, result, tracker)
-    except OutageError:
-        raise
-    except InputError:
-        tracker.finish("FAILED")
+    except InputError as error:
+        if not isinstance(error, OutageError):
+            tracker.finish("FAILED")
         raise
     tracker.finish()
     attempt.keep(outcome.as_json())

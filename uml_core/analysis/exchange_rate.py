@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.optimize import lsq_linear
+from scipy.optimize import nnls
 
 from uml_core.evaluation.statistics import holm, paired_difference
 
@@ -147,28 +147,18 @@ def _plane_design(trials: pd.DataFrame) -> Floats:
 def fit_surface(trials: pd.DataFrame) -> Surface:
     """The least-squares surface among those that never fall over the grid's rectangle.
 
-    A bilinear function rises over a rectangle iff it rises along the four edges. Its gains over the lowest corner are
-    p and q along the two axes and p + q + e at the far corner, with e ≥ −min(p, q). Those make two cones with
-    non-negative coordinates: (p, q, e) where the amounts add to one another's effect, and (p + e, q + e, −e) where
-    they take from it. Each is a bounded least-squares problem; the better one is the answer.
+    A bilinear function rises over a rectangle iff it rises along the four edges: a cone of coefficients, on which the
+    free fit is projected. By Moreau's decomposition that takes non-negative least squares in its polar cone.
     """
     u, v = np.log2(1 + trials[AMOUNTS].to_numpy()).T
-    s, t = (u - u.min()) / np.ptp(u), (v - v.min()) / np.ptp(v)
-    constant = np.ones(len(s))
-    adding = np.stack([constant, s, t, s * t], axis=1)
-    taking = np.stack([constant, s, t, s + t - s * t], axis=1)
-    bounds = ([-np.inf, 0, 0, 0], np.inf)
-    fits = [lsq_linear(design, trials["accuracy"].to_numpy(), bounds=bounds) for design in (adding, taking)]
-    if fits[0].cost <= fits[1].cost:
-        corner, along_s, along_t, both = fits[0].x
-    else:
-        corner, p, q, less = fits[1].x
-        along_s, along_t, both = p + less, q + less, -less
-    gamma = both / (np.ptp(u) * np.ptp(v))
-    alpha = along_s / np.ptp(u) - gamma * v.min()
-    beta = along_t / np.ptp(v) - gamma * u.min()
-    c = corner - alpha * u.min() - beta * v.min() - gamma * u.min() * v.min()
-    surface = Surface((float(c), float(alpha), float(beta), float(gamma)), math.nan)
+    orthogonal_N4, triangle_44 = np.linalg.qr(np.stack([np.ones(len(u)), u, v, u * v], axis=1))
+    along_u, along_v = ([[0, 1, 0, end] for end in (v.min(), v.max())], [[0, 0, 1, end] for end in (u.min(), u.max())])
+    inverse_44 = np.linalg.pinv(triangle_44)
+    edges_44 = np.array([*along_u, *along_v]) @ inverse_44
+    free_4 = orthogonal_N4.T @ trials["accuracy"].to_numpy()
+    raised_4 = free_4 + edges_44.T @ nnls(edges_44.T, -free_4)[0]
+    c, alpha, beta, gamma = (inverse_44 @ raised_4).tolist()
+    surface = Surface((c, alpha, beta, gamma), math.nan)
     cells = _cell_means(trials)
     fitted = surface.accuracy(cells["target_rows"].to_numpy(), cells["auxiliary_rows"].to_numpy())
     return replace(surface, r_squared=_r_squared(cells["accuracy"], fitted))

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
+from scipy.linalg import orth
 
 from uml_core.evaluation.statistics import holm
 
@@ -173,8 +174,7 @@ def _covariate_basis(pairs: PairedActivations) -> Floats:
     if pairs.first.shape[1] < 3:
         columns = [columns[0], *columns[3:]]
     scaled_NK = np.stack([column / (np.linalg.norm(column) or 1.0) for column in columns], axis=1)
-    left_NK, sizes_K, _ = np.linalg.svd(scaled_NK, full_matrices=False)
-    basis_NK: Floats = left_NK[:, sizes_K > 1e-10 * sizes_K[0]]
+    basis_NK: Floats = orth(scaled_NK, rcond=1e-10)
     return basis_NK
 
 

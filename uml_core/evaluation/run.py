@@ -113,12 +113,8 @@ class EvaluatedRun:
     def probabilities(self, split: str) -> Probabilities:
         """The class probabilities of a split's rows (N, C)."""
         if split not in self._probabilities:
-            self._probabilities[split] = self.classified(self.features(split))
+            self._probabilities[split] = self._classifier(self.features(split))
         return self._probabilities[split]
-
-    def classified(self, features_NH: Features) -> Probabilities:
-        """The class probabilities (N, C) of a representation (N, H)."""
-        return self._classifier(features_NH)
 
     @cached_property
     def _classifier(self) -> Classifier:
