@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from uml_core.config import Experiment
-from uml_core.sweeps.space import Alternative, Arm, Control, Facts, Overrides, related_auxiliaries
+from uml_core.sweeps.space import Arm, Control, Facts, Overrides, related_auxiliaries
 
 FROZEN: dict[str, Any] = {
     "model.backbone": "frozen",
@@ -16,6 +17,7 @@ FROZEN: dict[str, Any] = {
     "train.compile": False,
 }
 RANDOM_HEAD, TEXT_HEAD = {"model.head_init": "random"}, {"model.head_init": "zero_shot"}
+INITIALISED = Facts(initialised=True)  # the head starts from class means
 SAYS = {
     "linear_probe": "the target alone without projection: a plain linear probe on its embeddings.",
     "unimodal": "the matched baseline: same model, steps and target batches with the projection kept, a random head, "
@@ -69,54 +71,35 @@ def standard_arms(experiment: Experiment) -> dict[str, Arm]:
     untrained = {**alone, **TEXT_HEAD, **FROZEN, "train.max_steps": 0}
     prior = {**RANDOM_HEAD, **FROZEN, "model.head": "prior"}
     arms = [
-        Arm("linear_probe", _target_only(experiment), says=SAYS["linear_probe"], role="probe"),
-        Arm("unimodal", alone, says=SAYS["unimodal"], role="baseline"),
-        _initialised("unimodal_init", alone, says=SAYS["unimodal_init"], role="baseline"),
-        Arm("uml", {**cotrained, **RANDOM_HEAD}, says=SAYS["uml"], role="method"),
-        _initialised("uml_init", cotrained, says=SAYS["uml_init"], role="method"),
+        Arm("linear_probe", _target_only(experiment), role="probe"),
+        Arm("unimodal", alone, role="baseline"),
+        Arm("unimodal_init", {**alone, **TEXT_HEAD}, role="baseline", facts=INITIALISED),
+        Arm("uml", {**cotrained, **RANDOM_HEAD}, role="method"),
+        Arm("uml_init", {**cotrained, **TEXT_HEAD}, role="method", facts=INITIALISED),
         *_controls("shuffled", {**cotrained, **shuffled}),
         *_controls("noise", {**cotrained, **noise}),
-        Arm("zero_shot", untrained, says=SAYS["zero_shot"], role="zero_shot"),
-        *_solved(experiment),
-        Arm("prior", {**cotrained, **prior}, says=SAYS["prior"], role="method"),
-        Arm(
-            "shuffled_prior",
-            {**cotrained, **shuffled, **prior},
-            says=SAYS["shuffled_prior"],
-            role="shuffled",
-            controls="prior",
-        ),
+        Arm("zero_shot", untrained, role="zero_shot"),
+        Arm("ridge", {**_target_only(experiment), "model.head": "ridge"}, role="ridge"),
+        Arm("discriminant", {**_target_only(experiment), "model.head": "discriminant"}, role="discriminant"),
+        Arm("logistic", {**_target_only(experiment), "model.head": "logistic"}, role="logistic"),
+        Arm("prior", {**cotrained, **prior}, role="method"),
+        Arm("shuffled_prior", {**cotrained, **shuffled, **prior}, role="shuffled", controls="prior"),
     ]
     if unrelated:
         swapped = {"mixing.loss_weight": {name: float(name in unrelated) for name in experiment.auxiliaries}}
         arms += _controls("unrelated", swapped, {"model.init_corpus": unrelated[0]})
-    return {arm.name: arm for arm in arms}
-
-
-def _solved(experiment: Experiment) -> list[Arm]:
-    """The target alone, its head solved."""
-    alone = _target_only(experiment)
-    roles: tuple[Alternative, ...] = ("ridge", "discriminant", "logistic")
-    return [Arm(role, {**alone, "model.head": role}, says=SAYS[role], role=role) for role in roles]
-
-
-def _initialised(name: str, overrides: Overrides, **fields: Any) -> Arm:
-    """An arm whose head starts from class means."""
-    return Arm(name, {**overrides, **TEXT_HEAD}, facts=Facts(initialised=True), **fields)
+    return {arm.name: replace(arm, says=arm.says or SAYS[arm.name]) for arm in arms}
 
 
 def _controls(role: Control, overrides: Overrides, init: Overrides | None = None) -> list[Arm]:
     """The control of uml and that of uml_init, which has `init` beside it."""
-    says = SAYS[role]
+    initialised = {**overrides, **(init or {}), **TEXT_HEAD}
     return [
-        Arm(role, {**overrides, **RANDOM_HEAD}, says=f"as uml, {says}", role=role, controls="uml"),
-        _initialised(
-            f"{role}_init",
-            {**overrides, **(init or {})},
-            says=f"as uml_init, {says}",
-            role=role,
-            controls="uml_init",
-        ),
+        Arm(method_control, each, says=f"as {method}, {SAYS[role]}", role=role, controls=method, facts=facts)
+        for method_control, method, each, facts in (
+            (role, "uml", {**overrides, **RANDOM_HEAD}, Facts()),
+            (f"{role}_init", "uml_init", initialised, INITIALISED),
+        )
     ]
 
 
