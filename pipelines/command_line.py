@@ -121,6 +121,13 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
     return experiment.override({key: path for key, path in absolute.items() if path != given[key]})
 
 
+def local_folder(flag: str, given: str) -> Path:
+    """A folder to write into, absolute. Raises InputError for what is no path on this machine."""
+    if not given or "://" in given:
+        raise InputError(f"{flag} is {given!r}; give a local folder")
+    return Path(absolute_path(given))
+
+
 def in_uploaded_copy() -> bool:
     """Whether the working directory is the copy that `ray job submit --working-dir` uploads."""
     return "runtime_resources" in Path.cwd().parts

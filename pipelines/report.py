@@ -8,10 +8,11 @@ In: an experiment's runs. Out: DIR/index.html, which needs no other file, and DI
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipelines.command_line import Summary, absolute_path, experiment_parser, step_main
+from pipelines.command_line import Summary, experiment_parser, local_folder, step_main
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.figures.drawing import ReportFigure
@@ -26,7 +27,11 @@ REPORTED_KINDS = ("sweep", "uml", "unimodal")
 def main(argv: list[str] | None = None) -> int:
     parser = experiment_parser("report", description="Write one HTML page and figures on an experiment's MLflow runs.")
     parser.add_argument("--output", default=None, metavar="DIR", help="default: folder report beside the store")
-    return step_main(parser, lambda experiment, arguments: run(experiment, _output(arguments.output)), argv)
+    return step_main(parser, _step, argv)
+
+
+def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
+    return run(experiment, None if given.output is None else local_folder("--output", given.output))
 
 
 def run(experiment: Experiment, output_dir: Path | None = None) -> Summary:
@@ -76,14 +81,6 @@ def default_output(experiment: Experiment) -> Path:
     if "://" in experiment.store:
         raise InputError(f"store is {experiment.store}, which has no local folder beside it; give --output DIR")
     return Path(experiment.store).parent / "report"
-
-
-def _output(given: str | None) -> Path | None:
-    if given is None:
-        return None
-    if "://" in given:
-        raise InputError(f"--output is {given}; give a local folder")
-    return Path(absolute_path(given))
 
 
 if __name__ == "__main__":

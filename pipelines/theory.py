@@ -24,7 +24,7 @@ import ray
 import torch
 from tqdm import tqdm
 
-from pipelines.command_line import Summary, absolute_path, guarded, in_uploaded_copy
+from pipelines.command_line import Summary, guarded, in_uploaded_copy, local_folder
 from pipelines.ray_session import num_cpus, ray_session
 from pipelines.report import write_report
 from uml_core.errors import InputError
@@ -114,15 +114,13 @@ def _whole_number(name: str, given: str | int, least: int) -> int:
 
 
 def _output(given: str) -> Path:
-    if not given or "://" in given:
-        raise InputError(f"--output is {given!r}; give a local folder")
-    path = absolute_path(given)
-    if path != given and in_uploaded_copy() and "UML_ROOT" not in os.environ:
+    path = local_folder("--output", given)
+    if not Path(given).is_absolute() and in_uploaded_copy() and "UML_ROOT" not in os.environ:
         raise InputError(
             f"--output is {given}, relative to a Ray job's working directory, which is a temporary copy; "
             "give an absolute folder or set UML_ROOT in the job's environment"
         )
-    return Path(path)
+    return path
 
 
 if __name__ == "__main__":

@@ -15,15 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from torch import nn
 
 from uml_core.analysis.raw_rows import RawRows
 from uml_core.config import Experiment
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.training_data import TrainingData
 from uml_core.errors import InputError, listing, nearest
+from uml_core.feed.embeddings import gathered
 from uml_core.figures.drawing import ReportFigure
 from uml_core.models import SharedHeadModel
+from uml_core.training.supervised import head_features
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -86,8 +87,11 @@ class TrainedRun:
 
     def embeddings(self, corpus: str, rows: LabelledRows, *, model: SharedHeadModel | None = None) -> Floats:
         """Rows in the shared space (N, H) of the trained (or another) model: projected, not scaled."""
-        normalize = self.experiment.model.normalize
-        return shared_embeddings(model or self.model, corpus, rows.gathered(), normalize=normalize)
+        chosen = model or self.model
+        embedding_ND, _ = gathered(rows, next(chosen.parameters()).device)
+        with torch.inference_mode():
+            shared_NH = head_features(chosen, corpus, embedding_ND, normalize=self.experiment.model.normalize)
+        return shared_NH.astype(np.float64)
 
     def head(self, corpus: str, *, model: SharedHeadModel | None = None) -> Floats:
         """The head's rows (C, H), turned around where the corpus's learned scale is negative.
@@ -130,19 +134,6 @@ class TrainedRun:
                 f"{nearest(name, self.data.classes)}"
             )
         return self.data.classes.index(name)
-
-
-@torch.inference_mode()
-def shared_embeddings(
-    model: SharedHeadModel, corpus: str, embedding_ND: npt.NDArray[np.float32], *, normalize: bool
-) -> Floats:
-    """Embeddings (N, D) of a corpus in the shared space (N, H)."""
-    device = next(model.parameters()).device
-    tensor_ND = torch.from_numpy(np.ascontiguousarray(embedding_ND)).to(device)
-    if normalize:
-        tensor_ND = nn.functional.normalize(tensor_ND, dim=-1)
-    shared_NH: Floats = model.projections[corpus](tensor_ND).double().cpu().numpy()
-    return shared_NH
 
 
 def class_means(values_NU: Floats, labels_N: Codes, num_classes: int) -> Floats:

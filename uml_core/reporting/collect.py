@@ -7,8 +7,8 @@ arm is, and what a gain needs, the sweep's own space says (`SweepResults.design`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from uml_core.sweeps.space import Arm, Space, space_from_json
@@ -40,16 +40,43 @@ class Condition:
 
 @dataclass(frozen=True)
 class ArmResults:
-    """One arm under one condition: values by seed of the selected trials, and what was spent."""
+    """One arm under one condition: its trials, and values by seed of those that validation selected."""
 
     arm: str
     condition: Condition
-    test: dict[int, float] = field(default_factory=dict)
-    val: dict[int, float] = field(default_factory=dict)
-    shift: dict[str, dict[int, float]] = field(default_factory=dict)  # split -> seed -> accuracy
-    harmonic: dict[int, float] = field(default_factory=dict)  # of seen and unseen classes' accuracies on test
-    trials: int = 0
-    failed: int = 0
+    trials: tuple[RunRecord, ...] = ()
+
+    @cached_property
+    def selected(self) -> dict[int, RunRecord]:
+        return {seed_of(trial): trial for trial in self.trials if is_selected(trial)}
+
+    def by_seed(self, metric: str) -> dict[int, float]:
+        """A metric of the selected trials that have it."""
+        return {seed: trial.metrics[metric] for seed, trial in self.selected.items() if metric in trial.metrics}
+
+    def measured(self, prefix: str) -> list[str]:
+        """The metrics of selected trials whose names begin so, without the prefix."""
+        names = dict.fromkeys(name for trial in self.selected.values() for name in trial.metrics)
+        return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+
+    @cached_property
+    def test(self) -> dict[int, float]:
+        return self.by_seed("test/accuracy")
+
+    @cached_property
+    def val(self) -> dict[int, float]:
+        return self.by_seed("val/accuracy")
+
+    @cached_property
+    def harmonic(self) -> dict[int, float]:
+        """Of seen and unseen classes' accuracies on test."""
+        return self.by_seed("test/harmonic_mean")
+
+    @cached_property
+    def shift(self) -> dict[str, dict[int, float]]:
+        """Accuracies on every shifted test set."""
+        splits = [name.split("/")[0] for name in self.measured("shift/") if name.endswith("/accuracy")]
+        return {split: self.by_seed(f"shift/{split}/accuracy") for split in splits}
 
 
 @dataclass(frozen=True)
@@ -136,7 +163,7 @@ class SweepResults:
         if headline is None or baseline is None:
             return False
         is_solved = any(self.design.arm(name).is_solved for name in (self.headline, self.baseline))
-        return is_solved or headline.trials == baseline.trials
+        return is_solved or len(headline.trials) == len(baseline.trials)
 
 
 def latest_sweeps(records: Sequence[RunRecord]) -> dict[tuple[str, str], SweepResults]:
@@ -161,7 +188,8 @@ def collect_sweep(records: Iterable[RunRecord], parent: RunRecord) -> SweepResul
     groups: dict[tuple[str, Condition], list[RunRecord]] = {}
     for trial in trials:
         groups.setdefault((trial.arm, condition_of(trial)), []).append(trial)
-    return SweepResults(parent, tuple(trials), {key: _results(*key, group) for key, group in groups.items()})
+    arms = {key: ArmResults(*key, tuple(group)) for key, group in groups.items()}
+    return SweepResults(parent, tuple(trials), arms)
 
 
 def condition_of(trial: RunRecord) -> Condition:
@@ -181,23 +209,3 @@ def is_selected(trial: RunRecord) -> bool:
 def training_runs(records: Iterable[RunRecord]) -> list[RunRecord]:
     """The plain training runs, newest first."""
     return [record for record in records if record.kind in ("uml", "unimodal") and record.parent_run_id is None]
-
-
-def _results(arm: str, condition: Condition, trials: Sequence[RunRecord]) -> ArmResults:
-    selected = {seed_of(trial): trial.metrics for trial in trials if is_selected(trial)}
-    names = dict.fromkeys(name for metrics in selected.values() for name in metrics)
-    shifted = [name for name in names if name.startswith("shift/") and name.endswith("/accuracy")]
-    return ArmResults(
-        arm,
-        condition,
-        _by_seed(selected, "test/accuracy"),
-        _by_seed(selected, "val/accuracy"),
-        {name.split("/")[1]: _by_seed(selected, name) for name in shifted},
-        _by_seed(selected, "test/harmonic_mean"),
-        trials=len(trials),
-        failed=sum(trial.status == "FAILED" for trial in trials),
-    )
-
-
-def _by_seed(metrics_by_seed: Mapping[int, Mapping[str, float]], name: str) -> dict[int, float]:
-    return {seed: metrics[name] for seed, metrics in metrics_by_seed.items() if name in metrics}

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from uml_core.evaluation.statistics import Spread, paired_difference, spread
-from uml_core.reporting.collect import Condition, SweepResults, condition_of, is_selected, seed_of
+from uml_core.evaluation.statistics import Spread, spread
+from uml_core.reporting.collect import ArmResults, Condition, SweepResults, condition_of, seed_of
 from uml_core.reporting.tables import ArmRow, Paired, arm_rows, corrected, shared_difference
 from uml_core.tracking.records import CLASS_METRIC, RunRecord
 
@@ -70,14 +70,10 @@ def sentence_rows(sweep: SweepResults) -> list[tuple[ArmRow, float]]:
     for row in arm_rows(sweep):
         if not row.facts.sentences or row.test is None:
             continue
-        corpora = row.facts.corpora or ()
-        counts = [
-            sum(trial.metrics.get(f"data/train_rows/{corpus}", math.nan) for corpus in corpora)
-            / trial.metrics.get("data/classes", math.nan)
-            for trial in sweep.trials
-            if trial.arm == row.arm and condition_of(trial) == row.condition and trial.status != "FAILED"
-        ]
-        rows.append((row, 0.0 if not corpora else counts[0] if counts else math.nan))
+        corpora, trials = row.facts.corpora or (), sweep.arms[row.arm, row.condition].trials
+        logged = next((trial.metrics for trial in trials if trial.status != "FAILED"), {})
+        rows_trained = sum(logged.get(f"data/train_rows/{corpus}", math.nan) for corpus in corpora)
+        rows.append((row, rows_trained / logged.get("data/classes", math.nan) if corpora else 0.0))
     return rows
 
 
@@ -172,9 +168,8 @@ def mixture_grids(sweep: SweepResults) -> list[MixtureGrid]:
 
 def selected_mixtures(sweep: SweepResults, condition: Condition) -> list[tuple[str, int]]:
     """(mixture in words, number of seeds) of the headline's selected trials, the most frequent first."""
-    chosen = (trial for trial in sweep.trials if trial.arm == sweep.headline and is_selected(trial))
-    counts = Counter(_in_words(sweep, trial) for trial in chosen if condition_of(trial) == condition)
-    return counts.most_common()
+    headline = sweep.arms.get((sweep.headline, condition), ArmResults(sweep.headline, condition))
+    return Counter(_in_words(sweep, trial) for trial in headline.selected.values()).most_common()
 
 
 def _in_words(sweep: SweepResults, trial: RunRecord) -> str:
@@ -232,29 +227,15 @@ def class_gains(sweep: SweepResults) -> list[ClassGains]:
     """Gains of single classes under every condition where both arms logged them, corrected over its classes."""
     found = []
     for condition in sweep.conditions:
-        baseline, headline = (_recalls(sweep, arm, condition) for arm in (sweep.baseline, sweep.headline))
-        gains = [
-            ClassGain(
-                label,
-                float(np.mean(list(baseline[label].values()))),
-                float(np.mean(list(headline[label].values()))),
-                difference=paired_difference(headline[label], baseline[label]),
-            )
-            for label in headline
-            if set(headline[label]) & set(baseline.get(label, {}))
-        ]
+        baseline, headline = sweep.arm(sweep.baseline, condition), sweep.arm(sweep.headline, condition)
+        gains = []
+        for label in headline.measured(CLASS_METRIC) if headline and baseline else ():
+            before, after = (arm.by_seed(f"{CLASS_METRIC}{label}") for arm in (baseline, headline))
+            difference = shared_difference(after, before)
+            if difference is not None:
+                means = float(np.mean([*before.values()])), float(np.mean([*after.values()]))
+                gains.append(ClassGain(label, *means, difference=difference))
         if gains:
             ordered = sorted(corrected(gains), key=lambda gain: (-gain.difference.mean, gain.label))
             found.append(ClassGains(condition, tuple(ordered)))
-    return found
-
-
-def _recalls(sweep: SweepResults, arm: str, condition: Condition) -> dict[str, dict[int, float]]:
-    """Class -> seed -> recall of an arm's selected trials."""
-    found: dict[str, dict[int, float]] = {}
-    for trial in sweep.trials:
-        if trial.arm == arm and is_selected(trial) and condition_of(trial) == condition:
-            for name, value in trial.metrics.items():
-                if name.startswith(CLASS_METRIC):
-                    found.setdefault(name.removeprefix(CLASS_METRIC), {})[seed_of(trial)] = value
     return found

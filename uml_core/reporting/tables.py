@@ -95,8 +95,8 @@ def arm_rows(sweep: SweepResults) -> list[ArmRow]:
                     sweep.design.arm(name).facts,
                     spread_of(results.test),
                     spread_of(results.harmonic),
-                    results.trials,
-                    results.failed,
+                    len(results.trials),
+                    sum(trial.status == "FAILED" for trial in results.trials),
                     difference=shared_difference(results.test, reference),
                 )
             )

@@ -9,7 +9,6 @@ testing several claims; those that the space needs must have been measured (docs
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -28,9 +27,8 @@ SOLVED_OR_UNTRAINED = ("ridge", "discriminant", "logistic", "zero_shot")
 
 @dataclass(frozen=True)
 class Claim:
-    """One comparison: an arm against another, with the p value corrected over the condition's claims."""
+    """The headline arm against another, with the p value corrected over the condition's claims."""
 
-    arm: str
     against: str
     difference: PairedDifference
     adjusted_p: float
@@ -274,7 +272,7 @@ def _claims(sweep: SweepResults, condition: Condition, headline: ArmResults) -> 
     p_values = {name: difference.p_value for name, difference in differences.items()}
     own = {name: value for name, value in p_values.items() if sweep.design.arm(name).role not in SOLVED_OR_UNTRAINED}
     adjusted = p_values | holm(own)
-    return tuple(Claim(sweep.headline, name, difference, adjusted[name]) for name, difference in differences.items())
+    return tuple(Claim(name, difference, adjusted[name]) for name, difference in differences.items())
 
 
 def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]) -> tuple[Kind, str]:
@@ -301,7 +299,7 @@ def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]
     if beyond:
         names = " and ".join(f"{claim.against} ({_points(claim.difference.mean)} points)" for claim in beyond)
         return "no_gain", (
-            f"No gain {where} beyond the controls: {main.arm} is above {main.against} by {measured}, "
+            f"No gain {where} beyond the controls: {sweep.headline} is above {main.against} by {measured}, "
             f"but not reliably above {names}: what {subject} say{verb_s} is not what helps."
         )
     if instead:
@@ -309,7 +307,7 @@ def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]
         words, points = design.arm(best.against).words, f"({_points(best.difference.mean)} points)"
         but = f"not reliably above {words} {points}" if best.difference.mean > 0 else f"{words} does as well {points}"
         return "no_gain", (
-            f"No gain {where} over {words}: {main.arm} is above {main.against} by {measured}, but {but}."
+            f"No gain {where} over {words}: {sweep.headline} is above {main.against} by {measured}, but {but}."
         )
     if thin:
         return "undecided", (
@@ -359,7 +357,7 @@ def _without_controls(sweep: SweepResults, condition: Condition, main: Claim) ->
     # A space that says needs=() knows that it claims nothing; one that says nothing may be meant to.
     hint = ", or name the controls that a gain needs in the space: Space(needs=...)" if needs is None else ""
     return (
-        f"Undecided {condition.words}: in sweep {sweep.space}, {main.arm} differs from {main.against} by "
+        f"Undecided {condition.words}: in sweep {sweep.space}, {sweep.headline} differs from {main.against} by "
         f"{_measured(main.difference)}, with {' and '.join(lacking)}; run tune --space controls to decide{hint}."
     )
 
@@ -375,8 +373,6 @@ def _subject(sweep: SweepResults) -> tuple[str, str]:
 
 def _measured(difference: PairedDifference) -> str:
     """Mean ± std with interval and seeds, in percent points."""
-    if math.isnan(difference.low):
-        return f"{_points(difference.mean)} points, one seed"
     return (
         f"{_points(difference.mean)} ± {100 * difference.std:.1f} points, 95 % interval "
         f"{_points(difference.low)} to {_points(difference.high)}, {difference.count} seeds"
