@@ -80,8 +80,6 @@ def _best(arms: Sequence[Arm], val: Mapping[str, Mapping[int, float]]) -> Arm:
     solved = max((arm for arm in arms if not arm.uses_validation), key=rank, default=None)
     tuned = max((arm for arm in arms if arm.uses_validation), key=rank, default=None)
     if solved is None or tuned is None:
-        found = solved or tuned
-        assert found is not None
-        return found
+        return max(arms, key=rank)
     above = paired_difference(val[tuned.name], val[solved.name])
     return tuned if above.mean > above.std / math.sqrt(above.count) else solved

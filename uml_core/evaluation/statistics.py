@@ -19,7 +19,6 @@ from scipy import stats
 Key = TypeVar("Key")
 CONFIDENCE = 0.95
 RESAMPLES = 4000
-CELLS_AT_ONCE = 2**20  # resampled rows held at a time
 MAX_EXACT = 16  # seeds; with more, sign flips are drawn at random
 
 
@@ -70,35 +69,21 @@ def bootstrap_difference(
     # Not scipy's bootstrap, which draws rows one by one and knows no seeds: hits and misses take three values, so a
     # multinomial draw of how often each comes is the same thing.
     rng = np.random.default_rng(seed)
-    num_seeds = len(differences)
-    if crossed and num_seeds > 1:
-        resampled = _crossed_means(np.stack(differences), rng)
-    else:
-        by_seed_SR = np.stack([_resampled_means(difference, rng) for difference in differences])
-        drawn_RS = rng.integers(num_seeds, size=(RESAMPLES, num_seeds))
-        resampled = by_seed_SR[drawn_RS, np.arange(RESAMPLES)[:, None]].mean(axis=1)
-    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    drawn_together = [np.stack(differences)] if crossed else [each_N[None] for each_N in differences]
+    means_RS = np.concatenate([_resampled_means(each_SN, rng) for each_SN in drawn_together], axis=1)
+    seeds_RS = rng.integers(len(differences), size=means_RS.shape)
+    resampled_R = np.take_along_axis(means_RS, seeds_RS, axis=1).mean(axis=1)
+    low, high = np.quantile(resampled_R, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     mean = float(np.mean([difference.mean() for difference in differences]))
     return BootstrapInterval(mean, float(low), float(high))
 
 
-def _resampled_means(difference_N: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """The mean of N values drawn with replacement, many times (R,): by how often each distinct value comes."""
-    values, counts = np.unique(difference_N, return_counts=True)
+def _resampled_means(difference_SN: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Each seed's mean over N rows drawn with replacement, many times (R, S): by how often each distinct row comes."""
+    rows, counts = np.unique(difference_SN, axis=1, return_counts=True)
     total = int(counts.sum())
-    means_R: npt.NDArray[np.float64] = rng.multinomial(total, counts / total, size=RESAMPLES) @ values / total
-    return means_R
-
-
-def _crossed_means(difference_SN: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """The mean over seeds and rows, both drawn with replacement (R,)."""
-    num_seeds, num_rows = difference_SN.shape
-    weights_RS = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=RESAMPLES) / num_seeds
-    means = []
-    for block_BS in np.array_split(weights_RS, -(-RESAMPLES * num_rows // CELLS_AT_ONCE)):
-        drawn_BN = rng.integers(num_rows, size=(len(block_BS), num_rows))
-        means.append(np.take_along_axis(block_BS @ difference_SN, drawn_BN, axis=1).mean(axis=1))
-    return np.concatenate(means)
+    means_RS: npt.NDArray[np.float64] = rng.multinomial(total, counts / total, size=RESAMPLES) @ rows.T / total
+    return means_RS
 
 
 def mcnemar(wins: int, losses: int) -> float:

@@ -48,7 +48,8 @@ def exchange_section(sweep: SweepResults) -> ExchangeSection | None:
     data = exchange_data(sweep) if sweep.design.has_exchange_rate else None
     if data is None or not is_grid(data):
         return None
-    rate, mean_words = exchange_rate(data), words_per_row(sweep)
+    counts = [sweep.parent.metrics.get(f"data/mean_words/{corpus}", math.nan) for corpus in sweep.auxiliaries]
+    rate, mean_words = exchange_rate(data), float(np.mean(counts or [math.nan]))
     lines = _lines(sweep, rate, mean_words)
     corpora = _corpora(sweep)
     caption = (
@@ -79,12 +80,6 @@ def exchange_data(sweep: SweepResults) -> pd.DataFrame:
         )
         found.append((target, auxiliary, trial.metrics["test/accuracy"], seed_of(trial)))
     return pd.DataFrame(found, columns=[*AMOUNTS, "accuracy", "seed"])
-
-
-def words_per_row(sweep: SweepResults) -> float:
-    """Mean words of an auxiliary row, as the sweep logged them; NaN unless all corpora have sentences."""
-    counts = [sweep.parent.metrics.get(f"data/mean_words/{corpus}", math.nan) for corpus in sweep.auxiliaries]
-    return float(np.mean(counts)) if counts else math.nan
 
 
 def iso_accuracy(data: pd.DataFrame, rate: ExchangeRate, *, names: tuple[str, str]) -> Figure:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -44,15 +44,6 @@ LOOKS: dict[Role, tuple[str, str]] = {
     **{"method": (SKY, "o"), "probe": (GREEN, "P"), "baseline": (GREY, "s"), "zero_shot": (GREY, "X")},
     **{"ridge": (GREEN, "v"), "discriminant": (GREEN, "D"), "logistic": (GREEN, "^")},
 }
-
-
-@dataclass(frozen=True)
-class Look:
-    """How an arm is drawn."""
-
-    colour: str
-    marker: str
-    line: str
 
 
 def sweep_figures(sweep: SweepResults) -> Iterator[ReportFigure]:
@@ -190,17 +181,17 @@ def shifted_accuracy(sweep: SweepResults) -> Figure | None:
     return figure
 
 
-def look_of(sweep: SweepResults, name: str) -> Look:
-    """How an arm is drawn by what it is for; those that are only compared get colours by their order in the sweep."""
-    arm = sweep.design.arm(name)
+def look_of(sweep: SweepResults, name: str) -> dict[str, Any]:
+    """matplotlib's settings of an arm by what it is for; those that are only compared get colours by their order."""
+    arm, position = sweep.design.arm(name), sweep.arm_names().index(name)
+    look = SPLIT_COLOURS[position % 6], SPLIT_MARKERS[position % 6], (":", "-.")[position // 6 % 2]
     if name == sweep.baseline:
-        return Look(BLACK, "s", "-")
-    if name == sweep.headline:
-        return Look(BLUE, "o", "-")
-    if arm.role in LOOKS and not arm.facts.trained:
-        return Look(*LOOKS[arm.role], "--" if arm.facts.initialised else "-")
-    position = sweep.arm_names().index(name)
-    return Look(SPLIT_COLOURS[position % 6], SPLIT_MARKERS[position % 6], (":", "-.")[position // 6 % 2])
+        look = BLACK, "s", "-"
+    elif name == sweep.headline:
+        look = BLUE, "o", "-"
+    elif arm.role in LOOKS and not arm.facts.trained:
+        look = *LOOKS[arm.role], "--" if arm.facts.initialised else "-"
+    return dict(zip(("color", "marker", "linestyle"), look, strict=True))
 
 
 def _measured(sweep: SweepResults, condition: Condition) -> list[ArmResults]:
@@ -219,20 +210,18 @@ def _arm_panels(
     return figure, axes
 
 
-def _dots(axis: Axes, row: int, arm: ArmResults, look: Look) -> None:
+def _dots(axis: Axes, row: int, arm: ArmResults, look: dict[str, Any]) -> None:
     """Draw seeds as dots and, above them, the 95 % interval of their mean as a line, the mean as a bar across."""
     values = list(arm.test.values())
     mean, low, high = _interval(values)
     if len(values) > 1:
         above = row - 0.16
-        axis.plot([low, high], [above, above], color=look.colour, linewidth=1.6, zorder=2)
-        axis.plot([mean], [above], marker="|", color=look.colour, markersize=9, markeredgewidth=2.6, zorder=3)
+        axis.plot([low, high], [above, above], color=look["color"], linewidth=1.6, zorder=2)
+        axis.plot([mean], [above], marker="|", color=look["color"], markersize=9, markeredgewidth=2.6, zorder=3)
     axis.plot(
         [100 * value for value in values],
         [row + 0.16 if len(values) > 1 else row] * len(values),
-        linestyle="none",
-        marker=look.marker,
-        color=look.colour,
+        **{**look, "linestyle": "none"},
         markersize=5.5,
         alpha=0.75,
         markeredgecolor="white",
@@ -252,9 +241,7 @@ def _shots_line(axis: Axes, sweep: SweepResults, name: str, conditions: Sequence
         means,
         yerr=errors,
         label=printable(name),
-        color=look.colour,
-        marker=look.marker,
-        linestyle=look.line,
+        **look,
         linewidth=2.2 if main else 1.2,
         markersize=6 if main else 4.5,
         elinewidth=1.2 if main else 0.8,
