@@ -63,24 +63,13 @@ class Surface:
         fitted: Floats = c + alpha * u + beta * v + gamma * u * v
         return fitted
 
-    def rate(self, target_rows: float, auxiliary_rows: float) -> float:
+    def rate(self, target_rows: Floats, auxiliary_rows: Floats) -> Floats:
         """The local marginal rate (∂acc/∂n_x) / (∂acc/∂n_y): auxiliary rows per target row, there."""
-        u, v = math.log2(1 + target_rows), math.log2(1 + auxiliary_rows)
+        u, v = np.log2(1 + target_rows), np.log2(1 + auxiliary_rows)
         _, alpha, beta, gamma = self.coefficients
         per_target = (alpha + gamma * v) / (1 + target_rows)
         per_auxiliary = (beta + gamma * u) / (1 + auxiliary_rows)
-        return per_target / per_auxiliary if per_auxiliary > 1e-9 else math.inf
-
-
-@dataclass(frozen=True)
-class LocalRate:
-    """The rate at one point of the grid, and whether that many more rows still lie inside the grid."""
-
-    target_rows: float
-    auxiliary_rows: float
-    accuracy: float  # mean over seeds
-    rate: float
-    out_of_grid: bool
+        return np.divide(per_target, per_auxiliary, out=np.full(np.shape(u), np.inf), where=per_auxiliary > 1e-9)
 
 
 @dataclass(frozen=True)
@@ -101,7 +90,7 @@ class ExchangeRate:
     surface: Surface
     low: float
     high: float
-    local: tuple[LocalRate, ...]
+    local: pd.DataFrame  # of every point of the grid: amounts, mean accuracy, rate, and whether that is out_of_grid
     falls: tuple[Fall, ...]  # the largest first
     num_seeds: int
     auxiliary_span: float  # auxiliary rows per class between the ends of the grid
@@ -125,12 +114,11 @@ def exchange_rate(trials: pd.DataFrame, *, seed: int = 0) -> ExchangeRate:
     """
     surface, num_seeds = fit_surface(trials), trials["seed"].nunique()
     low, high = _rate_interval(trials, seed) if num_seeds > 1 else (math.nan, math.nan)
-    largest, local = float(trials["auxiliary_rows"].max()), []
-    for target_rows, auxiliary_rows, accuracy in _cell_means(trials).to_numpy().tolist():
-        rate = surface.rate(target_rows, auxiliary_rows)
-        local.append(LocalRate(target_rows, auxiliary_rows, accuracy, rate, auxiliary_rows + rate > largest))
-    span = largest - float(trials["auxiliary_rows"].min())
-    return ExchangeRate(fit_plane(trials), surface, low, high, tuple(local), reliable_falls(trials), num_seeds, span)
+    local = _cell_means(trials)
+    local["rate"] = surface.rate(local["target_rows"].to_numpy(), local["auxiliary_rows"].to_numpy())
+    local["out_of_grid"] = local["auxiliary_rows"] + local["rate"] > local["auxiliary_rows"].max()
+    span = float(np.ptp(trials["auxiliary_rows"]))
+    return ExchangeRate(fit_plane(trials), surface, low, high, local, reliable_falls(trials), num_seeds, span)
 
 
 def fit_plane(trials: pd.DataFrame) -> Plane:

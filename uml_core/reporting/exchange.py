@@ -94,7 +94,7 @@ def iso_accuracy(data: pd.DataFrame, rate: ExchangeRate, *, names: tuple[str, st
         if np.ptp(fitted) > 0:
             lines = axis.contour(grid_across, grid_up, fitted, levels=7, cmap="cividis", linewidths=1.8)
             axis.clabel(lines, fmt="%g %%", fontsize=8)
-        for point in rate.local:
+        for point in rate.local.itertuples():
             position = (math.log2(1 + point.auxiliary_rows), math.log2(1 + point.target_rows))
             axis.plot(*position, marker="o", color=BLACK, markersize=4, zorder=4)
             axis.annotate(

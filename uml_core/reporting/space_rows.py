@@ -115,21 +115,11 @@ class MixtureGrid:
         return int(row), int(column)
 
 
-@dataclass(frozen=True)
-class MixtureRow:
-    """The mixture that validation selected against the baseline, on the test set."""
-
-    condition: Condition
-    mixtures: list[tuple[str, int]]  # in words, and seeds
-    headline: ArmRow
-    baseline: ArmRow
-
-
-def mixture_rows(sweep: SweepResults) -> list[MixtureRow]:
-    """The selected mixtures compared with the baseline; none where no mixture was searched."""
+def mixture_rows(sweep: SweepResults) -> list[tuple[list[tuple[str, int]], ArmRow, ArmRow]]:
+    """The selected mixtures (in words, and seeds) with headline and baseline; none where no mixture was searched."""
     rows = {(row.role, row.condition): row for row in arm_rows(sweep) if row.test is not None}
     return [
-        MixtureRow(condition, selected_mixtures(sweep, condition), headline, baseline)
+        (selected_mixtures(sweep, condition), headline, baseline)
         for condition in (sweep.conditions if mixture_grids(sweep) else [])
         if (headline := rows.get(("headline", condition))) and (baseline := rows.get(("baseline", condition)))
     ]

@@ -203,25 +203,22 @@ def _all_of(words: Iterable[str]) -> str:
 
 
 def _condition_verdict(sweep: SweepResults, condition: Condition) -> ConditionVerdict:
+    def undecided(why: str, claims: tuple[Claim, ...] = ()) -> ConditionVerdict:
+        return ConditionVerdict(condition, "undecided", f"Undecided {condition.words}: {why}", claims)
+
     headline, baseline = sweep.arm(sweep.headline, condition), sweep.arm(sweep.baseline, condition)
-    where = condition.words
     if headline is None or baseline is None:
-        missing = sweep.headline if headline is None else sweep.baseline
-        return ConditionVerdict(condition, "undecided", f"Undecided {where}: arm {missing} has no measured trials.")
+        return undecided(f"arm {sweep.headline if headline is None else sweep.baseline} has no measured trials.")
     if not set(headline.test) & set(baseline.test):
-        text = f"Undecided {where}: arms {sweep.headline} and {sweep.baseline} have no seed in common."
-        return ConditionVerdict(condition, "undecided", text)
+        return undecided(f"arms {sweep.headline} and {sweep.baseline} have no seed in common.")
     claims = _claims(sweep, condition, headline)
-    main = claims[0]
-    if main.difference.count < MIN_SEEDS:
-        seeds = f"{main.difference.count} seed{'' if main.difference.count == 1 else 's'}"
-        text = (
-            f"Undecided {where}: {seeds} cannot decide ({_points(main.difference.mean)} points measured); "
-            f"run at least {MIN_SEEDS} (tune.seeds={MIN_SEEDS})."
-        )
-        return ConditionVerdict(condition, "undecided", text, claims)
+    measured = claims[0].difference
+    if measured.count < MIN_SEEDS:
+        seeds = f"{measured.count} seed{'' if measured.count == 1 else 's'}"
+        why = f"{seeds} cannot decide ({_points(measured.mean)} points measured)"
+        return undecided(f"{why}; run at least {MIN_SEEDS} (tune.seeds={MIN_SEEDS}).", claims)
     if not sweep.design.needs or not sweep.equal_budgets(condition):
-        return ConditionVerdict(condition, "undecided", _without_controls(sweep, condition, main), claims)
+        return undecided(_without_controls(sweep, condition, claims[0]), claims)
     kind, text = _decide(sweep, condition, claims)
     return ConditionVerdict(condition, kind, text, claims, _shipped(sweep, condition))
 
@@ -357,8 +354,8 @@ def _without_controls(sweep: SweepResults, condition: Condition, main: Claim) ->
     # A space that says needs=() knows that it claims nothing; one that says nothing may be meant to.
     hint = ", or name the controls that a gain needs in the space: Space(needs=...)" if needs is None else ""
     return (
-        f"Undecided {condition.words}: in sweep {sweep.space}, {sweep.headline} differs from {main.against} by "
-        f"{_measured(main.difference)}, with {' and '.join(lacking)}; run tune --space controls to decide{hint}."
+        f"in sweep {sweep.space}, {sweep.headline} differs from {main.against} by {_measured(main.difference)}, with "
+        f"{' and '.join(lacking)}; run tune --space controls to decide{hint}."
     )
 
 
