@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 from tqdm import tqdm
 
@@ -107,8 +107,8 @@ def _embed_missing(
     spool = store.spool()
     names = spool.write(listing.missing)
     progress = EmbedProgress(corpus, len(listing.keys), experiment.embed.max_rejected)
-    if listing.first_fault is not None and listing.num_faults > progress.max_rejected * progress.total:
-        progress.refuse(listing.num_faults, f"{listing.first_fault.id}: {listing.first_fault.fault}")
+    if listing.first_fault is not None:  # before rows are read for nothing
+        progress.check(listing.num_faults, f"{listing.first_fault.id}: {listing.first_fault.fault}")
     if names:
         session.enter_context(ray_session())
         workers = Workers.from_settings(experiment.embed, num_parts=len(names))
@@ -126,7 +126,7 @@ def _embed_missing(
     lost = len(listing.keys) - len(settled.keys)
     if lost:
         raise RuntimeError(f"{lost} rows of corpus {corpus} are in no part of {store.directory}; run the step again")
-    _check_rejected(experiment, corpus, settled.parts)
+    _check_rejected(progress, settled.parts)
     changed = listing.came_again(settled.stale_ids)
     facts = {
         "encoder": encoder.identity(),
@@ -165,7 +165,7 @@ def _adopt_ready(experiment: Experiment, corpus: str, store: CorpusStore) -> dic
             progress.finished.append((time.time(), len(chunk.rows) + len(chunk.rejected)))
             progress.rejected += len(chunk.rejected)
         parts = [footer for footer in store.footers() if footer.name in names]
-        _check_rejected(experiment, corpus, parts)
+        _check_rejected(progress, parts)
         facts = {
             "encoder": ready_identity(corpus, config),
             "dim": dim,
@@ -178,13 +178,12 @@ def _adopt_ready(experiment: Experiment, corpus: str, store: CorpusStore) -> dic
         return _facts(store.publish(parts, facts), up_to_date=False)
 
 
-def _check_rejected(experiment: Experiment, corpus: str, parts: Sequence[PartFooter]) -> None:
+def _check_rejected(progress: EmbedProgress, parts: Sequence[PartFooter]) -> None:
     """Refuse a corpus with too many unreadable rows; its parts stay, so that a raised limit costs nothing."""
+    progress.total = sum(len(part.keys) for part in parts)
     rejected = [row for part in parts for row in part.rejected]
-    total = sum(len(part.keys) for part in parts)
-    if len(rejected) > experiment.embed.max_rejected * total or len(rejected) == total:
-        first = f"{rejected[0].id}: {rejected[0].reason}"
-        EmbedProgress(corpus, total, experiment.embed.max_rejected).refuse(len(rejected), first)
+    if rejected:
+        progress.check(len(rejected), f"{rejected[0].id}: {rejected[0].reason}")
 
 
 def _facts(manifest: Mapping[str, Any], *, up_to_date: bool) -> dict[str, Any]:
@@ -220,16 +219,16 @@ class EmbedProgress:
         self.encoded += int(part["encoded"])
         self.batch_size = int(part["batch_size"])
         self.rejected += int(part["rejected"])
-        if self.rejected > self.max_rejected * self.total:
-            self.refuse(self.rejected, str(part["first_reject"]))
+        self.check(self.rejected, str(part["first_reject"]))
 
-    def refuse(self, rejected: int, first: str) -> NoReturn:
-        """End the step, before it reads rows for nothing."""
-        raise InputError(
-            f"corpora.{self.corpus}: {rejected} of {self.total} rows cannot be read ({rejected / self.total:.1%}; "
-            f"embed.max_rejected is {self.max_rejected:.0%}); first {first}; mend them, or raise the limit (what is "
-            "embedded stays)"
-        )
+    def check(self, rejected: int, first: str) -> None:
+        """Raise InputError where more rows are unreadable than may be."""
+        if rejected > self.max_rejected * self.total:
+            raise InputError(
+                f"corpora.{self.corpus}: {rejected} of {self.total} rows cannot be read ({rejected / self.total:.1%}; "
+                f"embed.max_rejected is {self.max_rejected:.0%}); first {first}; mend them, or raise the limit (what "
+                "is embedded stays)"
+            )
 
     def facts(self) -> dict[str, Any]:
         """The manifest's entries. The steady rate starts when every actor has finished its first part."""

@@ -166,19 +166,15 @@ def train_arm(arm: Arm, seed: int, num_steps: int = NUM_STEPS) -> Curve:
             name: table[torch.randint(len(table), (arm.batch_size,), generator=orders[name])]
             for name, table in tables.items()
         }
-        _train_step(model, optimizer, batches)
+        reconstructions = model(batches)
+        loss = torch.stack([functional.mse_loss(reconstructions[name], x_BM) for name, x_BM in batches.items()]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
         if step in MEASURED_AT or step == num_steps:
             with torch.no_grad():
                 errors[step] = float(functional.mse_loss(model({"x": validation_NM})["x"], validation_NM))
     return Curve(arm.name, seed, errors)
-
-
-def _train_step(model: SharedAutoencoder, optimizer: torch.optim.Optimizer, batches: Mapping[str, Tensor]) -> None:
-    reconstructions = model(batches)
-    loss = torch.stack([functional.mse_loss(reconstructions[name], x_BM) for name, x_BM in batches.items()]).sum()
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
 
 
 def second_corpus(kind: str, y_NM: Tensor, generator: torch.Generator) -> Tensor:
