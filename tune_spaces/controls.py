@@ -8,19 +8,14 @@ embeddings, and with text about something else where the experiment has such a c
 from __future__ import annotations
 
 from uml_core.config import Experiment
-from uml_core.sweeps.arms import headline_suffix, needed_controls, standard_arms
-from uml_core.sweeps.space import Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
+from uml_core.sweeps.arms import deciding_space, standard_arms
+from uml_core.sweeps.space import Space, related_auxiliaries
 
 
 def build(experiment: Experiment) -> Space:
     related = related_auxiliaries(experiment)
-    return Space(
+    return deciding_space(
+        experiment,
         question=f"Do {' and '.join(related)} help {experiment.target}, and is it what they say that helps?",
-        arms=tuple(standard_arms(experiment).values()),
-        baseline="unimodal",
-        headline=f"uml{headline_suffix(experiment)}",
-        seeds=seeds_of(experiment),
-        conditions=shots_conditions(experiment),
-        grid=lr_grid(experiment),
-        needs=needed_controls(experiment),
+        arms=standard_arms(experiment).values(),
     )

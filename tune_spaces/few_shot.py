@@ -8,21 +8,17 @@ validation has min(4, shots) samples per class, as in the paper. Space `controls
 from __future__ import annotations
 
 from uml_core.config import Experiment
-from uml_core.sweeps.arms import deciding_arms, headline_suffix, needed_controls, standard_arms
-from uml_core.sweeps.space import Space, lr_grid, related_auxiliaries, seeds_of
+from uml_core.sweeps.arms import deciding_arms, deciding_space, standard_arms
+from uml_core.sweeps.space import Space, related_auxiliaries
 
 SHOTS = (1, 2, 4, 8, 16)
 
 
 def build(experiment: Experiment) -> Space:
     related, arms = related_auxiliaries(experiment), standard_arms(experiment)
-    return Space(
+    return deciding_space(
+        experiment,
         question=f"Up to how many labelled samples per class do {' and '.join(related)} help {experiment.target}?",
-        arms=tuple(arms[name] for name in deciding_arms(experiment)),
-        baseline="unimodal",
-        headline=f"uml{headline_suffix(experiment)}",
-        seeds=seeds_of(experiment),
+        arms=[arms[name] for name in deciding_arms(experiment)],
         conditions={"data.shots": tuple(sorted(set(experiment.tune.shots or SHOTS)))},
-        grid=lr_grid(experiment),
-        needs=needed_controls(experiment),
     )

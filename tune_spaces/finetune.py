@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from uml_core.config import TRAINABLE_TEXT, Experiment
-from uml_core.sweeps.arms import FROZEN, headline_suffix, needed_controls, standard_arms
-from uml_core.sweeps.space import Arm, Facts, Space, lr_grid, related_auxiliaries, seeds_of, shots_conditions
+from uml_core.sweeps.arms import FROZEN, deciding_space, headline_suffix, standard_arms
+from uml_core.sweeps.space import Arm, Facts, Space, related_auxiliaries
 
 TRAINED_BLOCKS = 2
 
@@ -67,15 +67,10 @@ def build(experiment: Experiment) -> Space:
                 facts=Facts(trained="text encoder too, against frozen", against=headline),
             )
         )
-    return Space(
+    return deciding_space(
+        experiment,
         question=f"Do {' and '.join(related)} still help {experiment.target} when its encoder is trained as well?",
-        arms=tuple(chosen),
-        baseline="unimodal",
-        headline=headline,
-        seeds=seeds_of(experiment),
-        conditions=shots_conditions(experiment),
-        grid=lr_grid(experiment),
-        needs=needed_controls(experiment),
+        arms=chosen,
     )
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from uml_core.config import Experiment
-from uml_core.sweeps.arms import deciding_arms, headline_suffix, needed_controls, standard_arms, weights_of
-from uml_core.sweeps.space import Arm, Space, related_auxiliaries, seeds_of, shots_conditions
+from uml_core.sweeps.arms import deciding_arms, deciding_space, standard_arms, weights_of
+from uml_core.sweeps.space import Arm, Space, related_auxiliaries
 
 LEARNING_RATES = (1e-3, 1e-4)
 WEIGHT_DECAYS = (0.0, 0.01, 0.001)
@@ -29,18 +29,14 @@ def build(experiment: Experiment) -> Space:
         mixes = arm.role in ("method", "shuffled") and not arm.is_solved
         return replace(arm, grid={"mixing.loss_weight": mixtures}) if mixes else arm
 
-    return Space(
+    return deciding_space(
+        experiment,
         question=f"Do {' and '.join(related)} help {experiment.target} when every arm searches the paper's grid?",
-        arms=tuple(searched(arms[name]) for name in deciding_arms(experiment)),
-        baseline="unimodal",
-        headline=f"uml{headline_suffix(experiment)}",
-        seeds=seeds_of(experiment),
-        conditions=shots_conditions(experiment),
+        arms=[searched(arms[name]) for name in deciding_arms(experiment)],
         grid={
             "optim.lr": experiment.tune.lr or LEARNING_RATES,
             "optim.weight_decay": WEIGHT_DECAYS,
             "train.batch_size": BATCH_SIZES,
             "model.learnable_scale": (False, True),
         },
-        needs=needed_controls(experiment),
     )

@@ -34,23 +34,12 @@ def build(experiment: Experiment) -> Space:
         # Without the corpus of a warm start, an arm is idle in it: all have the same target batches.
         cotrained = {"mixing.loss_weight": weights_of(experiment, subset)}
         says = f"{' and '.join(subset)} at λ > 0, the other auxiliary corpora at λ = 0; the head starts"
-        arms.append(
-            Arm(
-                _name(subset),
-                {**cotrained, **RANDOM_HEAD},
-                says=f"{says} at random.",
-                facts=Facts(corpora=subset),
-            )
-        )
+        heads = [("", RANDOM_HEAD, "at random")]
         if headline_suffix(experiment) and head_init_corpus(experiment) in subset:
-            arms.append(
-                Arm(
-                    f"{_name(subset)}_init",
-                    {**cotrained, **TEXT_HEAD},
-                    says=f"{says} from its class means.",
-                    facts=Facts(corpora=subset, initialised=True),
-                )
-            )
+            heads.append(("_init", TEXT_HEAD, "from its class means"))
+        for suffix, head, start in heads:
+            facts = Facts(corpora=subset, initialised=bool(suffix))
+            arms.append(Arm(f"{_name(subset)}{suffix}", {**cotrained, **head}, says=f"{says} {start}.", facts=facts))
     return Space(
         question=f"Which of {' and '.join(related)} help {experiment.target}, alone and together?",
         arms=tuple(arms),

@@ -11,8 +11,6 @@ The claim is `transferred` against `scratch`; with model.transfer.freeze_steps=a
 
 from __future__ import annotations
 
-from typing import Any
-
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.sweeps.space import Arm, Space, lr_grid, seeds_of, shots_conditions
@@ -30,40 +28,24 @@ def build(experiment: Experiment) -> Space:
     asked = transfer.freeze_steps
     thaw = asked if isinstance(asked, int) and asked else experiment.train.max_steps // THAW_SHARE
 
-    def arm(name: str, overrides: dict[str, Any], says: str, **others: Any) -> Arm:
-        return Arm(name, {f"model.transfer.{key}": value for key, value in overrides.items()}, says=says, **others)
-
     blocks, order = "blocks from the text model", "the text model's values in an order drawn by lot"
     trained, frozen = "trained from the first step", "frozen to the end"
-    arms = (
-        Arm("scratch", {"model.transfer": None}, says=f"blocks as they are initialised, {trained}."),
-        arm("transferred", {"freeze_steps": 0, "control": "none"}, f"{blocks}, {trained}."),
-        arm(
-            "shuffled",
-            {"freeze_steps": 0, "control": "shuffled"},
-            f"{order}, {trained}: the scale of every tensor, and nothing else.",
-            role="shuffled",
-            controls="transferred",
-        ),
-        arm(
-            "frozen_then_trained",
-            {"freeze_steps": thaw, "control": "none"},
-            f"{blocks}, frozen for {thaw} steps and then trained.",
-        ),
-        arm("scratch_frozen", {"freeze_steps": "all", "control": "scratch"}, f"blocks as initialised, {frozen}."),
-        arm("transferred_frozen", {"freeze_steps": "all", "control": "none"}, f"{blocks}, {frozen}."),
-        arm(
-            "shuffled_frozen",
-            {"freeze_steps": "all", "control": "shuffled"},
-            f"{order}, {frozen}.",
-            role="shuffled",
-            controls="transferred_frozen",
-        ),
-    )
+    arms = [Arm("scratch", {"model.transfer": None}, says=f"blocks as they are initialised, {trained}.")]
+    for name, freeze_steps, control, says in (
+        ("transferred", 0, "none", f"{blocks}, {trained}."),
+        ("shuffled", 0, "shuffled", f"{order}, {trained}: the scale of every tensor, and nothing else."),
+        ("frozen_then_trained", thaw, "none", f"{blocks}, frozen for {thaw} steps and then trained."),
+        ("scratch_frozen", "all", "scratch", f"blocks as initialised, {frozen}."),
+        ("transferred_frozen", "all", "none", f"{blocks}, {frozen}."),
+        ("shuffled_frozen", "all", "shuffled", f"{order}, {frozen}."),
+    ):
+        overrides = {"model.transfer.freeze_steps": freeze_steps, "model.transfer.control": control}
+        controls = name.replace("shuffled", "transferred") if control == "shuffled" else ""
+        arms.append(Arm(name, overrides, says=says, role="shuffled" if controls else "", controls=controls))
     suffix = "_frozen" if asked == "all" else ""
     return Space(
         question=f"Do weights of {transfer.source} help {experiment.target}, and is it what they learnt?",
-        arms=arms,
+        arms=tuple(arms),
         baseline=f"scratch{suffix}",
         headline=f"transferred{suffix}",
         seeds=seeds_of(experiment),

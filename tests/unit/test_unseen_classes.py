@@ -13,9 +13,13 @@ from tune_spaces import load_space
 from uml_core.config import parse_experiment
 from uml_core.data.training_data import TrainingData, build_training_data
 from uml_core.errors import InputError
-from uml_core.evaluation.class_groups import area_under_seen_unseen_curve, group_accuracies
 from uml_core.evaluation.classification import evaluate_test
-from uml_core.evaluation.outcome import evaluated_run, measure_outcome
+from uml_core.evaluation.outcome import (
+    area_under_seen_unseen_curve,
+    evaluated_run,
+    group_accuracies,
+    measure_outcome,
+)
 from uml_core.sweeps.space import trials_of
 from uml_core.training.run import TrainingRun
 

@@ -18,7 +18,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support, recall_score
 
-from uml_core.evaluation.class_groups import SMALLEST, group_accuracies
+from uml_core.evaluation.outcome import SMALLEST, group_accuracies
 from uml_core.evaluation.run import Codes, EvaluatedRun, Probabilities, Results
 from uml_core.figures.drawing import WIDTH_IN, drawn, house_style, printable
 from uml_core.tracking.records import CLASS_METRIC
@@ -35,7 +35,7 @@ WITH_NUMBERS = 15  # so few classes have their counts written into the cells
 def evaluate_test(run: EvaluatedRun) -> Results:
     """Measure the test split: accuracy, balanced accuracy, macro-F1, top-5, NLL, calibration, each class's recall.
 
-    Beside them the accuracies of `uml_core.evaluation.class_groups`: seen and unseen classes, head and tail.
+    Beside them the accuracies of `group_accuracies`: seen and unseen classes, head and tail.
     Top-5 is left out of five classes or fewer, where it is always 1. Calibration error (15 bins of equal width) may be
     compared on the same test rows only; `_at_temperature` is after one temperature fitted on validation, and with few
     validation rows mostly shows their chance. Macro-F1 is not comparable between sets of classes.

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from uml_core.evaluation.statistics import PairedDifference, paired_difference
 from uml_core.sweeps.space import Arm, Space, space_from_json
 from uml_core.tracking.records import RunRecord
 
@@ -151,6 +152,11 @@ class SweepResults:
         results = self.arms.get((name, condition))
         return results if results is not None and results.test else None
 
+    def difference(self, name: str, against: str, condition: Condition) -> PairedDifference | None:
+        """Test accuracy of an arm less another's, paired by seed; None where they have no measured seed in common."""
+        treated, baseline = self.arm(name, condition), self.arm(against, condition)
+        return shared_difference(treated.test, baseline.test) if treated and baseline else None
+
     def arm_names(self) -> list[str]:
         """Measured arms in the order of the space (others as they were first logged), baseline first."""
         measured = dict.fromkeys(arm for arm, _ in self.arms)
@@ -164,6 +170,11 @@ class SweepResults:
             return False
         is_solved = any(self.design.arm(name).is_solved for name in (self.headline, self.baseline))
         return is_solved or len(headline.trials) == len(baseline.trials)
+
+
+def shared_difference(treated: dict[int, float], baseline: dict[int, float]) -> PairedDifference | None:
+    """The paired difference, or None where the two share no seed."""
+    return paired_difference(treated, baseline) if set(treated) & set(baseline) else None
 
 
 def latest_sweeps(records: Sequence[RunRecord]) -> dict[tuple[str, str], SweepResults]:

@@ -15,8 +15,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from uml_core.evaluation.statistics import Spread, spread
-from uml_core.reporting.collect import ArmResults, Condition, SweepResults, condition_of, seed_of
-from uml_core.reporting.tables import ArmRow, Paired, arm_rows, corrected, shared_difference
+from uml_core.reporting.collect import (
+    ArmResults,
+    Condition,
+    SweepResults,
+    condition_of,
+    seed_of,
+    shared_difference,
+)
+from uml_core.reporting.tables import ArmRow, Paired, arm_rows, corrected
 from uml_core.tracking.records import CLASS_METRIC, RunRecord
 
 MAX_SHOWN = 24  # classes of a condition: the largest gains and the largest losses
@@ -56,9 +63,7 @@ def addition_rows(sweep: SweepResults) -> list[AdditionRow]:
     rows = []
     for (condition, corpora), arm in results.items():
         for added in sorted(set(sweep.auxiliaries) - corpora):
-            larger_arm = results.get((condition, corpora | {added}))
-            smaller, larger = sweep.arm(arm, condition), sweep.arm(larger_arm or "", condition)
-            difference = shared_difference(larger.test, smaller.test) if larger and smaller else None
+            difference = sweep.difference(results.get((condition, corpora | {added}), ""), arm, condition)
             if difference is not None:
                 rows.append(AdditionRow(condition, added, arm, difference=difference))
     return corrected(rows)
@@ -85,10 +90,10 @@ def backbone_rows(sweep: SweepResults) -> list[BackboneRow]:
     rows = []
     for condition in sweep.conditions:
         for each in trained:
-            arm, other = sweep.arm(each.name, condition), sweep.arm(each.facts.against, condition)
-            difference = shared_difference(arm.test, other.test) if arm and other else None
-            if arm and other and difference is not None:
-                means = spread(list(arm.test.values())), spread(list(other.test.values()))
+            difference = sweep.difference(each.name, each.facts.against, condition)
+            if difference is not None:
+                compared = (sweep.arms[name, condition] for name in (each.name, each.facts.against))
+                means = (spread(list(arm.test.values())) for arm in compared)
                 names = each.facts.trained, each.name, each.facts.against
                 rows.append(BackboneRow(condition, *names, *means, difference=difference))
     return corrected(rows)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from uml_core.evaluation.statistics import PairedDifference, Spread, holm, paired_difference, spread
-from uml_core.reporting.collect import Condition, SweepResults, condition_of, seed_of
+from uml_core.evaluation.statistics import PairedDifference, Spread, holm, spread
+from uml_core.reporting.collect import Condition, SweepResults, condition_of, seed_of, shared_difference
 from uml_core.sweeps.space import Facts
 from uml_core.tracking.records import RunRecord
 
@@ -67,11 +67,6 @@ def corrected(rows: Sequence[Row]) -> list[Row]:
     return [replace(row, adjusted_p=p) for row, p in zip(rows, holm(dict(enumerate(p_values))).values(), strict=True)]
 
 
-def shared_difference(treated: dict[int, float], baseline: dict[int, float]) -> PairedDifference | None:
-    """The paired difference, or None where the two share no seed."""
-    return paired_difference(treated, baseline) if set(treated) & set(baseline) else None
-
-
 def arm_notes(sweep: SweepResults) -> dict[str, str]:
     """Every arm of a sweep with the sentence that its space has on it."""
     return {name: sweep.design.arm(name).says or "an arm of this sweep's own space." for name in sweep.arm_names()}
@@ -80,13 +75,11 @@ def arm_notes(sweep: SweepResults) -> dict[str, str]:
 def arm_rows(sweep: SweepResults) -> list[ArmRow]:
     rows = []
     for condition in sweep.conditions:
-        baseline = sweep.arm(sweep.baseline, condition)
         for name in sweep.arm_names():
             results = sweep.arms.get((name, condition))
             if results is None:
                 continue
             is_baseline = name == sweep.baseline
-            reference = {} if baseline is None or is_baseline else baseline.test
             rows.append(
                 ArmRow(
                     name,
@@ -97,7 +90,7 @@ def arm_rows(sweep: SweepResults) -> list[ArmRow]:
                     spread_of(results.harmonic),
                     len(results.trials),
                     sum(trial.status == "FAILED" for trial in results.trials),
-                    difference=shared_difference(results.test, reference),
+                    difference=None if is_baseline else sweep.difference(name, sweep.baseline, condition),
                 )
             )
     return corrected(rows)

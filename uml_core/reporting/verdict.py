@@ -209,9 +209,9 @@ def _condition_verdict(sweep: SweepResults, condition: Condition) -> ConditionVe
     headline, baseline = sweep.arm(sweep.headline, condition), sweep.arm(sweep.baseline, condition)
     if headline is None or baseline is None:
         return undecided(f"arm {sweep.headline if headline is None else sweep.baseline} has no measured trials.")
-    if not set(headline.test) & set(baseline.test):
+    if sweep.difference(sweep.headline, sweep.baseline, condition) is None:
         return undecided(f"arms {sweep.headline} and {sweep.baseline} have no seed in common.")
-    claims = _claims(sweep, condition, headline)
+    claims = _claims(sweep, condition)
     measured = claims[0].difference
     if measured.count < MIN_SEEDS:
         seeds = f"{measured.count} seed{'' if measured.count == 1 else 's'}"
@@ -257,13 +257,13 @@ def _on_unseen(sweep: SweepResults, arms: Mapping[str, ArmResults], shipped: Arm
     )
 
 
-def _claims(sweep: SweepResults, condition: Condition, headline: ArmResults) -> tuple[Claim, ...]:
+def _claims(sweep: SweepResults, condition: Condition) -> tuple[Claim, ...]:
     """The headline arm compared with the baseline (first) and with each of its controls."""
-    differences: dict[str, PairedDifference] = {}
-    for name in [sweep.baseline, *(arm.name for arm in sweep.design.controls)]:
-        arm = sweep.arm(name, condition)
-        if arm is not None and set(arm.test) & set(headline.test):
-            differences[name] = paired_difference(headline.test, arm.test)
+    differences = {
+        name: difference
+        for name in [sweep.baseline, *(arm.name for arm in sweep.design.controls)]
+        if (difference := sweep.difference(sweep.headline, name, condition)) is not None
+    }
     # Within the condition alone: each is a question of its own, while all claims of one must hold together. That a gain
     # must stand above heads that are no part of the method as well only makes it rarer, and asks for no correction.
     p_values = {name: difference.p_value for name, difference in differences.items()}
@@ -324,15 +324,10 @@ def _sources(sweep: SweepResults, condition: Condition) -> str:
     starts = [arm.name for arm in design.arms if arm.role == "baseline" and arm.facts.initialised]
     if not starts or not design.arm(sweep.headline).facts.initialised:
         return ""
-    headline, baseline, initialised = (
-        sweep.arm(name, condition) for name in (sweep.headline, sweep.baseline, starts[0])
-    )
-    if headline is None or baseline is None or initialised is None:
+    start = sweep.difference(starts[0], sweep.baseline, condition)
+    training = sweep.difference(sweep.headline, starts[0], condition)
+    if start is None or training is None:
         return ""
-    if not set(initialised.test) & set(baseline.test) & set(headline.test):
-        return ""
-    start = paired_difference(initialised.test, baseline.test)
-    training = paired_difference(headline.test, initialised.test)
     return f" Of it, initialising the head gives {_with_doubt(start)} and co-training {_with_doubt(training)}."
 
 

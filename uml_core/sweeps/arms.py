@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from uml_core.config import Experiment
-from uml_core.sweeps.space import Arm, Control, Facts, Overrides, related_auxiliaries
+from uml_core.sweeps.space import (
+    Arm,
+    Control,
+    Facts,
+    Overrides,
+    Space,
+    lr_grid,
+    related_auxiliaries,
+    seeds_of,
+    shots_conditions,
+)
 
 FROZEN: dict[str, Any] = {
     "model.backbone": "frozen",
@@ -116,9 +127,15 @@ def deciding_arms(experiment: Experiment) -> tuple[str, ...]:
     return (*alternatives, "unimodal", "uml", *initialised, f"shuffled{suffix}", "prior", "shuffled_prior")
 
 
-def needed_controls(experiment: Experiment) -> tuple[str, ...]:
-    """What a gain of uml (or uml_init) needs: that shuffled labels do worse, and a plain linear probe as well."""
-    return f"shuffled{headline_suffix(experiment)}", "linear_probe"
+def deciding_space(experiment: Experiment, question: str, arms: Iterable[Arm], **others: Any) -> Space:
+    """A space that decides whether uml (or uml_init) gains: shuffled labels must do worse, and a plain linear probe.
+
+    `others` are fields of the space that the experiment does not say: conditions, grid.
+    """
+    suffix = headline_suffix(experiment)
+    fields = {"seeds": seeds_of(experiment), "conditions": shots_conditions(experiment), "grid": lr_grid(experiment)}
+    needs = f"shuffled{suffix}", "linear_probe"
+    return Space(question, tuple(arms), "unimodal", f"uml{suffix}", needs=needs, **{**fields, **others})
 
 
 def _target_only(experiment: Experiment) -> dict[str, Any]:
