@@ -22,8 +22,7 @@ from uml_core.config.training import LowRankConfig
 from uml_core.data.training_data import build_training_data
 from uml_core.errors import InputError
 from uml_core.feed.mixing import MixingPlan
-from uml_core.sweeps.effect import trained_settings
-from uml_core.sweeps.space import Facts, points_per_group, space_as_json, space_from_json
+from uml_core.sweeps.space import Facts, points_per_group, space_as_json, space_from_json, trained_settings
 
 ROOT = Path(__file__).parents[2]
 TEXT = {"modality": "text", "format": "table", "path": "names.jsonl"}

@@ -11,7 +11,7 @@ from tests.unit import test_spaces, test_training
 from uml_core.config import Experiment
 from uml_core.config.__main__ import settings_reference
 from uml_core.config.used_by import DECISIONS, USES, deciding, leaves
-from uml_core.sweeps.effect import trained_settings
+from uml_core.sweeps.space import trained_settings
 from uml_core.training.packs import pack_label
 
 FINETUNE = {"model_backbone": "finetune", "optim_layer_decay": 0.7}

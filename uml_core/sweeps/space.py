@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -17,15 +17,16 @@ from typing import Any, Literal, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from uml_core.config import Experiment, hash_of
+from uml_core.config.used_by import deciding
 from uml_core.errors import InputError, listing, nearest
 from uml_core.plugins import module_of_file
-from uml_core.sweeps.effect import refuse_what_changes_nothing
 
 Overrides = Mapping[str, Any]
 NO_STEPS: dict[str, Any] = {
     **{"train.workers": 1, "train.min_workers": None, "train.twin": False, "train.gradient_cosine": False},
     "optim.name": "adamw",
 }
+UNTRAINED = ("optim.", "mixing.", "pictures.", "train.")  # sections without effect where no step is made
 Grid = tuple[Any, ...]
 GroupName = tuple[str, str, int]  # arm, condition, seed
 # "" is an arm that is only compared. "method" and "baseline" are variants of the headline and of the baseline.
@@ -336,7 +337,11 @@ def drawn_points(axes: Mapping[str, Grid], count: int, group: Group | None = Non
 
 
 def check_effect(space: Space, experiment: Experiment) -> None:
-    """Refuse a space with a key, or an arm, that changes nothing of what is trained (see `uml_core.sweeps.effect`)."""
+    """Refuse a space with a key, or an arm, that changes nothing of what is trained.
+
+    A sweep reads the store once: keys that change encoders or paths would change nothing in its trials, and so would
+    the weight of a corpus that is not there, or a learning rate where nothing is trained.
+    """
     condition, seed = product_of(space.conditions)[0], space.seeds[0]
 
     def tried(arm: Arm, key: str, values: Grid) -> list[Experiment]:
@@ -355,6 +360,54 @@ def check_effect(space: Space, experiment: Experiment) -> None:
         if one.grid == other.grid:
             pair = [firsts[one.name], firsts[other.name]]
             refuse_what_changes_nothing(f"arms {one.name} and {other.name}", [pair])
+
+
+def trained_settings(experiment: Experiment) -> dict[str, Any]:
+    """The settings that enter training, with defaults written out and what is switched off left out."""
+    settings = {key: value for key, value in deciding(experiment, "model").items() if not key.startswith("mixing.")}
+    active = experiment.active_auxiliaries
+    if "model.trained_auxiliaries" in settings:
+        trained = experiment.model.trained_auxiliaries
+        settings["model.trained_auxiliaries"] = [name for name in trained if name in active]
+    settings["mixing.loss_weight"] = {name: experiment.loss_weight_setting(name) for name in active}
+    settings["mixing.batch_ratio"] = {name: experiment.batch_ratio(name) for name in active}
+    # With one corpus in a step, jointly and in turn are the same.
+    settings["mixing.schedule"] = experiment.mixing.schedule if active else None
+    settings["mixing.warm_start"] = _warm_start(experiment, active)
+    if experiment.num_steps:
+        return settings
+    if experiment.model.head == "prior":
+        settings["corpora of the prior"] = list(active)
+    return {"train.max_steps": 0, **{key: each for key, each in settings.items() if not key.startswith(UNTRAINED)}}
+
+
+def _warm_start(experiment: Experiment, active: Sequence[str]) -> dict[str, Any] | None:
+    """Who warms up (None: nobody, the target waits) for how long, where that changes what is trained."""
+    warm_start = experiment.mixing.warm_start
+    if not warm_start.steps or (warm_start.corpus == experiment.target and not active):
+        return None
+    takes_part = warm_start.corpus in (experiment.target, *active)
+    return {"corpus": warm_start.corpus if takes_part else None, "steps": warm_start.steps}
+
+
+def refuse_what_changes_nothing(what: str, tried: Sequence[Sequence[Experiment]]) -> None:
+    """Refuse a key whose values train the same model in every arm.
+
+    Args:
+        what: the key or arms, for the message.
+        tried: for each arm, the experiments that differ in this key alone.
+
+    Raises:
+        InputError: in no arm do two of them differ in what is trained.
+    """
+    trained = [[trained_settings(experiment) for experiment in experiments] for experiments in tried]
+    if any(len(settings) > 1 for settings in trained) and not any(
+        any(other != settings[0] for other in settings[1:]) for settings in trained
+    ):
+        raise InputError(
+            f"{what}: nothing that is trained changes, so the space compares a model with itself; leave it out, or "
+            "check that the experiment uses what is changed (corpora, their loss weights; a sweep embeds nothing anew)"
+        )
 
 
 def product_of(axes: Mapping[str, Grid]) -> list[dict[str, Any]]:
