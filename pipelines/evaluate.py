@@ -20,7 +20,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file
 
@@ -104,7 +103,7 @@ def run(
             experiment,
             each,
             evaluators,
-            explain(explained_run(each, pairs_file, plane_classes), analyses) if analyses else {},
+            explain(explained_run(each.evaluated, pairs_file, plane_classes), analyses) if analyses else {},
         )
         for each in runs
     ]
@@ -182,7 +181,6 @@ class LoadedRun:
     kind: str
     step: int
     evaluated: EvaluatedRun
-    weights: Mapping[str, Any]
 
 
 def load_run(experiment: Experiment, run_id: str) -> LoadedRun:
@@ -214,11 +212,14 @@ def load_run(experiment: Experiment, run_id: str) -> LoadedRun:
         return corpus_store(trained, corpus).load_ids()
 
     @functools.cache
-    def raw(corpus: str) -> Mapping[str, Row]:
-        return readable_rows(trained, corpus)
+    def raw(corpus: str) -> dict[str, Row]:
+        try:
+            return {row.id: row for row in rows_of(trained, corpus)} if trained.encoder_of(corpus) else {}
+        except InputError:  # it can no longer be read: the store outlives it
+            return {}
 
     evaluated = EvaluatedRun(trained, data, objective, ids=ids, raw=raw)
-    return LoadedRun(run_id, record.kind, int(record.metrics.get("perf/steps", 0)), evaluated, weights)
+    return LoadedRun(run_id, record.kind, int(record.metrics.get("perf/steps", 0)), evaluated)
 
 
 def newest_training_run(experiment: Experiment) -> str:
@@ -228,33 +229,23 @@ def newest_training_run(experiment: Experiment) -> str:
     raise InputError(f"experiment {experiment.name} has no finished training run; run python -m pipelines.train first")
 
 
-def explained_run(run: LoadedRun, pairs_file: str | None, plane_classes: tuple[str, str] | None) -> TrainedRun:
+def explained_run(run: EvaluatedRun, pairs_file: str | None, plane_classes: tuple[str, str] | None) -> TrainedRun:
     """A run as analyses see it: its shared head, ids and raw rows. Raises InputError for self_supervised."""
-    trained, data, model = run.evaluated.experiment, run.evaluated.data, run.evaluated.objective.model
+    trained, data, model = run.experiment, run.data, run.objective.model
     if trained.objective == "self_supervised":
         raise InputError("--analyses look at the shared head of objective supervised; this run is self_supervised")
     if trained.model.backbone != "frozen":
         from uml_core.training.fine_tuning import fine_tuned_space  # encoders take seconds
 
-        model, data = fine_tuned_space(trained, data, run.weights)
+        model, data = fine_tuned_space(trained, data, model.state_dict())
     raw = {
-        corpus: RawRows(config.modality, corpus_store(trained, corpus).load_ids(), readable_rows(trained, corpus))
+        corpus: RawRows(config.modality, run.table_ids(corpus), run.raw_rows(corpus))
         for corpus, config in trained.corpora.items()
         if config.control != "noise"  # which has taken the place of the corpus's own rows
     }
     ids = {corpus: rows.ids for corpus, rows in raw.items()}
     pairs = None if pairs_file is None else read_pairs(pairs_file, ids, target=trained.target)
     return TrainedRun(trained, model, data, raw, pairs, plane_classes)
-
-
-def readable_rows(experiment: Experiment, corpus: str) -> dict[str, Row]:
-    """A corpus's raw rows by id; none where it has none, or can no longer be read: the store outlives it."""
-    if experiment.encoder_of(corpus) is None:
-        return {}
-    try:
-        return {row.id: row for row in rows_of(experiment, corpus)}
-    except InputError:
-        return {}
 
 
 if __name__ == "__main__":

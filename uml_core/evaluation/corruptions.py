@@ -271,7 +271,7 @@ def _tested_rows(run: EvaluatedRun) -> Any:
 
 
 def _raw_rows(run: EvaluatedRun, positions: Any) -> list[Row]:
-    rows, ids = run.raw(), run.ids("test")
+    rows, ids = run.raw_rows(run.target), run.ids("test")
     gone = [ids[position] for position in positions if ids[position] not in rows]
     if gone:
         raise InputError(

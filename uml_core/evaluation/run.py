@@ -16,7 +16,7 @@ Shape legend: N rows, D width of an input, H width of the representation, C clas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -46,14 +46,14 @@ class EvaluatedRun:
         objective: Objective,
         *,
         ids: Callable[[str], tuple[str, ...]] | None = None,
-        raw: Callable[[str], Mapping[str, Any]] | None = None,
+        raw: Callable[[str], dict[str, Any]] = lambda corpus: {},
     ) -> None:
         """Take a run whose best weights are loaded, with its `TrainingData` or `SequenceData`.
 
         `ids` gives a corpus's ids in the order of its table, `raw` its raw rows by id where they can still be read.
         """
         self.experiment, self.data, self.objective = experiment, data, objective
-        self._ids, self._raw = ids, raw
+        self.table_ids, self.raw_rows = ids or _no_ids, raw
         self.splits: dict[str, Any] = {
             "train": data.labelled,
             "val": data.val,
@@ -130,19 +130,18 @@ class EvaluatedRun:
 
     def ids(self, split: str) -> tuple[str, ...]:
         """The ids of a split's rows: for pairing and for messages, never for training."""
-        assert self._ids is not None, "a run inside a sweep is measured without ids"
         rows = self.splits[split]
-        all_ids = self._ids(rows.corpus or self.target)
+        all_ids = self.table_ids(rows.corpus or self.target)
         return tuple(all_ids[row] for row in rows.rows)
-
-    def raw(self) -> Mapping[str, Any]:
-        """The target's raw rows by id; none where the corpus can no longer be read."""
-        return {} if self._raw is None else self._raw(self.target)
 
     def untrained(self) -> EvaluatedRun:
         """The same run as initialised, before its first step."""
         objective = build_objective(self.experiment, self.data, RankContext.cpu())
         return EvaluatedRun(self.experiment, self.data, objective)
+
+
+def _no_ids(corpus: str) -> tuple[str, ...]:
+    raise AssertionError("a run inside a sweep is measured without ids")
 
 
 Results = Iterator[tuple[str, "float | str | ReportFigure"]]
