@@ -39,7 +39,9 @@ def run(experiment: Experiment, output_dir: Path | None = None) -> Summary:
 
     Raises InputError where there is nothing to report on, or the output folder cannot be written.
     """
-    directory = output_dir or default_output(experiment)
+    if output_dir is None and "://" in experiment.store:
+        raise InputError(f"store is {experiment.store}, which has no local folder beside it; give --output DIR")
+    directory = output_dir or Path(experiment.store).parent / "report"
     uri = experiment.tracking.uri
     records = experiment_runs(uri, experiment.name)
     if not any(record.kind in REPORTED_KINDS for record in records):
@@ -74,13 +76,6 @@ def write_report(html: str, figures: Iterable[ReportFigure], directory: Path) ->
     page = directory / "index.html"
     write_whole(LOCAL, str(page), html.encode())
     return page
-
-
-def default_output(experiment: Experiment) -> Path:
-    """Folder `report` beside the store. Raises InputError for a store that is not on this machine."""
-    if "://" in experiment.store:
-        raise InputError(f"store is {experiment.store}, which has no local folder beside it; give --output DIR")
-    return Path(experiment.store).parent / "report"
 
 
 if __name__ == "__main__":

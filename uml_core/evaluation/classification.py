@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
@@ -175,7 +174,9 @@ def confusion_figure(counts_CC: npt.NDArray[np.int64], classes: Sequence[str]) -
             axis.grid(which="minor", color="#e4e4e4", linewidth=0.4)
         axis.tick_params(which="both", length=0)
         if count <= WITH_NUMBERS:
-            _write_counts(axis, counts_CC, shares_CC)
+            for row, column in np.argwhere(counts_CC > 0):
+                colour = "black" if shares_CC[row, column] > 0.35 else "white"
+                axis.text(column, row, str(counts_CC[row, column]), ha="center", va="center", fontsize=8, color=colour)
         numbered = "" if count <= MAX_NAMED else " (class number)"
         axis.set_xlabel(f"predicted class{numbered}")
         axis.set_ylabel(f"true class{numbered}")
@@ -183,13 +184,6 @@ def confusion_figure(counts_CC: npt.NDArray[np.int64], classes: Sequence[str]) -
         bar.ax.set_yticklabels(["0", "5", "25", "50", "100"])
         bar.set_label("% of the class's rows (white: none)")
     return figure
-
-
-def _write_counts(axis: Axes, counts_CC: npt.NDArray[np.int64], shares_CC: npt.NDArray[np.float64]) -> None:
-    for row, column in np.argwhere(counts_CC > 0):
-        colour = "black" if shares_CC[row, column] > 0.35 else "white"
-        text = str(counts_CC[row, column])
-        axis.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
 
 
 def expected_calibration_error(probabilities_NC: Probabilities, labels_N: Codes, *, bins: int = BINS) -> float:

@@ -79,17 +79,10 @@ class Corruption:
 # ---- pictures
 
 
-def _bytes_of(values: npt.NDArray[Any]) -> Pixels:
-    pixels: Pixels = np.rint(values).clip(0, 255).astype(np.uint8)
-    return pixels
-
-
-def _lengths(picture_HW3: Pixels, pixels: float) -> float:
-    return pixels * float(min(picture_HW3.shape[:2])) / REFERENCE_SIDE
-
-
 def _picture_noise(picture_HW3: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
-    return _bytes_of(picture_HW3 + 255 * strength * rng.standard_normal(picture_HW3.shape, dtype=np.float32))
+    noisy_HW3 = picture_HW3 + 255 * strength * rng.standard_normal(picture_HW3.shape, dtype=np.float32)
+    pixels_HW3: Pixels = np.rint(noisy_HW3).clip(0, 255).astype(np.uint8)
+    return pixels_HW3
 
 
 def _salt_and_pepper(picture_HW3: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
@@ -100,8 +93,8 @@ def _salt_and_pepper(picture_HW3: Pixels, strength: float, rng: np.random.Genera
 
 
 def _blur(picture_HW3: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
-    blurred = Image.fromarray(picture_HW3).filter(ImageFilter.GaussianBlur(_lengths(picture_HW3, strength)))
-    return np.asarray(blurred)
+    radius = strength * float(min(picture_HW3.shape[:2])) / REFERENCE_SIDE
+    return np.asarray(Image.fromarray(picture_HW3).filter(ImageFilter.GaussianBlur(radius)))
 
 
 def _brightness(picture_HW3: Pixels, strength: float, rng: np.random.Generator) -> Pixels:

@@ -135,29 +135,26 @@ def shift_rows(sweep: SweepResults) -> list[ShiftRow]:
 
 def cost_rows(sweeps: Sequence[SweepResults], training_runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """What each sweep and all plain training runs have spent; wall_s is NaN where it is not known."""
-    rows = []
+    spent: list[tuple[str, Sequence[RunRecord], float, float]] = []  # what, its runs, GPUs of each, wall time
     for sweep in sweeps:
         gpus = float(sweep.parent.params.get("tune.gpus_per_trial", "0"))
-        wall_s = sweep.parent.metrics.get("perf/wall_s", math.nan)
-        rows.append(_cost_row(f"sweep {sweep.space}", sweep.trials, gpus=gpus, wall_s=wall_s))
+        spent.append((f"sweep {sweep.space}", sweep.trials, gpus, sweep.parent.metrics.get("perf/wall_s", math.nan)))
     if training_runs:
         wall_s = sum(max(0, run.end_time_ms - run.start_time_ms) / 1000 for run in training_runs if run.end_time_ms)
-        rows.append(_cost_row("plain training runs", training_runs, gpus=0.0, wall_s=wall_s or math.nan))
-    return rows
-
-
-def _cost_row(what: str, runs: Sequence[RunRecord], *, gpus: float, wall_s: float) -> dict[str, Any]:
-    train_s = sum(run.metrics.get("perf/train_s", 0.0) for run in runs)
-    return {
-        "what": what,
-        "trials": len(runs),
-        "failed": sum(run.status == "FAILED" for run in runs),
-        "stopped": sum(run.tags.get("uml.stopped") == "true" for run in runs),
-        "cpu_s": train_s,  # a run that trains on (a share of) a GPU holds one CPU as well
-        "gpu_s": gpus * train_s,
-        "samples": sum(run.metrics.get("perf/samples", 0.0) for run in runs),  # of all corpora
-        "wall_s": wall_s,
-    }
+        spent.append(("plain training runs", training_runs, 0.0, wall_s or math.nan))
+    return [
+        {
+            "what": what,
+            "trials": len(runs),
+            "failed": sum(run.status == "FAILED" for run in runs),
+            "stopped": sum(run.tags.get("uml.stopped") == "true" for run in runs),
+            "cpu_s": (train_s := sum(run.metrics.get("perf/train_s", 0.0) for run in runs)),
+            "gpu_s": gpus * train_s,  # a run that trains on (a share of) a GPU holds one CPU as well
+            "samples": sum(run.metrics.get("perf/samples", 0.0) for run in runs),  # of all corpora
+            "wall_s": wall_s,
+        }
+        for what, runs, gpus, wall_s in spent
+    ]
 
 
 def front_trials(sweep: SweepResults) -> list[RunRecord]:

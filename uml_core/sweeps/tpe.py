@@ -31,7 +31,7 @@ class TpeSearch:
             stream: names the random draws; arms that share it start from the same draws where their axes agree.
             num_objectives: 1 maximises accuracy; 2 also minimises cost.
         """
-        self._axes = {key: _in_order(values) for key, values in axes.items()}
+        self._axes = {key: sorted(values) if _ordered(values) else list(values) for key, values in axes.items()}
         self._distributions: dict[str, BaseDistribution] = {
             key: IntDistribution(0, len(values) - 1)
             if _ordered(values)
@@ -92,7 +92,3 @@ class TpeSearch:
 
 def _ordered(values: Sequence[Any]) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-
-
-def _in_order(values: Sequence[Any]) -> list[Any]:
-    return sorted(values) if _ordered(values) else list(values)

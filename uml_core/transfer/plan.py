@@ -230,7 +230,13 @@ def plan_transfer(source: SourceModel, trunk: Trunk, config: TransferConfig) -> 
     """
     same_mlp = _family(source.activation) == _family(trunk.activation)
     _check_shapes(source, trunk, with_mlp=same_mlp)
-    depth = _depth(source, trunk, config)
+    both = min(len(source.blocks), len(trunk.blocks))
+    depth = config.blocks or both
+    if depth > both:
+        raise InputError(
+            f"model.transfer.blocks is {depth}; '{source.name}' has {len(source.blocks)} blocks and {trunk.what} "
+            f"{len(trunk.blocks)}: give at most {both}"
+        )
     other_mlp = f"skipped: the source's MLP was trained with {source.activation}, ours has {trunk.activation}"
     lines: list[Line] = []
     values: dict[str, Tensor] = {}
@@ -264,16 +270,6 @@ def _check_shapes(source: SourceModel, trunk: Trunk, *, with_mlp: bool) -> None:
         f"{SETTING} '{source.name}' ({source.model_type}) has {theirs}, and {trunk.what} has {ours}; all three must be "
         f"equal, only the number of blocks may differ{fit}{own}"
     )
-
-
-def _depth(source: SourceModel, trunk: Trunk, config: TransferConfig) -> int:
-    both = min(len(source.blocks), len(trunk.blocks))
-    if config.blocks is not None and config.blocks > both:
-        raise InputError(
-            f"model.transfer.blocks is {config.blocks}; '{source.name}' has {len(source.blocks)} blocks and "
-            f"{trunk.what} {len(trunk.blocks)}: give at most {both}"
-        )
-    return config.blocks or both
 
 
 def _notes(source: SourceModel, trunk: Trunk, depth: int, num_copied: int) -> tuple[str, ...]:
