@@ -16,7 +16,7 @@ import numpy as np
 
 from uml_core.config import Experiment
 from uml_core.sweeps.arms import weights_of
-from uml_core.sweeps.space import Arm, Grid, Space, product_of, related_auxiliaries, seeds_of, shots_conditions
+from uml_core.sweeps.space import Arm, Grid, Space, lr_grid, product_of, related_auxiliaries, seeds_of, shots_conditions
 
 LOSS_WEIGHTS = (0.1, 0.3, 1.0)
 BATCH_RATIOS = (0.5, 1.0, 2.0)
@@ -30,7 +30,7 @@ def build(experiment: Experiment) -> Space:
     unrelated = {name: 0.0 for name in experiment.auxiliaries if name not in related}
     grid = {axis: _axis(axis, experiment, related, unrelated) for axis in experiment.tune.mixing}
     mixtures = {key: values for axis in grid.values() for key, values in axis.items()}
-    rates = {"optim.lr": experiment.tune.lr} if experiment.tune.lr else {}
+    rates = lr_grid(experiment)
     num_points = len(product_of({**mixtures, **rates}))
     return Space(
         question=f"How much of {' and '.join(related)} should be mixed into {experiment.target}?",

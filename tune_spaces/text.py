@@ -9,7 +9,7 @@ experiment both: corpora.templates={modality: text, format: templates}.
 
 from __future__ import annotations
 
-from uml_core.config import CorpusConfig, Experiment
+from uml_core.config import Experiment
 from uml_core.config.template_sets import templates_of
 from uml_core.errors import InputError
 from uml_core.sweeps.arms import weights_of, without_auxiliaries
@@ -47,7 +47,9 @@ def build(experiment: Experiment) -> Space:
 
 
 def _arms(experiment: Experiment, corpus: str, amounts: tuple[int, ...]) -> list[Arm]:
-    most = _known_sentences(experiment.corpora[corpus])
+    config = experiment.corpora[corpus]
+    # Sentences per class of a templates corpus; others would have to be read.
+    most = len(templates_of(config.templates, config.template_set)) if config.format == "templates" else None
     fewer = [amount for amount in amounts if most is None or amount < most]
     chosen: list[int | str | None] = [*fewer, "average", None] if most != 1 else [None]
     others = {name: count for name, count in experiment.data.auxiliary_shots.items() if name != corpus}
@@ -70,8 +72,3 @@ def _arms(experiment: Experiment, corpus: str, amounts: tuple[int, ...]) -> list
         )
         for amount in chosen
     ]
-
-
-def _known_sentences(corpus: CorpusConfig) -> int | None:
-    """Sentences per class of a templates corpus; None for corpora that have to be read."""
-    return len(templates_of(corpus.templates, corpus.template_set)) if corpus.format == "templates" else None

@@ -194,10 +194,8 @@ class EncodePart:
                 kept.append(found[digest])
             else:
                 part.rejected.append((row, "its embedding holds NaN or infinity in this precision"))
-        return rows, self._stored(kept), len(inputs)
-
-    def _stored(self, values: list[np.ndarray]) -> Any:
         dtype = self._settings.dtype
         if self._encoder.yields_tokens:
-            return [tokens_TD.astype(dtype) for tokens_TD in values]
-        return np.stack(values).astype(dtype) if values else np.empty((0, self._encoder.dim), dtype=dtype)
+            return rows, [tokens_TD.astype(dtype) for tokens_TD in kept], len(inputs)
+        values = np.stack(kept) if kept else np.empty((0, self._encoder.dim))
+        return rows, values.astype(dtype), len(inputs)

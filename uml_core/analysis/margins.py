@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, davies_bouldin_score, silhouette_score
 
 from uml_core.analysis.shared_space import AnalysisResult, Codes, Floats, TrainedRun, class_means
-from uml_core.errors import InputError
+from uml_core.errors import InputError, listing, nearest
 from uml_core.figures.drawing import (
     BLACK,
     BLUE,
@@ -204,7 +204,12 @@ def explain_decision_plane(run: TrainedRun) -> AnalysisResult:
     target, held_out, train = run.data.target, run.held_out, run.data.train[run.data.target]
     held_NH, head_CH = run.embeddings(target, held_out), run.head(target)
     if run.plane_classes is not None:
-        first, second = (run.class_code(name) for name in run.plane_classes)
+        classes = run.data.classes
+        for name in run.plane_classes:
+            if name not in classes:
+                hint = f"the target's classes are {listing(classes)}{nearest(name, classes)}"
+                raise InputError(f"--classes names '{name}'; {hint}")
+        first, second = map(classes.index, run.plane_classes)
         if first == second:
             raise InputError(
                 f"--classes names '{run.plane_classes[0]}' twice; a decision plane lies between two classes"

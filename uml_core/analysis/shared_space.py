@@ -20,7 +20,6 @@ from uml_core.analysis.raw_rows import RawRows
 from uml_core.config import Experiment
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.training_data import TrainingData
-from uml_core.errors import InputError, listing, nearest
 from uml_core.feed.embeddings import gathered
 from uml_core.figures.drawing import ReportFigure
 from uml_core.models import SharedHeadModel
@@ -125,15 +124,6 @@ class TrainedRun:
         for rows in known:
             labels[rows.rows] = rows.labels
         return LabelledRows(known[0].embeddings, chosen, labels[chosen])
-
-    def class_code(self, name: str) -> int:
-        """A class's code. Raises InputError for a class the target lacks."""
-        if name not in self.data.classes:
-            raise InputError(
-                f"--classes names '{name}'; the target's classes are {listing(self.data.classes)}"
-                f"{nearest(name, self.data.classes)}"
-            )
-        return self.data.classes.index(name)
 
 
 def class_means(values_NU: Floats, labels_N: Codes, num_classes: int) -> Floats:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import nn
 
 from uml_core.analysis.alignment import explain_alignment
@@ -27,7 +26,13 @@ def explain_gradients(run: TrainedRun) -> AnalysisResult:
     At the start it says which way a corpus pushes the head; at the end both gradients are nearly used up, so a value
     near −1 there means that the two losses hold each other in balance, not that the corpus harms.
     """
-    batch = _whole_corpora(run)
+    device = next(run.model.parameters()).device
+    tensors = {corpus: gathered(rows, device) for corpus, rows in run.data.train.items()}
+    embeddings = {corpus: embedding_ND for corpus, (embedding_ND, _) in tensors.items()}
+    if run.experiment.model.normalize:
+        embeddings = {corpus: nn.functional.normalize(value, dim=-1) for corpus, value in embeddings.items()}
+    labels = {corpus: labels_N for corpus, (_, labels_N) in tensors.items()}
+    batch = Batch(embeddings, labels, {corpus: len(value) for corpus, value in labels.items()})
     at_start = gradient_cosines(build_model(run.experiment, run.data), batch, run.data.target)
     at_end = gradient_cosines(run.model, batch, run.data.target)
     metrics: dict[str, float] = {}
@@ -41,16 +46,6 @@ def explain_gradients(run: TrainedRun) -> AnalysisResult:
             f"training, {at_end[corpus]:+.3f} after it"
         )
     return AnalysisResult(metrics, summary=tuple(summary))
-
-
-def _whole_corpora(run: TrainedRun) -> Batch:
-    device = next(run.model.parameters()).device
-    tensors = {corpus: gathered(rows, device) for corpus, rows in run.data.train.items()}
-    embeddings = {corpus: embedding_ND for corpus, (embedding_ND, _) in tensors.items()}
-    if run.experiment.model.normalize:
-        embeddings = {corpus: nn.functional.normalize(value, dim=-1) for corpus, value in embeddings.items()}
-    labels: dict[str, torch.Tensor] = {corpus: labels_N for corpus, (_, labels_N) in tensors.items()}
-    return Batch(embeddings, labels, {corpus: len(value) for corpus, value in labels.items()})
 
 
 ANALYSES: dict[str, Callable[[TrainedRun], AnalysisResult]] = {

@@ -73,7 +73,9 @@ def build_report(name: str, records: Sequence[RunRecord], *, tracking_uri: str) 
     plain = training_runs(records)
     if not sections and not plain:
         raise ValueError(f"experiment {name} has no sweeps and no training runs")
-    verdict = sections[0].verdict if sections else _without_sweeps(plain)
+    count = f"{len(plain)} plain training run{' without a sweep does' if len(plain) == 1 else 's without a sweep do'}"
+    text = f"Undecided: {count} not show whether the unpaired data helps; to decide, run {DECIDING_COMMAND}."
+    verdict = sections[0].verdict if sections else Verdict("undecided", text)
     sweeps = [section.sweep for section in sections]
     failures = tables.failed_trials(sweeps)
     html = (
@@ -102,13 +104,6 @@ def _order(section: SweepSection) -> tuple[int, int]:
     """The one whose verdict counts first: the newest with controls, then one that searched mixtures, then others."""
     rank = 0 if section.decides else 1 if space_rows.mixture_grids(section.sweep) else 2
     return rank, -section.sweep.parent.start_time_ms
-
-
-def _without_sweeps(plain: Sequence[RunRecord]) -> Verdict:
-    count = f"{len(plain)} plain training run{' without a sweep' if len(plain) == 1 else 's without a sweep'}"
-    verb = "does" if len(plain) == 1 else "do"
-    text = f"Undecided: {count} {verb} not show whether the unpaired data helps; to decide, run {DECIDING_COMMAND}."
-    return Verdict("undecided", text)
 
 
 def _section(sweep: SweepResults) -> SweepSection:

@@ -58,10 +58,6 @@ class Shipped:
     @property
     def sentence(self) -> str:
         """Which model to ship, what it gains, and what unpaired data are worth in it."""
-        return f"{self._on_all} {self.on_unseen}".rstrip()
-
-    @property
-    def _on_all(self) -> str:
         choice = self.choice
         gain = f"{_with_doubt(self.over_second)} points over {choice.second.words}"
         is_trained = choice.second.uses_unpaired and not choice.second.is_solved
@@ -124,8 +120,9 @@ def verdict_of(sweep: SweepResults) -> Verdict:
     kind: Kind = next(option for option in KIND_WORDS if option in kinds)
     several = len(parts) > 1 and kind != "undecided"
     training = _summary(sweep, parts) if several else " ".join(part.text for part in parts)
-    ships = [part.shipped.sentence for part in parts if part.shipped is not None]
-    if kind == "no_gain" and any(part.shipped is not None and part.shipped.is_gain for part in parts):
+    shipped = [part.shipped for part in parts if part.shipped is not None]
+    ships = [f"{each.sentence} {each.on_unseen}".rstrip() for each in shipped]
+    if kind == "no_gain" and any(each.is_gain for each in shipped):
         kind = "gain"  # of another arm, which is shipped; the headline's text says why it has none
     return Verdict(kind, " ".join([*ships, "Co-training:", training] if ships else [training, *_lacks(sweep)]), parts)
 

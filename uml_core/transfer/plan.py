@@ -209,7 +209,10 @@ class TransferPlan:
             return parameters
         with torch.no_grad():
             for parameter, (name, value) in zip(parameters, self.values.items(), strict=True):
-                parameter.copy_(value if config.control == "none" else _shuffled(value, seed, name))
+                if config.control == "shuffled":
+                    order = torch.randperm(value.numel(), generator=generator_of(seed, "transfer", name))
+                    value = value.reshape(-1)[order].reshape(value.shape)
+                parameter.copy_(value)
         return parameters
 
     def table(self) -> str:
@@ -294,8 +297,3 @@ def _notes(source: SourceModel, trunk: Trunk, depth: int, num_copied: int) -> tu
 
 def _family(activation: str) -> str:
     return "gelu" if "gelu" in activation else activation
-
-
-def _shuffled(value: Tensor, seed: int, name: str) -> Tensor:
-    order = torch.randperm(value.numel(), generator=generator_of(seed, "transfer", name))
-    return value.reshape(-1)[order].reshape(value.shape)
