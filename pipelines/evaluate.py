@@ -48,22 +48,18 @@ TRAINING_KINDS = ("uml", "unimodal")
 
 def main(argv: list[str] | None = None) -> int:
     parser = experiment_parser("evaluate", description="Evaluate a trained run: test, shifted test sets, probes.")
-    parser.add_argument(
-        "--run", default=None, metavar="RUN_IDS", help="one or more, by commas; default: the newest training run"
-    )
-    parser.add_argument(
-        "--evaluators",
-        default=None,
-        metavar="NAMES",
-        help=f"of {','.join(EVALUATORS)}; default: all but {','.join(ON_REQUEST)}; or yours, FILE.py:function",
-    )
-    parser.add_argument("--against", default=None, metavar="RUN_IDS", help="compare on the same test rows")
-    parser.add_argument(
-        "--analyses", default=None, metavar="NAMES", help=f"explain the run: {','.join(ANALYSES)}, or all"
-    )
-    parser.add_argument(
-        "--pairs", default=None, metavar="FILE", help="true pairs for neurons: a table of ids, one column a corpus"
-    )
+    for flag, metavar, words in (
+        ("--run", "RUN_IDS", "one or more, by commas; default: the newest training run"),
+        (
+            "--evaluators",
+            "NAMES",
+            f"of {','.join(EVALUATORS)}; default: all but {','.join(ON_REQUEST)}; or yours, FILE.py:function",
+        ),
+        ("--against", "RUN_IDS", "compare on the same test rows"),
+        ("--analyses", "NAMES", f"explain the run: {','.join(ANALYSES)}, or all"),
+        ("--pairs", "FILE", "true pairs for neurons: a table of ids, one column a corpus"),
+    ):
+        parser.add_argument(flag, default=None, metavar=metavar, help=words)
     parser.add_argument("--classes", nargs=2, default=None, metavar="CLASS", help="the two classes of decision_plane")
     return step_main(parser, _step, argv)
 
