@@ -69,7 +69,8 @@ class Surface:
         _, alpha, beta, gamma = self.coefficients
         per_target = (alpha + gamma * v) / (1 + target_rows)
         per_auxiliary = (beta + gamma * u) / (1 + auxiliary_rows)
-        return np.divide(per_target, per_auxiliary, out=np.full(np.shape(u), np.inf), where=per_auxiliary > 1e-9)
+        infinite: Floats = np.full(np.shape(u), np.inf)
+        return np.divide(per_target, per_auxiliary, out=infinite, where=per_auxiliary > 1e-9)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ def exchange_rate(trials: pd.DataFrame, *, seed: int = 0) -> ExchangeRate:
 def fit_plane(trials: pd.DataFrame) -> Plane:
     coefficients_3, *_ = np.linalg.lstsq(_plane_design(trials), trials["accuracy"], rcond=None)
     cells = _cell_means(trials)
-    return Plane(*coefficients_3.tolist(), _r_squared(cells["accuracy"], _plane_design(cells) @ coefficients_3))
+    a, b, c = coefficients_3.tolist()
+    return Plane(a, b, c, _r_squared(cells["accuracy"], _plane_design(cells) @ coefficients_3))
 
 
 def _plane_design(trials: pd.DataFrame) -> Floats:

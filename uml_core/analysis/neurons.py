@@ -126,8 +126,10 @@ class _Residuals:
     @classmethod
     def of_pairs(cls, pairs: PairedActivations) -> _Residuals:
         basis_NK = _covariate_basis(pairs)
-        sides = (values_NU - basis_NK @ (basis_NK.T @ values_NU) for values_NU in (pairs.first, pairs.second))
-        return cls(*map(_unit_length, sides), basis_NK)
+        first_NU, second_NU = (
+            _unit_length(values_NU - basis_NK @ (basis_NK.T @ values_NU)) for values_NU in (pairs.first, pairs.second)
+        )
+        return cls(first_NU, second_NU, basis_NK)
 
     def correlations(self) -> Floats:
         products_U: Floats = np.einsum("nu,nu->u", self.first, self.second)
@@ -140,8 +142,8 @@ class _Residuals:
         with it, only y's length: 1 − ‖Qᵀy‖².
         """
         shuffled_NU = self.second[rng.permutation(len(self.second))]
-        products_U = np.einsum("nu,nu->u", self.first, shuffled_NU)
-        left_U = 1 - ((self.basis.T @ shuffled_NU) ** 2).sum(axis=0)
+        products_U: Floats = np.einsum("nu,nu->u", self.first, shuffled_NU)
+        left_U = np.maximum(1 - ((self.basis.T @ shuffled_NU) ** 2).sum(axis=0), 0)
         return np.divide(products_U, np.sqrt(left_U), out=np.zeros_like(products_U), where=left_U > 1e-12)
 
     def only(self, units: npt.NDArray[np.bool_]) -> _Residuals:
@@ -181,7 +183,8 @@ def _covariate_basis(pairs: PairedActivations) -> Floats:
 def _unit_length(values_NU: Floats) -> Floats:
     """Each unit over its length; one whose length is zero up to rounding is 0."""
     lengths_U = np.linalg.norm(values_NU, axis=0)
-    return np.divide(values_NU, lengths_U, out=np.zeros_like(values_NU), where=lengths_U > 1e-12 * lengths_U.max())
+    zeros_NU: Floats = np.zeros_like(values_NU)
+    return np.divide(values_NU, lengths_U, out=zeros_NU, where=lengths_U > 1e-12 * lengths_U.max())
 
 
 def _per_label(pairs: PairedActivations) -> dict[int, Floats]:

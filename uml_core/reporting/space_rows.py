@@ -223,8 +223,10 @@ def class_gains(sweep: SweepResults) -> list[ClassGains]:
     found = []
     for condition in sweep.conditions:
         baseline, headline = sweep.arm(sweep.baseline, condition), sweep.arm(sweep.headline, condition)
+        if baseline is None or headline is None:
+            continue
         gains = []
-        for label in headline.measured(CLASS_METRIC) if headline and baseline else ():
+        for label in headline.measured(CLASS_METRIC):
             before, after = (arm.by_seed(f"{CLASS_METRIC}{label}") for arm in (baseline, headline))
             difference = shared_difference(after, before)
             if difference is not None:

@@ -169,7 +169,7 @@ def train_arm(arm: Arm, seed: int, num_steps: int = NUM_STEPS) -> Curve:
         reconstructions = model(batches)
         loss = torch.stack([functional.mse_loss(reconstructions[name], x_BM) for name, x_BM in batches.items()]).sum()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if step in MEASURED_AT or step == num_steps:
             with torch.no_grad():
