@@ -144,7 +144,8 @@ class _Residuals:
         shuffled_NU = self.second[rng.permutation(len(self.second))]
         products_U: Floats = np.einsum("nu,nu->u", self.first, shuffled_NU)
         left_U = np.maximum(1 - ((self.basis.T @ shuffled_NU) ** 2).sum(axis=0), 0)
-        return np.divide(products_U, np.sqrt(left_U), out=np.zeros_like(products_U), where=left_U > 1e-12)
+        found_U: Floats = np.divide(products_U, np.sqrt(left_U), out=np.zeros_like(products_U), where=left_U > 1e-12)
+        return found_U
 
     def only(self, units: npt.NDArray[np.bool_]) -> _Residuals:
         return _Residuals(self.first[:, units], self.second[:, units], self.basis)
@@ -183,8 +184,10 @@ def _covariate_basis(pairs: PairedActivations) -> Floats:
 def _unit_length(values_NU: Floats) -> Floats:
     """Each unit over its length; one whose length is zero up to rounding is 0."""
     lengths_U = np.linalg.norm(values_NU, axis=0)
-    zeros_NU: Floats = np.zeros_like(values_NU)
-    return np.divide(values_NU, lengths_U, out=zeros_NU, where=lengths_U > 1e-12 * lengths_U.max())
+    units_NU: Floats = np.divide(
+        values_NU, lengths_U, out=np.zeros_like(values_NU), where=lengths_U > 1e-12 * lengths_U.max()
+    )
+    return units_NU
 
 
 def _per_label(pairs: PairedActivations) -> dict[int, Floats]:
