@@ -15,7 +15,7 @@ from pipelines.ray_train.attempts import Attempt
 from pipelines.ray_train.faults import MistakeCallback, mistakes_raised
 from pipelines.run_data import CheckedData, check_data
 from pipelines.train import fit as train_fit
-from pipelines.train.step import seed_runs
+from pipelines.train.summary import seed_runs
 from uml_core.config import Experiment
 from uml_core.errors import InputError, OutageError
 from uml_core.evaluation.outcome import RunOutcome

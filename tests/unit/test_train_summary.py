@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.train.step import best_by_validation, by_seed, seed_runs, summary_of
+from pipelines.train.summary import best_by_validation, by_seed, seed_runs, summary_of
 from tests.unit.test_training import experiment
 from tune_spaces import Arm, Space, trials_of
 from uml_core.errors import InputError
