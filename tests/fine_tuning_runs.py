@@ -17,6 +17,7 @@ from uml_core.corpora.content import Raw
 from uml_core.corpora.readers import rows_of
 from uml_core.corpora.rows import Row
 from uml_core.data.training_data import build_training_data
+from uml_core.encoders import Embeddings, Encoder, fingerprint
 from uml_core.feed.pictures import PictureData, picture_data
 from uml_core.feed.sentences import text_encoder
 from uml_core.serving.predictor import Predictions
@@ -55,11 +56,23 @@ def experiment_of(directory: Path, **changes: Any) -> Experiment:
     return parse_experiment(tree).override(changes)
 
 
+EMBEDDED: dict[tuple[str, tuple[Raw, ...]], Embeddings] = {}
+
+
+def embeddings_of(encoder: Encoder, rows: Sequence[Row], batch_size: int) -> Embeddings:
+    """What an encoder makes of rows, once in a process: to load it compiles it, which is half of a run's seconds."""
+    raw = tuple(row.read() for row in rows)
+    key = fingerprint(encoder, dtype="float32", precision="float32"), raw
+    if key not in EMBEDDED:
+        encoder.load()
+        EMBEDDED[key] = encoder.encode_all([encoder.decode(each) for each in raw], batch_size)
+    return EMBEDDED[key].copy()
+
+
 def tables_of(experiment: Experiment) -> tuple[dict[str, CorpusTable], list[Row]]:
     """The store's tables without a store: the frozen encoder's embeddings, and random ones of the auxiliary corpus."""
-    rows, encoder = list(rows_of(experiment, experiment.target)), target_encoder(experiment)
-    encoder.load()
-    embeddings = encoder.encode_all([encoder.decode(row.read()) for row in rows], 32)
+    rows = list(rows_of(experiment, experiment.target))
+    embeddings = embeddings_of(target_encoder(experiment), rows, 32)
     target = table(embeddings, [row.label for row in rows], [row.split for row in rows])
     classes = sorted({row.label or "" for row in rows})
     names = table(NAMES[: 3 * len(classes)], [label for label in classes for _ in range(3)])
@@ -87,9 +100,8 @@ def run_with_text(directory: Path, sentences: dict[str, Any], **changes: Any) ->
     """A run whose auxiliary table is what the text encoder makes of the sentences."""
     experiment = experiment_of(directory, **sentences, **changes)
     tables, rows = tables_of(experiment)
-    texts, encoder = list(rows_of(experiment, "names")), text_encoder(experiment, "names")
-    encoder.load()
-    embeddings = encoder.encode_all([encoder.decode(row.read()) for row in texts], 8)
+    texts = list(rows_of(experiment, "names"))
+    embeddings = embeddings_of(text_encoder(experiment, "names"), texts, 8)
     tables["names"] = table(embeddings, [row.label for row in texts])
     data = build_training_data(experiment, tables)
     pictures = picture_data(
