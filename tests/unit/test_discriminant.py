@@ -140,3 +140,10 @@ def test_rows_that_hardly_differ_give_finite_probabilities(within: float, apart:
     labels = np.repeat(np.arange(6), 4)
     rows = 1.0 + apart * RNG(0).standard_normal((6, 10))[labels] + within * RNG(1).standard_normal((24, 10))
     assert np.isfinite(fit_prior_head(rows, labels, 6).probabilities(rows)).all()
+
+
+def test_where_rows_say_nothing_the_shares_of_the_classes_do() -> None:
+    labels = np.repeat(np.arange(CLASSES), [80, 20, 20, 20, 20])
+    head = fit_prior_head(RNG(0).standard_normal((160, 12)), labels, CLASSES)
+    shares = head.probabilities(RNG(1).standard_normal((400, 12))).mean(axis=0)
+    np.testing.assert_allclose(shares, np.bincount(labels) / 160, atol=0.08)

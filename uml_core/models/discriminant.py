@@ -133,6 +133,7 @@ class FittedDiscriminant:
     followed: Array  # (R,) how far ridge follows each direction at this penalty
     inverse: Array  # (C, C) I plus the products of class means, times √n on both sides
     smoother: Array  # (C, C) from class means to those expected under their prior
+    class_bias: Array | float = 0.0  # (C,) of how likely each class is, in units of the logits
 
     @cached_property
     def _mixing(self) -> Array:
@@ -155,7 +156,7 @@ class FittedDiscriminant:
         """Weight (D, C) and bias (C,)."""
         space = self.rows.problem.space
         weight_DC = space.ridge(self.rows.standard_means @ self._mixing, self.penalty, ClassBasis.identity())
-        return weight_DC, -space.mean @ weight_DC - 0.5 * self._lengths
+        return weight_DC, self.class_bias - space.mean @ weight_DC - 0.5 * self._lengths
 
     def left_out_logits(self, left: LeftRows) -> Array:
         """Logits (n, C) by the discriminants fitted without a copy of a row, its class as likely as before."""
@@ -182,5 +183,5 @@ class FittedDiscriminant:
         shifted_nC = far_expected_nC - moved_nC * far_n[:, None]
         logits_nC = with_expected_nC + row_far_n[:, None] * (gained_n[:, None] * shifted_nC - moved_nC)
         lengths_nC = lengths_C - moved_nC * (far_expected_nC + shifted_nC) + gained_n[:, None] * shifted_nC**2
-        discriminants_nC: Array = logits_nC - lengths_nC / 2
+        discriminants_nC: Array = logits_nC - lengths_nC / 2 + np.asarray(self.class_bias, precision)
         return discriminants_nC

@@ -152,6 +152,11 @@ class DiscriminantSearch:
     def _judged(self, fitted: FittedDiscriminant) -> Judged:
         logits_nC = fitted.left_out_logits(self.classes.problem.search_rows)
         temperature, loss = self._fit_temperature(logits_nC)
+        mass_C = self.classes.problem.mass
+        if mass_C.max() > mass_C.min():
+            fitted = replace(fitted, class_bias=temperature * np.log(mass_C / mass_C.mean()))
+            logits_nC = fitted.left_out_logits(self.classes.problem.search_rows)
+            temperature, loss = self._fit_temperature(logits_nC)
         return Judged(fitted, logits_nC, temperature, -self._total * loss)
 
     @cached_property
