@@ -184,17 +184,18 @@ def load_run(experiment: Experiment, run_id: str) -> LoadedRun:
 
     What is measured comes from the experiment file as it is now: its section evaluation, and its shifted test sets.
 
-    Raises InputError where the run is no training run, or its data is no longer in the store.
+    Raises InputError where the run logged no model, or its data is no longer in the store.
     """
-    record = find_run(experiment.tracking, run_id)
-    if record.kind not in TRAINING_KINDS:
-        raise InputError(
-            f"--run {run_id} is a run of kind '{record.kind or 'unknown'}'; give one of a training run (uml, unimodal)"
-        )
+    record, uri = find_run(experiment.tracking, run_id), experiment.tracking.uri
     with tempfile.TemporaryDirectory() as folder:
-        uri = experiment.tracking.uri
-        logged = load_experiment(download(uri, f"runs:/{run_id}/experiment.yaml", Path(folder)))
-        weights = load_file(download(uri, f"runs:/{run_id}/weights/model.safetensors", Path(folder)))
+        try:
+            weights = load_file(download(uri, f"runs:/{run_id}/weights/model.safetensors", Path(folder)))
+            logged = load_experiment(download(uri, f"runs:/{run_id}/experiment.yaml", Path(folder)))
+        except InputError as error:
+            raise InputError(
+                f"--run {run_id} is a run of kind '{record.kind or 'unknown'}' without a model ({error}); give one of "
+                "a training run (uml, unimodal), or of the trial that a sweep ships (its tag uml.best_trial)"
+            ) from None
     shifted = {
         f"corpora.{name}": experiment.corpora[name].model_dump(mode="json") for name in experiment.shifted_corpora
     }
