@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 
@@ -96,8 +97,16 @@ def measured(
     return metric_points(details.metrics, run.progress.step), details.files
 
 
+def count_unseen(experiment: Experiment, tables: Tables) -> int:
+    """How many classes have no train row of the target (`data.classes: union`)."""
+    if experiment.data.classes == "target":
+        return 0
+    data = build_data(experiment, tables)
+    return len(data.classes) - len(np.unique(data.train[data.target].labels))
+
+
 def shipped_trials(
-    space: Space, chosen: Sequence[TrialSpec], results: Mapping[str, TrialResult]
+    space: Space, chosen: Sequence[TrialSpec], results: Mapping[str, TrialResult], *, unseen: bool
 ) -> dict[str, TrialSpec]:
     """The trial whose model is worth using under each condition, by its label; the last one has the most shots.
 
@@ -117,7 +126,7 @@ def shipped_trials(
         specs, val = by_shots[shots], defaultdict[str, dict[int, float]](dict)
         for spec in specs:
             val[spec.arm][spec.experiment.seed] = results[spec.key].val_accuracy
-        choice = choose(space, val)
+        choice = choose(space, val, unseen=unseen)
         usable = [
             spec
             for spec in specs

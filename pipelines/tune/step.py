@@ -36,7 +36,7 @@ from pipelines.stores import Tables, corpus_fingerprints, load_tables
 from pipelines.tune.folder import SweepFolder, TrialResult
 from pipelines.tune.log import TrialCallback, TrialLog, log_subsets, log_summary, register_shipped
 from pipelines.tune.proposals import Proposals, SweepSearcher, build_proposals, build_scheduler, trial_resources
-from pipelines.tune.selected import measure_trials, select_trials, shipped_trials
+from pipelines.tune.selected import count_unseen, measure_trials, select_trials, shipped_trials
 from pipelines.tune.trial import train_trials
 from tune_spaces import Space, TrialSpec, available_spaces, load_space
 from uml_core.analysis.raw_rows import words_per_row
@@ -106,7 +106,9 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
                 log.tracker(spec).set_tags({"uml.pareto": "true"})
             _measure(chosen, space, tables, folder, log)
         log_subsets(chosen, tables, parent)
-        shipped = shipped_trials(space, chosen, results)
+        num_unseen = count_unseen(chosen[0].experiment, tables)
+        parent.set_tags({"uml.unseen_classes": str(num_unseen)})
+        shipped = shipped_trials(space, chosen, results, unseen=num_unseen > 0)
         model_uri = find_run(experiment.tracking, parent.run_id).tags.get("uml.best_model", "")
         if shipped and not model_uri:  # a sweep that was killed after this does it once
             model_uri = register_shipped(shipped, tables, folder, log, parent=parent)

@@ -33,7 +33,7 @@ class Choice:
         return self.arm is self.unpaired
 
 
-def choose(space: Space, val: Mapping[str, Mapping[int, float]]) -> Choice | None:
+def choose(space: Space, val: Mapping[str, Mapping[int, float]], *, unseen: bool = False) -> Choice | None:
     """The arm to ship: the best on validation, where that flatters no arm.
 
     Heads in closed form choose nothing by validation, and the best of them is taken by its mean. Of all others a step,
@@ -43,6 +43,8 @@ def choose(space: Space, val: Mapping[str, Mapping[int, float]]) -> Choice | Non
     Args:
         space: says of each arm whether one could use it, and whether it owes something to unpaired data.
         val: accuracy in [0, 1] by arm and seed.
+        unseen: some class has no train row. Validation has none of it either, so that heads which never answer it look
+            best there; only those in closed form that know all classes set their offset by held-out classes.
 
     Returns:
         None where an alternative was not measured (`lacking_alternatives`), or nothing with unpaired data was, or
@@ -55,7 +57,8 @@ def choose(space: Space, val: Mapping[str, Mapping[int, float]]) -> Choice | Non
     unpaired = [arm for arm in measured if arm.uses_unpaired]
     if lacking_alternatives(measured) or not unpaired or len(in_common) < MIN_SEEDS:
         return None
-    arm = _best(measured, val)
+    answers_all = [arm for arm in unpaired if arm.is_solved] if unseen else []
+    arm = _best(answers_all or measured, val)
     second = _best([other for other in measured if other is not arm], val)
     return Choice(
         arm,

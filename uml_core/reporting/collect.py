@@ -144,6 +144,11 @@ class SweepResults:
         )
 
     @property
+    def has_unseen(self) -> bool:
+        """Whether some class had no train row of the target."""
+        return int(self.parent.tags.get("uml.unseen_classes", 0)) > 0
+
+    @property
     def conditions(self) -> list[Condition]:
         return sorted({condition for _, condition in self.arms}, key=lambda condition: condition.order)
 

@@ -9,14 +9,13 @@ testing several claims; those that the space needs must have been measured (docs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Literal
 
 from uml_core.evaluation.shipping import MIN_SEEDS, Choice, choose, lacking_alternatives
 from uml_core.evaluation.statistics import PairedDifference, holm, paired_difference
-from uml_core.reporting.collect import ArmResults, Condition, SweepResults
+from uml_core.reporting.collect import Condition, SweepResults
 from uml_core.sweeps.space import ALTERNATIVE_WORDS, Arm
 
 Kind = Literal["gain", "no_gain", "harm", "undecided"]
@@ -46,20 +45,20 @@ class Claim:
 
 @dataclass(frozen=True)
 class Shipped:
-    """What to ship under one condition, and differences in test accuracy of the shipped model, paired over seeds."""
+    """What to ship under one condition, and differences on test of the shipped model, paired over seeds."""
 
     condition: Condition
     choice: Choice
     over_second: PairedDifference
     unpaired_over_alone: PairedDifference
     over_shuffled: PairedDifference | None  # of the best with unpaired data, above its own control
-    on_unseen: str = ""  # a sentence, where another arm does better on classes without train rows
+    of: str = ""  # what the points are of, where that is not accuracy over test rows
 
     @property
     def sentence(self) -> str:
         """Which model to ship, what it gains, and what unpaired data are worth in it."""
         choice = self.choice
-        gain = f"{_with_doubt(self.over_second)} points over {choice.second.words}"
+        gain = f"{_with_doubt(self.over_second)} points{self.of} over {choice.second.words}"
         is_trained = choice.second.uses_unpaired and not choice.second.is_solved
         if choice.arm.role == "zero_shot" and is_trained and _is_above(self.over_second):
             gain = f"training lowers it by {100 * self.over_second.mean:.1f} points ({choice.second.words})"
@@ -121,7 +120,7 @@ def verdict_of(sweep: SweepResults) -> Verdict:
     several = len(parts) > 1 and kind != "undecided"
     training = _summary(sweep, parts) if several else " ".join(part.text for part in parts)
     shipped = [part.shipped for part in parts if part.shipped is not None]
-    ships = [f"{each.sentence} {each.on_unseen}".rstrip() for each in shipped]
+    ships = [each.sentence for each in shipped]
     if kind == "no_gain" and any(each.is_gain for each in shipped):
         kind = "gain"  # of another arm, which is shipped; the headline's text says why it has none
     return Verdict(kind, " ".join([*ships, "Co-training:", training] if ships else [training, *_lacks(sweep)]), parts)
@@ -221,36 +220,32 @@ def _condition_verdict(sweep: SweepResults, condition: Condition) -> ConditionVe
 
 
 def _shipped(sweep: SweepResults, condition: Condition) -> Shipped | None:
-    """What to ship under a condition; None where the sweep cannot say."""
+    """What to ship under a condition; None where the sweep cannot say.
+
+    Where classes have no train row, the harmonic mean of accuracy on those and on the others is what counts.
+    """
     arms = {arm.name: found for arm in sweep.design.arms if (found := sweep.arm(arm.name, condition)) is not None}
-    choice = choose(sweep.design, {name: results.val for name, results in arms.items()})
+    choice = choose(sweep.design, {name: arm.val for name, arm in arms.items()}, unseen=sweep.has_unseen)
     if choice is None:
         return None
+    by_harmonic = sweep.has_unseen and bool(arms[choice.arm.name].harmonic)  # which needs test rows of both kinds
 
     def over(better: Arm, worse: Arm) -> PairedDifference:
-        return paired_difference(arms[better.name].test, arms[worse.name].test)
+        ours, theirs = arms[better.name], arms[worse.name]
+        return paired_difference(*((each.harmonic if by_harmonic else each.test) for each in (ours, theirs)))
 
     own = [
         arm
         for arm in sweep.design.arms
         if arm.role == "shuffled" and arm.controls in ("", choice.unpaired.name) and arm.name in arms
     ]
-    shuffled = over(choice.unpaired, own[0]) if own else None
-    ship = over(choice.arm, choice.second)
-    unseen = _on_unseen(sweep, arms, choice.arm)
-    return Shipped(condition, choice, ship, over(choice.unpaired, choice.alone), shuffled, unseen)
-
-
-def _on_unseen(sweep: SweepResults, arms: Mapping[str, ArmResults], shipped: Arm) -> str:
-    """Say which arm is best on seen and unseen classes, where it is another: validation knows no unseen ones."""
-    measured = [arm for arm in sweep.design.shippable if arm.name in arms and arms[arm.name].harmonic]
-    means = {arm.name: fmean(arms[arm.name].harmonic.values()) for arm in measured}
-    best = max(measured, key=lambda arm: means[arm.name], default=shipped)
-    if shipped.name not in means or means[best.name] <= means[shipped.name]:
-        return ""
-    return (
-        f"Validation has no class without train rows: on those and the others alike (harmonic mean) {best.words} is "
-        f"better, {100 * means[best.name]:.1f} % against {100 * means[shipped.name]:.1f} %."
+    return Shipped(
+        condition,
+        choice,
+        over(choice.arm, choice.second),
+        over(choice.unpaired, choice.alone),
+        over(choice.unpaired, own[0]) if own else None,
+        " of the harmonic mean of accuracy on classes with and without train rows" if by_harmonic else "",
     )
 
 
