@@ -6,6 +6,7 @@ Test has no say in it: what the choice is worth is measured there.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,9 +37,10 @@ class Choice:
 def choose(space: Space, val: Mapping[str, Mapping[int, float]], *, unseen: bool = False) -> Choice | None:
     """The arm to ship: the best on validation, where that flatters no arm.
 
-    Heads in closed form choose nothing by validation, and the best of them is taken by its mean. Of all others a step,
-    a rate or a penalty was chosen there: they must be above it by more than one standard error of the paired difference
-    over seeds (Breiman's rule: what validation cannot tell apart is decided for the simpler model).
+    Heads in closed form choose nothing by validation, and the best of those that know the target alone is taken by its
+    mean. What needs other corpora too must be above it by more than one standard error of the paired difference over
+    seeds, and so must arms of which a step, a rate or a penalty was chosen by validation (Breiman's rule: what
+    validation cannot tell apart is decided for the simpler model).
 
     Args:
         space: says of each arm whether one could use it, and whether it owes something to unpaired data.
@@ -75,14 +77,21 @@ def lacking_alternatives(measured: Iterable[Arm]) -> list[str]:
 
 
 def _best(arms: Sequence[Arm], val: Mapping[str, Mapping[int, float]]) -> Arm:
-    """Of equals, the one without unpaired data, then the one that the space names first."""
+    """By steps from the simplest kind of arm to the least simple; of equals, the one that the space names first."""
 
-    def rank(arm: Arm) -> tuple[float, bool]:
-        return mean(val[arm.name].values()), not arm.uses_unpaired
+    def simplicity(arm: Arm) -> tuple[bool, bool]:
+        return arm.uses_validation, arm.uses_unpaired
 
-    solved = max((arm for arm in arms if not arm.uses_validation), key=rank, default=None)
-    tuned = max((arm for arm in arms if arm.uses_validation), key=rank, default=None)
-    if solved is None or tuned is None:
-        return max(arms, key=rank)
-    above = paired_difference(val[tuned.name], val[solved.name])
-    return tuned if above.mean > above.std / math.sqrt(above.count) else solved
+    found: Arm | None = None
+    for _, kind in itertools.groupby(sorted(arms, key=simplicity), simplicity):
+        best = max(kind, key=lambda arm: mean(val[arm.name].values()))
+        if found is None or _is_above(val[best.name], val[found.name]):
+            found = best
+    assert found is not None
+    return found
+
+
+def _is_above(ours: Mapping[int, float], theirs: Mapping[int, float]) -> bool:
+    """Whether by more than one standard error of the paired difference over seeds."""
+    above = paired_difference(ours, theirs)
+    return above.mean > above.std / math.sqrt(above.count)
