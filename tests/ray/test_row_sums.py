@@ -122,7 +122,7 @@ def poisoned(parts: Iterable[Path]) -> Iterator[None]:
 
 
 def test_a_pass_that_ended_on_its_way_reads_no_row_again(experiment: Experiment) -> None:
-    settings = experiment.override(STREAM | {"model.head": "ridge", "model.normalize": True})
+    settings = experiment.override(STREAM | {"model.head": "ridge", "model.normalize": True, "data.shots": 900})
     folder = Path(corpus_store(settings, "target").directory)
     parts = [folder / name for name in corpus_store(settings, "target").finished_manifest()["parts"]]
     with poisoned(parts[-1:]), pytest.raises(InputError, match="embeddings with NaN or infinity"):
