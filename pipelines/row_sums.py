@@ -13,6 +13,7 @@ import functools
 import hashlib
 import itertools
 import logging
+import pickle
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -145,7 +146,7 @@ def _add_missing(folder: SumsFolder, groups: Sequence[Group], summing: Summing) 
     if not missing:
         return
     quieten_ray_data()
-    items = [{"group": group} for group in missing]
+    items = [{"group": pickle.dumps(group)} for group in missing]  # which Arrow holds as bytes
     results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         add_group,
         batch_size=1,
@@ -164,7 +165,7 @@ def _add_missing(folder: SumsFolder, groups: Sequence[Group], summing: Summing) 
 
 def add_group(batch: dict[str, np.ndarray], folder: SumsFolder, summing: Summing) -> dict[str, np.ndarray]:
     """Add up one group in a task, and write its sums (a Ray Data batch of one row)."""
-    group: Group = batch["group"][0]
+    group: Group = pickle.loads(batch["group"][0])
     folder.write(group.file, summing.add_up(_blocks(folder.corpus_store, group)).to_bytes())
     return {"rows": np.array([len(group.labels)])}
 
