@@ -37,10 +37,15 @@ def clip_of(seconds: float, seed: int, rate: int) -> bytes:
     return sound_file(samples, rate=rate)
 
 
+def unloaded(directory: Path, modality: str, **settings: Any) -> Encoder:
+    """Build an encoder of a local model: it decodes."""
+    config = EncoderConfig(source="transformers", name="some/model", weights=str(directory), **settings)
+    return build_encoder(config, modality)
+
+
 def encoder(directory: Path, modality: str, **settings: Any) -> Encoder:
     """Build and load an encoder of a local model."""
-    config = EncoderConfig(source="transformers", name="some/model", weights=str(directory), **settings)
-    built = build_encoder(config, modality)
+    built = unloaded(directory, modality, **settings)
     built.load()
     return built
 
@@ -86,7 +91,7 @@ def test_the_processor_decides_size_crop_and_normalisation(tmp_path: Path) -> No
     np.testing.assert_allclose(chosen._pixels([decoded]), expected["pixel_values"], atol=1e-4)  # type: ignore[attr-defined]
     assert chosen.identity()["preprocessing"]["crop_size"] == {"height": 32, "width": 32}
     save_vision(tmp_path / "other", "vit")
-    assert encoder(tmp_path / "other", "image").identity() != chosen.identity()
+    assert unloaded(tmp_path / "other", "image").identity() != chosen.identity()
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2", "llama", "t5", "clip"])
@@ -114,9 +119,10 @@ def test_text(tmp_path: Path, kind: str) -> None:
 def test_text_is_cut_to_the_setting_or_to_what_the_model_takes(tmp_path: Path) -> None:
     save_text(tmp_path, "clip")
     long = "cat " * 1000
-    assert [encoder(tmp_path, "text", max_length=length).cost(encoder(tmp_path, "text", max_length=length).decode(long))
-            for length in (5, 256)] == [5, 12]  # fmt: skip
-    assert encoder(tmp_path, "text").encode_all([encoder(tmp_path, "text").decode(long)], 1).shape == (1, 24)
+    cut = [unloaded(tmp_path, "text", max_length=length) for length in (5, 256)]
+    assert [each.cost(each.decode(long)) for each in cut] == [5, 12]
+    whole = encoder(tmp_path, "text")
+    assert whole.encode_all([whole.decode(long)], 1).shape == (1, 24)
 
 
 AUDIO = {"wav2vec2": 16_000, "hubert": 16_000, "wavlm": 16_000, "whisper": 16_000, "ast": 16_000, "clap": 8_000}
