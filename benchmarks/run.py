@@ -38,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Path], Iterable[Figure]]] = {
     "sweep": sweep_throughput.measure,
     "grid": sweep_throughput.measure_grid,
     "overhead": sweep_throughput.measure_overhead,
+    "solved": sweep_throughput.measure_solved,
     "few_shot": few_shot_protocol.measure,
     "self_supervised_step": lambda _: self_supervised_step.measure(),  # last: it keeps this process to one thread
 }

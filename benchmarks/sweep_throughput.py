@@ -10,10 +10,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from benchmarks.bare_head import bare_steps_per_s
-from benchmarks.figures import Figure, peak_memory
+from benchmarks.figures import Figure, experiment_in, peak_memory
 from benchmarks.train_throughput import bare_by_threads, write_corpora
 from pipelines.embed import step as embed
 from pipelines.stores import store_tables
@@ -23,6 +26,7 @@ from uml_core.config import Experiment
 from uml_core.data.training_data import build_training_data
 from uml_core.evaluation.outcome import measure_outcome
 from uml_core.store.corpus_table import CorpusTable
+from uml_core.tracking.reading import experiment_runs
 from uml_core.training.run import TrainingRun
 
 STEPS, GRID_STEPS, GRID_TRIALS = 3000, 2000, 120
@@ -35,6 +39,27 @@ def build(experiment):
     grid = {"optim.lr": (1e-4, 1e-3, 1e-2), "optim.weight_decay": (0.0, 0.01)}
     return Space("how fast?", arms, "unimodal", "uml", (0, 1), grid=grid)
 '''
+
+TEXTS = ("names", "sentences", "facts")
+SOLVED_CLASSES, SOLVED_TRIALS = 20, 600
+SOLVED_SPACE = '''
+"""Heads in closed form: 10 arms, 3 shots and 20 seeds."""
+import itertools
+from tune_spaces import Arm, Space
+TEXTS = NAMES
+def prior(texts, control="none", head="prior"):
+    weights = {f"mixing.loss_weight.{name}": float(name in texts) for name in TEXTS}
+    return {"model.head": head, **weights, **{f"corpora.{name}.control": control for name in TEXTS}}
+def build(experiment):
+    subsets = [texts for count in (1, 2, 3) for texts in itertools.combinations(TEXTS, count)]
+    arms = (
+        Arm("ridge", prior((), head="ridge"), role="ridge"),
+        *(Arm("_".join(texts), prior(texts), role="method") for texts in subsets),
+        Arm("shuffled", prior(TEXTS, "shuffled_labels"), role="shuffled"),
+        Arm("noise", prior(TEXTS, "noise"), role="noise"),
+    )
+    return Space("how fast?", arms, "ridge", "_".join(TEXTS), tuple(range(20)), {"data.shots": (1, 2, 4)})
+'''.replace("NAMES", str(TEXTS))
 
 
 def measure(directory: Path) -> list[Figure]:
@@ -82,6 +107,43 @@ def measure_overhead(directory: Path) -> list[Figure]:
     results = tune.run(experiment, "linear_probe", max_trials=GRID_TRIALS).results
     name = f"grid: s a trial beyond its training, {GRID_TRIALS} trials of one step, tune.pack=1"
     return [Figure(f"{name}, start, MLflow, selection and test included", results["wall_s"] / GRID_TRIALS, digits=2)]
+
+
+def measure_solved(directory: Path) -> list[Figure]:
+    """Measure 600 heads in closed form, in one process: from the first trial to the end of the sweep."""
+    experiment = _solvable(directory)
+    embed.run(experiment)
+    file = directory / "space.py"
+    file.write_text(SOLVED_SPACE, encoding="utf-8")
+    started = time.time()
+    results = tune.run(experiment, str(file)).results
+    ended = time.time()
+    records = experiment_runs(experiment.tracking.uri, experiment.name)
+    first = min(record.start_time_ms for record in records if record.kind == "trial") / 1000
+    assert (results["trials"], results["failed"]) == (SOLVED_TRIALS, 0)
+    name = f"closed-form sweep: {SOLVED_TRIALS} trials"
+    return [
+        Figure(f"{name}, s after start-up, MLflow, selection, test and report included", ended - first, digits=1),
+        Figure(f"{name}, s of start-up before it (Ray, the trials' process)", first - started, digits=1),
+    ]
+
+
+def _solvable(directory: Path) -> Experiment:
+    """Embeddings of 128 dimensions in 20 classes, and three texts about them of 64."""
+    rng = np.random.default_rng(0)
+    latents = rng.normal(size=(SOLVED_CLASSES, 16))
+    splits = {"target": ["train"] * 16 + ["val"] * 4 + ["test"] * 10, **dict.fromkeys(TEXTS, ["train"] * 8)}
+    for name, of_class in splits.items():
+        codes, width = np.repeat(np.arange(SOLVED_CLASSES), len(of_class)), 128 if name == "target" else 64
+        values = latents[codes] @ rng.normal(size=(16, width)) + 4 * rng.normal(size=(len(codes), width))
+        rows = {"label": [f"{code:02d}" for code in codes], "split": of_class * SOLVED_CLASSES}
+        pq.write_table(pa.table({**rows, "embedding": values.tolist()}), directory / f"{name}.parquet")
+    corpora = {
+        name: {"modality": "vector", "format": "embeddings", "path": str(directory / f"{name}.parquet")}
+        for name in splits
+    }
+    one = {"max_concurrent_trials": 1}
+    return experiment_in(directory, {"target": "target", "corpora": corpora, "tune": one})
 
 
 def _embedded(directory: Path, steps: int) -> Experiment:

@@ -7,7 +7,7 @@ them. Who trains reads the embeddings (`load_data`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -178,9 +178,8 @@ def _subset_rows(path: str, store_uri: str, corpus: str, fingerprint: str) -> di
     return read_subset(path).table_rows(CorpusStore(store_uri, corpus, fingerprint).load_ids())
 
 
-def subset_of(experiment: Experiment, data: TrainingData | SequenceData) -> str:
-    """The rows a run trains, validates and is tested on, as a file that data.subset can name."""
-    ids = corpus_store(experiment, experiment.target).load_ids()
+def subset_of(experiment: Experiment, data: TrainingData | SequenceData, ids: Sequence[str]) -> str:
+    """The rows a run trains, validates and is tested on, as a file for data.subset; `ids` are the target's."""
     splits = {"train": data.labelled, "val": data.val, **({} if data.test is None else {"test": data.test})}
     named = {name: ([ids[row] for row in rows.rows], rows.labels.tolist()) for name, rows in splits.items()}
     settings = experiment.data

@@ -23,6 +23,7 @@ from pipelines.ray_train.elastic import trainer_class
 from pipelines.ray_train.faults import MistakeCallback, free_orphans, mistakes_raised
 from pipelines.row_sums import add_up_rows
 from pipelines.run_data import CheckedData, subset_of
+from pipelines.stores import corpus_store
 from pipelines.train.progress import MLflowCallback, training_bar
 from pipelines.train.worker import train_loop_per_worker
 from uml_core.config import Experiment
@@ -193,7 +194,8 @@ def _log_outcome(experiment: Experiment, checked: CheckedData, result: Result, t
     """Log what rank 0 has measured and saved of the model that validated best, with its weights and target model."""
     outcome = RunOutcome(**{**result.metrics["outcome"], "run_id": tracker.run_id})
     tracker.log_metrics(outcome.points())
-    tracker.log_text(subset_of(experiment, checked.data), "subset.json")
+    ids = corpus_store(experiment, experiment.target).load_ids()
+    tracker.log_text(subset_of(experiment, checked.data, ids), "subset.json")
     with result.checkpoint.as_directory() as checkpoint, tempfile.TemporaryDirectory() as directory:
         best = load_state(Path(checkpoint))["best"]
         tracker.log_artifact(save_weights(best["weights"], Path(directory)), "weights")

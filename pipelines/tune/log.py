@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 from ray import tune
 from tqdm import tqdm
 
 from pipelines.report import write_report
 from pipelines.run_data import build_data, subset_of
-from pipelines.stores import Tables
+from pipelines.stores import Tables, corpus_store
 from pipelines.tune.folder import SweepFolder, TrialResult, in_order
 from pipelines.tune.proposals import Proposals
 from uml_core.config import Experiment
@@ -26,16 +29,23 @@ from uml_core.reporting.collect import collect_sweep
 from uml_core.reporting.page import build_report
 from uml_core.reporting.tables import sweep_metrics
 from uml_core.sweeps.space import TrialSpec
+from uml_core.tracking.ended_runs import Addition, EndedRun, add_to_runs, write_runs
 from uml_core.tracking.reading import sweep_runs
 from uml_core.tracking.records import MetricPoint, RunRecord, metric_points
-from uml_core.tracking.writing import MLflowTracker, start_run
+from uml_core.tracking.writing import MLflowTracker, open_experiment
 from uml_core.training.run import TrainingRun
 
+Measured = tuple[TrialSpec, Sequence[MetricPoint], Mapping[str, bytes]]
+Item = TypeVar("Item")
 BEST_ALIAS = "best"  # of a registered model: what the newest sweep ships at the most shots
 
 
 class TrialLog:
-    """Logs ended trials under the sweep's run, and knows the results of those that are logged."""
+    """Logs ended trials under the sweep's run in a thread of its own, so that none waits for the database.
+
+    What goes wrong there is raised by what comes next, at the latest by `flush`. A killed sweep loses nothing: its
+    folder has the results, and `catch_up` logs them.
+    """
 
     def __init__(
         self, experiment: Experiment, parent_run_id: str, specs: Mapping[str, TrialSpec], provenance: Mapping[str, str]
@@ -45,6 +55,47 @@ class TrialLog:
         self._run_ids: dict[str, str] = {}
         self._results: dict[str, TrialResult] = {}
         self._tags = {"uml.selected": "false", **provenance}
+        self._writer = ThreadPoolExecutor(1)
+        self._ended, self._selected = deque[tuple[TrialSpec, TrialResult]](), deque[Measured]()
+        self._writes, self._failed = deque[Future[None]](), False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write what is left; where the sweep has failed, end what is being written alone."""
+        self._writer.shutdown(cancel_futures=kind is not None)
+        if kind is None:
+            self.flush()
+
+    def flush(self) -> None:
+        """Wait until all is written."""
+        while self._writes:
+            self._writes.popleft().result()
+
+    def _write_later(self) -> None:
+        while self._writes and self._writes[0].done():
+            self._writes.popleft().result()
+        self._writes.append(self._writer.submit(self._write))
+
+    def _write(self) -> None:
+        """Write all that waits; not after that has failed: a server that is away would be waited for once more."""
+        selected, ended = _taken(self._selected), _taken(self._ended)  # in this order: what is selected had ended
+        if self._failed or not (selected or ended):
+            return
+        self._failed = True
+        tracking = self._experiment.tracking
+        ids = write_runs(tracking, self._experiment_id, [self._run_of(*each) for each in ended])
+        self._run_ids |= {spec.key: run_id for (spec, _), run_id in zip(ended, ids, strict=True)}
+        for spec, _, files in selected:
+            self.tracker(spec).log_files(files, "evaluation")
+        marked = {"uml.selected": "true"}
+        add_to_runs(tracking, [Addition(self._run_ids[spec.key], points, marked) for spec, points, _ in selected])
+        self._failed = False
+
+    @cached_property
+    def _experiment_id(self) -> str:
+        return open_experiment(self._experiment.tracking, self._experiment.name)
 
     @property
     def results(self) -> dict[str, TrialResult]:
@@ -67,36 +118,44 @@ class TrialLog:
 
     def add(self, key: str, result: TrialResult) -> None:
         """Log one ended trial as a nested run."""
-        spec = self._specs[key]
-        tags = {**self._tags, "uml.arm": spec.arm, "uml.trial": key}
+        self._results[key] = result
+        self._ended.append((self._specs[key], result))
+        self._write_later()
+
+    def _run_of(self, spec: TrialSpec, result: TrialResult) -> EndedRun:
+        tags = {**self._tags, "uml.arm": spec.arm, "uml.trial": spec.key}
         if result.error:
             tags["uml.error"] = result.error
         if result.stopped:
             tags["uml.stopped"] = "true"
         train_s = max((point.value for point in result.points if point.name == "perf/train_s"), default=0.0)
         ended_at = result.ended_at or time.time()
-        tracker = start_run(
+        cost = [] if result.error else [MetricPoint("perf/samples", result.cost)]
+        return EndedRun(
             spec.experiment,
             name=f"{spec.arm} {spec.condition} seed={spec.experiment.seed}".replace("  ", " "),
             kind="trial",
             tags=tags,
-            parent_run_id=self._parent,
+            points=[*result.points, *cost],
+            status="FAILED" if result.error else "FINISHED",
             started_at=ended_at - train_s,  # MLflow shows how long the trial trained, not how long logging took
+            ended_at=ended_at,
+            parent_run_id=self._parent,
         )
-        cost = [] if result.error else [MetricPoint("perf/samples", result.cost)]
-        tracker.log_metrics([*result.points, *cost])
-        tracker.finish("FAILED" if result.error else "FINISHED", ended_at=ended_at)
-        self._run_ids[key], self._results[key] = tracker.run_id, result
 
     def mark_selected(self, spec: TrialSpec, points: Sequence[MetricPoint], files: Mapping[str, bytes]) -> None:
         """Log what was measured of a selected trial; tables and figures under evaluation/, as `evaluate` does."""
-        tracker = self.tracker(spec)
-        tracker.log_metrics(points)
-        tracker.log_files(files, "evaluation")
-        tracker.set_tags({"uml.selected": "true"})
+        self._selected.append((spec, points, files))
+        self._write_later()
 
     def tracker(self, spec: TrialSpec) -> MLflowTracker:
+        """The run of a trial that is written."""
         return MLflowTracker(self._experiment.tracking, self._run_ids[spec.key])
+
+
+def _taken(waiting: deque[Item]) -> list[Item]:
+    """Take all that waits; another thread may add to it meanwhile."""
+    return [waiting.popleft() for _ in range(len(waiting))]
 
 
 class TrialCallback(tune.Callback):
@@ -132,9 +191,12 @@ class TrialCallback(tune.Callback):
 def log_subsets(chosen: Sequence[TrialSpec], tables: Tables, parent: MLflowTracker) -> None:
     """Log which rows were drawn, once for all arms of the same shots and seed: files that data.subset reads."""
     drawn = {(spec.experiment.data.shots, spec.experiment.data.split_seed): spec.experiment for spec in chosen}
+    ids = corpus_store(chosen[0].experiment, chosen[0].experiment.target).load_ids()
+    files: dict[str, bytes] = {}
     for (shots, seed), experiment in drawn.items():
-        name = f"subsets/shots-{'all' if shots is None else shots}-seed-{seed}.json"
-        parent.log_text(subset_of(experiment, build_data(experiment, tables)), name)
+        text = subset_of(experiment, build_data(experiment, tables), ids)
+        files[f"shots-{'all' if shots is None else shots}-seed-{seed}.json"] = text.encode()
+    parent.log_files(files, "subsets")
 
 
 def register_shipped(

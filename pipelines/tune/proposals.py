@@ -20,10 +20,11 @@ from pipelines.tune.folder import Assignment, TrialResult
 from uml_core.config import Experiment, TuneConfig
 from uml_core.errors import InputError
 from uml_core.sweeps.space import GroupName, Space, TrialSpec, check_effect, groups_of, points_per_group, trials_of
-from uml_core.training.packs import pack_label
+from uml_core.training.packs import WITHOUT_STEPS, pack_label
 
 STOPPING_METRIC = "val_accuracy"
 MAX_PACK = 8  # trials that one process trains at once: more of them gain little, and the progress bar waits for all
+MAX_SOLVED_PACK = 32  # that it takes in turn: a head in closed form takes milliseconds, one of Tune's own trials more
 GRACE_SHARE, REDUCTION = 0.1, 3  # of max_steps before a trial may be stopped; ASHA keeps a third at every rung
 
 
@@ -67,13 +68,14 @@ class Proposals:
         label, seed = self._label(first), spec.experiment.seed
         alike = [first] if label is None else [key for key in self._waiting if self._label(key) == label]
         alike.sort(key=lambda key: self._waiting[key].experiment.seed != seed)  # stable: otherwise in the space's order
-        return [self._waiting.pop(key) for key in alike[: self._pack_size(processes)]]
+        most = MAX_SOLVED_PACK if label == WITHOUT_STEPS else MAX_PACK
+        return [self._waiting.pop(key) for key in alike[: self._pack_size(processes, most)]]
 
-    def _pack_size(self, processes: int) -> int:
+    def _pack_size(self, processes: int, most: int) -> int:
         settings = self._experiment.tune
         if settings.stopping != "none":  # one of several could not be stopped alone
             return 1
-        return min(MAX_PACK, -(-self.num_left // processes)) if settings.pack == "auto" else settings.pack
+        return min(most, -(-self.num_left // processes)) if settings.pack == "auto" else settings.pack
 
     def _label(self, key: str) -> str | None:
         if key not in self._labels:

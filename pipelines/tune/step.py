@@ -19,6 +19,8 @@ ships is registered in MLflow, models:/EXPERIMENT@best of the most shots and mod
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import os
 import sys
 import time
@@ -79,12 +81,12 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
         if resume and attempt.run_id is None:
             raise InputError("--resume: no unfinished sweep of this experiment and space; run the line without it")
         started, provenance = time.perf_counter(), provenance_tags(fingerprints)
-        with ray_session():
+        with ray_session(), contextlib.ExitStack() as stack:
             resources, at_once = trial_resources(experiment.tune, cpus=num_cpus(), gpus=num_gpus())
             open_experiment(experiment.tracking, experiment.name)
             parent = _open_sweep(experiment, space, space_name, attempt, provenance)
             folder = SweepFolder(f"{attempt.storage_path}/{attempt.name}/trials")
-            log = TrialLog(experiment, parent.run_id, proposals.specs, provenance)
+            log = stack.enter_context(TrialLog(experiment, parent.run_id, proposals.specs, provenance))
             left = folder.all()  # by a killed sweep, whose last processes may still write: what they add is not read
             proposals.take_over(left)
             log.catch_up(left)
@@ -94,6 +96,7 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
                 )
                 _train(tune.with_resources(trainable, resources), at_once, experiment, proposals, folder, log)
                 attempt.check()  # Ray Tune ends as if it were done when the lease's thread interrupts it
+                log.flush()
             results = log.results
             failed = proposals.total - sum(not result.error for result in results.values())  # some have left no result
             counts = {"trials": proposals.total, "failed": failed}
@@ -190,6 +193,10 @@ def _train(
 ) -> None:
     """Run the trials that are left under Ray Tune, in so many processes at once."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own table is printed even at verbose=0; we have a bar
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # nobody reads Tune's five files a trial
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(
+        logging.ERROR
+    )  # which warns that there are none
     num_done = proposals.total - proposals.num_left
     with tqdm(total=proposals.total, initial=num_done, unit="trial", file=sys.stderr) as bar:
         tuner = tune.Tuner(

@@ -11,12 +11,15 @@ of the pictures it keeps for the trials that come after.
 from __future__ import annotations
 
 import functools
+import logging
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from ray import tune
+from ray.tune.result import DONE
 
 from pipelines.raw_sources import RawSources
 from pipelines.ray_train.checkpoints import ReportPace
@@ -30,6 +33,9 @@ from uml_core.evaluation.outcome import evaluation_points, outcome_points
 from uml_core.tracking.records import MetricPoint
 from uml_core.training.packs import shapes_of, train_together
 from uml_core.training.run import Evaluation, TrainingRun
+
+MAX_SHARED = 8  # data sets of heads without steps that a process keeps: of one seed, arms differ in a few alone
+logger = logging.getLogger(__name__)
 
 State = dict[str, Any]
 OnEvaluation = Callable[[TrainingRun, Evaluation], None]
@@ -57,7 +63,8 @@ def train_trials(config: dict[str, Any], *, tables: Tables, experiment: Experime
         write(0, *train_encoder(trials[0], tables, folder, key, device=device, on_evaluation=on_evaluation))
     first = results[0]  # schedulers and searches that look at what is reported have trials of their own
     reported = {"val_accuracy": first.val_accuracy, "val_nll": first.val_nll, "cost": first.cost}
-    tune.report({**reported, "step": experiment.num_steps})
+    # Tune asks once more, and is told that it is done then, unless it is told now; stopping rules wait for that.
+    tune.report({**reported, "step": experiment.num_steps, DONE: on_evaluation is None})
 
 
 def train_heads(
@@ -88,10 +95,10 @@ def train_heads(
         failures = _train(list(pack.values()), collect)
         for index, failure in zip(pack, failures, strict=True):
             if failure is not None:
-                on_end(index, TrialResult.failed(str(failure)), None)
+                on_end(index, TrialResult.failed(_reason(failure)), None)
 
 
-def _train(runs: Sequence[TrainingRun], on_evaluation: OnEvaluation) -> list[InputError | None]:
+def _train(runs: Sequence[TrainingRun], on_evaluation: OnEvaluation) -> Sequence[Exception | None]:
     """Train runs to their ends, together where there are several; returns what ended each."""
     if len(runs) > 1:
         return train_together(runs, on_evaluation)
@@ -100,17 +107,32 @@ def _train(runs: Sequence[TrainingRun], on_evaluation: OnEvaluation) -> list[Inp
             on_evaluation(runs[0], evaluation)
     except InputError as error:
         return [error]
+    except Exception as error:
+        if runs[0].experiment.num_steps:  # it has a process to itself, whose end Tune reports
+            raise
+        logger.exception("a head in closed form failed")
+        return [error]
     return [None]
+
+
+def _reason(failure: Exception) -> str:
+    """What a failed trial says: the user's mistake in its own words, ours with the error's name."""
+    return str(failure) if isinstance(failure, InputError) else traceback.format_exception_only(failure)[-1].strip()
 
 
 def _packs(
     experiments: Sequence[Experiment], tables: Tables, device: str, on_end: OnEnd
 ) -> Iterator[dict[int, TrainingRun]]:
-    """Yield runs of equal shapes by their indices; trials of equal data share it, and with it their batches."""
+    """Yield runs of equal shapes by their indices; trials of equal data share it, and with it their batches.
+
+    Heads without steps are yielded one by one, and few of their many data sets are in memory at a time.
+    """
     packs: dict[object, dict[int, TrainingRun]] = {}
     shared: dict[str, Any] = {}
     for index, experiment in enumerate(experiments):
         key = hash_of(deciding(experiment, "rows"))
+        if not experiment.num_steps and key not in shared and len(shared) == MAX_SHARED:
+            shared.clear()
         try:
             if key not in shared:
                 shared[key] = build_data(experiment, tables)
@@ -118,7 +140,10 @@ def _packs(
         except InputError as error:
             on_end(index, TrialResult.failed(str(error)), None)
             continue
-        packs.setdefault(shapes_of(run) if experiment.num_steps else index, {})[index] = run
+        if experiment.num_steps:
+            packs.setdefault(shapes_of(run), {})[index] = run
+        else:
+            yield {index: run}
     yield from packs.values()
 
 

@@ -25,6 +25,7 @@ from uml_core.sweeps.tpe import TpeSearch
 from uml_core.tracking.records import MetricPoint
 from uml_core.training.packs import pack_label
 
+SOLVED = {"model.head": "prior", "model.head_init": "random"}
 AXES = {
     "optim.lr": (1e-4, 1e-3, 1e-2, 1e-1),
     "mixing.schedule": ("joint", "alternate"),
@@ -115,6 +116,17 @@ def test_packs_are_of_one_shape_and_leave_work_for_every_process(experiment: Exp
     for pack in packs:
         assert len({pack_label(spec.experiment) for spec in pack}) == 1
     assert [spec.experiment.seed for spec in packs[0]] == [0] * 6 + [1] * 2, "those that share batches come first"
+
+
+def test_one_process_takes_many_heads_in_closed_form(experiment: Experiment) -> None:
+    """600 of them in 19 packs of one process: each of Tune's own trials takes longer than such a head."""
+    arms = tuple(Arm(f"prior_{weight}", SOLVED | {"mixing.loss_weight.names": weight}) for weight in (1.0, 0.0))
+    many = Space("?", arms, "prior_0.0", "prior_1.0", tuple(range(100)), {"data.shots": (1, 2, 4)})
+    proposals = build_proposals(many, experiment.override({"tune.search": "grid"}))
+    packs = []
+    while pack := proposals.next_pack(processes=1):
+        packs.append(pack)
+    assert [len(pack) for pack in packs] == [32] * 18 + [24]
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from pipelines.tune import trial
 from pipelines.tune.folder import TrialResult
 from pipelines.tune.trial import train_heads
 from tests.unit.test_training import TABLES, experiment
 from uml_core.config import Experiment
+from uml_core.models import solved_head
 
 Ended = dict[int, tuple[TrialResult, dict[str, Any] | None]]
 
@@ -65,3 +68,30 @@ def test_an_untrained_trial_has_a_result(steps: int) -> None:
     assert not result.error
     assert state is not None
     assert state["progress"]["step"] == steps
+
+
+def test_heads_in_closed_form_share_their_rows_and_fail_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six heads of two seeds, in one process: rows are selected once a seed, and a fault of ours fails one of them."""
+    heads = [
+        experiment(**{"seed": seed, "data.split_seed": seed, "model.head": head})
+        for seed in (0, 1)
+        for head in ("ridge", "prior", "logistic")
+    ]
+    selected, solve, select = [], solved_head.solve_head, trial.build_data
+
+    def counted(*given: Any) -> Any:
+        selected.append(given[0].seed)
+        return select(*given)
+
+    def failing(head: Experiment, data: Any) -> Any:
+        if (head.seed, head.model.head) == (0, "prior"):
+            raise np.linalg.LinAlgError("no convergence")
+        return solve(head, data)
+
+    monkeypatch.setattr(trial, "build_data", counted)
+    monkeypatch.setattr(solved_head, "solve_head", failing)
+    results = ended(heads)
+    assert selected == [0, 1]
+    errors = {index: result.error for index, (result, _) in results.items() if result.error}
+    assert errors == {1: "numpy.linalg.LinAlgError: no convergence"}
+    assert len(results) == len(heads)

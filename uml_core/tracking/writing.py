@@ -25,9 +25,6 @@ from uml_core.tracking.records import MetricPoint, metric_points
 from uml_core.tracking.target_model import log_target_model
 from uml_core.tracking.uri import check_tracking, without_credentials
 
-MAX_METRICS = 1000  # MLflow's limits for one log_batch call
-MAX_PARAMS = 100
-
 
 class MLflowTracker:
     """Writes one MLflow run. Several trackers of one run may exist one after another (resuming, the controller)."""
@@ -36,19 +33,12 @@ class MLflowTracker:
         self.run_id, self._tracking = run_id, tracking
         self._client = PatientClient(tracking.uri)
 
-    def log_metrics(self, points: Sequence[MetricPoint]) -> None:
-        """Log values; one that is not finite is left out, for MLflow would store an infinity as the largest float."""
-        now = int(time.time() * 1000)
-        metrics = [
-            Metric(metric_name(point.name), point.value, now, point.step)
-            for point in points
-            if math.isfinite(point.value)
-        ]
-        for start in range(0, len(metrics), MAX_METRICS):
-            self._client.log_batch(self.run_id, metrics=metrics[start : start + MAX_METRICS])
+    def log_metrics(self, points: Sequence[MetricPoint], tags: Mapping[str, str] | None = None) -> None:
+        """Log values, and tags in the same call."""
+        self._client.log_batch(self.run_id, metrics=finite_metrics(points), tags=_tags(tags or {}))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._client.log_batch(self.run_id, tags=_tags(tags))
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         self._client.log_artifact(self.run_id, str(path), folder or None)
@@ -105,7 +95,7 @@ class MLflowTracker:
 
     def finish(self, status: str = "FINISHED", *, ended_at: float | None = None) -> None:
         """End the run: now, or at some seconds since 1970."""
-        self._client.set_terminated(self.run_id, status, _milliseconds(ended_at))
+        self._client.set_terminated(self.run_id, status, milliseconds(ended_at))
 
 
 def open_experiment(tracking: TrackingConfig, name: str) -> str:
@@ -137,17 +127,33 @@ def start_run(
     name: str,
     kind: str,
     tags: Mapping[str, str],
+    experiment_id: str | None = None,
     parent_run_id: str | None = None,
+    points: Sequence[MetricPoint] = (),
     started_at: float | None = None,
 ) -> MLflowTracker:
     """Start a run with the flattened experiment as parameters; nested under `parent_run_id` if that is given.
 
-    It begins now, or where what it holds is over, at `started_at` (seconds since 1970).
+    It begins now, or where what it holds is over, at `started_at` (seconds since 1970), with its `points`. Who starts
+    many gives the id that `open_experiment` has returned.
     """
     client = PatientClient(experiment.tracking.uri)
-    found = client.get_experiment_by_name(experiment.name)
-    assert found is not None, "open_experiment() comes first"
-    all_tags = {
+    if experiment_id is None:
+        found = client.get_experiment_by_name(experiment.name)
+        assert found is not None, "open_experiment() comes first"
+        experiment_id = found.experiment_id
+    all_tags = run_tags(experiment, name, kind, tags, parent_run_id)
+    run = _create_run_once(client, experiment_id, all_tags, started_at)
+    params = [Param(key, value) for key, value in run_params(experiment).items()]
+    client.log_batch(run.info.run_id, params=params, metrics=finite_metrics(points))
+    return MLflowTracker(experiment.tracking, run.info.run_id)
+
+
+def run_tags(
+    experiment: Experiment, name: str, kind: str, tags: Mapping[str, str], parent_run_id: str | None
+) -> dict[str, str]:
+    """A run's tags: its own, and those that every run has."""
+    return {
         "mlflow.runName": name,
         "uml.kind": kind,
         "uml.config_hash": experiment.config_hash,
@@ -156,12 +162,12 @@ def start_run(
         **tags,
         **({"mlflow.parentRunId": parent_run_id} if parent_run_id else {}),
     }
-    run = _create_run_once(client, found.experiment_id, all_tags, started_at)
+
+
+def run_params(experiment: Experiment) -> dict[str, str]:
+    """A run's parameters: the flattened experiment, without a password."""
     settings = experiment.flattened() | {"tracking.uri": without_credentials(experiment.tracking.uri)}
-    params = [Param(key, str(value)) for key, value in settings.items()]
-    for start in range(0, len(params), MAX_PARAMS):
-        client.log_batch(run.info.run_id, params=params[start : start + MAX_PARAMS])
-    return MLflowTracker(experiment.tracking, run.info.run_id)
+    return {key: str(value) for key, value in settings.items()}
 
 
 def _create_run_once(
@@ -178,12 +184,24 @@ def _create_run_once(
             made = client.plain.search_runs([experiment_id], f"tags.`uml.request` = '{request}'")
             if made:
                 return made[0]
-        return client.plain.create_run(experiment_id, _milliseconds(started_at), tags={**tags, "uml.request": request})
+        return client.plain.create_run(experiment_id, milliseconds(started_at), tags={**tags, "uml.request": request})
 
     return client.patiently(create)
 
 
-def _milliseconds(seconds: float | None) -> int | None:
+def finite_metrics(points: Sequence[MetricPoint]) -> list[Metric]:
+    """MLflow's metrics; a value that is not finite is left out, for MLflow would store an infinity as a number."""
+    now = int(time.time() * 1000)
+    finite = (point for point in points if math.isfinite(point.value))
+    return [Metric(metric_name(point.name), point.value, now, point.step) for point in finite]
+
+
+def _tags(tags: Mapping[str, str]) -> list[RunTag]:
+    return [RunTag(key, value) for key, value in tags.items()]
+
+
+def milliseconds(seconds: float | None) -> int | None:
+    """Time as MLflow keeps it."""
     return None if seconds is None else int(1000 * seconds)
 
 

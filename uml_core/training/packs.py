@@ -26,6 +26,8 @@ from uml_core.gradients.stacked_heads import StackedHeads
 from uml_core.training.optimizer import LeanAdamW, learning_rate
 from uml_core.training.run import Evaluation, TrainedSteps, TrainingRun, Update
 
+WITHOUT_STEPS = "without steps"  # the label of heads that are solved, or not trained: one process takes them in turn
+
 
 def pack_label(experiment: Experiment, *, device: str = "cpu") -> str | None:
     """A label that is equal for experiments that may train in one pack; None for one that trains alone.
@@ -38,7 +40,7 @@ def pack_label(experiment: Experiment, *, device: str = "cpu") -> str | None:
     closed_form = experiment.objective == "supervised" and experiment.model.backbone == "frozen" and float32
     plain_update = optim.name == "adamw" and optim.clip_norm is None and not optim.ema_decay and train.accumulate == 1
     if experiment.model.backbone == "frozen" and not experiment.num_steps:
-        return "without steps"  # a process then takes several, one after another
+        return WITHOUT_STEPS
     if not (closed_form and plain_update and not train.gradient_cosine):
         return None
     plan = MixingPlan.from_experiment(experiment)
