@@ -231,7 +231,6 @@ class Problem:
             basis_nR**2,
             removed=np.minimum(self.space.weights[picked], 1.0).astype(precision),
             indicators=self.indicators[picked].astype(precision),
-            own_labels=basis_nR * self.projected_labels.T[self.labels[picked]].astype(precision),
             mean_logits=(),
         )
         return self.with_mean_logits(rows)
@@ -264,7 +263,8 @@ class Problem:
         prior_nC += left.predict(rows.indicators - prior_nC, projected_RC, self.class_share) + offset_C
         others_n = self.mass[labels_n].astype(precision) - rows.removed
         share_n = np.where(others_n > 1e-6, rows.removed / np.maximum(others_n, 1e-6), 0.0).astype(precision)
-        prior_nC += share_n[:, None] * left.of_own_class(labels_n, rows.own_labels, self.mass)
+        own_nR = rows.basis * self.projected_labels.T[labels_n].astype(precision)
+        prior_nC += share_n[:, None] * left.of_own_class(labels_n, own_nR, self.mass)
         return prior_nC
 
     def head(self, point: Point) -> tuple[Array, Array]:

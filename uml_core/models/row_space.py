@@ -173,7 +173,6 @@ class LeftRows:
     squared_basis: Array  # (n, R)
     removed: Array  # (n,) weight of what is left out: one copy of the row
     indicators: Array  # (n, C) one-hot labels
-    own_labels: Array  # (n, R) the basis times the projected labels of each row's own class
     mean_logits: tuple[Array, ...]  # of every prior mean (n, C)
 
 
