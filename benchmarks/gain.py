@@ -15,6 +15,10 @@ training: the best of them on the test rows, chosen after the fact for each task
 compared with.
 Controls: `shuffled` hands each class another's rows, `noise` replaces them by Gaussian noise of their mean and spread,
 `isotropic` is ridge with more freedom than the prior has (31 penalties, chosen by left-out rows or the evidence alone).
+`bridge` is `prior` with a bridge (docs/method.md, Bridges), where the folder has bridge.npy, rows of other classes in
+the target's space, and bridge-NAME.npy, what modality NAME says of those; `bridge_other_names` leaves out classes that
+are named as the target's, `bridge_shuffled` permutes the bridge's names, and `bridge_nameless` is ridge on how near a
+row is to each class of the bridge.
 At 0 shots a quarter of the classes has no row and the others have 8; there `shuffled` swaps only names without rows,
 and the figure is the harmonic mean of the accuracies on classes with and without rows.
 
@@ -39,7 +43,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from tqdm import tqdm
 
 from benchmarks.figures import machine
-from benchmarks.gain_arms import SPECIFICATIONS, Job, Record, aligned, key_of, measure, read_task
+from benchmarks.gain_arms import BRIDGES, SPECIFICATIONS, Job, Record, aligned, key_of, measure, read_task
 from uml_core.errors import InputError
 from uml_core.evaluation.statistics import paired_difference
 
@@ -64,13 +68,18 @@ def jobs_of(folders: Sequence[Path]) -> list[Job]:
         raise InputError(f"several folders are named {repeated[0]}; each needs a name of its own")
     jobs = []
     for folder in folders:
-        zero_shot = ["zero_shot", "zero_shot_centred"] if aligned(read_task(folder)) else []
+        task = read_task(folder)
+        zero_shot = ["zero_shot", "zero_shot_centred"] if aligned(task) else []
+        bridges = [] if task.bridge is None else BRIDGES
         for specification in SPECIFICATIONS:
             is_product = specification == "auto"
             for shots, seeds in (SEEDS if is_product else FEW_SEEDS).items():
-                arms = ["ridge", "discriminant", "prior", *zero_shot, *(["shuffled", "noise"] if is_product else [])]
-                if shots:  # these two know nothing of classes without rows
+                own = ["shuffled", "noise", *bridges] if is_product else []
+                arms = ["ridge", "discriminant", "prior", *zero_shot, *own]
+                if shots:  # these know nothing of classes without rows
                     arms += ["logistic", *(["isotropic"] if is_product else [])]
+                else:
+                    arms = [arm for arm in arms if arm != "bridge_nameless"]
                 jobs += [Job(folder, specification, shots, seed, tuple(arms)) for seed in range(seeds)]
     return jobs
 
@@ -151,7 +160,7 @@ def table(records: Sequence[Record]) -> str:
             chosen = [draws[draws.index.get_level_values("use").isin(which)] for draws in counted.values()]
             lines.append(_row(f"**mean of {label} tasks**", [_mean(draws, "best") for draws in chosen]))
     lines.append(_row("worst task", [_worst(draws) for draws in counted.values()]))
-    for arm in [*ALTERNATIVES, *CONTROLS]:
+    for arm in [*ALTERNATIVES, *CONTROLS, *BRIDGES]:
         if arm in frame:
             lines.append(_row(f"prior − {arm}", [_mean(draws, arm) for draws in counted.values()]))
     lines.append(_row("a corpus is believed, % of draws: own / shuffled / noise", _believed(records)))

@@ -10,7 +10,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from uml_core.classifier import UnpairedClassifier
 from uml_core.config import CorpusConfig
 from uml_core.corpora.ready.adopt import stream_ready
+from uml_core.data.same_names import same_names
 from uml_core.errors import InputError, listing
 from uml_core.models.prior_baselines import logistic_head, zero_shot_head
 from uml_core.models.prior_head import fit_prior_head
@@ -41,6 +42,9 @@ SPECIFICATIONS: dict[str, tuple[Any, bool]] = {
     "raw, centred": (False, True),
     "unit, centred": (True, True),
 }
+BRIDGE = "bridge/"
+OVER_BRIDGE = ("bridge", "bridge_other_names", "bridge_shuffled")
+BRIDGES = (*OVER_BRIDGE, "bridge_nameless")
 ISOTROPIC_PENALTIES = np.geomspace(0.01, 1000.0, 31)
 PROTOCOL = 1  # raise it when a draw or an arm changes: results of another protocol are not used again
 MODELS = Path(__file__).parents[1] / "uml_core"
@@ -56,6 +60,8 @@ class Task:
     train: Rows
     test: Rows
     others: Mapping[str, Rows]
+    bridge: Rows | None = None  # its labels begin with BRIDGE, so that none is a class of the target
+    bridge_others: Mapping[str, Rows] = field(default_factory=dict)  # what continues each of `others` for its classes
 
     @functools.cached_property
     def classes(self) -> Labels:
@@ -94,20 +100,42 @@ def read_task(folder: Path) -> Task:
     train, test = splits_N == "train", (splits_N == "test") & np.isin(labels_N, labels_N[splits_N == "train"])
     if len(np.unique(labels_N[train])) < 2 or not test.any():
         raise InputError(f"{folder}/{target}.jsonl needs train rows of two classes, and test rows of the same classes")
+    far = {name: modalities.pop(name) for name in arrays if name.partition("-")[0] == "bridge"}
     others = {}
     for name, (other_ME, labels_M, splits_M) in modalities.items():
         known = (splits_M == "train") & np.isin(labels_M, labels_N[train])
         if not known.any():
             raise InputError(f"{folder}/{name}.jsonl has no train row of a class of {target}; name classes alike")
         others[name] = (other_ME[known], labels_M[known])
+    bridge, bridge_others = _bridge(folder, far, others, rows_ND.shape[1]) if far else (None, {})
     return Task(
         name=folder.resolve().name,
         use=settings.get("use", "given"),
-        content=_digest(folder / f"{name}{suffix}" for name in [target, *others] for suffix in (".npy", ".jsonl")),
+        content=_digest(folder / f"{name}{end}" for name in [target, *others, *far] for end in (".npy", ".jsonl")),
         train=(rows_ND[train], labels_N[train]),
         test=(rows_ND[test], labels_N[test]),
         others=others,
+        bridge=bridge,
+        bridge_others=bridge_others,
     )
+
+
+def _bridge(
+    folder: Path, far: Mapping[str, tuple[Array, Labels, Labels]], others: Mapping[str, Rows], dim: int
+) -> tuple[Rows, dict[str, Rows]]:
+    """The bridge's rows, and those that continue other modalities, by modality."""
+    texts = {name.partition("-")[2]: name for name in far if name != "bridge"}
+    if "bridge" not in far or far["bridge"][0].shape[1] != dim or not texts or not texts.keys() <= others.keys():
+        raise InputError(
+            f"{folder} has {listing(f'{name}.npy' for name in far)}; a bridge is bridge.npy, as wide as the target, "
+            f"and bridge-NAME.npy of a modality NAME ({listing(others)})"
+        )
+
+    def prefixed(name: str) -> Rows:
+        rows, labels, splits = far[name]
+        return rows[splits == "train"], np.array([f"{BRIDGE}{label}" for label in labels[splits == "train"]])
+
+    return prefixed("bridge"), {other: prefixed(name) for other, name in texts.items()}
 
 
 def _settings(folder: Path) -> dict[str, str]:
@@ -178,6 +206,26 @@ def noise(others: Mapping[str, Rows], seed: int) -> dict[str, Rows]:
     }
 
 
+def over_bridge(task: Task, arm: str, seed: int) -> tuple[dict[str, Rows], Rows]:
+    """The other modalities with what they say of a bridge's classes, and the bridge: as it is, without the classes that
+    are named as the target's (bridge_other_names), or with its names permuted (bridge_shuffled)."""
+    assert task.bridge is not None
+    rows, labels = task.bridge
+    if arm == "bridge_other_names":
+        same = same_names((label.removeprefix(BRIDGE) for label in labels.tolist()), task.classes.tolist())
+        kept = ~np.isin(labels, [f"{BRIDGE}{label}" for label in same])
+        rows, labels = rows[kept], labels[kept]
+    if arm == "bridge_shuffled":
+        names, codes = np.unique(labels, return_inverse=True)
+        labels = np.random.default_rng([seed, 0, 3]).permutation(names)[codes]
+    joined = dict(task.others)
+    for name, (far_ME, far_labels_M) in task.bridge_others.items():
+        own_ME, own_labels_M = joined[name]
+        kept = np.isin(far_labels_M, labels)
+        joined[name] = np.concatenate([own_ME, far_ME[kept]]), np.concatenate([own_labels_M, far_labels_M[kept]])
+    return joined, (rows, labels)
+
+
 def measure(job: Job) -> list[Record]:
     """A record an arm."""
     task = read_task(job.folder)
@@ -187,13 +235,13 @@ def measure(job: Job) -> list[Record]:
     rows_ND, test_ND = rows_ND - mean_D, task.test[0] - mean_D
     known = "union" if job.shots == 0 else "target"
 
-    def fitted(others: Mapping[str, Rows] | None) -> UnpairedClassifier:
+    def fitted(others: Mapping[str, Rows] | None, bridge: Rows | None = None) -> UnpairedClassifier:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The number of unique classes")  # one row a class
-            return UnpairedClassifier(classes=known, normalize=normalize).fit(rows_ND, labels_N, others)
+            return UnpairedClassifier(classes=known, normalize=normalize).fit(rows_ND, labels_N, others, bridge=bridge)
 
-    def classifier(others: Mapping[str, Rows] | None) -> tuple[Labels, Record]:
-        model = fitted(others)
+    def classifier(others: Mapping[str, Rows] | None, bridge: Rows | None = None) -> tuple[Labels, Record]:
+        model = fitted(others, bridge)
         used = sorted({*model.head_.scales, *model.head_.grams})
         return model.predict(test_ND), {"kind": model.head_.kind, "believed": used}
 
@@ -210,6 +258,11 @@ def measure(job: Job) -> list[Record]:
         "isotropic": lambda: (_isotropic(own, labels_N, judged), {}),
         "zero_shot": lambda: (_zero_shot(task, judged), {}),
         "zero_shot_centred": lambda: (_zero_shot(task, judged - own.mean(axis=0)), {}),
+        **{
+            arm: functools.partial(lambda arm: classifier(*over_bridge(task, arm, job.seed)), arm)
+            for arm in OVER_BRIDGE
+        },
+        "bridge_nameless": lambda: (_nameless(task, own, labels_N, judged), {}),
     }
     records = []
     for arm in job.arms:
@@ -235,7 +288,8 @@ def key_of(job: Job, arm: str) -> Record:
 
 @functools.cache
 def _code(*files: str) -> str:
-    found = (f for pattern in ("prior_*", "discriminant*", "temperature") for f in MODELS.glob(f"models/{pattern}.py"))
+    patterns = ("prior_*", "discriminant*", "temperature", "bridge")
+    found = (file for pattern in patterns for file in MODELS.glob(f"models/{pattern}.py"))
     heads = ["classifier.py", "models/row_space.py", *(f"models/{file.name}" for file in found)]
     return _digest(MODELS / file for file in sorted(files or heads))
 
@@ -282,6 +336,16 @@ def _zero_shot(task: Task, test_ND: Array) -> Labels:
         weight, bias = zero_shot_head(prior)
         logits_NC += test_ND @ weight + bias
     return task.classes[logits_NC.argmax(axis=1)]
+
+
+def _nameless(task: Task, rows_ND: Array, labels_N: Labels, test_ND: Array) -> Labels:
+    """By ridge on how near a row is to each class of the bridge: what it is worth without a name."""
+    assert task.bridge is not None
+    names, codes = np.unique(task.bridge[1], return_inverse=True)
+    prototypes_BD = ClassPrior.from_rows("bridge", task.bridge[0], codes, len(names)).prototypes
+    near_NB, near_test_NB = ((rows @ (prototypes_BD - prototypes_BD.mean(axis=0)).T) for rows in (rows_ND, test_ND))
+    predicted: Labels = UnpairedClassifier(normalize=False).fit(near_NB, labels_N).predict(near_test_NB)
+    return predicted
 
 
 def aligned(task: Task) -> list[str]:

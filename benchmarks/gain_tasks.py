@@ -32,6 +32,7 @@ from uml_core.config import EncoderConfig
 from uml_core.corpora.examples.known_answer import LinearGaussian, write_known_answer
 from uml_core.corpora.examples.openmoji import write_openmoji
 from uml_core.corpora.examples.openmoji_catalog import LANGUAGES as EMOJI_LANGUAGES
+from uml_core.encoders.image.classifier_rows import classifier_rows
 from uml_core.encoders.registry import build_encoder
 from uml_core.errors import InputError, RowError
 
@@ -120,7 +121,18 @@ def openmoji(work: Path, *, languages: Sequence[str]) -> dict[str, Modality]:
     return {
         "images": encoded("image", *_files(folder / "pictures")),
         "text": encoded("text", [text["text"] for text in texts], labels, ["train"] * len(texts)),
+        **_classifier(),
     }
+
+
+@functools.lru_cache(maxsize=1)
+def _classifier() -> dict[str, Modality]:
+    """The image encoder's own classifier as a bridge, and the names of its classes."""
+    config = EncoderConfig(source="package", name=ENCODERS["image"])
+    found = classifier_rows(build_encoder(config, "image"))
+    splits = ["train"] * len(found.names)
+    texts = encoded("text", found.synonyms, found.names, splits)
+    return {"bridge": (found.embeddings, found.names, splits), "bridge-text": texts}
 
 
 def _files(folder: Path) -> tuple[list[bytes], list[str], list[str]]:
@@ -139,6 +151,7 @@ def glyphs(work: Path) -> dict[str, Modality]:
     return {
         "images": encoded("image", pictures, labels, splits),
         "text": encoded("text", names, names, ["train"] * len(names)),
+        **_classifier(),
     }
 
 
@@ -194,6 +207,10 @@ def _tuxpaint(work: Path) -> dict[str, Modality]:
     }
 
 
+def _photos(work: Path) -> dict[str, Modality]:
+    return {**_tuxpaint(work), **_classifier()}
+
+
 def aligned(work: Path) -> dict[str, Modality]:
     """Drawn: text of the same width whose classes lie where the target's do, as of a two-tower encoder."""
     rng = np.random.default_rng(7)
@@ -231,7 +248,7 @@ MADE: dict[str, tuple[str, str, Callable[[Path], dict[str, Modality]]]] = {
     "digits": ("confirming", "images", functools.partial(bundled, load_digits, DIGITS)),
     "wine": ("confirming", "images", functools.partial(bundled, load_wine, WINES)),
     "tumours": ("confirming", "images", functools.partial(bundled, load_breast_cancer, TUMOURS)),
-    "tuxpaint-photos": ("confirming", "images", _tuxpaint),
+    "tuxpaint-photos": ("confirming", "images", _photos),
     "tuxpaint-descriptions": ("confirming", "text", _tuxpaint),
     "tuxpaint-sounds": ("confirming", "sounds", _tuxpaint),
 }

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from uml_core.data.same_names import same_names
 from uml_core.errors import InputError, listing
+from uml_core.models.bridge import Bridge, bridge_name, over_bridges
 from uml_core.models.discriminant import prior_of_rows
 from uml_core.models.prior_head import PriorHead, fit_prior_head
 from uml_core.models.prior_model import ClassPrior, unit_rows
@@ -71,6 +73,7 @@ class UnpairedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         y: npt.ArrayLike,
         auxiliary: Auxiliary | None = None,
         sample_weight: npt.ArrayLike | None = None,
+        bridge: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
     ) -> UnpairedClassifier:
         """Fit to embeddings (N, D) and labels (N,); nothing is trained by steps, and no row is kept for validation.
 
@@ -79,6 +82,8 @@ class UnpairedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             y: their labels.
             auxiliary: by name, embeddings (M, E) of another modality and their labels (M,); any widths.
             sample_weight: how often each row counts (N,).
+            bridge: embeddings (K, D) of other classes, in the target's space, and their labels (K,), which auxiliary
+                corpora have as well; they tell what a class of that name looks like where `X` has no row of it.
 
         Raises:
             InputError: an argument is not of a form that can be used; it is a ValueError of one line.
@@ -88,22 +93,29 @@ class UnpairedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         given_ND, labels_N = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(labels_N)
         weights_N = check_sample_weight(sample_weight, given_ND, dtype=np.float64, ensure_non_negative=True)
-        others = {name: _checked(name, pair) for name, pair in _named(auxiliary).items()}
-        self.classes_ = _all_classes(np.unique(labels_N), others, union=self.classes == "union")
+        others = {name: _checked(f"auxiliary[{name!r}]", pair) for name, pair in _named(auxiliary).items()}
+        over = None if bridge is None else _checked("bridge", bridge)
+        bridged = labels_N[:0] if over is None else over[1]
+        self.classes_ = _all_classes(np.unique(labels_N), others, bridged, union=self.classes == "union")
+        bridges = [] if over is None else [_bridge(over, others, given_ND.shape[1], self.classes_)]
         is_auto = self.normalize == "auto"
         self.normalized_ = have_equal_lengths(given_ND, weights_N) if is_auto else bool(self.normalize)
         rows_ND = unit_rows(given_ND) if self.normalized_ else given_ND
         codes_N = np.searchsorted(self.classes_, labels_N)
         dim = rows_ND.shape[1]
         priors = [_prior(name, *pair, self.classes_, dim) for name, pair in others.items()]
-        self.head_ = fit_prior_head(rows_ND, codes_N, len(self.classes_), priors, weights=weights_N)
+
+        def fitted(without: str | None = None) -> PriorHead:
+            rest = [prior for prior in priors if prior.name != without]
+            kept = [each for each in bridges if without not in [bridge_name(each.name, text) for text in each.texts]]
+            over, gates = over_bridges(rest, kept)
+            head = fit_prior_head(rows_ND, codes_N, len(self.classes_), [*rest, *over], weights=weights_N)
+            return replace(head, gates=(*gates, *head.gates))
+
+        self.head_ = fitted()
         self._take(self.head_)
-        without = {}
-        for prior in priors:
-            if prior.name in self.head_.scales or prior.name in self.head_.grams:
-                rest = [each for each in priors if each is not prior]
-                without[prior.name] = fit_prior_head(rows_ND, codes_N, len(self.classes_), rest, weights=weights_N)
-        self.verdict_ = verdict_of(self.head_, without)
+        used = {*self.head_.scales, *self.head_.grams}
+        self.verdict_ = verdict_of(self.head_, {name: fitted(without=name) for name in used})
         return self
 
     def predict_proba(self, X: npt.ArrayLike) -> Array:
@@ -237,30 +249,34 @@ def _named(auxiliary: object) -> Mapping[str, Any]:
 
 
 def _checked(name: str, pair: Any) -> tuple[Array, npt.NDArray[Any]]:
-    """One auxiliary corpus as arrays.
+    """One corpus as arrays; `name` is what messages call it.
 
     Raises:
         InputError: it is no pair, or its rows and labels do not go together.
     """
     if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise InputError(f"auxiliary[{name!r}] is no pair; expected (embeddings of shape (rows, width), labels)")
+        raise InputError(f"{name} is no pair; expected (embeddings of shape (rows, width), labels)")
     labels_M = np.asarray(pair[1])
     try:
-        rows_ME: Array = check_array(pair[0], dtype=np.float64, input_name=f"auxiliary[{name!r}]")
+        rows_ME: Array = check_array(pair[0], dtype=np.float64, input_name=name)
     except ValueError as problem:
-        raise InputError(f"auxiliary[{name!r}]: {problem}") from None
+        raise InputError(f"{name}: {problem}") from None
     if labels_M.shape != (len(rows_ME),):
         raise InputError(
-            f"auxiliary[{name!r}] has {len(rows_ME)} rows and labels of shape {labels_M.shape}; "
+            f"{name} has {len(rows_ME)} rows and labels of shape {labels_M.shape}; "
             f"expected one label a row, shape ({len(rows_ME)},)"
         )
     return rows_ME, labels_M
 
 
 def _all_classes(
-    own: npt.NDArray[Any], others: Mapping[str, tuple[Array, npt.NDArray[Any]]], *, union: bool
+    own: npt.NDArray[Any],
+    others: Mapping[str, tuple[Array, npt.NDArray[Any]]],
+    bridged: npt.NDArray[Any],
+    *,
+    union: bool,
 ) -> npt.NDArray[Any]:
-    """The classes of the target, or of everything.
+    """The classes of the target, or also those of auxiliary corpora that a bridge does not have.
 
     Raises:
         InputError: an auxiliary corpus has no label of the target's.
@@ -272,13 +288,45 @@ def _all_classes(
                 f"auxiliary[{name!r}] shares no label with y: it has {theirs}, y has {ours}; "
                 "both must name the same classes alike"
             )
-    return np.unique(np.concatenate([own, *(labels for _, labels in others.values())])) if union else own
+    added = [labels_M[~np.isin(labels_M, bridged)] for _, labels_M in others.values()]
+    return np.unique(np.concatenate([own, *added])) if union else own
 
 
 def _prior(name: str, rows_ME: Array, labels_M: npt.NDArray[Any], classes_C: npt.NDArray[Any], dim: int) -> ClassPrior:
     known_M = np.isin(labels_M, classes_C)
     codes = np.searchsorted(classes_C, labels_M[known_M])
     return prior_of_rows(name, rows_ME[known_M], codes, len(classes_C), dim=dim)
+
+
+def _bridge(
+    pair: tuple[Array, npt.NDArray[Any]],
+    others: Mapping[str, tuple[Array, npt.NDArray[Any]]],
+    dim: int,
+    target_classes: npt.NDArray[Any],
+) -> Bridge:
+    """The bridge, and what auxiliary corpora say of its classes.
+
+    Raises:
+        InputError: its width is not the target's, or no auxiliary corpus has one of its labels.
+    """
+    rows_KD, labels_K = pair
+    if rows_KD.shape[1] != dim:
+        raise InputError(f"bridge is {rows_KD.shape[1]} wide, and X is {dim} wide; embed both with one encoder")
+    classes = np.unique(labels_K)
+    described = {name: each for name, each in others.items() if np.isin(each[1], classes).any()}
+    if not described:
+        raise InputError(
+            f"bridge has labels {listing(map(repr, classes.tolist()))}, and no auxiliary corpus has a row of one; "
+            "add texts about them to an auxiliary corpus"
+        )
+
+    def prototypes(name: str, rows_ME: Array, labels_M: npt.NDArray[Any]) -> ClassPrior:
+        known_M = np.isin(labels_M, classes)
+        return ClassPrior.from_rows(name, rows_ME[known_M], np.searchsorted(classes, labels_M[known_M]), len(classes))
+
+    texts = {name: prototypes(name, *each) for name, each in described.items()}
+    overlap = same_names(map(str, classes.tolist()), map(str, target_classes.tolist()))
+    return Bridge("bridge", prototypes("bridge", rows_KD, labels_K), texts, len(overlap))
 
 
 def _verdict_from(fields: dict[str, Any]) -> Verdict:

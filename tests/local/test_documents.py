@@ -83,7 +83,8 @@ def test_a_command_is_accepted(file: Path, words: list[str], tmp_path: Path, mon
 def test_the_commands_are_found() -> None:
     called = {words[0].removeprefix("pipelines.") for _, words in ALL_COMMANDS}
     assert called == {
-        *("embed", "train", "tune", "evaluate", "predict", "report", "theory", "advise", "directions", "export")
+        *("embed", "train", "tune", "evaluate", "predict", "report", "theory", "advise", "directions", "export"),
+        "bridge",
     }
     assert {words[words.index("--space") + 1] for _, words in ALL_COMMANDS if "--space" in words} >= set(
         available_spaces()

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from benchmarks import gain, gain_tasks
-from benchmarks.gain_arms import Job, drawn_rows, key_of, measure, noise, read_task, shuffled
+from benchmarks.gain_arms import (
+    BRIDGES,
+    OVER_BRIDGE,
+    Job,
+    drawn_rows,
+    key_of,
+    measure,
+    noise,
+    over_bridge,
+    read_task,
+    shuffled,
+)
 from uml_core.errors import InputError
 
 CLASSES = [f"class {code}" for code in range(6)]
@@ -212,3 +223,23 @@ def test_glyphs_differ_and_have_names() -> None:
     pictures = {gain_tasks._glyph(glyph, rng) for glyph in gain_tasks.GLYPHS for _ in range(2)}
     assert len(pictures) == 2 * len(gain_tasks.GLYPHS)
     assert len(set(gain_tasks.GLYPHS)) == len(gain_tasks.GLYPHS)
+
+
+def test_a_bridge_is_measured_with_all_its_names_with_others_alone_and_shuffled(folder: Path) -> None:
+    rng = np.random.default_rng(1)
+    names = [f"far {code}" for code in range(30)] + ["Class-0"]
+    texts = rng.standard_normal((31, 8))
+    gain_tasks.write_modality(folder, "bridge", texts, names, ["train"] * 31)
+    gain_tasks.write_modality(folder, "bridge-text", texts, names, ["train"] * 31)
+    task = read_task(folder)
+    found = {arm: over_bridge(task, arm, 0) for arm in OVER_BRIDGE}
+    assert [len(set(rows[1])) for _, rows in found.values()] == [31, 30, 31]
+    assert {len(others["text"][1]) for others, _ in found.values()} == {6 + 31, 6 + 30}
+    assert (found["bridge"][1][1] != found["bridge_shuffled"][1][1]).mean() > 0.8
+    records = measure(Job(folder, "auto", 2, 0, ("prior", *BRIDGES)))
+    assert [record["arm"] for record in records] == ["prior", *BRIDGES]
+    assert set(BRIDGES) < {arm for job in gain.jobs_of([folder]) for arm in job.arms}
+    gain_tasks.write_modality(folder, "bridge", np.ones((1, 3)), ["far"], ["train"])
+    read_task.cache_clear()
+    with pytest.raises(InputError, match=r"a bridge is bridge.npy, as wide as the target, and bridge-NAME.npy"):
+        read_task(folder)

@@ -30,6 +30,8 @@ from uml_core.analysis.alignment import cka
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.subsets import rows_by_class
 from uml_core.data.training_data import TrainingData
+from uml_core.models.bridge import over_bridges
+from uml_core.models.bridged_data import bridge_of
 from uml_core.models.discriminant import prior_of_rows
 from uml_core.models.prior_baselines import logistic_head, zero_shot_head
 from uml_core.models.prior_gates import MIN_CLASSES
@@ -147,7 +149,9 @@ class Draw:
     def with_prior(self, prior: ClassPrior) -> tuple[PriorHead, dict[str, Array]]:
         """The head whose prior a corpus writes, and hits (V,) of it and of everything that it is to beat."""
         rows = self.data.labelled
-        head = fit_prior_head(_gathered(rows, self.normalize), rows.labels, len(self.data.classes), [prior])
+        over, _ = over_bridges([prior], [bridge_of(each) for each in self.data.bridges])
+        train_ND, num_classes = _gathered(rows, self.normalize), len(self.data.classes)
+        head = fit_prior_head(train_ND, rows.labels, num_classes, [prior, *over])
         hits = {**self.alone, "prior": _hits(head.logits(self.val), self.val_labels)}
         if prior.prototypes.shape[1] == self.val.shape[1]:
             weight_DC, bias_C = zero_shot_head(prior)
@@ -188,7 +192,7 @@ def relevance(draws: Sequence[Draw], corpus: str) -> Relevance:
     accuracies = {name: float(np.mean(np.concatenate([each[name] for each in hits]))) for name in hits[0]}
     best = max((name for name in accuracies if name != "prior"), key=lambda name: accuracies[name])
     differences = [each["prior"] - each[best] for each in hits]
-    aligned = [any(gate.role == "mean" and gate.believed for gate in head.gates) for head in heads]
+    aligned = [any((gate.corpus, gate.role) == (corpus, "mean") and gate.believed for gate in h.gates) for h in heads]
     found = Relevance(
         corpus=corpus,
         rows=len(data.train[corpus]),

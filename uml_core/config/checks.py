@@ -15,6 +15,7 @@ from uml_core.errors import listing, nearest
 # By modality of the target, sources of encoders that can be trained.
 TRAINABLE_TARGETS = {"image": ("timm", "transformers", "package"), "audio": ("transformers",)}
 TRAINABLE_TEXT = ("transformers", "package")  # sources of text encoders whose pooling is ours
+OTHER_ROLES = {"shifted": "a shifted test set (role: shifted)", "bridge": "a bridge (role: bridge)"}
 NEED = "<need>"  # where a message names what is missing
 
 
@@ -40,8 +41,9 @@ def _names_refer_to_corpora(experiment: Sections) -> None:
         for name in names:
             if name is not None and name not in experiment.corpora:
                 raise ValueError(f"{setting} names corpus '{name}'; corpora are {listing(known)}{nearest(name, known)}")
-            if name in experiment.shifted_corpora:
-                raise ValueError(f"{setting} names corpus '{name}', which is a shifted test set (role: shifted)")
+            role = "train" if name is None else experiment.corpora[name].role
+            if role != "train":
+                raise ValueError(f"{setting} names corpus '{name}', which is {OTHER_ROLES[role]}")
     for setting in ("mixing.loss_weight", "mixing.batch_ratio", "data.auxiliary_shots"):
         if experiment.target in references[setting]:
             raise ValueError(
@@ -72,6 +74,21 @@ def _shifted_corpora_are_of_the_target(experiment: Sections) -> None:
             raise ValueError(f"corpora.{name}.control is set on a shifted test set; controls are for auxiliaries")
 
 
+def _bridges_lead_from_a_text_to_the_target(experiment: Sections) -> None:
+    described = {experiment.encoder_of(name) for name in experiment.auxiliaries}
+    for name in experiment.bridge_texts:
+        if experiment.encoder_of(name) not in described:
+            raise ValueError(
+                f"corpora.{name} has role bridge, and neither the target's encoder nor that of an auxiliary corpus; "
+                "give it one of them: rows of other classes have the target's, texts about those classes an auxiliary's"
+            )
+    if experiment.bridge_texts and not experiment.bridges:
+        raise ValueError(
+            f"corpora.{experiment.bridge_texts[0]} has role bridge, and no corpus of role bridge has rows of other "
+            "classes in the target's space; add one, of the target's encoder or of format embeddings"
+        )
+
+
 def _settings_fit_the_objective(experiment: Sections) -> None:
     train = experiment.train
     if train.accumulate > 1 and train.batch_size < train.workers * train.accumulate:
@@ -91,6 +108,7 @@ def _settings_fit_the_objective(experiment: Sections) -> None:
         "train.batch_size of at least train.workers, one sequence each": train.batch_size >= train.workers,
         "no data.auxiliary_shots, because it reads no auxiliary labels": not experiment.data.auxiliary_shots,
         "data.classes=target, for the same reason": experiment.data.classes == "target",
+        "no corpus of role bridge, for the same reason": not experiment.bridges,
     }
     if experiment.objective == "self_supervised":
         _require(needs, f"objective is self_supervised, which needs {NEED}; or set objective=supervised")
@@ -234,6 +252,7 @@ def _a_solver_has_a_convex_problem(experiment: Sections) -> None:
 CHECKS: tuple[Callable[[Sections], None], ...] = (
     _names_refer_to_corpora,
     _shifted_corpora_are_of_the_target,
+    _bridges_lead_from_a_text_to_the_target,
     _settings_fit_the_objective,
     _a_trained_backbone_can_be_trained,
     _a_head_in_closed_form_has_frozen_embeddings,

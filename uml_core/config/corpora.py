@@ -17,6 +17,7 @@ CorpusFormat = Literal[
 ]
 RANDOM_WEIGHTS = "random"  # encoders.image.weights: none are loaded, for training from scratch
 READY_FORMATS = ("embeddings", "tokens", "multibench")  # adopted as they are: no encoder
+CorpusRole = Literal["train", "shifted", "bridge"]
 CorpusControl = Literal["none", "shuffled_labels", "noise", "unrelated"]
 MultiBenchDataset = Literal["mosi", "mosei", "mustard", "ur_funny", "mimic"]
 MultiBenchField = Literal["vision", "audio", "text", "static", "series"]
@@ -96,9 +97,9 @@ class CorpusConfig(Settings):
     """A control replaces what the corpus says and keeps everything else equal (docs/method.md, Controls):
     shuffled_labels permutes the labels over rows; noise replaces embeddings by Gaussian noise of the same mean and
     scale; unrelated hands each of the corpus's own classes to a target class drawn by lot."""
-    role: Literal["train", "shifted"] = "train"
-    """shifted: a test set of the target under another distribution, as ImageNet-A: all rows are tested, none
-    trained."""
+    role: CorpusRole = "train"
+    """shifted: a test set of the target under another distribution, as ImageNet-A: all rows are tested, none trained.
+    bridge: rows of other classes in the target's space, or texts about those classes, for model.head prior."""
 
     @model_validator(mode="after")
     def _format_fits(self) -> Self:

@@ -13,6 +13,7 @@ from uml_core.config.base import Name, Settings
 from uml_core.config.corpora import (
     READY_FORMATS,
     CorpusConfig,
+    CorpusRole,
     EmbedConfig,
     EncoderConfig,
     EncodersConfig,
@@ -64,7 +65,7 @@ class Sections(Settings):
     @property
     def auxiliaries(self) -> tuple[str, ...]:
         """Names of the corpora that train beside the target, in the file's order."""
-        return tuple(name for name in self.corpora if name != self.target and name not in self.shifted_corpora)
+        return tuple(name for name in self._of_role("train") if name != self.target)
 
     @property
     def active_auxiliaries(self) -> tuple[str, ...]:
@@ -93,7 +94,21 @@ class Sections(Settings):
     @property
     def shifted_corpora(self) -> tuple[str, ...]:
         """Names of the corpora that are shifted test sets of the target."""
-        return tuple(name for name, corpus in self.corpora.items() if corpus.role == "shifted")
+        return self._of_role("shifted")
+
+    @property
+    def bridges(self) -> tuple[str, ...]:
+        """Names of the corpora of role bridge whose rows lie in the target's space: ready ones, or of its encoder."""
+        own = self.encoder_of(self.target)
+        return tuple(name for name in self._of_role("bridge") if self.encoder_of(name) in (None, own))
+
+    @property
+    def bridge_texts(self) -> tuple[str, ...]:
+        """Names of the other corpora of role bridge: they say of a bridge's classes what auxiliaries say of ours."""
+        return tuple(name for name in self._of_role("bridge") if name not in self.bridges)
+
+    def _of_role(self, role: CorpusRole) -> tuple[str, ...]:
+        return tuple(name for name, corpus in self.corpora.items() if corpus.role == role)
 
     def encoder_of(self, corpus: str) -> EncoderConfig | None:
         """The corpus's encoder: its own, else its modality's; None for ready embeddings."""
@@ -115,7 +130,7 @@ class Sections(Settings):
         """The weight of a corpus as it is set: a number, or its schedule."""
         if corpus == self.target:
             return 1.0
-        return 0.0 if corpus in self.shifted_corpora else self.mixing.loss_weight.get(corpus, 1.0)
+        return 0.0 if self.corpora[corpus].role != "train" else self.mixing.loss_weight.get(corpus, 1.0)
 
     def batch_ratio(self, corpus: str) -> float:
         """The samples of a corpus per target sample in a step (the target's is 1)."""

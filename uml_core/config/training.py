@@ -191,6 +191,8 @@ class DataConfig(Settings):
 
     classes: Literal["target", "union"] = "target"
     """Classes to tell apart: those with train rows of the target; or also those that only auxiliary corpora have."""
+    bridge_overlap: Literal["keep", "remove"] = "keep"
+    """Classes of a bridge that are named as one of the target's: remove says what the bridge is worth without them."""
     shots: PositiveCount | None = None
     """Train samples per class; validation gets min(4, shots); null: all."""
     auxiliary_shots: Mapping[str, PositiveCount | Literal["average"]] = Field(default_factory=dict)

@@ -71,7 +71,7 @@ def target_rows(
     train_rows = _split_rows(table, "train")
     if not len(train_rows):
         raise InputError(f"corpora.{target} has no labelled train rows (splits found: {listing(table.split_names)})")
-    own, added = _classes_in(table), _auxiliary_classes(experiment, tables)
+    own, added = classes_in(table), _auxiliary_classes(experiment, tables)
     classes = (*sorted(own), *sorted(added - own))
     labels = class_codes(table, classes)
     _check_classes_have_train_rows(experiment, table, labels)
@@ -106,17 +106,22 @@ def target_rows(
     return TargetRows(classes, labels, splits, shifted, held_out, dropped)
 
 
-def _classes_in(table: NamedRows) -> set[str]:
+def classes_in(table: NamedRows) -> set[str]:
     """The classes that a corpus has train rows of."""
     return {table.label_names[code] for code in np.unique(table.label_codes[_split_rows(table, "train")])}
 
 
 def _auxiliary_classes(experiment: Experiment, tables: Mapping[str, NamedRows]) -> set[str]:
-    """The classes that need no row of the target; those of an unrelated control mean nothing to it."""
+    """The classes that need no row of the target; those of an unrelated control mean nothing to it.
+
+    Those of a bridge are its own, unless the target has labelled rows of them in some split.
+    """
     if experiment.data.classes == "target":
         return set()
     related = (name for name in experiment.auxiliaries if experiment.corpora[name].control != "unrelated")
-    return set().union(*(_classes_in(tables[name]) for name in related))
+    bridged = set().union(*(classes_in(tables[name]) for name in experiment.bridges))
+    added = set().union(*(classes_in(tables[name]) for name in related))
+    return added - bridged.difference(tables[experiment.target].label_names)
 
 
 def count_by_class(table: NamedRows, rows: Rows) -> dict[str, int]:

@@ -29,10 +29,10 @@ GATE_PENALTY = 10.0  # λ at which means are judged
 
 @dataclass(frozen=True)
 class Gate:
-    """Whether a corpus is believed, in one of its two roles: its true class names must beat permuted ones."""
+    """Whether a corpus is believed, in one of its roles: its true class names must beat permuted ones."""
 
     corpus: str
-    role: Literal["mean", "gram"]
+    role: Literal["mean", "gram", "bridge"]
     believed: bool
     beaten: int  # of `orders` permuted orders of the classes
     orders: int

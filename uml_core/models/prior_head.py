@@ -276,7 +276,10 @@ class _Search:
         logits_nC = problem.left_out_logits(Point(math.inf, scales=scales), problem.left_rows(everyone, np.float32))
         temperature, loss = fit_temperature(logits_nC, labels_n, weights_n, SEARCH_TOLERANCE)
         scales = tuple(VOICE * self._ridge_temperature(ridge) / temperature * scale for scale in scales)
-        unexplained = min(max(loss / math.log(problem.num_classes), LEAST_UNEXPLAINED), 1.0)
+        used = {mean.name for mean in problem.means}
+        beyond = min(1.0 - prior.explained for prior in self.priors if prior.name in used)
+        least = max(LEAST_UNEXPLAINED, math.sqrt(beyond))
+        unexplained = min(max(loss / math.log(problem.num_classes), least), 1.0)
         median = ridge.penalty / unexplained**2
         if not self.leaves_out:
             return Point(median, scales=scales)

@@ -36,6 +36,7 @@ class ClassPrior:
     covered: npt.NDArray[np.bool_]  # (C,)
     # Heads trained on the corpus's rows, for rows less their mean: weights (E, C) and biases (C,).
     trained: tuple[tuple[Array, Array], ...] = ()
+    explained: float = 1.0  # the share of the variance of class means that the prototypes can tell of
 
     @classmethod
     def from_rows(cls, name: str, rows: Array, labels: Codes, num_classes: int) -> ClassPrior:

@@ -133,7 +133,7 @@ def _auxiliary(head: PriorHead, name: str, without: PriorHead | None) -> Auxilia
     gain = None
     if without is not None and head.left_out_correct:
         gain = Gain.paired(head.left_out_correct["prior"], without.left_out_correct["prior"])
-    words = {"mean": "as a start", "gram": "by similarities"}
+    words = {"mean": "as a start", "gram": "by similarities", "bridge": "as a map"}
     return AuxiliaryVerdict(
         name=name,
         used_as=tuple(roles),

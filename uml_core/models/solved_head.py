@@ -19,6 +19,8 @@ from uml_core.config import Experiment
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.row_statistics import KEPT_ROWS, RowStatistics
 from uml_core.data.training_data import TrainingData
+from uml_core.models.bridge import over_bridges
+from uml_core.models.bridged_data import bridge_of
 from uml_core.models.discriminant import prior_of_rows, prior_of_statistics
 from uml_core.models.linear_probe import LinearProbe
 from uml_core.models.prior_head import fit_from_statistics, fit_prior_head
@@ -43,6 +45,7 @@ def solve_head(experiment: Experiment, data: TrainingData) -> tuple[Tensor, Tens
         probe, _ = LinearProbe.fit_validated(fitting, validating, num_classes)
         return _as_tensors(probe.weight, probe.bias)
     priors = [_prior(data, name, is_unit) for name in experiment.solved_from[1:]]
+    priors += over_bridges(priors, [bridge_of(rows) for rows in data.bridges])[0]
     discriminates = experiment.model.head != "ridge"
     if len(train) > KEPT_ROWS:
         statistics = _statistics(data, data.target, is_unit)

