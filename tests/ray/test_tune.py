@@ -281,7 +281,7 @@ def test_a_failed_trial_is_recorded_and_does_not_end_the_sweep(experiment: Exper
     [
         ("control", None, "did you mean 'controls'"),
         ("nowhere.py", None, "--space is nowhere.py"),
-        ("controls", 5, "needs at least 42"),
+        ("controls", 5, "needs at least 45"),
         ("()", None, "the space is empty"),
         ("('fast',)", None, "optim.lr is 'fast'"),
         ("(1e-3, 1e-3)", None, "the same trial twice"),
