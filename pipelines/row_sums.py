@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ray.exceptions import RayTaskError
 from tqdm import tqdm
 
 from pipelines.ray_session import num_cpus, quieten_ray_data
@@ -30,6 +29,7 @@ from uml_core.config import Experiment, hash_of
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.row_statistics import KEPT_ROWS, Block, RowStatistics, rows_at_once
 from uml_core.data.training_data import TrainingData
+from uml_core.errors import InputError
 from uml_core.models.row_space import have_equal_lengths
 from uml_core.models.summing import Summing, check_solvable
 from uml_core.store.corpus_store import CorpusStore
@@ -156,18 +156,23 @@ def _add_missing(folder: SumsFolder, groups: Sequence[Group], summing: Summing) 
     total, name = sum(len(group.labels) for group in groups), folder.store[1]
     before = total - sum(len(group.labels) for group in missing)
     with tqdm(total=total, initial=before, desc=f"add up {name}", unit="row", delay=2, file=sys.stderr) as bar:
-        try:
-            for result in results.iter_rows():
-                bar.update(int(result["rows"]))
-        except RayTaskError as error:  # Ray's own shows the traceback of another process
-            raise error.cause from None
+        mistakes = []
+        for result in results.iter_rows():
+            bar.update(int(result["rows"]))
+            mistakes += [result["mistake"]] if result["mistake"] else []
+    if mistakes:  # the other groups are there, for when it is mended
+        raise InputError(mistakes[0])
 
 
 def add_group(batch: dict[str, np.ndarray], folder: SumsFolder, summing: Summing) -> dict[str, np.ndarray]:
-    """Add up one group in a task, and write its sums (a Ray Data batch of one row)."""
+    """Add up one group in a task, and write its sums (a Ray Data batch of one row); returns what the user did wrong."""
     group: Group = pickle.loads(batch["group"][0])
-    folder.write(group.file, summing.add_up(_blocks(folder.corpus_store, group)).to_bytes())
-    return {"rows": np.array([len(group.labels)])}
+    mistake = ""
+    try:
+        folder.write(group.file, summing.add_up(_blocks(folder.corpus_store, group)).to_bytes())
+    except InputError as error:  # raised here, it would end the pass with a traceback of Ray's
+        mistake = str(error)
+    return {"rows": np.array([len(group.labels)]), "mistake": np.array([mistake])}
 
 
 def _blocks(store: CorpusStore, group: Group) -> Iterator[Block]:
