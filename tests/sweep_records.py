@@ -7,9 +7,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 from tune_spaces import Space, available_spaces, load_space
 from uml_core.config import parse_experiment
+from uml_core.figures import drawing
+from uml_core.reporting.page import Report, build_report
 from uml_core.sweeps.space import space_as_json
 from uml_core.tracking.records import RunRecord
 
@@ -132,3 +135,9 @@ def sweep_records(
         for arm, test in values(arms, seed).items()
     ]
     return [parent, *trials]
+
+
+def report_in_words(records: Sequence[RunRecord], *, tracking_uri: str = "sqlite:////data/mlflow.db") -> Report:
+    """A report whose figures are empty files, for tests of its words: to draw them takes most of a page's seconds."""
+    with mock.patch.object(drawing, "bytes_of", return_value=b""):
+        return build_report("pets", records, tracking_uri=tracking_uri)

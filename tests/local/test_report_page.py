@@ -14,7 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipelines import report as report_step
-from tests.sweep_records import GAIN, parent_record, record, sweep_records, trial
+from tests.sweep_records import GAIN, parent_record, record, report_in_words, sweep_records, trial
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.figures.words import seconds
@@ -175,10 +175,10 @@ def test_hostile_names_are_text() -> None:
 
 
 def test_a_control_sweep_decides_before_a_newer_mixing_ratio() -> None:
-    report = build([*sweep_records(GAIN), *mixing_records()])
-    assert report.verdict.kind == "gain"
-    assert build(mixing_records()).verdict.kind == "undecided"
-    assert "no gain can be claimed" in build(mixing_records()).html
+    assert report_in_words([*sweep_records(GAIN), *mixing_records()]).verdict.kind == "gain"
+    alone = report_in_words(mixing_records())
+    assert alone.verdict.kind == "undecided"
+    assert "no gain can be claimed" in alone.html
 
 
 def test_plain_runs_alone_are_undecided_and_name_the_command() -> None:
@@ -354,7 +354,7 @@ def test_step_writes_page_and_figures(tmp_path: Path, monkeypatch: pytest.Monkey
     assert str(page) in summary.text
     assert json.loads(json.dumps(summary.results)) == {
         "report": str(page),
-        "verdict": build(records).verdict.text,
+        "verdict": report_in_words(records).verdict.text,
         "verdict_kind": "gain",
         "runs": len(records),
         "figures": [

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.rich_records import few_shot_records, mixing_records, modality_records, with_metrics, wobble
-from tests.sweep_records import GAIN, parent_record, sweep_records, trial
+from tests.sweep_records import GAIN, parent_record, report_in_words, sweep_records, trial
 from uml_core.reporting.collect import SweepResults, collect_sweep
 from uml_core.reporting.page import Report, build_report
 from uml_core.reporting.space_rows import (
@@ -82,7 +82,7 @@ def test_the_first_sentence_is_the_verdict_over_shots(full: Report) -> None:
 
 def test_a_verdict_of_all_conditions_is_told_from_one_of_some(full: Report) -> None:
     assert "Verdict: gain in at least one condition." in text_of(full)
-    everywhere = build_report("pets", sweep_records(GAIN, shots=(1, 4)), tracking_uri="sqlite:////mlflow.db")
+    everywhere = report_in_words(sweep_records(GAIN, shots=(1, 4)))
     assert "Verdict: gain in every condition." in text_of(everywhere)
 
 
@@ -207,9 +207,9 @@ def test_sentences_show_the_rows_that_took_part() -> None:
         "names_average": (("names",), "average", 1.0),
         "names_all": (("names",), "all", 9.0),
     }
-    page = build_report("pets", records, tracking_uri="sqlite:////mlflow.db")
-    assert "Sentences compared" in text_of(page)
-    assert "at most 15 sentences per class of names alone" in text_of(page)
+    text = text_of(report_in_words(records))
+    assert "Sentences compared" in text
+    assert "at most 15 sentences per class of names alone" in text
 
 
 def test_the_front_of_accuracy_and_cost_is_listed() -> None:
@@ -220,7 +220,7 @@ def test_the_front_of_accuracy_and_cost_is_listed() -> None:
         )
         records.append(RunRecord(**{**vars(run), "tags": {**run.tags, "uml.pareto": "true"}}))
     assert [run.metrics["perf/samples"] for run in front_trials(collected(records))] == [300.0, 900.0]
-    assert "Accuracy against cost" in text_of(build_report("pets", records, tracking_uri="sqlite:////mlflow.db"))
+    assert "Accuracy against cost" in text_of(report_in_words(records))
 
 
 def test_arms_stand_in_the_order_of_the_space_not_in_that_of_their_logging() -> None:
@@ -236,7 +236,7 @@ def test_arms_stand_in_the_order_of_the_space_not_in_that_of_their_logging() -> 
 def test_the_best_model_stands_with_the_line_that_uses_it() -> None:
     records = sweep_records(GAIN)
     records[0] = RunRecord(**{**vars(records[0]), "tags": {**records[0].tags, "uml.best_model": "models:/pets@best"}})
-    text = text_of(build_report("pets", records, tracking_uri="http://ada:secret@host:5000"))
+    text = text_of(report_in_words(records, tracking_uri="http://ada:secret@host:5000"))
     assert "python -m pipelines.predict --model models:/pets@best --input FOLDER" in text
     assert "--tracking-uri http://host:5000" in text
 
@@ -314,7 +314,7 @@ def test_what_training_the_encoder_does_to_the_gain_has_a_table() -> None:
         assert rows[trained].difference.mean == pytest.approx(gain, abs=0.005)
     assert rows["nothing"].against == "frozen_unimodal"
     assert verdict_of(sweep).kind == "gain"
-    text = build_report("pets", records, tracking_uri="sqlite:///x").html
+    text = report_in_words(records).html
     assert "What training the encoder does to the gain" in text
     assert set(arm_notes(sweep)) == set(sweep.arm_names()), "every arm is told"
     controls = sweep_records(GAIN)
