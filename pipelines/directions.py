@@ -77,8 +77,8 @@ def chosen_targets(experiment: Experiment, names: Sequence[str] = ()) -> list[st
     Raises:
         InputError: a name is no such corpus, or fewer than three corpora take part.
     """
-    shifted, corpora = experiment.shifted_corpora, experiment.corpora
-    known = [name for name, corpus in corpora.items() if corpus.control == "none" and name not in shifted]
+    corpora = experiment.corpora
+    known = [name for name, corpus in corpora.items() if (corpus.control, corpus.role) == ("none", "train")]
     for name in names:
         if name not in known:
             raise InputError(

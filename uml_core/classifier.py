@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,9 +37,10 @@ from uml_core.errors import InputError, listing
 from uml_core.models.bridge import Bridge, bridge_name, over_bridges
 from uml_core.models.discriminant import prior_of_rows
 from uml_core.models.prior_head import PriorHead, fit_prior_head
-from uml_core.models.prior_model import ClassPrior, unit_rows
-from uml_core.models.prior_verdict import AuxiliaryVerdict, Gain, Verdict, verdict_of
+from uml_core.models.prior_model import ClassPrior, Codes, unit_rows
+from uml_core.models.prior_verdict import AuxiliaryVerdict, Gain, PileVerdict, Verdict, pile_verdict, verdict_of
 from uml_core.models.row_space import Array, have_equal_lengths
+from uml_core.models.unlabelled import fit_pooled_head
 
 Auxiliary = Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]
 FORMAT_VERSION = 1
@@ -74,6 +76,7 @@ class UnpairedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         auxiliary: Auxiliary | None = None,
         sample_weight: npt.ArrayLike | None = None,
         bridge: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        unlabelled: npt.ArrayLike | None = None,
     ) -> UnpairedClassifier:
         """Fit to embeddings (N, D) and labels (N,); nothing is trained by steps, and no row is kept for validation.
 
@@ -84,6 +87,8 @@ class UnpairedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             sample_weight: how often each row counts (N,).
             bridge: embeddings (K, D) of other classes, in the target's space, and their labels (K,), which auxiliary
                 corpora have as well; they tell what a class of that name looks like where `X` has no row of it.
+            unlabelled: more embeddings of the target (U, D), without labels, of any mixture of classes. Rows that the
+                model is to be tested on do not belong here.
 
         Raises:
             InputError: an argument is not of a form that can be used; it is a ValueError of one line.
@@ -115,8 +120,24 @@ class UnpairedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.head_ = fitted()
         self._take(self.head_)
         used = {*self.head_.scales, *self.head_.grams}
-        self.verdict_ = verdict_of(self.head_, {name: fitted(without=name) for name in used})
+        verdict = verdict_of(self.head_, {name: fitted(without=name) for name in used})
+        predicted, _ = over_bridges(priors, bridges)
+        pile = (
+            None if unlabelled is None else self._learn(unlabelled, rows_ND, codes_N, [*priors, *predicted], weights_N)
+        )
+        self.verdict_ = replace(verdict, pile=pile)
         return self
+
+    def _learn(
+        self, unlabelled: npt.ArrayLike, rows_ND: Array, codes_N: Codes, priors: list[ClassPrior], weights_N: Array
+    ) -> PileVerdict:
+        """Let the head learn from unlabelled rows."""
+        given_UD = _checked_pile(unlabelled, dim=rows_ND.shape[1])
+        pile_UD = unit_rows(given_UD) if self.normalized_ else given_UD
+        fit = partial(fit_pooled_head, rows_ND, codes_N, len(self.classes_), pile=pile_UD, weights=weights_N)
+        pooled = fit(priors)
+        self._take(pooled.head)
+        return pile_verdict(pooled, fit([]) if self.head_.scales or self.head_.grams else None)
 
     def predict_proba(self, X: npt.ArrayLike) -> Array:
         """Calibrated probabilities (N, C) of embeddings (N, D)."""
@@ -269,6 +290,23 @@ def _checked(name: str, pair: Any) -> tuple[Array, npt.NDArray[Any]]:
     return rows_ME, labels_M
 
 
+def _checked_pile(unlabelled: npt.ArrayLike, *, dim: int) -> Array:
+    """Unlabelled rows as an array.
+
+    Raises:
+        InputError: they are not of the target's width, or not finite.
+    """
+    try:
+        pile_UD: Array = check_array(unlabelled, dtype=np.float64, input_name="unlabelled")
+    except ValueError as problem:
+        raise InputError(f"unlabelled: {str(problem).splitlines()[0]}") from None
+    if pile_UD.shape[1] != dim:
+        raise InputError(
+            f"unlabelled has rows {pile_UD.shape[1]} wide, and X {dim}; expected embeddings of the target's encoder"
+        )
+    return pile_UD
+
+
 def _all_classes(
     own: npt.NDArray[Any],
     others: Mapping[str, tuple[Array, npt.NDArray[Any]]],
@@ -345,4 +383,6 @@ def _verdict_from(fields: dict[str, Any]) -> Verdict:
         )
         for each in fields["auxiliaries"]
     )
-    return Verdict(fields["ship"], fields["second"], gain(fields["gain"]), fields["accuracies"], auxiliaries)
+    given = fields.get("pile")
+    pile = given and PileVerdict(given["kept"], gain(given["gain"]), gain(given["auxiliaries"]))
+    return Verdict(fields["ship"], fields["second"], gain(fields["gain"]), fields["accuracies"], auxiliaries, pile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -152,3 +153,23 @@ def test_names_that_are_no_text_are_shown_escaped() -> None:
 def test_a_number_or_a_word_is_refused_with_both(given: object, said: str) -> None:
     with pytest.raises(InputError, match=rf"tune.pack is {given!r}; allowed: 'auto'; else input should be .*{said}"):
         parse_experiment({**MINIMAL, "tune": {"pack": given}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"corpora.pile.modality": "audio"}, "needs the modality and the encoder of the target"),
+        ({"corpora.pile.control": "noise"}, r"control is set on an unlabelled pile \(role: unlabelled\)"),
+        ({"mixing.loss_weight.pile": 1.0}, r"names corpus 'pile', which is an unlabelled pile \(role: unlabelled\)"),
+        ({"model.backbone": "finetune"}, "needs objective=supervised and model.backbone=frozen"),
+        ({"corpora.photos.role": "unlabelled"}, "target names corpus 'photos', which is an unlabelled pile"),
+    ],
+)
+def test_an_unlabelled_pile_is_of_the_target(changes: dict[str, Any], said: str) -> None:
+    pile = {"modality": "image", "format": "folder", "path": "data/pile", "role": "unlabelled"}
+    experiment = parse_experiment({**MINIMAL, "corpora": {**MINIMAL["corpora"], "pile": pile}})
+    assert experiment.unlabelled_corpora == ("pile",)
+    assert "pile" not in experiment.auxiliaries
+    with pytest.raises(InputError, match=said) as raised:
+        experiment.override(changes)
+    assert "\n" not in str(raised.value)

@@ -468,3 +468,14 @@ def test_a_space_searches_the_rank_and_rates_that_a_backbone_does_not_use_count_
         one = experiment(model_backbone=backbone)
         assert trained_settings(one) == trained_settings(one.override({f"optim.{unused}": 1e-6}))
         assert trained_settings(one) != trained_settings(one.override({f"optim.{used}": 1e-6}))
+
+
+@pytest.mark.parametrize("classes", ["target", "union"])
+def test_an_unlabelled_pile_has_an_arm_without_text_and_takes_part_in_no_other_alternative(classes: str) -> None:
+    pile = {"corpora.pile": {"modality": "image", "format": "folder", "path": "pile", "role": "unlabelled"}}
+    given_experiment = experiment().override({**pile, "data.classes": classes})
+    arms = {arm.name: given_experiment.override(arm.overrides) for arm in load_space("few_shot", given_experiment).arms}
+    with_pile = {name for name, each in arms.items() if each.unlabelled_corpora and each.model.head != "paper"}
+    assert with_pile == {"pile", "prior", "shuffled_prior"}
+    assert not arms["pile"].active_auxiliaries
+    assert "pile" not in arms_of("few_shot", experiment())

@@ -166,3 +166,22 @@ def test_spaces_of_equal_width_are_not_silently_taken_as_one() -> None:
     assert any("set model.shared_width to another width" in line for line in narrow.warnings())
     assert build({"model.shared_width": 3}, names=same_width).unprojected == ()
     assert build({"mixing.loss_weight.names": 0}, names=same_width).unprojected == ()
+
+
+def test_an_unlabelled_pile_has_no_labels_and_no_held_out_row() -> None:
+    pile = {"corpora.pile": {"modality": "vector", "format": "embeddings", "path": "pile", "role": "unlabelled"}}
+    rows = np.concatenate([TARGET.embeddings[:10], np.ones((4, 2))])
+    data = build({**pile, "data.test_fraction": 0.3}, pile=table(rows, ["a", *[None] * 13]))
+    assert data.test is not None
+    held_out = {tuple(row) for part in (data.val, data.test) for row in part.gathered()}
+    kept = {tuple(row) for row in data.unlabelled["pile"].gathered()}
+    assert not kept & held_out
+    assert kept == {tuple(row) for row in rows} - held_out
+    assert set(data.unlabelled["pile"].labels) == {-1}
+    assert list(data.train) == ["target", "names"]
+    assert data.repeated["pile"] > 0
+    assert f"pile: {data.repeated['pile']} unlabelled rows left out, which are rows of validation or test" in (
+        data.warnings()
+    )
+    with pytest.raises(InputError, match=r"corpora.pile is an unlabelled pile 3 wide, and the target is 2 wide"):
+        build(pile, pile=NAMES)

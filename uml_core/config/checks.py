@@ -15,7 +15,11 @@ from uml_core.errors import listing, nearest
 # By modality of the target, sources of encoders that can be trained.
 TRAINABLE_TARGETS = {"image": ("timm", "transformers", "package"), "audio": ("transformers",)}
 TRAINABLE_TEXT = ("transformers", "package")  # sources of text encoders whose pooling is ours
-OTHER_ROLES = {"shifted": "a shifted test set (role: shifted)", "bridge": "a bridge (role: bridge)"}
+OTHER_ROLES = {
+    "shifted": "a shifted test set (role: shifted)",
+    "bridge": "a bridge (role: bridge)",
+    "unlabelled": "an unlabelled pile (role: unlabelled)",
+}
 NEED = "<need>"  # where a message names what is missing
 
 
@@ -59,19 +63,26 @@ def _names_refer_to_corpora(experiment: Sections) -> None:
         raise ValueError("mixing.warm_start.steps is set without mixing.warm_start.corpus; name the corpus")
 
 
-def _shifted_corpora_are_of_the_target(experiment: Sections) -> None:
+def _corpora_with_a_role_are_of_the_target(experiment: Sections) -> None:
     target = experiment.corpora[experiment.target]
-    for name in experiment.shifted_corpora:
+    if experiment.unlabelled_corpora and (experiment.objective, experiment.model.backbone) != ("supervised", "frozen"):
+        raise ValueError(
+            f"corpora.{experiment.unlabelled_corpora[0]} has role: unlabelled, from which heads in closed form alone "
+            "learn; it needs objective=supervised and model.backbone=frozen"
+        )
+    for name in (*experiment.shifted_corpora, *experiment.unlabelled_corpora):
         corpus = experiment.corpora[name]
         if corpus.modality != target.modality or experiment.encoder_of(name) != experiment.encoder_of(
             experiment.target
         ):
             raise ValueError(
-                f"corpora.{name} is a shifted test set (role: shifted) and needs the modality and the encoder of "
+                f"corpora.{name} is {OTHER_ROLES[corpus.role]} and needs the modality and the encoder of "
                 f"the target {experiment.target}"
             )
         if corpus.control != "none":
-            raise ValueError(f"corpora.{name}.control is set on a shifted test set; controls are for auxiliaries")
+            raise ValueError(
+                f"corpora.{name}.control is set on {OTHER_ROLES[corpus.role]}; controls are for auxiliaries"
+            )
 
 
 def _bridges_lead_from_a_text_to_the_target(experiment: Sections) -> None:
@@ -251,7 +262,7 @@ def _a_solver_has_a_convex_problem(experiment: Sections) -> None:
 
 CHECKS: tuple[Callable[[Sections], None], ...] = (
     _names_refer_to_corpora,
-    _shifted_corpora_are_of_the_target,
+    _corpora_with_a_role_are_of_the_target,
     _bridges_lead_from_a_text_to_the_target,
     _settings_fit_the_objective,
     _a_trained_backbone_can_be_trained,

@@ -17,7 +17,7 @@ CorpusFormat = Literal[
 ]
 RANDOM_WEIGHTS = "random"  # encoders.image.weights: none are loaded, for training from scratch
 READY_FORMATS = ("embeddings", "tokens", "multibench")  # adopted as they are: no encoder
-CorpusRole = Literal["train", "shifted", "bridge"]
+CorpusRole = Literal["train", "shifted", "bridge", "unlabelled"]
 CorpusControl = Literal["none", "shuffled_labels", "noise", "unrelated"]
 MultiBenchDataset = Literal["mosi", "mosei", "mustard", "ur_funny", "mimic"]
 MultiBenchField = Literal["vision", "audio", "text", "static", "series"]
@@ -99,7 +99,8 @@ class CorpusConfig(Settings):
     scale; unrelated hands each of the corpus's own classes to a target class drawn by lot."""
     role: CorpusRole = "train"
     """shifted: a test set of the target under another distribution, as ImageNet-A: all rows are tested, none trained.
-    bridge: rows of other classes in the target's space, or texts about those classes, for model.head prior."""
+    bridge: rows of other classes in the target's space, or texts about those classes, for model.head prior.
+    unlabelled: more rows of what the target holds, whose labels are not read; heads in closed form learn from them."""
 
     @model_validator(mode="after")
     def _format_fits(self) -> Self:

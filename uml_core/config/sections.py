@@ -110,6 +110,11 @@ class Sections(Settings):
     def _of_role(self, role: CorpusRole) -> tuple[str, ...]:
         return tuple(name for name, corpus in self.corpora.items() if corpus.role == role)
 
+    @property
+    def unlabelled_corpora(self) -> tuple[str, ...]:
+        """Names of the corpora that are unlabelled piles of the target's modality."""
+        return self._of_role("unlabelled")
+
     def encoder_of(self, corpus: str) -> EncoderConfig | None:
         """The corpus's encoder: its own, else its modality's; None for ready embeddings."""
         config = self.corpora[corpus]

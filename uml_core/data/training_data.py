@@ -11,15 +11,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from uml_core.config import Experiment
 from uml_core.data.auxiliary_rows import auxiliary_rows
 from uml_core.data.bridge_rows import BridgeRows, bridge_rows
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.row_statistics import RowStatistics
 from uml_core.data.subsets import Rows
-from uml_core.data.target_rows import target_rows
+from uml_core.data.target_rows import TargetRows, target_rows
 from uml_core.errors import InputError, listing
-from uml_core.store.corpus_table import CorpusTable
+from uml_core.store.corpus_table import CorpusTable, is_unread
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class TrainingData:
     shifted: dict[str, LabelledRows]
     dropped: dict[str, dict[str, int]]  # corpus -> {class the target lacks, or "" for none: rows}
     bridges: tuple[BridgeRows, ...] = ()
+    unlabelled: Mapping[str, LabelledRows] = field(default_factory=dict)  # by corpus, labels -1
+    repeated: Mapping[str, int] = field(
+        default_factory=dict
+    )  # rows of unlabelled corpora left out: validated or tested
     unprojected: tuple[str, ...] = ()  # corpora of the target's width from another encoder, or an unknown one
     statistics: Mapping[str, RowStatistics] = field(default_factory=dict)  # of train rows that were added up before
 
@@ -52,6 +58,9 @@ class TrainingData:
                 "unless one encoder made both spaces, set model.shared_width to another width"
             )
         lines += [bridge.words for bridge in self.bridges]
+        for corpus, count in self.repeated.items():
+            if count:
+                lines.append(f"{corpus}: {count} unlabelled rows left out, which are rows of validation or test")
         for corpus, counts in self.dropped.items():
             if counts:
                 shown = listing(f"{label or 'no label'} ({count})" for label, count in counts.items())
@@ -94,6 +103,7 @@ def build_training_data(
                 f"{train[experiment.target].dim} wide; embed both with one encoder"
             )
     bridges = bridge_rows(experiment, tables, classes)
+    unlabelled, repeated = _unlabelled(experiment, tables, found)
     return TrainingData(
         classes=classes,
         target=experiment.target,
@@ -103,6 +113,8 @@ def build_training_data(
         shifted=shifted,
         dropped=_without_bridged(dropped, bridges),
         bridges=bridges,
+        unlabelled=unlabelled,
+        repeated=repeated,
         unprojected=tuple(corpus for corpus in experiment.auxiliaries if _is_unprojected(experiment, corpus, train)),
     )
 
@@ -116,6 +128,30 @@ def _without_bridged(
         corpus: {name: count for name, count in counts.items() if name not in used}
         for corpus, counts in dropped.items()
     }
+
+
+def _unlabelled(
+    experiment: Experiment, tables: Mapping[str, CorpusTable], found: TargetRows
+) -> tuple[dict[str, LabelledRows], dict[str, int]]:
+    """The rows of unlabelled corpora, and how many of each were left out: whose embedding a held-out row has too.
+
+    Raises:
+        InputError: a corpus is not as wide as the target.
+    """
+    target, parts = tables[experiment.target].embeddings, {}
+    held_out = [target[found.held_out], *(tables[part.corpus].embeddings[part.rows] for part in found.shifted.values())]
+    known = {row.tobytes() for rows in held_out for row in rows} if experiment.unlabelled_corpora else set()
+    for corpus in experiment.unlabelled_corpora:
+        embeddings = tables[corpus].embeddings
+        if embeddings.shape[1] != target.shape[1]:
+            raise InputError(
+                f"corpora.{corpus} is an unlabelled pile {embeddings.shape[1]} wide, and the target is "
+                f"{target.shape[1]} wide; embed both with one encoder"
+            )
+        is_new = [is_unread(embeddings) or row.tobytes() not in known for row in embeddings]
+        rows = np.flatnonzero(is_new)
+        parts[corpus] = LabelledRows(embeddings, rows, np.full(len(rows), -1))
+    return parts, {corpus: len(tables[corpus].embeddings) - len(rows) for corpus, rows in parts.items()}
 
 
 def _is_unprojected(experiment: Experiment, corpus: str, train: Mapping[str, LabelledRows]) -> bool:

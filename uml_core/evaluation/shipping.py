@@ -71,8 +71,8 @@ def choose(space: Space, val: Mapping[str, Mapping[int, float]], *, unseen: bool
 
 
 def lacking_alternatives(measured: Iterable[Arm]) -> list[str]:
-    """The alternatives to training on unpaired data that are not among some arms, by role."""
-    roles = {arm.role for arm in measured}
+    """The alternatives to training on unpaired data that are not among some arms, by role; few have a pile."""
+    roles = {"pile", *(arm.role for arm in measured)}
     return [role for role in get_args(Alternative) if role not in roles]
 
 

@@ -14,6 +14,7 @@ from scipy import stats
 from uml_core.models.prior_gates import Gate
 from uml_core.models.prior_head import Kind, PriorHead
 from uml_core.models.row_space import Array
+from uml_core.models.unlabelled import PooledHead
 
 WORDS = {
     "ridge": "ridge",
@@ -66,6 +67,23 @@ class AuxiliaryVerdict:
 
 
 @dataclass(frozen=True)
+class PileVerdict:
+    """What an unlabelled pile is worth, by heads of half of the labelled rows each, judged on the other half."""
+
+    kept: bool
+    gain: Gain | None  # of the head with it over the head without; None where a class has one row
+    auxiliaries: Gain | None  # of auxiliary corpora over the pile alone; None where none takes part as well
+
+    def __str__(self) -> str:
+        if self.gain is None:
+            use = "used" if self.kept else "left out beside prototypes of another corpus"
+            return f"unlabelled pile: {use}; one row a class cannot be left out to judge it"
+        use = "worth" if self.kept else "left out: left-out labels are not clearly likelier with it,"
+        beside = f"; auxiliary corpora over the pile alone: {self.auxiliaries}" if self.auxiliaries else ""
+        return f"unlabelled pile: {use} {self.gain}{beside}"
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Which head is shipped and what it gains over the second best; printing it says it in words."""
 
@@ -74,6 +92,7 @@ class Verdict:
     gain: Gain | None  # over the second best; None where no row can be left out
     accuracies: dict[str, float]  # of left-out rows, by head
     auxiliaries: tuple[AuxiliaryVerdict, ...]
+    pile: PileVerdict | None = None
 
     @property
     def undecided(self) -> bool:
@@ -100,8 +119,17 @@ class Verdict:
 
     def __str__(self) -> str:
         accuracies = ", ".join(f"{WORDS[name]} {100 * value:.1f} %" for name, value in self.accuracies.items())
-        lines = [self.headline, *(f"  {each}" for each in self.auxiliaries)]
+        lines = [self.headline, *(f"  {each}" for each in (*self.auxiliaries, self.pile) if each)]
         return "\n".join([*lines, f"  rows left out: {accuracies}"] if accuracies else lines)
+
+
+def pile_verdict(pooled: PooledHead, alone: PooledHead | None) -> PileVerdict:
+    """The verdict on a pile; `alone` is the head of the target and its pile, where auxiliary corpora take part."""
+    if not pooled.correct:
+        return PileVerdict(pooled.voice > 0, None, None)
+    gain = Gain.paired(pooled.correct["with"], pooled.correct["without"])
+    beside = None if alone is None else Gain.paired(pooled.correct["with"], alone.correct["with"])
+    return PileVerdict(pooled.voice > 0, gain, beside)
 
 
 def verdict_of(head: PriorHead, without: Mapping[str, PriorHead]) -> Verdict:

@@ -19,6 +19,7 @@ from uml_core.config import Experiment
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.row_statistics import KEPT_ROWS, RowStatistics
 from uml_core.data.training_data import TrainingData
+from uml_core.errors import InputError, listing
 from uml_core.models.bridge import over_bridges
 from uml_core.models.bridged_data import bridge_of
 from uml_core.models.discriminant import prior_of_rows, prior_of_statistics
@@ -27,6 +28,7 @@ from uml_core.models.prior_head import fit_from_statistics, fit_prior_head
 from uml_core.models.prior_model import ClassPrior, unit_rows
 from uml_core.models.shared_head import solves_unit_rows
 from uml_core.models.summing import Summing, check_solvable
+from uml_core.models.unlabelled import fit_pooled_head
 from uml_core.store.mapped_table import is_mapped
 
 
@@ -47,7 +49,16 @@ def solve_head(experiment: Experiment, data: TrainingData) -> tuple[Tensor, Tens
     priors = [_prior(data, name, is_unit) for name in experiment.solved_from[1:]]
     priors += over_bridges(priors, [bridge_of(rows) for rows in data.bridges])[0]
     discriminates = experiment.model.head != "ridge"
-    if len(train) > KEPT_ROWS:
+    if piles := [rows for rows in data.unlabelled.values() if len(rows)]:
+        if any(is_mapped(rows.embeddings) for rows in (train, *piles)):
+            raise InputError(
+                f"{listing(data.unlabelled)} has role: unlabelled, whose rows are all taken at once; they or the "
+                f"target's rows do not fit into feed.memory_gib {experiment.feed.memory_gib:g}; raise it, or take fewer"
+            )
+        pile_UD = np.concatenate([_rows_of(rows, is_unit) for rows in piles])
+        own = _rows_of(train, is_unit), train.labels, num_classes, priors
+        fitted = fit_pooled_head(*own, pile_UD, discriminates=discriminates).head
+    elif len(train) > KEPT_ROWS:
         statistics = _statistics(data, data.target, is_unit)
         kept = unit_rows(statistics.kept.astype(np.float64)) if is_unit else statistics.kept
         fitted = fit_from_statistics(replace(statistics, kept=kept), priors, discriminates=discriminates)

@@ -133,9 +133,9 @@ class SweepResults:
 
     @property
     def auxiliaries(self) -> tuple[str, ...]:
-        """The auxiliary corpora; unrelated controls, shifted test sets and bridges are left out."""
+        """The auxiliary corpora; unrelated controls and corpora of another role are left out."""
         corpora = [name for name in self.parent.tags.get("uml.corpora", "").split(",") if name]
-        left_out = {("control", "unrelated"), ("role", "shifted"), ("role", "bridge")}
+        left_out = {("control", "unrelated"), ("role", "shifted"), ("role", "bridge"), ("role", "unlabelled")}
         params = self.parent.params
         return tuple(
             name

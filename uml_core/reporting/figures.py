@@ -42,7 +42,7 @@ SPLIT_MARKERS = ("s", "^", "D", "v", "P", "X")
 LOOKS: dict[Role, tuple[str, str]] = {
     **{"shuffled": (VERMILION, "^"), "noise": (ORANGE, "v"), "unrelated": (PURPLE, "D")},
     **{"method": (SKY, "o"), "probe": (GREEN, "P"), "baseline": (GREY, "s"), "zero_shot": (GREY, "X")},
-    **{"ridge": (GREEN, "v"), "discriminant": (GREEN, "D"), "logistic": (GREEN, "^")},
+    **{"ridge": (GREEN, "v"), "discriminant": (GREEN, "D"), "logistic": (GREEN, "^"), "pile": (GREEN, "P")},
 }
 
 

@@ -21,7 +21,7 @@ from uml_core.sweeps.space import ALTERNATIVE_WORDS, Arm
 Kind = Literal["gain", "no_gain", "harm", "undecided"]
 KIND_WORDS: dict[Kind, str] = {"harm": "warning, harm", "gain": "gain", "no_gain": "no gain", "undecided": "undecided"}
 SIGNIFICANCE = 0.05
-SOLVED_OR_UNTRAINED = ("ridge", "discriminant", "logistic", "zero_shot")
+SOLVED_OR_UNTRAINED = ("ridge", "discriminant", "logistic", "pile", "zero_shot")
 
 
 @dataclass(frozen=True)

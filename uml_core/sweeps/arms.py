@@ -44,6 +44,7 @@ SAYS = {
     "discriminant": "the target alone: a linear discriminant in closed form, its penalty by leaving one row out; at "
     "one row a class it is ridge.",
     "logistic": "the target alone: logistic regression, its penalty by validation.",
+    "pile": "the target and its unlabelled pile alone: discriminant, which learns from the pile as prior does.",
     "prior": "discriminant under a prior that the auxiliary corpora write, in closed form; where their class names are "
     "worth no more than shuffled ones, it is discriminant.",
     "shuffled_prior": "as prior, with the auxiliary labels shuffled over rows.",
@@ -96,6 +97,9 @@ def standard_arms(experiment: Experiment) -> dict[str, Arm]:
         Arm("prior", {**cotrained, **prior}, role="method"),
         Arm("shuffled_prior", {**cotrained, **shuffled, **prior}, role="shuffled", controls="prior"),
     ]
+    if experiment.unlabelled_corpora:
+        with_pile = _target_only(experiment, beside=experiment.unlabelled_corpora)
+        arms.append(Arm("pile", {**with_pile, "model.head": "discriminant"}, role="pile"))
     if unrelated:
         swapped = {"mixing.loss_weight": {name: float(name in unrelated) for name in experiment.auxiliaries}}
         arms += _controls("unrelated", swapped, {"model.init_corpus": unrelated[0]})
@@ -123,7 +127,8 @@ def deciding_arms(experiment: Experiment) -> tuple[str, ...]:
     """The fewest arms a verdict rests on: what one could use instead, the baseline, the methods and their controls."""
     suffix = headline_suffix(experiment)
     initialised = ("unimodal_init", "uml_init") if suffix else ()
-    alternatives = ("linear_probe", "ridge", "discriminant", "logistic", "zero_shot")
+    pile = ("pile",) if experiment.unlabelled_corpora else ()
+    alternatives = ("linear_probe", "ridge", "discriminant", "logistic", *pile, "zero_shot")
     return (*alternatives, "unimodal", "uml", *initialised, f"shuffled{suffix}", "prior", "shuffled_prior")
 
 
@@ -138,22 +143,24 @@ def deciding_space(experiment: Experiment, question: str, arms: Iterable[Arm], *
     return Space(question, tuple(arms), "unimodal", f"uml{suffix}", needs=needs, **{**fields, **others})
 
 
-def _target_only(experiment: Experiment) -> dict[str, Any]:
-    """Overrides of a plain linear probe: a frozen encoder, no other corpus, and so no projection.
+def _target_only(experiment: Experiment, beside: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Overrides of a plain linear probe: a frozen encoder, no other corpus but those `beside`, and so no projection.
 
-    In the union of classes other corpora stay, idle: they say which classes there are.
+    In the union of classes auxiliary corpora stay, idle: they say which classes there are.
     """
-    target = experiment.corpora[experiment.target].model_dump(mode="json")
+    is_union = experiment.data.classes == "union"
+    left_out = set(experiment.unlabelled_corpora if is_union else experiment.corpora) - {experiment.target, *beside}
+    corpora = {
+        name: corpus.model_dump(mode="json") for name, corpus in experiment.corpora.items() if name not in left_out
+    }
     warm_start = experiment.mixing.warm_start
     idle = warm_start.steps if warm_start.corpus != experiment.target else 0  # in which the matched baseline waits
     return {
         **({"train.max_steps": max(0, experiment.train.max_steps - idle)} if idle else {}),
         **FROZEN,
-        **(
-            {"mixing.loss_weight": weights_of(experiment, ()), "model.init_corpus": experiment.target}
-            if experiment.data.classes == "union"
-            else {"corpora": {experiment.target: target}, "mixing.loss_weight": {}, "model.init_corpus": None}
-        ),
+        "corpora": corpora,
+        "mixing.loss_weight": weights_of(experiment, ()) if is_union else {},
+        "model.init_corpus": experiment.target if is_union else None,
         "mixing.batch_ratio": {},
         "mixing.warm_start": {},
         "data.auxiliary_shots": {},

@@ -32,12 +32,13 @@ GroupName = tuple[str, str, int]  # arm, condition, seed
 # "" is an arm that is only compared. "method" and "baseline" are variants of the headline and of the baseline.
 Plain = Literal["", "method", "baseline"]
 # A model that one could use instead of the headline's, and that no unpaired data have trained.
-Alternative = Literal["probe", "ridge", "discriminant", "logistic", "zero_shot"]
+Alternative = Literal["probe", "ridge", "discriminant", "logistic", "pile", "zero_shot"]
 ALTERNATIVE_WORDS: dict[str, str] = {
     "probe": "the linear probe",
     "ridge": "ridge",
     "discriminant": "the linear discriminant",
     "logistic": "logistic regression",
+    "pile": "the unlabelled pile alone",
     "zero_shot": "the untrained zero-shot head",
 }
 # "control" is one of a kind that is not listed here: words of the verdict, looks in figures.
