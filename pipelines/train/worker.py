@@ -25,6 +25,7 @@ from pipelines.ray_train.checkpoints import PREDICTOR_FOLDER, ReportPace, newest
 from pipelines.run_data import divergence_message, load_data
 from pipelines.train.progress import TrainingState
 from uml_core.config import Experiment, parse_experiment
+from uml_core.data.training_data import TrainingData
 from uml_core.evaluation.outcome import evaluation_points, measure_outcome
 from uml_core.gradients.batch import NonFiniteError
 from uml_core.tracking.records import MetricPoint
@@ -99,7 +100,8 @@ def _report_evaluations(run: TrainingRun, started_at: float) -> None:
 
 
 def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation, steps_per_s: float) -> None:
-    warnings = run.data.warnings() if run.experiment.objective == "self_supervised" else []  # others the driver knows
+    # What the driver, which reads no embeddings, cannot know.
+    warnings = run.data.repeats if isinstance(run.data, TrainingData) else run.data.warnings()
     state = TrainingState(evaluation.step, steps_per_s, evaluation.losses, evaluation.val_accuracy, warnings)
     metrics = {"points": points, "step": evaluation.step, "val_accuracy": evaluation.val_accuracy, "state": state}
     finished = run.progress.finished

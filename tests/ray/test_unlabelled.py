@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from pipelines import report
-from pipelines.run_data import check_data
 from pipelines.train import step as train
 from pipelines.tune import step as tune
 from tests.conftest import vector_tree, write_embeddings
@@ -63,9 +62,6 @@ def test_a_solved_head_learns_from_it(experiment: Experiment) -> None:
     with_pile = experiment.override({"model.head": "discriminant"})
     alone = with_pile.override({"corpora": {name: corpora[name] for name in ("target", "names")}})
     assert train.run(with_pile).results["test_accuracy"] > train.run(alone).results["test_accuracy"] + 0.02
-    assert "pile: 5 unlabelled rows left out, which are rows of validation or test" in (
-        check_data(with_pile).data.warnings()
-    )
 
 
 def test_a_sweep_has_the_pile_alone_as_its_control(experiment: Experiment, tmp_path: Path) -> None:

@@ -48,6 +48,12 @@ class TrainingData:
         """What probes are fitted to, by the name `SequenceData` has for it."""
         return self.train[self.target]
 
+    @property
+    def repeats(self) -> list[str]:
+        """Which unlabelled rows were left out, in words; only where embeddings were read can it be known."""
+        words = "unlabelled rows left out, which are rows of validation or test"
+        return [f"{corpus}: {count} {words}" for corpus, count in self.repeated.items() if count]
+
     def warnings(self) -> list[str]:
         """What the user should know: dropped rows, classes without auxiliary rows, spaces that count as one."""
         lines = []
@@ -58,9 +64,7 @@ class TrainingData:
                 "unless one encoder made both spaces, set model.shared_width to another width"
             )
         lines += [bridge.words for bridge in self.bridges]
-        for corpus, count in self.repeated.items():
-            if count:
-                lines.append(f"{corpus}: {count} unlabelled rows left out, which are rows of validation or test")
+        lines += self.repeats
         for corpus, counts in self.dropped.items():
             if counts:
                 shown = listing(f"{label or 'no label'} ({count})" for label, count in counts.items())
