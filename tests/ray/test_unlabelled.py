@@ -76,4 +76,4 @@ def test_a_sweep_has_the_pile_alone_as_its_control(experiment: Experiment, tmp_p
     assert accuracy["pile"] > accuracy["discriminant"] + 0.02
     assert accuracy["prior"] > accuracy["discriminant"] + 0.02
     page = Path(report.run(sweep, tmp_path / "report").results["report"]).read_text(encoding="utf-8")
-    assert "the unlabelled pile alone" in page
+    assert "the target and its unlabelled pile alone" in page
