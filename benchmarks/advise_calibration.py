@@ -31,7 +31,7 @@ from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.subsets import take_shots
 from uml_core.data.target_rows import MAX_VAL_SHOTS
 from uml_core.data.training_data import build_training_data
-from uml_core.models.row_space import Array
+from uml_core.models.closed_form.row_space import Array
 from uml_core.store.corpus_table import CorpusTable
 
 SHOTS, DRAWS, CLASSES, LATENTS, WIDTH = (1, 2, 4, 8), 10, 24, 8, 64

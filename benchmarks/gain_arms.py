@@ -22,11 +22,11 @@ from uml_core.config import CorpusConfig
 from uml_core.corpora.ready.adopt import stream_ready
 from uml_core.data.same_names import same_names
 from uml_core.errors import InputError, listing
-from uml_core.models.prior_baselines import logistic_head, zero_shot_head
-from uml_core.models.prior_head import fit_prior_head
-from uml_core.models.prior_model import ClassPrior, Point, Problem, unit_rows
-from uml_core.models.row_space import RowSpace
-from uml_core.models.temperature import fit_temperature
+from uml_core.models.closed_form.prior_baselines import logistic_head, zero_shot_head
+from uml_core.models.closed_form.prior_head import fit_prior_head
+from uml_core.models.closed_form.prior_model import ClassPrior, Point, Problem, unit_rows
+from uml_core.models.closed_form.row_space import RowSpace
+from uml_core.models.closed_form.temperature import fit_temperature
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.str_]
@@ -281,17 +281,17 @@ def measure(job: Job) -> list[Record]:
 def key_of(job: Job, arm: str) -> Record:
     """What tells one measurement from another; results of another head, data or protocol are others."""
     task = read_task(job.folder)
-    code = _code("models/prior_baselines.py") if arm == "logistic" or arm.startswith("zero_shot") else _code()
+    code = (
+        _code("models/closed_form/prior_baselines.py") if arm == "logistic" or arm.startswith("zero_shot") else _code()
+    )
     draw = {"specification": job.specification, "shots": job.shots, "seed": job.seed}
     return {"task": task.name, "content": task.content, **draw, "arm": arm, "code": code, "protocol": PROTOCOL}
 
 
 @functools.cache
 def _code(*files: str) -> str:
-    patterns = ("prior_*", "discriminant*", "temperature", "bridge")
-    found = (file for pattern in patterns for file in MODELS.glob(f"models/{pattern}.py"))
-    heads = ["classifier.py", "models/row_space.py", *(f"models/{file.name}" for file in found)]
-    return _digest(MODELS / file for file in sorted(files or heads))
+    heads = [MODELS / "classifier.py", *MODELS.glob("models/closed_form/*.py")]
+    return _digest([MODELS / file for file in sorted(files)] or sorted(heads))
 
 
 def _logistic(rows_ND: Array, labels_N: Labels, test_ND: Array) -> Labels:

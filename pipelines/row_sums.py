@@ -30,8 +30,8 @@ from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.row_statistics import KEPT_ROWS, Block, RowStatistics, rows_at_once
 from uml_core.data.training_data import TrainingData
 from uml_core.errors import InputError
-from uml_core.models.row_space import have_equal_lengths
-from uml_core.models.summing import Summing, check_solvable
+from uml_core.models.closed_form.row_space import have_equal_lengths
+from uml_core.models.closed_form.summing import Summing, check_solvable
 from uml_core.store.corpus_store import CorpusStore
 from uml_core.store.corpus_table import finite_matrix
 from uml_core.store.sums_folder import TOTAL, SumsFolder

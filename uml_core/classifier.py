@@ -34,13 +34,20 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from uml_core.data.same_names import same_names
 from uml_core.errors import InputError, listing
-from uml_core.models.bridge import Bridge, bridge_name, over_bridges
-from uml_core.models.discriminant import prior_of_rows
-from uml_core.models.prior_head import PriorHead, fit_prior_head
-from uml_core.models.prior_model import ClassPrior, Codes, unit_rows
-from uml_core.models.prior_verdict import AuxiliaryVerdict, Gain, PileVerdict, Verdict, pile_verdict, verdict_of
-from uml_core.models.row_space import Array, have_equal_lengths
-from uml_core.models.unlabelled import fit_pooled_head
+from uml_core.models.closed_form.bridge import Bridge, bridge_name, over_bridges
+from uml_core.models.closed_form.discriminant import prior_of_rows
+from uml_core.models.closed_form.prior_head import PriorHead, fit_prior_head
+from uml_core.models.closed_form.prior_model import ClassPrior, Codes, unit_rows
+from uml_core.models.closed_form.prior_verdict import (
+    AuxiliaryVerdict,
+    Gain,
+    PileVerdict,
+    Verdict,
+    pile_verdict,
+    verdict_of,
+)
+from uml_core.models.closed_form.row_space import Array, have_equal_lengths
+from uml_core.models.closed_form.unlabelled import fit_pooled_head
 
 Auxiliary = Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]
 FORMAT_VERSION = 1

@@ -15,10 +15,10 @@ from uml_core.corpora.readers import rows_of
 from uml_core.data.same_names import same_names
 from uml_core.data.training_data import TrainingData, build_training_data
 from uml_core.errors import InputError
-from uml_core.models.bridge import PENALTIES, Bridge, left_out_r2, predicted_prior, solutions
-from uml_core.models.prior_model import ClassPrior, unit_rows
-from uml_core.models.row_space import Array
-from uml_core.models.solved_head import solve_head
+from uml_core.models.closed_form.bridge import PENALTIES, Bridge, left_out_r2, predicted_prior, solutions
+from uml_core.models.closed_form.prior_model import ClassPrior, unit_rows
+from uml_core.models.closed_form.row_space import Array
+from uml_core.models.closed_form.solved_head import solve_head
 
 SEEN, UNSEEN, OTHERS, DIM, TEXT_DIM = 12, 6, 120, 40, 32
 NAMES = np.array(

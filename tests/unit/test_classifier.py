@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from uml_core import UnpairedClassifier
 from uml_core.errors import InputError
-from uml_core.models.prior_model import unit_rows
+from uml_core.models.closed_form.prior_model import unit_rows
 
 NAMES = np.array([f"class {code:02d}" for code in range(20)])
 

@@ -10,11 +10,11 @@ from sklearn.covariance import oas
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from tests.unit.test_prior_head import CLASSES, gram_basis, rows_of
-from uml_core.models.discriminant import Discriminant, prior_of_rows
-from uml_core.models.discriminant_search import Mixture, Untrained
-from uml_core.models.prior_head import fit_prior_head
-from uml_core.models.prior_model import Mean, Problem, unit_rows
-from uml_core.models.row_space import Array, RowSpace
+from uml_core.models.closed_form.discriminant import Discriminant, prior_of_rows
+from uml_core.models.closed_form.discriminant_search import Mixture, Untrained
+from uml_core.models.closed_form.prior_head import fit_prior_head
+from uml_core.models.closed_form.prior_model import Mean, Problem, unit_rows
+from uml_core.models.closed_form.row_space import Array, RowSpace
 
 RNG = np.random.default_rng
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from uml_core.models.prior_baselines import logistic_head, zero_shot_head
-from uml_core.models.prior_gates import ORDERS
-from uml_core.models.prior_head import fit_prior_head
-from uml_core.models.prior_model import ClassPrior, Mean, Point, Problem, unit_rows
-from uml_core.models.row_space import Array, ClassBasis, RowSpace
-from uml_core.models.temperature import fit_temperature, losses
+from uml_core.models.closed_form.prior_baselines import logistic_head, zero_shot_head
+from uml_core.models.closed_form.prior_gates import ORDERS
+from uml_core.models.closed_form.prior_head import fit_prior_head
+from uml_core.models.closed_form.prior_model import ClassPrior, Mean, Point, Problem, unit_rows
+from uml_core.models.closed_form.row_space import Array, ClassBasis, RowSpace
+from uml_core.models.closed_form.temperature import fit_temperature, losses
 
 CLASSES, DIM = 5, 7
 RNG = np.random.default_rng

@@ -15,8 +15,8 @@ from uml_core.analysis.relevance import Draw, Relevance, labelled_pool, redrawn,
 from uml_core.config import parse_experiment
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.training_data import TrainingData, build_training_data
-from uml_core.models.prior_baselines import logistic_head
-from uml_core.models.prior_verdict import Gain
+from uml_core.models.closed_form.prior_baselines import logistic_head
+from uml_core.models.closed_form.prior_verdict import Gain
 from uml_core.store.corpus_table import CorpusTable
 
 NUM_CLASSES, WIDTH = 24, 40

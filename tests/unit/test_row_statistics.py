@@ -10,10 +10,10 @@ import pytest
 from tests.unit.test_prior_head import prior_of, world
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.row_statistics import KEPT_ROWS, Block, RowStatistics, added_up, kept_rows
-from uml_core.models.prior_head import fit_from_statistics, fit_prior_head
-from uml_core.models.prior_model import ClassPrior, Problem
-from uml_core.models.row_space import Array, ClassBasis, RowSpace
-from uml_core.models.summing import Summing
+from uml_core.models.closed_form.prior_head import fit_from_statistics, fit_prior_head
+from uml_core.models.closed_form.prior_model import ClassPrior, Problem
+from uml_core.models.closed_form.row_space import Array, ClassBasis, RowSpace
+from uml_core.models.closed_form.summing import Summing
 
 CLASSES = 30
 

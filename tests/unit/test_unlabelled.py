@@ -10,7 +10,7 @@ import pytest
 from tests.unit.test_classifier import NAMES
 from uml_core import UnpairedClassifier
 from uml_core.errors import InputError
-from uml_core.models.unlabelled import fit_pooled_head
+from uml_core.models.closed_form.unlabelled import fit_pooled_head
 
 CLASSES, WIDTH = 20, 40
 

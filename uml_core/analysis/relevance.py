@@ -30,15 +30,15 @@ from uml_core.analysis.alignment import cka
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.subsets import rows_by_class
 from uml_core.data.training_data import TrainingData
-from uml_core.models.bridge import over_bridges
-from uml_core.models.bridged_data import bridge_of
-from uml_core.models.discriminant import prior_of_rows
-from uml_core.models.prior_baselines import logistic_head, zero_shot_head
-from uml_core.models.prior_gates import MIN_CLASSES
-from uml_core.models.prior_head import PriorHead, fit_prior_head
-from uml_core.models.prior_model import ClassPrior, Codes, unit_rows
-from uml_core.models.prior_verdict import CONFIDENCE, Gain
-from uml_core.models.row_space import Array, have_equal_lengths
+from uml_core.models.closed_form.bridge import over_bridges
+from uml_core.models.closed_form.bridged_data import bridge_of
+from uml_core.models.closed_form.discriminant import prior_of_rows
+from uml_core.models.closed_form.prior_baselines import logistic_head, zero_shot_head
+from uml_core.models.closed_form.prior_gates import MIN_CLASSES
+from uml_core.models.closed_form.prior_head import PriorHead, fit_prior_head
+from uml_core.models.closed_form.prior_model import ClassPrior, Codes, unit_rows
+from uml_core.models.closed_form.prior_verdict import CONFIDENCE, Gain
+from uml_core.models.closed_form.row_space import Array, have_equal_lengths
 
 Word = Literal["helps", "neutral", "harms", "not enough evidence"]
 

@@ -19,7 +19,7 @@ from uml_core.config import Experiment
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.row_statistics import kept_rows
 from uml_core.data.training_data import TrainingData
-from uml_core.models.row_space import have_equal_lengths
+from uml_core.models.closed_form.row_space import have_equal_lengths
 from uml_core.models.seeding import initialise
 
 Features = npt.NDArray[np.float32]  # (N, H): what the target's path makes of N rows, just before the classifier
@@ -74,7 +74,7 @@ class SharedHeadModel(nn.Module):
 
 
 def build_model(experiment: Experiment, data: TrainingData) -> SharedHeadModel:
-    """The model as it starts; a head that is solved (`uml_core.models.solved_head`) is one of the target alone."""
+    """The model as it starts; a head that is solved (`models.closed_form.solved_head`) is one of the target alone."""
     dims = {corpus: rows.dim for corpus, rows in data.train.items()}
     if experiment.model.head != "paper":
         dim = dims[data.target]

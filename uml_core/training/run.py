@@ -176,7 +176,7 @@ class TrainingRun:
             yield self.evaluate(self._train(self.next_stop, gradient))
 
     def _solve(self) -> None:
-        from uml_core.models.solved_head import solve_head  # scikit-learn takes a second
+        from uml_core.models.closed_form.solved_head import solve_head  # scikit-learn takes a second
 
         assert isinstance(self.data, TrainingData), "other data are refused with the experiment"
         started = time.perf_counter()

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy.special import softmax
 
-from uml_core.models.prior_head import PriorHead, fit_prior_head
-from uml_core.models.prior_model import ClassPrior, Codes
-from uml_core.models.row_space import Array
-from uml_core.models.temperature import fit_temperature
+from uml_core.models.closed_form.prior_head import PriorHead, fit_prior_head
+from uml_core.models.closed_form.prior_model import ClassPrior, Codes
+from uml_core.models.closed_form.row_space import Array
+from uml_core.models.closed_form.temperature import fit_temperature
 
 STEPS = 5
 SHARE_STEPS = 20

@@ -23,9 +23,9 @@ import numpy as np
 from scipy.special import softmax
 
 from uml_core.data.row_statistics import RowStatistics
-from uml_core.models.discriminant_search import DiscriminantSearch, Mixture
-from uml_core.models.prior_gates import Gate, SeenClasses
-from uml_core.models.prior_model import (
+from uml_core.models.closed_form.discriminant_search import DiscriminantSearch, Mixture
+from uml_core.models.closed_form.prior_gates import Gate, SeenClasses
+from uml_core.models.closed_form.prior_model import (
     MAX_LEFT_OUT,
     ClassPrior,
     Codes,
@@ -33,9 +33,9 @@ from uml_core.models.prior_model import (
     Point,
     Problem,
 )
-from uml_core.models.prior_unseen import Extension
-from uml_core.models.row_space import Array, ClassBasis, LeftRows, RowSpace
-from uml_core.models.temperature import fit_temperature, losses
+from uml_core.models.closed_form.prior_unseen import Extension
+from uml_core.models.closed_form.row_space import Array, ClassBasis, LeftRows, RowSpace
+from uml_core.models.closed_form.temperature import fit_temperature, losses
 
 Kind = Literal["ridge", "discriminant", "prior", "zero_shot"]
 

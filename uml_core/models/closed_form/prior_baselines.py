@@ -15,8 +15,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from uml_core.models.prior_model import ClassPrior, Codes
-from uml_core.models.row_space import Array
+from uml_core.models.closed_form.prior_model import ClassPrior, Codes
+from uml_core.models.closed_form.row_space import Array
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)  # C, the inverse of the penalty, on rows of mean squared length 1
 FIRST_STRENGTH = 10.0  # where no class has two rows

@@ -19,8 +19,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from uml_core.models.prior_model import ClassPrior, Codes, Mean, Problem
-from uml_core.models.row_space import Array, ClassBasis
+from uml_core.models.closed_form.prior_model import ClassPrior, Codes, Mean, Problem
+from uml_core.models.closed_form.row_space import Array, ClassBasis
 
 ORDERS = 39  # permuted class names that the true ones must all beat: p = 1/40 in each of two roles
 MIN_CLASSES = 5  # fewer have no 39 other orders

@@ -17,9 +17,9 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from uml_core.models.prior_gates import MIN_CLASSES, ORDERS, Gate
-from uml_core.models.prior_model import ClassPrior, Codes, unit_rows
-from uml_core.models.row_space import Array
+from uml_core.models.closed_form.prior_gates import MIN_CLASSES, ORDERS, Gate
+from uml_core.models.closed_form.prior_model import ClassPrior, Codes, unit_rows
+from uml_core.models.closed_form.row_space import Array
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # λ of the map
 SHARPNESS = 3.0  # of the kernel exp(SHARPNESS · (cosine − 1)), decided on DTD and UCF101 (docs/measured.md)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from uml_core.models.prior_gates import Gate
-from uml_core.models.prior_head import Kind, PriorHead
-from uml_core.models.row_space import Array
-from uml_core.models.unlabelled import PooledHead
+from uml_core.models.closed_form.prior_gates import Gate
+from uml_core.models.closed_form.prior_head import Kind, PriorHead
+from uml_core.models.closed_form.row_space import Array
+from uml_core.models.closed_form.unlabelled import PooledHead
 
 WORDS = {
     "ridge": "ridge",

@@ -20,15 +20,15 @@ from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.row_statistics import KEPT_ROWS, RowStatistics
 from uml_core.data.training_data import TrainingData
 from uml_core.errors import InputError, listing
-from uml_core.models.bridge import over_bridges
-from uml_core.models.bridged_data import bridge_of
-from uml_core.models.discriminant import prior_of_rows, prior_of_statistics
+from uml_core.models.closed_form.bridge import over_bridges
+from uml_core.models.closed_form.bridged_data import bridge_of
+from uml_core.models.closed_form.discriminant import prior_of_rows, prior_of_statistics
+from uml_core.models.closed_form.prior_head import fit_from_statistics, fit_prior_head
+from uml_core.models.closed_form.prior_model import ClassPrior, unit_rows
+from uml_core.models.closed_form.summing import Summing, check_solvable
+from uml_core.models.closed_form.unlabelled import fit_pooled_head
 from uml_core.models.linear_probe import LinearProbe
-from uml_core.models.prior_head import fit_from_statistics, fit_prior_head
-from uml_core.models.prior_model import ClassPrior, unit_rows
 from uml_core.models.shared_head import solves_unit_rows
-from uml_core.models.summing import Summing, check_solvable
-from uml_core.models.unlabelled import fit_pooled_head
 from uml_core.store.mapped_table import is_mapped
 
 

@@ -15,8 +15,8 @@ from functools import cached_property
 import numpy as np
 
 from uml_core.data.row_statistics import RowStatistics
-from uml_core.models.prior_model import ClassPrior, Codes, Problem, unit_rows
-from uml_core.models.row_space import Array, ClassBasis, LeftRows, RowSpace
+from uml_core.models.closed_form.prior_model import ClassPrior, Codes, Problem, unit_rows
+from uml_core.models.closed_form.row_space import Array, ClassBasis, LeftRows, RowSpace
 
 LEAST_SPREAD = 1e-3  # of class means
 MOST_SHRUNK = 0.999  # of the scatter within classes, towards a multiple of the identity

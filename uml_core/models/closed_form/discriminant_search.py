@@ -15,11 +15,11 @@ from functools import cached_property
 
 import numpy as np
 
-from uml_core.models.discriminant import Discriminant, FittedDiscriminant
-from uml_core.models.prior_gates import SeenClasses
-from uml_core.models.prior_model import ClassPrior, Mean, Point, Problem
-from uml_core.models.row_space import Array, LeftRows
-from uml_core.models.temperature import fit_temperature
+from uml_core.models.closed_form.discriminant import Discriminant, FittedDiscriminant
+from uml_core.models.closed_form.prior_gates import SeenClasses
+from uml_core.models.closed_form.prior_model import ClassPrior, Mean, Point, Problem
+from uml_core.models.closed_form.row_space import Array, LeftRows
+from uml_core.models.closed_form.temperature import fit_temperature
 
 SEARCH_TOLERANCE = 0.1  # of a temperature's logarithm
 MEDIAN, MEDIAN_SPREAD = 2.0, 1.0  # of the penalty in units of the oracle's, and of its logarithm

@@ -12,8 +12,8 @@ import numpy as np
 from uml_core.data.bridge_rows import BridgeRows
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.errors import InputError
-from uml_core.models.bridge import Bridge
-from uml_core.models.prior_model import ClassPrior
+from uml_core.models.closed_form.bridge import Bridge
+from uml_core.models.closed_form.prior_model import ClassPrior
 from uml_core.store.corpus_table import is_unread
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from uml_core.models.prior_gates import SeenClasses
-from uml_core.models.prior_model import ClassPrior, Codes, Mean, Point, Problem
-from uml_core.models.row_space import Array, RowSpace
+from uml_core.models.closed_form.prior_gates import SeenClasses
+from uml_core.models.closed_form.prior_model import ClassPrior, Codes, Mean, Point, Problem
+from uml_core.models.closed_form.row_space import Array, RowSpace
 
 FOLDS = 5
 OFFSETS = 101

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 
 from uml_core.data.row_statistics import RowStatistics
-from uml_core.models.row_space import Array, ClassBasis, LeftOut, LeftRows, RowSpace
+from uml_core.models.closed_form.row_space import Array, ClassBasis, LeftOut, LeftRows, RowSpace
 
 Codes = npt.NDArray[np.int64]
 MAX_LEFT_OUT = 400  # rows that a search leaves out; the final figures leave out every one

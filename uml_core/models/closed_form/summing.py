@@ -19,7 +19,7 @@ from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.row_statistics import Block, RowStatistics, added_up, kept_rows, rows_at_once
 from uml_core.data.training_data import TrainingData
 from uml_core.errors import InputError
-from uml_core.models.prior_model import unit_rows
+from uml_core.models.closed_form.prior_model import unit_rows
 
 
 @dataclass(frozen=True)
