@@ -190,12 +190,13 @@ def load_run(experiment: Experiment, run_id: str) -> LoadedRun:
     with tempfile.TemporaryDirectory() as folder:
         try:
             weights = load_file(download(uri, f"runs:/{run_id}/weights/model.safetensors", Path(folder)))
-            logged = load_experiment(download(uri, f"runs:/{run_id}/experiment.yaml", Path(folder)))
+            file = download(uri, f"runs:/{run_id}/experiment.yaml", Path(folder))
         except InputError as error:
             raise InputError(
                 f"--run {run_id} is a run of kind '{record.kind or 'unknown'}' without a model ({error}); give one of "
                 "a training run (uml, unimodal), or of the trial that a sweep ships (its tag uml.best_trial)"
             ) from None
+        logged = load_experiment(file)
     shifted = {
         f"corpora.{name}": experiment.corpora[name].model_dump(mode="json") for name in experiment.shifted_corpora
     }

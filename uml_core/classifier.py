@@ -34,7 +34,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from uml_core.data.same_names import same_names
 from uml_core.errors import InputError, listing
-from uml_core.models.closed_form.bridge import Bridge, bridge_name, over_bridges
+from uml_core.models.closed_form.bridge import Bridge, over_bridges
 from uml_core.models.closed_form.discriminant import prior_of_rows
 from uml_core.models.closed_form.prior_head import PriorHead, fit_prior_head
 from uml_core.models.closed_form.prior_model import ClassPrior, Codes, unit_rows
@@ -119,9 +119,9 @@ class UnpairedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         def fitted(without: str | None = None) -> PriorHead:
             rest = [prior for prior in priors if prior.name != without]
-            kept = [each for each in bridges if without not in [bridge_name(each.name, text) for text in each.texts]]
-            over, gates = over_bridges(rest, kept)
-            head = fit_prior_head(rows_ND, codes_N, len(self.classes_), [*rest, *over], weights=weights_N)
+            over, gates = over_bridges(rest, bridges)
+            rest += [prior for prior in over if prior.name != without]
+            head = fit_prior_head(rows_ND, codes_N, len(self.classes_), rest, weights=weights_N)
             return replace(head, gates=(*gates, *head.gates))
 
         self.head_ = fitted()

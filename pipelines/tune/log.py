@@ -71,11 +71,13 @@ class TrialLog:
     def flush(self) -> None:
         """Wait until all is written."""
         while self._writes:
-            self._writes.popleft().result()
+            self._writes[0].result()  # a failure stays first and is raised each time: Ray Tune swallows it once
+            self._writes.popleft()
 
     def _write_later(self) -> None:
         while self._writes and self._writes[0].done():
-            self._writes.popleft().result()
+            self._writes[0].result()
+            self._writes.popleft()
         self._writes.append(self._writer.submit(self._write))
 
     def _write(self) -> None:

@@ -96,7 +96,7 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
                 )
                 _train(tune.with_resources(trainable, resources), at_once, experiment, proposals, folder, log)
                 attempt.check()  # Ray Tune ends as if it were done when the lease's thread interrupts it
-                log.flush()
+            log.flush()
             results = log.results
             failed = proposals.total - sum(not result.error for result in results.values())  # some have left no result
             counts = {"trials": proposals.total, "failed": failed}

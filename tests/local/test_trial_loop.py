@@ -13,7 +13,7 @@ from pipelines.tune.folder import TrialResult
 from pipelines.tune.trial import train_heads
 from tests.unit.test_training import TABLES, experiment
 from uml_core.config import Experiment
-from uml_core.models import solved_head
+from uml_core.models.closed_form import solved_head
 
 Ended = dict[int, tuple[TrialResult, dict[str, Any] | None]]
 

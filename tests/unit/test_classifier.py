@@ -169,3 +169,12 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(InputError, match="holds no UnpairedClassifier"):
         UnpairedClassifier.load(tmp_path / "other.safetensors")
+
+
+def test_a_corpus_whose_rows_are_all_alike_teaches_nothing() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 6)
+    rows = np.eye(8)[labels] + 0.3 * rng.normal(size=(24, 8))
+    alike = UnpairedClassifier().fit(rows, labels, {"text": (np.ones((8, 8)), np.arange(8) % 4)})
+    assert not alike.head_.scales
+    assert UnpairedClassifier().fit(np.zeros((8, 8)), np.arange(8) % 4, unlabelled=np.zeros((5, 8))).predict(rows).shape

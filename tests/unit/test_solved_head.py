@@ -20,7 +20,7 @@ from uml_core.data.training_data import TrainingData, build_training_data
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import evaluated_run
 from uml_core.evaluation.registry import chosen_evaluators, measure
-from uml_core.models import solved_head
+from uml_core.models.closed_form import solved_head
 from uml_core.models.closed_form.prior_model import unit_rows
 from uml_core.serving.export import export_head
 from uml_core.serving.target_predictor import TargetPredictor

@@ -42,3 +42,15 @@ def test_settings_that_are_not_used_are_named_with_what_would_use_them(
         re.search(r"not used: it counts with .*(backbone|optim\.name|pictures).* alone; set that, or remove it$", e)
         for e in lines
     )
+
+
+@pytest.mark.parametrize(
+    ("head", "unused"),
+    [("paper", ["corpora.other", "corpora.pile"]), ("ridge", ["corpora.other"]), ("prior", [])],
+)
+def test_roles_that_the_head_has_no_use_for_are_named(head: str, unused: list[str]) -> None:
+    ready = {"modality": "vector", "format": "embeddings", "path": "x.parquet"}
+    roles = {"other": "bridge", "pile": "unlabelled"}
+    given = experiment(**{f"corpora.{name}": {**ready, "role": role} for name, role in roles.items()})
+    lines = unused_settings(given.override({"model.head": head}))
+    assert [line.split()[0] for line in lines if "has role" in line] == unused

@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from uml_core.config.corpora import EncodersConfig
 from uml_core.config.sections import Sections
+from uml_core.errors import listing
 
 Decision = Literal["store", "rows", "model", "pack"]
 # store: which rows and embeddings the store holds. rows: which of them are trained, validated and tested on.
@@ -169,7 +170,7 @@ def deciding(experiment: Sections, decision: Decision) -> dict[str, Any]:
 
 
 def unused_settings(experiment: Sections) -> list[str]:
-    """One line for every setting with another value than its default that training does not use.
+    """One line for every setting with another value than its default, and every role, that training does not use.
 
     A warning, not an error: one file has the settings of several backbones, for the arms of a sweep or a key on the
     command line.
@@ -182,6 +183,15 @@ def unused_settings(experiment: Sections) -> list[str]:
                 f"{leaf.key} is {leaf.value} and not used: it counts with {unmet[0].words} alone; "
                 "set that, or remove it"
             )
+    for names, role, heads in (
+        ((*experiment.bridges, *experiment.bridge_texts), "bridge", ("prior",)),
+        (experiment.unlabelled_corpora, "unlabelled", ("prior", "discriminant", "ridge")),
+    ):
+        if experiment.model.head not in heads:
+            lines += [
+                f"corpora.{name} has role {role} and is not used: it counts with model.head {listing(heads)} alone"
+                for name in names
+            ]
     return lines
 
 

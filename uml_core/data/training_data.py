@@ -142,9 +142,12 @@ def _unlabelled(
     Raises:
         InputError: a corpus is not as wide as the target.
     """
+    if not experiment.unlabelled_corpora:
+        return {}, {}  # held-out rows, which may lie in a file, are read for a pile alone
     target, parts = tables[experiment.target].embeddings, {}
-    held_out = [target[found.held_out], *(tables[part.corpus].embeddings[part.rows] for part in found.shifted.values())]
-    known = {row.tobytes() for rows in held_out for row in rows} if experiment.unlabelled_corpora else set()
+    shifted = [(tables[part.corpus].embeddings, part.rows) for part in found.shifted.values()]
+    held_out = [(rows, picked) for rows, picked in [(target, found.held_out), *shifted] if not is_unread(rows)]
+    known = {rows[row].tobytes() for rows, picked in held_out for row in picked}
     for corpus in experiment.unlabelled_corpora:
         embeddings = tables[corpus].embeddings
         if embeddings.shape[1] != target.shape[1]:

@@ -82,8 +82,9 @@ def _resampled_means(difference_SN: npt.NDArray[np.float64], rng: np.random.Gene
     """Each seed's mean over N rows drawn with replacement, many times (R, S): by how often each distinct row comes."""
     rows, counts = np.unique(difference_SN, axis=1, return_counts=True)
     total = int(counts.sum())
-    means_RS: npt.NDArray[np.float64] = rng.multinomial(total, counts / total, size=RESAMPLES) @ rows.T / total
-    return means_RS
+    blocks = np.array_split(np.arange(RESAMPLES), -(-RESAMPLES * len(counts) // 2**20))  # a few MB at a time
+    means = [rng.multinomial(total, counts / total, size=len(block)) @ rows.T / total for block in blocks]
+    return np.concatenate(means)
 
 
 def mcnemar(wins: int, losses: int) -> float:

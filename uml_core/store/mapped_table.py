@@ -110,7 +110,7 @@ def mapped_table(
     folder, content = cache / store.corpus / store.fingerprint, [manifest["parts"], manifest["rows_digest"]]
     if only is not None:
         digest = hashlib.blake2b(only.tobytes(), digest_size=16).hexdigest()
-        folder, content = folder.with_name(f"{folder.name}-rows"), [*content, digest]
+        folder = folder.with_name(f"{folder.name}-rows-{digest}")  # of its own: a writer clears its folder
     files = folder / hash_of(content)
     if files.is_dir():  # as for most workers of a machine: a lease takes a tenth of a second
         return _open(files)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Callable
 from typing import Any
@@ -85,6 +86,9 @@ def mlflow_client(uri: str) -> MlflowClient:
 
 def is_outage(error: Exception) -> bool:
     """Whether an error says that the server, or its database, is away for now."""
+    if isinstance(error, sqlite3.OperationalError):  # another process has the file, or the disk is full
+        busy = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+        return error.sqlite_errorcode & 0xFF in busy
     if isinstance(error, MlflowException):
         # MLflow wraps what requests raises: only the text tells a lost connection from a refusal.
         words = ("failed with exception", "failed with timeout", "error code 502", "error code 503", "error code 504")

@@ -10,15 +10,18 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlflow.utils.uri import append_to_uri_path
+
 from uml_core.config import Experiment, TrackingConfig
-from uml_core.tracking.client import mlflow_client
+from uml_core.tracking.client import PatientClient
 from uml_core.tracking.records import MetricPoint
 from uml_core.tracking.writing import MLflowTracker, finite_metrics, milliseconds, run_params, run_tags, start_run
 
+Rows = tuple[str, Sequence[Mapping[str, Any]]]  # of one table
 MAX_PARAM = 6000  # letters, MLflow's limit
 BUSY_S = 60.0  # other processes may hold the database so long
 
@@ -51,22 +54,20 @@ def write_runs(tracking: TrackingConfig, experiment_id: str, runs: Sequence[Ende
     """Write runs of one experiment; returns their ids."""
     if not _is_file(tracking.uri):
         return [_by_client(run, experiment_id) for run in runs]
-    location = mlflow_client(tracking.uri).get_experiment(experiment_id).artifact_location.rstrip("/")
-    ids = [uuid.uuid4().hex for _ in runs]
-    with _database(tracking.uri) as database:
-        for run_id, run in zip(ids, runs, strict=True):
-            facts = {
-                **{"run_uuid": run_id, "name": run.name, "experiment_id": int(experiment_id), "status": run.status},
-                **{"start_time": milliseconds(run.started_at), "end_time": milliseconds(run.ended_at)},
-                **{"lifecycle_stage": "active", "artifact_uri": f"{location}/{run_id}/artifacts"},
-                **{"source_type": "UNKNOWN", "user_id": "unknown"},
-                **dict.fromkeys(("source_name", "entry_point_name", "source_version"), ""),
-            }
-            _insert(database, "runs", [facts])
-            params = {key: value[:MAX_PARAM] for key, value in run_params(run.experiment).items()}
-            _insert(database, "params", _pairs(run_id, params))
-            tags = run_tags(run.experiment, run.name, run.kind, run.tags, run.parent_run_id)
-            _add(database, Addition(run_id, run.points, tags))
+    location = PatientClient(tracking.uri).get_experiment(experiment_id).artifact_location
+    ids, rows = [uuid.uuid4().hex for _ in runs], list[Rows]()
+    for run_id, run in zip(ids, runs, strict=True):
+        facts = {
+            **{"run_uuid": run_id, "name": run.name, "experiment_id": int(experiment_id), "status": run.status},
+            **{"start_time": milliseconds(run.started_at), "end_time": milliseconds(run.ended_at)},
+            **{"lifecycle_stage": "active", "artifact_uri": append_to_uri_path(location, run_id, "artifacts")},  # type: ignore[no-untyped-call]
+            **{"source_type": "UNKNOWN", "user_id": "unknown"},
+            **dict.fromkeys(("source_name", "entry_point_name", "source_version"), ""),
+        }
+        params = {key: value[:MAX_PARAM] for key, value in run_params(run.experiment).items()}
+        tags = run_tags(run.experiment, run.name, run.kind, run.tags, run.parent_run_id)
+        rows += [("runs", [facts]), ("params", _pairs(run_id, params)), *_rows_of(Addition(run_id, run.points, tags))]
+    _insert(tracking.uri, rows)
     return ids
 
 
@@ -76,9 +77,7 @@ def add_to_runs(tracking: TrackingConfig, additions: Sequence[Addition]) -> None
         for addition in additions:
             MLflowTracker(tracking, addition.run_id).log_metrics(addition.points, addition.tags)
         return
-    with _database(tracking.uri) as database:
-        for addition in additions:
-            _add(database, addition)
+    _insert(tracking.uri, [rows for addition in additions for rows in _rows_of(addition)])
 
 
 def _by_client(run: EndedRun, experiment_id: str) -> str:
@@ -100,14 +99,7 @@ def _is_file(uri: str) -> bool:
     return uri.startswith("sqlite:///") and "?" not in uri
 
 
-@contextlib.contextmanager
-def _database(uri: str) -> Iterator[sqlite3.Connection]:
-    """A connection whose statements are one transaction."""
-    with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=BUSY_S)) as connection, connection:
-        yield connection
-
-
-def _add(database: sqlite3.Connection, addition: Addition) -> None:
+def _rows_of(addition: Addition) -> list[Rows]:
     values = [
         {
             **{"run_uuid": addition.run_id, "key": metric.key, "value": metric.value, "is_nan": False},
@@ -116,18 +108,22 @@ def _add(database: sqlite3.Connection, addition: Addition) -> None:
         for metric in finite_metrics(addition.points)
     ]
     values.sort(key=lambda value: (value["step"], value["timestamp"], value["value"]))  # of each key the last is kept
-    _insert(database, "metrics", values)
-    _insert(database, "latest_metrics", values)
-    _insert(database, "tags", _pairs(addition.run_id, addition.tags))
+    return [("metrics", values), ("latest_metrics", values), ("tags", _pairs(addition.run_id, addition.tags))]
 
 
 def _pairs(run_id: str, values: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{"run_uuid": run_id, "key": key, "value": value} for key, value in values.items()]
 
 
-def _insert(database: sqlite3.Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows, in place of those of the same primary key."""
-    if rows:
-        columns = list(rows[0])
-        places = ", ".join(f":{column}" for column in columns)
-        database.executemany(f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({places})", rows)
+def _insert(uri: str, tables: Sequence[Rows]) -> None:
+    """Insert rows in one transaction, in place of those of the same primary key; waits while another has the file."""
+
+    def insert() -> None:
+        with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=BUSY_S)) as file, file:
+            for table, rows in tables:
+                if rows:
+                    columns = list(rows[0])
+                    places = ", ".join(f":{column}" for column in columns)
+                    file.executemany(f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({places})", rows)
+
+    PatientClient(uri).patiently(insert)

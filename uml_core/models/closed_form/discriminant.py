@@ -109,7 +109,9 @@ def prior_of_statistics(name: str, statistics: RowStatistics) -> ClassPrior:
 
 
 def _with_heads(prior: ClassPrior, problem: Problem) -> ClassPrior:
-    """With what is trained on the corpus's rows, a problem of the covered classes."""
+    """With what is trained on the corpus's rows, a problem of the covered classes; rows all alike have no scatter."""
+    if not len(problem.space.values):
+        return prior
     rows, covered, num_classes = Discriminant(problem), np.flatnonzero(prior.covered), len(prior.covered)
     return replace(prior, trained=tuple(_trained(rows, each, covered, num_classes) for each in AMOUNTS))
 

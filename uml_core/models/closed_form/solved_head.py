@@ -29,6 +29,7 @@ from uml_core.models.closed_form.summing import Summing, check_solvable
 from uml_core.models.closed_form.unlabelled import fit_pooled_head
 from uml_core.models.linear_probe import LinearProbe
 from uml_core.models.shared_head import solves_unit_rows
+from uml_core.store.corpus_table import is_unread
 from uml_core.store.mapped_table import is_mapped
 
 
@@ -47,10 +48,11 @@ def solve_head(experiment: Experiment, data: TrainingData) -> tuple[Tensor, Tens
         probe, _ = LinearProbe.fit_validated(fitting, validating, num_classes)
         return _as_tensors(probe.weight, probe.bias)
     priors = [_prior(data, name, is_unit) for name in experiment.solved_from[1:]]
-    priors += over_bridges(priors, [bridge_of(rows) for rows in data.bridges])[0]
+    if priors:
+        priors += over_bridges(priors, [bridge_of(rows) for rows in data.bridges])[0]
     discriminates = experiment.model.head != "ridge"
     if piles := [rows for rows in data.unlabelled.values() if len(rows)]:
-        if any(is_mapped(rows.embeddings) for rows in (train, *piles)):
+        if any(is_mapped(rows.embeddings) or is_unread(rows.embeddings) for rows in (train, *piles)):
             raise InputError(
                 f"{listing(data.unlabelled)} has role: unlabelled, whose rows are all taken at once; they or the "
                 f"target's rows do not fit into feed.memory_gib {experiment.feed.memory_gib:g}; raise it, or take fewer"

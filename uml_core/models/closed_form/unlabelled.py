@@ -72,11 +72,11 @@ def fit_pooled_head(
         return _Experts.of(head, own_ND, np.eye(num_classes)[codes_N] * counts_N[:, None], pile)
 
     present = np.flatnonzero(weights_N > 0)
-    experts, halves = fit(present), _halves(labels[present])
-    if not halves:
+    experts, (*halves, single) = fit(present), _halves(labels[present])
+    if 2 * len(np.unique(labels[present[halves[0]]])) < len(np.unique(labels[present])):  # most classes have one row
         voice = 0.0 if experts.head.scales else FIRST_VOICE  # prototypes of another corpus know more
         return PooledHead(experts.mixed(voice) if voice else experts.head, voice, experts.shares)
-    left = [(fit(present[half]), present[other]) for half, other in (halves, halves[::-1])]
+    left = [(fit(present[np.concatenate([half, single])]), present[other]) for half, other in (halves, halves[::-1])]
     picked = np.concatenate([other for _, other in left])
     labels_N, counts_N = labels[picked], weights_N[picked]
 
@@ -98,13 +98,14 @@ def fit_pooled_head(
     )
 
 
-def _halves(labels_N: Codes) -> tuple[Codes, ...]:
-    """Every other row of each class, and the others; nothing where a class has one row."""
-    if np.unique(labels_N, return_counts=True)[1].min() < 2:
-        return ()
+def _halves(labels_N: Codes) -> tuple[Codes, Codes, Codes]:
+    """Every other row of each class, the others, and the only rows of their classes, which cannot be left out."""
+    classes, counts = np.unique(labels_N, return_counts=True)
+    is_single_N = np.isin(labels_N, classes[counts < 2])
     order = np.argsort(labels_N, kind="stable")
+    order = order[~is_single_N[order]]
     places = np.arange(len(order)) - np.searchsorted(labels_N[order], labels_N[order])
-    return order[places % 2 == 0], order[places % 2 == 1]
+    return order[places % 2 == 0], order[places % 2 == 1], np.flatnonzero(is_single_N)
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,7 @@ def _gaussian_classes(rows_ND: Array, mass_NC: Array, pile_UD: Array, belief_UC:
     scatter_DD = rows_ND.T @ (rows_ND * mass_NC.sum(axis=1)[:, None]) + pile_UD.T @ pile_UD
     within_DD = (scatter_DD - means_CD.T @ (means_CD * mass_C[:, None])) / mass_C.sum()
     dim = len(within_DD)
-    within_DD = (1 - SHRINKAGE) * within_DD + SHRINKAGE * np.trace(within_DD) / dim * np.eye(dim)
+    mean_variance = max(float(np.trace(within_DD)) / dim, 1e-12)  # rows that are all alike have none
+    within_DD = (1 - SHRINKAGE) * within_DD + SHRINKAGE * mean_variance * np.eye(dim)
     weight_DC = np.asarray(np.linalg.solve(within_DD, means_CD.T), np.float64)
     return weight_DC, -0.5 * np.einsum("cd,dc->c", means_CD, weight_DC)
