@@ -31,7 +31,7 @@ from pipelines.stores import store_tables
 from uml_core.analysis.relevance import NEUTRAL_SHARE, Draw, Relevance, labelled_pool, redrawn, redundancy, relevance
 from uml_core.config import Experiment
 from uml_core.data.training_data import TrainingData, build_training_data
-from uml_core.errors import InputError
+from uml_core.errors import InputError, listing
 from uml_core.sweeps.space import related_auxiliaries
 
 logger = logging.getLogger(__name__)
@@ -78,6 +78,11 @@ def _draws(experiment: Experiment, num_draws: int) -> list[Draw]:
         )
     for line in first.warnings():
         logger.warning("%s", line)
+    if experiment.unlabelled_corpora:
+        logger.warning(
+            "%s: advise leaves unlabelled rows out; tune --space controls has them in the arms pile and prior",
+            listing(experiment.unlabelled_corpora),
+        )
     pool = labelled_pool(build_training_data(experiment.override({"data.shots": None}), tables))
     draws: list[Draw] = []
     start = experiment.data.split_seed
