@@ -12,7 +12,6 @@ embeddings and the evidence so far, and adds new runs to the same MLflow experim
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ from pipelines.train import step as train
 from pipelines.tune import step as tune
 from uml_core.config import Experiment, load_experiment
 from uml_core.corpora.examples.openmoji import ATTRIBUTION, write_openmoji
-from uml_core.data.subsets import FORMAT
+from uml_core.data.subsets import subset_text
 from uml_core.tracking.reading import find_run
 
 EXPERIMENT_FILE = Path(__file__).parent.parent / "examples" / "demo.yaml"
@@ -103,9 +102,10 @@ def _hide_classes(pictures: Path) -> str:
     """Write a subset file that leaves every fourth class without a train picture; its test pictures stay."""
     folders = sorted((pictures / "train").iterdir())
     shown = [folder for index, folder in enumerate(folders) if index % 4]
-    ids = {folder.name: sorted(str(file.relative_to(pictures)) for file in folder.iterdir()) for folder in shown}
+    files = [(str(file.relative_to(pictures)), code) for code, folder in enumerate(shown) for file in folder.iterdir()]
+    ids, codes = zip(*sorted(files), strict=True)
     file = pictures.parent / "shown_classes.json"
-    file.write_text(json.dumps({"format": FORMAT, "train": ids}))
+    file.write_text(subset_text([folder.name for folder in shown], {"train": (ids, codes)}))
     return str(file)
 
 

@@ -34,7 +34,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from uml_core.data.same_names import same_names
 from uml_core.errors import InputError, listing
-from uml_core.models.closed_form.bridge import Bridge, over_bridges
+from uml_core.models.closed_form.bridge import Bridge, bridge_name, over_bridges
 from uml_core.models.closed_form.discriminant import prior_of_rows
 from uml_core.models.closed_form.prior_head import PriorHead, fit_prior_head
 from uml_core.models.closed_form.prior_model import ClassPrior, Codes, unit_rows
@@ -116,19 +116,18 @@ class UnpairedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         codes_N = np.searchsorted(self.classes_, labels_N)
         dim = rows_ND.shape[1]
         priors = [_prior(name, *pair, self.classes_, dim) for name, pair in others.items()]
+        predicted, gates = over_bridges(priors, bridges)
+        text_of = {bridge_name(each.name, text): text for each in bridges for text in each.texts}
 
         def fitted(without: str | None = None) -> PriorHead:
-            rest = [prior for prior in priors if prior.name != without]
-            over, gates = over_bridges(rest, bridges)
-            rest += [prior for prior in over if prior.name != without]
-            head = fit_prior_head(rows_ND, codes_N, len(self.classes_), rest, weights=weights_N)
-            return replace(head, gates=(*gates, *head.gates))
+            kept = [p for p in (*priors, *predicted) if without not in (p.name, text_of.get(p.name, p.name))]
+            return fit_prior_head(rows_ND, codes_N, len(self.classes_), kept, weights=weights_N)
 
-        self.head_ = fitted()
+        head = fitted()
+        self.head_ = replace(head, gates=(*gates, *head.gates))
         self._take(self.head_)
         used = {*self.head_.scales, *self.head_.grams}
         verdict = verdict_of(self.head_, {name: fitted(without=name) for name in used})
-        predicted, _ = over_bridges(priors, bridges)
         pile = (
             None if unlabelled is None else self._learn(unlabelled, rows_ND, codes_N, [*priors, *predicted], weights_N)
         )

@@ -113,8 +113,10 @@ def test_a_target_that_is_read_from_a_file_is_refused_by_a_solver(monkeypatch: p
 
 
 def test_it_steps_over_no_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervised, "EmbeddingFeed", None)
+    made: list[object] = []
+    monkeypatch.setattr(supervised, "EmbeddingFeed", lambda *given, **named: made.append(given))
     solved("prior")
+    assert not made
 
 
 @pytest.mark.parametrize("head", HEADS)
