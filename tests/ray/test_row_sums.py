@@ -81,7 +81,7 @@ def solved(experiment: Experiment, sums: dict[str, str] | None = None) -> Traini
         ({"data.auxiliary_shots.names": "average"}, {"target"}),
         ({"model.head": "ridge"}, {"target"}),
     ],
-    ids=lambda value: ",".join(value) or "plain",
+    ids=lambda value: ",".join(sorted(value)) or "plain",
 )
 def test_the_head_is_the_one_from_memory(experiment: Experiment, changes: dict[str, Any], added: set[str]) -> None:
     streamed, resident = experiment.override(STREAM | changes), experiment.override(MEMORY | changes)
