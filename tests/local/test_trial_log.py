@@ -19,8 +19,8 @@ from tests.conftest import vector_tree
 from tune_spaces import TrialSpec
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import OutageError
-from uml_core.tracking import ended_runs
-from uml_core.tracking.reading import sweep_runs
+from uml_core.tracking import ended_runs, reading
+from uml_core.tracking.reading import experiment_runs, sweep_runs
 from uml_core.tracking.records import MetricPoint
 from uml_core.tracking.writing import open_experiment, start_run
 
@@ -65,7 +65,7 @@ def test_trials_are_written_as_mlflows_client_writes_them(
     for by_client in (True, False):
         calls, threads = Counter[str](), set[threading.Thread]()
         with monkeypatch.context() as patch:
-            patch.setattr(ended_runs, "_is_file", lambda uri, by_client=by_client: not by_client)
+            patch.setattr(ended_runs, "is_file", lambda uri, by_client=by_client: not by_client)
             for name in ("create_run", "log_batch", "set_terminated", "set_tag"):
                 patch.setattr(MlflowClient, name, counting(getattr(MlflowClient, name), name, calls))
             for name in ("write_runs", "add_to_runs"):
@@ -82,7 +82,10 @@ def test_trials_are_written_as_mlflows_client_writes_them(
     assert written[1][first.key]["metrics"]["val/accuracy"] == 0.5, "the value of the last step"
     assert written[1][failed]["status"] == "FAILED"
     assert written[1][first.key]["tags"]["uml.selected"] == "true"
-    assert Counter(record.tags["uml.trial"] for record in sweep_runs(experiment, parent)[1:]) == dict.fromkeys(specs, 2)
+    found = sweep_runs(experiment, parent), experiment_runs(experiment.tracking.uri, experiment.name)
+    assert Counter(record.tags["uml.trial"] for record in found[0][1:]) == dict.fromkeys(specs, 2)
+    monkeypatch.setattr(reading, "is_file", lambda uri: False)
+    assert found == (sweep_runs(experiment, parent), experiment_runs(experiment.tracking.uri, experiment.name))
 
 
 def counting(call: Callable[..., Any], name: str, calls: Counter[str]) -> Callable[..., Any]:

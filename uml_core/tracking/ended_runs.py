@@ -2,13 +2,11 @@
 
 In: `EndedRun`s. Out: MLflow runs. MLflow's client has no call for a whole run, and those that it has take a dozen
 transactions, 0.19 s a trial on a SQLite file. There its tables are filled directly, in one transaction for all that
-wait; a test compares the rows with those that the client writes. Other servers are written by the client.
+wait (`sqlite_file`). Other servers are written by the client.
 """
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +17,10 @@ from mlflow.utils.uri import append_to_uri_path
 from uml_core.config import Experiment, TrackingConfig
 from uml_core.tracking.client import PatientClient
 from uml_core.tracking.records import MetricPoint
+from uml_core.tracking.sqlite_file import Rows, insert, is_file
 from uml_core.tracking.writing import MLflowTracker, finite_metrics, milliseconds, run_params, run_tags, start_run
 
-Rows = tuple[str, Sequence[Mapping[str, Any]]]  # of one table
 MAX_PARAM = 6000  # letters, MLflow's limit
-BUSY_S = 60.0  # other processes may hold the database so long
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Addition:
 
 def write_runs(tracking: TrackingConfig, experiment_id: str, runs: Sequence[EndedRun]) -> list[str]:
     """Write runs of one experiment; returns their ids."""
-    if not _is_file(tracking.uri):
+    if not is_file(tracking.uri):
         return [_by_client(run, experiment_id) for run in runs]
     location = PatientClient(tracking.uri).get_experiment(experiment_id).artifact_location
     ids, rows = [uuid.uuid4().hex for _ in runs], list[Rows]()
@@ -67,17 +64,17 @@ def write_runs(tracking: TrackingConfig, experiment_id: str, runs: Sequence[Ende
         params = {key: value[:MAX_PARAM] for key, value in run_params(run.experiment).items()}
         tags = run_tags(run.experiment, run.name, run.kind, run.tags, run.parent_run_id)
         rows += [("runs", [facts]), ("params", _pairs(run_id, params)), *_rows_of(Addition(run_id, run.points, tags))]
-    _insert(tracking.uri, rows)
+    insert(tracking.uri, rows)
     return ids
 
 
 def add_to_runs(tracking: TrackingConfig, additions: Sequence[Addition]) -> None:
     """Add to runs that are written."""
-    if not _is_file(tracking.uri):
+    if not is_file(tracking.uri):
         for addition in additions:
             MLflowTracker(tracking, addition.run_id).log_metrics(addition.points, addition.tags)
         return
-    _insert(tracking.uri, [rows for addition in additions for rows in _rows_of(addition)])
+    insert(tracking.uri, [rows for addition in additions for rows in _rows_of(addition)])
 
 
 def _by_client(run: EndedRun, experiment_id: str) -> str:
@@ -95,10 +92,6 @@ def _by_client(run: EndedRun, experiment_id: str) -> str:
     return tracker.run_id
 
 
-def _is_file(uri: str) -> bool:
-    return uri.startswith("sqlite:///") and "?" not in uri
-
-
 def _rows_of(addition: Addition) -> list[Rows]:
     values = [
         {
@@ -113,17 +106,3 @@ def _rows_of(addition: Addition) -> list[Rows]:
 
 def _pairs(run_id: str, values: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{"run_uuid": run_id, "key": key, "value": value} for key, value in values.items()]
-
-
-def _insert(uri: str, tables: Sequence[Rows]) -> None:
-    """Insert rows in one transaction, in place of those of the same primary key; waits while another has the file."""
-
-    def insert() -> None:
-        with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=BUSY_S)) as file, file:
-            for table, rows in tables:
-                if rows:
-                    columns = list(rows[0])
-                    places = ", ".join(f":{column}" for column in columns)
-                    file.executemany(f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({places})", rows)
-
-    PatientClient(uri).patiently(insert)

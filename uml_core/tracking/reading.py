@@ -17,7 +17,8 @@ from uml_core.errors import InputError, first_line, listing, nearest
 from uml_core.serving.predictor import Predictor
 from uml_core.serving.target_predictor import load_predictor_folder
 from uml_core.tracking.client import PatientClient, quieten
-from uml_core.tracking.records import SPACE_FILE, RunRecord
+from uml_core.tracking.records import PARENT_TAG, SPACE_FILE, RunRecord
+from uml_core.tracking.sqlite_file import is_file, read_runs
 from uml_core.tracking.uri import check_tracking, without_credentials
 
 
@@ -36,7 +37,7 @@ def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:
             f"MLflow at {without_credentials(tracking_uri)} has no experiment '{name}'{nearest(name, names)}; "
             f"it has {listing(names) or 'none'}; run train or tune first, or set tracking.uri"
         )
-    return _all_runs(client, experiment.experiment_id)
+    return _all_runs(client, tracking_uri, experiment.experiment_id)
 
 
 def with_spaces(tracking_uri: str, records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -49,11 +50,14 @@ def sweep_runs(experiment: Experiment, parent_run_id: str) -> list[RunRecord]:
     """A sweep's parent run and its nested runs: what a sweep needs of an experiment with thousands of runs."""
     client = PatientClient(experiment.tracking.uri)
     parent = client.get_run(parent_run_id)
-    nested = _all_runs(client, parent.info.experiment_id, f"tags.`mlflow.parentRunId` = '{parent_run_id}'")
+    nested = _all_runs(client, experiment.tracking.uri, parent.info.experiment_id, parent_run_id)
     return [_with_space(_record(parent), client), *nested]
 
 
-def _all_runs(client: PatientClient, experiment_id: str, filter_string: str = "") -> list[RunRecord]:
+def _all_runs(client: PatientClient, uri: str, experiment_id: str, parent_run_id: str | None = None) -> list[RunRecord]:
+    if is_file(uri):
+        return read_runs(uri, experiment_id, parent_run_id)
+    filter_string = "" if parent_run_id is None else f"tags.`{PARENT_TAG}` = '{parent_run_id}'"
     records: list[RunRecord] = []
     token: str | None = None
     while token != "":

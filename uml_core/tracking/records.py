@@ -10,6 +10,7 @@ from pathlib import Path
 from uml_core.config import Experiment
 
 SPACE_FILE = "space.json"  # artifact of a sweep: its space, as `uml_core.sweeps.space.space_as_json` writes it
+PARENT_TAG = "mlflow.parentRunId"  # of a nested run
 CLASS_METRIC = "test/class_accuracy/"  # before a class's name: the share of its test rows that are recognised
 
 
@@ -54,7 +55,7 @@ class RunRecord:
     @property
     def parent_run_id(self) -> str | None:
         """The sweep's run, for a trial."""
-        return self.tags.get("mlflow.parentRunId")
+        return self.tags.get(PARENT_TAG)
 
 
 def run_kind(experiment: Experiment) -> str:

@@ -21,7 +21,7 @@ from uml_core.config import Experiment, TrackingConfig
 from uml_core.errors import InputError, first_line
 from uml_core.serving.predictor import Predictor
 from uml_core.tracking.client import PatientClient, mlflow_client, quieten
-from uml_core.tracking.records import MetricPoint, metric_points
+from uml_core.tracking.records import PARENT_TAG, MetricPoint, metric_points
 from uml_core.tracking.target_model import log_target_model
 from uml_core.tracking.uri import check_tracking, without_credentials
 
@@ -160,7 +160,7 @@ def run_tags(
         "uml.corpora": ",".join(experiment.corpora),
         "uml.target": experiment.target,
         **tags,
-        **({"mlflow.parentRunId": parent_run_id} if parent_run_id else {}),
+        **({PARENT_TAG: parent_run_id} if parent_run_id else {}),
     }
 
 
