@@ -1,6 +1,7 @@
-"""One training run under Ray Train, from the attempt's folder to the logged outcome; heavy to import.
+"""A step's training runs, each from the attempt's folder to the logged outcome; heavy to import.
 
-Workers run `pipelines.train.worker.train_loop_per_worker`; Train's controller writes what they report to MLflow.
+A head that takes no step is solved here. Everything else runs under Ray Train: workers run
+`pipelines.train.worker.train_loop_per_worker`, and Train's controller writes what they report to MLflow.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
+from torch import Tensor
 
 from pipelines.ray_session import num_cpus, num_gpus, own_interrupts
 from pipelines.ray_train.attempts import Attempt, open_attempt
@@ -22,23 +26,36 @@ from pipelines.ray_train.checkpoints import PREDICTOR_FOLDER, load_state, repair
 from pipelines.ray_train.elastic import trainer_class
 from pipelines.ray_train.faults import MistakeCallback, free_orphans, mistakes_raised
 from pipelines.row_sums import add_up_rows
-from pipelines.run_data import CheckedData, subset_of
+from pipelines.run_data import CheckedData, divergence_message, load_data, subset_of
 from pipelines.stores import corpus_store
 from pipelines.train.progress import MLflowCallback, training_bar
 from pipelines.train.worker import train_loop_per_worker
 from uml_core.config import Experiment
+from uml_core.data.training_data import TrainingData
 from uml_core.errors import InputError, OutageError
-from uml_core.evaluation.outcome import RunOutcome, save_weights
+from uml_core.evaluation.outcome import RunOutcome, evaluation_points, measure_outcome, save_weights
 from uml_core.files.paths import one_line
+from uml_core.gradients.batch import NonFiniteError
+from uml_core.serving.predictor import Predictor
 from uml_core.serving.target_predictor import load_predictor_folder
-from uml_core.tracking.records import provenance_tags, run_kind
+from uml_core.tracking.records import MetricPoint, provenance_tags, run_kind
 from uml_core.tracking.writing import MLflowTracker, start_run
+from uml_core.training.run import TrainingRun
 from uml_core.transfer.start import transfer_plan
 
 MAX_LOSSES = 3  # of workers, and of the controller, in a run
 
 logger = logging.getLogger(__name__)
 Conclusion = TypeVar("Conclusion")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a run has come to: the model that validated best, and what was measured of it."""
+
+    outcome: RunOutcome
+    weights: Mapping[str, Tensor]
+    predictor: Predictor
 
 
 def train_in_turn(
@@ -69,14 +86,17 @@ def train_in_turn(
 
 
 def _train_once(experiment: Experiment, checked: CheckedData, attempt: Attempt) -> RunOutcome:
-    """Train one experiment under Ray Train and log it; where that has been done, return what it came to."""
+    """Train one experiment and log it; where that has been done, return what it came to."""
     if attempt.outcome is not None:
         return RunOutcome(**attempt.outcome)
     checked = checked.for_experiment(experiment)
     tracker = _open_run(experiment, attempt, checked)
     try:
-        result = _fit(experiment, checked, attempt, tracker.run_id)
-        outcome = _log_outcome(experiment, checked, result, tracker)
+        if experiment.takes_no_step:
+            trained = _solve(experiment, checked, tracker)
+        else:
+            trained = _fit(experiment, checked, attempt, tracker.run_id)
+        outcome = _log_outcome(experiment, checked, trained, tracker)
     except InputError as error:
         if not isinstance(error, OutageError):
             tracker.finish("FAILED")
@@ -106,8 +126,25 @@ def _open_run(experiment: Experiment, attempt: Attempt, checked: CheckedData) ->
     return tracker
 
 
-def _fit(experiment: Experiment, checked: CheckedData, attempt: Attempt, run_id: str) -> Result:
-    """Run Ray Train; returns its last report and checkpoint. Raises InputError for what a worker found wrong."""
+def _solve(experiment: Experiment, checked: CheckedData, tracker: MLflowTracker) -> TrainedModel:
+    """Solve a head in this process: a group of workers would take ten seconds to start."""
+    sums = add_up_rows(experiment, checked) if "stream" in checked.feeds.values() else {}
+    run = TrainingRun(experiment, load_data(experiment, checked.fingerprints, sums))
+    if isinstance(run.data, TrainingData):
+        for line in run.data.repeats:  # which only who reads the rows can see
+            logger.warning("%s", line)
+    try:
+        points = [point for each in run.evaluations() for point in evaluation_points(run, each)]
+    except NonFiniteError as error:
+        raise InputError(divergence_message(error, experiment, checked.fingerprints)) from None
+    started_s = time.time() - psutil.Process().create_time() - run.progress.train_s
+    tracker.log_metrics([MetricPoint("perf/time_to_first_step_s", started_s, 0), *points])
+    assert run.best is not None, "it was evaluated"
+    return TrainedModel(measure_outcome(run), run.best.weights, run.objective.predictor())
+
+
+def _fit(experiment: Experiment, checked: CheckedData, attempt: Attempt, run_id: str) -> TrainedModel:
+    """Run Ray Train; returns what rank 0 has measured and saved. Raises InputError for what a worker found wrong."""
     settings = experiment.train
     use_gpu = num_gpus() > 0 if settings.use_gpu == "auto" else settings.use_gpu
     fewest, most = settings.min_workers or settings.workers, settings.workers
@@ -140,7 +177,11 @@ def _fit(experiment: Experiment, checked: CheckedData, attempt: Attempt, run_id:
     if "input_error" in metrics:
         kept = f"; step {metrics['good_step']} is kept in {result.checkpoint.path}" if "good_step" in metrics else ""
         raise InputError(metrics["input_error"] + kept)
-    return result
+    with result.checkpoint.as_directory() as checkpoint:
+        weights = load_state(Path(checkpoint))["best"]["weights"]
+        return TrainedModel(
+            RunOutcome(**metrics["outcome"]), weights, load_predictor_folder(Path(checkpoint) / PREDICTOR_FOLDER)
+        )
 
 
 def _check_workers(fewest: int, *, use_gpu: bool, setting: str) -> None:
@@ -190,15 +231,15 @@ def _check_streaming(experiment: Experiment, checked: CheckedData) -> None:
         )
 
 
-def _log_outcome(experiment: Experiment, checked: CheckedData, result: Result, tracker: MLflowTracker) -> RunOutcome:
-    """Log what rank 0 has measured and saved of the model that validated best, with its weights and target model."""
-    outcome = RunOutcome(**{**result.metrics["outcome"], "run_id": tracker.run_id})
+def _log_outcome(
+    experiment: Experiment, checked: CheckedData, trained: TrainedModel, tracker: MLflowTracker
+) -> RunOutcome:
+    """Log what was measured of the model that validated best, with its weights and target model."""
+    outcome = replace(trained.outcome, run_id=tracker.run_id)
     tracker.log_metrics(outcome.points())
     ids = corpus_store(experiment, experiment.target).load_ids()
     tracker.log_text(subset_of(experiment, checked.data, ids), "subset.json")
-    with result.checkpoint.as_directory() as checkpoint, tempfile.TemporaryDirectory() as directory:
-        best = load_state(Path(checkpoint))["best"]
-        tracker.log_artifact(save_weights(best["weights"], Path(directory)), "weights")
-        predictor = load_predictor_folder(Path(checkpoint) / PREDICTOR_FOLDER)
-        outcome.model_uri = tracker.log_predictor(predictor, Path(directory) / "predictor")
+    with tempfile.TemporaryDirectory() as directory:
+        tracker.log_artifact(save_weights(trained.weights, Path(directory)), "weights")
+        outcome.model_uri = tracker.log_predictor(trained.predictor, Path(directory) / "predictor")
     return outcome

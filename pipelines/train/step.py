@@ -10,19 +10,21 @@ In: an embedded experiment. Out: an MLflow run with metrics, weights and the tar
 
 A killed run, started again with the same line, goes on from its last checkpoint, and what was finished of several runs
 is kept; a finished line starts anew. The best checkpoint becomes a new version of the registered model,
-models:/EXPERIMENT/VERSION. `pipelines.train.fit` runs Ray Train, `pipelines.train.worker` is what its workers run.
+models:/EXPERIMENT/VERSION. `pipelines.train.fit` runs Ray Train, `pipelines.train.worker` is what its workers run; a
+head in closed form takes no worker, and Ray only where its rows do not fit in memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pipelines.command_line import Summary, experiment_parser, step_main
 from pipelines.ray_session import ray_session
-from pipelines.run_data import check_data
+from pipelines.run_data import CheckedData, check_data
 from pipelines.train.summary import best_by_validation, by_seed, seed_runs, summary_of
 from uml_core.config import Experiment
 from uml_core.config.used_by import unused_settings
@@ -50,7 +52,7 @@ def run(experiment: Experiment) -> Summary:
         logger.warning("%s", line)
     if "stream" in checked.feeds.values():
         logger.warning("%s", checked.describe_feed(experiment))
-    with ray_session(meanwhile=lambda: _prepare(experiment)):
+    with _session(experiment, checked):
         from pipelines.train.fit import train_in_turn
 
         def conclude(outcomes: Sequence[RunOutcome]) -> Summary:
@@ -59,6 +61,17 @@ def run(experiment: Experiment) -> Summary:
             return summary_of(found, feeds=checked.feeds, model=model)
 
         return train_in_turn(list(itertools.chain(*runs)), checked, conclude)
+
+
+@contextlib.contextmanager
+def _session(experiment: Experiment, checked: CheckedData) -> Iterator[None]:
+    """Ray, where there is something to distribute, and what the runs need."""
+    if not experiment.takes_no_step or "stream" in checked.feeds.values():
+        with ray_session(meanwhile=lambda: _prepare(experiment)):
+            yield
+        return
+    _prepare(experiment)
+    yield
 
 
 def _prepare(experiment: Experiment) -> None:

@@ -78,6 +78,11 @@ class Sections(Settings):
         return self.train.max_steps if self.model.head == "paper" else 0
 
     @property
+    def takes_no_step(self) -> bool:
+        """Whether nothing is trained by steps: a head in closed form, or an untrained one, on a frozen encoder."""
+        return not self.num_steps and self.model.backbone == "frozen"
+
+    @property
     def solved_from(self) -> tuple[str, ...]:
         """Names of the corpora whose rows a solved head asks for, the target first; none where steps train the head."""
         if self.model.head == "paper":

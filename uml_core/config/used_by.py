@@ -43,6 +43,7 @@ MASKED = Condition(
 TRAINED_ENCODER = Condition(
     "a trained encoder (model.backbone)", lambda experiment: experiment.model.backbone != "frozen"
 )
+STEPS = Condition("steps to train (model.head paper, train.max_steps)", lambda experiment: not experiment.takes_no_step)
 OWN_RATE = Condition("model.backbone other than lora", lambda experiment: experiment.model.backbone != "lora")
 ADAPTERS = Condition("model.backbone lora", lambda experiment: experiment.model.backbone == "lora")
 PICTURES = Condition(
@@ -111,7 +112,8 @@ USES: Mapping[str, Use] = {
     **_uses("train", "max_steps eval_every patience precision label_smoothing", "model", "pack"),
     **_uses("train", "batch_size", "model", "pack", when=(ADAMW,)),
     # Workers, shards and parts of a batch make the same update, up to the order in which numbers are added.
-    **_uses("train", "workers min_workers sharding accumulate use_gpu compile"),
+    **_uses("train", "workers min_workers use_gpu", when=(STEPS,)),
+    **_uses("train", "sharding accumulate compile"),
     **_uses("train", "gradient_cosine report_every_s report_share keep_checkpoints twin seeds"),
     **_uses("tune", "seeds shots auxiliary_shots lr mixing per_corpus loss_weights batch_ratios warm_starts search"),
     **_uses("tune", "objectives stopping gpus_per_trial max_concurrent_trials pack max_failed"),

@@ -39,7 +39,7 @@ def pack_label(experiment: Experiment, *, device: str = "cpu") -> str | None:
     float32 = train.precision == "float32" or (train.precision == "auto" and device == "cpu")
     closed_form = experiment.objective == "supervised" and experiment.model.backbone == "frozen" and float32
     plain_update = optim.name == "adamw" and optim.clip_norm is None and not optim.ema_decay and train.accumulate == 1
-    if experiment.model.backbone == "frozen" and not experiment.num_steps:
+    if experiment.takes_no_step:
         return WITHOUT_STEPS
     if not (closed_form and plain_update and not train.gradient_cosine):
         return None
