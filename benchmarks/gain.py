@@ -19,6 +19,8 @@ Controls: `shuffled` hands each class another's rows, `noise` replaces them by G
 the target's space, and bridge-NAME.npy, what modality NAME says of those; `bridge_other_names` leaves out classes that
 are named as the target's, `bridge_shuffled` permutes the bridge's names, and `bridge_nameless` is ridge on how near a
 row is to each class of the bridge.
+`pile` is `prior` with unlabelled.npy (U, D) where the folder has it, more rows of the target of which none is a test
+row (those that are drawn are left out), and `pile_alone` is the same without text.
 At 0 shots a quarter of the classes has no row and the others have 8; there `shuffled` swaps only names without rows,
 and the figure is the harmonic mean of the accuracies on classes with and without rows.
 
@@ -43,7 +45,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from tqdm import tqdm
 
 from benchmarks.figures import machine
-from benchmarks.gain_arms import BRIDGES, SPECIFICATIONS, Job, Record, aligned, key_of, measure, read_task
+from benchmarks.gain_arms import BRIDGES, PILES, SPECIFICATIONS, Job, Record, aligned, key_of, measure, read_task
 from uml_core.errors import InputError
 from uml_core.evaluation.statistics import paired_difference
 
@@ -70,16 +72,16 @@ def jobs_of(folders: Sequence[Path]) -> list[Job]:
     for folder in folders:
         task = read_task(folder)
         zero_shot = ["zero_shot", "zero_shot_centred"] if aligned(task) else []
-        bridges = [] if task.bridge is None else BRIDGES
+        extras = [*([] if task.bridge is None else BRIDGES), *([] if task.pile is None else PILES)]
         for specification in SPECIFICATIONS:
             is_product = specification == "auto"
             for shots, seeds in (SEEDS if is_product else FEW_SEEDS).items():
-                own = ["shuffled", "noise", *bridges] if is_product else []
+                own = ["shuffled", "noise", *extras] if is_product else []
                 arms = ["ridge", "discriminant", "prior", *zero_shot, *own]
                 if shots:  # these know nothing of classes without rows
                     arms += ["logistic", *(["isotropic"] if is_product else [])]
                 else:
-                    arms = [arm for arm in arms if arm != "bridge_nameless"]
+                    arms = [arm for arm in arms if arm not in ("bridge_nameless", *PILES)]
                 jobs += [Job(folder, specification, shots, seed, tuple(arms)) for seed in range(seeds)]
     return jobs
 
@@ -160,7 +162,7 @@ def table(records: Sequence[Record]) -> str:
             chosen = [draws[draws.index.get_level_values("use").isin(which)] for draws in counted.values()]
             lines.append(_row(f"**mean of {label} tasks**", [_mean(draws, "best") for draws in chosen]))
     lines.append(_row("worst task", [_worst(draws) for draws in counted.values()]))
-    for arm in [*ALTERNATIVES, *CONTROLS, *BRIDGES]:
+    for arm in [*ALTERNATIVES, *CONTROLS, *BRIDGES, *PILES]:
         if arm in frame:
             lines.append(_row(f"prior − {arm}", [_mean(draws, arm) for draws in counted.values()]))
     lines.append(_row("a corpus is believed, % of draws: own / shuffled / noise", _believed(records)))

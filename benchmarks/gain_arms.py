@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from uml_core.classifier import UnpairedClassifier
 from uml_core.config import CorpusConfig
 from uml_core.corpora.ready.adopt import stream_ready
+from uml_core.corpora.rows import Row
 from uml_core.data.same_names import same_names
 from uml_core.errors import InputError, listing
 from uml_core.models.closed_form.prior_baselines import logistic_head, zero_shot_head
@@ -45,6 +46,8 @@ SPECIFICATIONS: dict[str, tuple[Any, bool]] = {
 BRIDGE = "bridge/"
 OVER_BRIDGE = ("bridge", "bridge_other_names", "bridge_shuffled")
 BRIDGES = (*OVER_BRIDGE, "bridge_nameless")
+PILE = "unlabelled"
+PILES = ("pile", "pile_alone")
 ISOTROPIC_PENALTIES = np.geomspace(0.01, 1000.0, 31)
 PROTOCOL = 1  # raise it when a draw or an arm changes: results of another protocol are not used again
 MODELS = Path(__file__).parents[1] / "uml_core"
@@ -62,6 +65,7 @@ class Task:
     others: Mapping[str, Rows]
     bridge: Rows | None = None  # its labels begin with BRIDGE, so that none is a class of the target
     bridge_others: Mapping[str, Rows] = field(default_factory=dict)  # what continues each of `others` for its classes
+    pile: Array | None = None  # more rows of the target, none of them a test row
 
     @functools.cached_property
     def classes(self) -> Labels:
@@ -90,7 +94,7 @@ def read_task(folder: Path) -> Task:
         raise InputError(f"{folder} is no folder; give folders with images.npy, images.jsonl and the same of text")
     settings = _settings(folder)
     target = settings.get("target", "images")
-    arrays = sorted(file.stem for file in folder.glob("*.npy"))
+    arrays = sorted(file.stem for file in folder.glob("*.npy") if file.stem != PILE)
     if target not in arrays:
         raise InputError(f"{folder} has no {target}.npy, the target; it has {listing(arrays) or 'no .npy at all'}")
     if len(arrays) < 2:
@@ -108,15 +112,18 @@ def read_task(folder: Path) -> Task:
             raise InputError(f"{folder}/{name}.jsonl has no train row of a class of {target}; name classes alike")
         others[name] = (other_ME[known], labels_M[known])
     bridge, bridge_others = _bridge(folder, far, others, rows_ND.shape[1]) if far else (None, {})
+    pile = _pile(folder, rows_ND[splits_N == "test"]) if (folder / f"{PILE}.npy").exists() else None
+    files = [folder / f"{name}{end}" for name in [target, *others, *far] for end in (".npy", ".jsonl")]
     return Task(
         name=folder.resolve().name,
         use=settings.get("use", "given"),
-        content=_digest(folder / f"{name}{end}" for name in [target, *others, *far] for end in (".npy", ".jsonl")),
+        content=_digest(files if pile is None else [*files, folder / f"{PILE}.npy"]),
         train=(rows_ND[train], labels_N[train]),
         test=(rows_ND[test], labels_N[test]),
         others=others,
         bridge=bridge,
         bridge_others=bridge_others,
+        pile=pile,
     )
 
 
@@ -138,6 +145,22 @@ def _bridge(
     return prefixed("bridge"), {other: prefixed(name) for other, name in texts.items()}
 
 
+def _pile(folder: Path, test_ND: Array) -> Array:
+    """The unlabelled rows (U, D); a test row among them would be seen before it judges."""
+    rows_UD, _ = _usable_rows(folder, PILE)
+    if rows_UD.shape[1] != test_ND.shape[1]:
+        raise InputError(f"{folder}/{PILE}.npy is {rows_UD.shape[1]} wide, and the target {test_ND.shape[1]}")
+    if repeated := int(_is_among(rows_UD, test_ND).sum()):
+        raise InputError(f"{folder}/{PILE}.npy holds {repeated} test rows of the target; leave them out")
+    return rows_UD
+
+
+def _is_among(rows_ND: Array, others_MD: Array) -> npt.NDArray[np.bool_]:
+    """Which rows (N,) are equal to one of others (M, D)."""
+    known = {row.tobytes() for row in others_MD}
+    return np.array([row.tobytes() in known for row in rows_ND], dtype=bool)
+
+
 def _settings(folder: Path) -> dict[str, str]:
     file = folder / "task.json"
     try:
@@ -153,20 +176,25 @@ def _read_modality(folder: Path, name: str) -> tuple[Array, Labels, Labels]:
     """Rows (N, D) with their labels and splits (N,)."""
     if not (folder / f"{name}.jsonl").is_file():
         raise InputError(f"{folder} has {name}.npy but no {name}.jsonl; expected a line a row with label and split")
+    embeddings_ND, rows = _usable_rows(folder, name)
+    if any(row.label is None for row in rows):
+        raise InputError(f"{folder}/{name}.jsonl has rows without a label; every row needs one")
+    labels, splits = ([getattr(row, each) for row in rows] for each in ("label", "split"))
+    return embeddings_ND, np.array(labels, dtype=str), np.array(splits, dtype=str)
+
+
+def _usable_rows(folder: Path, name: str) -> tuple[Array, list[Row]]:
+    """Embeddings (N, D), and what the file beside them says of each."""
     corpus = CorpusConfig(modality="vector", format="embeddings", path=str(folder / f"{name}.npy"))
     chunks = list(stream_ready(name, corpus))
     rejected = [row.fault for chunk in chunks for row in chunk.rejected]
     if rejected:
         raise InputError(f"{folder}/{name}.npy has {len(rejected)} rows that cannot be used: {rejected[0]}")
-    rows = [row for chunk in chunks for row in chunk.rows]
-    if any(row.label is None for row in rows):
-        raise InputError(f"{folder}/{name}.jsonl has rows without a label; every row needs one")
-    labels, splits = ([getattr(row, each) for row in rows] for each in ("label", "split"))
     embeddings_ND = np.concatenate([chunk.embeddings for chunk in chunks]).astype(np.float64)
-    return embeddings_ND, np.array(labels, dtype=str), np.array(splits, dtype=str)
+    return embeddings_ND, [row for chunk in chunks for row in chunk.rows]
 
 
-def _digest(files: Iterator[Path]) -> str:
+def _digest(files: Iterable[Path]) -> str:
     digest = hashlib.blake2b(digest_size=6)
     for file in files:
         digest.update(file.read_bytes())
@@ -232,18 +260,27 @@ def measure(job: Job) -> list[Record]:
     (rows_ND, labels_N), unseen = drawn_rows(task, job.shots, job.seed)
     normalize, centres = SPECIFICATIONS[job.specification]
     mean_D = rows_ND.mean(axis=0) if centres else np.zeros(rows_ND.shape[1])
-    rows_ND, test_ND = rows_ND - mean_D, task.test[0] - mean_D
+    drawn_ND, rows_ND, test_ND = rows_ND, rows_ND - mean_D, task.test[0] - mean_D
     known = "union" if job.shots == 0 else "target"
 
-    def fitted(others: Mapping[str, Rows] | None, bridge: Rows | None = None) -> UnpairedClassifier:
+    def fitted(
+        others: Mapping[str, Rows] | None, bridge: Rows | None = None, pile: Array | None = None
+    ) -> UnpairedClassifier:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The number of unique classes")  # one row a class
-            return UnpairedClassifier(classes=known, normalize=normalize).fit(rows_ND, labels_N, others, bridge=bridge)
+            model = UnpairedClassifier(classes=known, normalize=normalize)
+            return model.fit(rows_ND, labels_N, others, bridge=bridge, unlabelled=pile)
 
-    def classifier(others: Mapping[str, Rows] | None, bridge: Rows | None = None) -> tuple[Labels, Record]:
-        model = fitted(others, bridge)
+    def classifier(
+        others: Mapping[str, Rows] | None, bridge: Rows | None = None, pile: Array | None = None
+    ) -> tuple[Labels, Record]:
+        model = fitted(others, bridge, pile)
         used = sorted({*model.head_.scales, *model.head_.grams})
         return model.predict(test_ND), {"kind": model.head_.kind, "believed": used}
+
+    def with_pile(others: Mapping[str, Rows] | None) -> tuple[Labels, Record]:
+        assert task.pile is not None
+        return classifier(others, pile=task.pile[~_is_among(task.pile, drawn_ND)] - mean_D)
 
     is_unit = fitted(None).normalized_
     own, judged = (unit_rows(each) if is_unit else each for each in (rows_ND, test_ND))
@@ -263,6 +300,8 @@ def measure(job: Job) -> list[Record]:
             for arm in OVER_BRIDGE
         },
         "bridge_nameless": lambda: (_nameless(task, own, labels_N, judged), {}),
+        "pile": lambda: with_pile(task.others),
+        "pile_alone": lambda: with_pile(None),
     }
     records = []
     for arm in job.arms:

@@ -11,6 +11,7 @@ from benchmarks import gain, gain_tasks
 from benchmarks.gain_arms import (
     BRIDGES,
     OVER_BRIDGE,
+    PILES,
     Job,
     drawn_rows,
     key_of,
@@ -20,6 +21,7 @@ from benchmarks.gain_arms import (
     read_task,
     shuffled,
 )
+from uml_core.classifier import UnpairedClassifier
 from uml_core.errors import InputError
 
 CLASSES = [f"class {code}" for code in range(6)]
@@ -243,3 +245,35 @@ def test_a_bridge_is_measured_with_all_its_names_with_others_alone_and_shuffled(
     read_task.cache_clear()
     with pytest.raises(InputError, match=r"a bridge is bridge.npy, as wide as the target, and bridge-NAME.npy"):
         read_task(folder)
+
+
+def test_a_pile_is_measured_without_the_rows_drawn_and_never_with_test_rows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = read_task(folder)
+    rows_ND, labels = task.train
+    rng = np.random.default_rng(1)
+    more_UD = np.repeat([rows_ND[labels == name].mean(axis=0) for name in CLASSES], 20, axis=0)
+    more_UD = (more_UD + 0.3 * rng.standard_normal(more_UD.shape)).astype(np.float32)
+    np.save(folder / "unlabelled.npy", np.concatenate([more_UD, rows_ND]))
+    read_task.cache_clear()
+    with_pile = read_task(folder)
+    assert with_pile.pile is not None
+    assert with_pile.pile.shape == (156, 8)
+    assert with_pile.content != task.content
+    given: list[tuple[list[str], int]] = []  # auxiliary corpora and unlabelled rows of every fit
+    fit = UnpairedClassifier.fit
+
+    def spied(*args: object, unlabelled: np.ndarray | None = None, **kwargs: object) -> object:
+        given.append((sorted(args[3] or {}), 0 if unlabelled is None else len(unlabelled)))  # type: ignore[call-overload]
+        return fit(*args, unlabelled=unlabelled, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(UnpairedClassifier, "fit", spied)
+    assert [record["arm"] for record in measure(Job(folder, "auto", 2, 0, ("prior", *PILES)))] == ["prior", *PILES]
+    assert given[1:] == [(["text"], 0), (["text"], 144), ([], 144)], "12 of 156 rows were drawn"
+    assert set(PILES) < {arm for each in gain.jobs_of([folder]) if each.shots for arm in each.arms}
+    for rows, words in ((task.test[0][:3], "holds 3 test rows"), (more_UD[:, :5], "is 5 wide, and the target 8")):
+        np.save(folder / "unlabelled.npy", rows)
+        read_task.cache_clear()
+        with pytest.raises(InputError, match=words):
+            read_task(folder)
