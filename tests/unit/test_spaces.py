@@ -479,3 +479,16 @@ def test_an_unlabelled_pile_has_an_arm_without_text_and_takes_part_in_no_other_a
     assert with_pile == {"pile", "prior", "shuffled_prior"}
     assert not arms["pile"].active_auxiliaries
     assert "pile" not in arms_of("few_shot", experiment())
+
+
+@pytest.mark.parametrize("name", ["controls", "few_shot", "linear_probe"])
+def test_a_bridge_has_an_arm_that_differs_from_prior_in_the_bridges_names_alone(name: str) -> None:
+    ready = {"modality": "vector", "format": "embeddings", "path": "classifier.parquet", "role": "bridge"}
+    bridged = experiment().override({"corpora.imagenet": ready})
+    (arm,) = set(arms_of(name, bridged)) - set(arms_of(name, experiment()))
+    space = load_space(name, bridged)
+    assert (arm, space.arm(arm).controls) == ("shuffled_bridge", "prior")
+    assert arm in {spec.arm for spec in trials_of(space, bridged)}
+    control, prior = (bridged.override(space.arm(each).overrides) for each in (arm, "prior"))
+    assert control.override({"corpora.imagenet.control": "none"}) == prior
+    assert control.corpora["imagenet"].control == "shuffled_labels"

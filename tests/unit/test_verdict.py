@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.sweep_records import GAIN, parent_record, record, sweep_records, trial, values
-from tune_spaces import Space, load_space
+from tune_spaces import Arm, Space, load_space
 from uml_core.config import load_experiment
 from uml_core.reporting.collect import collect_sweep
 from uml_core.reporting.verdict import Verdict, verdict_of
-from uml_core.sweeps.space import space_as_json
+from uml_core.sweeps.space import space_as_json, space_from_json
 from uml_core.tracking.records import RunRecord
 
 
@@ -80,6 +80,25 @@ def test_a_prior_must_stand_above_its_shuffled_control(shuffled: float, kind: st
     assert found.text.startswith("Ship prior with all training data: ")
     assert ("but shuffled labels do as well" in found.text) == (kind == "no_gain")
     assert found.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("misled", "words"),
+    [
+        (0.70, " Of prior the bridge is worth +10.0"),
+        (0.80, " The bridge adds nothing reliable to prior ("),
+    ],
+)
+def test_a_bridge_is_worth_what_it_gains_over_its_names_shuffled(misled: float, words: str) -> None:
+    parent = parent_record()
+    space = space_from_json(str(parent.space_json))
+    control = Arm("shuffled_bridge", role="shuffled_bridge", controls="prior")
+    parent = replace(parent, space_json=space_as_json(replace(space, arms=(*space.arms, control))))
+    found = verdict_for({**ALL, "uml_init": 0.60, "prior": 0.80, "shuffled_bridge": misled}, parent=parent)
+    assert found.text.startswith("Ship prior with all training data: ")
+    assert words in found.text
+    assert " points over its names shuffled" in found.text
+    assert found.kind == "gain", "of the names, whatever the bridge is worth"
 
 
 @pytest.mark.parametrize("shots", [(4,), (1, 4)])

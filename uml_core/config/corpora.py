@@ -95,8 +95,9 @@ class CorpusConfig(Settings):
     """The corpus's own encoder, in place of its modality's."""
     control: CorpusControl = "none"
     """A control replaces what the corpus says and keeps everything else equal (docs/method.md, Controls):
-    shuffled_labels permutes the labels over rows; noise replaces embeddings by Gaussian noise of the same mean and
-    scale; unrelated hands each of the corpus's own classes to a target class drawn by lot."""
+    shuffled_labels permutes the labels over rows, of a bridge the names over classes; noise replaces embeddings by
+    Gaussian noise of the same mean and scale; unrelated hands each of the corpus's own classes to a target class drawn
+    by lot."""
     role: CorpusRole = "train"
     """shifted: a test set of the target under another distribution, as ImageNet-A: all rows are tested, none trained.
     bridge: rows of other classes in the target's space, or texts about those classes, for model.head prior.

@@ -47,7 +47,10 @@ def auxiliary_rows(
     labelled, is_read = LabelledRows(table.embeddings, rows, codes[rows]), not is_unread(table.embeddings)
     if shots == "average":  # of which rows that are not read are known, but not what takes their place
         labelled = class_means(labelled) if is_read else labelled
-    if control == "shuffled_labels":
+    if control == "shuffled_labels" and experiment.corpora[corpus].role == "bridge":
+        # Classes swap names: as good a map, of the wrong names. Over rows every class would be the mean of all.
+        labelled = replace(labelled, labels=rng.permutation(len(classes))[labelled.labels])
+    elif control == "shuffled_labels":
         labelled = replace(labelled, labels=rng.permutation(labelled.labels))
     if control == "noise" and is_read:
         labelled = replace(labelled, embeddings=noise_like(labelled, rng), rows=np.arange(len(labelled)))

@@ -41,6 +41,7 @@ SPLIT_COLOURS = (VERMILION, GREEN, PURPLE, ORANGE, SKY, BLUE)
 SPLIT_MARKERS = ("s", "^", "D", "v", "P", "X")
 LOOKS: dict[Role, tuple[str, str]] = {
     **{"shuffled": (VERMILION, "^"), "noise": (ORANGE, "v"), "unrelated": (PURPLE, "D")},
+    "shuffled_bridge": (VERMILION, "v"),
     **{"method": (SKY, "o"), "probe": (GREEN, "P"), "baseline": (GREY, "s"), "zero_shot": (GREY, "X")},
     **{"ridge": (GREEN, "v"), "discriminant": (GREEN, "D"), "logistic": (GREEN, "^"), "pile": (GREEN, "P")},
 }

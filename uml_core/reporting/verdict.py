@@ -16,7 +16,7 @@ from typing import Literal
 from uml_core.evaluation.shipping import MIN_SEEDS, Choice, choose, lacking_alternatives
 from uml_core.evaluation.statistics import PairedDifference, holm, paired_difference
 from uml_core.reporting.collect import Condition, SweepResults
-from uml_core.sweeps.space import ALTERNATIVE_WORDS, Arm
+from uml_core.sweeps.space import ALTERNATIVE_WORDS, Arm, Control
 
 Kind = Literal["gain", "no_gain", "harm", "undecided"]
 KIND_WORDS: dict[Kind, str] = {"harm": "warning, harm", "gain": "gain", "no_gain": "no gain", "undecided": "undecided"}
@@ -53,10 +53,21 @@ class Shipped:
     unpaired_over_alone: PairedDifference
     over_shuffled: PairedDifference | None  # of the best with unpaired data, above its own control
     of: str = ""  # what the points are of, where that is not accuracy over test rows
+    over_shuffled_bridge: PairedDifference | None = None  # of the best with unpaired data, where it has a bridge
 
     @property
     def sentence(self) -> str:
-        """Which model to ship, what it gains, and what unpaired data are worth in it."""
+        """Which model to ship, what it gains, and what unpaired data and a bridge are worth in it."""
+        bridge = self.over_shuffled_bridge
+        if bridge is None:
+            return self._ships
+        worth = f"{_with_doubt(bridge)} points{self.of} over its names shuffled"
+        if _is_above(bridge):
+            return f"{self._ships} Of {self.choice.unpaired.words} the bridge is worth {worth}."
+        return f"{self._ships} The bridge adds nothing reliable to {self.choice.unpaired.words} ({worth})."
+
+    @property
+    def _ships(self) -> str:
         choice = self.choice
         gain = f"{_with_doubt(self.over_second)} points{self.of} over {choice.second.words}"
         is_trained = choice.second.uses_unpaired and not choice.second.is_solved
@@ -234,18 +245,20 @@ def _shipped(sweep: SweepResults, condition: Condition) -> Shipped | None:
         ours, theirs = arms[better.name], arms[worse.name]
         return paired_difference(*((each.harmonic if by_harmonic else each.test) for each in (ours, theirs)))
 
-    own = [
-        arm
-        for arm in sweep.design.arms
-        if arm.role == "shuffled" and arm.controls in ("", choice.unpaired.name) and arm.name in arms
-    ]
+    def over_control(role: Control) -> PairedDifference | None:
+        unpaired = choice.unpaired
+        of_role = (arm for arm in sweep.design.arms if arm.role == role and arm.name in arms)
+        own = next((arm for arm in of_role if arm.controls in ("", unpaired.name)), None)
+        return None if own is None else over(unpaired, own)
+
     return Shipped(
         condition,
         choice,
         over(choice.arm, choice.second),
         over(choice.unpaired, choice.alone),
-        over(choice.unpaired, own[0]) if own else None,
+        over_control("shuffled"),
         " of the harmonic mean of accuracy on classes with and without train rows" if by_harmonic else "",
+        over_control("shuffled_bridge"),
     )
 
 

@@ -48,6 +48,8 @@ SAYS = {
     "prior": "discriminant under a prior that the auxiliary corpora write, in closed form; where their class names are "
     "worth no more than shuffled ones, it is discriminant.",
     "shuffled_prior": "as prior, with the auxiliary labels shuffled over rows.",
+    "shuffled_bridge": "as prior, with the names of the bridge's classes shuffled: what prior gains over it is the "
+    "bridge's.",
 }
 
 
@@ -69,7 +71,8 @@ def without_auxiliaries(experiment: Experiment) -> dict[str, Any]:
 
 
 def standard_arms(experiment: Experiment) -> dict[str, Arm]:
-    """The arms of docs/method.md, Controls, by name; `unrelated` ones only where the experiment has such a corpus.
+    """The arms of docs/method.md, Controls, by name; `unrelated`, `pile`, `shuffled_bridge` only where the
+    experiment has such a corpus.
 
     NAME starts from a random head, NAME_init from the class means of an auxiliary corpus.
     """
@@ -100,6 +103,9 @@ def standard_arms(experiment: Experiment) -> dict[str, Arm]:
     if experiment.unlabelled_corpora:
         with_pile = _target_only(experiment, beside=experiment.unlabelled_corpora)
         arms.append(Arm("pile", {**with_pile, "model.head": "discriminant"}, role="pile"))
+    if experiment.bridges:
+        misled = {f"corpora.{name}.control": "shuffled_labels" for name in experiment.bridges}
+        arms.append(Arm("shuffled_bridge", {**cotrained, **misled, **prior}, role="shuffled_bridge", controls="prior"))
     if unrelated:
         swapped = {"mixing.loss_weight": {name: float(name in unrelated) for name in experiment.auxiliaries}}
         arms += _controls("unrelated", swapped, {"model.init_corpus": unrelated[0]})
@@ -128,8 +134,9 @@ def deciding_arms(experiment: Experiment) -> tuple[str, ...]:
     suffix = headline_suffix(experiment)
     initialised = ("unimodal_init", "uml_init") if suffix else ()
     pile = ("pile",) if experiment.unlabelled_corpora else ()
+    bridge = ("shuffled_bridge",) if experiment.bridges else ()
     alternatives = ("linear_probe", "ridge", "discriminant", "logistic", *pile, "zero_shot")
-    return (*alternatives, "unimodal", "uml", *initialised, f"shuffled{suffix}", "prior", "shuffled_prior")
+    return (*alternatives, "unimodal", "uml", *initialised, f"shuffled{suffix}", "prior", "shuffled_prior", *bridge)
 
 
 def deciding_space(experiment: Experiment, question: str, arms: Iterable[Arm], **others: Any) -> Space:

@@ -42,7 +42,7 @@ ALTERNATIVE_WORDS: dict[str, str] = {
     "zero_shot": "the untrained zero-shot head",
 }
 # "control" is one of a kind that is not listed here: words of the verdict, looks in figures.
-Control = Literal["shuffled", "noise", "unrelated", "control"]
+Control = Literal["shuffled", "noise", "unrelated", "shuffled_bridge", "control"]
 Role = Plain | Alternative | Control
 
 
@@ -87,7 +87,7 @@ class Arm:
     def words(self) -> str:
         """What the verdict calls it: "the shuffled control", "the linear probe", else its name."""
         if self.role in get_args(Control):
-            return f"the {self.name if self.role == 'control' else self.role} control"
+            return f"the {self.name if self.role == 'control' else self.role.replace('_', ' ')} control"
         return ALTERNATIVE_WORDS.get(self.role, self.name)
 
     @property
