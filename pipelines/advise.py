@@ -1,17 +1,17 @@
 """Will it help? Before any training, from the store alone: what each auxiliary corpus is worth to the target.
 
 In: an experiment whose corpora are embedded. Out: a table with a word per auxiliary corpus (helps, neutral, harms, not
-enough evidence), and how far the corpora repeat each other. Nothing is logged; no Ray is started; test rows are not
-looked at.
+enough evidence), a line with such a word per bridge and unlabelled pile, and how far the corpora repeat each other.
+Nothing is logged; no Ray is started; test rows are not looked at.
 
     python -m pipelines.advise examples/demo.yaml data.shots=1
 
-Of the target's labelled rows it draws the shots, `--draws` times, and judges by the others. The columns: `gain`, in
-points of accuracy, of the head whose prior the corpus writes over the best of ridge, logistic regression and the
-untrained zero-shot head, with its 95 % interval; `trivial`, what would be predicted without looking; `over ridge`, the
-gain over the same head without the corpus; `believed`, the share of draws in which its true class names beat permuted
-ones; `classes`, how many of the target's names it has, and how many of its own. How often the word was right:
-docs/measured.md.
+Of the target's labelled rows it draws the shots, `--draws` times, and judges by the others. Bridges and piles take part
+as in the head. The columns: `gain`, in points of accuracy, of the head whose prior the corpus writes over the
+best of ridge, a linear discriminant, logistic regression, the pile alone and the untrained zero-shot head, with its
+95 % interval; `trivial`, what would be predicted without looking; `over ridge`, the gain over the same head without the
+corpus; `believed`, the share of draws in which its true class names beat permuted ones; `classes`, how many of the
+target's names it has, and how many of its own. How often the word was right: docs/measured.md.
 """
 
 from __future__ import annotations
@@ -28,10 +28,21 @@ from tqdm import tqdm
 
 from pipelines.command_line import Summary, experiment_parser, step_main
 from pipelines.stores import store_tables
-from uml_core.analysis.relevance import NEUTRAL_SHARE, Draw, Relevance, labelled_pool, redrawn, redundancy, relevance
+from uml_core.analysis.relevance import (
+    NEUTRAL_SHARE,
+    Addition,
+    Draw,
+    Evidence,
+    Relevance,
+    addition,
+    labelled_pool,
+    redrawn,
+    redundancy,
+    relevance,
+)
 from uml_core.config import Experiment
 from uml_core.data.training_data import TrainingData, build_training_data
-from uml_core.errors import InputError, listing
+from uml_core.errors import InputError
 from uml_core.sweeps.space import related_auxiliaries
 
 logger = logging.getLogger(__name__)
@@ -50,17 +61,27 @@ def run(experiment: Experiment, num_draws: int = DRAWS) -> Summary:
 
     Raises InputError where there is no auxiliary corpus, one is not embedded, or the target has fewer than two classes.
     """
-    related_auxiliaries(experiment)  # refuses an experiment without any
+    related = related_auxiliaries(experiment)  # refuses an experiment without any
     draws = _draws(experiment, num_draws)
     found = [
         relevance(draws, corpus)
         for corpus in tqdm(experiment.auxiliaries, desc="advise", unit="corpus", disable=None, file=sys.stderr)
     ]
+    added = [
+        addition(draws, name, related)
+        for name in tqdm(
+            (*experiment.bridges, *draws[0].data.unlabelled),
+            desc="beside",
+            unit="corpus",
+            disable=None,
+            file=sys.stderr,
+        )
+    ]
     pairs = {
         (one, other): redundancy(draws[0].data, one, other)
         for one, other in itertools.combinations(experiment.auxiliaries, 2)
     }
-    return Summary(_text(experiment, found, pairs, len(draws)), _results(experiment, found, pairs))
+    return Summary(_text(experiment, found, added, pairs, draws), _results(experiment, found, added, pairs))
 
 
 def _draws(experiment: Experiment, num_draws: int) -> list[Draw]:
@@ -78,11 +99,6 @@ def _draws(experiment: Experiment, num_draws: int) -> list[Draw]:
         )
     for line in first.warnings():
         logger.warning("%s", line)
-    if experiment.unlabelled_corpora:
-        logger.warning(
-            "%s: advise leaves unlabelled rows out; tune --space controls has them in the arms pile and prior",
-            listing(experiment.unlabelled_corpora),
-        )
     pool = labelled_pool(build_training_data(experiment.override({"data.shots": None}), tables))
     draws: list[Draw] = []
     start = experiment.data.split_seed
@@ -102,11 +118,15 @@ def _same_rows(one: TrainingData, other: TrainingData) -> bool:
 
 
 def _text(
-    experiment: Experiment, found: list[Relevance], pairs: dict[tuple[str, str], float | None], num_draws: int
+    experiment: Experiment,
+    found: list[Relevance],
+    added: list[Addition],
+    pairs: dict[tuple[str, str], float | None],
+    draws: list[Draw],
 ) -> str:
     count = experiment.data.shots
     shots = "all shots" if count is None else f"{count} {'shot' if count == 1 else 'shots'} a class"
-    drawn = "1 draw" if num_draws == 1 else f"{num_draws} draws"
+    drawn = "1 draw" if len(draws) == 1 else f"{len(draws)} draws"
     width = max(len("corpus"), *(len(each.corpus) for each in found))
     lines = [
         f"{experiment.target}: {found[0].num_classes} classes, {shots}, {drawn}; the target alone has "
@@ -120,6 +140,14 @@ def _text(
                 f"{each.corpus} lies in the target's space: try zero-shot first, it has "
                 f"{100 * each.accuracies['zero_shot']:.1f} % untrained (tune --space controls has the arm)"
             )
+    lines += [_line(each) for each in added]
+    data = draws[0].data
+    without_rows = len(set(range(len(data.classes))) - set(data.labelled.labels.tolist()))
+    if without_rows:
+        lines.append(
+            f"{without_rows} of the classes have no labelled row: what corpora or a bridge are worth there, such rows "
+            "cannot tell (tune --space controls measures it where test has rows of them)"
+        )
     for (left, right), value in pairs.items():
         shown = "–" if value is None else f"{value:.2f}"
         lines.append(f"{left} and {right}: redundancy {shown} (0 independent, 1 the same about the classes)")
@@ -133,32 +161,47 @@ def _text(
     return "\n".join(lines)
 
 
+def _line(each: Addition) -> str:
+    what = f"unlabelled pile, {each.rows} rows"
+    if each.kind == "bridge":
+        what = f"bridge, {each.classes} classes, {each.overlap} of them named as the target's"
+    numbers = f"gain {_points(each)}, {100 * each.worth.mean:+.1f} over the same head without it"
+    told = "".join(f"; {reason}" for reason in each.reasons)
+    used = f"takes part in {100 * each.takes_part:.0f} % of draws"
+    return f"{each.corpus} ({what})  {each.verdict[0]}: {each.verdict[1]}; {numbers}; {used}{told}"
+
+
+def _points(each: Evidence) -> str:
+    return f"{100 * each.gain.mean:+.1f} ({100 * each.gain.low:+.1f} to {100 * each.gain.high:+.1f})"
+
+
 def _numbers(each: Relevance) -> str:
     classes = f"{each.covered_classes}/{each.num_classes} + {each.own_classes}"
-    gain = f"{100 * each.gain.mean:+.1f} ({100 * each.gain.low:+.1f} to {100 * each.gain.high:+.1f})"
     return (
-        f"{classes:<13}  {gain:>22}  {100 * each.trivial_gain:>+7.1f}  {100 * each.worth.mean:>+10.1f}  "
+        f"{classes:<13}  {_points(each):>22}  {100 * each.trivial_gain:>+7.1f}  {100 * each.worth.mean:>+10.1f}  "
         f"{100 * each.takes_part:>6.0f} %"
     )
 
 
 def _results(
-    experiment: Experiment, found: list[Relevance], pairs: dict[tuple[str, str], float | None]
+    experiment: Experiment,
+    found: list[Relevance],
+    added: list[Addition],
+    pairs: dict[tuple[str, str], float | None],
 ) -> dict[str, Any]:
+    def judged(each: Evidence) -> dict[str, Any]:
+        return {"verdict": each.verdict[0], "why": each.verdict[1], **dataclasses.asdict(each)}
+
     return {
         "target": experiment.target,
         "shots": experiment.data.shots,
         "baseline": found[0].alone[1],
         "corpora": {
-            each.corpus: {
-                "verdict": each.verdict[0],
-                "why": each.verdict[1],
-                "zero_shot_first": each.zero_shot_first,
-                "trivial_gain": each.trivial_gain,
-                **dataclasses.asdict(each),
-            }
+            each.corpus: judged(each) | {"zero_shot_first": each.zero_shot_first, "trivial_gain": each.trivial_gain}
             for each in found
         },
+        "bridges": {each.corpus: judged(each) for each in added if each.kind == "bridge"},
+        "piles": {each.corpus: judged(each) for each in added if each.kind == "pile"},
         "redundancy": {f"{one}+{other}": value for (one, other), value in pairs.items()},
     }
 

@@ -52,8 +52,16 @@ def test_classes_without_a_picture_are_found_over_a_bridge(experiment: Experimen
     groups, control = over["test_groups"], shuffled["test_groups"]
     assert groups["unseen_accuracy"] > control["unseen_accuracy"] + 0.1
     assert groups["seen_accuracy"] > control["seen_accuracy"] - 0.1
-    found = advise.run(experiment, num_draws=2).results["corpora"]
-    assert set(found) == {"names"}, "a bridge is no auxiliary corpus"
+    advice = advise.run(experiment, num_draws=4)
+    assert set(advice.results["corpora"]) == {"names"}, "a bridge is no auxiliary corpus"
+    (found,) = advice.results["bridges"].values()
+    misled = experiment.override({"corpora.far.control": "shuffled_labels"})
+    (control,) = advise.run(misled, num_draws=4).results["bridges"].values()
+    assert (found["takes_part"], control["takes_part"], control["verdict"]) == (1.0, 0.0, "neutral")
+    assert (found["classes"], found["overlap"]) == (NUM_OTHERS, 0)
+    assert found["worth"]["mean"] > control["worth"]["mean"] == 0
+    assert "far (bridge, 120 classes, 0 of them named as the target's)  " in advice.text
+    assert f"{NUM_UNSEEN} of the classes have no labelled row" in advice.text
 
 
 def test_a_bridge_trains_nothing_and_a_mistake_is_one_line(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import report
+from pipelines import advise, report
 from pipelines.train import step as train
 from pipelines.tune import step as tune
 from tests.conftest import vector_tree, write_embeddings
@@ -62,6 +62,13 @@ def test_a_solved_head_learns_from_it(experiment: Experiment) -> None:
     with_pile = experiment.override({"model.head": "discriminant"})
     alone = with_pile.override({"corpora": {name: corpora[name] for name in ("target", "names")}})
     assert train.run(with_pile).results["test_accuracy"] > train.run(alone).results["test_accuracy"] + 0.02
+    advice = advise.run(experiment.override({"data.shots": 2}))
+    (found,) = advice.results["piles"].values()
+    assert found["verdict"] == "helps", advice.text
+    assert found["takes_part"] > 0.5, advice.text
+    assert found["worth"]["low"] > 0
+    assert "pile" in advice.results["corpora"]["names"]["accuracies"], "names must be worth more than the pile alone"
+    assert "pile (unlabelled pile, 500 rows)  helps: " in advice.text
 
 
 def test_a_sweep_has_the_pile_alone_as_its_control(experiment: Experiment, tmp_path: Path) -> None:
