@@ -157,6 +157,16 @@ def test_classes_that_are_named_as_the_targets_can_be_left_out() -> None:
     assert "left out" in bridge.words
 
 
+def test_a_bridges_control_swaps_names_and_keeps_the_rows_of_a_class_together() -> None:
+    true, swapped = (
+        build(changes).bridges[0].rows.labels.tolist() for changes in ({}, {"corpora.far.control": "shuffled_labels"})
+    )
+    renamed = dict(zip(true, swapped, strict=True))
+    assert [renamed[code] for code in true] == swapped
+    assert sorted(renamed.values()) == [0, 1, 2, 3, 4]
+    assert true != swapped
+
+
 def test_a_bridges_class_is_the_targets_where_it_has_rows_to_test() -> None:
     splits = ["train"] * 8 + ["test"] * 4
     data = build(target=table(TARGET.embeddings, [*"aaaabbbbaxax"], splits))
