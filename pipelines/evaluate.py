@@ -1,7 +1,7 @@
 """A trained run to test metrics, shifted test sets, probes, robustness and comparisons, and to analyses.
 
-In: an experiment and one of its MLflow runs (default: the newest finished training run). Out: metrics in that run,
-tables and figures as artifacts under evaluation/, and those of analyses under analysis/.
+In: an experiment and one of its MLflow runs (default: the run whose model train or tune registered last). Out: metrics
+in that run, tables and figures as artifacts under evaluation/, and those of analyses under analysis/.
 
     python -m pipelines.evaluate examples/demo.yaml --run RUN_ID
     python -m pipelines.evaluate examples/demo.yaml --evaluators default,corruptions,mine.py:evaluate_it
@@ -37,19 +37,18 @@ from uml_core.evaluation.comparison import compare
 from uml_core.evaluation.registry import EVALUATORS, ON_REQUEST, chosen_evaluators, measure
 from uml_core.evaluation.run import EvaluatedRun, Evaluator
 from uml_core.gradients.ranks import RankContext
-from uml_core.tracking.reading import download, experiment_runs, find_run
+from uml_core.tracking.reading import download, find_run, presented_run
 from uml_core.tracking.records import metric_points
 from uml_core.tracking.writing import MLflowTracker
 from uml_core.training.run import build_objective
 
 HIDDEN = re.compile(r"test/class_accuracy/|corruption/.*/\d/")  # logged, and too many to print
-TRAINING_KINDS = ("uml", "unimodal")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = experiment_parser("evaluate", description="Evaluate a trained run: test, shifted test sets, probes.")
     for flag, metavar, words in (
-        ("--run", "RUN_IDS", "one or more, by commas; default: the newest training run"),
+        ("--run", "RUN_IDS", "one or more, by commas; default: the run whose model train or tune registered last"),
         (
             "--evaluators",
             "NAMES",
@@ -90,7 +89,11 @@ def run(
 ) -> Summary:
     """Evaluate runs with the experiments they were trained with, and log the results into them."""
     evaluators = chosen_evaluators(experiment.evaluation.evaluators)
-    ids = [run_ids] if isinstance(run_ids, str) else list(run_ids or [newest_training_run(experiment)])
+    ids = (
+        [run_ids]
+        if isinstance(run_ids, str)
+        else list(run_ids or [presented_run(experiment.tracking.uri, experiment.name)])
+    )
     if against and len(against) != len(ids):
         raise InputError(f"--run has {len(ids)} runs and --against {len(against)}; give as many, paired in their order")
     runs = [load_run(experiment, run_id) for run_id in ids]
@@ -105,7 +108,8 @@ def run(
     ]
     if against:
         parts.append(_compare(experiment, runs, [load_run(experiment, run_id) for run_id in against]))
-    text = "\n".join(part.text for part in parts)
+    taken = [] if run_ids else [f"run {ids[0]}: its model was registered last; --run takes another"]
+    text = "\n".join([*taken, *(part.text for part in parts)])
     own = parts[0].results if len(runs) == 1 else {"runs": [part.results for part in parts[: len(runs)]]}
     return Summary(text, {**own, **(parts[-1].results if against else {})})
 
@@ -218,13 +222,6 @@ def load_run(experiment: Experiment, run_id: str) -> LoadedRun:
 
     evaluated = EvaluatedRun(trained, data, objective, ids=ids, raw=raw)
     return LoadedRun(run_id, record.kind, int(record.metrics.get("perf/steps", 0)), evaluated)
-
-
-def newest_training_run(experiment: Experiment) -> str:
-    for record in experiment_runs(experiment.tracking.uri, experiment.name):
-        if record.kind in TRAINING_KINDS and record.status == "FINISHED":
-            return record.run_id
-    raise InputError(f"experiment {experiment.name} has no finished training run; run python -m pipelines.train first")
 
 
 def explained_run(run: EvaluatedRun, pairs_file: str | None, plane_classes: tuple[str, str] | None) -> TrainedRun:

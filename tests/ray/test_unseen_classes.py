@@ -15,7 +15,8 @@ from tests.conftest import vector_tree, write_embeddings
 from tests.embedded import embed_here
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
-from uml_core.tracking.reading import experiment_runs
+from uml_core.tracking.reading import experiment_runs, presented_run
+from uml_core.tracking.writing import start_run
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 NUM_SEEN, NUM_UNSEEN, WIDTH = 18, 6, 24
@@ -60,7 +61,10 @@ def test_a_trained_head_knows_classes_without_a_picture(experiment: Experiment, 
     runs = experiment_runs(experiment.tracking.uri, experiment.name)
     (run,) = (run for run in runs if run.run_id == results["run_id"])
     assert run.metrics["test/unseen_accuracy"] == pytest.approx(groups["unseen_accuracy"])
-    measured = evaluate.run(experiment, results["run_id"]).results
+    start_run(experiment, name="twin", kind="unimodal", tags={}).finish()  # newer, and no model that was registered
+    evaluated = evaluate.run(experiment)
+    measured = evaluated.results
+    assert evaluated.text.startswith(f"run {results['run_id']}: its model was registered last")
     assert {name: measured[f"test/{name}"] for name in groups} == pytest.approx(groups)
     with pytest.raises(InputError, match=r"model.head is prior: --analyses"):
         evaluate.run(experiment, results["run_id"], analyses=["margins"])
@@ -88,6 +92,7 @@ def test_a_sweep_tells_names_from_shuffled_names(experiment: Experiment, tmp_pat
     assert len({trial.metrics["data/classes"] for trial in trials}) == 1
     assert {trial.metrics["data/train_rows/target"] for trial in trials} == {2 * NUM_SEEN}
     parent = next(run for run in runs if run.run_id == results["run_id"])
+    assert presented_run(sweep.tracking.uri, sweep.name) == parent.tags["uml.best_trial"]
     names = ("prior", "shuffled_prior")
     prior, shuffled = (parent.metrics[f"sweep/2_shots/harmonic_mean/{name}"] for name in names)
     assert prior > 3 * shuffled

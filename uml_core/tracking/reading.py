@@ -17,7 +17,7 @@ from uml_core.errors import InputError, first_line, listing, nearest
 from uml_core.serving.predictor import Predictor
 from uml_core.serving.target_predictor import load_predictor_folder
 from uml_core.tracking.client import PatientClient, quieten
-from uml_core.tracking.records import PARENT_TAG, SPACE_FILE, RunRecord
+from uml_core.tracking.records import PARENT_TAG, PRESENTED_TAG, SPACE_FILE, RunRecord
 from uml_core.tracking.sqlite_file import is_file, read_runs
 from uml_core.tracking.uri import check_tracking, without_credentials
 
@@ -27,9 +27,31 @@ def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:
 
     Raises InputError where the tracking URI cannot be reached, or has no experiment of that name.
     """
+    client = _client(tracking_uri)
+    return _all_runs(client, tracking_uri, _experiment(client, tracking_uri, name).experiment_id)
+
+
+def presented_run(tracking_uri: str, name: str) -> str:
+    """The id of the run whose model a step registered last, in train or tune, under an MLflow experiment's name.
+
+    Raises InputError where the tracking URI cannot be reached, or no step registered a model of that name.
+    """
+    tags = _experiment(_client(tracking_uri), tracking_uri, name).tags
+    if PRESENTED_TAG not in tags:
+        raise InputError(
+            f"experiment {name} has no model that train or tune registered; run python -m pipelines.train first, or "
+            "give --run"
+        )
+    return str(tags[PRESENTED_TAG])
+
+
+def _client(tracking_uri: str) -> PatientClient:
     quieten()
     check_tracking(tracking_uri)
-    client = PatientClient(tracking_uri)
+    return PatientClient(tracking_uri)
+
+
+def _experiment(client: PatientClient, tracking_uri: str, name: str) -> Any:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         names = [found.name for found in client.search_experiments()]
@@ -37,7 +59,7 @@ def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:
             f"MLflow at {without_credentials(tracking_uri)} has no experiment '{name}'{nearest(name, names)}; "
             f"it has {listing(names) or 'none'}; run train or tune first, or set tracking.uri"
         )
-    return _all_runs(client, tracking_uri, experiment.experiment_id)
+    return experiment
 
 
 def with_spaces(tracking_uri: str, records: Sequence[RunRecord]) -> list[RunRecord]:

@@ -21,7 +21,7 @@ from uml_core.config import Experiment, TrackingConfig
 from uml_core.errors import InputError, first_line
 from uml_core.serving.predictor import Predictor
 from uml_core.tracking.client import PatientClient, mlflow_client, quieten
-from uml_core.tracking.records import PARENT_TAG, MetricPoint, metric_points
+from uml_core.tracking.records import PARENT_TAG, PRESENTED_TAG, MetricPoint, metric_points
 from uml_core.tracking.target_model import log_target_model
 from uml_core.tracking.uri import check_tracking, without_credentials
 
@@ -72,7 +72,8 @@ class MLflowTracker:
     def register_model(self, model_uri: str, name: str, *, tags: Mapping[str, str], alias: str | None) -> str:
         """Register a logged model, under an alias if one is given; returns models:/NAME@ALIAS or models:/NAME/VERSION.
 
-        A version that carries the same tags is taken for this one: a step that was killed registers nothing twice.
+        A version that carries the same tags is taken for this one: a step that was killed registers nothing twice. The
+        run's MLflow experiment names the run as the one that was presented last.
         """
         client = self._client
         with contextlib.suppress(MlflowException):  # it exists; that it cannot be made shows in the next call
@@ -84,6 +85,7 @@ class MLflowTracker:
             found = client.create_model_version(
                 name, model_uri, run_id=self.run_id, tags=dict(tags), model_id=logged.model_id
             )
+        client.set_experiment_tag(client.get_run(self.run_id).info.experiment_id, PRESENTED_TAG, self.run_id)
         if alias is None:
             return f"models:/{name}/{found.version}"
         client.set_registered_model_alias(name, alias, found.version)
