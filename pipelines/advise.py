@@ -50,10 +50,14 @@ logger = logging.getLogger(__name__)
 DRAWS = 10
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = experiment_parser("advise", description="Estimate, before any training, which corpora are likely to help.")
+def build_parser() -> argparse.ArgumentParser:
+    parser = experiment_parser("advise")
     parser.add_argument("--draws", type=_count, default=DRAWS, help=f"draws of shots and validation (default {DRAWS})")
-    return step_main(parser, lambda experiment, arguments: run(experiment, arguments.draws), argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return step_main(build_parser(), lambda experiment, arguments: run(experiment, arguments.draws), argv)
 
 
 def run(experiment: Experiment, num_draws: int = DRAWS) -> Summary:

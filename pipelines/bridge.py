@@ -10,6 +10,7 @@ No Ray is started, and no picture is needed.
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -20,10 +21,14 @@ from pipelines.command_line import Summary, experiment_parser, step_main
 from uml_core.config import Experiment
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = experiment_parser("bridge", description="Write the image encoder's own classifier as a bridge.")
+def build_parser() -> argparse.ArgumentParser:
+    parser = experiment_parser("bridge")
     parser.add_argument("--output", required=True, help="folder to write")
-    return step_main(parser, lambda experiment, arguments: run(experiment, arguments.output), argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return step_main(build_parser(), lambda experiment, arguments: run(experiment, arguments.output), argv)
 
 
 def run(experiment: Experiment, output: str) -> Summary:

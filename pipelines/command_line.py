@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from shtab import FILE
 
+from pipelines import STEPS
 from pipelines.ray_session import stop_ray
 from uml_core.config import Experiment, TrackingConfig, load_experiment
 from uml_core.errors import InputError
@@ -38,13 +40,20 @@ class Summary:
 Step = Callable[[Experiment, argparse.Namespace], Summary]
 
 
-def experiment_parser(step: str, *, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m pipelines.{step}",
-        description=description,
-        epilog=f"example: python -m pipelines.{step} examples/demo.yaml data.shots=4",
+def program(step: str) -> str:
+    """How the user has called a step: `uml STEP`, the installed command, or as a module."""
+    return f"{'uml ' if Path(sys.argv[0]).name == 'uml' else 'python -m pipelines.'}{step}"
+
+
+def step_parser(step: str, *, example: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=program(step), description=STEPS[step], epilog=f"example: {program(step)} {example}"
     )
-    parser.add_argument("experiment", help="experiment file (YAML)")
+
+
+def experiment_parser(step: str) -> argparse.ArgumentParser:
+    parser = step_parser(step, example="examples/demo.yaml data.shots=4")
+    parser.add_argument("experiment", help="experiment file (YAML)").complete = FILE
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys that override the file")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved experiment and stop")
     return parser

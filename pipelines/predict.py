@@ -25,9 +25,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from shtab import FILE
 from tqdm import tqdm
 
-from pipelines.command_line import Summary, absolute_path, add_model_flags, guarded
+from pipelines.command_line import Summary, absolute_path, add_model_flags, guarded, step_parser
 from pipelines.embed.stages import (
     Batch,
     EncoderSettings,
@@ -52,16 +53,18 @@ REJECTED_SCHEMA = pa.schema([("id", pa.string()), ("reason", pa.string())])
 SCHEMA = pa.schema([("id", pa.string()), ("prediction", pa.string()), ("probability", pa.float64())])
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.predict",
-        description="Predict the classes of new files of the target modality with a trained model.",
-        epilog="example: python -m pipelines.predict --model runs:/RUN_ID/model --input photos --output out.parquet",
-    )
+def build_parser() -> argparse.ArgumentParser:
+    parser = step_parser("predict", example="--model runs:/RUN_ID/model --input photos --output out.parquet")
     add_model_flags(parser)
-    parser.add_argument("--input", required=True, help="folder of files, or a table (.jsonl, .csv, .parquet)")
-    parser.add_argument("--output", required=True, help="Parquet file to write")
-    arguments = parser.parse_args(argv)
+    parser.add_argument(
+        "--input", required=True, help="folder of files, or a table (.jsonl, .csv, .parquet)"
+    ).complete = FILE
+    parser.add_argument("--output", required=True, help="Parquet file to write").complete = FILE
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
     return guarded(lambda: run(arguments.model, arguments.input, arguments.output, arguments.tracking_uri))
 
 

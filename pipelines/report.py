@@ -24,10 +24,14 @@ from uml_core.tracking.uri import without_credentials
 REPORTED_KINDS = ("sweep", "uml", "unimodal")
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = experiment_parser("report", description="Write one HTML page and figures on an experiment's MLflow runs.")
+def build_parser() -> argparse.ArgumentParser:
+    parser = experiment_parser("report")
     parser.add_argument("--output", default=None, metavar="DIR", help="default: folder report beside the store")
-    return step_main(parser, _step, argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return step_main(build_parser(), _step, argv)
 
 
 def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:

@@ -24,7 +24,7 @@ import ray
 import torch
 from tqdm import tqdm
 
-from pipelines.command_line import Summary, guarded, in_uploaded_copy, local_folder
+from pipelines.command_line import Summary, guarded, in_uploaded_copy, local_folder, step_parser
 from pipelines.ray_session import num_cpus, ray_session
 from pipelines.report import write_report
 from uml_core.errors import InputError
@@ -34,19 +34,19 @@ from uml_core.theory.simulation import agreement
 from uml_core.theory.study import Request, Task, TheoryResults, as_json, run_study
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Check the theory and write the page."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.theory",
-        description="Check the paper's theorems and its Gaussian study by simulation; no experiment file is needed.",
-        epilog="example: python -m pipelines.theory --trials 2000 --steps 500 --output runs/theory-quick",
-    )
+def build_parser() -> argparse.ArgumentParser:
+    parser = step_parser("theory", example="--trials 2000 --steps 500 --output runs/theory-quick")
     defaults = Request()
     parser.add_argument("--trials", default=defaults.trials, metavar="N", help="per model; default %(default)s")
     parser.add_argument("--seed", default=defaults.seed, metavar="S", help="the first seed; default %(default)s")
     parser.add_argument("--steps", default=defaults.steps, metavar="N", help="of each autoencoder; default %(default)s")
     parser.add_argument("--output", default="runs/theory", metavar="DIR", help="default %(default)s")
-    given = vars(parser.parse_args(argv))
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check the theory and write the page."""
+    given = vars(build_parser().parse_args(argv))
 
     def body() -> Summary:
         least = {"trials": 1, "seed": 0, "steps": 1}

@@ -12,6 +12,7 @@ written in one rename, so a killed run, started again, embeds only what is missi
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import sys
 import time
@@ -38,9 +39,12 @@ from uml_core.store.parts import PartFooter, Values
 STAGES = ("read", "decode", "encode", "write")
 
 
+def build_parser() -> argparse.ArgumentParser:
+    return experiment_parser("embed")
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = experiment_parser("embed", description="Embed every corpus of an experiment into the store.")
-    return step_main(parser, lambda experiment, _: run(experiment), argv)
+    return step_main(build_parser(), lambda experiment, _: run(experiment), argv)
 
 
 def run(experiment: Experiment) -> Summary:

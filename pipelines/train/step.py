@@ -16,6 +16,7 @@ head in closed form takes no worker, and Ray only where its rows do not fit in m
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import itertools
 import logging
@@ -37,10 +38,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+def build_parser() -> argparse.ArgumentParser:
+    return experiment_parser("train")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train one experiment, over several seeds where train.seeds is set, beside its twin where train.twin is."""
-    parser = experiment_parser("train", description="Train the shared-weight model on an embedded experiment.")
-    return step_main(parser, lambda experiment, _: run(experiment), argv)
+    return step_main(build_parser(), lambda experiment, _: run(experiment), argv)
 
 
 def run(experiment: Experiment) -> Summary:

@@ -30,7 +30,7 @@ from typing import Any
 from ray import tune
 from tqdm import tqdm
 
-from pipelines.command_line import Summary, experiment_parser, step_main
+from pipelines.command_line import Summary, experiment_parser, program, step_main
 from pipelines.ray_session import num_cpus, num_gpus, own_interrupts, ray_session
 from pipelines.ray_train.attempts import Attempt, open_attempt
 from pipelines.run_data import build_data
@@ -53,14 +53,18 @@ from uml_core.tracking.records import CLASS_METRIC, SPACE_FILE, metric_points, p
 from uml_core.tracking.writing import MLflowTracker, open_experiment, start_run
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = experiment_parser("tune", description="Sweep how modalities are mixed, with paired seeds and controls.")
-    parser.epilog = "example: python -m pipelines.tune examples/demo.yaml --space controls tune.seeds=3"
+def build_parser() -> argparse.ArgumentParser:
+    parser = experiment_parser("tune")
+    parser.epilog = f"example: {program('tune')} examples/demo.yaml --space controls tune.seeds=3"
     spaces = listing(available_spaces(), limit=20)
     parser.add_argument("--space", required=True, help=f"a space of tune_spaces/ ({spaces}), or a file of yours")
     parser.add_argument("--trials", type=int, default=None, metavar="N", help="at most N trials, the same per arm")
     parser.add_argument("--resume", action="store_true", help="go on with a killed sweep; fails if there is none")
-    return step_main(parser, _step, argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return step_main(build_parser(), _step, argv)
 
 
 def _step(experiment: Experiment, arguments: argparse.Namespace) -> Summary:

@@ -6,12 +6,15 @@ import argparse
 import importlib
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pipelines import step_module
+from pipelines.completion import script
 from tune_spaces import available_spaces
 from uml_core.config import CorpusConfig, load_experiment
 from uml_core.corpora import readers
@@ -19,7 +22,6 @@ from uml_core.corpora.readers import stream_rows
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")])
-STEPS = {"embed", "train", "tune"}  # packages; the other steps are one file each
 
 
 class Parsed(BaseException):
@@ -34,11 +36,14 @@ def blocks(file: Path, language: str) -> list[str]:
 
 
 def commands(file: Path) -> list[list[str]]:
-    """The words of every `python -m pipelines.STEP ...` in a document's shell blocks or a step's docstring."""
+    """The words of every `uml STEP ...` and `python -m pipelines.STEP ...` in a document's shell blocks, or a step's
+    docstring."""
     if file.suffix == ".py":
-        lines = re.findall(r"^    (python -m pipelines\.\w+ .*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+        text = file.read_text(encoding="utf-8")
+        lines = re.findall(r"^    ((?:python -m pipelines\.|uml )\w+ .*)$", text, re.MULTILINE)
     else:
         lines = [line for block in blocks(file, "bash") for line in block.splitlines()]
+    lines = [re.sub(r"^(.* )?uml (?=[a-z])", "python -m pipelines.", line.partition(" > ")[0]) for line in lines]
     split = [shlex.split(line, comments=True) for line in lines]
     started = [words[words.index("-m") + 1 :] for words in split if "-m" in words]
     return [words for words in started if words[0].startswith("pipelines.") and words[0] != "pipelines.STEP"]
@@ -64,7 +69,7 @@ def parsing_ends_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_command_is_accepted(file: Path, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = words[0].removeprefix("pipelines.")
-    module = importlib.import_module(f"pipelines.{step}.step" if step in STEPS else f"pipelines.{step}")
+    module = importlib.import_module(step_module(step))
     with pytest.raises(Parsed) as parsed:
         module.main(words[1:])
     arguments = vars(parsed.value.arguments)
@@ -84,11 +89,27 @@ def test_the_commands_are_found() -> None:
     called = {words[0].removeprefix("pipelines.") for _, words in ALL_COMMANDS}
     assert called == {
         *("embed", "train", "tune", "evaluate", "predict", "report", "theory", "advise", "directions", "export"),
-        "bridge",
+        *("bridge", "completion"),
     }
     assert {words[words.index("--space") + 1] for _, words in ALL_COMMANDS if "--space" in words} >= set(
         available_spaces()
     ), "a space without a command to copy"
+
+
+def completed(words: str) -> str:
+    """What bash offers for the last of the words, by the script that `uml completion bash` prints."""
+    line = f"COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _shtab_uml; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(
+        ["bash"], input=f"{script('bash')}\n{line}", capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_bash_completes_steps_flags_what_they_allow_and_files() -> None:
+    assert completed("uml tu") == "tune"
+    assert completed("uml tune exam") == "examples"
+    assert completed("uml tune pets.yaml --sp") == "--space"
+    assert completed("uml export --format s") == "safetensors"
 
 
 def anchor(heading: str) -> str:

