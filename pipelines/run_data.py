@@ -23,7 +23,8 @@ from pipelines.stores import (
     load_label_tables,
     load_tables,
 )
-from uml_core.config import Experiment
+from uml_core.config import Experiment, hash_of
+from uml_core.config.used_by import deciding
 from uml_core.data.row_statistics import RowStatistics
 from uml_core.data.sequence_data import SequenceData, build_sequence_data
 from uml_core.data.subsets import Rows, read_subset, subset_text
@@ -37,6 +38,7 @@ from uml_core.store.sums_folder import TOTAL, SumsFolder
 if TYPE_CHECKING:
     from uml_core.gradients.batch import NonFiniteError
 
+MAX_SHARED = 8  # as many as a pack has trials; of heads without steps, arms of one seed differ in fewer
 logger = logging.getLogger(__name__)
 
 
@@ -162,6 +164,22 @@ def build_data(experiment: Experiment, tables: Any, sources: RawSources | None =
         return build_sequence_data(experiment, tables, given)
     data = build_training_data(experiment, tables, given)
     return data if experiment.model.backbone == "frozen" else with_raw_rows(experiment, data, sources or RawSources())
+
+
+class SharedData:
+    """Data of some trials, selected once for those that select the same rows."""
+
+    def __init__(self, tables: Any) -> None:
+        self._tables, self._kept = tables, dict[str, Any]()
+
+    def of(self, experiment: Experiment) -> Any:
+        """The trial's `TrainingData` or `SequenceData`; few are kept. Raises InputError for the user's mistakes."""
+        key = hash_of(deciding(experiment, "rows"))
+        if key not in self._kept:
+            if len(self._kept) == MAX_SHARED:
+                self._kept.clear()
+            self._kept[key] = build_data(experiment, self._tables)
+        return self._kept[key]
 
 
 def subset_rows(experiment: Experiment) -> dict[str, Rows] | None:

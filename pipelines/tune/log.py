@@ -6,6 +6,7 @@ In: `TrialResult`s, each read once from the sweep's folder as Ray Tune ends its 
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ from uml_core.training.run import TrainingRun
 
 Measured = tuple[TrialSpec, Sequence[MetricPoint], Mapping[str, bytes]]
 Item = TypeVar("Item")
+GATHER_S = 0.5  # trials that end within it are written in one transaction: each of their own halts the driver
 BEST_ALIAS = "best"  # of a registered model: what the newest sweep ships at the most shots
 
 
@@ -57,22 +59,25 @@ class TrialLog:
         self._tags = {"uml.selected": "false", **provenance}
         self._writer = ThreadPoolExecutor(1)
         self._ended, self._selected = deque[tuple[TrialSpec, TrialResult]](), deque[Measured]()
-        self._writes, self._failed = deque[Future[None]](), False
+        self._writes, self._failed, self._hurry = deque[Future[None]](), False, threading.Event()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Write what is left; where the sweep has failed, end what is being written alone."""
+        self._hurry.set()
         self._writer.shutdown(cancel_futures=kind is not None)
         if kind is None:
             self.flush()
 
     def flush(self) -> None:
         """Wait until all is written."""
+        self._hurry.set()
         while self._writes:
             self._writes[0].result()  # a failure stays first and is raised each time: Ray Tune swallows it once
             self._writes.popleft()
+        self._hurry.clear()
 
     def _write_later(self) -> None:
         while self._writes and self._writes[0].done():
@@ -82,6 +87,8 @@ class TrialLog:
 
     def _write(self) -> None:
         """Write all that waits; not after that has failed: a server that is away would be waited for once more."""
+        if self._selected or self._ended:
+            self._hurry.wait(GATHER_S)
         selected, ended = _taken(self._selected), _taken(self._ended)  # in this order: what is selected had ended
         if self._failed or not (selected or ended):
             return
@@ -90,7 +97,8 @@ class TrialLog:
         ids = write_runs(tracking, self._experiment_id, [self._run_of(*each) for each in ended])
         self._run_ids |= {spec.key: run_id for (spec, _), run_id in zip(ended, ids, strict=True)}
         for spec, _, files in selected:
-            self.tracker(spec).log_files(files, "evaluation")
+            if files:
+                self.tracker(spec).log_files(files, "evaluation")
         marked = {"uml.selected": "true"}
         add_to_runs(tracking, [Addition(self._run_ids[spec.key], points, marked) for spec, points, _ in selected])
         self._failed = False

@@ -24,7 +24,7 @@ from uml_core.training.packs import WITHOUT_STEPS, pack_label
 
 STOPPING_METRIC = "val_accuracy"
 MAX_PACK = 8  # trials that one process trains at once: more of them gain little, and the progress bar waits for all
-MAX_SOLVED_PACK = 32  # that it takes in turn: a head in closed form takes milliseconds, one of Tune's own trials more
+MAX_SOLVED_PACK = 64  # that it takes in turn: a head in closed form takes milliseconds, one of Tune's own trials more
 GRACE_SHARE, REDUCTION = 0.1, 3  # of max_steps before a trial may be stopped; ASHA keeps a third at every rung
 
 

@@ -14,7 +14,7 @@ import ray
 import torch
 
 from pipelines.ray_session import num_cpus, num_gpus
-from pipelines.run_data import build_data
+from pipelines.run_data import SharedData, build_data
 from pipelines.stores import Tables
 from pipelines.tune.folder import SweepFolder, TrialResult
 from pipelines.tune.proposals import trial_resources
@@ -55,9 +55,10 @@ def measure_trials(
     whose keys are in `drawn`, tables and the confusion matrix as well.
     """
     heavy = [spec for spec in specs if spec.experiment.model.backbone != "frozen"]
+    shared = SharedData(tables)
     for spec in specs:
         if spec not in heavy:
-            data, state = build_data(spec.experiment, tables), folder.read_state(spec.key)
+            data, state = shared.of(spec.experiment), folder.read_state(spec.key)
             yield spec, *measured(spec.experiment, data, state, drawn=spec.key in drawn)
     if heavy:
         yield from _on_cluster(heavy, tables, folder, drawn)

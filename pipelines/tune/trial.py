@@ -23,18 +23,16 @@ from ray.tune.result import DONE
 
 from pipelines.raw_sources import RawSources
 from pipelines.ray_train.checkpoints import ReportPace
-from pipelines.run_data import build_data
+from pipelines.run_data import SharedData, build_data
 from pipelines.stores import Tables
 from pipelines.tune.folder import Assignment, SweepFolder, TrialResult
-from uml_core.config import Experiment, hash_of
-from uml_core.config.used_by import deciding
+from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import evaluation_points, outcome_points
 from uml_core.tracking.records import MetricPoint
 from uml_core.training.packs import shapes_of, train_together
 from uml_core.training.run import Evaluation, TrainingRun
 
-MAX_SHARED = 8  # data sets of heads without steps that a process keeps: of one seed, arms differ in a few alone
 logger = logging.getLogger(__name__)
 
 State = dict[str, Any]
@@ -128,15 +126,10 @@ def _packs(
     Heads without steps are yielded one by one, and few of their many data sets are in memory at a time.
     """
     packs: dict[object, dict[int, TrainingRun]] = {}
-    shared: dict[str, Any] = {}
+    shared = SharedData(tables)
     for index, experiment in enumerate(experiments):
-        key = hash_of(deciding(experiment, "rows"))
-        if not experiment.num_steps and key not in shared and len(shared) == MAX_SHARED:
-            shared.clear()
         try:
-            if key not in shared:
-                shared[key] = build_data(experiment, tables)
-            run = TrainingRun(experiment, shared[key], device=device)
+            run = TrainingRun(experiment, shared.of(experiment), device=device)
         except InputError as error:
             on_end(index, TrialResult.failed(str(error)), None)
             continue

@@ -10,6 +10,7 @@ A key that decides none of these changes pace, place, messages or what is measur
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -130,23 +131,28 @@ class Leaf(NamedTuple):
     field: FieldInfo
 
 
-def leaves(section: type[BaseModel], tree: Mapping[str, Any] | None = None) -> Iterator[Leaf]:
+def leaves(
+    section: type[BaseModel], tree: Mapping[str, Any] | None = None, key: str = "", pattern: str = ""
+) -> Iterator[Leaf]:
     """Yield every key of a section: with its value in a dumped tree, or without one as the experiment file may have it.
 
-    Sections that are not there (`encoder: null`) have no keys.
+    Sections that are not there (`encoder: null`) have no keys. Keys and patterns begin with `key` and `pattern`.
     """
-    for name, field in section.model_fields.items():
+    for name, (field, inner, is_mapping) in _fields(section).items():
         value = None if tree is None else tree[name]
-        inner, is_mapping = section_in(field.annotation)
         if inner is None:
-            yield Leaf(name, name, value, field)
+            yield Leaf(key + name, pattern + name, value, field)
             continue
         children = {"*": value} if tree is None else value or {}
         for child, values in (children if is_mapping else {"": value}).items():
             if tree is None or values is not None:
-                dot, pattern = (f".{child}", ".*") if child else ("", "")
-                for leaf in leaves(inner, values):
-                    yield leaf._replace(key=f"{name}{dot}.{leaf.key}", pattern=f"{name}{pattern}.{leaf.pattern}")
+                dot, star = (f".{child}", ".*") if child else ("", "")
+                yield from leaves(inner, values, f"{key}{name}{dot}.", f"{pattern}{name}{star}.")
+
+
+@functools.cache  # a sweep asks for each of hundreds of trials
+def _fields(section: type[BaseModel]) -> dict[str, tuple[FieldInfo, type[BaseModel] | None, bool]]:
+    return {name: (field, *section_in(field.annotation)) for name, field in section.model_fields.items()}
 
 
 def section_in(annotation: object) -> tuple[type[BaseModel] | None, bool]:

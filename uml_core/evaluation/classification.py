@@ -21,6 +21,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from uml_core.evaluation.outcome import SMALLEST, group_accuracies
 from uml_core.evaluation.run import Codes, EvaluatedRun, Probabilities, Results
 from uml_core.figures.drawing import WIDTH_IN, drawn, house_style, printable
+from uml_core.models.closed_form.temperature import losses
 from uml_core.tracking.records import CLASS_METRIC
 
 TOP = 5
@@ -230,11 +231,9 @@ def negative_log_likelihood(probabilities_NC: Probabilities, labels_N: Codes) ->
 def fitted_temperature(probabilities_NC: Probabilities, labels_N: Codes) -> float:
     """The temperature T at which softmax(log p / T) has the lowest NLL on these (validation) rows."""
     log_NC = np.log(probabilities_NC.clip(min=SMALLEST))
-    positions = np.arange(len(labels_N))
 
     def loss(log_temperature: float) -> float:
-        scaled_NC = log_softmax(log_NC / np.exp(log_temperature), axis=1)
-        return float(-scaled_NC[positions, labels_N].mean())
+        return float(losses(log_NC, labels_N, np.exp(log_temperature)).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x))
 

@@ -10,6 +10,7 @@ import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -175,7 +176,7 @@ class TrialSpec:
     experiment: Experiment
     overrides: Overrides = field(default_factory=dict)  # what makes it of the sweep's own experiment
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A name that is the same in every run of the same sweep."""
         return hash_of([self.arm, self.experiment.config_hash])

@@ -28,8 +28,12 @@ def is_file(uri: str) -> bool:
 def insert(uri: str, tables: Sequence[Rows]) -> None:
     """Insert rows in one transaction, in place of those of the same primary key."""
 
+    merged: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for table, rows in tables:
+        merged[table] += rows
+
     def all_of(file: sqlite3.Connection) -> None:
-        for table, rows in tables:
+        for table, rows in merged.items():
             if rows:
                 columns = list(rows[0])
                 places = ", ".join(f":{column}" for column in columns)
