@@ -205,6 +205,8 @@ def load_run(experiment: Experiment, run_id: str) -> LoadedRun:
                 "a training run (uml, unimodal), or of the trial that a sweep ships (its tag uml.best_trial)"
             ) from None
         logged = load_experiment(file)
+        if "val_shots" not in file.read_text(encoding="utf-8"):  # of a run from before there was another way
+            logged = logged.override({"data.val_shots": "same"})
     shifted = {
         f"corpora.{name}": experiment.corpora[name].model_dump(mode="json") for name in experiment.shifted_corpora
     }

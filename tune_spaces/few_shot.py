@@ -1,8 +1,9 @@
 """Up to how many labelled samples per class does the unpaired data help?
 
 Shots (1, 2, 4, 8, 16, or tune.shots) × seeds × the fewest arms a verdict rests on: the plain linear probe, the matched
-baseline, the method, and its control with shuffled labels (docs/method.md, Supervised). The subsets are nested, and
-validation has min(4, shots) samples per class, as in the paper. Space `controls` has every control.
+baseline, the method, and its control with shuffled labels (docs/method.md, Supervised). The subsets are nested;
+with data.val_shots=same validation has min(4, shots) samples per class, as in the paper. Space `controls` has every
+control.
 """
 
 from __future__ import annotations

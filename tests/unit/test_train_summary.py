@@ -76,14 +76,11 @@ def test_pairs_are_compared_over_seeds() -> None:
     ]
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
-def test_pairs_that_saw_unlike_numbers_of_target_samples_are_named(seeds: int) -> None:
-    found = found_of([(0.5, 0.4)] * seeds)
-    assert "not matched" not in summary_of(found, feeds=FEEDS, model=MODEL).text
-    found[0].twin.target_samples = 24
-    text = summary_of(found, feeds=FEEDS, model=MODEL).text
-    assert text.count("not matched") == 1
-    assert "not matched: the two of seed 0 saw 32 and 24 target samples" in text
+def test_patience_ends_neither_of_a_pair_before_the_other() -> None:
+    long = {"train.max_steps": 1000, "train.eval_every": 30, "train.patience": 2}
+    (alone,), *_ = seed_runs(experiment(**long))
+    pair = seed_runs(experiment(**long, **{"train.twin": True}))[0]
+    assert [each.train.patience for each in (alone, *pair)] == [2, 34, 34]
 
 
 def test_validation_alone_selects_the_model() -> None:

@@ -61,6 +61,29 @@ def test_validation_is_split_off_train_and_shots_limit_both() -> None:
     assert (len(data.train["target"]), len(data.val)) == (18, 12), "validation has min(4, shots) per class"
 
 
+def test_a_val_split_of_the_users_own_is_used_whole_and_can_be_cut() -> None:
+    given = table(
+        np.arange(60).reshape(30, 2), LABELS, splits=["train"] * 4 + ["val"] * 6 + [*["train"] * 4, *["val"] * 6] * 2
+    )
+    for shots, changes, train, val in (
+        (1, {}, 3, 18),
+        (1, {"data.val_shots": "same"}, 3, 3),
+        (4, {"data.val_shots": "same"}, 12, 12),
+        (1, {"data.val_shots": 2}, 3, 6),
+        (None, {"data.val_shots": "same"}, 12, 18),
+        (None, {"data.val_shots": 5}, 12, 15),
+    ):
+        data = build({"data.shots": shots, **changes}, target=given)
+        assert (len(data.train["target"]), len(data.val)) == (train, val), changes
+    assert len(build({"data.shots": 1, "data.val_shots": "all"}).val) == 6, "of what is taken off train"
+
+
+def test_classes_that_nothing_selects_or_measures_are_named() -> None:
+    splits = [*["train"] * 8, "val", "test"] * 2 + ["train"] * 9 + ["test"]
+    lines = build(target=table(np.zeros((30, 2)), LABELS, splits)).warnings()
+    assert lines[-1] == "target: no validation rows for 1 of its classes: c"
+
+
 def test_splits_do_not_overlap_and_seed_moves_them() -> None:
     data = build({"data.test_fraction": 0.3})
     assert data.test is not None

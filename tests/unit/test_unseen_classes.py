@@ -46,7 +46,7 @@ def test_the_targets_classes_keep_their_codes_and_those_of_other_corpora_follow(
 
 @pytest.mark.parametrize("shots", [None, 1])
 def test_unseen_rows_of_val_and_test_are_all_tested_and_none_validates(shots: int | None) -> None:
-    data = build({"data.shots": shots})
+    data = build({"data.shots": shots, "data.val_shots": "same"})
     assert set(data.val.labels) == {0, 1}
     assert len(data.val) == (4 if shots is None else 2)
     assert data.test is not None

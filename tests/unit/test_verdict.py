@@ -262,7 +262,27 @@ def test_lambda_zero_that_does_as_well_with_a_random_head_is_no_gain() -> None:
         records += [trial(parent, arm, seed, test) for arm, test in measured.items()]
     found = verdict(records)
     assert found.kind == "no_gain"
-    assert "0.0 ± 0.0 points" in found.text
+    assert "makes no reliable difference (equal accuracy at each of 5 seeds)." in found.text
+
+
+@pytest.mark.parametrize(
+    ("gains", "kind", "words"),
+    [
+        # By hand: t(1 - .025 / 4) + t(.8) of 2 degrees, 8.860 + 1.061, times 4.36 / sqrt(3) points.
+        ((0.11, 0.03, 0.04), "undecided", "3 seeds like these show a gain of 25.0 points or more; tune.seeds=7 would"),
+        ((0.001, -0.001, 0.0), "no_gain", "3 seeds like these show a gain of 0.6 points or more."),
+        ((0.05, -0.04, 0.0), "undecided", "points or more; more than 200 would decide."),
+    ],
+)
+def test_a_gain_that_may_be_there_is_undecided_and_the_seeds_that_would_tell_are_named(
+    gains: Sequence[float], kind: str, words: str
+) -> None:
+    parent = parent_record()
+    records = [parent]
+    for seed, gain in enumerate(gains):
+        records += [trial(parent, arm, seed, 0.6 + gain * (arm == "uml_init")) for arm in GAIN]
+    found = verdict(records)
+    assert (found.kind, words in found.text) == (kind, True), found.text
 
 
 def test_a_random_head_is_held_against_its_own_controls() -> None:

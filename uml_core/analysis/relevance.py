@@ -11,7 +11,7 @@ do in the head; a pile also without this corpus, as one more alternative. What o
 the head with all auxiliary corpora, and the same head without it is one more alternative.
 
 **Labels that would settle it.** Of normal paired differences with the standard deviation that left-out rows show, as
-many rows as tell the predicted gain with 80 % power from 0 or from `MARGIN`, whichever is farther:
+many rows as tell the predicted gain with 80 % power from 0 or from `WORTH`, whichever is farther:
 n = ((1.96 + 0.84) · deviation / distance)², divided by the classes, on top of the shots.
 
 Shape legend: N rows, D embedding width, C classes, V rows left out.
@@ -34,6 +34,7 @@ from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.subsets import rows_by_class
 from uml_core.data.training_data import TrainingData
 from uml_core.errors import InputError
+from uml_core.evaluation.statistics import WORTH
 from uml_core.models.closed_form.bridge import Bridge, bridge_name, over_bridges
 from uml_core.models.closed_form.bridged_data import bridge_of
 from uml_core.models.closed_form.discriminant import prior_of_rows
@@ -52,7 +53,6 @@ MAX_LEFT_OUT_ROWS = 1000  # of a draw: 1.6 points of standard error at most, and
 MAX_LOGISTIC = 20_000  # train rows × classes up to which logistic regression takes about a second a draw
 ALONE = ("ridge", "discriminant", "logistic", "pile")
 WITHOUT = "without"  # the same head without a bridge or pile
-MARGIN = 0.01  # a gain or harm below it is none
 POWER = 0.8
 # Of the calibration's corpora without controls (docs/measured.md): the mean gain where widths agree and where they do
 # not, and the share that gained nothing.
@@ -88,11 +88,11 @@ class Evidence:
             return self.untold
         best = "the same head without it" if self.best_alternative == WITHOUT else self.best_alternative
         best = best.replace("_", "-")
-        if self.gain.low > 0 and self.gain.mean >= MARGIN:
+        if self.gain.low > 0 and self.gain.mean >= WORTH:
             return "helps", f"above {best} on rows left out"
-        if self.worth.high < 0 and self.worth.mean <= -MARGIN:
+        if self.worth.high < 0 and self.worth.mean <= -WORTH:
             return "harms", "below the same head without it on rows left out"
-        if self.gain.high <= MARGIN:
+        if self.gain.high <= WORTH:
             return "neutral", f"no gain over {best} worth having"
         return "not enough evidence", (
             f"about {self.settled_at} labelled rows a class beside the shots would settle it"
@@ -415,10 +415,10 @@ def _variance(deviations_M: Array, clusters_M: npt.NDArray[np.int64]) -> float:
 
 
 def _rows_to_settle(differences: Sequence[Array], rows: Sequence[npt.NDArray[np.int64]], num_classes: int) -> int:
-    """Rows a class, left out, that would tell the gain from 0 or from `MARGIN`."""
+    """Rows a class, left out, that would tell the gain from 0 or from `WORTH`."""
     _, row_M = np.unique(np.concatenate(rows), return_inverse=True)
     mean_V = np.bincount(row_M, weights=np.concatenate(differences)) / np.bincount(row_M)
     deviation, mean = float(mean_V.std()), float(np.concatenate(differences).mean())
-    distance = max(mean, MARGIN - mean)
+    distance = max(mean, WORTH - mean)
     quantiles = float(stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(POWER))
-    return math.ceil(max((quantiles * deviation / distance) ** 2, 1 / MARGIN) / num_classes)
+    return math.ceil(max((quantiles * deviation / distance) ** 2, 1 / WORTH) / num_classes)

@@ -194,7 +194,10 @@ class DataConfig(Settings):
     bridge_overlap: Literal["keep", "remove"] = "keep"
     """Classes of a bridge that are named as one of the target's: remove says what the bridge is worth without them."""
     shots: PositiveCount | None = None
-    """Train samples per class; validation gets min(4, shots); null: all."""
+    """Train samples per class; null: all."""
+    val_shots: PositiveCount | Literal["same", "all"] | None = None
+    """Validation samples per class: a number, same (min(4, shots), the paper's protocol) or all; null: all of a val
+    split that the target has, same where it is taken off train."""
     auxiliary_shots: Mapping[str, PositiveCount | Literal["average"]] = Field(default_factory=dict)
     """Rows per class of an auxiliary corpus; average: each class's mean embedding as its one row; not named: all
     rows."""

@@ -96,7 +96,7 @@ USES: Mapping[str, Use] = {
     # Of corpora that take part (`Sections.is_active`); packs compare weights where they decide who has an update.
     **_uses("mixing", "loss_weight", "model"),
     **_uses("mixing", "batch_ratio schedule warm_start.corpus warm_start.steps", "model", "pack"),
-    **_uses("data", "classes bridge_overlap shots auxiliary_shots subset", "rows", "model", "pack"),
+    **_uses("data", "classes bridge_overlap shots val_shots auxiliary_shots subset", "rows", "model", "pack"),
     **_uses("data", "val_fraction test_fraction", "rows", "model", "pack"),
     **_uses("data", "split_seed", "rows", "model"),
     **_uses("optim", "name clip_norm ema_decay", "model", "pack"),

@@ -22,7 +22,7 @@ from uml_core.errors import InputError, listing
 from uml_core.store.corpus_table import CorpusTable
 from uml_core.store.sequence_table import SequenceTable
 
-MAX_VAL_SHOTS = 4  # few-shot validation has min(4, shots) samples per class (docs/method.md, Supervised)
+MAX_VAL_SHOTS = 4  # the paper's few-shot validation has min(4, shots) samples per class (docs/method.md, Supervised)
 MAIN_SPLITS = ("train", "val", "test")
 NamedRows = CorpusTable | SequenceTable  # whose labels and splits are read here
 
@@ -63,9 +63,9 @@ def target_rows(
         given: the rows that data.subset names.
 
     Raises:
-        InputError: there are no labelled train rows, a class of val or test has no train row (nor, in the union, an
-            auxiliary one), validation is empty, or a corpus that is a shifted test set has no class of the target, or
-            the name of one of its splits.
+        InputError: there are no labelled train rows, or those of one class alone, a class of val or test has no train
+            row (nor, in the union, an auxiliary one), validation is empty, or a corpus that is a shifted test set has
+            no class of the target, or the name of one of its splits.
     """
     target, table = experiment.target, tables[experiment.target]
     train_rows = _split_rows(table, "train")
@@ -75,6 +75,11 @@ def target_rows(
     classes = (*sorted(own), *sorted(added - own))
     labels = class_codes(table, classes)
     _check_classes_have_train_rows(experiment, table, labels)
+    if len(classes) == 1:
+        raise InputError(
+            f"corpora.{target} has one class, {classes[0]!r}, so every answer would be right; give it train rows of "
+            "another class"
+        )
     may_lack = frozenset(code for code, name in enumerate(classes) if name in added)
     splits, held_out = _target_splits(experiment, table, labels, given or {}, may_lack)
     if not len(splits["val"]):
@@ -152,12 +157,16 @@ def _target_splits(
     is_seen = np.isin(labels[rows["val"]], labels[rows["train"]])
     rows["test"] = np.sort(np.concatenate([rows["test"], rows["val"][~is_seen]]))
     rows["val"] = rows["val"][is_seen]
+    val_shots = data.val_shots or ("all" if len(rows["val"]) else "same")
     if not len(rows["val"]):
         rows["train"], rows["val"] = split_off(labels, rows["train"], fraction=data.val_fraction, seed=seed)
     held_out = np.concatenate([rows["val"], rows["test"]])
     if data.shots is not None:
         rows["train"] = take_shots(labels, rows["train"], shots=data.shots, seed=seed)
-        rows["val"] = take_shots(labels, rows["val"], shots=min(MAX_VAL_SHOTS, data.shots), seed=seed)
+        if val_shots == "same":
+            val_shots = min(MAX_VAL_SHOTS, data.shots)
+    if isinstance(val_shots, int):
+        rows["val"] = take_shots(labels, rows["val"], shots=val_shots, seed=seed)
     return rows, held_out
 
 

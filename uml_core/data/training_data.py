@@ -73,6 +73,12 @@ class TrainingData:
             missing = [name for code, name in enumerate(self.classes) if not (rows.labels == code).any()]
             if missing:
                 lines.append(f"{corpus}: no rows for {len(missing)} of {len(self.classes)} classes: {listing(missing)}")
+        trained = np.unique(self.labelled.labels)
+        for split, held_out in (("validation", self.val), ("test", self.test)):
+            lacking = [] if held_out is None else np.setdiff1d(trained, held_out.labels).tolist()
+            if lacking:
+                names = listing(self.classes[code] for code in lacking)
+                lines.append(f"{self.target}: no {split} rows for {len(lacking)} of its classes: {names}")
         return lines
 
 

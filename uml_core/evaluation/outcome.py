@@ -50,6 +50,7 @@ class RunOutcome:
     classes: int
     model_uri: str = ""
     test_groups: dict[str, float] = field(default_factory=dict)  # as `group_accuracies` names them
+    val_rows: int = 0
 
     def points(self) -> list[MetricPoint]:
         values: dict[str, float | None] = {
@@ -60,6 +61,7 @@ class RunOutcome:
             **{f"mixing/observed_ratio/{corpus}": ratio for corpus, ratio in self.observed_ratio.items()},
             "mixing/target_samples": self.target_samples,
             **{f"data/train_rows/{corpus}": rows for corpus, rows in self.train_rows.items()},
+            "data/val_rows": self.val_rows,
             "data/classes": self.classes,
             "perf/samples_per_s": self.samples_per_s,
             "perf/train_s": self.train_s,
@@ -115,6 +117,7 @@ def _outcome(run: TrainingRun, tested: Mapping[str, float]) -> RunOutcome:
         ),
         train_rows={corpus: len(rows) for corpus, rows in data.train.items()},
         classes=len(data.classes),
+        val_rows=len(data.val),
     )
 
 

@@ -20,6 +20,8 @@ Key = TypeVar("Key")
 CONFIDENCE = 0.95
 RESAMPLES = 4000
 MAX_EXACT = 16  # seeds; with more, sign flips are drawn at random
+POWER, MAX_PAIRS = 0.8, 200
+WORTH = 0.01  # a gain worth having: one point
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,29 @@ def paired_difference(treated: Mapping[int, float], baseline: Mapping[int, float
     test = stats.ttest_1samp(differences, 0.0)
     low, high = map(float, test.confidence_interval(CONFIDENCE))
     return PairedDifference(mean, std, low, high, float(test.pvalue), count)
+
+
+def detectable_difference(measured: PairedDifference, *, tests: int = 1) -> float:
+    """The least true difference that as many pairs, spread as these, show with a power of 80 % (t approximation).
+
+    `tests` claims are made together; each is tested at a share of 5 % (Bonferroni, the first step of Holm).
+    """
+    return _reach(measured.std, measured.count, tests, POWER)
+
+
+def pairs_to_decide(measured: PairedDifference, worth: float, *, tests: int = 1) -> int | None:
+    """Pairs after which the interval would hold no more than one of 0 and `worth`, if mean and spread stay as they are.
+
+    None where more than 200 are needed.
+    """
+    distance = max(measured.mean, worth - measured.mean)  # to whichever of the two is farther
+    counts = range(measured.count, MAX_PAIRS + 1)
+    return next((count for count in counts if _reach(measured.std, count, tests, 0.5) < distance), None)
+
+
+def _reach(std: float, count: int, tests: int, power: float) -> float:
+    quantiles = stats.t.ppf([1 - (1 - CONFIDENCE) / (2 * tests), power], count - 1)
+    return float(quantiles.sum() * std / math.sqrt(count))
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:

@@ -14,9 +14,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from uml_core.evaluation.shipping import MIN_SEEDS, Choice, choose, lacking_alternatives
-from uml_core.evaluation.statistics import PairedDifference, holm, paired_difference
+from uml_core.evaluation.statistics import (
+    WORTH,
+    PairedDifference,
+    detectable_difference,
+    holm,
+    paired_difference,
+    pairs_to_decide,
+)
 from uml_core.reporting.collect import Condition, SweepResults
-from uml_core.sweeps.space import ALTERNATIVE_WORDS, Arm, Control
+from uml_core.sweeps.space import ALTERNATIVE_WORDS, Arm, Control, Space
 
 Kind = Literal["gain", "no_gain", "harm", "undecided"]
 KIND_WORDS: dict[Kind, str] = {"harm": "warning, harm", "gain": "gain", "no_gain": "no gain", "undecided": "undecided"}
@@ -132,7 +139,7 @@ def verdict_of(sweep: SweepResults) -> Verdict:
     training = _summary(sweep, parts) if several else " ".join(part.text for part in parts)
     shipped = [part.shipped for part in parts if part.shipped is not None]
     ships = [each.sentence for each in shipped]
-    if kind == "no_gain" and any(each.is_gain for each in shipped):
+    if kind in ("no_gain", "undecided") and any(each.is_gain for each in shipped):
         kind = "gain"  # of another arm, which is shipped; the headline's text says why it has none
     return Verdict(kind, " ".join([*ships, "Co-training:", training] if ships else [training, *_lacks(sweep)]), parts)
 
@@ -165,7 +172,7 @@ def _summary(sweep: SweepResults, parts: Sequence[ConditionVerdict]) -> str:
 
 
 def _in_brackets(part: ConditionVerdict) -> str:
-    if part.kind == "undecided" or not part.claims:
+    if not part.claims:
         return ""
     main = part.claims[0]
     beyond = ", but not beyond the controls" if part.kind == "no_gain" and main.holds_above else ""
@@ -289,13 +296,20 @@ def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]
             f"leave {'it' if verb_s else 'them'} out{'' if design.subject else ', or lower mixing.loss_weight'}."
         )
     if not main.holds_above:
-        return "no_gain", f"No gain {where}: {subject} make{verb_s} no reliable difference ({measured})."
+        text = f"{where}: {subject} make{verb_s} no reliable difference ({measured}).{_power(design, main, claims)}"
+        return ("undecided", f"Undecided {text}") if _is_open(main) else ("no_gain", f"No gain {text}")
     needs = [design.arm(name) for name in design.needs or ()]
     missing = next((arm.words for arm in needs if arm.name not in by_arm), None)
     if missing is not None:
         return "undecided", f"Undecided {where}: {measured} over {main.against}, but {missing} was not measured."
     thin = [claim.against for claim in others if claim.difference.count < MIN_SEEDS]
     doubts = [claim for claim in others if not claim.holds_above and claim.against not in thin]
+    if doubts and all(_is_open(claim) for claim in doubts):
+        least = min(doubts, key=lambda claim: claim.difference.mean)
+        return "undecided", (
+            f"Undecided {where}: {sweep.headline} is above {main.against} by {measured}, but not reliably above "
+            f"{design.arm(least.against).words} ({_measured(least.difference)}).{_power(design, least, claims)}"
+        )
     instead = [claim for claim in doubts if design.arm(claim.against).role in ALTERNATIVE_WORDS]
     beyond = [claim for claim in doubts if claim not in instead]
     if beyond:
@@ -336,6 +350,26 @@ def _sources(sweep: SweepResults, condition: Condition) -> str:
     return f" Of it, initialising the head gives {_with_doubt(start)} and co-training {_with_doubt(training)}."
 
 
+def _is_open(claim: Claim) -> bool:
+    """Whether a claim that does not hold may be true: its interval holds a gain worth having."""
+    return claim.difference.high >= WORTH
+
+
+def _power(design: Space, claim: Claim, claims: Sequence[Claim]) -> str:
+    """What a sweep could have seen, and how many seeds would decide a claim that is open."""
+    difference = claim.difference
+    if not difference.std:
+        return ""
+    corrected = [each.against for each in claims if design.arm(each.against).role not in SOLVED_OR_UNTRAINED]
+    tests = len(corrected) if claim.against in corrected else 1
+    least = 100 * detectable_difference(difference, tests=tests)
+    seen = f" {difference.count} seeds like these show a gain of {least:.1f} points or more"
+    if not _is_open(claim):
+        return f"{seen}."
+    seeds = pairs_to_decide(difference, WORTH, tests=tests)
+    return f"{seen}; {'more than 200' if seeds is None else f'tune.seeds={seeds}'} would decide."
+
+
 def _is_above(difference: PairedDifference) -> bool:
     return difference.mean > 0 and difference.p_value < SIGNIFICANCE
 
@@ -370,6 +404,8 @@ def _subject(sweep: SweepResults) -> tuple[str, str]:
 
 def _measured(difference: PairedDifference) -> str:
     """Mean ± std with interval and seeds, in percent points."""
+    if not difference.std and not difference.mean:
+        return f"equal accuracy at each of {difference.count} seeds"
     return (
         f"{_points(difference.mean)} ± {100 * difference.std:.1f} points, 95 % interval "
         f"{_points(difference.low)} to {_points(difference.high)}, {difference.count} seeds"

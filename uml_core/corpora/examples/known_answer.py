@@ -84,7 +84,7 @@ def write_known_answer(
     experiment = {
         "seed": seed,
         "model": {"head_init": "random"},
-        "data": {"shots": 1},
+        "data": {"shots": 1, "val_shots": "same"},
         "optim": {"lr": 0.01, "weight_decay": 0.01},
         "train": {"max_steps": 600, "batch_size": 32, "eval_every": 50, "patience": 12},
     }
