@@ -96,11 +96,6 @@ def _draws(experiment: Experiment, num_draws: int) -> list[Draw]:
         )
     tables, shots = store_tables(experiment), experiment.data.shots
     first = build_training_data(experiment, tables)
-    if len(first.classes) < 2:
-        raise InputError(
-            f"corpora.{experiment.target} has one class ({first.classes[0]}) in its train split; "
-            "telling classes apart needs at least two"
-        )
     for line in first.warnings():
         logger.warning("%s", line)
     pool = labelled_pool(build_training_data(experiment.override({"data.shots": None}), tables))

@@ -77,7 +77,7 @@ def test_one_draw_where_the_seed_changes_nothing(capsys: pytest.CaptureFixture[s
     ("arguments", "part"),
     [
         ((), "run python -m pipelines.embed"),
-        (("corpora.target.path=ONE",), "has one class (a) in its train split"),
+        (("corpora.target.path=ONE",), "has one class, 'a', so every answer would be right"),
         (("optm.lr=1",), "did you mean 'optim'"),
     ],
 )
