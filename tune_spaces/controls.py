@@ -8,11 +8,13 @@ embeddings, and with text about something else where the experiment has such a c
 from __future__ import annotations
 
 from uml_core.config import Experiment
-from uml_core.sweeps.arms import deciding_space, standard_arms
+from uml_core.sweeps.arms import alone_space, deciding_space, standard_arms
 from uml_core.sweeps.space import Space, related_auxiliaries
 
 
 def build(experiment: Experiment) -> Space:
+    if not experiment.auxiliaries:
+        return alone_space(experiment)
     related = related_auxiliaries(experiment)
     return deciding_space(
         experiment,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from uml_core.config import Experiment
-from uml_core.sweeps.arms import deciding_arms, deciding_space, standard_arms, weights_of
+from uml_core.sweeps.arms import alone_space, deciding_arms, deciding_space, standard_arms, weights_of
 from uml_core.sweeps.space import Arm, Space, related_auxiliaries
 
 LEARNING_RATES = (1e-3, 1e-4)
@@ -21,6 +21,14 @@ LOSS_WEIGHTS = (0.3, 0.5, 0.7, 1.0, 1.5)  # the paper's λ grid without 0, which
 
 
 def build(experiment: Experiment) -> Space:
+    grid = {
+        "optim.lr": experiment.tune.lr or LEARNING_RATES,
+        "optim.weight_decay": WEIGHT_DECAYS,
+        "train.batch_size": BATCH_SIZES,
+        "model.learnable_scale": (False, True),
+    }
+    if not experiment.auxiliaries:
+        return alone_space(experiment, grid=grid)
     related, arms = related_auxiliaries(experiment), standard_arms(experiment)
     weights = experiment.tune.loss_weights or LOSS_WEIGHTS
     mixtures = tuple({**weights_of(experiment, ()), **dict.fromkeys(related, weight)} for weight in weights)
@@ -33,10 +41,5 @@ def build(experiment: Experiment) -> Space:
         experiment,
         question=f"Do {' and '.join(related)} help {experiment.target} when every arm searches the paper's grid?",
         arms=[searched(arms[name]) for name in deciding_arms(experiment)],
-        grid={
-            "optim.lr": experiment.tune.lr or LEARNING_RATES,
-            "optim.weight_decay": WEIGHT_DECAYS,
-            "train.batch_size": BATCH_SIZES,
-            "model.learnable_scale": (False, True),
-        },
+        grid=grid,
     )

@@ -310,6 +310,22 @@ def test_mixing_ratio_needs_an_auxiliary(experiment: Experiment) -> None:
         load_space("mixing_ratio", experiment.override({"corpora": corpora}))
 
 
+@in_one_cluster
+def test_a_target_without_other_data_is_told_which_head_to_ship(experiment: Experiment, tmp_path: Path) -> None:
+    corpora = experiment.model_dump(mode="json")["corpora"]
+    few_steps = {"train.max_steps": 20, "train.eval_every": 10, "tune.seeds": 3, **ONE_AT_A_TIME}
+    alone = experiment.override({"name": "alone", "corpora": {"target": corpora["target"]}, **few_steps})
+    assert set(load_space("linear_probe", alone).grid) > {"optim.lr"}
+    results = tune.run(alone, "controls").results
+    assert results["trials"] == 12
+    assert results["verdict"].startswith("Ship ")
+    assert "the sweep is about target alone." in results["verdict"]
+    assert "unpaired data add" not in results["verdict"]
+    assert results["model"] == "models:/alone@best"
+    page = Path(report.run(alone, tmp_path / "report").results["report"]).read_text(encoding="utf-8")
+    assert "the sweep is about target alone" in page
+
+
 def test_trials_thins_the_grid_equally(experiment: Experiment) -> None:
     wide = experiment.override({"tune.lr": [1e-4, 1e-3, 1e-2]})
     specs = trials_of(load_space("controls", wide), wide, max_trials=75)

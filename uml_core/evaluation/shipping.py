@@ -21,12 +21,12 @@ MIN_SEEDS = 3  # of two, a 95 % interval reaches 9 standard deviations to each s
 
 @dataclass(frozen=True)
 class Choice:
-    """The arm to ship under one condition, the second best, and the best with and without unpaired data."""
+    """The arm to ship under one condition, the second best, and the best without and with unpaired data, if any."""
 
     arm: Arm
     second: Arm
     alone: Arm
-    unpaired: Arm
+    unpaired: Arm | None
 
     @property
     def ships_unpaired(self) -> bool:
@@ -49,25 +49,23 @@ def choose(space: Space, val: Mapping[str, Mapping[int, float]], *, unseen: bool
             best there; only those in closed form that know all classes set their offset by held-out classes.
 
     Returns:
-        None where an alternative was not measured (`lacking_alternatives`), or nothing with unpaired data was, or
-        arms have fewer than three seeds in common.
+        None where an alternative was not measured (`lacking_alternatives`), or nothing with unpaired data was though
+        the space has such arms, or arms have fewer than three seeds in common.
     """
     measured = [arm for arm in space.shippable if len(val.get(arm.name, {})) >= MIN_SEEDS]
     in_common = set.intersection(*(set(val[arm.name]) for arm in measured)) if measured else set()
     val = {arm.name: {seed: val[arm.name][seed] for seed in in_common} for arm in measured}
     alone = [arm for arm in measured if not arm.uses_unpaired]
     unpaired = [arm for arm in measured if arm.uses_unpaired]
-    if lacking_alternatives(measured) or not unpaired or len(in_common) < MIN_SEEDS:
+    lacks = lacking_alternatives(measured) or not unpaired if space.has_unpaired else len(measured) < 2
+    if lacks or len(in_common) < MIN_SEEDS:
         return None
     answers_all = [arm for arm in unpaired if arm.is_solved] if unseen else []
     arm = _best(answers_all or measured, val)
     second = _best([other for other in measured if other is not arm], val)
-    return Choice(
-        arm,
-        second,
-        _best(alone, val) if arm.uses_unpaired else arm,
-        arm if arm.uses_unpaired else _best(unpaired, val),
-    )
+    if arm.uses_unpaired:
+        return Choice(arm, second, _best(alone, val), arm)
+    return Choice(arm, second, arm, _best(unpaired, val) if unpaired else None)
 
 
 def lacking_alternatives(measured: Iterable[Arm]) -> list[str]:

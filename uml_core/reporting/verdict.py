@@ -57,7 +57,7 @@ class Shipped:
     condition: Condition
     choice: Choice
     over_second: PairedDifference
-    unpaired_over_alone: PairedDifference
+    unpaired_over_alone: PairedDifference | None  # None where the sweep is about the target alone
     over_shuffled: PairedDifference | None  # of the best with unpaired data, above its own control
     of: str = ""  # what the points are of, where that is not accuracy over test rows
     over_shuffled_bridge: PairedDifference | None = None  # of the best with unpaired data, where it has a bridge
@@ -66,7 +66,7 @@ class Shipped:
     def sentence(self) -> str:
         """Which model to ship, what it gains, and what unpaired data and a bridge are worth in it."""
         bridge = self.over_shuffled_bridge
-        if bridge is None:
+        if bridge is None or self.choice.unpaired is None:
             return self._ships
         worth = f"{_with_doubt(bridge)} points{self.of} over its names shuffled"
         if _is_above(bridge):
@@ -77,10 +77,14 @@ class Shipped:
     def _ships(self) -> str:
         choice = self.choice
         gain = f"{_with_doubt(self.over_second)} points{self.of} over {choice.second.words}"
+        if _are_equal(self.over_second):
+            gain = f"as accurate as {choice.second.words} at every seed"
         is_trained = choice.second.uses_unpaired and not choice.second.is_solved
         if choice.arm.role == "zero_shot" and is_trained and _is_above(self.over_second):
             gain = f"training lowers it by {100 * self.over_second.mean:.1f} points ({choice.second.words})"
         line = f"Ship {choice.arm.words} {self.condition.words}: {gain}"
+        if choice.unpaired is None or self.unpaired_over_alone is None:
+            return f"{line}."
         worth = f"{_with_doubt(self.unpaired_over_alone)} points"
         if not choice.ships_unpaired and _is_above(self.unpaired_over_alone):
             return f"{line}; validation did not show what unpaired data add on test ({choice.unpaired.words}: {worth})."
@@ -98,6 +102,8 @@ class Shipped:
     @property
     def is_gain(self) -> bool:
         """Whether the model to ship is reliably better for unpaired data, and not with shuffled labels as well."""
+        if self.choice.unpaired is None or self.unpaired_over_alone is None:
+            return False
         is_beyond = self.choice.unpaired.role == "zero_shot"  # with shuffled labels it is chance
         if self.over_shuffled is not None:
             is_beyond = _is_above(self.over_shuffled)
@@ -141,7 +147,9 @@ def verdict_of(sweep: SweepResults) -> Verdict:
     ships = [each.sentence for each in shipped]
     if kind in ("no_gain", "undecided") and any(each.is_gain for each in shipped):
         kind = "gain"  # of another arm, which is shipped; the headline's text says why it has none
-    return Verdict(kind, " ".join([*ships, "Co-training:", training] if ships else [training, *_lacks(sweep)]), parts)
+    if ships and sweep.design.has_unpaired:
+        ships.append("Co-training:")
+    return Verdict(kind, " ".join([*ships, training] if ships else [training, *_lacks(sweep)]), parts)
 
 
 def _lacks(sweep: SweepResults) -> list[str]:
@@ -231,6 +239,9 @@ def _condition_verdict(sweep: SweepResults, condition: Condition) -> ConditionVe
         seeds = f"{measured.count} seed{'' if measured.count == 1 else 's'}"
         why = f"{seeds} cannot decide ({_points(measured.mean)} points measured)"
         return undecided(f"{why}; run at least {MIN_SEEDS} (tune.seeds={MIN_SEEDS}).", claims)
+    if not sweep.design.has_unpaired:
+        text = f"No unpaired data {condition.words}: the sweep is about {sweep.target} alone."
+        return ConditionVerdict(condition, "undecided", text, claims, _shipped(sweep, condition))
     if not sweep.design.needs or not sweep.equal_budgets(condition):
         return undecided(_without_controls(sweep, condition, claims[0]), claims)
     kind, text = _decide(sweep, condition, claims)
@@ -252,17 +263,18 @@ def _shipped(sweep: SweepResults, condition: Condition) -> Shipped | None:
         ours, theirs = arms[better.name], arms[worse.name]
         return paired_difference(*((each.harmonic if by_harmonic else each.test) for each in (ours, theirs)))
 
+    unpaired = choice.unpaired
+
     def over_control(role: Control) -> PairedDifference | None:
-        unpaired = choice.unpaired
         of_role = (arm for arm in sweep.design.arms if arm.role == role and arm.name in arms)
-        own = next((arm for arm in of_role if arm.controls in ("", unpaired.name)), None)
-        return None if own is None else over(unpaired, own)
+        own = next((arm for arm in of_role if unpaired and arm.controls in ("", unpaired.name)), None)
+        return None if own is None or unpaired is None else over(unpaired, own)
 
     return Shipped(
         condition,
         choice,
         over(choice.arm, choice.second),
-        over(choice.unpaired, choice.alone),
+        None if unpaired is None else over(unpaired, choice.alone),
         over_control("shuffled"),
         " of the harmonic mean of accuracy on classes with and without train rows" if by_harmonic else "",
         over_control("shuffled_bridge"),
@@ -370,6 +382,10 @@ def _power(design: Space, claim: Claim, claims: Sequence[Claim]) -> str:
     return f"{seen}; {'more than 200' if seeds is None else f'tune.seeds={seeds}'} would decide."
 
 
+def _are_equal(difference: PairedDifference) -> bool:
+    return difference.std == 0 and difference.mean == 0
+
+
 def _is_above(difference: PairedDifference) -> bool:
     return difference.mean > 0 and difference.p_value < SIGNIFICANCE
 
@@ -404,7 +420,7 @@ def _subject(sweep: SweepResults) -> tuple[str, str]:
 
 def _measured(difference: PairedDifference) -> str:
     """Mean ± std with interval and seeds, in percent points."""
-    if not difference.std and not difference.mean:
+    if _are_equal(difference):
         return f"equal accuracy at each of {difference.count} seeds"
     return (
         f"{_points(difference.mean)} ± {100 * difference.std:.1f} points, 95 % interval "

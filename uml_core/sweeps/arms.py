@@ -86,7 +86,7 @@ def standard_arms(experiment: Experiment) -> dict[str, Arm]:
     untrained = {**alone, **TEXT_HEAD, **FROZEN, "train.max_steps": 0}
     prior = {**RANDOM_HEAD, **FROZEN, "model.head": "prior"}
     arms = [
-        Arm("linear_probe", _target_only(experiment), role="probe"),
+        *alone_arms(experiment),
         Arm("unimodal", alone, role="baseline"),
         Arm("unimodal_init", {**alone, **TEXT_HEAD}, role="baseline", facts=INITIALISED),
         Arm("uml", {**cotrained, **RANDOM_HEAD}, role="method"),
@@ -94,22 +94,35 @@ def standard_arms(experiment: Experiment) -> dict[str, Arm]:
         *_controls("shuffled", {**cotrained, **shuffled}),
         *_controls("noise", {**cotrained, **noise}),
         Arm("zero_shot", untrained, role="zero_shot"),
-        Arm("ridge", {**_target_only(experiment), "model.head": "ridge"}, role="ridge"),
-        Arm("discriminant", {**_target_only(experiment), "model.head": "discriminant"}, role="discriminant"),
-        Arm("logistic", {**_target_only(experiment), "model.head": "logistic"}, role="logistic"),
         Arm("prior", {**cotrained, **prior}, role="method"),
         Arm("shuffled_prior", {**cotrained, **shuffled, **prior}, role="shuffled", controls="prior"),
     ]
-    if experiment.unlabelled_corpora:
-        with_pile = _target_only(experiment, beside=experiment.unlabelled_corpora)
-        arms.append(Arm("pile", {**with_pile, "model.head": "discriminant"}, role="pile"))
     if experiment.bridges:
         misled = {f"corpora.{name}.control": "shuffled_labels" for name in experiment.bridges}
         arms.append(Arm("shuffled_bridge", {**cotrained, **misled, **prior}, role="shuffled_bridge", controls="prior"))
     if unrelated:
         swapped = {"mixing.loss_weight": {name: float(name in unrelated) for name in experiment.auxiliaries}}
         arms += _controls("unrelated", swapped, {"model.init_corpus": unrelated[0]})
-    return {arm.name: replace(arm, says=arm.says or SAYS[arm.name]) for arm in arms}
+    return {arm.name: _described(arm) for arm in arms}
+
+
+def alone_arms(experiment: Experiment) -> list[Arm]:
+    """The heads that one could use without another corpus, or with an unlabelled pile of the target's modality."""
+    plain = _target_only(experiment)
+    arms = [
+        Arm("linear_probe", plain, role="probe"),
+        Arm("ridge", {**plain, "model.head": "ridge"}, role="ridge"),
+        Arm("discriminant", {**plain, "model.head": "discriminant"}, role="discriminant"),
+        Arm("logistic", {**plain, "model.head": "logistic"}, role="logistic"),
+    ]
+    if experiment.unlabelled_corpora:
+        with_pile = _target_only(experiment, beside=experiment.unlabelled_corpora)
+        arms.append(Arm("pile", {**with_pile, "model.head": "discriminant"}, role="pile"))
+    return [_described(arm) for arm in arms]
+
+
+def _described(arm: Arm) -> Arm:
+    return replace(arm, says=arm.says or SAYS[arm.name])
 
 
 def _controls(role: Control, overrides: Overrides, init: Overrides | None = None) -> list[Arm]:
@@ -148,6 +161,14 @@ def deciding_space(experiment: Experiment, question: str, arms: Iterable[Arm], *
     fields = {"seeds": seeds_of(experiment), "conditions": shots_conditions(experiment), "grid": lr_grid(experiment)}
     needs = f"shuffled{suffix}", "linear_probe"
     return Space(question, tuple(arms), "unimodal", f"uml{suffix}", needs=needs, **{**fields, **others})
+
+
+def alone_space(experiment: Experiment, **others: Any) -> Space:
+    """A space for a target that has no other corpus: which of the heads for it to ship."""
+    fields = {"seeds": seeds_of(experiment), "conditions": shots_conditions(experiment), "grid": lr_grid(experiment)}
+    question = f"Which head tells the classes of {experiment.target} apart best, without other data?"
+    arms = tuple(alone_arms(experiment))
+    return Space(question, arms, "linear_probe", "discriminant", needs=(), **{**fields, **others})
 
 
 def _target_only(experiment: Experiment, beside: tuple[str, ...] = ()) -> dict[str, Any]:

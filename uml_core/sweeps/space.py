@@ -147,6 +147,11 @@ class Space:
         return [arm for arm in self.arms if arm.role in roles and arm.controls in ("", self.headline)]
 
     @property
+    def has_unpaired(self) -> bool:
+        """Whether any arm owes something to auxiliary corpora; else the space is about the target alone."""
+        return any(arm.uses_unpaired for arm in self.arms)
+
+    @property
     def shippable(self) -> list[Arm]:
         """The arms that a user could use: no controls, and no arms that say nothing of their role."""
         return [arm for arm in self.arms if arm.role and arm.role not in get_args(Control)]
