@@ -2,7 +2,7 @@
 
 Embeddings of 256 numbers in float16, written here as parts: 5 GB of disk while it runs. The loop reads a part with
 pyarrow, and adds up Gram matrix and class sums in float64 with numpy on all cores. Each run of ours is a process of its
-own, from labels to head, with what it takes to start Ray.
+own, from labels to head and subset.json, with what it takes to start Ray.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ import pyarrow.parquet as pq
 from benchmarks.figures import Figure, peak_memory
 from pipelines.ray_session import ray_session
 from pipelines.row_sums import add_up_rows
-from pipelines.run_data import check_data, load_data
-from pipelines.stores import corpus_store
+from pipelines.run_data import check_data, load_data, subset_of
+from pipelines.stores import corpus_store, rest_of
 from uml_core.config import Experiment, load_experiment, parse_experiment
 from uml_core.store.parts import PartFooter
 from uml_core.training.run import TrainingRun
@@ -44,12 +45,17 @@ def write_store(directory: Path, num_rows: int) -> Experiment:
     labels = rng.integers(CLASSES, size=PART_ROWS)
     values = rng.standard_normal((CLASSES, DIM))[labels] * 0.1 + rng.standard_normal((PART_ROWS, DIM))
     embeddings = pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float16).reshape(-1)), DIM)
-    splits, parts = pa.array((["val"] + ["train"] * 99) * (PART_ROWS // 100)), []
-    columns = {"label": pa.array(labels).cast(pa.string()), "split": splits, "embedding": embeddings}
+    splits, parts = (["val"] + ["train"] * 99) * (PART_ROWS // 100), []
+    names = [str(label) for label in labels]
+    counts: dict[str, dict[str, int]] = {"val": {}, "train": {}}
+    for (split, name), count in Counter(zip(splits, names, strict=True)).items():
+        counts[split][name] = count
+    columns = {"label": pa.array(names), "split": pa.array(splits), "embedding": embeddings}
     for start in range(0, num_rows, PART_ROWS):
         ids = pa.array([f"{number:08d}" for number in range(start, start + PART_ROWS)])
         table = pa.table({"id": ids, **columns})
-        parts.append(PartFooter(f"part-{start:08d}.parquet", np.arange(PART_ROWS, dtype=np.uint64) + start, {}, ()))
+        keys = np.arange(PART_ROWS, dtype=np.uint64) + start
+        parts.append(PartFooter(f"part-{start:08d}.parquet", keys, counts, ()))
         settings = {"compression": "zstd", "compression_level": 1, "use_dictionary": ["label", "split"]}
         pq.write_table(table, f"{store.directory}/{parts[-1].name}", **settings, write_statistics=False)
     store.publish(parts, {"dim": DIM})
@@ -111,6 +117,9 @@ def solve(file: str) -> None:
         sums = add_up_rows(experiment, checked)
         after = time.perf_counter()
     list(TrainingRun(experiment, load_data(experiment, checked.fingerprints, sums)).evaluations())
+    store = corpus_store(experiment, "rows")
+    ids = (store if checked.data.labelled.counts is None else rest_of(store)).load_ids()
+    (Path(file).with_name("subset.json")).write_text(subset_of(experiment, checked.data, ids), encoding="utf-8")
     figures = {"before_s": before - started, "pass_s": after - before, "head_s": time.perf_counter() - after}
     figures["driver_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps(figures))

@@ -21,10 +21,14 @@ from pipelines.stores import (
     corpus_store,
     corpus_stores,
     load_label_tables,
+    load_labels,
     load_tables,
+    rest_of,
+    with_train_counted,
 )
 from uml_core.config import Experiment, hash_of
 from uml_core.config.used_by import deciding
+from uml_core.data.counted_rows import is_counted
 from uml_core.data.row_statistics import RowStatistics
 from uml_core.data.sequence_data import SequenceData, build_sequence_data
 from uml_core.data.subsets import Rows, read_subset, subset_text
@@ -72,8 +76,8 @@ class CheckedData:
 def check_data(experiment: Experiment) -> CheckedData:
     """Select an experiment's rows, reading no embedding. Raises InputError for the user's mistakes."""
     fingerprints, sources = corpus_fingerprints(experiment), RawSources()
-    tables = load_label_tables(experiment, fingerprints)
     streamed = _streamed(experiment, corpus_stores(experiment, fingerprints))
+    tables = load_label_tables(experiment, fingerprints, _counted(experiment, fingerprints, streamed))
     feeds = {corpus: "stream" if corpus in streamed else "memory" for corpus in tables}
     seeds = experiment.seed, experiment.data.split_seed
     return CheckedData(fingerprints, build_data(experiment, tables, sources), feeds, tables, seeds, sources)
@@ -95,8 +99,7 @@ def load_data(
     found, sums = fingerprints or corpus_fingerprints(experiment), sums or {}
     if not sums:
         return build_data(experiment, training_tables(experiment, found))
-    held_out = _held_out(experiment, found) if experiment.target in sums else None
-    data = build_data(experiment, training_tables(experiment, found, sums, held_out))
+    data = build_data(experiment, training_tables(experiment, found, sums))
     assert isinstance(data, TrainingData), "other data are refused with the experiment"
     folders = {corpus: SumsFolder((experiment.store, corpus, found[corpus]), key) for corpus, key in sums.items()}
     totals = {corpus: RowStatistics.from_bytes(folder.read(TOTAL)) for corpus, folder in folders.items()}
@@ -117,7 +120,6 @@ def training_tables(
     experiment: Experiment,
     fingerprints: Mapping[str, str],
     sums: Collection[str] = frozenset(),
-    held_out: Rows | None = None,
 ) -> Tables:
     """Read the corpora of a training run: those that do not fit in feed.memory_gib as files on this machine's disk.
 
@@ -125,22 +127,25 @@ def training_tables(
         experiment: what is trained.
         fingerprints: of its corpora.
         sums: the corpora that were added up. Of an auxiliary one that does not fit, and of one that a solved head does
-            not ask for, labels and splits alone are read.
-        held_out: the rows that are read of a target that was added up.
+            not ask for, labels and splits alone are read; of such a target the rows to validate and to test on.
     """
     if experiment.objective == "self_supervised":
         return load_tables(experiment, fingerprints)
     stores, cache = corpus_stores(experiment, fingerprints), cache_dir(experiment)
     streamed = _streamed(experiment, stores)
     is_solved, asked = bool(experiment.solved_from), set(experiment.solved_from) - set(sums)
+    counted = _counted(experiment, fingerprints, streamed) if sums else frozenset()
 
     def table(corpus: str, store: CorpusStore) -> CorpusTable:
         if corpus not in streamed:
             return store.load()
         if is_solved and corpus in experiment.auxiliaries and corpus not in asked:
-            return store.load_labels(store.embeddings_manifest())
-        only = held_out if corpus == experiment.target else None
-        return mapped_table(store, cache, partial(_say_waiting, corpus), only)
+            return load_labels(store, is_counted=corpus in counted)
+        on_wait = partial(_say_waiting, corpus)
+        if corpus in counted:
+            return with_train_counted(store, mapped_table(rest_of(store), cache, on_wait))
+        is_added = corpus == experiment.target and corpus in sums
+        return mapped_table(store, cache, on_wait, _held_out(experiment, fingerprints) if is_added else None)
 
     return {corpus: table(corpus, store) for corpus, store in stores.items()}
 
@@ -153,13 +158,21 @@ def _streamed(experiment: Experiment, stores: Mapping[str, CorpusStore]) -> froz
     return streamed_corpora(experiment.feed, sizes)
 
 
+def _counted(experiment: Experiment, fingerprints: Mapping[str, str], streamed: Collection[str]) -> frozenset[str]:
+    """The streamed corpora whose train rows are counted, and not listed."""
+    stores, path = corpus_stores(experiment, fingerprints), experiment.data.subset
+    subset = None if path is None else _read_subset(path)
+    rows = {corpus: stores[corpus].embeddings_manifest()["rows_per_class"] for corpus in streamed}
+    return frozenset(corpus for corpus, each in rows.items() if is_counted(experiment, corpus, each, subset))
+
+
 def _say_waiting(corpus: str) -> None:
     logger.warning("%s: another process writes its file; waiting for it", corpus)
 
 
 def build_data(experiment: Experiment, tables: Any, sources: RawSources | None = None) -> TrainingData | SequenceData:
     """Select the rows that the experiment's objective trains on. Raises InputError for the user's mistakes."""
-    given = subset_rows(experiment)
+    given = subset_rows(experiment, is_counted=tables[experiment.target].counts is not None)
     if experiment.objective == "self_supervised":
         return build_sequence_data(experiment, tables, given)
     data = build_training_data(experiment, tables, given)
@@ -182,28 +195,39 @@ class SharedData:
         return self._kept[key]
 
 
-def subset_rows(experiment: Experiment) -> dict[str, Rows] | None:
-    """The target's table rows that data.subset names, by split; None where it is not set."""
+def subset_rows(experiment: Experiment, *, is_counted: bool = False) -> dict[str, Rows] | None:
+    """The target's table rows that data.subset names, by split; None where it is not set.
+
+    They are rows of a table whose rows of split train are counted, or of all rows.
+    """
     if experiment.data.subset is None:
         return None
     store = corpus_store(experiment, experiment.target)
-    return _subset_rows(experiment.data.subset, store.uri, store.corpus, store.fingerprint)
+    without = "train" if is_counted else None
+    return _subset_rows(experiment.data.subset, store.uri, store.corpus, store.fingerprint, without)
 
 
 @lru_cache(maxsize=8)
-def _subset_rows(path: str, store_uri: str, corpus: str, fingerprint: str) -> dict[str, Rows]:
+def _subset_rows(path: str, store_uri: str, corpus: str, fingerprint: str, without: str | None) -> dict[str, Rows]:
     """Read file and ids once in a process: the trials of a sweep share them."""
-    return read_subset(path).table_rows(CorpusStore(store_uri, corpus, fingerprint).load_ids())
+    subset, store = _read_subset(path), CorpusStore(store_uri, corpus, fingerprint, without=without)
+    subset.check_counts(store.finished_manifest()["rows_per_class"].get("train", {}))
+    return subset.table_rows(store.load_ids())
+
+
+_read_subset = lru_cache(maxsize=8)(read_subset)
 
 
 def subset_of(experiment: Experiment, data: TrainingData | SequenceData, ids: Sequence[str]) -> str:
-    """The rows a run trains, validates and is tested on, as a file for data.subset; `ids` are the target's."""
+    """The rows a run trains, validates and is tested on, as a file for data.subset; `ids` are those of the table."""
     splits = {"train": data.labelled, "val": data.val, **({} if data.test is None else {"test": data.test})}
+    facts: dict[str, Any] = {"target": experiment.target, "shots": experiment.data.shots}
+    facts["split_seed"] = experiment.data.split_seed
+    if (counts := data.labelled.counts) is not None:
+        names = [data.classes[code] for code in splits.pop("train").labels]
+        facts["train"] = dict(zip(names, counts.tolist(), strict=True))
     named = {name: ([ids[row] for row in rows.rows], rows.labels.tolist()) for name, rows in splits.items()}
-    settings = experiment.data
-    return subset_text(
-        data.classes, named, target=experiment.target, shots=settings.shots, split_seed=settings.split_seed
-    )
+    return subset_text(data.classes, named, **facts)
 
 
 def divergence_message(error: NonFiniteError, experiment: Experiment, fingerprints: Mapping[str, str]) -> str:

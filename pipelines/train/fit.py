@@ -27,7 +27,7 @@ from pipelines.ray_train.elastic import trainer_class
 from pipelines.ray_train.faults import MistakeCallback, free_orphans, mistakes_raised
 from pipelines.row_sums import add_up_rows
 from pipelines.run_data import CheckedData, divergence_message, load_data, subset_of
-from pipelines.stores import corpus_store
+from pipelines.stores import corpus_store, rest_of
 from pipelines.train.progress import MLflowCallback, training_bar
 from pipelines.train.worker import train_loop_per_worker
 from uml_core.config import Experiment
@@ -237,7 +237,8 @@ def _log_outcome(
     """Log what was measured of the model that validated best, with its weights and target model."""
     outcome = replace(trained.outcome, run_id=tracker.run_id)
     tracker.log_metrics(outcome.points())
-    ids = corpus_store(experiment, experiment.target).load_ids()
+    store = corpus_store(experiment, experiment.target)
+    ids = (store if checked.data.labelled.counts is None else rest_of(store)).load_ids()
     tracker.log_text(subset_of(experiment, checked.data, ids), "subset.json")
     with tempfile.TemporaryDirectory() as directory:
         tracker.log_artifact(save_weights(trained.weights, Path(directory)), "weights")

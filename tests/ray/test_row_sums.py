@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import torch
 
 from pipelines import row_sums
 from pipelines.row_sums import add_up_rows
-from pipelines.run_data import check_data, load_data
-from pipelines.stores import corpus_fingerprints, corpus_store, corpus_stores
+from pipelines.run_data import check_data, load_data, subset_of
+from pipelines.stores import corpus_fingerprints, corpus_store, corpus_stores, rest_of
 from pipelines.train import step as train
 from tests.conftest import vector_tree, write_embeddings
 from uml_core.config import Experiment, parse_experiment
@@ -71,21 +72,26 @@ def solved(experiment: Experiment, sums: dict[str, str] | None = None) -> Traini
 
 
 @pytest.mark.parametrize(
-    ("changes", "added"),
+    ("changes", "added", "counted"),
     [
-        ({}, {"target", "names"}),
-        ({"data.classes": "union", "model.normalize": True}, {"target", "names"}),
-        ({"data.shots": 2}, {"names"}),
-        ({"corpora.names.control": "shuffled_labels", "data.shots": 20}, {"names"}),
-        ({"corpora.names.control": "noise"}, {"target"}),
-        ({"data.auxiliary_shots.names": "average"}, {"target"}),
-        ({"model.head": "ridge"}, {"target"}),
+        ({}, {"target", "names"}, {"target", "names"}),
+        ({"data.classes": "union", "model.normalize": True}, {"target", "names"}, {"target", "names"}),
+        ({"data.shots": 2, "corpora.names.control": "unrelated"}, {"names"}, {"names"}),
+        ({"corpora.names.control": "shuffled_labels", "data.shots": 20}, {"names"}, set()),
+        ({"corpora.names.control": "noise", "data.shots": 910}, {"target"}, set()),
+        ({"data.auxiliary_shots.names": "average"}, {"target"}, {"target"}),
+        ({"model.head": "ridge"}, {"target"}, {"target", "names"}),
     ],
     ids=lambda value: ",".join(sorted(value)) or "plain",
 )
-def test_the_head_is_the_one_from_memory(experiment: Experiment, changes: dict[str, Any], added: set[str]) -> None:
+def test_the_head_is_the_one_from_memory(
+    experiment: Experiment, changes: dict[str, Any], added: set[str], counted: set[str]
+) -> None:
     streamed, resident = experiment.override(STREAM | changes), experiment.override(MEMORY | changes)
-    sums = add_up_rows(streamed, check_data(streamed))
+    checked = check_data(streamed)
+    assert {name for name, rows in checked.data.train.items() if rows.counts is not None} == counted
+    assert checked.data.warnings() == check_data(resident).data.warnings()
+    sums = add_up_rows(streamed, checked)
     assert sums.keys() == added
     ours, expected = solved(streamed, sums), solved(resident)
     if "names" in added:
@@ -93,6 +99,30 @@ def test_the_head_is_the_one_from_memory(experiment: Experiment, changes: dict[s
     for name, value in expected.model.head.state_dict().items():
         np.testing.assert_allclose(ours.model.head.state_dict()[name], value, rtol=1e-6, atol=1e-6)
     assert add_up_rows(resident, check_data(resident)) == {}
+
+
+def test_a_subset_of_all_rows_names_none_of_them(experiment: Experiment, tmp_path: Path) -> None:
+    streamed, file = experiment.override(STREAM), tmp_path / "subset.json"
+    checked, store = check_data(streamed), corpus_store(streamed, "target")
+    text = subset_of(streamed, checked.data, rest_of(store).load_ids())
+    tree = json.loads(text)
+    assert sum(tree["train"].values()) == TRAIN_ROWS
+    assert len(text) < 10_000, "of 400 ids"
+    file.write_text(text)
+    given = {"data.subset": str(file), "data.split_seed": 7}
+    expected, again = load_data(experiment), load_data(experiment.override(given))
+    for ours, theirs in ((again.labelled, expected.labelled), (again.val, expected.val), (again.test, expected.test)):
+        assert (ours.rows.tolist(), ours.labels.tolist()) == (theirs.rows.tolist(), theirs.labels.tolist())
+    counted = check_data(streamed.override(given)).data
+    for ours, theirs in ((counted.labelled, checked.data.labelled), (counted.val, checked.data.val)):
+        assert (ours.rows.tolist(), ours.labels.tolist()) == (theirs.rows.tolist(), theirs.labels.tolist())
+    file.write_text(
+        text.replace(f'"train": {{\n  "class-00": {tree["train"]["class-00"]}', '"train": {\n  "class-00": 3')
+    )
+    with pytest.raises(
+        InputError, match=r"takes all rows of split train, \d+ of class-00 \(3\), .*, and the store has"
+    ):
+        check_data(streamed.override(given | {"data.subset": str(file.rename(tmp_path / "other.json"))}))
 
 
 def test_train_goes_all_the_way(experiment: Experiment, tmp_path: Path) -> None:
@@ -105,6 +135,8 @@ def test_train_goes_all_the_way(experiment: Experiment, tmp_path: Path) -> None:
     for name, value in expected.items():
         np.testing.assert_allclose(ours[name], value, rtol=1e-6, atol=1e-6)
     assert results[0]["test_accuracy"] == results[1]["test_accuracy"]
+    assert results[0]["train_rows"] == results[1]["train_rows"]
+    assert results[0]["train_rows"]["target"] == TRAIN_ROWS
 
 
 @contextlib.contextmanager

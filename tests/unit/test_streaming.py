@@ -108,6 +108,7 @@ def test_the_driver_selects_the_rows_that_are_trained_and_reads_no_embedding(
     checked = check_data(settings).data
     assert read == {"id", "label", "split"}
     loaded = load_data(settings)
+    assert getattr(checked.labelled, "lots", None) is None or (checked.labelled.lots == loaded.labelled.lots).all()
     assert (checked.classes, checked.warnings()) == (loaded.classes, loaded.warnings())
     for ours, theirs in ((checked.labelled, loaded.labelled), (checked.val, loaded.val), (checked.test, loaded.test)):
         assert (ours.rows.tolist(), ours.labels.tolist()) == (theirs.rows.tolist(), theirs.labels.tolist())

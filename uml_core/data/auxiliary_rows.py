@@ -44,7 +44,8 @@ def auxiliary_rows(
         seed = experiment.data.split_seed + zlib.crc32(corpus.encode())
         rows = take_shots(codes, rows, shots=shots, seed=seed)
     dropped = count_by_class(table, np.flatnonzero(in_train & (codes < 0)))
-    labelled, is_read = LabelledRows(table.embeddings, rows, codes[rows]), not is_unread(table.embeddings)
+    counts, is_read = None if table.counts is None else table.counts[rows], not is_unread(table.embeddings)
+    labelled = LabelledRows(table.embeddings, rows, codes[rows], counts=counts)
     if shots == "average":  # of which rows that are not read are known, but not what takes their place
         labelled = class_means(labelled) if is_read else labelled
     if control == "shuffled_labels" and experiment.corpora[corpus].role == "bridge":

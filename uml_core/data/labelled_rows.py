@@ -28,9 +28,16 @@ class LabelledRows:
     rows: Rows
     labels: npt.NDArray[np.int64]
     corpus: str = ""  # of the table; "": the corpus it stands for
+    lots: npt.NDArray[np.int64] | None = None  # of the whole table, shared: `lots_of` its ids, where it has any
+    counts: npt.NDArray[np.int64] | None = None  # (N,) rows that each stands for, where it has no embedding
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def total(self) -> int:
+        """How many rows of the corpus these are, also those that were only counted."""
+        return len(self) if self.counts is None else int(self.counts.sum())
 
     @property
     def dim(self) -> int:

@@ -2,7 +2,7 @@
 
 In: labelled rows, a block at a time. Out: `RowStatistics`, which add up, over blocks, parts of a store and machines, to
 the same numbers in whatever order, up to rounding in float64. Their memory is that of the classes and of the width:
-C × D, D × D where the scatter is asked for, and `KEPT_ROWS` × D.
+C × D, D × D where the scatter is asked for, and about `KEPT_ROWS` × D.
 
     statistics = added_up(blocks, num_classes, with_scatter=True)
 
@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from uml_core.data.subsets import Rows
+from uml_core.data.labelled_rows import LabelledRows
 
 Array = npt.NDArray[np.float64]
-KEPT_ROWS = 10_000  # of more rows so many, drawn by lot, can be left out one at a time
+KEPT_ROWS = 10_000  # of more rows about so many, drawn by lot, can be left out one at a time
+NUM_LOTS = 2**63
 BLOCK_NUMBERS = 2**23  # of embeddings that are added up at once: 64 MiB in float64
 
 
@@ -34,7 +35,7 @@ class Block:
 
     rows: npt.NDArray[Any]  # (N, D)
     labels: npt.NDArray[np.int64]  # (N,) class codes
-    places: npt.NDArray[np.int64]  # (N,) of each row among the kept ones, -1 for those that are not
+    places: npt.NDArray[np.int64]  # (N,) by which kept rows are ordered, -1 for those that are not kept
     given: npt.NDArray[Any] | None = None  # (N, D) as they are kept, where that is another thing
 
 
@@ -96,12 +97,18 @@ class RowStatistics:
             return cls(**{"scatter": None, **arrays})
 
 
-def kept_rows(num_rows: int) -> Rows:
-    """Which of so many rows are kept as they are: all where they are few, else `KEPT_ROWS` drawn by lot."""
-    if num_rows <= KEPT_ROWS:
-        return np.arange(num_rows)
-    drawn: Rows = np.sort(np.random.default_rng(0).choice(num_rows, KEPT_ROWS, replace=False))
-    return drawn
+def places_of(lots: npt.NDArray[np.int64], num_rows: int) -> npt.NDArray[np.int64]:
+    """The places of rows (N,) of so many in all: all are kept where those are few, else `KEPT_ROWS` to be expected."""
+    last = NUM_LOTS - 1 if num_rows <= KEPT_ROWS else int(NUM_LOTS * (KEPT_ROWS / num_rows))
+    return np.where(lots <= last, lots, -1)
+
+
+def kept_places(rows: LabelledRows) -> npt.NDArray[np.int64]:
+    """The places of some rows (N,): by lots of their ids, or of their numbers where they have no ids."""
+    if rows.lots is not None:
+        return places_of(rows.lots[rows.rows], len(rows))
+    lots = np.random.default_rng(0).integers(NUM_LOTS, size=len(rows))
+    return np.where(places_of(lots, len(rows)) >= 0, np.arange(len(rows)), -1)
 
 
 def rows_at_once(dim: int) -> int:
@@ -123,5 +130,6 @@ def _of_block(block: Block, num_classes: int, with_scatter: bool) -> RowStatisti
     if with_scatter:
         centred_ND = rows_ND - sums_CD.sum(axis=0) / max(num_rows, 1)
         scatter = centred_ND.T @ centred_ND
-    is_kept, given_ND = block.places >= 0, block.rows if block.given is None else block.given
-    return RowStatistics(counts_C, sums_CD, scatter, given_ND[is_kept], block.labels[is_kept], block.places[is_kept])
+    order = np.argsort(block.places)
+    kept, given_ND = order[block.places[order] >= 0], block.rows if block.given is None else block.given
+    return RowStatistics(counts_C, sums_CD, scatter, given_ND[kept], block.labels[kept], block.places[kept])

@@ -34,9 +34,14 @@ class SequenceRows:
     labels: npt.NDArray[np.int64]
     max_tokens: int
     corpus: str = ""  # of the table; "": the corpus it stands for
+    counts: None = None  # as those of `LabelledRows`: every sequence is read
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def total(self) -> int:
+        return len(self)
 
     @property
     def dim(self) -> int:

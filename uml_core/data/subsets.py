@@ -2,7 +2,8 @@
 
 Two formats of files are read: our own, which `train` and `tune` log as artifacts, and the published index files of
 cross_modal_adaptation (indices/DATASET/shot_K-seed_S.json), whose rows are paths: a row is the one whose id ends in the
-longest part of the path.
+longest part of the path. Where all rows of split train are trained on and were added up, ours has their number in place
+of the ids: {class: rows}.
 
 Shape legend: N rows.
 """
@@ -21,14 +22,15 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, TypeAdapter
 
-from uml_core.errors import InputError, nearest
+from uml_core.errors import InputError, listing, nearest
 from uml_core.files.paths import STORAGE_ERRORS, one_line, open_bytes
 
 Rows = npt.NDArray[np.int64]
 FORMAT = "uml-subset-1"
 SPLITS = ("train", "val", "test")
 LAYOUT = (
-    f'expected a subset.json of ours ({{"format": "{FORMAT}", "train": {{class: [id]}}, "val": ...}}), or an index '
+    f'expected a subset.json of ours ({{"format": "{FORMAT}", "train": {{class: [id]}}, "val": ...}}; for all rows of '
+    'split train, "train": {class: number of rows}), or an index '
     'file of cross_modal_adaptation ({"train": {"data": [{"impath": ...}]}, "val": ...})'
 )
 
@@ -74,6 +76,16 @@ class Subset:
     path: str
     rows: Mapping[str, tuple[str, ...]]
     are_paths: bool
+    counts: Mapping[str, int] | None = None  # of each class, where all rows of split train are trained on
+
+    def check_counts(self, found: Mapping[str, int]) -> None:
+        """Raise InputError where split train of the store, counted by class ("" for none), is not what was counted."""
+        labelled = {name: count for name, count in found.items() if name}
+        if self.counts not in (None, labelled):
+            raise InputError(
+                f"data.subset is {self.path}, which takes all rows of split train, {_counted(self.counts)}, and the "
+                f"store has {_counted(labelled)}; embed the corpus that the file is of, or name rows by their ids"
+            )
 
     def table_rows(self, ids: Sequence[str]) -> dict[str, Rows]:
         """Find the table rows of each split.
@@ -95,11 +107,15 @@ class Subset:
                     f"the store, first '{missing[0]}'{nearest(missing[0], list(ids)[:1000])}; ids look like '{ids[0]}'"
                 )
             found[split] = np.sort(np.array(rows, dtype=np.int64))
-        every = np.concatenate(list(found.values()))
+        every = np.concatenate([np.empty(0, dtype=np.int64), *found.values()])
         if len(np.unique(every)) < len(every):
             twice = ids[int(np.sort(every)[:-1][np.diff(np.sort(every)) == 0][0])]
             raise InputError(f"data.subset is {self.path}, which names row '{twice}' twice; a row is in one split")
         return found
+
+
+def _counted(by_class: Mapping[str, int]) -> str:
+    return f"{sum(by_class.values())} of {listing(f'{name} ({count})' for name, count in by_class.items())}"
 
 
 def _find_by_path(ids: Sequence[str]) -> Callable[[str], int | None]:
@@ -140,13 +156,14 @@ def read_subset(path: str) -> Subset:
     ours = isinstance(tree, dict) and tree.get("format") == FORMAT
     try:
         given = {split: tree[split] for split in SPLITS if tree.get(split) is not None}
+        counts = _counts(given["train"]) if ours else None
+        if counts is not None:
+            del given["train"]
         rows = {split: _ids(each) if ours else _paths(each) for split, each in given.items()}
-        train = rows["train"]
     except (ValueError, KeyError, AttributeError):
         raise InputError(f"data.subset is {path}; {LAYOUT}") from None
-    return Subset(
-        path, {"train": train, **{split: names for split, names in rows.items() if names}}, are_paths=not ours
-    )
+    rows = {split: names for split, names in rows.items() if names or split == "train"}
+    return Subset(path, rows, are_paths=not ours, counts=counts)
 
 
 def subset_text(classes: Sequence[str], splits: Mapping[str, tuple[Sequence[str], Sequence[int]]], **facts: Any) -> str:
@@ -155,7 +172,8 @@ def subset_text(classes: Sequence[str], splits: Mapping[str, tuple[Sequence[str]
     Args:
         classes: the target's.
         splits: ids and class codes of each split.
-        **facts: what else is written down, for a person: target, shots, seed.
+        **facts: what else is written down: for a person target, shots, seed; the number of train rows that were
+            counted, by class.
     """
     tree: dict[str, Any] = {"format": FORMAT, **facts}
     for split, (ids, codes) in splits.items():
@@ -172,6 +190,12 @@ class _Item(BaseModel):
 
 def _ids(by_class: Any) -> tuple[str, ...]:
     return tuple(itertools.chain.from_iterable(TypeAdapter(dict[str, list[str]]).validate_python(by_class).values()))
+
+
+def _counts(by_class: Any) -> dict[str, int] | None:
+    """How many rows each class has, where the file says that and not which."""
+    is_counted = bool(by_class) and all(type(count) is int for count in by_class.values())
+    return dict(by_class) if is_counted else None
 
 
 def _paths(split: Any) -> tuple[str, ...]:

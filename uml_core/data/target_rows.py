@@ -131,7 +131,8 @@ def _auxiliary_classes(experiment: Experiment, tables: Mapping[str, NamedRows]) 
 
 def count_by_class(table: NamedRows, rows: Rows) -> dict[str, int]:
     """Count some rows by their own class name, "" for none."""
-    codes, counts = np.unique(table.label_codes[rows], return_counts=True)
+    codes, which = np.unique(table.label_codes[rows], return_inverse=True)
+    counts = np.bincount(which, None if table.counts is None else table.counts[rows])
     named = zip(codes, counts, strict=True)
     return {(table.label_names[code] if code >= 0 else ""): int(count) for code, count in named}
 
@@ -179,12 +180,17 @@ def _given_splits(
 ) -> dict[str, Rows]:
     """The splits with the rows of data.subset in place of the corpus's own; test rows stay test rows.
 
+    Train rows that it does not name are all of split train that it does not name otherwise.
+
     Raises:
         InputError: a class has no train row in the file, or a test row is trained or validated on.
     """
     setting, data = f"data.subset is {experiment.data.subset}", experiment.data
-    used = np.concatenate([given["train"], given.get("val", given["train"][:0])])
-    splits = {"train": given["train"], "val": given.get("val", np.setdiff1d(rows["val"], given["train"]))}
+    none = rows["train"][:0]
+    held_out = np.concatenate([given.get("val", none), given.get("test", none)])
+    train = given.get("train", np.setdiff1d(rows["train"], held_out))
+    used = np.concatenate([train, given.get("val", none)])
+    splits = {"train": train, "val": given.get("val", np.setdiff1d(rows["val"], train))}
     splits["test"] = given.get("test", rows["test"])
     if not len(splits["test"]) and data.test_fraction > 0:
         rest = np.setdiff1d(rows["train"], used)

@@ -96,7 +96,8 @@ def build_training_data(
     classes, labels, splits = found.classes, found.labels, found.splits
 
     def labelled(selected: Rows) -> LabelledRows:
-        return LabelledRows(target.embeddings, selected, labels[selected])
+        counts = None if target.counts is None else target.counts[selected]
+        return LabelledRows(target.embeddings, selected, labels[selected], lots=target.lots, counts=counts)
 
     train = {experiment.target: labelled(splits["train"])}
     dropped = dict(found.dropped)

@@ -115,7 +115,7 @@ def _outcome(run: TrainingRun, tested: Mapping[str, float]) -> RunOutcome:
         parameters=sum(
             parameter.numel() for module in run.objective.target_path() for parameter in module.parameters()
         ),
-        train_rows={corpus: len(rows) for corpus, rows in data.train.items()},
+        train_rows={corpus: rows.total for corpus, rows in data.train.items()},
         classes=len(data.classes),
         val_rows=len(data.val),
     )

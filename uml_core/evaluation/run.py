@@ -93,7 +93,8 @@ class EvaluatedRun:
     @property
     def train_rows(self) -> Codes:
         """How many labelled train rows of the target each class has (C,)."""
-        return np.bincount(self.labels("train"), minlength=len(self.classes))
+        counts = self.splits["train"].counts
+        return np.bincount(self.labels("train"), counts, minlength=len(self.classes)).astype(np.int64)
 
     def raw_features(self, split: str) -> Features:
         """What needs no training (N, D): the encoder's embeddings, or the mean of the raw tokens."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from uml_core.config import Experiment
 from uml_core.data.labelled_rows import LabelledRows
-from uml_core.data.row_statistics import kept_rows
+from uml_core.data.row_statistics import kept_places
 from uml_core.data.training_data import TrainingData
 from uml_core.models.closed_form.row_space import have_equal_lengths
 from uml_core.models.seeding import initialise
@@ -114,7 +114,7 @@ def solves_unit_rows(experiment: Experiment, data: TrainingData) -> bool:
     train = data.train[data.target]
     if data.target in data.statistics:
         return have_equal_lengths(data.statistics[data.target].kept)
-    return have_equal_lengths(train.embeddings[train.rows[kept_rows(len(train))]])
+    return have_equal_lengths(train.embeddings[train.rows[kept_places(train) >= 0]])
 
 
 def head_init_corpus(experiment: Experiment) -> str:

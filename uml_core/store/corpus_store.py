@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
@@ -67,10 +68,13 @@ class Settled:
 
 
 class CorpusStore:
-    """One corpus embedded by one encoder: the folder STORE/CORPUS/FINGERPRINT."""
+    """One corpus embedded by one encoder: the folder STORE/CORPUS/FINGERPRINT.
 
-    def __init__(self, uri: str, corpus: str, fingerprint: str) -> None:
-        self.uri, self.corpus, self.fingerprint = uri, corpus, fingerprint
+    Where it is opened `without` a split, the rows of that are not read, and those of `load` are the others.
+    """
+
+    def __init__(self, uri: str, corpus: str, fingerprint: str, *, without: str | None = None) -> None:
+        self.uri, self.corpus, self.fingerprint, self.without = uri, corpus, fingerprint, without
         filesystem, root = open_filesystem(uri)
         self._fs, self._corpus_dir = filesystem, f"{root}/{corpus}"
         self.directory = f"{self._corpus_dir}/{fingerprint}"
@@ -207,7 +211,7 @@ class CorpusStore:
         manifest = self.read_manifest()
         if manifest is None:
             raise InputError(self._missing_message())
-        return manifest
+        return {**manifest, "rows": manifest["rows"] - manifest["rows_per_split"].get(self.without, 0)}
 
     def embeddings_manifest(self) -> dict[str, Any]:
         """The manifest. Raises InputError where it is missing, or of sequences of tokens."""
@@ -283,7 +287,8 @@ class CorpusStore:
                 self._fs.delete_file(info.path)
 
     def _read_parquet(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        return pq.read_table(path, columns=columns, filesystem=self._fs, partitioning=None)
+        others = None if self.without is None else pc.field("split") != self.without
+        return pq.read_table(path, columns=columns, filesystem=self._fs, partitioning=None, filters=others)
 
     def _write_part(self, table: pa.Table, footer: PartFooter) -> PartFooter:
         self._write_parquet(table, footer.name)

@@ -3,7 +3,7 @@
 In: a finished corpus of the store. Out: a `CorpusTable` whose embeddings are a memory-mapped file: indexing reads rows,
 and the operating system keeps of it what memory is free. The file is written once for each machine, a part at a time:
 
-    CACHE/CORPUS/FINGERPRINT/KEY/embeddings.npy, label_codes.npy, split_codes.npy, names.json
+    CACHE/CORPUS/FINGERPRINT/KEY/embeddings.npy, label_codes.npy, split_codes.npy, lots.npy, names.json
 
 KEY is a hash of the parts, so that a corpus embedded anew is written anew, in place of the file before it.
 
@@ -36,7 +36,7 @@ from uml_core.store.corpus_table import CorpusTable, finite_matrix
 
 GIB = 2**30
 BYTES_PER_NUMBER = 4  # float32, also of a store in float16
-EMBEDDINGS, LABEL_CODES, SPLIT_CODES = "embeddings.npy", "label_codes.npy", "split_codes.npy"
+EMBEDDINGS, LABEL_CODES, SPLIT_CODES, LOTS = "embeddings.npy", "label_codes.npy", "split_codes.npy", "lots.npy"
 NAMES = "names.json"
 
 Matrix = npt.NDArray[np.float32]
@@ -107,7 +107,9 @@ def mapped_table(
         InputError: as `CorpusStore.load`, or the disk has no room for the file.
     """
     manifest = store.embeddings_manifest()
-    folder, content = cache / store.corpus / store.fingerprint, [manifest["parts"], manifest["rows_digest"]]
+    folder, content = cache / store.corpus / store.fingerprint, [manifest["parts"], manifest["rows_digest"], LOTS]
+    if store.without is not None:
+        folder = folder.with_name(f"{folder.name}-without-{store.without}")
     if only is not None:
         digest = hashlib.blake2b(only.tobytes(), digest_size=16).hexdigest()
         folder = folder.with_name(f"{folder.name}-rows-{digest}")  # of its own: a writer clears its folder
@@ -160,6 +162,8 @@ def _write(
         start += len(rows_RD)
     assert start == shape[0], (start, shape)
     labels = store.load_labels(manifest)
+    assert labels.lots is not None, "rows of a store have ids"
+    np.save(directory / LOTS, labels.lots)
     np.save(directory / LABEL_CODES, labels.label_codes)
     np.save(directory / SPLIT_CODES, labels.split_codes)
     names = {"label_codes": labels.label_names, "split_codes": labels.split_names}
@@ -174,6 +178,7 @@ def _open(files: Path) -> CorpusTable:
         tuple(names["label_codes"]),
         np.load(files / SPLIT_CODES),
         tuple(names["split_codes"]),
+        np.load(files / LOTS),
     )
 
 

@@ -36,6 +36,7 @@ class SequenceTable:
     label_names: tuple[str, ...]
     split_codes: npt.NDArray[np.int64]
     split_names: tuple[str, ...]
+    counts: None = None  # as those of a `CorpusTable`: every sequence is read
 
 
 def load_sequence_labels(store: CorpusStore) -> SequenceTable:

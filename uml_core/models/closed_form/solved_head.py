@@ -60,7 +60,7 @@ def solve_head(experiment: Experiment, data: TrainingData) -> tuple[Tensor, Tens
         pile_UD = np.concatenate([_rows_of(rows, is_unit) for rows in piles])
         own = _rows_of(train, is_unit), train.labels, num_classes, priors
         fitted = fit_pooled_head(*own, pile_UD, discriminates=discriminates).head
-    elif len(train) > KEPT_ROWS:
+    elif train.total > KEPT_ROWS:
         statistics = _statistics(data, data.target, is_unit)
         kept = unit_rows(statistics.kept.astype(np.float64)) if is_unit else statistics.kept
         fitted = fit_from_statistics(replace(statistics, kept=kept), priors, discriminates=discriminates)

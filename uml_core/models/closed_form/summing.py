@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from uml_core.config import Experiment
 from uml_core.data.labelled_rows import LabelledRows
-from uml_core.data.row_statistics import Block, RowStatistics, added_up, kept_rows, rows_at_once
+from uml_core.data.row_statistics import Block, RowStatistics, added_up, kept_places, places_of, rows_at_once
 from uml_core.data.training_data import TrainingData
 from uml_core.errors import InputError
 from uml_core.models.closed_form.prior_model import unit_rows
@@ -30,20 +30,18 @@ class Summing:
     with_scatter: bool
     keeps_rows: bool
     is_unit: bool  # rows are brought to unit length; kept ones stay as they are
+    num_rows: int  # of the corpus that are added up
 
     @classmethod
     def of_corpus(cls, data: TrainingData, corpus: str, *, is_unit: bool) -> Summing:
         """Of the target's rows as they are or at unit length, of another corpus's at unit length."""
-        is_target, has_width = corpus == data.target, data.train[corpus].dim == data.train[data.target].dim
-        return cls(len(data.classes), has_width, is_target, is_unit or not is_target)
+        is_target, rows = corpus == data.target, data.train[corpus]
+        has_width = rows.dim == data.train[data.target].dim
+        return cls(len(data.classes), has_width, is_target, is_unit or not is_target, rows.total)
 
-    def places(self, num_rows: int) -> npt.NDArray[np.int64]:
-        """The place of each row among those that are kept (N,), -1 for the others."""
-        places_N = np.full(num_rows, -1)
-        if self.keeps_rows:
-            kept = kept_rows(num_rows)
-            places_N[kept] = np.arange(len(kept))
-        return places_N
+    def places(self, lots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Of some rows (N,) by their lots; -1 for those that are not kept."""
+        return places_of(lots, self.num_rows) if self.keeps_rows else np.full(len(lots), -1)
 
     def add_up(self, blocks: Iterable[Block]) -> RowStatistics:
         """The statistics of all blocks, of which there is one at least."""
@@ -54,7 +52,7 @@ class Summing:
         return self.add_up(self._blocks(rows))
 
     def _blocks(self, rows: LabelledRows) -> Iterator[Block]:
-        places_N, start = self.places(len(rows)), 0
+        places_N, start = kept_places(rows) if self.keeps_rows else np.full(len(rows), -1), 0
         for block_ND, labels_N in rows.blocks(rows_at_once(rows.dim)):
             yield Block(block_ND, labels_N, places_N[start : start + len(labels_N)])
             start += len(labels_N)
