@@ -24,9 +24,11 @@ import pyarrow.parquet as pq
 from benchmarks.figures import Figure, peak_memory
 from pipelines.ray_session import ray_session
 from pipelines.row_sums import add_up_rows
-from pipelines.run_data import check_data, load_data, subset_of
-from pipelines.stores import corpus_store, rest_of
+from pipelines.run_data import check_data, load_data
+from pipelines.stores import corpus_store
+from pipelines.subset_files import subset_of
 from uml_core.config import Experiment, load_experiment, parse_experiment
+from uml_core.store.counted_table import rest_of
 from uml_core.store.parts import PartFooter
 from uml_core.training.run import TrainingRun
 

@@ -36,7 +36,8 @@ from uml_core.errors import InputError
 from uml_core.models.closed_form.row_space import have_equal_lengths
 from uml_core.models.closed_form.summing import Summing, check_solvable
 from uml_core.store.corpus_store import CorpusStore
-from uml_core.store.corpus_table import CorpusTable, finite_matrix, lots_of
+from uml_core.store.corpus_table import CorpusTable, finite_matrix
+from uml_core.store.lots import lots_of
 from uml_core.store.sums_folder import TOTAL, SumsFolder
 
 GROUP_ROWS = 65_536  # added up by one task: its sums are then a few hundredths of what it reads

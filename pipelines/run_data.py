@@ -7,9 +7,9 @@ them. Who trains reads the embeddings (`load_data`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,24 +18,21 @@ from pipelines.raw_sources import RawSources, with_raw_rows
 from pipelines.stores import (
     Tables,
     corpus_fingerprints,
-    corpus_store,
     corpus_stores,
     load_label_tables,
-    load_labels,
     load_tables,
-    rest_of,
-    with_train_counted,
 )
+from pipelines.subset_files import counted_corpora, subset_rows
 from uml_core.config import Experiment, hash_of
 from uml_core.config.used_by import deciding
-from uml_core.data.counted_rows import is_counted
 from uml_core.data.row_statistics import RowStatistics
 from uml_core.data.sequence_data import SequenceData, build_sequence_data
-from uml_core.data.subsets import Rows, read_subset, subset_text
+from uml_core.data.subsets import Rows
 from uml_core.data.training_data import TrainingData, build_training_data
 from uml_core.errors import listing
 from uml_core.store.corpus_store import CorpusStore
 from uml_core.store.corpus_table import CorpusTable, order_by_id, unread
+from uml_core.store.counted_table import load_labels, rest_of, with_train_counted
 from uml_core.store.mapped_table import cache_dir, embedding_bytes, mapped_table, streamed_corpora
 from uml_core.store.sums_folder import TOTAL, SumsFolder
 
@@ -77,7 +74,7 @@ def check_data(experiment: Experiment) -> CheckedData:
     """Select an experiment's rows, reading no embedding. Raises InputError for the user's mistakes."""
     fingerprints, sources = corpus_fingerprints(experiment), RawSources()
     streamed = _streamed(experiment, corpus_stores(experiment, fingerprints))
-    tables = load_label_tables(experiment, fingerprints, _counted(experiment, fingerprints, streamed))
+    tables = load_label_tables(experiment, fingerprints, counted_corpora(experiment, fingerprints, streamed))
     feeds = {corpus: "stream" if corpus in streamed else "memory" for corpus in tables}
     seeds = experiment.seed, experiment.data.split_seed
     return CheckedData(fingerprints, build_data(experiment, tables, sources), feeds, tables, seeds, sources)
@@ -134,7 +131,7 @@ def training_tables(
     stores, cache = corpus_stores(experiment, fingerprints), cache_dir(experiment)
     streamed = _streamed(experiment, stores)
     is_solved, asked = bool(experiment.solved_from), set(experiment.solved_from) - set(sums)
-    counted = _counted(experiment, fingerprints, streamed) if sums else frozenset()
+    counted = counted_corpora(experiment, fingerprints, streamed) if sums else frozenset()
 
     def table(corpus: str, store: CorpusStore) -> CorpusTable:
         if corpus not in streamed:
@@ -156,14 +153,6 @@ def _streamed(experiment: Experiment, stores: Mapping[str, CorpusStore]) -> froz
         return frozenset()
     sizes = {corpus: embedding_bytes(store.embeddings_manifest()) for corpus, store in stores.items()}
     return streamed_corpora(experiment.feed, sizes)
-
-
-def _counted(experiment: Experiment, fingerprints: Mapping[str, str], streamed: Collection[str]) -> frozenset[str]:
-    """The streamed corpora whose train rows are counted, and not listed."""
-    stores, path = corpus_stores(experiment, fingerprints), experiment.data.subset
-    subset = None if path is None else _read_subset(path)
-    rows = {corpus: stores[corpus].embeddings_manifest()["rows_per_class"] for corpus in streamed}
-    return frozenset(corpus for corpus, each in rows.items() if is_counted(experiment, corpus, each, subset))
 
 
 def _say_waiting(corpus: str) -> None:
@@ -193,41 +182,6 @@ class SharedData:
                 self._kept.clear()
             self._kept[key] = build_data(experiment, self._tables)
         return self._kept[key]
-
-
-def subset_rows(experiment: Experiment, *, is_counted: bool = False) -> dict[str, Rows] | None:
-    """The target's table rows that data.subset names, by split; None where it is not set.
-
-    They are rows of a table whose rows of split train are counted, or of all rows.
-    """
-    if experiment.data.subset is None:
-        return None
-    store = corpus_store(experiment, experiment.target)
-    without = "train" if is_counted else None
-    return _subset_rows(experiment.data.subset, store.uri, store.corpus, store.fingerprint, without)
-
-
-@lru_cache(maxsize=8)
-def _subset_rows(path: str, store_uri: str, corpus: str, fingerprint: str, without: str | None) -> dict[str, Rows]:
-    """Read file and ids once in a process: the trials of a sweep share them."""
-    subset, store = _read_subset(path), CorpusStore(store_uri, corpus, fingerprint, without=without)
-    subset.check_counts(store.finished_manifest()["rows_per_class"].get("train", {}))
-    return subset.table_rows(store.load_ids())
-
-
-_read_subset = lru_cache(maxsize=8)(read_subset)
-
-
-def subset_of(experiment: Experiment, data: TrainingData | SequenceData, ids: Sequence[str]) -> str:
-    """The rows a run trains, validates and is tested on, as a file for data.subset; `ids` are those of the table."""
-    splits = {"train": data.labelled, "val": data.val, **({} if data.test is None else {"test": data.test})}
-    facts: dict[str, Any] = {"target": experiment.target, "shots": experiment.data.shots}
-    facts["split_seed"] = experiment.data.split_seed
-    if (counts := data.labelled.counts) is not None:
-        names = [data.classes[code] for code in splits.pop("train").labels]
-        facts["train"] = dict(zip(names, counts.tolist(), strict=True))
-    named = {name: ([ids[row] for row in rows.rows], rows.labels.tolist()) for name, rows in splits.items()}
-    return subset_text(data.classes, named, **facts)
 
 
 def divergence_message(error: NonFiniteError, experiment: Experiment, fingerprints: Mapping[str, str]) -> str:

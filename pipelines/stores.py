@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 from uml_core.config import Experiment, hash_of
 from uml_core.corpora.ready.adopt import ready_identity
 from uml_core.store.corpus_store import CorpusStore
-from uml_core.store.corpus_table import CorpusTable, with_counted
+from uml_core.store.corpus_table import CorpusTable
+from uml_core.store.counted_table import load_labels
 from uml_core.store.sequence_table import SequenceTable, load_sequence_labels, load_sequences
 
 Tables = Mapping[str, CorpusTable] | Mapping[str, SequenceTable]
@@ -59,24 +60,6 @@ def load_label_tables(
     if experiment.objective == "self_supervised":
         return {corpus: load_sequence_labels(store) for corpus, store in stores.items()}
     return {corpus: load_labels(store, is_counted=corpus in counted) for corpus, store in stores.items()}
-
-
-def load_labels(store: CorpusStore, *, is_counted: bool) -> CorpusTable:
-    """Read labels and splits of a corpus; its rows of split train may be counted."""
-    if not is_counted:
-        return store.load_labels(store.embeddings_manifest())
-    rest = rest_of(store)
-    return with_train_counted(store, rest.load_labels(rest.embeddings_manifest()))
-
-
-def rest_of(store: CorpusStore) -> CorpusStore:
-    """The rows of all splits but train."""
-    return CorpusStore(store.uri, store.corpus, store.fingerprint, without="train")
-
-
-def with_train_counted(store: CorpusStore, rest: CorpusTable) -> CorpusTable:
-    """The table of `rest_of` a store, and behind its rows those of split train, as the manifest counts them."""
-    return with_counted(rest, {"train": store.embeddings_manifest()["rows_per_class"].get("train", {})})
 
 
 def store_tables(experiment: Experiment) -> Tables:

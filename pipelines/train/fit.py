@@ -26,8 +26,9 @@ from pipelines.ray_train.checkpoints import PREDICTOR_FOLDER, load_state, repair
 from pipelines.ray_train.elastic import trainer_class
 from pipelines.ray_train.faults import MistakeCallback, free_orphans, mistakes_raised
 from pipelines.row_sums import add_up_rows
-from pipelines.run_data import CheckedData, divergence_message, load_data, subset_of
-from pipelines.stores import corpus_store, rest_of
+from pipelines.run_data import CheckedData, divergence_message, load_data
+from pipelines.stores import corpus_store
+from pipelines.subset_files import subset_of
 from pipelines.train.progress import MLflowCallback, training_bar
 from pipelines.train.worker import train_loop_per_worker
 from uml_core.config import Experiment
@@ -38,6 +39,7 @@ from uml_core.files.paths import one_line
 from uml_core.gradients.batch import NonFiniteError
 from uml_core.serving.predictor import Predictor
 from uml_core.serving.target_predictor import load_predictor_folder
+from uml_core.store.counted_table import rest_of
 from uml_core.tracking.records import MetricPoint, provenance_tags, run_kind
 from uml_core.tracking.writing import MLflowTracker, start_run
 from uml_core.training.run import TrainingRun

@@ -20,8 +20,9 @@ from ray import tune
 from tqdm import tqdm
 
 from pipelines.report import write_report
-from pipelines.run_data import build_data, subset_of
+from pipelines.run_data import build_data
 from pipelines.stores import Tables, corpus_store
+from pipelines.subset_files import subset_of
 from pipelines.tune.folder import SweepFolder, TrialResult, in_order
 from pipelines.tune.proposals import Proposals
 from uml_core.config import Experiment

@@ -16,8 +16,9 @@ import torch
 
 from pipelines import row_sums
 from pipelines.row_sums import add_up_rows
-from pipelines.run_data import check_data, load_data, subset_of
-from pipelines.stores import corpus_fingerprints, corpus_store, corpus_stores, rest_of
+from pipelines.run_data import check_data, load_data
+from pipelines.stores import corpus_fingerprints, corpus_store, corpus_stores
+from pipelines.subset_files import subset_of
 from pipelines.train import step as train
 from tests.conftest import vector_tree, write_embeddings
 from uml_core.config import Experiment, parse_experiment
@@ -25,6 +26,7 @@ from uml_core.corpora.ready.adopt import stream_ready
 from uml_core.data.row_statistics import KEPT_ROWS
 from uml_core.errors import InputError
 from uml_core.store.corpus_table import is_unread
+from uml_core.store.counted_table import rest_of
 from uml_core.store.sums_folder import TOTAL
 from uml_core.tracking.reading import load_predictor
 from uml_core.training.run import TrainingRun

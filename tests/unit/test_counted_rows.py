@@ -14,7 +14,7 @@ from uml_core.data.counted_rows import is_counted
 from uml_core.data.row_statistics import KEPT_ROWS
 from uml_core.data.subsets import Subset
 from uml_core.data.target_rows import classes_in, count_by_class
-from uml_core.store.corpus_table import with_counted
+from uml_core.store.counted_table import with_counted
 
 ROWS = {"train": {"cat": KEPT_ROWS, "dog": 1, "": 5}, "val": {"cat": 2}, "test": {"dog": 2}}
 

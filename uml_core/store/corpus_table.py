@@ -5,7 +5,6 @@ Shape legend: N rows, D embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from uml_core.errors import InputError
+from uml_core.store.lots import lots_of
 
 
 @dataclass(frozen=True)
@@ -79,53 +79,3 @@ def labelled(table: pa.Table, order: npt.NDArray[np.int64], embeddings_ND: npt.N
     split_names, split_codes = codes_of(table["split"])
     lots_N = lots_of(table["id"])[order]
     return CorpusTable(embeddings_ND, label_codes[order], label_names, split_codes[order], split_names, lots_N)
-
-
-def lots_of(ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """A number of each row (N,), from 0 to 2⁶³ − 1, that looks drawn by lot and comes from its id alone.
-
-    It is a linear hash of the id's bytes, whose bits are then mixed as in MurmurHash3.
-    """
-    return np.concatenate([np.empty(0, dtype=np.int64), *(_lots_of_chunk(chunk) for chunk in ids.chunks if len(chunk))])
-
-
-def _lots_of_chunk(ids: pa.Array) -> npt.NDArray[np.int64]:
-    _, offsets, content = pa.concat_arrays([ids.cast(pa.large_string())]).buffers()
-    ends_N = np.frombuffer(offsets, dtype=np.int64)[: len(ids) + 1]
-    bytes_B = np.frombuffer(content or b"", dtype=np.uint8)[ends_N[0] : ends_N[-1]].astype(np.uint64)
-    lengths_N = np.diff(ends_N)
-    places_B = np.arange(len(bytes_B)) - np.repeat(ends_N[:-1] - ends_N[0], lengths_N)
-    factors = np.random.default_rng(0).integers(2**64, size=int(lengths_N.max()), dtype=np.uint64)
-    sums_B = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum((bytes_B + 1) * factors[places_B])])
-    hashes_N = np.diff(sums_B[ends_N - ends_N[0]])
-    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
-        hashes_N = (hashes_N ^ (hashes_N >> 33)) * np.uint64(factor)
-    lots_N: npt.NDArray[np.int64] = (hashes_N >> 1).astype(np.int64)
-    return lots_N
-
-
-def with_counted(table: CorpusTable, counts: Mapping[str, Mapping[str, int]]) -> CorpusTable:
-    """A table, and behind its rows one row for each split and class of rows that were counted and not read.
-
-    Such a row has no embedding: its number is past those of the table.
-
-    Args:
-        table: what was read.
-        counts: split -> label ("" for none) -> rows, as a store's manifest has them.
-    """
-    added = [(split, label, count) for split, classes in counts.items() for label, count in classes.items()]
-    labels = _coded(table.label_names, table.label_codes, [label or None for _, label, _ in added])
-    splits = _coded(table.split_names, table.split_codes, [split for split, _, _ in added])
-    counted = np.array([count for _, _, count in added], dtype=np.int64)
-    own = np.ones(len(table.label_codes), dtype=np.int64)
-    return CorpusTable(table.embeddings, *labels, *splits, counts=np.concatenate([own, counted]))
-
-
-def _coded(
-    names: Sequence[str], codes: npt.NDArray[np.int64], added: Sequence[str | None]
-) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Codes of rows and of some more, into the sorted names of both."""
-    every = tuple(sorted({*names, *(name for name in added if name is not None)}))
-    code: dict[str | None, int] = {None: -1, **{name: number for number, name in enumerate(every)}}
-    own = np.array([code[name] for name in names] + [-1], dtype=np.int64)[codes]
-    return np.concatenate([own, np.array([code[name] for name in added], dtype=np.int64)]), every
