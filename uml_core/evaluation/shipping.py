@@ -57,7 +57,7 @@ def choose(space: Space, val: Mapping[str, Mapping[int, float]], *, unseen: bool
     val = {arm.name: {seed: val[arm.name][seed] for seed in in_common} for arm in measured}
     alone = [arm for arm in measured if not arm.uses_unpaired]
     unpaired = [arm for arm in measured if arm.uses_unpaired]
-    lacks = lacking_alternatives(measured) or not unpaired if space.has_unpaired else len(measured) < 2
+    lacks = len(measured) < 2 if space.is_target_alone else not unpaired or lacking_alternatives(measured)
     if lacks or len(in_common) < MIN_SEEDS:
         return None
     answers_all = [arm for arm in unpaired if arm.is_solved] if unseen else []

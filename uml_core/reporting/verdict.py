@@ -147,7 +147,7 @@ def verdict_of(sweep: SweepResults) -> Verdict:
     ships = [each.sentence for each in shipped]
     if kind in ("no_gain", "undecided") and any(each.is_gain for each in shipped):
         kind = "gain"  # of another arm, which is shipped; the headline's text says why it has none
-    if ships and sweep.design.has_unpaired:
+    if ships and not sweep.design.is_target_alone:
         ships.append("Co-training:")
     return Verdict(kind, " ".join([*ships, training] if ships else [training, *_lacks(sweep)]), parts)
 
@@ -239,7 +239,7 @@ def _condition_verdict(sweep: SweepResults, condition: Condition) -> ConditionVe
         seeds = f"{measured.count} seed{'' if measured.count == 1 else 's'}"
         why = f"{seeds} cannot decide ({_points(measured.mean)} points measured)"
         return undecided(f"{why}; run at least {MIN_SEEDS} (tune.seeds={MIN_SEEDS}).", claims)
-    if not sweep.design.has_unpaired:
+    if sweep.design.is_target_alone:
         text = f"No unpaired data {condition.words}: the sweep is about {sweep.target} alone."
         return ConditionVerdict(condition, "undecided", text, claims, _shipped(sweep, condition))
     if not sweep.design.needs or not sweep.equal_budgets(condition):

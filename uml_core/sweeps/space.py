@@ -147,9 +147,9 @@ class Space:
         return [arm for arm in self.arms if arm.role in roles and arm.controls in ("", self.headline)]
 
     @property
-    def has_unpaired(self) -> bool:
-        """Whether any arm owes something to auxiliary corpora; else the space is about the target alone."""
-        return any(arm.uses_unpaired for arm in self.arms)
+    def is_target_alone(self) -> bool:
+        """Whether no arm knows another corpus but a pile: each is what one could use without them."""
+        return all(arm.role in get_args(Alternative) and not arm.uses_unpaired for arm in self.arms)
 
     @property
     def shippable(self) -> list[Arm]:
