@@ -22,6 +22,7 @@ STEPS = {
     "directions": "Sweep all subsets of corpora around each target in turn.",
     "bridge": "Write the image encoder's own classifier as a bridge.",
     "theory": "Check the paper's theorems and its Gaussian study by simulation; no experiment file is needed.",
+    "run": "Several steps in one process, which keeps Ray and what is imported between them.",
     "completion": "Print the completion of steps and flags for a shell.",
 }
 PACKAGES = ("embed", "train", "tune")  # of the steps; the others are one file each

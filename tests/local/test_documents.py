@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
+import inspect
 import re
 import shlex
 import subprocess
@@ -11,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from pipelines import step_module
+from pipelines import step_module, steps
 from pipelines.completion import script
 from tune_spaces import available_spaces
 from uml_core.config import CorpusConfig, load_experiment
@@ -89,7 +92,7 @@ def test_the_commands_are_found() -> None:
     called = {words[0].removeprefix("pipelines.") for _, words in ALL_COMMANDS}
     assert called == {
         *("embed", "train", "tune", "evaluate", "predict", "report", "theory", "advise", "directions", "export"),
-        *("bridge", "completion"),
+        *("bridge", "completion", "run"),
     }
     assert {words[words.index("--space") + 1] for _, words in ALL_COMMANDS if "--space" in words} >= set(
         available_spaces()
@@ -168,7 +171,7 @@ def test_the_lines_of_python_run(file: Path, tmp_path: Path, monkeypatch: pytest
     names |= dict.fromkeys(("y", "text_labels", "sound_labels", "test_y"), np.arange(24) % 6)
     names |= {"new_X": names["X"], "test_X": names["X"]}
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks(file, "python")
+    code, *_ = blocks(file, "python")
     exec(code, names)
     assert names["model"].verdict_.ship in ("ridge", "discriminant", "prior", "zero_shot")
 
@@ -193,3 +196,16 @@ def test_code_points_to_sections_that_exist() -> None:
                 begins = any(heading.startswith(section.lower()) for heading in anchors(ROOT / document))
                 assert begins, f"{file.relative_to(ROOT)}: {document}, {section}"
     assert found > 10
+
+
+def test_the_lines_on_steps_are_calls_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Corpora in memory are made; what would start Ray is looked up, and its arguments are those of the step."""
+    _, calls, in_memory = blocks(ROOT / "docs" / "python.md", "python")
+    for call in (node for node in ast.walk(ast.parse(calls)) if isinstance(node, ast.Call)):
+        if isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") == "steps":
+            given = {keyword.arg: None for keyword in call.keywords if keyword.arg}
+            inspect.signature(getattr(steps, call.func.attr)).bind(*call.args, **given)
+    frame = pd.DataFrame({"text": ["a cat", "a dog"], "label": ["cat", "dog"]})
+    names = {"X": np.eye(2), "y": ["cat", "dog"], "split": ["train", "test"], "P": np.eye(2), "frame": frame}
+    monkeypatch.chdir(tmp_path)
+    exec(in_memory, names | {"steps": steps})

@@ -1,4 +1,4 @@
-"""`ray job submit` for real: a head with token authentication, embed and train as a job from an uploaded copy."""
+"""`ray job submit` for real: a head with token authentication, and jobs from the installed package and a checkout."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.conftest import vector_tree, write_vector_corpora
+from tests.installed import ROOT, install
 from uml_core.config import parse_experiment
 
-ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -73,9 +73,11 @@ def wait_for_head(environment: dict[str, str], head: subprocess.Popen[bytes], po
     pytest.fail(f"the head did not come up: {log.read_text()[-2000:]}")
 
 
-def submit(environment: dict[str, str], root: Path | None, *line: str) -> subprocess.CompletedProcess[str]:
-    runtime = {"env_vars": {"UML_ROOT": str(root)}} if root else {}
-    command = [RAY, "job", "submit", "--working-dir", str(ROOT), "--runtime-env-json", json.dumps(runtime), "--"]
+def submit(
+    environment: dict[str, str], directory: Path, env_vars: dict[str, str], *line: str
+) -> subprocess.CompletedProcess[str]:
+    runtime = json.dumps({"env_vars": env_vars})
+    command = [RAY, "job", "submit", "--working-dir", str(directory), "--runtime-env-json", runtime, "--"]
     for _ in range(10):  # the head answers before the process that takes jobs has started
         job = subprocess.run(
             [*command, *line], env=environment, capture_output=True, text=True, check=False, timeout=300
@@ -86,21 +88,25 @@ def submit(environment: dict[str, str], root: Path | None, *line: str) -> subpro
     return job
 
 
-def test_embed_and_train_as_a_job(cluster: dict[str, str], tmp_path: Path) -> None:
+def test_steps_as_a_job_that_uploads_the_experiment_file_alone(cluster: dict[str, str], tmp_path: Path) -> None:
+    installed = install(tmp_path / "package")  # on a cluster: in the environment of every node
     write_vector_corpora(tmp_path)
     tracking = {"uri": "sqlite:///mlflow.db", "artifacts": "artifacts"}
     tree = vector_tree(tmp_path, store="store", tracking=tracking)
-    file = tmp_path / "experiment.yaml"
+    file = tmp_path / "job" / "experiment.yaml"
+    file.parent.mkdir()
     file.write_text(parse_experiment(tree).to_yaml(), encoding="utf-8")
-    steps = " && ".join(f"{sys.executable} -m pipelines.{step} {file}" for step in ("embed", "train"))
-    job = submit(cluster, tmp_path, "bash", "-c", steps)
+    where = f"{sys.executable} -c 'import pipelines; print(pipelines.__file__)'"
+    line = f"{where} && {installed}/bin/uml run experiment.yaml --steps embed,train"
+    job = submit(cluster, file.parent, {"UML_ROOT": str(tmp_path), "PYTHONPATH": str(installed)}, "bash", "-c", line)
     assert job.returncode == 0, job.stdout[-3000:] + job.stderr[-3000:]
+    assert str(installed / "pipelines" / "__init__.py") in job.stdout
     assert (tmp_path / "mlflow.db").exists()
     assert list((tmp_path / "store" / "target").glob("*/manifest.json"))
     assert "val " in job.stdout
     assert "test " in job.stdout
 
-    refused = submit(cluster, None, sys.executable, "-m", "pipelines.train", str(file))
+    refused = submit(cluster, ROOT, {}, sys.executable, "-m", "pipelines.train", str(file))
     assert refused.returncode != 0
     assert "which is a temporary copy; give an absolute place" in refused.stdout + refused.stderr
 

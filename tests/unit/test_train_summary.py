@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.results import Trained
 from pipelines.train.summary import best_by_validation, by_seed, seed_runs, summary_of
 from tests.unit.test_training import experiment
 from tune_spaces import Arm, Space, trials_of
@@ -70,6 +71,8 @@ def test_pairs_are_compared_over_seeds() -> None:
     assert lines[6] == "model: models:/x/4, of seed 1, which validates best"
     results = json.loads(json.dumps(summary.results, allow_nan=False))
     assert (results["run_id"], results["model"], results["test_difference_points"]) == ("uml1", MODEL, 6.0)
+    seeds = Trained.of(summary).seeds
+    assert [each.twin and each.twin.run_id for each in seeds] == ["twin0", "twin1", "twin2"]
     assert results["test_difference"]["low"] == pytest.approx(-0.0394, abs=1e-4)
     assert [(each["seed"], each["run_id"], each["twin"]["run_id"]) for each in results["seeds"]] == [
         (seed, f"uml{seed}", f"twin{seed}") for seed in range(3)

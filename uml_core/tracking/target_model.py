@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
-from mlflow.types.schema import Array
 
 from uml_core.serving.predictor import Predictor
 from uml_core.serving.target_predictor import load_predictor_folder
@@ -27,7 +28,10 @@ SERVING_PACKAGES = (
 
 
 class MLflowTargetModel(PythonModel):
-    """The pyfunc around `TargetPredictor`: a data frame of raw inputs in, prediction and probability out."""
+    """The pyfunc around `TargetPredictor`: raw inputs in, prediction and probability out.
+
+    Inputs come in a column, of ready data also as an array of numbers: embeddings (N, D), tokens (N, T, D).
+    """
 
     def load_context(self, context: Any) -> None:
         self._predictor = load_predictor_folder(Path(context.artifacts["predictor"]))
@@ -37,7 +41,8 @@ class MLflowTargetModel(PythonModel):
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Columns prediction and probability, one row an input."""
-        column = list(model_input[self._predictor.input_column])
+        in_columns = isinstance(model_input, pd.DataFrame | Mapping)
+        column = list(model_input[self._predictor.input_column] if in_columns else np.asarray(model_input))
         if self._encoder is None:
             predictions = self._predictor.classify_ready(column)
         else:
@@ -78,16 +83,16 @@ class PyfuncWithoutTrial:
 
 
 def _signature(predictor: Predictor) -> ModelSignature:
+    """What goes in and comes out; of ready data the latter alone, for MLflow would refuse arrays beside columns, or all
+    but one type of number."""
     kinds: dict[str, Any] = {"content": DataType.binary, "text": DataType.string}
-    # JSON, which a server is sent, has doubles; arrays of float32 are taken as well.
-    kinds |= {"embedding": Array(DataType.double), "tokens": Array(Array(DataType.double))}
-    column = predictor.input_column
     outputs: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.string, "prediction"),
         ColSpec(DataType.double, "probability"),
     ]
-    inputs: list[ColSpec | TensorSpec] = [ColSpec(kinds[column], column)]
-    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
+    column = predictor.input_column
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(kinds[column], column)] if column in kinds else []
+    return ModelSignature(inputs=Schema(inputs) if inputs else None, outputs=Schema(outputs))
 
 
 def _serving_requirements() -> list[str]:
