@@ -48,6 +48,7 @@ def build(experiment: Experiment) -> Space:
         replace(method, facts=replace(method.facts, trained="all of it", against="unimodal")),
         _with(arms[f"shuffled{suffix}"], model),
         *(arms[name] for name in ("ridge", "discriminant", "logistic", "zero_shot", "prior", "shuffled_prior")),
+        *(arms[name] for name in arms if name == "shuffled_bridge"),
     ]
     for prefix, backbone, trained, says in (
         ("frozen", FROZEN, "nothing", "the encoder left as it is"),

@@ -481,7 +481,7 @@ def test_an_unlabelled_pile_has_an_arm_without_text_and_takes_part_in_no_other_a
     assert "pile" not in arms_of("few_shot", experiment())
 
 
-@pytest.mark.parametrize("name", ["controls", "few_shot", "linear_probe"])
+@pytest.mark.parametrize("name", ["controls", "few_shot", "finetune", "linear_probe"])
 def test_a_bridge_has_an_arm_that_differs_from_prior_in_the_bridges_names_alone(name: str) -> None:
     ready = {"modality": "vector", "format": "embeddings", "path": "classifier.parquet", "role": "bridge"}
     bridged = experiment().override({"corpora.imagenet": ready})
