@@ -68,7 +68,7 @@ class Shipped:
         bridge = self.over_shuffled_bridge
         if bridge is None or self.choice.unpaired is None:
             return self._ships
-        worth = f"{_with_doubt(bridge)} points{self.of} over its names shuffled"
+        worth = f"{_with_doubt(bridge)} points over its names shuffled"
         if _is_above(bridge):
             return f"{self._ships} Of {self.choice.unpaired.words} the bridge is worth {worth}."
         return f"{self._ships} The bridge adds nothing reliable to {self.choice.unpaired.words} ({worth})."
