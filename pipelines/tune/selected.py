@@ -22,7 +22,7 @@ from pipelines.tune.trial import process_sources
 from uml_core.config import Experiment, parse_experiment
 from uml_core.evaluation.outcome import evaluated_run
 from uml_core.evaluation.registry import EVALUATORS, measure
-from uml_core.evaluation.shipping import choose
+from uml_core.evaluation.shipping import alias_of, choose
 from uml_core.models.shared_head import head_init_corpus
 from uml_core.sweeps.selection import Candidate, pareto_front, selected
 from uml_core.sweeps.space import GroupName, Space, TrialSpec
@@ -136,11 +136,6 @@ def shipped_trials(
         if usable:
             shipped[alias_of(shots)] = max(usable, key=rank)
     return shipped
-
-
-def alias_of(shots: int | None) -> str:
-    """What the model of a number of shots is called in MLflow's registry, beside `best` of the most."""
-    return "all-shots" if shots is None else f"{shots}-shots"
 
 
 def has_control(experiment: Experiment) -> bool:

@@ -127,11 +127,13 @@ def test_page_has_structure_for_screen_readers(full: Report) -> None:
     assert any(meta.get("name") == "viewport" for meta in page.all("meta"))
 
 
-def test_verdict_is_the_first_sentence_and_the_kind_is_told_in_words(full: Report) -> None:
+def test_four_answers_come_first_then_the_verdict_whose_kind_is_told_in_words(full: Report) -> None:
     texts = Page(full.html).texts
-    assert texts[0] == "demo"
-    assert texts[1] == full.verdict.text
-    assert texts[2:4] == ["Verdict:", "gain"]
+    assert texts[:3] == ["demo", "Does it help?", "Yes."]
+    said = texts.index(full.verdict.text)
+    questions = ["How much?", "Which corpus?", "What do I ship?"]
+    assert [text for text in texts[:said] if text in questions] == questions
+    assert texts[said + 1 : said + 3] == ["Verdict:", "gain"]
     assert '<div class="verdict gain">' in full.html
 
 
@@ -185,7 +187,9 @@ def test_plain_runs_alone_are_undecided_and_name_the_command() -> None:
     report = build(plain_records(2))
     assert report.verdict.text.startswith("Undecided: 2 plain training runs")
     assert "python -m pipelines.tune EXPERIMENT.yaml --space controls" in report.verdict.text
-    assert Page(report.html).texts[1] == report.verdict.text
+    texts = Page(report.html).texts
+    assert texts.index(report.verdict.text) < 20
+    assert any(re.search(r"--model runs:/\w{32}/model --input", text) for text in texts)
     assert "1 plain training run without a sweep does not show" in build(plain_records(1)).verdict.text
     with pytest.raises(ValueError, match="no sweeps"):
         build([record("trial")])

@@ -29,9 +29,10 @@ from uml_core.reporting.space_rows import (
 from uml_core.reporting.tables import arm_notes, cost_rows, front_trials, sweep_metrics
 from uml_core.reporting.verdict import verdict_of
 from uml_core.sweeps.selection import Candidate, pareto_front, selected
-from uml_core.sweeps.space import Arm, Facts, Space, space_as_json
+from uml_core.sweeps.space import Arm, Facts, Space, space_as_json, space_from_json
 from uml_core.tracking.records import RunRecord
 
+ALTERNATIVES = {"ridge": 0.62, "discriminant": 0.61, "logistic": 0.61, "prior": 0.60, "shuffled_prior": 0.60}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # Runs in the page: what a reader on a screen of that width, or with weak eyes, would stumble over.
 INSPECT = """
@@ -75,8 +76,11 @@ def text_of(report: Report) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).replace("\u00a0", " ").split())
 
 
-def test_the_first_sentence_is_the_verdict_over_shots(full: Report) -> None:
-    assert text_of(full).startswith("pets Gain: corpus captions raises test accuracy on photos by +8.0 ± ")
+def test_the_first_answers_and_the_verdict_are_over_shots(full: Report) -> None:
+    assert text_of(full).startswith(
+        "pets Does it help? Yes at 1 shot, at 2 shots and at 4 shots; no reliable gain at 8"
+    )
+    assert "Gain: corpus captions raises test accuracy on photos by +8.0 ± " in text_of(full)
     assert "worth it below 8 shots" in full.verdict.text
 
 
@@ -233,12 +237,56 @@ def test_arms_stand_in_the_order_of_the_space_not_in_that_of_their_logging() -> 
     assert collected(records).arm_names() == ["unimodal", "zero_shot", "uml", "uml_init", "own"]
 
 
-def test_the_best_model_stands_with_the_line_that_uses_it() -> None:
-    records = sweep_records(GAIN)
-    records[0] = RunRecord(**{**vars(records[0]), "tags": {**records[0].tags, "uml.best_model": "models:/pets@best"}})
+def registered(records: list[RunRecord], arm: str) -> list[RunRecord]:
+    """A sweep whose last trial of that arm was registered."""
+    *_, best = (run.run_id for run in records if run.arm == arm)
+    tags = {**records[0].tags, "uml.best_model": "models:/pets@best", "uml.best_trial": best}
+    return [replace(records[0], tags=tags), *records[1:]]
+
+
+def test_what_to_ship_is_an_arm_its_accuracy_and_the_line_that_uses_it() -> None:
+    records = registered(sweep_records({**GAIN, **ALTERNATIVES}, shots=(1, 4)), "uml_init")
     text = text_of(report_in_words(records, tracking_uri="http://ada:secret@host:5000"))
+    assert "What do I ship? uml_init at 4 shots. as uml (λ > 0), and the head starts from" in text
+    assert "Test accuracy 68.4 % (95 % interval 64.4 to 72.4 over 5 seeds). Model models:/pets@best" in text
     assert "python -m pipelines.predict --model models:/pets@best --input FOLDER" in text
     assert "--tracking-uri http://host:5000" in text
+    assert "Model models:/pets@1-shots" in text
+    assert "best without, uml_init over ridge: +6.0 points (95 % interval +5.3 to +6.7) at 1 shot; +6.0 points" in text
+    again = registered(modality_records(), "captions")  # a newer sweep: the aliases are its models now
+    text = text_of(report_in_words([*records, *again]))
+    assert f"--model runs:/{records[0].tags['uml.best_trial']}/model" in text
+    assert f"The model that this sweep registered: runs:/{again[0].tags['uml.best_trial']}/model" in text
+
+
+def test_which_corpus_helps_is_told_by_the_sweep_that_knows_or_by_a_command() -> None:
+    text = text_of(report_in_words([*few_shot_records(), *modality_records()]))
+    assert "By sweep modalities: captions, alone: +6.0 points (95 % interval +5.3 to +6.7) at 1 shot, reliable;" in text
+    assert "sounds, alone: 0.0 points (95 % interval −0.6 to +0.6) at 1 shot, not reliable" in text
+    unknown = text_of(report_in_words(mixing_records()))
+    assert "This sweep cannot tell: captions and sounds take part together. To know: python -m" in unknown
+    assert "--space modalities" in unknown
+    assert "Which corpus? names, the only auxiliary corpus." in text_of(report_in_words(sweep_records(GAIN)))
+    with_pile = sweep_records({**GAIN, **ALTERNATIVES, "pile": 0.64})
+    space = space_from_json(with_pile[0].space_json)
+    arms = (*space.arms, Arm("pile", role="pile"))
+    with_pile[0] = replace(with_pile[0], space_json=space_as_json(replace(space, arms=arms)))
+    assert "The unlabelled pile, without text: +3.0 points (95 % " in text_of(report_in_words(with_pile))
+
+
+def test_a_sweep_about_the_target_alone_says_so() -> None:
+    arms = (Arm("ridge", role="ridge"), Arm("logistic", role="logistic"))
+    records = own_records(Space("?", arms, "ridge", "logistic", (0,)), {"ridge": 0.6, "logistic": 0.64})
+    text = text_of(report_in_words(records))
+    assert "Does it help? No unpaired data: this sweep is about pictures alone. How much? Best over second best" in text
+    assert "Which corpus? None takes part." in text
+
+
+def test_long_sentences_stand_once_on_the_page() -> None:
+    for records in (sweep_records(GAIN, shots=(1, 4)), modality_records()):
+        report = report_in_words(records)
+        for part in report.verdict.conditions:
+            assert text_of(report).count(part.text) == 1
 
 
 def test_costs_in_cpu_and_gpu_seconds() -> None:

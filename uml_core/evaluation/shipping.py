@@ -68,6 +68,11 @@ def choose(space: Space, val: Mapping[str, Mapping[int, float]], *, unseen: bool
     return Choice(arm, second, arm, _best(unpaired, val) if unpaired else None)
 
 
+def alias_of(shots: int | None) -> str:
+    """What the model of a number of shots is called in MLflow's registry, beside `best` of the most."""
+    return "all-shots" if shots is None else f"{shots}-shots"
+
+
 def lacking_alternatives(measured: Iterable[Arm]) -> list[str]:
     """The alternatives to training on unpaired data that are not among some arms, by role; few have a pile."""
     roles = {"pile", *(arm.role for arm in measured)}

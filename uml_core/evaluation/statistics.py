@@ -143,6 +143,11 @@ def paired_difference(treated: Mapping[int, float], baseline: Mapping[int, float
     return PairedDifference(mean, std, low, high, float(test.pvalue), count)
 
 
+def mean_over_seeds(by_seed: Mapping[int, float]) -> PairedDifference:
+    """A mean over seeds with its 95 % t interval: the difference to 0. Raises ValueError for no seeds."""
+    return paired_difference(by_seed, dict.fromkeys(by_seed, 0.0))
+
+
 def detectable_difference(measured: PairedDifference, *, tests: int = 1) -> float:
     """The least true difference that as many pairs, spread as these, show with a power of 80 % (t approximation).
 

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from uml_core.evaluation.statistics import paired_difference
+from uml_core.evaluation.statistics import mean_over_seeds
 from uml_core.figures.drawing import (
     BLACK,
     BLUE,
@@ -302,8 +302,7 @@ def _percent_axis(axes: Sequence[Axes], values: Sequence[float]) -> None:
 
 def _interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean and 95 % interval in percent; one value is its own interval."""
-    seeds = dict(enumerate(values))
-    found = paired_difference(seeds, dict.fromkeys(seeds, 0.0))
+    found = mean_over_seeds(dict(enumerate(values)))
     ends = (found.mean, found.mean) if math.isnan(found.low) else (found.low, found.high)
     return 100 * found.mean, 100 * ends[0], 100 * ends[1]
 

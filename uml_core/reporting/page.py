@@ -1,6 +1,7 @@
 """The report: one HTML file that needs nothing else, and its figures.
 
-In: the runs of one MLflow experiment as `RunRecord`s. Out: a `Report`, whose first sentence is the verdict.
+In: the runs of one MLflow experiment as `RunRecord`s. Out: a `Report`, which begins with four answers: whether unpaired
+data help, how much, which corpus does, and what to ship.
 
     report = build_report("pets", with_spaces(uri, experiment_runs(uri, "pets")), tracking_uri=uri)
 """
@@ -16,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from uml_core.figures import words
 from uml_core.figures.drawing import ReportFigure
 from uml_core.reporting import space_rows, tables
+from uml_core.reporting.answers import DECIDING_COMMAND, answers_of
 from uml_core.reporting.collect import SweepResults, condition_of, is_selected, latest_sweeps, training_runs
 from uml_core.reporting.exchange import ExchangeSection, exchange_section
 from uml_core.reporting.figures import class_figures, sweep_figures
@@ -26,7 +28,6 @@ from uml_core.tracking.uri import without_credentials
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_TRAINING_RUNS, MAX_FAILURES = 20, 30
 KIND_WORDS = {"gain": "gain", "no_gain": "no gain", "harm": "harm", "undecided": "undecided"}
-DECIDING_COMMAND = "python -m pipelines.tune EXPERIMENT.yaml --space controls"
 # The template asks for a sweep's tables where it prints them, so that a table is named once and not in a class between.
 TABLES = (
     *(tables.arm_rows, tables.arm_notes, tables.shift_rows, tables.front_trials),
@@ -85,6 +86,7 @@ def build_report(name: str, records: Sequence[RunRecord], *, tracking_uri: str) 
             {table.__name__: table for table in TABLES},
             name=name,
             verdict=verdict,
+            answers=answers_of(sweeps, verdict, plain),
             kind_words=KIND_WORDS,
             sections=sections,
             deciding_command=DECIDING_COMMAND,

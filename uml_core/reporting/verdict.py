@@ -120,6 +120,12 @@ class ConditionVerdict:
     claims: tuple[Claim, ...] = ()
     shipped: Shipped | None = None
 
+    @property
+    def answer(self) -> Kind:
+        """Whether unpaired data help: by training, or in another model that is shipped."""
+        gains = self.kind in ("no_gain", "undecided") and self.shipped is not None and self.shipped.is_gain
+        return "gain" if gains else self.kind
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -158,7 +164,7 @@ def _lacks(sweep: SweepResults) -> list[str]:
     lacking = [] if sweep.design.subject else lacking_alternatives(measured)
     if not lacking or not sweep.design.needs:
         return []
-    return [f"Not compared with {_all_of(ALTERNATIVE_WORDS[role] for role in lacking)}."]
+    return [f"Not compared with {all_of(ALTERNATIVE_WORDS[role] for role in lacking)}."]
 
 
 def _summary(sweep: SweepResults, parts: Sequence[ConditionVerdict]) -> str:
@@ -170,7 +176,7 @@ def _summary(sweep: SweepResults, parts: Sequence[ConditionVerdict]) -> str:
     for kind, words in KIND_WORDS.items():
         found = [f"{part.condition.words}{_in_brackets(part)}" for part in parts if part.kind == kind]
         if found:
-            groups.append(f"{words} {_all_of(found)}")
+            groups.append(f"{words} {all_of(found)}")
     sentence = "; ".join(groups)
     subject, verb_s = _subject(sweep)
     return (
@@ -200,7 +206,7 @@ def _over_shots(sweep: SweepResults, parts: Sequence[ConditionVerdict]) -> str:
     against = f"{seeds} seeds, {sweep.headline} against {sweep.baseline}"
     gains = [part for part in parts if part.kind == "gain"]
     beyond = [part for part in parts if part.kind == "no_gain" and part.claims[0].holds_above]
-    doubt = f"; not beyond the controls {_all_of(part.condition.words for part in beyond)}" if beyond else ""
+    doubt = f"; not beyond the controls {all_of(part.condition.words for part in beyond)}" if beyond else ""
     if not gains:
         return (
             f"No gain at any number of shots: {subject} change{verb_s} test accuracy on {sweep.target} by {measured}, "
@@ -211,7 +217,7 @@ def _over_shots(sweep: SweepResults, parts: Sequence[ConditionVerdict]) -> str:
     elif parts[: len(gains)] == tuple(gains) and parts[len(gains)].condition.shots is not None:
         worth = f"worth it below {parts[len(gains)].condition.shots} shots"
     else:
-        worth = f"worth it {_all_of(part.condition.words for part in gains)}"
+        worth = f"worth it {all_of(part.condition.words for part in gains)}"
     control = sweep.design.arm((sweep.design.needs or ("",))[0]).words
     return (
         f"Gain: {subject} raise{verb_s} test accuracy on {sweep.target} by {measured}: {worth}, beyond "
@@ -219,7 +225,8 @@ def _over_shots(sweep: SweepResults, parts: Sequence[ConditionVerdict]) -> str:
     )
 
 
-def _all_of(words: Iterable[str]) -> str:
+def all_of(words: Iterable[str]) -> str:
+    """Words in a row: "a", "a and b", "a, b and c"."""
     *first, last = words
     return " and ".join(filter(None, [", ".join(first), last]))
 
@@ -414,7 +421,7 @@ def _subject(sweep: SweepResults) -> tuple[str, str]:
     if sweep.design.subject:
         return sweep.design.subject, ""
     names = sweep.auxiliaries
-    joined = _all_of(names) if names else "the auxiliary data"
+    joined = all_of(names) if names else "the auxiliary data"
     return f"corpus {joined}" if len(names) == 1 else joined, "s" if len(names) <= 1 else ""
 
 
