@@ -179,15 +179,22 @@ def test_a_shifted_corpus_with_names_of_its_own(tmp_path: Path) -> None:
         settings(**changes, **{"mixing.loss_weight": {"sketch": 1}})
 
 
-def test_the_probe_takes_the_penalty_that_validates_best() -> None:
+@pytest.mark.parametrize("spread", [1.0, 100.0])
+def test_the_probe_takes_the_penalty_and_the_scaling_that_validate_best(spread: float) -> None:
     rng = np.random.default_rng(3)
     labels = np.repeat(np.arange(3), 8)
     means = rng.normal(size=(3, 40))
+    means[:, :4] *= spread  # such that scaled alone, features without a say get one
     train, val = (((means[labels] + 2 * rng.normal(size=(24, 40))).astype(np.float32), labels) for _ in range(2))
     probe, strength = LinearProbe.fit_validated(train, val, 3)
-    scores = {each: LinearProbe.fit(*train, 3, strength=each).score(*val) for each in (0.01, 0.1, 1.0, 10.0, 100.0)}
-    assert (probe.score(*val)[0], -probe.score(*val)[1]) == max((a, -nll) for a, nll in scores.values())
-    assert scores[strength] == probe.score(*val)
+    scores = {
+        (each, alike): LinearProbe.fit(*train, 3, strength=each, one_scale=alike).score(*val)
+        for each in (0.01, 0.1, 1.0, 10.0, 100.0)
+        for alike in (False, True)
+    }
+    best = max(scores, key=lambda each: (scores[each][0], -scores[each][1]))
+    assert (scores[best], best[0]) == (probe.score(*val), strength)
+    assert best[1] or spread == 1.0
 
 
 def test_neighbours_vote_by_cosine() -> None:
