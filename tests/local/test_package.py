@@ -16,9 +16,10 @@ from pipelines import STEPS, demo
 from pipelines.__main__ import main
 from tests.conftest import tracking_in, vector_tree, write_vector_corpora
 from tests.installed import PACKAGES, ROOT, environment_of, install
-from uml_core.config import EncodersConfig, load_experiment, parse_experiment
+from uml_core.config import EncodersConfig, TrackingConfig, load_experiment, parse_experiment
 from uml_core.encoders import build_encoder
 from uml_core.errors import InputError
+from uml_core.tracking.reading import find_run
 
 HEAVY = ("ray", "torch", "numpy", "pydantic", "mlflow")
 HELP = f"""
@@ -30,7 +31,12 @@ print(pipelines.__file__, [name for name in {HEAVY} if name in sys.modules])
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return install(tmp_path_factory.mktemp("package"))
+    """The package, installed within the checkout of somebody else."""
+    directory = tmp_path_factory.mktemp("package")
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@y", "-C", str(directory)]
+    for line in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run([*git, *line], check=True)
+    return install(directory)
 
 
 def said(installed: Path, directory: Path, *line: str) -> subprocess.CompletedProcess[str]:
@@ -46,7 +52,10 @@ def test_the_first_steps_run_from_another_directory(installed: Path, tmp_path: P
     (tmp_path / "pets.yaml").write_text(experiment.to_yaml().replace(f"{tmp_path}/", ""), encoding="utf-8")
     done = said(installed, tmp_path, str(installed / "bin" / "uml"), "run", "pets.yaml", "--steps", "embed,train")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1])["train"]["test_accuracy"] > 0.5
+    trained = json.loads(done.stdout.splitlines()[-1])["train"]
+    assert trained["test_accuracy"] > 0.5
+    run = find_run(TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db"), trained["run_id"])
+    assert run.tags["git.commit"] == "unknown", "the checkout is the user's, not the package's"
     assert {"store", "artifacts", "mlflow.db"} <= {path.name for path in tmp_path.iterdir()}
 
 

@@ -73,8 +73,14 @@ def provenance_tags(fingerprints: Mapping[str, str]) -> dict[str, str]:
 
 
 def _git_commit() -> str:
-    """The commit of the code that runs; "unknown" where it is no checkout, as in a job's uploaded copy."""
-    line = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The commit of the code that runs; "unknown" where it is no checkout, as in a job's uploaded copy.
+
+    An installed package may lie within the user's own checkout, whose commit says nothing of it.
+    """
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return "unknown"
+    line = ["git", "-C", str(root), "rev-parse", "HEAD"]
     try:
         return subprocess.run(line, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
