@@ -37,7 +37,7 @@ from uml_core.evaluation.comparison import compare
 from uml_core.evaluation.registry import EVALUATORS, ON_REQUEST, chosen_evaluators, measure
 from uml_core.evaluation.run import EvaluatedRun, Evaluator
 from uml_core.gradients.ranks import RankContext
-from uml_core.tracking.reading import download, find_run, presented_run
+from uml_core.tracking.reading import download, find_run, load_predictor, presented_run
 from uml_core.tracking.records import metric_points
 from uml_core.tracking.writing import MLflowTracker
 from uml_core.training.run import build_objective
@@ -192,13 +192,14 @@ def load_run(experiment: Experiment, run_id: str) -> LoadedRun:
 
     What is measured comes from the experiment file as it is now: its section evaluation, and its shifted test sets.
 
-    Raises InputError where the run logged no model, or its data is no longer in the store.
+    Raises InputError where the run logged no model, or its data is no longer in the store, or has other classes now.
     """
     record, uri = find_run(experiment.tracking, run_id), experiment.tracking.uri
     with tempfile.TemporaryDirectory() as folder:
         try:
             weights = load_file(download(uri, f"runs:/{run_id}/weights/model.safetensors", Path(folder)))
             file = download(uri, f"runs:/{run_id}/experiment.yaml", Path(folder))
+            classes = load_predictor(uri, f"runs:/{run_id}/model", Path(folder)).classes
         except InputError as error:
             raise InputError(
                 f"--run {run_id} is a run of kind '{record.kind or 'unknown'}' without a model ({error}); give one of "
@@ -212,6 +213,7 @@ def load_run(experiment: Experiment, run_id: str) -> LoadedRun:
     }
     trained = logged.override({"evaluation": experiment.evaluation.model_dump(mode="json"), **shifted})
     data = build_data(trained, store_tables(trained))
+    _check_classes(run_id, classes, data.classes)
     objective = build_objective(trained, data, RankContext.cpu())
     objective.model.load_state_dict(weights)
 
@@ -228,6 +230,19 @@ def load_run(experiment: Experiment, run_id: str) -> LoadedRun:
 
     evaluated = EvaluatedRun(trained, data, objective, ids=ids, raw=raw)
     return LoadedRun(run_id, record.kind, int(record.metrics.get("perf/steps", 0)), evaluated)
+
+
+def _check_classes(run_id: str, trained: Sequence[str], stored: Sequence[str]) -> None:
+    """Refuse a run of other classes than the store gives it: its head has a row a class, in their order."""
+    if tuple(trained) == tuple(stored):
+        return
+    new, gone = sorted(set(stored) - set(trained)), sorted(set(trained) - set(stored))
+    changes = [f"{word}: {listing(names)}" for word, names in (("new", new), ("gone", gone)) if names]
+    raise InputError(
+        f"--run {run_id} was trained on {len(trained)} classes, and the store has {len(stored)} for it now "
+        f"({'; '.join(changes) or 'other classes have train rows'}); train again (python -m pipelines.train), or embed "
+        "the target with the classes of the run"
+    )
 
 
 def explained_run(run: EvaluatedRun, pairs_file: str | None, plane_classes: tuple[str, str] | None) -> TrainedRun:

@@ -107,6 +107,15 @@ def test_training_before_embedding_or_with_another_encoder(capsys: pytest.Captur
     assert "embedded by another encoder or setting" in refused(capsys, train.main, str(file))
 
 
+def test_a_run_whose_classes_have_changed_since(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    assert embed.main([str(file)]) == 0
+    assert train.main([str(file), "model.head=ridge"]) == 0
+    write_vector_corpora(file.parent, num_classes=7)
+    assert embed.main([str(file)]) == 0
+    said = refused(capsys, evaluate.main, str(file))
+    assert "was trained on 6 classes, and the store has 7 for it now (new: class-6); train again" in said
+
+
 @pytest.mark.parametrize(
     ("uri", "part"),
     [
