@@ -1,9 +1,11 @@
 """Target-only batch inference (Ray Data).
 
-In: a logged model and a folder of new files (or a table of sentences). Out: one Parquet file with columns id (path
-relative to the input), prediction and probability; unreadable inputs go to FILE.rejected.parquet with their reason.
+In: a logged model and a folder of new files (or a table of sentences or paths). Out: one Parquet file with columns id
+(path relative to the input), prediction and probability, with --top also the next classes; unreadable inputs go to
+FILE.rejected.parquet with their reason, and more than --max-rejected of them end the step with status 2.
 
     python -m pipelines.predict --model runs:/RUN_ID/model --input FOLDER --output predictions.parquet
+    python -m pipelines.predict --model models:/pets@best --input new.csv --root photos --top 5 --output out.parquet
 
 No experiment file and no auxiliary corpus are needed. The tracking URI is --tracking-uri, else $MLFLOW_TRACKING_URI,
 else the experiment file's default.
@@ -25,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-from shtab import FILE
+from shtab import DIRECTORY, FILE
 from tqdm import tqdm
 
 from pipelines.command_line import Summary, absolute_path, add_model_flags, guarded, step_parser
@@ -44,51 +46,116 @@ from uml_core.corpora.readers.inputs import stream_inputs
 from uml_core.corpora.rows import Row
 from uml_core.encoders import build_encoder
 from uml_core.errors import InputError
-from uml_core.serving.predictor import Predictor
+from uml_core.serving.predictor import Predictions, Predictor
 from uml_core.tracking.reading import load_predictor
 
 PART_ROWS, BATCH_SIZE = 256, 32
 WINDOW_PARTS = 256  # listed at a time: neither the driver nor the object store holds all the inputs' places
 REJECTED_SCHEMA = pa.schema([("id", pa.string()), ("reason", pa.string())])
 SCHEMA = pa.schema([("id", pa.string()), ("prediction", pa.string()), ("probability", pa.float64())])
+TOP_SCHEMA = pa.schema([("top_predictions", pa.list_(pa.string())), ("top_probabilities", pa.list_(pa.float64()))])
+MAX_REJECTED = EmbedConfig().max_rejected
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = step_parser("predict", example="--model runs:/RUN_ID/model --input photos --output out.parquet")
     add_model_flags(parser)
     parser.add_argument(
-        "--input", required=True, help="folder of files, or a table (.jsonl, .csv, .parquet)"
+        "--input", required=True, help="folder of files, or a table (.jsonl, .csv, .tsv, .parquet)"
     ).complete = FILE
     parser.add_argument("--output", required=True, help="Parquet file to write").complete = FILE
+    words = "folder that a table's paths start in; default: the table's own"
+    parser.add_argument("--root", default=None, metavar="DIR", help=words).complete = DIRECTORY
+    words = f"share of unreadable inputs above which the step fails, once the others are written ({MAX_REJECTED})"
+    parser.add_argument("--max-rejected", default=str(MAX_REJECTED), metavar="SHARE", help=words)
+    words = "also the K most probable classes, in columns top_predictions and top_probabilities; all: every class"
+    parser.add_argument("--top", default=None, metavar="K", help=words)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
-    return guarded(lambda: run(arguments.model, arguments.input, arguments.output, arguments.tracking_uri))
+    given = build_parser().parse_args(argv)
+    return guarded(
+        lambda: run(
+            given.model,
+            given.input,
+            given.output,
+            given.tracking_uri,
+            root=given.root,
+            max_rejected=_share("--max-rejected", given.max_rejected),
+            top=None if given.top is None else _count("--top", given.top),
+        )
+    )
 
 
-def run(model_uri: str, input_path: str, output_path: str, tracking_uri: str) -> Summary:
-    """Predict every input; returns counts and where the predictions are."""
+def _share(flag: str, text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise InputError(f"{flag} is {text}; give a number from 0 to 1")
+    return share
+
+
+def _count(flag: str, text: str) -> int:
+    """A number of classes; 0 stands for all of them."""
+    if text != "all" and not text.isdecimal():
+        raise InputError(f"{flag} is {text}; give a number of classes, or all")
+    return 0 if text == "all" else int(text)
+
+
+def run(
+    model_uri: str,
+    input_path: str,
+    output_path: str,
+    tracking_uri: str,
+    *,
+    root: str | None = None,
+    max_rejected: float = MAX_REJECTED,
+    top: int | None = None,
+) -> Summary:
+    """Predict every input; returns counts and where the predictions are.
+
+    Args:
+        model_uri: runs:/..., models:/... or a local folder.
+        input_path: a folder, a table, or shards.
+        output_path: the Parquet file to write.
+        tracking_uri: MLflow's.
+        root: the folder that a table's paths start in.
+        max_rejected: share of the inputs that may be unreadable, as `embed.max_rejected`.
+        top: how many classes a row has in the columns `top_*`, 0 for all; None: there are no such columns.
+
+    Raises:
+        InputError: nothing can be predicted, or too many inputs are unreadable; what could be predicted is written.
+    """
     if not output_path.endswith(".parquet"):
         raise InputError(f"--output is {output_path}; give a file that ends in .parquet")
     with tempfile.TemporaryDirectory() as directory:
         predictor = load_predictor(absolute_path(tracking_uri), model_uri, Path(directory))
     output = Path(output_path).resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
+    schema = SCHEMA if top is None else pa.unify_schemas([SCHEMA, TOP_SCHEMA])
     with (
-        ParquetFile(output, SCHEMA) as predictions,
+        ParquetFile(output, schema) as predictions,
         ParquetFile(output.with_name(f"{output.stem}.rejected.parquet"), REJECTED_SCHEMA, keep_empty=False) as rejected,
     ):
-        for table, bad in _predictions(predictor, input_path):
-            predictions.write(table)
+        for ids, result, bad in _predictions(predictor, input_path, root):
+            predictions.write(_table(ids, result, schema, predictor.classes, top or len(predictor.classes)))
             if bad:
                 rows = [{"id": row.id, "reason": reason} for row, reason in bad]
                 rejected.write(pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA))
     text = f"{predictions.num_rows} predictions in {output}"
     if rejected.num_rows:
         first = pq.read_table(rejected.path).slice(0, 1).to_pylist()[0]
-        text += f"\n{rejected.num_rows} unreadable inputs in {rejected.path}, first {first['id']}: {first['reason']}"
+        found = f"unreadable inputs in {rejected.path}, first {first['id']}: {first['reason']}"
+        text += f"\n{rejected.num_rows} {found}"
+        total = rejected.num_rows + predictions.num_rows
+        if not predictions.num_rows or rejected.num_rows > max_rejected * total:
+            raise InputError(
+                f"{rejected.num_rows} of {total} {found} (--max-rejected is {max_rejected:.0%}); mend them, or raise "
+                f"the limit; {predictions.num_rows} predictions are in {output}"
+            )
     results = {"output": str(output), "rows": predictions.num_rows, "rejected_rows": rejected.num_rows}
     return Summary(text, results)
 
@@ -121,15 +188,22 @@ class ParquetFile:
             self.path.unlink(missing_ok=True)
 
 
-def _predictions(predictor: Predictor, path: str) -> Iterator[tuple[pa.Table, list[tuple[Row, str]]]]:
-    """Yield predictions and unreadable rows with their reasons, in the order of the inputs."""
+Rejected = list[tuple[Row, str]]
+
+
+def _predictions(
+    predictor: Predictor, path: str, root: str | None
+) -> Iterator[tuple[list[str], Predictions, Rejected]]:
+    """Yield ids, predictions and unreadable rows with their reasons, in the order of the inputs."""
     encoder = predictor.build_encoder()
     if encoder is None:
+        if root is not None:
+            raise InputError(f"--root is {root}, and the model takes ready inputs, which have no paths; remove it")
         for chunk, result in predictor.ready_inputs(path):
             rejected = [(row, row.fault or "") for row in chunk.rejected]
-            yield _table([row.id for row in chunk.rows], result.classes, result.probabilities), rejected
+            yield [row.id for row in chunk.rows], result, rejected
         return
-    windows = batched(batched(stream_inputs(path, predictor.modality), PART_ROWS), WINDOW_PARTS)
+    windows = batched(batched(stream_inputs(path, predictor.modality, root=root), PART_ROWS), WINDOW_PARTS)
     window = next(windows, None)  # an input that cannot be used is told here, before Ray starts
     with ray_session(), tqdm(unit="row", file=sys.stderr) as bar:
         ray.data.DataContext.get_current().execution_options.preserve_order = True
@@ -145,9 +219,9 @@ def _predictions(predictor: Predictor, path: str) -> Iterator[tuple[pa.Table, li
                 read=pickle.loads,
                 arguments={"predictor": predictor},
             ):
-                ids, classes, probabilities, rejected = pickle.loads(batch["payload"])
+                ids, result, rejected = pickle.loads(batch["payload"])
                 bar.update(len(ids) + len(rejected))
-                yield _table(ids, classes, probabilities), rejected
+                yield ids, result, rejected
             window = next(windows, None)
 
 
@@ -173,12 +247,17 @@ class ClassifyPart:
     def __call__(self, batch: Batch) -> Batch:
         part = decoded_part(batch, self._encoder, self._read)
         result = self._predictor.classify_decoded(self._encoder, part.decoded, batch_size=BATCH_SIZE)
-        payload = pickle.dumps(([row.id for row in part.rows], result.classes, result.probabilities, part.rejected))
+        payload = pickle.dumps(([row.id for row in part.rows], result, part.rejected))
         return {"payload": np.array([payload], dtype=object)}
 
 
-def _table(ids: Sequence[str], classes: Sequence[str], probabilities: np.ndarray) -> pa.Table:
-    return pa.table({"id": list(ids), "prediction": list(classes), "probability": probabilities}, schema=SCHEMA)
+def _table(ids: Sequence[str], result: Predictions, schema: pa.Schema, classes: Sequence[str], top: int) -> pa.Table:
+    columns = {"id": list(ids), "prediction": result.classes, "probability": result.probabilities}
+    if "top_predictions" in schema.names:
+        codes_BK, probabilities_BK = result.ranked(top)
+        columns["top_predictions"] = [[classes[code] for code in codes] for codes in codes_BK]
+        columns["top_probabilities"] = list(probabilities_BK)
+    return pa.table(columns, schema=schema)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,7 @@ BAD_ROWS: Mapping[str, Mapping[str, BadRow]] = {
         "rotated.jpg": BadRow(rotated_jpeg),
         "animated.gif": BadRow(animated_gif),
         "tiny.png": BadRow(lambda: picture_file(picture(size=(1, 1)))),
+        "plain.avif": BadRow(lambda: picture_file(picture(), "AVIF")),
         "wrong_ending.png": BadRow(lambda: picture_file(picture(), "WEBP")),
         "truncated.png": BadRow(lambda: picture_file()[:3000], "damaged picture"),
         "truncated.jpg": BadRow(lambda: picture_file(format="JPEG")[:700], "damaged picture"),
@@ -128,6 +129,7 @@ BAD_ROWS: Mapping[str, Mapping[str, BadRow]] = {
         "silent.wav": BadRow(lambda: sound_file(0 * tone()), "silent audio"),
         "zero_bytes.wav": BadRow(lambda: b"", "empty file (0 bytes)"),
         "text.wav": BadRow(lambda: b"this is a text file\n" * 20, "not a sound file"),
+        "truncated.wav": BadRow(lambda: sound_file(tone())[:-4000], "cut off: 0.44 s of the sound are there"),
         "truncated.flac": BadRow(lambda: sound_file(tone(), ending="flac")[:3000], "not a sound file"),
     },
     "text": {

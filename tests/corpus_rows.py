@@ -15,5 +15,5 @@ def list_rows(name: str, corpus: CorpusConfig, **options: Any) -> list[Row]:
     return list(stream_rows(name, corpus, **options))
 
 
-def list_inputs(path: str | Path, modality: str) -> list[Row]:
-    return list(stream_inputs(path, modality))
+def list_inputs(path: str | Path, modality: str, **options: Any) -> list[Row]:
+    return list(stream_inputs(path, modality, **options))

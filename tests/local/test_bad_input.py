@@ -149,4 +149,6 @@ def test_runs_spaces_and_models_that_do_not_exist(
     assert "holds no target model" in refused(capsys, predict.main, "--model", str(tmp_path), *line)
     bad_output = [*line[:3], str(tmp_path / "out.csv"), *line[4:]]
     assert "ends in .parquet" in refused(capsys, predict.main, "--model", str(tmp_path), *bad_output)
+    for flag, given in (("--top", "-1"), ("--top", "few"), ("--max-rejected", "5")):
+        assert f"{flag} is {given}; give a number" in refused(capsys, predict.main, "--model", "x", *line, flag, given)
     assert not (tmp_path / "out.parquet").exists()

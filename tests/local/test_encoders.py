@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,15 @@ def test_exif_rotation_is_applied() -> None:
 def test_unreadable_pictures_say_why(damage: Callable[[bytes], bytes], reason: str) -> None:
     with pytest.raises(RowError, match=reason):
         open_picture(damage(encoded(noise())))
+
+
+def test_heic_is_read_with_package_pillow_heif_or_named() -> None:
+    if find_spec("pillow_heif") is None:
+        with pytest.raises(RowError, match="as HEIC: pip install pillow-heif"):
+            open_picture(b"\x00\x00\x00\x1cftypheic" + bytes(100))
+        return
+    open_picture(encoded(noise()))  # which tells Pillow how
+    assert open_picture(encoded(noise(), "HEIF")).size == noise().size
 
 
 @pytest.mark.parametrize("width", [8_000, 30_000])

@@ -24,6 +24,7 @@ from tests.embedded import stream_here
 from tests.ray.test_tune import ONE_AT_A_TIME
 from uml_core.config import Experiment, load_experiment, parse_experiment
 from uml_core.corpora.examples.known_answer import write_known_answer
+from uml_core.errors import InputError
 from uml_core.tracking.reading import download, find_run
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -117,12 +118,13 @@ def write_new_pictures(directory: Path) -> Path:
 
 
 def test_new_pictures_are_predicted_by_the_step_and_by_mlflows_own_loading(
-    thread: Thread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    thread: Thread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new = write_new_pictures(tmp_path / "new")
     output = tmp_path / "out" / "predictions.parquet"
     uri = thread.experiment.tracking.uri
-    results = predict.run(f"runs:/{thread.run_id}/model", str(new), str(output), uri).results
+    model = f"runs:/{thread.run_id}/model"
+    results = predict.run(model, str(new), str(output), uri, max_rejected=0.25).results
     assert (results["rows"], results["rejected_rows"]) == (3, 1)
     predictions = pq.read_table(output).to_pydict()
     assert list(predictions) == ["id", "prediction", "probability"]
@@ -134,9 +136,22 @@ def test_new_pictures_are_predicted_by_the_step_and_by_mlflows_own_loading(
     # Listed in two windows, a part each, by an actor's class in this process.
     for name, value in {"PART_ROWS": 2, "WINDOW_PARTS": 1, "stream_parts": stream_here}.items():
         monkeypatch.setattr(predict, name, value)
-    again = predict.run(f"runs:/{thread.run_id}/model", str(new), str(tmp_path / "again.parquet"), uri).results
-    assert (again["rows"], again["rejected_rows"]) == (3, 1)
-    assert pq.read_table(again["output"]).to_pydict() == predictions
+    table, again = tmp_path / "new.csv", tmp_path / "again.parquet"
+    table.write_text("\n".join(["path", *predictions["id"], "broken.jpg"]))
+    line = ["--model", model, "--tracking-uri", uri, "--input", str(table), "--root", str(new), "--output", str(again)]
+    assert predict.main([*line, "--top", "all"]) == 2
+    said = capsys.readouterr().err
+    assert "error: 1 of 4 unreadable inputs" in said
+    assert f"(--max-rejected is 5%); mend them, or raise the limit; 3 predictions are in {again}" in said
+    ranked = pq.read_table(again).to_pydict()
+    assert {name: ranked[name] for name in predictions} == predictions
+    assert [names[0] for names in ranked["top_predictions"]] == predictions["prediction"]
+    assert [values[0] for values in ranked["top_probabilities"]] == predictions["probability"]
+    assert all(set(names) == set(CLASSES) for names in ranked["top_predictions"])
+    assert [sum(values) for values in ranked["top_probabilities"]] == pytest.approx([1, 1, 1])
+    table.write_text("path\nbroken.jpg\n")
+    with pytest.raises(InputError, match="1 of 1 unreadable inputs"):
+        predict.run(model, str(table), str(again), uri, root=str(new), max_rejected=1)
 
     # The same model through MLflow's own loading, as `mlflow models serve` does it: raw file bytes in.
     mlflow.set_tracking_uri(uri)

@@ -105,6 +105,9 @@ def bad_value(value: float) -> Samples:
         (sound_file(sine(), ending="flac")[:5000], "not a sound file that can be read"),
         (sound_file(sine(), ending="ogg")[:1000], "not a sound file that can be read"),
         (sound_file(sine())[:30], "not a sound file that can be read"),
+        (sound_file(sine())[:-800], "cut off: 0.97 s of the sound are there"),
+        (sound_file(noise(9.0, 0), ending="ogg")[:-300], "cut off: .* s of the sound are there"),
+        (sound_file(noise(2.0, 0), ending="mp3")[:-6000], "cut off: .* s of the sound are there"),
         (sound_file(sine()[:0]), "zero length"),
         (sound_file(sine(seconds=0.005)), "audio of 5.0 ms; at least 10 ms are needed"),
         (sound_file(bad_value(float("nan")), subtype="FLOAT"), "NaN, infinite or immense"),
@@ -118,6 +121,31 @@ def bad_value(value: float) -> Samples:
 def test_bad_files_are_refused_with_a_plain_reason(raw: bytes, reason: str) -> None:
     with pytest.raises(RowError, match=reason):
         decode(raw)
+
+
+def test_a_file_that_is_cut_off_behind_the_seconds_that_are_read_is_read() -> None:
+    whole = sound_file(noise(1.0, 0))
+    np.testing.assert_array_equal(decode(whole[:-800], max_seconds=0.9), decode(whole, max_seconds=0.9))
+    streamed = whole[:40] + b"\xff\xff\xff\xff" + whole[44:]  # written to a pipe: its length was not known
+    np.testing.assert_array_equal(decode(streamed), decode(whole))
+
+
+def test_aac_is_read_with_package_av_or_named() -> None:
+    if importlib.util.find_spec("av") is None:
+        with pytest.raises(RowError, match="as m4a or aac: pip install av"):
+            decode(b"\x00\x00\x00\x1cftypM4A " + bytes(100))
+        return
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(sine().astype(np.float32)[None], format="fltp", layout="mono")
+        frame.sample_rate = SAMPLE_RATE
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    assert loudest_hertz(decode(file.getvalue())) == pytest.approx(440, abs=2)
+    with pytest.raises(RowError, match="not a sound file that can be read"):
+        decode(file.getvalue()[:-900])
 
 
 @settings(max_examples=150, deadline=None)

@@ -106,7 +106,10 @@ def test_tables_that_are_refused(tmp_path: Path, records: list[Any], part: str) 
         ('{"text": ', "line 3 is not JSON: Expecting value"),
         ("[1]", "line 3 holds a list, not an object"),
         ('{"text": "y", "label": 1}', "label 1 is an int, labels before it are strings: labels of mixed types"),
-        ('{"text": "y", "label": ["a"]}', "label is a list; expected a string or a number"),
+        (
+            '{"text": "y", "label": ["a"]}',
+            "label is a list; a row has one class: write the row once for each, or keep the one that counts",
+        ),
         ('{"text": "y", "id": "7"}', "id '7' occurs again (row 1)"),
         ('{"text": "\\ud800"}', "text is not valid Unicode (UTF-8)"),
         (b'{"text": "\xff"}', "line 3 is not valid UTF-8 (byte 10)"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.corpus_rows import list_inputs, list_rows
 from uml_core.config import CorpusConfig
+from uml_core.corpora.readers.left_out import Census
 from uml_core.corpora.rows import Row
 from uml_core.encoders import RowError
 from uml_core.errors import InputError
@@ -104,19 +106,36 @@ def test_a_name_that_is_no_unicode(corpus: Path) -> None:
 
 
 def test_what_is_left_out_is_said(corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write(corpus, "train/fox/notes.txt", "train/cat/x.heic", "train/cat/y.heic", ".cache/cat/z.png", "README")
+    write(corpus, "train/fox/notes.txt", "train/cat/x.m4a", "train/cat/y.m4a", ".cache/cat/z.png", "README")
     (corpus / "train" / "elk").mkdir()
     with caplog.at_level(logging.WARNING):
         assert len(rows_of(corpus)) == 3
     assert "corpora.photos: no image file in train/elk, train/fox" in caplog.text
-    assert "files of other endings are left out: .heic (2), none (1), .txt (1); known: .bmp" in caplog.text
+    assert (
+        "corpora.photos: files of other endings are left out: .m4a (2), none (1), .txt (1); known: .avif" in caplog.text
+    )
+
+
+def test_what_is_left_out_of_inputs_is_said_and_what_would_read_it(
+    corpus: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    census = Census("image", Counter({".heic": 2, ".txt": 1}))
+    census.warn("corpora.photos")
+    assert ".heic (2), .txt (1); known: .avif" in caplog.text
+    assert caplog.text.rstrip().endswith("; for .heic: pip install pillow-heif")
+    write(corpus, "a/x.m4a", "notes.txt")
+    assert len(list_inputs(corpus, "image")) == 3
+    assert "--input: files of other endings are left out: .m4a (1), .txt (1); known: .avif" in caplog.text
+    assert "pip install av" not in caplog.text, "it would read no picture"
+    with pytest.raises(InputError, match=r"no audio file; known endings are .*\.wav"):
+        list_inputs(corpus / "notes.txt", "audio")
 
 
 def test_a_missing_folder_and_one_without_pictures(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"corpora.photos.path is .*none, which does not exist"):
         rows_of(tmp_path / "none")
-    with pytest.raises(InputError, match=r"holds no image file; known endings are .bmp, .gif, .jpeg"):
-        rows_of(write(tmp_path, "train/cat/a.heic"))
+    with pytest.raises(InputError, match=r"holds no image file; known endings are .avif, .bmp, .gif"):
+        rows_of(write(tmp_path, "train/cat/a.m4a"))
 
 
 def test_inputs_are_files_at_any_depth_tables_or_shards(corpus: Path, tmp_path: Path) -> None:
@@ -132,5 +151,10 @@ def test_inputs_are_files_at_any_depth_tables_or_shards(corpus: Path, tmp_path: 
     (tmp_path / "a.csv").write_text("path,id\ncorpus/loose.png,7\n")
     (row,) = list_inputs(tmp_path / "*.csv", "image")
     assert (row.id, row.split, row.read()) == ("7", "predict", b"picture")
+    (tmp_path / "b.csv").write_text("path\nloose.png\na/b/c/d/e.png\n")
+    found = list_inputs(tmp_path / "b.csv", "image", root=str(corpus))
+    assert [(row.id, row.read()) for row in found] == [(name, b"picture") for name in ("loose.png", "a/b/c/d/e.png")]
+    with pytest.raises(InputError, match=r"--root is .*, and --input .* is no table"):
+        list_inputs(corpus, "image", root=str(corpus))
     with pytest.raises(InputError, match=r"--input is .*none, which does not exist; give a folder of image files"):
         list_inputs(tmp_path / "none", "image")

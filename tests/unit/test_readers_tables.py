@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -165,18 +167,58 @@ def test_csv_with_damaged_lines(tmp_path: Path) -> None:
         + b",a\nlast,b\n"
     )
     found = rows_of(path, "text")
-    assert [(row.id, row.text) for row in found if row.fault is None] == [("row-0", "two\nlines"), ("row-5", "last")]
+    assert [(row.id, row.text) for row in found if row.fault is None] == [
+        ("row-0", "two\nlines"),
+        ("row-4", "x" * 140_000),
+        ("row-5", "last"),
+    ]
     assert [row.fault for row in found if row.fault is not None] == [
         "line 4 is not valid UTF-8",
         "line 6 has 1 fields, the header 2",
         "line 7 has 3 fields, the header 2",
-        "line 8 is not CSV: field larger than field limit (131072)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b'text;label\n"one; two, three";a\nfour;b\n'),
+        ("a.csv", b'"text"\t"label"\none; two, three\ta\nfour\tb\n'),
+        ("a.tsv", b"text\tlabel\none; two, three\ta\nfour\tb\n"),
+        ("a.csv.gz", gzip.compress(b'text,label\n"one; two, three",a\nfour,b\n')),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "one; two, three", "label": "a"}\n{"text": "four", "label": "b"}')),
+    ],
+)
+def test_other_separators_and_compressed_tables(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    for place in (tmp_path / name, tmp_path):
+        assert [(row.text, row.label) for row in rows_of(place, "text")] == [("one; two, three", "a"), ("four", "b")]
+    if name.endswith(".gz"):
+        (tmp_path / name).write_bytes(content[:-12])
+        with pytest.raises(InputError, match=r"is not readable as text|cannot be read to its end"):
+            rows_of(tmp_path / name, "text")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_columns_of_other_names(tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture) -> None:
+    path, frame = tmp_path / f"a.{ending}", pd.DataFrame({"Text": ["x"], "Label": ["cat"], "text": ["not this"]})
+    if ending == "parquet":
+        frame.to_parquet(path)
+    else:
+        path.write_text(frame.to_csv(index=False) if ending == "csv" else frame.to_json(orient="records", lines=True))
+    (row,) = rows_of(path, "text")
+    assert (row.text, row.label) == ("not this", None)
+    assert "a column of another spelling is read with columns: {label: Label}" in caplog.text
+    (row,) = rows_of(path, "text", columns={"text": "Text", "label": "Label"})
+    assert (row.text, row.label) == ("x", "cat")
+    with pytest.raises(InputError, match=r"has no column Lable, which columns has as label .did you mean 'Label'"):
+        rows_of(path, "text", columns={"label": "Lable"})
 
 
 @pytest.mark.parametrize(
     ("name", "content", "part"),
     [
+        ("a.csv", b"Text\nx\n", r"is read with columns: .text: Text"),
         ("a.csv", b"text,text\nx,y\n", "has column text twice"),
         ("a.csv", "text\nx\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
         ("a.jsonl", '{"text": "x"}'.encode("utf-16"), "is UTF-16 text"),

@@ -31,6 +31,21 @@ def build(changes: dict[str, Any] | None = None, **tables: CorpusTable) -> Train
     return build_training_data(experiment(**(changes or {})), {"target": TARGET, "names": NAMES, **tables})
 
 
+def test_labels_are_brought_together_by_case_spaces_and_a_map() -> None:
+    spelled = table(np.zeros((8, 3)), [" A", "B ", "tabby", "A", "a", "moth", None, "c"])
+    changes = {"data.labels": {"normalise": "strip_casefold", "map": {"TABBY": "C"}}}
+    data = build(changes, names=spelled, target=table(TARGET.embeddings, [label.upper() for label in LABELS]))
+    assert data.classes == ("a", "b", "c")
+    assert data.train["names"].rows.tolist() == [0, 1, 2, 3, 4, 7]
+    assert data.train["names"].labels.tolist() == [0, 1, 2, 0, 0, 2]
+    hint = "names: 2 rows match 'a', 1 rows match 'b' after strip and casefold: data.labels.normalise=strip_casefold"
+    without = build(names=table(np.zeros((4, 3)), ["A", " a", "B ", "c"])).warnings()
+    assert any(line.startswith(hint) for line in without)
+    assert not any("strip and casefold" in line for line in build().warnings())
+    both = build(target=table(TARGET.embeddings, [*["C"] * 5, *LABELS[5:]])).warnings()
+    assert any("classes 'C', 'c' are the same after strip and casefold" in line for line in both)
+
+
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 8), st.integers(0, 5))
 def test_shots_are_stratified_and_nested(codes: list[int], shots: int, seed: int) -> None:
     labels = np.array(codes)
@@ -175,6 +190,11 @@ def test_unrelated_hands_whole_foreign_classes_to_target_classes() -> None:
         ({"target": table(np.zeros((3, 2)), [*"aab"], ["train", "train", "test"])}, "without any train row: b"),
         ({"target": table(np.zeros((2, 2)), [*"ab"])}, "no validation rows"),
         ({"names": table(np.zeros((2, 3)), [*"yz"])}, "shares no class with the target"),
+        ({"names": table(np.zeros((2, 3)), [*"Az"])}, "remove the corpus; 1 rows match 'a' after strip and casefold"),
+        (
+            {"names": table(np.zeros((3, 3)), ["a|b", "b", "c|d"])},
+            r"names has labels that hold several classes: 'a\|b'; a row has one: .*data.labels.map=\{'a\|b': a\}",
+        ),
     ],
 )
 def test_data_that_cannot_be_trained_on(tables: dict[str, CorpusTable], part: str) -> None:

@@ -19,6 +19,7 @@ RANDOM_WEIGHTS = "random"  # encoders.image.weights: none are loaded, for traini
 READY_FORMATS = ("embeddings", "tokens", "multibench")  # adopted as they are: no encoder
 CorpusRole = Literal["train", "shifted", "bridge", "unlabelled"]
 CorpusControl = Literal["none", "shuffled_labels", "noise", "unrelated"]
+TableColumn = Literal["id", "label", "split", "text", "path", "bytes"]
 MultiBenchDataset = Literal["mosi", "mosei", "mustard", "ur_funny", "mimic"]
 MultiBenchField = Literal["vision", "audio", "text", "static", "series"]
 
@@ -78,6 +79,8 @@ class CorpusConfig(Settings):
     """Local path or URI; of formats table, webdataset and embeddings also a folder or a pattern of files."""
     root: str | None = None
     """Of format table: the folder that its column `path` starts in; null: the table's own."""
+    columns: Mapping[TableColumn, str] = Field(default_factory=dict)
+    """Of format table: columns that the file names otherwise, ours first: {text: Caption, label: Class}."""
     split: Annotated[str, Field(min_length=1)] = "train"
     """Split of the rows that name none."""
     templates: tuple[str, ...] = ()
@@ -117,7 +120,13 @@ class CorpusConfig(Settings):
             raise ValueError(f"key 'path' is missing; format {self.format} needs the path or URI of the corpus")
         if self.path is not None and self.format == "templates":
             raise ValueError("path is set on format templates, which reads no file; remove it")
-        belongs = {"root": "table", "templates": "templates", "template_set": "templates", "names": "templates"}
+        belongs = {
+            "root": "table",
+            "columns": "table",
+            "templates": "templates",
+            "template_set": "templates",
+            "names": "templates",
+        }
         belongs |= {"dataset": "multibench", "field": "multibench"}
         for setting, format_ in belongs.items():
             if getattr(self, setting) and self.format != format_:

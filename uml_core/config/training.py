@@ -186,9 +186,20 @@ class MixingConfig(Settings):
     """One corpus that trains alone at first."""
 
 
+class LabelsConfig(Settings):
+    """How the labels of all corpora are brought together, before any row is selected: the store keeps those it has."""
+
+    normalise: Literal["none", "strip_casefold"] = "none"
+    """strip_casefold: spaces around a label and its case do not count, nor in `map`; labels are in small letters."""
+    map: Mapping[str, str] = Field(default_factory=dict)
+    """Another label in the place of one: {tabby: cat}. Files of classes and rows name those that come out of it."""
+
+
 class DataConfig(Settings):
     """Splits and few-shot subsets, all drawn by `split_seed`; subsets are nested."""
 
+    labels: LabelsConfig = LabelsConfig()
+    """Labels that are brought together over corpora."""
     classes: Literal["target", "union"] = "target"
     """Classes to tell apart: those with train rows of the target; or also those that only auxiliary corpora have."""
     bridge_overlap: Literal["keep", "remove"] = "keep"

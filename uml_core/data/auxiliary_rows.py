@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uml_core.config import Experiment
+from uml_core.data.label_names import alike
 from uml_core.data.labelled_rows import LabelledRows, class_means, noise_like
 from uml_core.data.subsets import take_shots
 from uml_core.data.target_rows import class_codes, count_by_class
@@ -34,9 +35,11 @@ def auxiliary_rows(
     in_train = table.split_codes == train_code
     rows = np.flatnonzero(in_train & (codes >= 0))
     if not len(rows):
+        hint = alike(count_by_class(table, np.flatnonzero(in_train)), classes)
         raise InputError(
             f"corpora.{corpus} shares no class with the target: it has {listing(table.label_names) or 'no labels'}, "
             f"the target has {listing(classes)}; use the same class names, or remove the corpus"
+            f"{hint and '; ' + hint}"
         )
     shots = experiment.data.auxiliary_shots.get(corpus)
     if isinstance(shots, int):

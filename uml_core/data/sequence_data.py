@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uml_core.config import Experiment
+from uml_core.data.label_names import with_labels
 from uml_core.data.subsets import Rows
 from uml_core.data.target_rows import target_rows
 from uml_core.errors import InputError, listing
@@ -120,6 +121,7 @@ def build_sequence_data(
         InputError: the target's splits or labels do not serve a probe, a corpus has no train rows, or a control is set
             that needs labels.
     """
+    tables = with_labels(experiment, tables)
     target, limit = tables[experiment.target], experiment.sequence_model.max_tokens
     found = target_rows(experiment, tables, given)
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from uml_core.config import Experiment
 from uml_core.data.class_maps import read_class_map
+from uml_core.data.label_names import alike
 from uml_core.data.subsets import Rows, split_off, take_shots
 from uml_core.errors import InputError, listing
 from uml_core.store.corpus_table import CorpusTable
@@ -232,9 +233,11 @@ def _check_classes_have_train_rows(experiment: Experiment, table: NamedRows, lab
         whose, instead = "", ", or set data.classes=union where an auxiliary corpus has them"
     for split in ("val", "test"):
         rows = _split_rows(table, split)
-        lacking = {table.label_names[code] for code in table.label_codes[rows[labels[rows] < 0]]}
+        counts = count_by_class(table, rows[labels[rows] < 0])
+        lacking, hint = set(counts), alike(counts, classes_in(table))
         if lacking:
             raise InputError(
                 f"corpora.{experiment.target} has classes in {split} without any train row{whose}: "
                 f"{listing(sorted(lacking))}; add train rows for them, or remove them from {split}{instead}"
+                f"{hint and '; ' + hint}"
             )

@@ -16,6 +16,7 @@ import numpy as np
 from uml_core.config import Experiment
 from uml_core.data.auxiliary_rows import auxiliary_rows
 from uml_core.data.bridge_rows import BridgeRows, bridge_rows
+from uml_core.data.label_names import alike, repeated_names, with_labels
 from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.row_statistics import RowStatistics
 from uml_core.data.subsets import Rows
@@ -63,12 +64,15 @@ class TrainingData:
                 f"{listing(self.unprojected)}: as wide as {self.target} ({width}), so no projection lies between them; "
                 "unless one encoder made both spaces, set model.shared_width to another width"
             )
+        lines += repeated_names(self.classes)
         lines += [bridge.words for bridge in self.bridges]
         lines += self.repeats
         for corpus, counts in self.dropped.items():
             if counts:
                 shown = listing(f"{label or 'no label'} ({count})" for label, count in counts.items())
                 lines.append(f"{corpus}: {sum(counts.values())} rows of classes the target lacks were dropped: {shown}")
+            if hint := alike(counts, self.classes):
+                lines.append(f"{corpus}: {hint}")
         for corpus, rows in self.train.items():
             missing = [name for code, name in enumerate(self.classes) if not (rows.labels == code).any()]
             if missing:
@@ -91,6 +95,7 @@ def build_training_data(
         InputError: the target has no labelled train rows, a class of val or test has no train row, validation is
             empty, or an auxiliary corpus shares no class with the target.
     """
+    tables = with_labels(experiment, tables)
     target = tables[experiment.target]
     found = target_rows(experiment, tables, given)
     classes, labels, splits = found.classes, found.labels, found.splits

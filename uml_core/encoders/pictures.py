@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import warnings
@@ -18,8 +19,10 @@ MAX_ASPECT = 100  # long side over short side; resizing the short side to 224 wo
 def open_picture(raw: bytes) -> Image.Image:
     """Decode a picture file to upright RGB, transparency on white; of an animation, the first frame.
 
-    16-bit and floating point pictures are scaled to 8 bits. Raises RowError with a plain reason.
+    It may be what Pillow reads, and HEIC where package pillow-heif is installed. 16-bit and floating point pictures are
+    scaled to 8 bits. Raises RowError with a plain reason.
     """
+    reads_heif = _reads_heif()
     try:
         with warnings.catch_warnings():
             # Our own limit below is the one that counts; Pillow's warning would only repeat it.
@@ -33,6 +36,8 @@ def open_picture(raw: bytes) -> Image.Image:
     except Image.DecompressionBombError:  # Pillow's own limit, which it checks before it says how large the picture is
         raise RowError(f"picture of far too many pixels; at most {MAX_PIXELS} pixels are read") from None
     except UnidentifiedImageError:
+        if raw[4:8] == b"ftyp" and not reads_heif:
+            raise RowError("a picture that Pillow does not read, as HEIC: pip install pillow-heif") from None
         raise RowError("empty file (0 bytes)" if not raw else "not a picture in a known format") from None
     # What Pillow's plug-ins raise of a damaged header or body, found by damaging files at random.
     except (
@@ -47,6 +52,17 @@ def open_picture(raw: bytes) -> Image.Image:
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return picture.convert("RGB")
+
+
+@functools.cache
+def _reads_heif() -> bool:
+    """Whether Pillow reads HEIC in this process: it does once package pillow-heif has told it how."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 def _check_size(picture: Image.Image) -> None:

@@ -13,6 +13,7 @@ import os
 import pickle
 import posixpath
 import stat
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,8 +28,9 @@ import pyarrow.parquet as pq
 
 from uml_core.errors import InputError
 
-# What pyarrow and fsspec raise for a path or URI that is missing, forbidden, unreachable or unknown.
-STORAGE_ERRORS = (OSError, pa.ArrowException, ValueError, ImportError)
+# What pyarrow and fsspec raise for a path or URI that is missing, forbidden, unreachable or unknown, and gzip for one
+# that is damaged.
+STORAGE_ERRORS = (OSError, pa.ArrowException, ValueError, ImportError, EOFError, zlib.error)
 
 # other: a pipe, a socket; broken: gone, or a link to nothing; outside: a link that leaves the corpus folder
 EntryKind = Literal["file", "folder", "linked folder", "other", "broken", "outside file", "outside folder"]

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
 from uml_core.config import CorpusConfig, EncoderConfig
 from uml_core.corpora.ready.adopt import ReadyRows, stream_ready
@@ -34,6 +35,11 @@ class Predictions:
     classes: list[str]
     probabilities: npt.NDArray[np.float64]
     logits: npt.NDArray[np.float32]
+
+    def ranked(self, top: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Codes and probabilities (B, K) of each input's `top` most probable classes, K at most C."""
+        codes_BK = np.argsort(-self.logits, axis=1, kind="stable")[:, :top]
+        return codes_BK, np.take_along_axis(softmax(self.logits.astype(np.float64), axis=1), codes_BK, axis=1)
 
 
 @dataclass(frozen=True)

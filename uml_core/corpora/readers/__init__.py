@@ -33,7 +33,11 @@ READERS: Mapping[str, Reader] = {
 
 
 def stream_rows(
-    name: str, corpus: CorpusConfig, *, classes: Callable[[], Sequence[str]] | None = None
+    name: str,
+    corpus: CorpusConfig,
+    *,
+    classes: Callable[[], Sequence[str]] | None = None,
+    ids_from_paths: bool = False,
 ) -> Iterator[Row]:
     """Yield the rows of a corpus in a fixed order, without reading their content.
 
@@ -43,12 +47,13 @@ def stream_rows(
         name: the corpus's name, for messages.
         corpus: its settings.
         classes: returns the target's classes; format templates asks for them.
+        ids_from_paths: whether rows of a table that have a path and no id are named by their path.
 
     Raises:
         InputError: while iterating; the path is missing, empty or not of the stated format.
     """
     found = False
-    for row in checked(READERS[corpus.format](CorpusSource(name, corpus, classes))):
+    for row in checked(READERS[corpus.format](CorpusSource(name, corpus, classes, ids_from_paths))):
         found = True
         yield row
     if not found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any
 
 from uml_core.config import CorpusConfig
@@ -13,20 +14,34 @@ from uml_core.errors import InputError
 from uml_core.files.paths import kind_of
 
 ROWS_AT_ONCE = 1024  # rows whose ids are checked together
+ENDINGS: Mapping[str, str] = {
+    "image": ".png .jpg .jpeg .webp .avif .bmp .gif .tif .tiff .ppm .heic .heif",
+    "audio": ".wav .flac .ogg .mp3 .oga .opus .aiff .m4a .aac",
+    "text": ".txt .md",
+}
+# Of those, the ones that are read where an extra package is installed.
+PACKAGES: Mapping[str, str] = {".heic": "pillow-heif", ".heif": "pillow-heif", ".m4a": "av", ".aac": "av"}
 SUFFIXES: Mapping[str, frozenset[str]] = {
-    "image": frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")),
-    "audio": frozenset((".wav", ".flac", ".ogg", ".mp3", ".oga", ".opus", ".aiff")),
-    "text": frozenset((".txt", ".md")),
+    modality: frozenset(
+        ending
+        for ending in endings.split()
+        if ending not in PACKAGES or find_spec(PACKAGES[ending].replace("-", "_")) is not None
+    )
+    for modality, endings in ENDINGS.items()
 }
 
 
 @dataclass(frozen=True)
 class CorpusSource:
-    """A corpus to list: its name and settings, and the target's classes (asked for by templates alone)."""
+    """A corpus to list: its name and settings, and the target's classes (asked for by templates alone).
+
+    With `ids_from_paths` a table's rows without an id are named by their path.
+    """
 
     name: str
     corpus: CorpusConfig
     classes: Callable[[], Sequence[str]] | None = None
+    ids_from_paths: bool = False
 
     @property
     def setting(self) -> str:
@@ -59,11 +74,13 @@ class RecordNames:
     default_split: str
     prefix: str = ""
     label_names: Sequence[str] = ()  # names of integer labels, where the file holds them
+    id_columns: Sequence[str] = ("id",)  # the first that a record has names its row
     _label_type: type | None = field(default=None, init=False)
 
     def row(self, index: int, record: Mapping[str, Any], fault: str | None = None) -> Row:
         """A row without content; with a fault where the record has one, or names the row wrongly."""
-        row_id, id_fault = scalar("id", record.get("id"))
+        column = next((name for name in self.id_columns if record.get(name) is not None), "id")
+        row_id, id_fault = scalar(column, record.get(column))
         label, label_fault = self._label(record.get("label"))
         split, split_fault = scalar("split", record.get("split"))
         return Row(
@@ -75,6 +92,8 @@ class RecordNames:
 
     def _label(self, value: object) -> tuple[str | None, str | None]:
         label, fault = scalar("label", value)
+        if isinstance(value, list):
+            fault = "label is a list; a row has one class: write the row once for each, or keep the one that counts"
         if label is None:
             return None, fault
         if self._label_type is None:

@@ -5,18 +5,15 @@ The first file of a known ending says which of the two it is; a file at another 
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from uml_core.corpora.readers.base import SUFFIXES, CorpusSource
+from uml_core.corpora.readers.left_out import Census, no_file
 from uml_core.corpora.rows import Row, canonical_split
-from uml_core.errors import InputError, listing
+from uml_core.errors import InputError
 from uml_core.files.paths import STORAGE_ERRORS, Entry, EntryKind, list_folder, one_line
-
-logger = logging.getLogger(__name__)
 
 # Why an entry cannot be a row; None: it can.
 FAULTS: Mapping[EntryKind, str | None] = {
@@ -37,23 +34,6 @@ class Found:
     relative: str
     entry: Entry
     fault: str | None = None
-
-
-@dataclass
-class Census:
-    """What was passed over while walking: files of other endings, and folders without a usable file."""
-
-    modality: str
-    other_endings: Counter[str] = field(default_factory=Counter)
-    barren: list[str] = field(default_factory=list)
-
-    def warn(self, name: str) -> None:
-        known = listing(sorted(SUFFIXES[self.modality]), limit=12)
-        if self.barren:
-            logger.warning("corpora.%s: no %s file in %s", name, self.modality, listing(self.barren))
-        if self.other_endings:
-            shown = listing(f"{ending or 'none'} ({count})" for ending, count in self.other_endings.most_common(9))
-            logger.warning("corpora.%s: files of other endings are left out: %s; known: %s", name, shown, known)
 
 
 def read_folder(source: CorpusSource) -> Iterator[Row]:
@@ -90,12 +70,8 @@ def read_folder(source: CorpusSource) -> Iterator[Row]:
     if depth is None and first_odd is not None:
         raise InputError(f"{source.setting} {source.location} holds {first_odd}; {LAYOUT}")
     if depth is None and census.other_endings:
-        raise InputError(no_file(f"{source.setting} {source.location}", corpus.modality))
-    census.warn(source.name)
-
-
-def no_file(location: str, modality: str) -> str:
-    return f"{location} holds no {modality} file; known endings are {listing(sorted(SUFFIXES[modality]), limit=12)}"
+        raise InputError(no_file(f"{source.setting} {source.location}", corpus.modality, census.other_endings))
+    census.warn(f"corpora.{source.name}")
 
 
 def walk(root: str, census: Census) -> Iterator[Found]:

@@ -1,4 +1,4 @@
-"""Format table: .jsonl, .csv or .parquet with the content in a column text, path or (Parquet) the bytes themselves.
+"""Format table: .jsonl, .csv, .tsv or .parquet with the content in a column text, path or, in Parquet, the bytes.
 
 A path is relative to the setting `root`, or to the table's folder, and must stay inside it. Bytes stay in the table:
 their rows name row group and row, and a worker reads them from there.
@@ -7,13 +7,14 @@ their rows name row group and row, and a worker reads them from there.
 from __future__ import annotations
 
 import itertools
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from uml_core.corpora.content import Cell
 from uml_core.corpora.readers.base import CorpusSource, RecordNames, scalar
-from uml_core.corpora.readers.table_files import BYTE_COLUMNS, TABLE_SUFFIXES, Table, open_table
+from uml_core.corpora.readers.table_files import BYTE_COLUMNS, NAME_COLUMNS, TABLE_SUFFIXES, Table, open_table
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError, listing
 from uml_core.files.paths import (
@@ -28,6 +29,8 @@ from uml_core.files.paths import (
     stamps_of,
 )
 from uml_core.files.patterns import files_of, relative_names
+
+logger = logging.getLogger(__name__)
 
 # Hugging Face data sets name their files SPLIT-00000-of-00003.parquet.
 SPLIT_IN_NAME = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
@@ -44,9 +47,9 @@ def read_table(source: CorpusSource) -> Iterator[Row]:
     if corpus.root is not None and kind_of(corpus.root, f"corpora.{source.name}.root") != "folder":
         raise InputError(f"corpora.{source.name}.root is {corpus.root}, which is no folder; paths start there")
     files = files_of(source.location, TABLE_SUFFIXES, source.setting)
-    names = RecordNames(corpus.split)
+    names = RecordNames(corpus.split, id_columns=("id", "path") if source.ids_from_paths else ("id",))
     for location, name in zip(files, relative_names(files), strict=True):
-        table = open_table(source.setting, location)
+        table = open_table(source.setting, location, {str(ours): theirs for ours, theirs in corpus.columns.items()})
         names.prefix = f"{name}/" if len(files) > 1 else ""
         names.label_names = table.label_names
         split = SPLIT_IN_NAME.fullmatch(base_name(location))
@@ -54,6 +57,8 @@ def read_table(source: CorpusSource) -> Iterator[Row]:
         if not table.columns:
             continue
         content = _content(source, location, table)
+        if location == files[0] and (meant := _meant(table.columns)):
+            logger.warning("%s %s%s", source.setting, location, meant)
         rows = _rows(source, location, table, names, content)
         try:
             yield from _with_remote_stamps(rows) if content == "path" and is_uri(corpus.root or location) else rows
@@ -102,11 +107,18 @@ def _content(source: CorpusSource, location: str, table: Table) -> str:
     if "text" not in columns:
         raise InputError(
             f"{source.setting} {location} has columns {listing(columns)}; a table needs a column text or path"
-            f", or in Parquet bytes in {listing(BYTE_COLUMNS)}"
+            f", or in Parquet bytes in {listing(BYTE_COLUMNS)}{_meant(columns)}"
         )
     if modality != "text":
         raise InputError(
             f"corpora.{source.name} is of modality {modality}, so its table {location} needs a column path"
-            f", or in Parquet bytes in {listing(BYTE_COLUMNS)}"
+            f", or in Parquet bytes in {listing(BYTE_COLUMNS)}{_meant(columns)}"
         )
     return "text"
+
+
+def _meant(columns: Sequence[str]) -> str:
+    """In words, columns that have one of our names but for case and spaces, and are not read."""
+    ours = [name for name in (*NAME_COLUMNS, "text", "path") if name not in columns]
+    pairs = [f"{name}: {theirs}" for name in ours for theirs in columns if theirs.strip().casefold() == name]
+    return f"; a column of another spelling is read with columns: {{{listing(pairs)}}}" if pairs else ""

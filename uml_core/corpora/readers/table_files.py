@@ -1,19 +1,21 @@
-"""Tables as streams of records: .jsonl line by line, .csv row by row, .parquet batch by batch.
+"""Tables as streams of records: .jsonl line by line, .csv and .tsv row by row, .parquet batch by batch; also .gz.
 
 In: a path or URI. Out: a `Table` with its columns and an iterator of `Record`. A line that cannot be read is a record
-with a fault, and the lines after it are read.
+with a fault, and the lines after it are read. A .csv whose header has no comma may be separated by ; or tabs.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,9 +23,10 @@ import pyarrow.parquet as pq
 from uml_core.errors import InputError, listing, nearest
 from uml_core.files.paths import STORAGE_ERRORS, base_name, one_line, open_bytes, open_parquet
 
-TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
+TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz", ".tsv.gz")
 NAME_COLUMNS = ("id", "label", "split")
 BYTE_COLUMNS = ("bytes", "content", "image", "audio")
+MAX_FIELD = 2**24  # characters of a CSV field; a quote that is never closed must not take the file as one field
 PEEKED = 1000  # lines of a .jsonl file that say which columns there are
 BATCH_ROWS = 1024
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -48,14 +51,25 @@ class Table:
     label_names: Sequence[str] = ()  # names of integer labels, from the metadata of Hugging Face data sets
 
 
-def open_table(setting: str, location: str) -> Table:
+def table_ending(location: str) -> str:
+    """A file's ending in small letters, such as .csv, or .csv.gz of a compressed one."""
+    suffixes = [suffix.lower() for suffix in PurePosixPath(base_name(location)).suffixes]
+    return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
+
+
+def open_table(setting: str, location: str, columns: Mapping[str, str] | None = None) -> Table:
     """Open a table by its ending.
 
+    Args:
+        setting: what messages name.
+        location: path or URI.
+        columns: our names of columns that the table names otherwise, and what it names them.
+
     Raises:
-        InputError: the ending is unknown, or the file as a whole is not what its ending says.
+        InputError: the ending is unknown, the file as a whole is not what its ending says, or lacks one of `columns`.
     """
-    suffix = PurePosixPath(base_name(location)).suffix.lower()
-    opener = _OPENERS.get(suffix)
+    suffix, columns = table_ending(location), columns or {}
+    opener = _OPENERS.get(suffix.removesuffix(".gz")) if suffix != ".parquet.gz" else None
     if opener is None:
         raise InputError(
             f"{setting} is {location}; a table ends in {listing(TABLE_SUFFIXES)}{nearest(suffix, TABLE_SUFFIXES)}"
@@ -63,7 +77,7 @@ def open_table(setting: str, location: str) -> Table:
     try:
         if suffix != ".parquet":
             _refuse_utf16(setting, location)
-        return opener(setting, location)
+        return _renamed(opener(setting, location, columns), columns, f"{setting} {location}")
     except InputError:
         raise
     except STORAGE_ERRORS as error:
@@ -71,17 +85,41 @@ def open_table(setting: str, location: str) -> Table:
         raise InputError(f"{setting} {location} is not readable as {kind}: {one_line(error)}") from None
 
 
-def _open_jsonl(setting: str, location: str) -> Table:
+def _renamed(table: Table, columns: Mapping[str, str], named: str) -> Table:
+    for ours, theirs in columns.items():
+        if theirs not in table.columns:
+            raise InputError(
+                f"{named} has no column {theirs}, which columns has as {ours}{nearest(theirs, table.columns)}; it has "
+                f"{listing(table.columns)}"
+            )
+    if not columns:
+        return table
+    theirs_of = {name: name for name in table.columns if name not in columns.values()} | dict(columns)
+    records = (
+        replace(record, values={ours: record.values.get(theirs) for ours, theirs in theirs_of.items()})
+        for record in table.records
+    )
+    return replace(table, columns=list(theirs_of), records=records)
+
+
+@contextmanager
+def _opened(location: str) -> Iterator[IO[bytes]]:
+    """A file's bytes, unpacked where its name ends in .gz."""
+    with open_bytes(location) as file:
+        yield gzip.GzipFile(fileobj=file) if table_ending(location).endswith(".gz") else file  # type: ignore[misc]
+
+
+def _open_jsonl(setting: str, location: str, columns: Mapping[str, str]) -> Table:
     records = _json_records(location)
     first = list(itertools.islice(records, PEEKED))
-    columns = sorted(set().union(*(record.values.keys() for record in first)))
-    if first and not columns:
+    found = sorted(set().union(*(record.values.keys() for record in first)))
+    if first and not found:
         raise InputError(f"{setting} {location} {first[0].fault or 'line 1 is an object without keys'}")
-    return Table(columns, itertools.chain(first, records))
+    return Table(found, itertools.chain(first, records))
 
 
 def _json_records(location: str) -> Iterator[Record]:
-    with open_bytes(location) as file:
+    with _opened(location) as file:
         for number, line in enumerate(file, start=1):
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
@@ -101,26 +139,33 @@ def _json_record(number: int, line: bytes) -> Record:
     return Record(value)
 
 
-def _open_csv(setting: str, location: str) -> Table:
+def _open_csv(setting: str, location: str, columns: Mapping[str, str]) -> Table:
     with _csv_text(location) as file:
+        line = file.readline()
+        separator = "," if "," in line else max(";\t", key=line.count)
+        if table_ending(location).startswith(".tsv"):
+            separator = "\t"
         try:
-            header = [column.strip() for column in next(csv.reader(file), [])]
+            header = [name.strip() for name in next(csv.reader(itertools.chain([line], file), delimiter=separator), [])]
         except csv.Error as error:
             raise InputError(f"{setting} {location} line 1 is not CSV: {error}") from None
     repeated = sorted({column for column in header if header.count(column) > 1})
     if repeated:
         raise InputError(f"{setting} {location} has column {listing(repeated)} twice; name each column once")
-    return Table(header, _csv_records(header, location))
+    return Table(header, _csv_records(header, location, separator))
 
 
-def _csv_text(location: str) -> io.TextIOWrapper:
+@contextmanager
+def _csv_text(location: str) -> Iterator[io.TextIOWrapper]:
     """Open a CSV file; bytes that are no UTF-8 come as half surrogates, so that one bad line does not end the file."""
-    return io.TextIOWrapper(open_bytes(location), encoding="utf-8-sig", errors="surrogateescape", newline="")
+    csv.field_size_limit(MAX_FIELD)  # of the process; Python's own is 131,072
+    with _opened(location) as file:
+        yield io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-def _csv_records(header: Sequence[str], location: str) -> Iterator[Record]:
+def _csv_records(header: Sequence[str], location: str, separator: str) -> Iterator[Record]:
     with _csv_text(location) as file:
-        reader = csv.reader(file)
+        reader = csv.reader(file, delimiter=separator)
         next(reader, None)  # the header
         while True:
             try:
@@ -142,16 +187,18 @@ def _csv_record(header: Sequence[str], values: list[str], line: int) -> Record:
     return Record(dict(zip(header, values, strict=True)))
 
 
-def _open_parquet(setting: str, location: str) -> Table:
+def _open_parquet(setting: str, location: str, columns: Mapping[str, str]) -> Table:
     file = open_parquet(location)
     schema = file.schema_arrow
-    byte_columns = [name for name in BYTE_COLUMNS if name in schema.names and _holds_bytes(schema.field(name).type)]
-    wanted = [name for name in (*NAME_COLUMNS, "text", "path") if name in schema.names]
+    candidates = [columns["bytes"]] if "bytes" in columns else BYTE_COLUMNS
+    byte_columns = [name for name in candidates if name in schema.names and _holds_bytes(schema.field(name).type)]
+    wanted = [columns.get(name, name) for name in (*NAME_COLUMNS, "text", "path")]
+    wanted = [name for name in wanted if name in schema.names]
     return Table(
         schema.names,
         _parquet_records(file, wanted),
         byte_columns[0] if byte_columns else None,
-        _class_names(schema.metadata or {}),
+        _class_names(schema.metadata or {}, columns.get("label", "label")),
     )
 
 
@@ -190,10 +237,10 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _class_names(metadata: Mapping[bytes, bytes]) -> Sequence[str]:
+def _class_names(metadata: Mapping[bytes, bytes], column: str) -> Sequence[str]:
     """The names of the classes that integer labels stand for, from Hugging Face's schema metadata."""
     try:
-        label = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]
+        label = json.loads(metadata[b"huggingface"])["info"]["features"][column]
         names = label["names"] if label["_type"] == "ClassLabel" else []
     except (KeyError, TypeError, ValueError, RecursionError):
         return ()
@@ -201,13 +248,14 @@ def _class_names(metadata: Mapping[bytes, bytes]) -> Sequence[str]:
 
 
 def _refuse_utf16(setting: str, location: str) -> None:
-    with open_bytes(location) as file:
+    with _opened(location) as file:
         if file.read(2) in UTF16_MARKS:
             raise InputError(f"{setting} {location} is UTF-16 text; save it as UTF-8")
 
 
-_OPENERS: Mapping[str, Callable[[str, str], Table]] = {
+_OPENERS: Mapping[str, Callable[[str, str, Mapping[str, str]], Table]] = {
     ".jsonl": _open_jsonl,
     ".csv": _open_csv,
+    ".tsv": _open_csv,
     ".parquet": _open_parquet,
 }

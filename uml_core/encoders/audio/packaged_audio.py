@@ -1,7 +1,8 @@
 """Audio encoders: log-mel statistics, which need no weights, and the Moonshine speech encoder from a pip package.
 
-In: the bytes of a sound file (wav, flac, ogg, mp3, ...). Out: one embedding a clip. Both encoders run on the CPU and
-encode one clip at a time, never padded to its batch, so a clip has the same embedding whatever else is in its batch.
+In: the bytes of a sound file (wav, flac, ogg, mp3, ...; m4a and aac with package av). Out: one embedding a clip. Both
+encoders run on the CPU and encode one clip at a time, never padded to its batch, so a clip has the same embedding
+whatever else is in its batch.
 
 Shape legend: S samples, F frames, M mel bands, D embedding width.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import io
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +36,10 @@ Floats = npt.NDArray[np.float32]
 SAMPLE_RATE = 16_000  # Hz, of both encoders
 MIN_SECONDS = 0.01  # a shorter clip says nothing
 SOURCE_RATES = range(1_000, 768_001)  # Hz; a header beyond is damaged
+# What libsndfile says of a wav, aiff or au that is shorter than its header has it; a size that stands for "unknown".
+CHUNK_SIZES, STREAMED = re.compile(r"(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)"), 2**31 - 2**16
+XING, MP3_SLACK = re.compile(rb"Xing|Info"), 2304  # the header with an mp3's length; two frames of samples
+ADTS = (b"\xff\xf1", b"\xff\xf9")  # how a bare aac starts
 RESAMPLING = "HQ"  # soxr's high quality: 20 bits, linear phase
 
 # Log-mel: 25 ms frames every 10 ms, the usual front end of speech and sound classifiers.
@@ -52,11 +58,12 @@ def decode_audio(raw: bytes, *, sample_rate: int, max_seconds: float, min_sample
 
     Rules, in this order: only the first `max_seconds` are read; channels are averaged; another sample rate is
     resampled by soxr in high quality; zeros are appended only if there are fewer than `min_samples`, the shortest input
-    of the encoder. Nothing is normalised: a louder clip has larger samples. A wav or mp3 that was cut off gives what is
-    left of it (their headers need not tell the length); a flac or ogg that was cut off is refused.
+    of the encoder. Nothing is normalised: a louder clip has larger samples. A file that was cut off within the seconds
+    that are read is refused, where it tells its length: an mp3 without a Xing header and a streamed wav do not.
 
     Raises:
-        RowError: unreadable bytes, no samples, less than 10 ms, NaN or infinite samples, or digital silence.
+        RowError: unreadable bytes, a file that was cut off, no samples, less than 10 ms, NaN or infinite samples, or
+            digital silence.
     """
     if not raw:
         raise RowError("empty file (0 bytes)")
@@ -86,13 +93,57 @@ def _read_samples(raw: bytes, max_seconds: float) -> tuple[Floats, int]:
             rate = int(file.samplerate)
             if rate not in SOURCE_RATES:
                 raise RowError(f"sample rate of {rate} Hz; {SOURCE_RATES[0]} to {SOURCE_RATES[-1]} Hz are read")
-            wanted = min(int(file.frames), round(max_seconds * rate))
-            return file.read(wanted, dtype="float32", always_2d=True), rate
+            wanted = round(max_seconds * rate)
+            samples_SC: Floats = file.read(min(int(file.frames), wanted), dtype="float32", always_2d=True)
+            if len(samples_SC) < wanted:
+                _check_whole(raw, file, len(samples_SC))
+            return samples_SC, rate
     except soundfile.LibsndfileError as error:
+        if raw[4:8] == b"ftyp" or raw[:2] in ADTS:
+            return _read_aac(raw, max_seconds)
         # libsndfile says "does not exist" of an mp3 whose content it cannot make out.
         known = "does not exist" not in error.error_string
         reason = error.error_string.removeprefix("Error : ").strip().rstrip(".") if known else "damaged or cut off"
         raise RowError(f"not a sound file that can be read: {reason}") from None
+
+
+def _check_whole(raw: bytes, file: soundfile.SoundFile, num_read: int) -> None:
+    """Refuse a file that says it holds more samples than were read. Raises RowError."""
+    present, told = len(raw), 0
+    if file.format == "OGG":
+        page = raw.rfind(b"OggS")
+        lengths = raw[page + 27 : page + 27 + raw[page + 26]] if page + 26 < len(raw) else b""
+        is_last = raw[page + 5] & 4 if lengths else 0  # the flag of a stream's last page
+        told = page + 27 + len(lengths) + sum(lengths) if is_last else present + 1
+    elif file.format == "MP3" and XING.search(raw):
+        present, told = num_read, int(file.frames) - MP3_SLACK
+    elif found := CHUNK_SIZES.search(file.extra_info):
+        told, present = map(int, found.groups())
+        told = told if told < STREAMED else 0
+    if told > present:
+        raise RowError(f"cut off: {num_read / file.samplerate:.2f} s of the sound are there, and the file goes on")
+
+
+def _read_aac(raw: bytes, max_seconds: float) -> tuple[Floats, int]:
+    """What `_read_samples` gives, of the formats that package av reads and libsndfile does not."""
+    try:
+        import av
+    except ImportError:
+        raise RowError("a sound file that libsndfile does not read, as m4a or aac: pip install av") from None
+    blocks: list[Floats] = []
+    try:
+        with av.open(io.BytesIO(raw)) as container:
+            stream, resampler = container.streams.audio[0], av.AudioResampler("fltp")
+            rate, wanted = int(stream.rate), round(max_seconds * int(stream.rate))
+            for frame in container.decode(stream):
+                blocks += [block.to_ndarray().T for block in resampler.resample(frame)]
+                if sum(map(len, blocks)) >= wanted:
+                    break
+    except (av.FFmpegError, IndexError) as error:
+        raise RowError(f"not a sound file that can be read: {error}") from None
+    if not blocks:
+        raise RowError("audio of zero length")
+    return np.concatenate(blocks), rate
 
 
 class _ClipEncoder(Encoder):
