@@ -195,6 +195,13 @@ def latest_sweeps(records: Sequence[RunRecord]) -> dict[tuple[str, str], SweepRe
     }
 
 
+def earlier_sweeps(records: Sequence[RunRecord], shown: Iterable[SweepResults]) -> list[SweepResults]:
+    """All sweeps but those shown, newest first."""
+    ids = {sweep.parent.run_id for sweep in shown}
+    others = [record for record in records if record.kind == "sweep" and record.run_id not in ids]
+    return [collect_sweep(records, parent) for parent in sorted(others, key=lambda each: -each.start_time_ms)]
+
+
 def collect_sweep(records: Iterable[RunRecord], parent: RunRecord) -> SweepResults:
     """Gather the nested runs of one sweep."""
     trials = sorted(

@@ -18,7 +18,14 @@ from uml_core.figures import words
 from uml_core.figures.drawing import ReportFigure
 from uml_core.reporting import space_rows, tables
 from uml_core.reporting.answers import DECIDING_COMMAND, answers_of
-from uml_core.reporting.collect import SweepResults, condition_of, is_selected, latest_sweeps, training_runs
+from uml_core.reporting.collect import (
+    SweepResults,
+    condition_of,
+    earlier_sweeps,
+    is_selected,
+    latest_sweeps,
+    training_runs,
+)
 from uml_core.reporting.exchange import ExchangeSection, exchange_section
 from uml_core.reporting.figures import class_figures, sweep_figures
 from uml_core.reporting.verdict import Verdict, verdict_of
@@ -78,6 +85,7 @@ def build_report(name: str, records: Sequence[RunRecord], *, tracking_uri: str) 
     text = f"Undecided: {count} not show whether the unpaired data helps; to decide, run {DECIDING_COMMAND}."
     verdict = sections[0].verdict if sections else Verdict("undecided", text)
     sweeps = [section.sweep for section in sections]
+    earlier = [(sweep, verdict_of(sweep)) for sweep in earlier_sweeps(records, sweeps)]
     failures = tables.failed_trials(sweeps)
     html = (
         environment()
@@ -89,6 +97,7 @@ def build_report(name: str, records: Sequence[RunRecord], *, tracking_uri: str) 
             answers=answers_of(sweeps, verdict, plain),
             kind_words=KIND_WORDS,
             sections=sections,
+            earlier=earlier,
             deciding_command=DECIDING_COMMAND,
             training_runs=plain[:MAX_TRAINING_RUNS],
             num_training_runs=len(plain),
