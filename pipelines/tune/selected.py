@@ -56,6 +56,9 @@ def measure_trials(
     """
     heavy = [spec for spec in specs if spec.experiment.model.backbone != "frozen"]
     shared = SharedData(tables)
+    torch.set_num_threads(
+        1
+    )  # products of heads are too small to share: beside other work, two threads wait for another
     for spec in specs:
         if spec not in heavy:
             data, state = shared.of(spec.experiment), folder.read_state(spec.key)
