@@ -140,7 +140,7 @@ def run(
         ParquetFile(output, schema) as predictions,
         ParquetFile(output.with_name(f"{output.stem}.rejected.parquet"), REJECTED_SCHEMA, keep_empty=False) as rejected,
     ):
-        for ids, result, bad in _predictions(predictor, input_path, root):
+        for ids, result, bad in _predictions(predictor, input_path, None if root is None else absolute_path(root)):
             predictions.write(_table(ids, result, schema, predictor.classes, top or len(predictor.classes)))
             if bad:
                 rows = [{"id": row.id, "reason": reason} for row, reason in bad]

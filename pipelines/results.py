@@ -165,7 +165,7 @@ class Predicted(Result):
     rejected_rows: int
 
     def frame(self) -> pd.DataFrame:
-        """Columns id, prediction, probability."""
+        """Columns id, prediction, probability, and those of `top`."""
         import pandas as pd
 
         return pd.read_parquet(self.output)

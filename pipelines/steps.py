@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import results
 from pipelines.command_line import absolute_path, local_folder, with_absolute_paths
 from pipelines.ray_session import ray_kept
-from uml_core.config import Experiment, TrackingConfig, load_experiment, parse_experiment
+from uml_core.config import EmbedConfig, Experiment, TrackingConfig, load_experiment, parse_experiment
 from uml_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def evaluate(
     pairs: str | Path | None = None,
     classes: tuple[str, str] | None = None,
 ) -> results.Evaluated:
-    """Evaluate training runs, the newest by default; `evaluation.evaluators` says what is measured."""
+    """Evaluate training runs, by default the one registered last; `evaluation.evaluators` says what is measured."""
     from pipelines.evaluate import run
     from uml_core.analysis.suite import chosen_analyses
 
@@ -149,12 +149,21 @@ def report(given: Given, output: str | Path | None = None) -> results.Reported:
 
 
 def predict(
-    model: str, inputs: str | Path, output: str | Path, *, tracking_uri: str | None = None
+    model: str,
+    inputs: str | Path,
+    output: str | Path,
+    *,
+    tracking_uri: str | None = None,
+    root: str | Path | None = None,
+    max_rejected: float = EmbedConfig().max_rejected,
+    top: int | None = None,
 ) -> results.Predicted:
-    """Predict new files of the target's modality, or a table, into a Parquet file."""
+    """Predict new files of the target's modality, or a table, into a Parquet file; `top` 0 gives every class."""
     from pipelines.predict import run
 
-    return results.Predicted.of(run(model, str(inputs), str(output), _tracking(tracking_uri)))
+    start = None if root is None else str(root)
+    places = model, str(inputs), str(output), _tracking(tracking_uri)
+    return results.Predicted.of(run(*places, root=start, max_rejected=max_rejected, top=top))
 
 
 def export(model: str, output: str | Path, *, tracking_uri: str | None = None) -> results.Exported:

@@ -65,7 +65,9 @@ def test_the_steps_give_typed_results(here: Path) -> None:
     evaluated = steps.evaluate(pets, trained.run_id, against=[trained.run_id])
     assert evaluated.metrics["test/accuracy"] == pytest.approx(trained.test_accuracy)
     assert evaluated.against["against/difference"] == 0
-    predicted = steps.predict(trained.model_uri, "target.parquet", "out.parquet", tracking_uri="sqlite:///mlflow.db")
+    tracking_uri = "sqlite:///mlflow.db"
+    predicted = steps.predict(trained.model_uri, "target.parquet", "out.parquet", tracking_uri=tracking_uri, top=2)
+    assert predicted.frame()["top_predictions"].map(len).eq(2).all()
     assert predicted.frame()["prediction"].str.startswith("class-").sum() == predicted.rows == 6 * 20
     exported = steps.export(trained.model_uri, "head", tracking_uri=pets.tracking.uri)
     assert (exported.shape, exported.output) == ((6, 12), str(here / "head"))
