@@ -9,13 +9,12 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
 from typing import Any
 
 import ray
 
 LOOP_ENDS_S = 30  # a round of Ray Data's loop, which may wait for an actor's start
-_is_kept = ContextVar("_is_kept", default=False)  # whether what `ray_session` starts outlives it
+_is_kept = threading.Event()  # whether the Ray that `ray_session` starts outlives it; a process has one
 
 
 @contextlib.contextmanager
@@ -35,19 +34,22 @@ def ray_session(*, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Non
     try:
         yield
     finally:
-        if not _is_kept.get():
+        if not _is_kept.is_set():
             stop_ray()
 
 
 @contextlib.contextmanager
 def ray_kept() -> Iterator[None]:
     """Let the Ray that the first step in need of one starts serve those after it; it is stopped in the end."""
-    was_running, token = ray.is_initialized(), _is_kept.set(True)
+    if ray.is_initialized() or _is_kept.is_set():  # whoever started it stops it
+        yield
+        return
+    _is_kept.set()
     try:
         yield
     finally:
-        _is_kept.reset(token)
-        if ray.is_initialized() and not was_running:
+        _is_kept.clear()
+        if ray.is_initialized():
             stop_ray()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,8 +16,6 @@ from pipelines.command_line import Summary
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Word = Literal["helps", "neutral", "harms", "not enough evidence"]
 
 
 class Facts(BaseModel):
@@ -68,7 +66,8 @@ class Interval(Facts):
 
 
 class Judgement(Facts):
-    verdict: Word
+    verdict: str
+    """helps, neutral, harms, or not enough evidence."""
     why: str
     gain: Interval
     """Over the best alternative."""

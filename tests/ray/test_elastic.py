@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 
 from pipelines.embed import step as embed
-from pipelines.ray_session import ray_session
+from pipelines.ray_session import ray_kept, ray_session
 from pipelines.ray_train.checkpoints import newest_state
 from pipelines.run_data import load_data
 from pipelines.train import fit as train_fit
@@ -59,7 +59,10 @@ def test_a_run_grows_by_a_new_node_and_goes_on_when_it_is_lost(
     slowly = {"lr": 1e-4}  # so that rounding stays rounding over so many steps
     experiment = parse_experiment(vector_tree(tmp_path, train={**train_settings, **workers}, optim=slowly))
 
-    with ray_session(), ThreadPoolExecutor(1) as background:  # only this thread may change the cluster
+    with ray_kept(), ThreadPoolExecutor(1) as background:  # only this thread may change the cluster
+        with ray_session():
+            pass
+        assert ray.is_initialized(), "the first step's Ray is there for the next"
         embed.run(experiment)
         training = background.submit(train.run, experiment)
         wait_for(lambda: ray.available_resources().get("CPU", 0) == 0)  # it begins with the one CPU there is
@@ -72,6 +75,7 @@ def test_a_run_grows_by_a_new_node_and_goes_on_when_it_is_lost(
         wait_for(lambda: reported_workers(experiment) == 1)
         pausing.unlink()
         results = training.result().results
+    assert not ray.is_initialized()
 
     client = MlflowClient(experiment.tracking.uri)
     numbers = client.get_metric_history(results["run_id"], "perf/workers")
