@@ -287,7 +287,12 @@ def _damaged_picture(encoder: Any, raw: bytes, decoded: Any, damage: Damage) -> 
 
 def _damaged_sound(encoder: Any, raw: bytes, decoded: Any, damage: Damage) -> Any:
     """Damage a sound in its file, one channel; None where nothing that can be read is left of it."""
-    samples_SC, rate = soundfile.read(io.BytesIO(raw), dtype="float32", always_2d=True)
+    from uml_core.encoders.audio.packaged_audio import read_samples
+
+    try:
+        samples_SC, rate = soundfile.read(io.BytesIO(raw), dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError:  # m4a or aac
+        samples_SC, rate = read_samples(raw, encoder.config.max_seconds)
     buffer = io.BytesIO()
     soundfile.write(buffer, damage(samples_SC.mean(axis=1, dtype=np.float32)), rate, format="WAV", subtype="FLOAT")
     try:

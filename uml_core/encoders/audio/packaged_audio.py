@@ -68,7 +68,7 @@ def decode_audio(raw: bytes, *, sample_rate: int, max_seconds: float, min_sample
     if not raw:
         raise RowError("empty file (0 bytes)")
     limit_s = max(max_seconds, MIN_SECONDS)
-    source_SC, rate = _read_samples(raw, limit_s)
+    source_SC, rate = read_samples(raw, limit_s)
     seconds = len(source_SC) / rate
     if not len(source_SC):
         raise RowError("audio of zero length")
@@ -86,7 +86,7 @@ def decode_audio(raw: bytes, *, sample_rate: int, max_seconds: float, min_sample
     return padded_S
 
 
-def _read_samples(raw: bytes, max_seconds: float) -> tuple[Floats, int]:
+def read_samples(raw: bytes, max_seconds: float) -> tuple[Floats, int]:
     """The samples of the first `max_seconds` (S, channels), and the file's own sample rate."""
     try:
         with soundfile.SoundFile(io.BytesIO(raw)) as file:
@@ -125,7 +125,7 @@ def _check_whole(raw: bytes, file: soundfile.SoundFile, num_read: int) -> None:
 
 
 def _read_aac(raw: bytes, max_seconds: float) -> tuple[Floats, int]:
-    """What `_read_samples` gives, of the formats that package av reads and libsndfile does not."""
+    """What `read_samples` gives, of the formats that package av reads and libsndfile does not."""
     try:
         import av
     except ImportError:
