@@ -11,6 +11,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.pyfunc.scoring_server import infer_and_parse_data
 
 from pipelines import steps
 from tests.conftest import tracking_in, write_vector_corpora
@@ -111,7 +112,9 @@ def test_arrays_and_frames_are_corpora(here: Path) -> None:
 
     mlflow.set_tracking_uri(pets.tracking.uri)
     model = mlflow.pyfunc.load_model(trained.model)
-    for new in (X, X.astype(np.float32), pd.DataFrame({"embedding": list(X)})):
+    sent = ({"inputs": X.tolist()}, {"dataframe_records": [{"embedding": row} for row in X.tolist()]})
+    received = [infer_and_parse_data(each, model.metadata.get_input_schema()) for each in sent]  # by a server, as JSON
+    for new in (X, X.astype(np.float32), pd.DataFrame({"embedding": list(X)}), *received):
         predicted = model.predict(new)
         assert np.mean(predicted["prediction"].astype(int) == codes) > 0.9
 

@@ -129,6 +129,8 @@ def test_train_evaluate_and_predict_agree(settings: Experiment, trained: dict[st
     served = mlflow.pyfunc.load_model(trained["model_uri"])
     frame = served.predict(pd.DataFrame({"tokens": tests["tokens"].to_pylist()}))
     assert frame["prediction"].tolist() == predictions["prediction"]
+    array_NTD = np.array(tests["tokens"].slice(0, 1).to_pylist())
+    assert served.predict(array_NTD)["prediction"].tolist() == predictions["prediction"][:1]
 
 
 def test_the_sweep_compares_with_noise(experiment: Experiment, tmp_path: Path) -> None:
