@@ -20,6 +20,7 @@ from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from torch import Tensor
 
+from pipelines.left_out import left_out_tag
 from pipelines.ray_session import num_cpus, num_gpus, own_interrupts
 from pipelines.ray_train.attempts import Attempt, open_attempt
 from pipelines.ray_train.checkpoints import PREDICTOR_FOLDER, load_state, repair
@@ -119,7 +120,9 @@ def _open_run(experiment: Experiment, attempt: Attempt, checked: CheckedData) ->
         return MLflowTracker(experiment.tracking, attempt.run_id)
     kind, plan = run_kind(experiment), transfer_plan(experiment)  # weights that do not fit begin no run
     feeds = {"uml.feed": ",".join(f"{corpus}={feed}" for corpus, feed in checked.feeds.items())}
-    tracker = start_run(experiment, name=kind, kind=kind, tags=provenance_tags(checked.fingerprints) | feeds)
+    left_out = left_out_tag(experiment, checked.fingerprints, checked.data.warnings())
+    tags = provenance_tags(checked.fingerprints) | feeds | left_out
+    tracker = start_run(experiment, name=kind, kind=kind, tags=tags)
     tracker.log_text(experiment.to_yaml(), "experiment.yaml")
     if plan is not None:
         logger.warning("%s Every tensor stands in transfer.md of run %s", plan.notes[0], tracker.run_id)

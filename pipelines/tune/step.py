@@ -31,6 +31,7 @@ from ray import tune
 from tqdm import tqdm
 
 from pipelines.command_line import Summary, experiment_parser, program, step_main
+from pipelines.left_out import left_out_tag
 from pipelines.ray_session import num_cpus, num_gpus, own_interrupts, ray_session
 from pipelines.ray_train.attempts import Attempt, open_attempt
 from pipelines.run_data import build_data
@@ -79,16 +80,17 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
     fingerprints = corpus_fingerprints(experiment)
     tables = load_tables(experiment, fingerprints)
     examples = proposals.examples()
-    _check_trials(examples, tables)
+    warnings = _check_trials(examples, tables)
     identity = [experiment.config_hash, sorted(spec.key for spec in examples), proposals.total]
     with open_attempt(experiment, "tune", hash_of(identity)) as attempt:
         if resume and attempt.run_id is None:
             raise InputError("--resume: no unfinished sweep of this experiment and space; run the line without it")
         started, provenance = time.perf_counter(), provenance_tags(fingerprints)
+        left_out = left_out_tag(experiment, fingerprints, warnings[space.headline])
         with ray_session(), contextlib.ExitStack() as stack:
             resources, at_once = trial_resources(experiment.tune, cpus=num_cpus(), gpus=num_gpus())
             open_experiment(experiment.tracking, experiment.name)
-            parent = _open_sweep(experiment, space, space_name, attempt, provenance)
+            parent = _open_sweep(experiment, space, space_name, attempt, provenance | left_out)
             folder = SweepFolder(f"{attempt.storage_path}/{attempt.name}/trials")
             log = stack.enter_context(TrialLog(experiment, parent.run_id, proposals.specs, provenance))
             left = folder.all()  # by a killed sweep, whose last processes may still write: what they add is not read
@@ -141,14 +143,18 @@ def _check_worker(experiment: Experiment) -> None:
             )
 
 
-def _check_trials(specs: Sequence[TrialSpec], tables: Tables) -> None:
-    """Let the user's mistakes surface before anything starts: the first trial of every arm must find its data."""
-    seen: set[str] = set()
+def _check_trials(specs: Sequence[TrialSpec], tables: Tables) -> dict[str, list[str]]:
+    """Let the user's mistakes surface before anything starts: the first trial of every arm must find its data.
+
+    Returns:
+        The warnings of each arm's data.
+    """
+    warnings: dict[str, list[str]] = {}
     for spec in specs:
         _check_worker(spec.experiment)
-        if spec.arm not in seen:
-            seen.add(spec.arm)
-            build_data(spec.experiment, tables)
+        if spec.arm not in warnings:
+            warnings[spec.arm] = build_data(spec.experiment, tables).warnings()
+    return warnings
 
 
 def _budget_line(proposals: Proposals, space: Space) -> str:

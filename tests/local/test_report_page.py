@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -209,6 +210,17 @@ def test_every_sweep_is_reachable_from_the_page() -> None:
     assert "Earlier sweep controls of" in text
     assert "1 seed cannot decide" in text
     assert "All sweeps" in text
+
+
+def test_what_was_left_out_is_shown_folded() -> None:
+    lines = "names: 3 rows of classes the target lacks were dropped: <b> (3)\npictures: 1 rows could not be read"
+    report = report_in_words(sweep_records(GAIN, parent=parent_record(uml_left_out=lines)))
+    texts = Page(report.html).texts
+    start = texts.index("What was left out of the data, or is missing in it (2)")
+    assert texts[start + 1 : start + 3] == lines.splitlines()
+    plain = [replace(run, tags={**run.tags, "uml.left_out": lines}) for run in plain_records(1)]
+    assert lines.splitlines()[1] in build(plain).html
+    assert "What was left out" not in build(plain_records(1)).html
 
 
 def test_interrupted_sweep_says_so() -> None:

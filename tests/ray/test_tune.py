@@ -42,6 +42,9 @@ def build(experiment):
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     directory = tmp_path_factory.mktemp("tune")
     write_vector_corpora(directory)
+    names = pq.read_table(directory / "names.parquet").to_pydict()
+    others = {"label": ["unknown", "class-0"], "split": ["train"] * 2, "embedding": [[1.0] * 6, [float("nan")] * 6]}
+    write_embeddings(directory / "names.parquet", {key: [*names[key], *others[key]] for key in others})
     experiment = parse_experiment(vector_tree(directory, data={"shots": 2}))
     embed.run(experiment)
     return experiment
@@ -107,6 +110,10 @@ def test_controls_are_paired_nested_and_reported(
     parent = next(run for run in experiment_runs(sweep.tracking.uri, sweep.name) if run.run_id == results["run_id"])
     assert (parent.kind, parent.status) == ("sweep", "FINISHED")
     assert parent.tags["uml.verdict"] == results["verdict"]
+    assert parent.tags["uml.left_out"].splitlines() == [
+        "names: 1 rows could not be read and were left out; rejected.parquet of the store says why",
+        "names: 1 rows of classes the target lacks were dropped: unknown (1)",
+    ]
     page = report.run(sweep, tmp_path / "report").results
     assert page["verdict"] == results["verdict"]
     text = " ".join(html.unescape(Path(page["report"]).read_text(encoding="utf-8")).split())

@@ -12,6 +12,7 @@ from uml_core.config import Experiment
 SPACE_FILE = "space.json"  # artifact of a sweep: its space, as `uml_core.sweeps.space.space_as_json` writes it
 PARENT_TAG = "mlflow.parentRunId"  # of a nested run
 PRESENTED_TAG = "uml.presented_run"  # of an MLflow experiment: the run whose model a step registered last
+LEFT_OUT_TAG = "uml.left_out"  # of a sweep or a training run: what of its data took no part, a line each
 CLASS_METRIC = "test/class_accuracy/"  # before a class's name: the share of its test rows that are recognised
 
 
