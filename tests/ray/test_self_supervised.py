@@ -137,7 +137,7 @@ def test_the_sweep_compares_with_noise(experiment: Experiment, tmp_path: Path) -
     settings = experiment.override({"tune.seeds": 3, "train.max_steps": 15, "tune.max_concurrent_trials": 1})
     results = tune.run(settings, "self_supervised").results
     assert (results["trials"], results["failed"]) == (3 * 6, 0)
-    assert results["verdict_kind"] in ("gain", "no_gain", "harm")
+    assert "3 seeds)" in results["verdict"], "with so few steps it may be undecided"
     page = report.run(settings, tmp_path / "report").results
     assert Path(page["report"]).stat().st_size > 10_000
 
