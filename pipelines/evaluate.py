@@ -246,7 +246,7 @@ def _check_classes(run_id: str, trained: Sequence[str], stored: Sequence[str]) -
 
 
 def explained_run(run: EvaluatedRun, pairs_file: str | None, plane_classes: tuple[str, str] | None) -> TrainedRun:
-    """A run as analyses see it: its shared head, ids and raw rows. Raises InputError for self_supervised."""
+    """A run as analyses see it: its head, ids and raw rows. Raises InputError for self_supervised."""
     trained, data, model = run.experiment, run.data, run.objective.model
     if trained.objective == "self_supervised":
         raise InputError("--analyses look at the shared head of objective supervised; this run is self_supervised")
@@ -261,7 +261,7 @@ def explained_run(run: EvaluatedRun, pairs_file: str | None, plane_classes: tupl
     }
     ids = {corpus: rows.ids for corpus, rows in raw.items()}
     pairs = None if pairs_file is None else read_pairs(pairs_file, ids, target=trained.target)
-    return TrainedRun(trained, model, data, raw, pairs, plane_classes)
+    return TrainedRun(trained, model, data, raw, pairs, plane_classes, run.probabilities)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
+from sklearn.datasets import load_digits
 from sklearn.metrics import davies_bouldin_score
 
 from pipelines.command_line import names_in
@@ -20,8 +23,10 @@ from uml_core.analysis.shared_space import AnalysisResult, TrainedRun, class_mea
 from uml_core.analysis.suite import ANALYSES, chosen_analyses, explain
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.rows import Row
+from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.training_data import build_training_data
 from uml_core.errors import InputError
+from uml_core.evaluation.outcome import evaluated_run
 from uml_core.training.run import TrainingRun
 
 CLASSES = 10
@@ -44,7 +49,7 @@ def trained(corpora: tuple[str, ...] = ("target", "names"), **parts: Any) -> Tra
     run = TrainingRun(experiment, data)
     for _ in run.evaluations():
         pass
-    return TrainedRun(experiment, run.load_best(), data, **parts)
+    return TrainedRun(experiment, run.load_best(), data, probabilities=evaluated_run(run).probabilities, **parts)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +68,7 @@ def test_every_analysis_gives_metrics_figures_and_words(run: TrainedRun, results
         assert result.summary, name
         assert all(metric.startswith("analysis/") and np.isfinite(value) for metric, value in result.metrics.items())
         assert all(figure.png.startswith(b"\x89PNG") and b"<svg" in figure.svg for figure in result.figures)
-        assert bool(result.figures) == (name not in ("gradients", "alignment"))
+        assert bool(result.figures) == (name not in ("gradients", "alignment", "mistakes", "labels"))
     margins, rows = results["margins"].metrics, run.held_out
     predicted = (run.embeddings("target", rows) @ run.head("target").T).argmax(axis=1)
     assert margins["analysis/margins/positive_share"] == pytest.approx(np.mean(predicted == rows.labels))
@@ -75,6 +80,54 @@ def test_every_analysis_gives_metrics_figures_and_words(run: TrainedRun, results
     assert alignment["analysis/alignment/names/encoded/cka"] == pytest.approx(cka(*means))
     assert f"{count} class means" in results["alignment"].summary[0]
     assert results["prototypes"].metrics["analysis/prototypes/names/nearest_share"] >= 0.7
+
+
+def test_the_surest_mistakes_come_first_with_what_they_look_like(run: TrainedRun, tmp_path: Path) -> None:
+    draw("circle", np.random.default_rng(0)).save(tmp_path / "one.png")
+    labels, wrong = run.held_out.labels, [3, 1, 2]
+    probabilities = np.full((len(labels), CLASSES), 0.001)
+    probabilities[np.arange(len(labels)), labels] = 0.6
+    for row, confidence in zip(wrong, (0.9, 0.8, 0.7), strict=True):
+        probabilities[row, (labels[row] + 1) % CLASSES] = confidence
+    ids = tuple(f"<row {row}>" for row in range(len(LABELS)))
+    raw = RawRows("image", ids, {each: Row(each, None, "test", path=str(tmp_path / "one.png")) for each in ids})
+    given = replace(run, raw={"target": raw}, probabilities=lambda split: probabilities)
+    result = explain(given, ("mistakes",))["mistakes"]
+    assert result.metrics == {"analysis/mistakes/share": pytest.approx(3 / len(labels))}
+    page = result.tables["mistakes.html"]
+    at = [page.index(f"&lt;row {run.held_out.rows[row]}&gt;") for row in wrong]
+    assert at == sorted(at)
+    assert page.count('<img src="data:image/jpeg;base64,') == 3
+    assert "taken for <strong>class-1</strong> (90 %)" in page
+    assert "<row" not in page
+    sentences = RawRows("text", ids, {each: Row(each, None, "test", text=f"about {each}") for each in ids})
+    page = explain(replace(given, raw={"target": sentences}), ("mistakes",))["mistakes"].tables["mistakes.html"]
+    assert f"about &lt;row {run.held_out.rows[1]}&gt;" in page
+
+
+def test_planted_wrong_labels_are_found(run: TrainedRun) -> None:
+    embeddings, labels = load_digits(return_X_y=True)
+    rng = np.random.default_rng(0)
+    planted = rng.permutation(len(labels))[:90]
+    given = labels.copy()
+    given[planted] = (given[planted] + rng.integers(1, 10, len(planted))) % 10
+    rows = LabelledRows(embeddings.astype(np.float32), np.arange(len(labels)), given)
+    data = replace(run.data, train={**run.data.train, "target": rows})
+    raw = RawRows("vector", tuple(f"digit-{row}" for row in range(len(labels))), {})
+    result = explain(replace(run, data=data, raw={"target": raw}), ("labels",))["labels"]
+    table = list(csv.DictReader(io.StringIO(result.tables["suspicious_labels.csv"])))
+    found = [int(row["id"].removeprefix("digit-")) for row in table]
+    assert len(set(found) & set(planted.tolist())) > 0.7 * len(planted), "most are found"
+    assert len(set(found[:60]) & set(planted.tolist())) > 54, "the surest are planted"
+    assert len(set(found) - set(planted.tolist())) < 0.03 * len(labels), "few right labels are doubted"
+    truth = [row["suggested"] == f"class-{labels[row_id]}" for row, row_id in zip(table, found, strict=True)]
+    assert np.mean(truth) > 0.8
+    margins = [float(row["label_probability"]) - float(row["suggested_probability"]) for row in table]
+    assert margins == sorted(margins)
+    assert result.metrics["analysis/labels/suspicious"] == len(table)
+    few = LabelledRows(embeddings, np.arange(2), np.array([0, 1]))
+    alone = replace(run, data=replace(run.data, train={**run.data.train, "target": few}))
+    assert "fewer than two classes" in explain(alone, ("labels",))["labels"].summary[0]
 
 
 def test_names_of_analyses() -> None:
@@ -194,6 +247,11 @@ def test_raw_rows_show_thumbnails_sentences_or_ids(tmp_path: Path) -> None:
     assert sentences.show(0) == "a red circle"
     assert sentences.words([0, 0]) == pytest.approx([3.0, 3.0])
     assert pictures.words([0]) is None
+    soundfile.write(tmp_path / "tone.wav", np.sin(np.arange(16_000) * 2 * np.pi * 4000 / 16_000), 16_000)
+    tone = RawRows("audio", ("t",), {"t": Row("t", None, "train", path=str(tmp_path / "tone.wav"))}).show(0)
+    assert isinstance(tone, np.ndarray)
+    assert tone.shape == (96, 192, 3)
+    assert abs(int(tone.sum(axis=(1, 2)).argmax()) - 48) < 3, "4 kHz of 8 lies in the middle"
     assert RawRows("audio", ("clip",), {"clip": Row("clip", None, "train", path="clip.wav")}).show(0) == "clip"
 
 

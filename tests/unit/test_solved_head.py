@@ -103,6 +103,8 @@ def test_evaluators_measure_it_and_analyses_refuse_it() -> None:
     assert not any(name.startswith("probe/zero_shot") for name in found.metrics)
     with pytest.raises(InputError, match=r"model.head is prior: --analyses"):
         explain(TrainedRun(run.experiment, run.model, run.data), ["margins"])
+    trained = TrainedRun(run.experiment, run.model, run.data, probabilities=evaluated_run(run).probabilities)
+    assert list(explain(trained, ["mistakes", "labels"])) == ["mistakes", "labels"]
 
 
 def test_a_target_that_is_read_from_a_file_is_refused_by_a_solver(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ Shape legend: N rows, D embedding width, H shared width, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,11 +73,18 @@ class TrainedRun:
     raw: Mapping[str, RawRows] = field(default_factory=dict)  # corpus -> ids and, where readable, raw rows
     pairs: Mapping[str, Codes] | None = None  # corpus -> table rows (P,): row p of each belong together
     plane_classes: tuple[str, str] | None = None  # None: the two most confused
+    probabilities: Callable[[str], Floats] | None = None  # of a split of the target (N, C), by whatever head
 
     @property
     def held_out(self) -> LabelledRows:
         """The target's test rows; its validation rows where it has no test split."""
         return self.data.val if self.data.test is None else self.data.test
+
+    @property
+    def held_out_probabilities(self) -> Floats:
+        """The class probabilities of `held_out` (N, C)."""
+        assert self.probabilities is not None, "this run was given no head"
+        return self.probabilities("val" if self.data.test is None else "test")
 
     @property
     def held_out_words(self) -> str:

@@ -11,7 +11,9 @@ from torch import nn
 
 from uml_core.analysis.alignment import explain_alignment
 from uml_core.analysis.explain_neurons import explain_neurons
+from uml_core.analysis.label_errors import explain_labels
 from uml_core.analysis.margins import explain_decision_plane, explain_margins, explain_prototypes
+from uml_core.analysis.mistakes import explain_mistakes
 from uml_core.analysis.shared_space import AnalysisResult, TrainedRun
 from uml_core.errors import InputError, listing, nearest
 from uml_core.feed.embeddings import gathered
@@ -55,7 +57,10 @@ ANALYSES: dict[str, Callable[[TrainedRun], AnalysisResult]] = {
     "gradients": explain_gradients,
     "alignment": explain_alignment,
     "neurons": explain_neurons,
+    "mistakes": explain_mistakes,
+    "labels": explain_labels,
 }
+FOR_ANY_HEAD = ("mistakes", "labels")
 ALL = "all"
 
 
@@ -71,10 +76,12 @@ def chosen_analyses(names: Sequence[str]) -> Sequence[str]:
 
 
 def explain(run: TrainedRun, names: Sequence[str]) -> dict[str, AnalysisResult]:
-    """The results of some analyses, by name. Raises InputError for a solved head."""
-    if run.experiment.model.head != "paper":
+    """The results of some analyses, by name. Raises InputError for a solved head, but for those that read no head."""
+    of_shared_head = [name for name in names if name not in FOR_ANY_HEAD]
+    if run.experiment.model.head != "paper" and of_shared_head:
         raise InputError(
-            f"model.head is {run.experiment.model.head}: --analyses look at a head that corpora share, and no other "
-            "corpus goes through this one; analyse a run with model.head=paper"
+            f"model.head is {run.experiment.model.head}: --analyses {','.join(of_shared_head)} look at a head that "
+            "corpora share, and no other corpus goes through this one; analyse a run with model.head=paper, or ask for "
+            f"{','.join(FOR_ANY_HEAD)} alone"
         )
     return {name: ANALYSES[name](run) for name in names}
