@@ -7,11 +7,11 @@ Nothing is logged; no Ray is started; test rows are not looked at.
     python -m pipelines.advise examples/demo.yaml data.shots=1
 
 Of the target's labelled rows it draws the shots, `--draws` times, and judges by the others. Bridges and piles take part
-as in the head. The columns: `gain`, in points of accuracy, of the head whose prior the corpus writes over the
-best of ridge, a linear discriminant, logistic regression, the pile alone and the untrained zero-shot head, with its
-95 % interval; `trivial`, what would be predicted without looking; `over ridge`, the gain over the same head without the
-corpus; `believed`, the share of draws in which its true class names beat permuted ones; `classes`, how many of the
-target's names it has, and how many of its own. How often the word was right: docs/measured.md.
+as in the head. `gain` is that of the head whose prior the corpus writes over the best of ridge, a linear discriminant,
+logistic regression, the pile alone and the untrained zero-shot head. What a person does not need stands in the JSON:
+`worth`, the gain over the same head without the corpus; `takes_part`, the share of draws in which its true class names
+beat permuted ones; `trivial_gain`, what would be predicted without looking; `redundancy` of two corpora. How often the
+word was right: docs/measured.md.
 """
 
 from __future__ import annotations
@@ -48,6 +48,12 @@ from uml_core.sweeps.space import related_auxiliaries
 logger = logging.getLogger(__name__)
 
 DRAWS = 10
+SAME = 0.9  # redundancy of two corpora
+LEGEND = f"""\
+gain     points of accuracy with the corpus, above the best model without it, on labelled rows that were left out
+helps    a gain of a point or more, and the interval lies above 0
+neutral  no gain of a point (said without a look, 'neutral' was right of {100 * NEUTRAL_SHARE:.0f} % in our calibration)
+harms    a point or more below the same model without it"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -128,11 +134,14 @@ def _text(
     drawn = "1 draw" if len(draws) == 1 else f"{len(draws)} draws"
     width = max(len("corpus"), *(len(each.corpus) for each in found))
     lines = [
-        f"{experiment.target}: {found[0].num_classes} classes, {shots}, {drawn}; the target alone has "
-        f"{100 * found[0].alone[1]:.1f} % of the rows left out ({found[0].alone[0]})",
-        f"{'corpus':<{width}}  {'classes':<13}  {'gain (95 %)':>22}  trivial  over ridge  believed  verdict",
+        f"{experiment.target}: {found[0].num_classes} classes, {shots}, {drawn}; the best without other corpora, "
+        f"{found[0].alone[0].replace('_', '-')}, has {100 * found[0].alone[1]:.1f} % of the rows left out",
+        f"{'corpus':<{width}}  {'verdict':<19}  {'gain (95 % interval)':<22}  why",
     ]
-    lines += [f"{each.corpus:<{width}}  {_numbers(each)}  {each.verdict[0]}: {each.verdict[1]}" for each in found]
+    lines += [
+        f"{each.corpus:<{width}}  {each.verdict[0]:<19}  {_points(each):<22}  {each.verdict[1]}{_lacking(each)}"
+        for each in found
+    ]
     for each in found:
         if each.zero_shot_first:
             lines.append(
@@ -147,13 +156,12 @@ def _text(
             f"{without_rows} of the classes have no labelled row: what corpora or a bridge are worth there, such rows "
             "cannot tell (tune --space controls measures it where test has rows of them)"
         )
-    for (left, right), value in pairs.items():
-        shown = "–" if value is None else f"{value:.2f}"
-        lines.append(f"{left} and {right}: redundancy {shown} (0 independent, 1 the same about the classes)")
-    lines.append(
-        "trivial: the mean gain in our calibration of corpora as wide as the target, or not; "
-        f"'neutral' was right of {100 * NEUTRAL_SHARE:.0f} %"
-    )
+    lines += [
+        f"{left} and {right} tell the classes apart in the same way: one of them may do"
+        for (left, right), value in pairs.items()
+        if value is not None and value >= SAME
+    ]
+    lines.append(LEGEND)
     lines.append(
         "A prediction, not a measurement: python -m pipelines.tune EXPERIMENT.yaml --space controls measures the gain."
     )
@@ -174,12 +182,10 @@ def _points(each: Evidence) -> str:
     return f"{100 * each.gain.mean:+.1f} ({100 * each.gain.low:+.1f} to {100 * each.gain.high:+.1f})"
 
 
-def _numbers(each: Relevance) -> str:
-    classes = f"{each.covered_classes}/{each.num_classes} + {each.own_classes}"
-    return (
-        f"{classes:<13}  {_points(each):>22}  {100 * each.trivial_gain:>+7.1f}  {100 * each.worth.mean:>+10.1f}  "
-        f"{100 * each.takes_part:>6.0f} %"
-    )
+def _lacking(each: Relevance) -> str:
+    """How many classes of the target it has, where it lacks some."""
+    lacks = each.covered_classes < each.num_classes
+    return f" (it has {each.covered_classes} of {each.num_classes} classes)" if lacks else ""
 
 
 def _results(

@@ -64,6 +64,9 @@ def test_a_table_for_people_and_nothing_written(capsys: pytest.CaptureFixture[st
         assert (known["covered_classes"], known["num_classes"], known["own_classes"]) == (6, 6, 0)
         assert any(line.startswith(corpus) and results["corpora"][corpus]["verdict"] in line for line in text)
     assert results["redundancy"] == {"names+more": pytest.approx(1.0)}
+    assert text[1].split() == ["corpus", "verdict", "gain", "(95", "%", "interval)", "why"]
+    assert "names and more tell the classes apart in the same way: one of them may do" in text
+    assert {line.split()[0] for line in text} >= {"gain", "helps", "neutral", "harms"}, "what the words mean"
 
 
 def test_one_draw_where_the_seed_changes_nothing(capsys: pytest.CaptureFixture[str], write_file: WriteFile) -> None:
