@@ -130,9 +130,9 @@ def _read_aac(raw: bytes, max_seconds: float) -> tuple[Floats, int]:
         import av
     except ImportError:
         raise RowError("a sound file that libsndfile does not read, as m4a or aac: pip install av") from None
-    blocks: list[Floats] = []
+    blocks: list[Any] = []
     try:
-        with av.open(io.BytesIO(raw)) as container:
+        with av.open(io.BytesIO(raw), "r") as container:
             stream, resampler = container.streams.audio[0], av.AudioResampler("fltp")
             rate, wanted = int(stream.rate), round(max_seconds * int(stream.rate))
             for frame in container.decode(stream):
