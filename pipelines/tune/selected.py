@@ -56,13 +56,15 @@ def measure_trials(
     """
     heavy = [spec for spec in specs if spec.experiment.model.backbone != "frozen"]
     shared = SharedData(tables)
-    torch.set_num_threads(
-        1
-    )  # products of heads are too small to share: beside other work, two threads wait for another
-    for spec in specs:
-        if spec not in heavy:
-            data, state = shared.of(spec.experiment), folder.read_state(spec.key)
-            yield spec, *measured(spec.experiment, data, state, drawn=spec.key in drawn)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # products of heads are too small to share: on a busy machine, threads wait for another
+    try:
+        for spec in specs:
+            if spec not in heavy:
+                data, state = shared.of(spec.experiment), folder.read_state(spec.key)
+                yield spec, *measured(spec.experiment, data, state, drawn=spec.key in drawn)
+    finally:
+        torch.set_num_threads(threads)
     if heavy:
         yield from _on_cluster(heavy, tables, folder, drawn)
 
@@ -146,4 +148,6 @@ def has_control(experiment: Experiment) -> bool:
     taking_part = set(experiment.active_auxiliaries)
     if experiment.objective == "supervised" and experiment.model.head_init == "zero_shot":
         taking_part.add(head_init_corpus(experiment))
+    if experiment.model.head == "prior":
+        taking_part.update(experiment.bridges)
     return any(experiment.corpora[name].control != "none" for name in taking_part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -86,6 +87,9 @@ def test_trials_are_written_as_mlflows_client_writes_them(
     assert Counter(record.tags["uml.trial"] for record in found[0][1:]) == dict.fromkeys(specs, 2)
     monkeypatch.setattr(reading, "is_file", lambda uri: False)
     assert found == (sweep_runs(experiment, parent), experiment_runs(experiment.tracking.uri, experiment.name))
+    monkeypatch.undo()
+    MlflowClient(experiment.tracking.uri).log_metric(parent, "mine", float("nan"))  # a user's own: ours are finite
+    assert math.isnan(sweep_runs(experiment, parent)[0].metrics["mine"])
 
 
 def counting(call: Callable[..., Any], name: str, calls: Counter[str]) -> Callable[..., Any]:

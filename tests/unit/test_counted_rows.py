@@ -30,6 +30,7 @@ ROWS = {"train": {"cat": KEPT_ROWS, "dog": 1, "": 5}, "val": {"cat": 2}, "test":
         ({}, {"val": {"": 3, "bird": 2}}, False),
         ({}, {"test": {}}, True),
         ({"data.test_fraction": 0.1}, {}, True),
+        ({"data.labels.map": {"cat": "dog"}}, {}, False),
         ({"data.test_fraction": 0.1}, {"test": {}}, False),
     ],
 )

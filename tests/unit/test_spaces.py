@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tune_spaces
+from pipelines.tune.selected import has_control
 from tests.conftest import table
 from tune_spaces import Arm, Space, available_spaces, load_space, trials_of
 from uml_core.config import Experiment, parse_experiment
@@ -492,3 +493,4 @@ def test_a_bridge_has_an_arm_that_differs_from_prior_in_the_bridges_names_alone(
     control, prior = (bridged.override(space.arm(each).overrides) for each in (arm, "prior"))
     assert control.override({"corpora.imagenet.control": "none"}) == prior
     assert control.corpora["imagenet"].control == "shuffled_labels"
+    assert (has_control(control), has_control(prior)) == (True, False), "it is never shipped"

@@ -11,6 +11,7 @@ import pytest
 from tests.sweep_records import GAIN, parent_record, record, sweep_records, trial, values
 from tune_spaces import Arm, Space, load_space
 from uml_core.config import load_experiment
+from uml_core.evaluation.statistics import WORTH, pairs_to_decide
 from uml_core.reporting.collect import collect_sweep
 from uml_core.reporting.verdict import Verdict, verdict_of
 from uml_core.sweeps.space import space_as_json, space_from_json
@@ -263,6 +264,20 @@ def test_lambda_zero_that_does_as_well_with_a_random_head_is_no_gain() -> None:
     found = verdict(records)
     assert found.kind == "no_gain"
     assert "makes no reliable difference (equal accuracy at each of 5 seeds)." in found.text
+
+
+def test_the_seeds_that_would_decide_are_those_of_the_doubt_that_needs_most() -> None:
+    above = {"shuffled_init": (0.004, 0.020, 0.012, 0.007, -0.006), "noise_init": (0.05, -0.02, 0.03, 0.01, 0.0)}
+    parent = parent_record()
+    records = [parent]
+    for seed in range(5):
+        measured = {**dict.fromkeys(GAIN, 0.4 + 0.001 * seed), "uml_init": 0.6}
+        measured |= {arm: 0.6 - each[seed] for arm, each in above.items()}
+        records += [trial(parent, arm, seed, test) for arm, test in measured.items()]
+    found = verdict(records)
+    seeds = {each.against: pairs_to_decide(each.difference, WORTH, tests=4) for each in found.conditions[0].claims}
+    assert seeds["shuffled_init"] < seeds["noise_init"]
+    assert f"tune.seeds={seeds['noise_init']} would decide" in found.text, found.text
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from uml_core.config import Experiment
+from uml_core.config.training import LabelsConfig
 from uml_core.data.row_statistics import KEPT_ROWS
 from uml_core.data.subsets import Subset
 
@@ -25,7 +26,7 @@ def is_counted(
         subset: the file of data.subset.
     """
     data = experiment.data
-    if not experiment.solved_from or experiment.bridges:
+    if not experiment.solved_from or experiment.bridges or data.labels != LabelsConfig():  # which makes classes one
         return False
     if corpus in experiment.auxiliaries:
         is_drawn = experiment.corpora[corpus].control in ("noise", "shuffled_labels")

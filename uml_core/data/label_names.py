@@ -32,7 +32,8 @@ def with_labels(experiment: Experiment, tables: Mapping[str, Table]) -> dict[str
     """
     found = {corpus: _renamed(table, experiment.data.labels) for corpus, table in tables.items()}
     for corpus, table in found.items():
-        _check_one_class_each(corpus, table)
+        if corpus not in experiment.unlabelled_corpora:  # whose labels are not read
+            _check_one_class_each(corpus, table)
     return found
 
 

@@ -315,7 +315,7 @@ def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]
             f"leave {'it' if verb_s else 'them'} out{'' if design.subject else ', or lower mixing.loss_weight'}."
         )
     if not main.holds_above:
-        text = f"{where}: {subject} make{verb_s} no reliable difference ({measured}).{_power(design, main, claims)}"
+        text = f"{where}: {subject} make{verb_s} no reliable difference ({measured}).{_power(design, [main], claims)}"
         return ("undecided", f"Undecided {text}") if _is_open(main) else ("no_gain", f"No gain {text}")
     needs = [design.arm(name) for name in design.needs or ()]
     missing = next((arm.words for arm in needs if arm.name not in by_arm), None)
@@ -327,7 +327,7 @@ def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]
         least = min(doubts, key=lambda claim: claim.difference.mean)
         return "undecided", (
             f"Undecided {where}: {sweep.headline} is above {main.against} by {measured}, but not reliably above "
-            f"{design.arm(least.against).words} ({_measured(least.difference)}).{_power(design, least, claims)}"
+            f"{design.arm(least.against).words} ({_measured(least.difference)}).{_power(design, doubts, claims)}"
         )
     instead = [claim for claim in doubts if design.arm(claim.against).role in ALTERNATIVE_WORDS]
     beyond = [claim for claim in doubts if claim not in instead]
@@ -374,19 +374,23 @@ def _is_open(claim: Claim) -> bool:
     return claim.difference.high >= WORTH
 
 
-def _power(design: Space, claim: Claim, claims: Sequence[Claim]) -> str:
-    """What a sweep could have seen, and how many seeds would decide a claim that is open."""
-    difference = claim.difference
-    if not difference.std:
-        return ""
+def _power(design: Space, doubts: Sequence[Claim], claims: Sequence[Claim]) -> str:
+    """What a sweep could have seen of the doubt that spreads most, and the seeds that would decide all open ones."""
     corrected = [each.against for each in claims if design.arm(each.against).role not in SOLVED_OR_UNTRAINED]
-    tests = len(corrected) if claim.against in corrected else 1
-    least = 100 * detectable_difference(difference, tests=tests)
-    seen = f" {difference.count} seeds like these show a gain of {least:.1f} points or more"
-    if not _is_open(claim):
+    tests = {doubt.against: len(corrected) if doubt.against in corrected else 1 for doubt in doubts}
+    widest = max(doubts, key=lambda doubt: doubt.difference.std)
+    if not widest.difference.std:
+        return ""
+    least = 100 * detectable_difference(widest.difference, tests=tests[widest.against])
+    seen = f" {widest.difference.count} seeds like these show a gain of {least:.1f} points or more"
+    needed = [
+        pairs_to_decide(doubt.difference, WORTH, tests=tests[doubt.against]) for doubt in doubts if _is_open(doubt)
+    ]
+    if not needed:
         return f"{seen}."
-    seeds = pairs_to_decide(difference, WORTH, tests=tests)
-    return f"{seen}; {'more than 200' if seeds is None else f'tune.seeds={seeds}'} would decide."
+    seeds = [count for count in needed if count is not None]
+    told = f"tune.seeds={max(seeds)}" if len(seeds) == len(needed) else "more than 200"
+    return f"{seen}; {told} would decide."
 
 
 def _are_equal(difference: PairedDifference) -> bool:

@@ -50,20 +50,25 @@ def read_runs(uri: str, experiment_id: str, parent_run_id: str | None = None) ->
         given.append(parent_run_id)
 
     def read(file: sqlite3.Connection) -> list[RunRecord]:
-        def values_of(table: str) -> dict[str, dict[str, Any]]:
+        def values_of(table: str, value: str = "value") -> dict[str, dict[str, Any]]:
             found: dict[str, dict[str, Any]] = defaultdict(dict)
             of_these = f"SELECT run_uuid FROM runs WHERE {which}"
-            for run_id, key, value in file.execute(
-                f"SELECT run_uuid, key, value FROM {table} WHERE run_uuid IN ({of_these})", given
+            for run_id, key, stored in file.execute(
+                f"SELECT run_uuid, key, {value} FROM {table} WHERE run_uuid IN ({of_these})", given
             ):
-                found[run_id][key] = value
+                found[run_id][key] = stored
             return found
 
         file.execute("BEGIN")  # all of one state, whoever writes meanwhile
-        params, metrics, tags = map(values_of, ("params", "latest_metrics", "tags"))
+        params, tags = values_of("params"), values_of("tags")
+        metrics = values_of("latest_metrics", "CASE WHEN is_nan THEN 'nan' ELSE value END")
+
+        def floats(run_id: str) -> dict[str, float]:
+            return {key: float(value) for key, value in metrics[run_id].items()}
+
         columns, order = "run_uuid, name, status, start_time, end_time", "start_time DESC, run_uuid"
         return [
-            RunRecord(run_id, name or "", status, params[run_id], metrics[run_id], tags[run_id], start or 0, end or 0)
+            RunRecord(run_id, name or "", status, params[run_id], floats(run_id), tags[run_id], start or 0, end or 0)
             for run_id, name, status, start, end in file.execute(
                 f"SELECT {columns} FROM runs WHERE {which} ORDER BY {order}", given
             )
