@@ -248,7 +248,7 @@ def registered(records: list[RunRecord], arm: str) -> list[RunRecord]:
 def test_what_to_ship_is_an_arm_its_accuracy_and_the_line_that_uses_it() -> None:
     records = registered(sweep_records({**GAIN, **ALTERNATIVES}, shots=(1, 4)), "uml_init")
     text = text_of(report_in_words(records, tracking_uri="http://ada:secret@host:5000"))
-    assert "What do I ship? uml_init at 4 shots. as uml (λ > 0), and the head starts from" in text
+    assert "What do I ship? uml_init at 4 shots. As uml (λ > 0), and the head starts from" in text
     assert "Test accuracy 68.4 % (95 % interval 64.4 to 72.4 over 5 seeds). Model models:/pets@best" in text
     assert "python -m pipelines.predict --model models:/pets@best --input FOLDER" in text
     assert "--tracking-uri http://host:5000" in text

@@ -31,9 +31,8 @@ GALLERY = """<!doctype html>
 <title>{{ title }}</title>
 <style>
 body { font: 1rem/1.4 system-ui, sans-serif; color: #1a1a1a; max-width: 72rem; margin: 1rem auto; padding: 0 1rem; }
-ol { list-style: none; padding: 0; display: grid; gap: 1rem; }
-ol { grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); }
-li { border: 1px solid #ccc; padding: .6rem; overflow-wrap: anywhere; }
+ol { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: 1rem; }
+li { box-sizing: border-box; width: 11rem; border: 1px solid #ccc; padding: .6rem; overflow-wrap: anywhere; }
 img { display: block; margin: 0 0 .4rem; max-width: 100%; }
 p { margin: .15rem 0; }
 .id { color: #555; font-size: .8rem; }
@@ -82,7 +81,7 @@ def explain_mistakes(run: TrainedRun) -> AnalysisResult:
     counts = f"{len(wrong)} of {len(labels_N)} {run.held_out_words} rows are wrong"
     title = f"Mistakes of {run.experiment.name} on {run.data.target}"
     summary = f"{counts}{f', most often {often}' if often else ''}."
-    first = f" The {len(shown)} surest come first." if len(shown) < len(wrong) else " The surest come first."
+    first = f" The {len(shown)} surest are shown." if len(shown) < len(wrong) else " The surest come first."
     page = (
         Environment(autoescape=True)
         .from_string(GALLERY)

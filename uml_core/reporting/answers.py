@@ -183,7 +183,7 @@ def _ship(sweep: SweepResults, arm: Arm, condition: Condition, model: str) -> Sh
         accuracy = (
             f"{accuracy[:-1]}; harmonic mean of classes with and without train rows {_over_seeds(results.harmonic)}."
         )
-    return Ship(f"{words} {condition.words}", arm.says, accuracy, model)
+    return Ship(f"{words} {condition.words}", f"{arm.says[:1].upper()}{arm.says[1:]}", accuracy, model)
 
 
 def _over_seeds(by_seed: dict[int, float]) -> str:
