@@ -11,6 +11,7 @@ import pytest
 
 from tests.corpus_rows import list_inputs, list_rows
 from uml_core.config import CorpusConfig
+from uml_core.corpora.readers.base import is_installed
 from uml_core.corpora.readers.left_out import Census
 from uml_core.corpora.rows import Row
 from uml_core.encoders import RowError
@@ -138,6 +139,12 @@ def test_a_missing_folder_and_one_without_pictures(tmp_path: Path) -> None:
         rows_of(write(tmp_path, "train/cat/a.m4a"))
 
 
+def test_a_folder_of_a_packages_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plain_folder").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert [is_installed(name) for name in ("plain-folder", "no-such-package", "pytest")] == [False, False, True]
+
+
 def test_inputs_are_files_at_any_depth_tables_or_shards(corpus: Path, tmp_path: Path) -> None:
     write(corpus, "loose.png", "a/b/c/d/e.png", "notes.txt")
     (corpus / "out.png").symlink_to("/etc/hostname")
@@ -154,6 +161,12 @@ def test_inputs_are_files_at_any_depth_tables_or_shards(corpus: Path, tmp_path: 
     (tmp_path / "b.csv").write_text("path\nloose.png\na/b/c/d/e.png\n")
     found = list_inputs(tmp_path / "b.csv", "image", root=str(corpus))
     assert [(row.id, row.read()) for row in found] == [(name, b"picture") for name in ("loose.png", "a/b/c/d/e.png")]
+    write(corpus, "a/loose.png")
+    for folder in ("", "a/"):
+        (corpus / folder / "t.csv").write_text("path\nloose.png\nloose.png\nb.png\n")
+    assert [(row.id, row.fault) for row in list_inputs(corpus / "{,a/}t.csv", "image")] == [
+        (f"{table}/{name}", None) for table in ("t.csv", "a/t.csv") for name in ("loose.png", "row-1", "b.png")
+    ]
     with pytest.raises(InputError, match=r"--root is .*, and --input .* is no table"):
         list_inputs(corpus, "image", root=str(corpus))
     with pytest.raises(InputError, match=r"--input is .*none, which does not exist; give a folder of image files"):

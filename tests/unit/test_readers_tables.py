@@ -199,6 +199,11 @@ def test_other_separators_and_compressed_tables(tmp_path: Path, name: str, conte
             rows_of(tmp_path / name, "text")
 
 
+def test_a_column_alone_is_one_whatever_its_text_holds(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\none; two\nfour\n")
+    assert [row.text for row in rows_of(tmp_path / "a.csv", "text")] == ["one; two", "four"]
+
+
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_columns_of_other_names(tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture) -> None:
     path, frame = tmp_path / f"a.{ending}", pd.DataFrame({"Text": ["x"], "Label": ["cat"], "text": ["not this"]})
@@ -211,6 +216,8 @@ def test_columns_of_other_names(tmp_path: Path, ending: str, caplog: pytest.LogC
     assert "a column of another spelling is read with columns: {label: Label}" in caplog.text
     (row,) = rows_of(path, "text", columns={"text": "Text", "label": "Label"})
     assert (row.text, row.label) == ("x", "cat")
+    (row,) = rows_of(path, "text", columns={"id": "text", "label": "text"})
+    assert (row.id, row.text, row.label) == ("not this", "not this", "not this")
     with pytest.raises(InputError, match=r"has no column Lable, which columns has as label .did you mean 'Label'"):
         rows_of(path, "text", columns={"label": "Lable"})
 

@@ -38,12 +38,19 @@ def test_labels_are_brought_together_by_case_spaces_and_a_map() -> None:
     assert data.classes == ("a", "b", "c")
     assert data.train["names"].rows.tolist() == [0, 1, 2, 3, 4, 7]
     assert data.train["names"].labels.tolist() == [0, 1, 2, 0, 0, 2]
+    with pytest.raises(InputError, match=r"labels.map has 'tabbi', a label of no corpus .did you mean 'tabby'"):
+        build({"data.labels.map": {"tabby": "c", "tabbi": "c"}}, names=spelled)
     hint = "names: 2 rows match 'a', 1 rows match 'b' after strip and casefold: data.labels.normalise=strip_casefold"
     without = build(names=table(np.zeros((4, 3)), ["A", " a", "B ", "c"])).warnings()
     assert any(line.startswith(hint) for line in without)
     assert not any("strip and casefold" in line for line in build().warnings())
     both = build(target=table(TARGET.embeddings, [*["C"] * 5, *LABELS[5:]])).warnings()
     assert any("classes 'C', 'c' are the same after strip and casefold" in line for line in both)
+
+
+def test_names_of_a_hierarchy_are_classes_of_their_own() -> None:
+    below = table(TARGET.embeddings, [f"top|{label}" for label in LABELS])
+    assert build(target=below, names=below).classes == ("top|a", "top|b", "top|c")
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 8), st.integers(0, 5))
@@ -193,7 +200,7 @@ def test_unrelated_hands_whole_foreign_classes_to_target_classes() -> None:
         ({"names": table(np.zeros((2, 3)), [*"Az"])}, "remove the corpus; 1 rows match 'a' after strip and casefold"),
         (
             {"names": table(np.zeros((3, 3)), ["a|b", "b", "c|d"])},
-            r"names has labels that hold several classes: 'a\|b'; a row has one: .*data.labels.map=\{'a\|b': a\}",
+            r"has labels that hold several classes: 'a\|b', 'c\|d'; a row has one: .*data.labels.map=\{'a\|b': a\}",
         ),
     ],
 )

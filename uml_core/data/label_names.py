@@ -7,7 +7,7 @@ that another setting needs no new embedding.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from uml_core.config import Experiment
 from uml_core.config.training import LabelsConfig
-from uml_core.errors import InputError, listing
+from uml_core.errors import InputError, listing, nearest
 from uml_core.store.corpus_table import CorpusTable
 from uml_core.store.sequence_table import SequenceTable
 
@@ -28,25 +28,45 @@ def with_labels(experiment: Experiment, tables: Mapping[str, Table]) -> dict[str
     """Every corpus's table under the class names that `data.labels` gives its rows.
 
     Raises:
-        InputError: a corpus has labels that hold several classes.
+        InputError: a corpus has labels that hold several classes, or the map names a label of no corpus.
     """
-    found = {corpus: _renamed(table, experiment.data.labels) for corpus, table in tables.items()}
-    for corpus, table in found.items():
-        if corpus not in experiment.unlabelled_corpora:  # whose labels are not read
-            _check_one_class_each(corpus, table)
+    settings = experiment.data.labels
+    _check_map(settings, _labels_of(tables))
+    found = {corpus: _renamed(table, settings) for corpus, table in tables.items()}
+    labelled = {corpus: found[corpus] for corpus in found if corpus not in experiment.unlabelled_corpora}
+    labels = _labels_of(labelled)
+    for corpus, table in labelled.items():
+        _check_one_class_each(corpus, table.label_names, labels)
     return found
 
 
-def _renamed(table: Table, settings: LabelsConfig) -> Table:
-    def plain(name: str) -> str:
-        return name if settings.normalise == "none" else normalised(name)
+def _labels_of(tables: Mapping[str, Table]) -> set[str]:
+    return {name for table in tables.values() for name in table.label_names}
 
-    mapped = {plain(theirs): plain(ours) for theirs, ours in settings.map.items()}
-    names: list[str] = [mapped.get(plain(name), plain(name)) for name in table.label_names]
+
+def _plain(name: str, settings: LabelsConfig) -> str:
+    return name if settings.normalise == "none" else normalised(name)
+
+
+def _check_map(settings: LabelsConfig, labels: Iterable[str]) -> None:
+    known = {_plain(name, settings) for name in labels}
+    for theirs in settings.map:
+        if _plain(theirs, settings) not in known:
+            raise InputError(
+                f"data.labels.map has '{theirs}', a label of no corpus{nearest(theirs, sorted(known))}; the labels "
+                f"are {listing(sorted(known))}"
+            )
+
+
+def _renamed(table: Table, settings: LabelsConfig) -> Table:
+    mapped = {_plain(theirs, settings): _plain(ours, settings) for theirs, ours in settings.map.items()}
+    plain = [_plain(name, settings) for name in table.label_names]
+    names: list[str] = [mapped.get(name, name) for name in plain]
     if tuple(names) == table.label_names:
         return table
     together: list[str] = sorted(set(names))
-    codes = np.array([*map(together.index, names), -1], dtype=np.int64)  # code -1 (no label) picks the last entry
+    code_of: dict[str, int] = {name: code for code, name in enumerate(together)}
+    codes = np.array([*map(code_of.__getitem__, names), -1], dtype=np.int64)  # code -1 (no label) picks the last entry
     return replace(table, label_names=tuple(together), label_codes=codes[table.label_codes])
 
 
@@ -54,16 +74,15 @@ def normalised(name: str) -> str:
     return name.strip().casefold()
 
 
-def _check_one_class_each(corpus: str, table: CorpusTable | SequenceTable) -> None:
-    """Refuse labels such as a|b, where a part is a label of its own or in another such label."""
-    parts = {name: [part.strip() for part in name.split(SEPARATOR)] for name in table.label_names}
-    uses = Counter(part for name in parts for part in set(parts[name]))
-    several = [name for name, own in parts.items() if len(own) > 1 and any(uses[part] > 1 for part in own)]
+def _check_one_class_each(corpus: str, names: Sequence[str], labels: Collection[str]) -> None:
+    """Refuse labels such as a|b where a part is one of all corpora's labels; food|fruit may be one class."""
+    several = {name: [part for part in map(str.strip, name.split(SEPARATOR)) if part in labels] for name in names}
+    several = {name: parts for name, parts in several.items() if SEPARATOR in name and parts}
     if several:
+        first, parts = next(iter(several.items()))
         raise InputError(
             f"corpora.{corpus} has labels that hold several classes: {listing(map(repr, several))}; a row has one: "
-            "write the row once for each, or name the one that counts, "
-            f"data.labels.map={{'{several[0]}': {parts[several[0]][0]}}}"
+            f"write the row once for each, or name the one that counts, data.labels.map={{'{first}': {parts[0]}}}"
         )
 
 

@@ -21,11 +21,17 @@ ENDINGS: Mapping[str, str] = {
 }
 # Of those, the ones that are read where an extra package is installed.
 PACKAGES: Mapping[str, str] = {".heic": "pillow-heif", ".heif": "pillow-heif", ".m4a": "av", ".aac": "av"}
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; a mere folder of its name in the working directory has no origin."""
+    spec = find_spec(package.replace("-", "_"))
+    return spec is not None and spec.origin is not None
+
+
 SUFFIXES: Mapping[str, frozenset[str]] = {
     modality: frozenset(
-        ending
-        for ending in endings.split()
-        if ending not in PACKAGES or find_spec(PACKAGES[ending].replace("-", "_")) is not None
+        ending for ending in endings.split() if ending not in PACKAGES or is_installed(PACKAGES[ending])
     )
     for modality, endings in ENDINGS.items()
 }
@@ -68,27 +74,33 @@ Reader = Callable[[CorpusSource], Iterator[Row]]
 class RecordNames:
     """Turns records into ids, labels and splits, and holds labels to the type of the first one.
 
-    A row without an id is named by its position, from `prefix` and the count of rows so far.
+    A row without an id is named by `prefix` and its path, if that is asked for and no row before it has it, else by
+    `prefix` and its position.
     """
 
     default_split: str
     prefix: str = ""
     label_names: Sequence[str] = ()  # names of integer labels, where the file holds them
-    id_columns: Sequence[str] = ("id",)  # the first that a record has names its row
+    by_path: bool = False
     _label_type: type | None = field(default=None, init=False)
+    _paths: HashSet64 = field(default_factory=HashSet64, init=False)
 
     def row(self, index: int, record: Mapping[str, Any], fault: str | None = None) -> Row:
         """A row without content; with a fault where the record has one, or names the row wrongly."""
-        column = next((name for name in self.id_columns if record.get(name) is not None), "id")
-        row_id, id_fault = scalar(column, record.get(column))
+        row_id, id_fault = scalar("id", record.get("id"))
         label, label_fault = self._label(record.get("label"))
         split, split_fault = scalar("split", record.get("split"))
         return Row(
-            row_id or f"{self.prefix}row-{index}",
+            row_id or self._path_id(record) or f"{self.prefix}row-{index}",
             label,
             canonical_split(split or self.default_split),
             fault=fault or id_fault or label_fault or split_fault,
         )
+
+    def _path_id(self, record: Mapping[str, Any]) -> str | None:
+        path = scalar("path", record.get("path"))[0] if self.by_path else None
+        named = f"{self.prefix}{path}"
+        return None if path is None or self._paths.add(hashes_of([named]))[0] else named
 
     def _label(self, value: object) -> tuple[str | None, str | None]:
         label, fault = scalar("label", value)

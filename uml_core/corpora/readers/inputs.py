@@ -25,6 +25,8 @@ SPLIT = "predict"
 def stream_inputs(path: str | Path, modality: str, *, root: str | None = None) -> Iterator[Row]:
     """Yield one row an input; its id is the table's or shard's, else its path: in the folder, or as the table has it.
 
+    The second row of one path is named by its position; of several tables, paths and positions are behind the name.
+
     An input that cannot be used is yielded as well, with the reason as its `fault`.
 
     Args:

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from uml_core.corpora.content import Cell
 from uml_core.corpora.readers.base import CorpusSource, RecordNames, scalar
-from uml_core.corpora.readers.table_files import BYTE_COLUMNS, NAME_COLUMNS, TABLE_SUFFIXES, Table, open_table
+from uml_core.corpora.readers.table_files import BYTE_COLUMNS, OUR_COLUMNS, TABLE_SUFFIXES, Table, open_table
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError, listing
 from uml_core.files.paths import (
@@ -47,7 +47,7 @@ def read_table(source: CorpusSource) -> Iterator[Row]:
     if corpus.root is not None and kind_of(corpus.root, f"corpora.{source.name}.root") != "folder":
         raise InputError(f"corpora.{source.name}.root is {corpus.root}, which is no folder; paths start there")
     files = files_of(source.location, TABLE_SUFFIXES, source.setting)
-    names = RecordNames(corpus.split, id_columns=("id", "path") if source.ids_from_paths else ("id",))
+    names = RecordNames(corpus.split, by_path=source.ids_from_paths)
     for location, name in zip(files, relative_names(files), strict=True):
         table = open_table(source.setting, location, {str(ours): theirs for ours, theirs in corpus.columns.items()})
         names.prefix = f"{name}/" if len(files) > 1 else ""
@@ -119,6 +119,6 @@ def _content(source: CorpusSource, location: str, table: Table) -> str:
 
 def _meant(columns: Sequence[str]) -> str:
     """In words, columns that have one of our names but for case and spaces, and are not read."""
-    ours = [name for name in (*NAME_COLUMNS, "text", "path") if name not in columns]
+    ours = [name for name in OUR_COLUMNS if name not in columns]
     pairs = [f"{name}: {theirs}" for name in ours for theirs in columns if theirs.strip().casefold() == name]
     return f"; a column of another spelling is read with columns: {{{listing(pairs)}}}" if pairs else ""

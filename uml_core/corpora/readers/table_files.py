@@ -25,6 +25,7 @@ from uml_core.files.paths import STORAGE_ERRORS, base_name, one_line, open_bytes
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz", ".tsv.gz")
 NAME_COLUMNS = ("id", "label", "split")
+OUR_COLUMNS = (*NAME_COLUMNS, "text", "path")
 BYTE_COLUMNS = ("bytes", "content", "image", "audio")
 MAX_FIELD = 2**24  # characters of a CSV field; a quote that is never closed must not take the file as one field
 PEEKED = 1000  # lines of a .jsonl file that say which columns there are
@@ -94,7 +95,9 @@ def _renamed(table: Table, columns: Mapping[str, str], named: str) -> Table:
             )
     if not columns:
         return table
-    theirs_of = {name: name for name in table.columns if name not in columns.values()} | dict(columns)
+    # A column of one of our names may serve twice: a path that is the id as well.
+    kept = [name for name in table.columns if name in OUR_COLUMNS or name not in columns.values()]
+    theirs_of = dict(zip(kept, kept, strict=True)) | dict(columns)
     records = (
         replace(record, values={ours: record.values.get(theirs) for ours, theirs in theirs_of.items()})
         for record in table.records
@@ -142,7 +145,7 @@ def _json_record(number: int, line: bytes) -> Record:
 def _open_csv(setting: str, location: str, columns: Mapping[str, str]) -> Table:
     with _csv_text(location) as file:
         line = file.readline()
-        separator = "," if "," in line else max(";\t", key=line.count)
+        separator = "," if "," in line else max(",;\t", key=line.count)  # none: one column
         if table_ending(location).startswith(".tsv"):
             separator = "\t"
         try:
@@ -192,11 +195,10 @@ def _open_parquet(setting: str, location: str, columns: Mapping[str, str]) -> Ta
     schema = file.schema_arrow
     candidates = [columns["bytes"]] if "bytes" in columns else BYTE_COLUMNS
     byte_columns = [name for name in candidates if name in schema.names and _holds_bytes(schema.field(name).type)]
-    wanted = [columns.get(name, name) for name in (*NAME_COLUMNS, "text", "path")]
-    wanted = [name for name in wanted if name in schema.names]
+    wanted = {columns.get(name, name) for name in OUR_COLUMNS} & {*schema.names}
     return Table(
         schema.names,
-        _parquet_records(file, wanted),
+        _parquet_records(file, sorted(wanted)),
         byte_columns[0] if byte_columns else None,
         _class_names(schema.metadata or {}, columns.get("label", "label")),
     )

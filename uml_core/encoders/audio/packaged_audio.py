@@ -127,19 +127,20 @@ def _check_whole(raw: bytes, file: soundfile.SoundFile, num_read: int) -> None:
 def _read_aac(raw: bytes, max_seconds: float) -> tuple[Floats, int]:
     """What `read_samples` gives, of the formats that package av reads and libsndfile does not."""
     try:
-        import av
+        from av import AudioResampler, FFmpegError
+        from av import open as open_container
     except ImportError:
         raise RowError("a sound file that libsndfile does not read, as m4a or aac: pip install av") from None
     blocks: list[Any] = []
     try:
-        with av.open(io.BytesIO(raw), "r") as container:
-            stream, resampler = container.streams.audio[0], av.AudioResampler("fltp")
+        with open_container(io.BytesIO(raw), "r") as container:
+            stream, resampler = container.streams.audio[0], AudioResampler("fltp")
             rate, wanted = int(stream.rate), round(max_seconds * int(stream.rate))
             for frame in container.decode(stream):
                 blocks += [block.to_ndarray().T for block in resampler.resample(frame)]
                 if sum(map(len, blocks)) >= wanted:
                     break
-    except (av.FFmpegError, IndexError) as error:
+    except (FFmpegError, IndexError) as error:
         raise RowError(f"not a sound file that can be read: {error}") from None
     if not blocks:
         raise RowError("audio of zero length")
