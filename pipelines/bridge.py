@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.command_line import Summary, experiment_parser, step_main
+from pipelines.command_line import Summary, experiment_parser, local_folder, step_main
 from uml_core.config import Experiment
 
 
@@ -37,7 +36,7 @@ def run(experiment: Experiment, output: str) -> Summary:
     from uml_core.encoders.image.classifier_rows import classifier_rows
 
     found = classifier_rows(build_encoder(experiment.encoders.image, "image"))
-    directory, (num_classes, dim) = Path(output).resolve(), found.embeddings.shape
+    directory, (num_classes, dim) = local_folder("--output", output), found.embeddings.shape
     directory.mkdir(parents=True, exist_ok=True)
     embeddings = pa.FixedSizeListArray.from_arrays(pa.array(found.embeddings.ravel()), dim)
     pq.write_table(pa.table({"label": found.names, "embedding": embeddings}), directory / "classifier.parquet")

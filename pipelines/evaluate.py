@@ -74,9 +74,6 @@ def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
     if evaluators:
         experiment = experiment.override({"evaluation.evaluators": evaluators})
     chosen = chosen_analyses(analyses)
-    for flag, analysis in (("pairs", "neurons"), ("classes", "decision_plane")):
-        if getattr(given, flag) is not None and analysis not in chosen:
-            raise InputError(f"--{flag} is for analysis {analysis}, which is not asked for; add --analyses {analysis}")
     pairs_file = None if given.pairs is None else absolute_path(given.pairs)
     classes = None if given.classes is None else tuple(given.classes)
     return run(experiment, run_ids, against=against, analyses=chosen, pairs_file=pairs_file, plane_classes=classes)
@@ -92,6 +89,9 @@ def run(
     plane_classes: tuple[str, str] | None = None,
 ) -> Summary:
     """Evaluate runs with the experiments they were trained with, and log the results into them."""
+    for flag, value, analysis in (("pairs", pairs_file, "neurons"), ("classes", plane_classes, "decision_plane")):
+        if value is not None and analysis not in analyses:
+            raise InputError(f"--{flag} is for analysis {analysis}, which is not asked for; add --analyses {analysis}")
     evaluators = chosen_evaluators(experiment.evaluation.evaluators)
     ids = (
         [run_ids]

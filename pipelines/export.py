@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.command_line import Summary, absolute_path, add_model_flags, guarded, step_parser
-from uml_core.errors import InputError
+from pipelines.command_line import Summary, absolute_path, add_model_flags, guarded, local_folder, step_parser
+from uml_core.errors import InputError, listing
 from uml_core.serving.export import FORMATS, export_head
 from uml_core.serving.target_predictor import TargetPredictor
 from uml_core.tracking.reading import load_predictor
@@ -37,9 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     return guarded(lambda: run(arguments.model, arguments.output, arguments.tracking_uri, formats=formats))
 
 
-def run(model_uri: str, output: str, tracking_uri: str, *, formats: tuple[str, ...] = FORMATS) -> Summary:
+def run(model_uri: str, output: str, tracking_uri: str, *, formats: Sequence[str] = FORMATS) -> Summary:
     """Fetch a model and write its target path; returns the files and the shape of the matrix."""
-    directory = Path(output).resolve()
+    directory = local_folder("--output", output)
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise InputError(f"--format is {unknown[0]}; formats are {listing(FORMATS)}")
     if directory.exists() and not directory.is_dir():
         raise InputError(f"--output is {output}, which is a file; give a folder")
     with tempfile.TemporaryDirectory() as folder:

@@ -82,27 +82,27 @@ def main(argv: list[str] | None = None) -> int:
             given.output,
             given.tracking_uri,
             root=given.root,
-            max_rejected=_share("--max-rejected", given.max_rejected),
-            top=None if given.top is None else _count("--top", given.top),
+            max_rejected=given.max_rejected,
+            top=given.top,
         )
     )
 
 
-def _share(flag: str, text: str) -> float:
+def _share(flag: str, given: str | float) -> float:
     try:
-        share = float(text)
+        share = float(given)
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
-        raise InputError(f"{flag} is {text}; give a number from 0 to 1")
+        raise InputError(f"{flag} is {given}; give a number from 0 to 1")
     return share
 
 
-def _count(flag: str, text: str) -> int:
+def _count(flag: str, given: str | int) -> int:
     """A number of classes; 0 stands for all of them."""
-    if text != "all" and not text.isdecimal():
-        raise InputError(f"{flag} is {text}; give a number of classes, or all")
-    return 0 if text == "all" else int(text)
+    if given != "all" and not str(given).isdecimal():
+        raise InputError(f"{flag} is {given}; give a number of classes, or all")
+    return 0 if given == "all" else int(given)
 
 
 def run(
@@ -112,8 +112,8 @@ def run(
     tracking_uri: str,
     *,
     root: str | None = None,
-    max_rejected: float = MAX_REJECTED,
-    top: int | None = None,
+    max_rejected: float | str = MAX_REJECTED,
+    top: int | str | None = None,
 ) -> Summary:
     """Predict every input; returns counts and where the predictions are.
 
@@ -124,24 +124,26 @@ def run(
         tracking_uri: MLflow's.
         root: the folder that a table's paths start in.
         max_rejected: share of the inputs that may be unreadable, as `embed.max_rejected`.
-        top: how many classes a row has in the columns `top_*`, 0 for all; None: there are no such columns.
+        top: how many classes a row has in the columns `top_*`, 0 or "all" for all; None: there are no such columns.
 
     Raises:
         InputError: nothing can be predicted, or too many inputs are unreadable; what could be predicted is written.
     """
-    if not output_path.endswith(".parquet"):
-        raise InputError(f"--output is {output_path}; give a file that ends in .parquet")
+    if "://" in output_path or not output_path.endswith(".parquet"):
+        raise InputError(f"--output is {output_path}; give a local file that ends in .parquet")
+    max_share, max_classes = _share("--max-rejected", max_rejected), None if top is None else _count("--top", top)
     with tempfile.TemporaryDirectory() as directory:
         predictor = load_predictor(absolute_path(tracking_uri), model_uri, Path(directory))
-    output = Path(output_path).resolve()
+    places = absolute_path(input_path), None if root is None else absolute_path(root)
+    output = Path(absolute_path(output_path))
     output.parent.mkdir(parents=True, exist_ok=True)
-    schema = SCHEMA if top is None else pa.unify_schemas([SCHEMA, TOP_SCHEMA])
+    schema = SCHEMA if max_classes is None else pa.unify_schemas([SCHEMA, TOP_SCHEMA])
     with (
         ParquetFile(output, schema) as predictions,
         ParquetFile(output.with_name(f"{output.stem}.rejected.parquet"), REJECTED_SCHEMA, keep_empty=False) as rejected,
     ):
-        for ids, result, bad in _predictions(predictor, input_path, None if root is None else absolute_path(root)):
-            predictions.write(_table(ids, result, schema, predictor.classes, top or len(predictor.classes)))
+        for ids, result, bad in _predictions(predictor, *places):
+            predictions.write(_table(ids, result, schema, predictor.classes, max_classes or len(predictor.classes)))
             if bad:
                 rows = [{"id": row.id, "reason": reason} for row, reason in bad]
                 rejected.write(pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA))
@@ -151,9 +153,9 @@ def run(
         found = f"unreadable inputs in {rejected.path}, first {first['id']}: {first['reason']}"
         text += f"\n{rejected.num_rows} {found}"
         total = rejected.num_rows + predictions.num_rows
-        if not predictions.num_rows or rejected.num_rows > max_rejected * total:
+        if not predictions.num_rows or rejected.num_rows > max_share * total:
             raise InputError(
-                f"{rejected.num_rows} of {total} {found} (--max-rejected is {max_rejected:.0%}); mend them, or raise "
+                f"{rejected.num_rows} of {total} {found} (--max-rejected is {max_share:.0%}); mend them, or raise "
                 f"the limit; {predictions.num_rows} predictions are in {output}"
             )
     results = {"output": str(output), "rows": predictions.num_rows, "rejected_rows": rejected.num_rows}

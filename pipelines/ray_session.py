@@ -27,11 +27,11 @@ def ray_session(*, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Non
         meanwhile()
         yield
         return
-    with ThreadPoolExecutor(1) as background:
-        called = background.submit(meanwhile)
-        _start_ray()
-        called.result()
     try:
+        with ThreadPoolExecutor(1) as background:
+            called = background.submit(meanwhile)
+            _start_ray()
+        called.result()
         yield
     finally:
         if not _is_kept.is_set():

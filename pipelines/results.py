@@ -130,19 +130,26 @@ class EvaluatedRun(Facts):
 
 
 class Evaluated(Result):
-    runs: tuple[EvaluatedRun, ...]
-    against: Mapping[str, float]
-    """The comparison with other runs; empty without one."""
+    """Its keys are MLflow's names, which no field can have: the properties group them."""
 
-    @classmethod
-    def of(cls, summary: Summary) -> Self:
-        against = {name: value for name, value in summary.results.items() if name.startswith("against/")}
-        own = {name: value for name, value in summary.results.items() if name not in against}
-        runs = [
-            {"run_id": run["run_id"], "metrics": {name: value for name, value in run.items() if name != "run_id"}}
-            for run in own.get("runs", [own])
-        ]
-        return cls.model_validate({"text": summary.text, "runs": runs, "against": against})
+    @property
+    def against(self) -> Mapping[str, float]:
+        """The comparison with other runs; empty without one."""
+        return {name: value for name, value in (self.model_extra or {}).items() if name.startswith("against/")}
+
+    @property
+    def runs(self) -> tuple[EvaluatedRun, ...]:
+        found = self.model_extra or {}
+        own = {name: value for name, value in found.items() if name not in self.against}
+        return tuple(
+            EvaluatedRun(run_id=run["run_id"], metrics={name: run[name] for name in run if name != "run_id"})
+            for run in found.get("runs", [own])
+        )
+
+    @property
+    def run_id(self) -> str:
+        """Of the first run."""
+        return self.runs[0].run_id
 
     @property
     def metrics(self) -> Mapping[str, float]:

@@ -7,9 +7,10 @@
     steps.advise(pets).corpora["captions"].verdict
     steps.tune(pets, "controls").verdict
 
-Every step takes the path of an experiment file, a mapping of its settings, or an `Experiment`. Relative places start at
-$UML_ROOT, or at the working directory, as on the command line. Users' mistakes raise InputError. Ray starts where a
-step needs it and stops with it; `session` keeps it over several. What is not needed is not imported.
+Every step but `predict` and `export`, which take a model, takes the path of an experiment file, a mapping of its
+settings, or an `Experiment`. Relative places start at $UML_ROOT, or at the working directory, as on the command line.
+Users' mistakes raise InputError. Ray starts where a step needs it and stops with it; `session` keeps it over several.
+What is not needed is not imported.
 """
 
 from __future__ import annotations
@@ -50,14 +51,18 @@ def experiment(given: Given | None = None, **settings: Any) -> Experiment:
     else:
         found = given if isinstance(given, Experiment) else load_experiment(given)
         tree = found.model_dump(mode="json")
-    return with_absolute_paths(parse_experiment(_written(_merged(tree, settings))))
+    return with_absolute_paths(parse_experiment(_written(_merged(_merged({}, tree), settings))))
 
 
 def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with changes in it; places may be paths."""
     merged = dict(tree)
     for key, value in changes.items():
-        is_section = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if is_section else value
+        if isinstance(value, Mapping):
+            before = merged.get(key)
+            merged[key] = _merged(before if isinstance(before, Mapping) else {}, value)
+        else:
+            merged[key] = str(value) if isinstance(value, Path) else value
     return merged
 
 
@@ -120,21 +125,23 @@ def evaluate(
     given: Given,
     runs: str | Sequence[str] | None = None,
     *,
-    against: Sequence[str] = (),
-    analyses: Sequence[str] = (),
+    evaluators: str | Sequence[str] = (),
+    against: str | Sequence[str] = (),
+    analyses: str | Sequence[str] = (),
     pairs: str | Path | None = None,
     classes: tuple[str, str] | None = None,
 ) -> results.Evaluated:
-    """Evaluate training runs, by default the one registered last; `evaluation.evaluators` says what is measured."""
+    """Evaluate training runs, by default the one registered last; `evaluators` stand for evaluation.evaluators."""
     from pipelines.evaluate import run
     from uml_core.analysis.suite import chosen_analyses
 
+    chosen = {"evaluators": _names(evaluators)} if evaluators else {}
     return results.Evaluated.of(
         run(
-            experiment(given),
+            experiment(given, evaluation=chosen),
             runs,
-            against=against,
-            analyses=chosen_analyses(list(analyses)),
+            against=_names(against),
+            analyses=chosen_analyses(_names(analyses)),
             pairs_file=None if pairs is None else absolute_path(str(pairs)),
             plane_classes=classes,
         )
@@ -166,20 +173,22 @@ def predict(
     return results.Predicted.of(run(*places, root=start, max_rejected=max_rejected, top=top))
 
 
-def export(model: str, output: str | Path, *, tracking_uri: str | None = None) -> results.Exported:
-    """Write a model as safetensors and ONNX."""
-    from pipelines.export import run
+def export(
+    model: str, output: str | Path, *, tracking_uri: str | None = None, formats: str | Sequence[str] = ()
+) -> results.Exported:
+    """Write a model as safetensors and ONNX, or as one of them."""
+    from pipelines.export import FORMATS, run
 
-    return results.Exported.of(run(model, str(output), _tracking(tracking_uri)))
+    return results.Exported.of(run(model, str(output), _tracking(tracking_uri), formats=_names(formats) or FORMATS))
 
 
 def directions(
-    given: Given, targets: Sequence[str] = (), *, trials: int | None = None, resume: bool = False
+    given: Given, targets: str | Sequence[str] = (), *, trials: int | None = None, resume: bool = False
 ) -> results.Directions:
     """Sweep all subsets of corpora around each target in turn."""
     from pipelines.directions import run
 
-    return results.Directions.of(run(experiment(given), targets, max_trials=trials, resume=resume))
+    return results.Directions.of(run(experiment(given), _names(targets), max_trials=trials, resume=resume))
 
 
 def bridge(given: Given, output: str | Path) -> results.Bridge:
@@ -187,6 +196,10 @@ def bridge(given: Given, output: str | Path) -> results.Bridge:
     from pipelines.bridge import run
 
     return results.Bridge.of(run(experiment(given), str(output)))
+
+
+def _names(given: str | Sequence[str]) -> list[str]:
+    return [given] if isinstance(given, str) else list(given)
 
 
 def _tracking(uri: str | None) -> str:

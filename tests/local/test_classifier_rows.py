@@ -30,8 +30,11 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_packaged_classifier_is_a_corpus_of_named_rows(file: Path, tmp_path: Path) -> None:
-    assert bridge.main([str(file), "--output", str(tmp_path / "new")]) == 0
+def test_the_packaged_classifier_is_a_corpus_of_named_rows(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UML_ROOT", str(tmp_path))
+    assert bridge.main([str(file), "--output", "new"]) == 0
     output = tmp_path / "new" / "classifier.parquet"
     labels = pq.read_table(output)["label"].to_pylist()
     texts = [json.loads(line) for line in (tmp_path / "new" / "names.jsonl").read_text(encoding="utf-8").splitlines()]

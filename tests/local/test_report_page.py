@@ -194,20 +194,24 @@ def test_plain_runs_alone_are_undecided_and_name_the_command() -> None:
     texts = Page(report.html).texts
     assert texts.index(report.verdict.text) < 20
     assert any(re.search(r"--model runs:/\w{32}/model --input", text) for text in texts)
+    newer = record("unimodal", metrics={"test/accuracy": 0.6})
+    assert "the model of the newest uml run" in build([*plain_records(1), newer]).html
     assert "1 plain training run without a sweep does not show" in build(plain_records(1)).verdict.text
     with pytest.raises(ValueError, match="no sweeps"):
         build([record("trial")])
 
 
 def test_every_sweep_is_reachable_from_the_page() -> None:
-    first, second, third = sweeps = [sweep_records(GAIN, seeds=seeds) for seeds in (1, 3, 5)]
-    report = report_in_words([*first, *second, *third, *mixing_records()])
+    sweeps = [sweep_records(GAIN, seeds=seeds) for seeds in (1, 3, 5)]
+    killed, *trials = sweep_records(GAIN)
+    sweeps.append([replace(killed, status="KILLED"), *trials])  # newer, and without a page
+    report = report_in_words([*(run for sweep in sweeps for run in sweep), *mixing_records()])
     page = Page(report.html)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert {f"sweep-{records[0].run_id}" for records in sweeps} < set(ids)
     assert sorted(anchor["href"] or "" for anchor in page.all("a")) == sorted(f"#{each}" for each in ids)
     text = " ".join(page.texts)
-    assert "Earlier sweep controls of" in text
+    assert [text.count(words) for words in ("Other sweep controls of", "is its own page")] == [3, 2]
     assert "1 seed cannot decide" in text
     assert "All sweeps" in text
 

@@ -52,7 +52,7 @@ def test_files_mappings_and_keywords_give_one_experiment(here: Path) -> None:
         steps.experiment("pets.yaml", data={"shot": 1})
 
 
-def test_the_steps_give_typed_results(here: Path) -> None:
+def test_the_steps_give_typed_results(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pets: Experiment = steps.experiment(RELATIVE)
     embedded = steps.embed(RELATIVE)
     assert embedded.corpora["target"].rows == 6 * 20
@@ -63,14 +63,21 @@ def test_the_steps_give_typed_results(here: Path) -> None:
     trained = steps.train(pets)
     assert trained.test_accuracy > 0.5
     assert trained.model == "models:/vectors/1"
-    evaluated = steps.evaluate(pets, trained.run_id, against=[trained.run_id])
+    evaluated = steps.evaluate(pets, trained.run_id, evaluators="default", against=trained.run_id)
     assert evaluated.metrics["test/accuracy"] == pytest.approx(trained.test_accuracy)
     assert evaluated.against["against/difference"] == 0
+    said = evaluated.model_dump(exclude={"text"})  # as the command line, whose metrics lie side by side
+    assert said == {"run_id": evaluated.run_id, **evaluated.metrics, **evaluated.against}
+    assert evaluated.run_id == evaluated.runs[0].run_id == trained.run_id
+    monkeypatch.setenv("UML_ROOT", str(here))
+    monkeypatch.chdir(here / "runs")
     tracking_uri = "sqlite:///mlflow.db"
     predicted = steps.predict(trained.model_uri, "target.parquet", "out.parquet", tracking_uri=tracking_uri, top=2)
     assert predicted.frame()["top_predictions"].map(len).eq(2).all()
     assert predicted.frame()["prediction"].str.startswith("class-").sum() == predicted.rows == 6 * 20
-    exported = steps.export(trained.model_uri, "head", tracking_uri=pets.tracking.uri)
+    assert predicted.output == str(here / "out.parquet")
+    exported = steps.export(trained.model_uri, "head", tracking_uri=pets.tracking.uri, formats="safetensors")
+    assert exported.files == ("head.json", "head.safetensors")
     assert (exported.shape, exported.output) == ((6, 12), str(here / "head"))
     page = steps.report(pets)
     assert Path(page.report) == here / "runs" / "report" / "index.html"
@@ -122,7 +129,7 @@ def test_arrays_and_frames_are_corpora(here: Path) -> None:
 def test_sentences_of_a_frame_are_a_corpus_of_texts(here: Path) -> None:
     frame = pd.DataFrame({"text": ["a cat", "a dog"], "label": ["cat", "dog"]})
     corpora = {"photos": steps.arrays(np.eye(2), ["cat", "dog"]), "names": frame}
-    pets = steps.experiment(name="pets", store="store", target="photos", corpora=corpora)
+    pets = steps.experiment(name="pets", store=Path("store"), target="photos", corpora=corpora)
     assert [(row.label, row.text) for row in rows_of(pets, "names")] == [("cat", "a cat"), ("dog", "a dog")]
 
 
@@ -136,9 +143,28 @@ def test_sentences_of_a_frame_are_a_corpus_of_texts(here: Path) -> None:
             "columns x is no corpus; it needs one named embedding or text",
         ),
         (lambda: steps.arrays(pd.DataFrame({"embedding": ["a"]})), "column embedding holds something else"),
+        (lambda: steps.arrays(pd.DataFrame({"text": [1, 2]})), "column text holds something else than sentences"),
+        (lambda: steps.arrays(np.eye(2), [["a", "b"], ["c"]]), r"column label holds \['a', 'b'\]; give one name a row"),
         (lambda: steps.experiment(corpora={"photos": steps.arrays(np.eye(2))}), "key 'store' is missing"),
     ],
 )
 def test_what_is_no_corpus_is_told_in_one_line(made: Callable[[], object], part: str) -> None:
     with pytest.raises(InputError, match=part):
         made()
+
+
+@pytest.mark.parametrize(
+    ("called", "part"),
+    [
+        (lambda: steps.predict("runs:/a/model", "new", "out.parquet", top=-1), "top is -1; give a number of classes"),
+        (lambda: steps.predict("runs:/a/model", "new", "out.parquet", max_rejected=5), "is 5; give a number from 0 to"),
+        (lambda: steps.export("runs:/a/model", "head", formats="onx"), "is onx; formats are safetensors, onnx"),
+        (lambda: steps.evaluate(RELATIVE, classes=("a", "b")), "is for analysis decision_plane, which is not asked"),
+        (lambda: steps.evaluate(RELATIVE, pairs="pairs.csv", analyses="margins"), "is for analysis neurons, which is"),
+        (lambda: steps.evaluate(RELATIVE, analyses="mistake"), "names 'mistake'"),
+        (lambda: steps.evaluate(RELATIVE, evaluators="defaults"), "'defaults'"),
+    ],
+)
+def test_a_flag_that_means_nothing_is_refused(here: Path, called: Callable[[], object], part: str) -> None:
+    with pytest.raises(InputError, match=part):
+        called()

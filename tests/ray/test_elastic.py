@@ -24,6 +24,7 @@ from pipelines.train import fit as train_fit
 from pipelines.train import step as train
 from tests.conftest import vector_tree, write_vector_corpora
 from uml_core.config import Experiment, parse_experiment
+from uml_core.errors import InputError
 from uml_core.tracking.reading import experiment_runs
 from uml_core.training.run import TrainingRun
 
@@ -59,6 +60,9 @@ def test_a_run_grows_by_a_new_node_and_goes_on_when_it_is_lost(
     slowly = {"lr": 1e-4}  # so that rounding stays rounding over so many steps
     experiment = parse_experiment(vector_tree(tmp_path, train={**train_settings, **workers}, optim=slowly))
 
+    with pytest.raises(InputError, match="unreachable"), ray_session(meanwhile=fails):
+        pass
+    assert not ray.is_initialized()
     with ray_kept(), ThreadPoolExecutor(1) as background:  # only this thread may change the cluster
         with ray_session():
             pass
@@ -92,6 +96,10 @@ def test_a_run_grows_by_a_new_node_and_goes_on_when_it_is_lost(
     assert state["progress"]["samples"] == dict(whole.progress.samples)
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(state["model"][name], value, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def fails() -> None:
+    raise InputError("the tracking server is unreachable")
 
 
 def paused_loop(pausing: Path) -> Callable[[dict[str, Any]], None]:

@@ -199,7 +199,7 @@ def _plain_ships(plain: Sequence[RunRecord]) -> tuple[Ship, ...]:
     done = sorted((run for run in plain if run.status == "FINISHED"), key=lambda run: run.kind != "uml")
     return tuple(
         Ship(
-            f"Not compared yet; the newest model is that of {run.kind} run {run.run_id[:8]}",
+            f"Not compared yet; the model of the newest {run.kind} run, {run.run_id[:8]}",
             "",
             f"Test accuracy {percent(run.metrics.get('test/accuracy'))} %, one seed.",
             f"runs:/{run.run_id}/model",

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class TargetPath(nn.Module):
         return logits_BC, torch.softmax(logits_BC, dim=1)
 
 
-def export_head(predictor: TargetPredictor, directory: Path, formats: tuple[str, ...] = FORMATS) -> list[Path]:
+def export_head(predictor: TargetPredictor, directory: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write the target path in some formats, and head.json beside them; returns the files.
 
     Raises:

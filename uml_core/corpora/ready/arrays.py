@@ -22,10 +22,11 @@ import pyarrow.parquet as pq
 
 from uml_core.errors import InputError, listing
 from uml_core.files.atomic import LOCAL, write_whole
-from uml_core.files.paths import is_uri, join, local_path, remote, stamp_of
+from uml_core.files.paths import is_uri, join, local_path, one_line, remote, stamp_of
 
 FOLDER = "_arrays"  # of a store; no corpus can have the name
 KINDS = {"embedding": ("vector", "embeddings"), "text": ("text", "table")}  # a column: modality and format
+HOLDS = {"embedding": "lists of numbers", "text": "sentences"}
 COLUMNS = ("label", "split", "id")
 
 
@@ -80,7 +81,10 @@ def arrays(
         raise InputError(
             f"a data frame with columns {listing(map(str, frame))} is no corpus; it needs one named embedding or text"
         )
-    columns = {kind: _embeddings(frame[kind]) if kind == "embedding" else pa.array(frame[kind], pa.string())}
+    try:
+        columns = {kind: _embeddings(frame[kind]) if kind == "embedding" else pa.array(frame[kind], pa.string())}
+    except (ValueError, TypeError, pa.ArrowException) as error:
+        raise InputError(f"column {kind} holds something else than {HOLDS[kind]}: {one_line(error)}") from None
     columns |= {name: _names(frame[name]) for name in COLUMNS if name in frame}
     return Arrays(pa.table(columns), settings)
 
@@ -96,14 +100,13 @@ def _frame(rows: npt.ArrayLike) -> pd.DataFrame:
 
 
 def _embeddings(cells: pd.Series[Any]) -> pa.Array:
-    try:
-        return pa.array([np.asarray(cell, dtype=np.float32) for cell in cells], pa.list_(pa.float32()))
-    except (ValueError, TypeError, pa.ArrowException) as error:
-        raise InputError(f"column embedding holds something else than lists of numbers: {error}") from None
+    return pa.array([np.asarray(cell, dtype=np.float32) for cell in cells], pa.list_(pa.float32()))
 
 
 def _names(values: pd.Series[Any]) -> pa.Array:
     """Names as text, 3.0 as "3"; what is missing stays so."""
+    if several := [value for value in values if pd.api.types.is_list_like(value)]:
+        raise InputError(f"column {values.name} holds {several[0]!r:.80}; give one name a row")
     return pa.array([None if pd.isna(value) else _name(value) for value in values], pa.string())
 
 
