@@ -108,6 +108,8 @@ def with_target(experiment: Experiment, target: str) -> Experiment:
     for section, key in (("mixing", "loss_weight"), ("mixing", "batch_ratio"), ("data", "auxiliary_shots")):
         values = settings[section][key]
         changes[f"{section}.{key}"] = {name: value for name, value in values.items() if name != target}
+    if target in experiment.agreeing:
+        changes[f"corpora.{target}.missing_labels"] = "drop"
     if experiment.model.init_corpus == target:
         changes["model.init_corpus"] = None
     return experiment.override(changes)

@@ -73,7 +73,7 @@ def add_up_rows(experiment: Experiment, checked: CheckedData) -> dict[str, str]:
     """Add up the streamed corpora that a solved head asks for; returns the key of each one's `SumsFolder`.
 
     Left out are a target of few rows, which are read as they are, and corpora whose rows are replaced by others (noise,
-    class means).
+    class means) or get labels by agreement, for which all are read.
 
     Raises:
         InputError: the head takes all rows at once, or the store holds NaN.
@@ -87,7 +87,8 @@ def add_up_rows(experiment: Experiment, checked: CheckedData) -> dict[str, str]:
     for corpus in experiment.solved_from:
         is_few = corpus == experiment.target and train[corpus].total <= KEPT_ROWS
         averaged = experiment.data.auxiliary_shots.get(corpus) == "average"
-        if corpus not in streamed or is_few or averaged or experiment.corpora[corpus].control == "noise":
+        is_replaced = averaged or experiment.corpora[corpus].control == "noise" or corpus in experiment.agreeing
+        if corpus not in streamed or is_few or is_replaced:
             continue
         store = CorpusStore(experiment.store, corpus, checked.fingerprints[corpus])
         table = checked.tables[corpus]

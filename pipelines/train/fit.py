@@ -136,7 +136,7 @@ def _solve(experiment: Experiment, checked: CheckedData, tracker: MLflowTracker)
     sums = add_up_rows(experiment, checked) if "stream" in checked.feeds.values() else {}
     run = TrainingRun(experiment, load_data(experiment, checked.fingerprints, sums))
     if isinstance(run.data, TrainingData):
-        for line in run.data.repeats:  # which only who reads the rows can see
+        for line in run.data.found_in_embeddings:  # which only who reads the rows can see
             logger.warning("%s", line)
     try:
         points = [point for each in run.evaluations() for point in evaluation_points(run, each)]

@@ -101,7 +101,7 @@ def _report_evaluations(run: TrainingRun, started_at: float) -> None:
 
 def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation, steps_per_s: float) -> None:
     # What the driver, which reads no embeddings, cannot know.
-    warnings = run.data.repeats if isinstance(run.data, TrainingData) else run.data.warnings()
+    warnings = run.data.found_in_embeddings if isinstance(run.data, TrainingData) else run.data.warnings()
     state = TrainingState(evaluation.step, steps_per_s, evaluation.losses, evaluation.val_accuracy, warnings)
     metrics = {"points": points, "step": evaluation.step, "val_accuracy": evaluation.val_accuracy, "state": state}
     finished = run.progress.finished

@@ -49,7 +49,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         codes = rng.integers(num_classes, size=num_rows)
         held_out = ["val"] * 200 + ["test"] * 200 if name == "target" else []
         rows = {
-            "label": [f"class-{code:02d}" for code in codes],
+            "label": [f"class-{code:02d}" if name == "target" or row % 10 else None for row, code in enumerate(codes)],
             "split": rng.permutation(["train"] * (num_rows - len(held_out)) + held_out),
             "embedding": latents[codes] + spread * rng.standard_normal((num_rows, WIDTH)),
         }
@@ -82,6 +82,7 @@ def solved(experiment: Experiment, sums: dict[str, str] | None = None) -> Traini
         ({"corpora.names.control": "shuffled_labels", "data.shots": 20}, {"names"}, set()),
         ({"corpora.names.control": "noise", "data.shots": 910}, {"target"}, set()),
         ({"data.auxiliary_shots.names": "average"}, {"target"}, {"target"}),
+        ({"corpora.names.missing_labels": "agree"}, {"target"}, {"target"}),
         ({"model.head": "ridge"}, {"target"}, {"target", "names"}),
     ],
     ids=lambda value: ",".join(sorted(value)) or "plain",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from uml_core.config import Experiment, parse_experiment
 from uml_core.data.subsets import split_off, take_shots
 from uml_core.data.training_data import TrainingData, build_training_data
 from uml_core.errors import InputError
-from uml_core.store.corpus_table import CorpusTable
+from uml_core.store.corpus_table import CorpusTable, unread
 
 LABELS = [label for label in "abc" for _ in range(10)]
 TARGET = table(np.arange(60).reshape(30, 2), LABELS)
@@ -216,6 +217,38 @@ def test_spaces_of_equal_width_are_not_silently_taken_as_one() -> None:
     assert any("set model.shared_width to another width" in line for line in narrow.warnings())
     assert build({"model.shared_width": 3}, names=same_width).unprojected == ()
     assert build({"mixing.loss_weight.names": 0}, names=same_width).unprojected == ()
+
+
+def test_rows_without_a_label_take_the_class_they_agree_with() -> None:
+    # Six classes around a common mean; row 6 lies by c, 7 is the mean, 8 lies between a and b, 9 is no train row.
+    classes, eye = list("abcdez"), np.eye(6, dtype=np.float32) + 5
+    between, near_c = eye[:2].mean(axis=0), eye[2] + [0.1, 0, 0.3, 0, 0, 0.2]
+    rows = np.stack([*eye, near_c, eye.mean(axis=0), between, eye[0], eye[5]])
+    splits = [*["train"] * 9, "test", "train"]
+    names = table(rows, [*classes, *[None] * 5], splits)
+    agree = {"corpora.names.missing_labels": "agree"}
+    data, plain = build(agree, names=names), build(names=names)
+    found = dict(zip(data.train["names"].rows.tolist(), data.train["names"].labels.tolist(), strict=True))
+    assert found == {0: 0, 1: 1, 2: 2, 6: 2}, "of the target's classes a, b, c; row 10 agrees with z"
+    assert plain.train["names"].rows.tolist() == [0, 1, 2]
+    line = "names: 2 of 4 rows without a label were given a class by agreement with labelled ones, 2 agree with none"
+    assert any(each.startswith(line) for each in data.warnings())
+    assert (plain.dropped["names"][""], data.dropped["names"]["z"]) == (4, 2)
+    assert "" not in data.dropped["names"]
+    shuffled = build(agree | {"corpora.names.control": "shuffled_labels"}, names=names).train["names"]
+    assert (shuffled.rows.tolist(), sorted(shuffled.labels.tolist())) == ([0, 1, 2, 6], [0, 1, 2, 2])
+    noise = build(agree | {"corpora.names.control": "noise"}, names=names).train["names"]
+    assert noise.labels.tolist() == [0, 1, 2, 2]
+    assert not np.allclose(noise.gathered(), rows[[0, 1, 2, 6]])
+    driver = build(agree, names=replace(names, embeddings=unread(len(rows), 6)))
+    assert driver.train["names"].rows.tolist() == [0, 1, 2], "what agrees is known to who reads the embeddings"
+    assert not any("no label" in each or "without a label" in each for each in driver.warnings())
+    with pytest.raises(
+        InputError, match=r"names.missing_labels is agree, which needs .* 5 classes.*it has a, b, c, d$"
+    ):
+        build(agree)
+    with pytest.raises(InputError, match=r"target.missing_labels is set on the target; it is for auxiliary corpora"):
+        experiment(**{"corpora.target.missing_labels": "agree"})
 
 
 def test_an_unlabelled_pile_has_no_labels_and_no_held_out_row() -> None:

@@ -85,6 +85,16 @@ def _corpora_with_a_role_are_of_the_target(experiment: Sections) -> None:
             )
 
 
+def _only_auxiliaries_lack_labels(experiment: Sections) -> None:
+    for name in experiment.agreeing:
+        if name not in experiment.auxiliaries:
+            what = "the target" if name == experiment.target else OTHER_ROLES[experiment.corpora[name].role]
+            raise ValueError(
+                f"corpora.{name}.missing_labels is set on {what}; it is for auxiliary corpora (unlabelled rows of the "
+                "target's modality are a corpus of role unlabelled)"
+            )
+
+
 def _bridges_lead_from_a_text_to_the_target(experiment: Sections) -> None:
     described = {experiment.encoder_of(name) for name in experiment.auxiliaries}
     for name in experiment.bridge_texts:
@@ -263,6 +273,7 @@ def _a_solver_has_a_convex_problem(experiment: Sections) -> None:
 CHECKS: tuple[Callable[[Sections], None], ...] = (
     _names_refer_to_corpora,
     _corpora_with_a_role_are_of_the_target,
+    _only_auxiliaries_lack_labels,
     _bridges_lead_from_a_text_to_the_target,
     _settings_fit_the_objective,
     _a_trained_backbone_can_be_trained,

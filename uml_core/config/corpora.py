@@ -18,6 +18,7 @@ CorpusFormat = Literal[
 RANDOM_WEIGHTS = "random"  # encoders.image.weights: none are loaded, for training from scratch
 READY_FORMATS = ("embeddings", "tokens", "multibench")  # adopted as they are: no encoder
 CorpusRole = Literal["train", "shifted", "bridge", "unlabelled"]
+MissingLabels = Literal["drop", "agree"]
 CorpusControl = Literal["none", "shuffled_labels", "noise", "unrelated"]
 TableColumn = Literal["id", "label", "split", "text", "path", "bytes"]
 MultiBenchDataset = Literal["mosi", "mosei", "mustard", "ur_funny", "mimic"]
@@ -101,6 +102,10 @@ class CorpusConfig(Settings):
     shuffled_labels permutes the labels over rows, of a bridge the names over classes; noise replaces embeddings by
     Gaussian noise of the same mean and scale; unrelated hands each of the corpus's own classes to a target class drawn
     by lot."""
+    missing_labels: MissingLabels = "drop"
+    """Of an auxiliary corpus, train rows without a label: drop leaves them out; agree gives a row the class whose
+    labelled rows in the same corpus (its name is enough) it agrees with clearly, by embeddings alone, and leaves out
+    those that agree with none."""
     role: CorpusRole = "train"
     """shifted: a test set of the target under another distribution, as ImageNet-A: all rows are tested, none trained.
     bridge: rows of other classes in the target's space, or texts about those classes, for model.head prior.

@@ -73,6 +73,11 @@ class Sections(Settings):
         return tuple(filter(self.is_active, self.auxiliaries))
 
     @property
+    def agreeing(self) -> tuple[str, ...]:
+        """Names of the corpora whose rows without a label take the class that they agree with."""
+        return tuple(name for name, corpus in self.corpora.items() if corpus.missing_labels == "agree")
+
+    @property
     def num_steps(self) -> int:
         """Optimiser steps at most; 0 for a head in closed form."""
         return self.train.max_steps if self.model.head == "paper" else 0

@@ -78,6 +78,7 @@ USES: Mapping[str, Use] = {
     **_uses("tracking", "uri artifacts"),
     **_uses("corpora.*", "modality format path root columns split templates template_set names dataset field", "store"),
     **_uses("corpora.*", "control role", "rows", "model"),
+    **_uses("corpora.*", "missing_labels", "rows", "model", when=(SUPERVISED,)),
     **{key: use for encoder in _ENCODERS for key, use in _uses(encoder, _ENCODER_KEYS, "store").items()},
     **{key: use for encoder in _ENCODERS for key, use in _uses(encoder, "compile").items()},
     **_uses("embed", "dtype precision", "store"),

@@ -30,7 +30,7 @@ def is_counted(
         return False
     if corpus in experiment.auxiliaries:
         is_drawn = experiment.corpora[corpus].control in ("noise", "shuffled_labels")
-        return corpus not in data.auxiliary_shots and not is_drawn
+        return corpus not in data.auxiliary_shots and not is_drawn and corpus not in experiment.agreeing
     if corpus != experiment.target or data.shots is not None or (subset is not None and subset.counts is None):
         return False
     train, val, test = ({name for name in rows.get(split, {}) if name} for split in ("train", "val", "test"))

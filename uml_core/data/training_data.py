@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from uml_core.config import Experiment
+from uml_core.data.agreement import Agreement, with_agreed
 from uml_core.data.auxiliary_rows import auxiliary_rows
 from uml_core.data.bridge_rows import BridgeRows, bridge_rows
 from uml_core.data.label_names import alike, repeated_names, with_labels
@@ -41,6 +42,7 @@ class TrainingData:
     repeated: Mapping[str, int] = field(
         default_factory=dict
     )  # rows of unlabelled corpora left out: validated or tested
+    agreements: Mapping[str, Agreement] = field(default_factory=dict)  # of corpora whose missing labels were sought
     unprojected: tuple[str, ...] = ()  # corpora of the target's width from another encoder, or an unknown one
     statistics: Mapping[str, RowStatistics] = field(default_factory=dict)  # of train rows that were added up before
 
@@ -50,10 +52,11 @@ class TrainingData:
         return self.train[self.target]
 
     @property
-    def repeats(self) -> list[str]:
-        """Which unlabelled rows were left out, in words; only where embeddings were read can it be known."""
+    def found_in_embeddings(self) -> list[str]:
+        """Which unlabelled rows were left out or given a class, in words, where embeddings were read."""
         words = "unlabelled rows left out, which are rows of validation or test"
-        return [f"{corpus}: {count} {words}" for corpus, count in self.repeated.items() if count]
+        repeats = [f"{corpus}: {count} {words}" for corpus, count in self.repeated.items() if count]
+        return repeats + [f"{corpus}: {found.words}" for corpus, found in self.agreements.items()]
 
     def warnings(self) -> list[str]:
         """What the user should know: dropped rows, classes without auxiliary rows, spaces that count as one."""
@@ -66,7 +69,7 @@ class TrainingData:
             )
         lines += repeated_names(self.classes)
         lines += [bridge.words for bridge in self.bridges]
-        lines += self.repeats
+        lines += self.found_in_embeddings
         for corpus, counts in self.dropped.items():
             if counts:
                 shown = listing(f"{label or 'no label'} ({count})" for label, count in counts.items())
@@ -95,7 +98,7 @@ def build_training_data(
         InputError: the target has no labelled train rows, a class of val or test has no train row, validation is
             empty, or an auxiliary corpus shares no class with the target.
     """
-    tables = with_labels(experiment, tables)
+    tables, agreements = with_agreed(experiment, with_labels(experiment, tables))
     target = tables[experiment.target]
     found = target_rows(experiment, tables, given)
     classes, labels, splits = found.classes, found.labels, found.splits
@@ -108,6 +111,8 @@ def build_training_data(
     dropped = dict(found.dropped)
     for corpus in experiment.auxiliaries:
         train[corpus], dropped[corpus] = auxiliary_rows(experiment, corpus, tables[corpus], classes)
+        if corpus in experiment.agreeing:  # `found_in_embeddings` counts them
+            dropped[corpus].pop("", None)
     shifted = {
         name: LabelledRows(tables[part.corpus].embeddings, part.rows, part.labels, part.corpus)
         for name, part in found.shifted.items()
@@ -131,6 +136,7 @@ def build_training_data(
         bridges=bridges,
         unlabelled=unlabelled,
         repeated=repeated,
+        agreements=agreements,
         unprojected=tuple(corpus for corpus in experiment.auxiliaries if _is_unprojected(experiment, corpus, train)),
     )
 
