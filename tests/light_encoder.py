@@ -1,4 +1,4 @@
-"""A user's own encoder of pictures without weights, for tests of how rows flow through `embed`, not of vectors.
+"""A user's own encoders without weights, for tests of how rows flow through `embed`, not of vectors.
 
 In the experiment: `encoders.image: {source: module, name: "tests.light_encoder:ColourGrid"}`. A worker that has it
 imports neither timm nor transformers: half of what an actor's start costs.
@@ -38,6 +38,25 @@ class ColourGrid(Encoder):
     def encode(self, rows: Sequence[Decoded]) -> Embeddings:
         """Encode B pictures into (B, D)."""
         return np.stack([np.asarray(row).ravel() for row in rows]).astype(np.float32) / 255
+
+
+class WordCounts(Encoder):
+    """How often words of each length, up to GRID letters and more, are in a sentence."""
+
+    modality = "text"
+    dim = GRID
+
+    def decode(self, raw: Raw) -> Decoded:
+        """Lengths of the words: int64 (words,)."""
+        assert isinstance(raw, str)
+        return np.array([min(len(word), GRID) - 1 for word in raw.split()])
+
+    def load(self, *, device: str = "cpu", precision: str = "float32") -> None:
+        """Nothing: there are no weights."""
+
+    def encode(self, rows: Sequence[Decoded]) -> Embeddings:
+        """Encode B sentences into (B, D)."""
+        return np.stack([np.bincount(np.asarray(row), minlength=GRID) for row in rows]).astype(np.float32)
 
 
 class SlowColourGrid(ColourGrid):

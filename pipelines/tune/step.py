@@ -153,7 +153,13 @@ def _check_trials(specs: Sequence[TrialSpec], tables: Tables) -> dict[str, list[
     for spec in specs:
         _check_worker(spec.experiment)
         if spec.arm not in warnings:
-            warnings[spec.arm] = build_data(spec.experiment, tables).warnings()
+            data = build_data(spec.experiment, tables)
+            if data.test is None:
+                raise InputError(
+                    f"corpus {spec.experiment.target} has no split test: a sweep would have nothing to judge by; set "
+                    "data.test_fraction=0.2, or bring a split of yours"
+                )
+            warnings[spec.arm] = data.warnings()
     return warnings
 
 

@@ -80,8 +80,9 @@ def test_a_command_is_accepted(file: Path, words: list[str], tmp_path: Path, mon
         assert space in available_spaces() or (ROOT / space).is_file()
     if (experiment := arguments.get("experiment")) is None or experiment.startswith("runs/"):  # written by a command
         return
-    if experiment == "pets.yaml":  # the reader's own: what the README shows of it
-        (tmp_path / experiment).write_text(blocks(ROOT / "README.md", "yaml")[0], encoding="utf-8")
+    shown = [block for block in blocks(file, "yaml") if block.startswith(f"name: {Path(experiment).stem}\n")]
+    if shown or experiment == "pets.yaml":  # the reader's own: what the page, or the README, shows of it
+        (tmp_path / experiment).write_text([*shown, *blocks(ROOT / "README.md", "yaml")][0], encoding="utf-8")
         monkeypatch.chdir(tmp_path)
     else:
         monkeypatch.chdir(ROOT)
@@ -200,7 +201,7 @@ def test_code_points_to_sections_that_exist() -> None:
 
 def test_the_lines_on_steps_are_calls_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Corpora in memory are made; what would start Ray is looked up, and its arguments are those of the step."""
-    _, calls, in_memory = blocks(ROOT / "docs" / "python.md", "python")
+    _, calls, in_memory, *_ = blocks(ROOT / "docs" / "python.md", "python")
     for call in (node for node in ast.walk(ast.parse(calls)) if isinstance(node, ast.Call)):
         if isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") == "steps":
             given = {keyword.arg: None for keyword in call.keywords if keyword.arg}

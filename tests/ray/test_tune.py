@@ -311,6 +311,11 @@ def test_a_space_that_names_a_corpus_that_does_not_exist(experiment: Experiment,
         tune.run(experiment, str(file))
 
 
+def test_a_target_without_test_rows_is_refused_before_it_is_trained_on(experiment: Experiment) -> None:
+    with pytest.raises(InputError, match=r"corpus names has no split test.*data\.test_fraction"):
+        tune.run(experiment.override({"target": "names"}), "controls")
+
+
 def test_mixing_ratio_needs_an_auxiliary(experiment: Experiment) -> None:
     corpora: dict[str, Any] = {"target": experiment.corpora["target"].model_dump(mode="json")}
     with pytest.raises(InputError, match="has no auxiliary corpus"):

@@ -147,6 +147,9 @@ def test_the_choice_looks_at_validation_alone() -> None:
             records.append(trial(parent, arm, seed, accuracy, val=val))
     found = verdict(records)
     assert found.text.startswith("Ship prior with all training data: -8.0"), found.text
+    assert "; validation chose it, on test unpaired data add nothing reliable (-2.0" in found.text, (
+        "no worth below zero"
+    )
 
 
 def test_two_seeds_ship_what_needs_no_unpaired_data() -> None:

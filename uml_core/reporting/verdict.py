@@ -90,6 +90,9 @@ class Shipped:
             return f"{line}; validation did not show what unpaired data add on test ({choice.unpaired.words}: {worth})."
         if not choice.ships_unpaired:
             return f"{line}; unpaired data add nothing reliable (the best with them, {choice.unpaired.words}: {worth})."
+        if not _is_above(self.unpaired_over_alone):
+            over = "" if choice.second is choice.alone else f" ({worth} over {choice.alone.words})"
+            return f"{line}; validation chose it, on test unpaired data add nothing reliable{over}."
         shuffled, doubt = self.over_shuffled, ""
         if shuffled is not None and not _is_above(shuffled):
             doubt = ", but shuffled labels do as well"
