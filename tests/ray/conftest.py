@@ -20,6 +20,7 @@ CTRL_C = signal.getsignal(signal.SIGINT)
 BEFORE_OTHER_LAYERS = ("test_jobs",)
 IN_ORDER = (
     *("test_elastic", "test_tune_encoders", "test_train", "test_end_to_end", "test_fine_tuning", "test_embed"),
+    "test_first_hour",
     *("test_tune", "test_embed_faults", "test_self_supervised", "test_tracking_servers", "test_directions"),
 )
 LAST = ("test_runtime",)  # it ends the shared Ray
