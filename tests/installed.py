@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -29,9 +28,3 @@ def install(directory: Path) -> Path:
     (wheel,) = wheels.glob("*.whl")
     subprocess.run([*PIP, "install", *OFFLINE, "--target", str(installed), str(wheel)], check=True, cwd=directory)
     return installed
-
-
-def environment_of(installed: Path) -> dict[str, str]:
-    """A user's environment that has the installed package, and nothing of ours."""
-    own = {key: value for key, value in os.environ.items() if key != "UML_ROOT"}
-    return {**own, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}

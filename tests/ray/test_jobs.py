@@ -21,6 +21,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from tests.conftest import vector_tree, write_vector_corpora
 from tests.installed import ROOT, install
 from uml_core.config import parse_experiment
+from uml_core.tracking.reading import experiment_runs
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -89,7 +90,11 @@ def submit(
 
 
 def test_steps_as_a_job_that_uploads_the_experiment_file_alone(cluster: dict[str, str], tmp_path: Path) -> None:
-    installed = install(tmp_path / "package")  # on a cluster: in the environment of every node
+    theirs = tmp_path / "package"  # in the checkout of somebody else; on a cluster: in the environment of every node
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@y"]
+    subprocess.run([*git, "init", "-q", str(theirs)], check=True)
+    subprocess.run([*git, "-C", str(theirs), "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    installed = install(theirs)
     write_vector_corpora(tmp_path)
     tracking = {"uri": "sqlite:///mlflow.db", "artifacts": "artifacts"}
     tree = vector_tree(tmp_path, store="store", tracking=tracking)
@@ -105,6 +110,8 @@ def test_steps_as_a_job_that_uploads_the_experiment_file_alone(cluster: dict[str
     assert list((tmp_path / "store" / "target").glob("*/manifest.json"))
     assert "val " in job.stdout
     assert "test " in job.stdout
+    runs = experiment_runs(f"sqlite:///{tmp_path}/mlflow.db", tree["name"])
+    assert {run.tags["git.commit"] for run in runs if run.kind in ("uml", "unimodal")} == {"unknown"}
 
     refused = submit(cluster, ROOT, {}, sys.executable, "-m", "pipelines.train", str(file))
     assert refused.returncode != 0
