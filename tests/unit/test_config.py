@@ -84,6 +84,12 @@ def test_mistakes_are_told_in_one_line(file: Path, override: str, parts: list[st
         assert part in message
 
 
+def test_an_encoder_without_a_source_is_the_default_one_changed(file: Path) -> None:
+    encoders = load_experiment(file, ["encoders.audio.name=moonshine_tiny", "encoders.image.pooling=tokens"]).encoders
+    assert (encoders.audio.source, encoders.audio.name) == ("package", "moonshine_tiny")
+    assert (encoders.image.name, encoders.image.pooling) == ("efficientnet_lite0", "tokens")
+
+
 def test_unknown_key_is_named_before_what_is_missing(file: Path) -> None:
     with pytest.raises(InputError, match=r"unknown key 'corpora.photos.encoder.nam'"):
         load_experiment(file, ["corpora.photos.encoder.nam=x"])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from uml_core.config.base import Count, Fraction01, Positive, PositiveCount, Settings
 from uml_core.config.template_sets import PLACEHOLDER, TEMPLATE_SETS
@@ -176,6 +176,14 @@ class EncodersConfig(Settings):
     """Encoder of corpora of text."""
     audio: EncoderConfig = EncoderConfig(source="package", name="logmel")
     """Encoder of corpora of sound."""
+
+    @field_validator("image", "text", "audio", mode="before")
+    @classmethod
+    def _of_the_default(cls, given: Any, info: ValidationInfo) -> Any:
+        """Settings without a source are of the default encoder's."""
+        if not isinstance(given, Mapping) or "source" in given:
+            return given
+        return cls.model_fields[str(info.field_name)].default.model_dump() | dict(given)
 
 
 class EmbedConfig(Settings):
