@@ -119,14 +119,14 @@ def test_packs_are_of_one_shape_and_leave_work_for_every_process(experiment: Exp
 
 
 def test_one_process_takes_many_heads_in_closed_form(experiment: Experiment) -> None:
-    """600 of them in 19 packs of one process: each of Tune's own trials takes longer than such a head."""
+    """600 of them in 10 packs of one process: each of Tune's own trials takes longer than such a head."""
     arms = tuple(Arm(f"prior_{weight}", SOLVED | {"mixing.loss_weight.names": weight}) for weight in (1.0, 0.0))
     many = Space("?", arms, "prior_0.0", "prior_1.0", tuple(range(100)), {"data.shots": (1, 2, 4)})
     proposals = build_proposals(many, experiment.override({"tune.search": "grid"}))
     packs = []
     while pack := proposals.next_pack(processes=1):
         packs.append(pack)
-    assert [len(pack) for pack in packs] == [32] * 18 + [24]
+    assert [len(pack) for pack in packs] == [64] * 9 + [24]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.tune import trial
+from pipelines import run_data
 from pipelines.tune.folder import TrialResult
 from pipelines.tune.trial import train_heads
 from tests.unit.test_training import TABLES, experiment
@@ -77,7 +77,7 @@ def test_heads_in_closed_form_share_their_rows_and_fail_alone(monkeypatch: pytes
         for seed in (0, 1)
         for head in ("ridge", "prior", "logistic")
     ]
-    selected, solve, select = [], solved_head.solve_head, trial.build_data
+    selected, solve, select = [], solved_head.solve_head, run_data.build_data
 
     def counted(*given: Any) -> Any:
         selected.append(given[0].seed)
@@ -88,7 +88,7 @@ def test_heads_in_closed_form_share_their_rows_and_fail_alone(monkeypatch: pytes
             raise np.linalg.LinAlgError("no convergence")
         return solve(head, data)
 
-    monkeypatch.setattr(trial, "build_data", counted)
+    monkeypatch.setattr(run_data, "build_data", counted)
     monkeypatch.setattr(solved_head, "solve_head", failing)
     results = ended(heads)
     assert selected == [0, 1]

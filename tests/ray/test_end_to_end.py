@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import evaluate, predict, report
+from pipelines import command_line, evaluate, predict, report
 from pipelines.embed import step as embed
 from pipelines.run_data import load_data
 from pipelines.train import step as train
@@ -134,6 +134,7 @@ def test_new_pictures_are_predicted_by_the_step_and_by_mlflows_own_loading(
     assert rejected == [{"id": "broken.jpg", "reason": "not a picture in a known format"}]
 
     # Listed in two windows, a part each, by an actor's class in this process.
+    monkeypatch.setattr(command_line, "stop_ray", lambda: None)  # the next test has use for it
     for name, value in {"PART_ROWS": 2, "WINDOW_PARTS": 1, "stream_parts": stream_here}.items():
         monkeypatch.setattr(predict, name, value)
     table, again = tmp_path / "new.csv", tmp_path / "again.parquet"
