@@ -18,6 +18,7 @@ from scipy import stats
 
 Key = TypeVar("Key")
 CONFIDENCE = 0.95
+SIGNIFICANCE = 0.05
 RESAMPLES = 4000
 MAX_EXACT = 16  # seeds; with more, sign flips are drawn at random
 POWER, MAX_PAIRS = 0.8, 200

@@ -15,6 +15,7 @@ from typing import Literal
 
 from uml_core.evaluation.shipping import MIN_SEEDS, Choice, choose, lacking_alternatives
 from uml_core.evaluation.statistics import (
+    SIGNIFICANCE,
     WORTH,
     PairedDifference,
     detectable_difference,
@@ -27,7 +28,6 @@ from uml_core.sweeps.space import ALTERNATIVE_WORDS, Arm, Control, Space
 
 Kind = Literal["gain", "no_gain", "harm", "undecided"]
 KIND_WORDS: dict[Kind, str] = {"harm": "warning, harm", "gain": "gain", "no_gain": "no gain", "undecided": "undecided"}
-SIGNIFICANCE = 0.05
 SOLVED_OR_UNTRAINED = ("ridge", "discriminant", "logistic", "pile", "zero_shot")
 
 
