@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from uml_core.evaluation.shipping import alias_of
-from uml_core.evaluation.statistics import PairedDifference, mean_over_seeds
+from uml_core.evaluation.statistics import SIGNIFICANCE, PairedDifference, mean_over_seeds
 from uml_core.figures.words import percent, points
 from uml_core.reporting.collect import Condition, SweepResults, condition_of
 from uml_core.reporting.space_rows import subset_rows
-from uml_core.reporting.verdict import SIGNIFICANCE, Kind, Verdict, all_of
+from uml_core.reporting.verdict import Kind, Verdict, all_of
 from uml_core.sweeps.space import Arm, Role
 from uml_core.tracking.records import RunRecord
 
