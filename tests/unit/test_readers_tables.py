@@ -185,11 +185,12 @@ def test_csv_with_damaged_lines(tmp_path: Path) -> None:
         ("a.csv", b'text;label\n"one; two, three";a\nfour;b\n'),
         ("a.csv", b'"text"\t"label"\none; two, three\ta\nfour\tb\n'),
         ("a.tsv", b"text\tlabel\none; two, three\ta\nfour\tb\n"),
-        ("a.csv.gz", gzip.compress(b'text,label\n"one; two, three",a\nfour,b\n')),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "one; two, three", "label": "a"}\n{"text": "four", "label": "b"}')),
+        ("a.csv.gz", b'text,label\n"one; two, three",a\nfour,b\n'),
+        ("a.jsonl.gz", b'{"text": "one; two, three", "label": "a"}\n{"text": "four", "label": "b"}'),
     ],
 )
 def test_other_separators_and_compressed_tables(tmp_path: Path, name: str, content: bytes) -> None:
+    content = gzip.compress(content) if name.endswith(".gz") else content  # with the time: no name of a test holds it
     (tmp_path / name).write_bytes(content)
     for place in (tmp_path / name, tmp_path):
         assert [(row.text, row.label) for row in rows_of(place, "text")] == [("one; two, three", "a"), ("four", "b")]
