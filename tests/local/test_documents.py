@@ -202,11 +202,16 @@ def test_code_points_to_sections_that_exist() -> None:
 def test_the_lines_on_steps_are_calls_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Corpora in memory are made; what would start Ray is looked up, and its arguments are those of the step."""
     _, calls, in_memory, *_ = blocks(ROOT / "docs" / "python.md", "python")
+    called = set()
     for call in (node for node in ast.walk(ast.parse(calls)) if isinstance(node, ast.Call)):
         if isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") == "steps":
             given = {keyword.arg: None for keyword in call.keywords if keyword.arg}
             inspect.signature(getattr(steps, call.func.attr)).bind(*call.args, **given)
+            called.add(call.func.attr)
+    assert called >= {"experiment", "embed", "advise", "tune", "predict", "report"}
     frame = pd.DataFrame({"text": ["a cat", "a dog"], "label": ["cat", "dog"]})
     names = {"X": np.eye(2), "y": ["cat", "dog"], "split": ["train", "test"], "P": np.eye(2), "frame": frame}
     monkeypatch.chdir(tmp_path)
-    exec(in_memory, names | {"steps": steps})
+    made = names | {"steps": steps}
+    exec(in_memory, made)
+    assert set(made["pets"].corpora) == {"photos", "captions", "more"}

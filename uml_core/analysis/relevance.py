@@ -20,6 +20,7 @@ Shape legend: N rows, D embedding width, C classes, V rows left out.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,7 +35,7 @@ from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.subsets import rows_by_class
 from uml_core.data.training_data import TrainingData
 from uml_core.errors import InputError
-from uml_core.evaluation.statistics import WORTH
+from uml_core.evaluation.statistics import POWER, WORTH
 from uml_core.models.closed_form.bridge import Bridge, bridge_name, over_bridges
 from uml_core.models.closed_form.bridged_data import bridge_of
 from uml_core.models.closed_form.discriminant import prior_of_rows
@@ -53,7 +54,6 @@ MAX_LEFT_OUT_ROWS = 1000  # of a draw: 1.6 points of standard error at most, and
 MAX_LOGISTIC = 20_000  # train rows × classes up to which logistic regression takes about a second a draw
 ALONE = ("ridge", "discriminant", "logistic", "pile")
 WITHOUT = "without"  # the same head without a bridge or pile
-POWER = 0.8
 # Of the calibration's corpora without controls (docs/measured.md): the mean gain where widths agree and where they do
 # not, and the share that gained nothing.
 TRIVIAL_GAIN, NEUTRAL_SHARE = {True: 0.003, False: 0.006}, 0.84
@@ -62,7 +62,7 @@ E = TypeVar("E", bound="Evidence")
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Evidence(ABC):
     """What left-out rows say of a head with one more source of data: accuracies and gains, in [−1, 1]."""
 
     corpus: str
@@ -77,9 +77,9 @@ class Evidence:
     settled_at: int | None  # rows a class to judge by; None where the word stands, or no label could settle it
 
     @property
+    @abstractmethod
     def untold(self) -> tuple[Word, str] | None:
         """The verdict where the head makes no use of it, or nothing can be told."""
-        raise NotImplementedError
 
     @property
     def verdict(self) -> tuple[Word, str]:

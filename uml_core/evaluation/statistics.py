@@ -48,6 +48,11 @@ class PairedDifference:
     p_value: float
     count: int
 
+    @property
+    def is_above(self) -> bool:
+        """Whether ours is reliably above."""
+        return self.mean > 0 and self.p_value < SIGNIFICANCE
+
 
 @dataclass(frozen=True)
 class BootstrapInterval:

@@ -69,7 +69,7 @@ class Shipped:
         if bridge is None or self.choice.unpaired is None:
             return self._ships
         worth = f"{_with_doubt(bridge)} points over its names shuffled"
-        if _is_above(bridge):
+        if bridge.is_above:
             return f"{self._ships} Of {self.choice.unpaired.words} the bridge is worth {worth}."
         return f"{self._ships} The bridge adds nothing reliable to {self.choice.unpaired.words} ({worth})."
 
@@ -80,21 +80,21 @@ class Shipped:
         if _are_equal(self.over_second):
             gain = f"as accurate as {choice.second.words} at every seed"
         is_trained = choice.second.uses_unpaired and not choice.second.is_solved
-        if choice.arm.role == "zero_shot" and is_trained and _is_above(self.over_second):
+        if choice.arm.role == "zero_shot" and is_trained and self.over_second.is_above:
             gain = f"training lowers it by {100 * self.over_second.mean:.1f} points ({choice.second.words})"
         line = f"Ship {choice.arm.words} {self.condition.words}: {gain}"
         if choice.unpaired is None or self.unpaired_over_alone is None:
             return f"{line}."
         worth = f"{_with_doubt(self.unpaired_over_alone)} points"
-        if not choice.ships_unpaired and _is_above(self.unpaired_over_alone):
+        if not choice.ships_unpaired and self.unpaired_over_alone.is_above:
             return f"{line}; validation did not show what unpaired data add on test ({choice.unpaired.words}: {worth})."
         if not choice.ships_unpaired:
             return f"{line}; unpaired data add nothing reliable (the best with them, {choice.unpaired.words}: {worth})."
-        if not _is_above(self.unpaired_over_alone):
+        if not self.unpaired_over_alone.is_above:
             over = "" if choice.second is choice.alone else f" ({worth} over {choice.alone.words})"
             return f"{line}; validation chose it, on test unpaired data add nothing reliable{over}."
         shuffled, doubt = self.over_shuffled, ""
-        if shuffled is not None and not _is_above(shuffled):
+        if shuffled is not None and not shuffled.is_above:
             doubt = ", but shuffled labels do as well"
         elif shuffled is None and choice.unpaired.role != "zero_shot":
             doubt = ", not compared with shuffled labels"
@@ -109,8 +109,8 @@ class Shipped:
             return False
         is_beyond = self.choice.unpaired.role == "zero_shot"  # with shuffled labels it is chance
         if self.over_shuffled is not None:
-            is_beyond = _is_above(self.over_shuffled)
-        return self.choice.ships_unpaired and is_beyond and _is_above(self.unpaired_over_alone)
+            is_beyond = self.over_shuffled.is_above
+        return self.choice.ships_unpaired and is_beyond and self.unpaired_over_alone.is_above
 
 
 @dataclass(frozen=True)
@@ -398,10 +398,6 @@ def _power(design: Space, doubts: Sequence[Claim], claims: Sequence[Claim]) -> s
 
 def _are_equal(difference: PairedDifference) -> bool:
     return difference.std == 0 and difference.mean == 0
-
-
-def _is_above(difference: PairedDifference) -> bool:
-    return difference.mean > 0 and difference.p_value < SIGNIFICANCE
 
 
 def _with_doubt(difference: PairedDifference) -> str:
