@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 from shtab import FILE
 
 from pipelines import STEPS
-from pipelines.ray_session import stop_ray
 from uml_core.config import Experiment, TrackingConfig, load_experiment
 from uml_core.errors import InputError
+from uml_core.tracking.uri import check_has_runs
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +64,14 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI", TrackingConfig().uri))
 
 
+def check_model(model: str, tracking_uri: str) -> None:
+    """Refuse a model that cannot be there. Raises InputError for a folder or a SQLite file that does not exist."""
+    if ":/" in model:
+        check_has_runs(absolute_path(tracking_uri), lost=f"--model {model} cannot be fetched")
+    else:
+        check_exists("--model", absolute_path(model), give="runs:/RUN_ID/model, models:/NAME@ALIAS, or a local folder")
+
+
 def names_in(flag: str, text: str | None) -> list[str]:
     """The names that a flag lists, by commas; none where it is not given. Raises InputError for an empty list."""
     names = [name.strip() for name in (text or "").split(",") if name.strip()]
@@ -74,29 +81,30 @@ def names_in(flag: str, text: str | None) -> list[str]:
 
 
 def step_main(parser: argparse.ArgumentParser, step: Step, argv: list[str] | None = None) -> int:
-    def body() -> Summary | None:
-        arguments = parser.parse_intermixed_args(argv)
+    """Run a step that an experiment file says all of; returns the exit status."""
+
+    def body(arguments: argparse.Namespace) -> Summary | None:
         experiment = with_absolute_paths(load_experiment(arguments.experiment, arguments.overrides))
         if arguments.dry_run:
             print(experiment.to_yaml(), end="")
             return None
         return step(experiment, arguments)
 
-    return guarded(body)
+    return guarded(parser, body, argv)
 
 
-def guarded(body: Callable[[], Summary | None]) -> int:
-    """Run a step's body; returns the exit status: 0 done, 2 a user's mistake, in one line on stderr."""
+def guarded(
+    parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], Summary | None], argv: list[str] | None
+) -> int:
+    """Run a step's body on its flags; returns the exit status: 0 done, 2 a user's mistake, in one line on stderr."""
+    arguments = parser.parse_intermixed_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        summary = body()
+        summary = body(arguments)
     except InputError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
         return 2
-    finally:
-        if ray.is_initialized():
-            stop_ray()
     if summary is not None:
         print(summary.text)
         print(json.dumps(summary.results, ensure_ascii=False))
@@ -128,6 +136,24 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
                 f"give an absolute place ({key}=...) or set UML_ROOT in the job's environment"
             )
     return experiment.override({key: path for key, path in absolute.items() if path != given[key]})
+
+
+def check_embedded(experiment: Experiment) -> None:
+    """Refuse a local store without a corpus before torch is imported; what its folder holds is looked at later."""
+    for corpus in experiment.corpora:
+        if "://" not in experiment.store and not (Path(experiment.store) / corpus).is_dir():
+            raise InputError(
+                f"store {experiment.store} has no embeddings of corpus '{corpus}'; run python -m pipelines.embed with "
+                "this experiment file first"
+            )
+
+
+def check_exists(setting: str, place: str, *, give: str) -> None:
+    """Raise InputError for a local file or folder that is not there; a URI or a pattern is looked at by its reader."""
+    from uml_core.files.paths import kind_of  # pyarrow
+
+    if "://" not in place and not set(place) & set("*?[{") and kind_of(place, setting) == "missing":
+        raise InputError(f"{setting} is {place}, which does not exist; give {give}")
 
 
 def local_folder(flag: str, given: str) -> Path:

@@ -26,6 +26,7 @@ from pipelines.command_line import absolute_path, local_folder, with_absolute_pa
 from pipelines.ray_session import ray_kept
 from uml_core.config import EmbedConfig, Experiment, TrackingConfig, load_experiment, parse_experiment
 from uml_core.errors import InputError
+from uml_core.serving import EXPORT_FORMATS
 
 if TYPE_CHECKING:
     from uml_core.corpora.ready.arrays import Arrays
@@ -102,7 +103,7 @@ def embed(given: Given) -> results.Embedded:
 
 def advise(given: Given, *, draws: int = 10) -> results.Advice:
     """Estimate, before any training, which corpora are likely to help."""
-    from pipelines.advise import run
+    from pipelines.advise.step import run
 
     return results.Advice.of(run(experiment(given), draws))
 
@@ -132,8 +133,8 @@ def evaluate(
     classes: tuple[str, str] | None = None,
 ) -> results.Evaluated:
     """Evaluate training runs, by default the one registered last; `evaluators` stand for evaluation.evaluators."""
-    from pipelines.evaluate import run
-    from uml_core.analysis.suite import chosen_analyses
+    from pipelines.evaluate.step import run
+    from uml_core.analysis.registry import chosen_analyses
 
     chosen = {"evaluators": _names(evaluators)} if evaluators else {}
     return results.Evaluated.of(
@@ -150,7 +151,7 @@ def evaluate(
 
 def report(given: Given, output: str | Path | None = None) -> results.Reported:
     """Write one HTML page on all runs, into folder report beside the store by default."""
-    from pipelines.report import run
+    from pipelines.report.step import run
 
     return results.Reported.of(run(experiment(given), None if output is None else local_folder("output", str(output))))
 
@@ -166,7 +167,7 @@ def predict(
     top: int | None = None,
 ) -> results.Predicted:
     """Predict new files of the target's modality, or a table, into a Parquet file; `top` 0 gives every class."""
-    from pipelines.predict import run
+    from pipelines.predict.step import run
 
     start = None if root is None else str(root)
     places = model, str(inputs), str(output), _tracking(tracking_uri)
@@ -177,16 +178,18 @@ def export(
     model: str, output: str | Path, *, tracking_uri: str | None = None, formats: str | Sequence[str] = ()
 ) -> results.Exported:
     """Write a model as safetensors and ONNX, or as one of them."""
-    from pipelines.export import FORMATS, run
+    from pipelines.export.step import run
 
-    return results.Exported.of(run(model, str(output), _tracking(tracking_uri), formats=_names(formats) or FORMATS))
+    return results.Exported.of(
+        run(model, str(output), _tracking(tracking_uri), formats=_names(formats) or EXPORT_FORMATS)
+    )
 
 
 def directions(
     given: Given, targets: str | Sequence[str] = (), *, trials: int | None = None, resume: bool = False
 ) -> results.Directions:
     """Sweep all subsets of corpora around each target in turn."""
-    from pipelines.directions import run
+    from pipelines.directions.step import run
 
     return results.Directions.of(run(experiment(given), _names(targets), max_trials=trials, resume=resume))
 

@@ -12,7 +12,6 @@ written in one rename, so a killed run, started again, embeds only what is missi
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 import time
@@ -23,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipelines.command_line import Summary, experiment_parser, step_main
+from pipelines.command_line import Summary
 from pipelines.embed.stages import EncodePart, Workers, stream_parts
 from pipelines.ray_session import ray_session
 from pipelines.stores import corpus_store
@@ -37,14 +36,6 @@ from uml_core.store.listing import Listing
 from uml_core.store.parts import PartFooter, Values
 
 STAGES = ("read", "decode", "encode", "write")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    return experiment_parser("embed")
-
-
-def main(argv: list[str] | None = None) -> int:
-    return step_main(build_parser(), lambda experiment, _: run(experiment), argv)
 
 
 def run(experiment: Experiment) -> Summary:

@@ -16,14 +16,13 @@ head in closed form takes no worker, and Ray only where its rows do not fit in m
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pipelines.command_line import Summary, experiment_parser, step_main
+from pipelines.command_line import Summary
 from pipelines.ray_session import ray_session
 from pipelines.run_data import CheckedData, check_data
 from pipelines.train.summary import best_by_validation, by_seed, seed_runs, summary_of
@@ -36,15 +35,6 @@ if TYPE_CHECKING:
     from uml_core.evaluation.outcome import RunOutcome
 
 logger = logging.getLogger(__name__)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    return experiment_parser("train")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Train one experiment, over several seeds where train.seeds is set, beside its twin where train.twin is."""
-    return step_main(build_parser(), lambda experiment, _: run(experiment), argv)
 
 
 def run(experiment: Experiment) -> Summary:

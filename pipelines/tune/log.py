@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 from ray import tune
 from tqdm import tqdm
 
-from pipelines.report import write_report
+from pipelines.report.step import write_report
 from pipelines.run_data import build_data
 from pipelines.stores import Tables, corpus_store
 from pipelines.subset_files import subset_of

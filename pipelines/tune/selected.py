@@ -21,7 +21,7 @@ from pipelines.tune.proposals import trial_resources
 from pipelines.tune.trial import process_sources
 from uml_core.config import Experiment, parse_experiment
 from uml_core.evaluation.outcome import evaluated_run
-from uml_core.evaluation.registry import EVALUATORS, measure
+from uml_core.evaluation.registry import chosen_evaluators, measure
 from uml_core.evaluation.shipping import alias_of, choose
 from uml_core.models.shared_head import head_init_corpus
 from uml_core.sweeps.selection import Candidate, pareto_front, selected
@@ -99,7 +99,7 @@ def measured(
     run = TrainingRun(experiment, data, device=device)
     run.load_result(state)
     evaluators = ("test", "shift", "classes") if drawn else ("test", "shift")
-    details = measure(evaluated_run(run), {name: EVALUATORS[name] for name in evaluators})
+    details = measure(evaluated_run(run), chosen_evaluators(evaluators))
     return metric_points(details.metrics, run.progress.step), details.files
 
 

@@ -18,7 +18,6 @@ ships is registered in MLflow, models:/EXPERIMENT@best of the most shots and mod
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
@@ -30,18 +29,19 @@ from typing import Any
 from ray import tune
 from tqdm import tqdm
 
-from pipelines.command_line import Summary, experiment_parser, program, step_main
+from pipelines.command_line import Summary
 from pipelines.left_out import left_out_tag
 from pipelines.ray_session import num_cpus, num_gpus, own_interrupts, ray_session
 from pipelines.ray_train.attempts import Attempt, open_attempt
 from pipelines.run_data import build_data
 from pipelines.stores import Tables, corpus_fingerprints, load_tables
+from pipelines.tune.flags import check_worker, checked_space
 from pipelines.tune.folder import SweepFolder, TrialResult
 from pipelines.tune.log import TrialCallback, TrialLog, log_subsets, log_summary, register_shipped
 from pipelines.tune.proposals import Proposals, SweepSearcher, build_proposals, build_scheduler, trial_resources
 from pipelines.tune.selected import count_unseen, measure_trials, select_trials, shipped_trials
 from pipelines.tune.trial import train_trials
-from tune_spaces import Space, TrialSpec, available_spaces, load_space
+from tune_spaces import Space, TrialSpec
 from uml_core.analysis.raw_rows import words_per_row
 from uml_core.config import Experiment, hash_of
 from uml_core.errors import InputError, listing
@@ -54,28 +54,9 @@ from uml_core.tracking.records import CLASS_METRIC, SPACE_FILE, metric_points, p
 from uml_core.tracking.writing import MLflowTracker, open_experiment, start_run
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = experiment_parser("tune")
-    parser.epilog = f"example: {program('tune')} examples/demo.yaml --space controls tune.seeds=3"
-    spaces = listing(available_spaces(), limit=20)
-    parser.add_argument("--space", required=True, help=f"a space of tune_spaces/ ({spaces}), or a file of yours")
-    parser.add_argument("--trials", type=int, default=None, metavar="N", help="at most N trials, the same per arm")
-    parser.add_argument("--resume", action="store_true", help="go on with a killed sweep; fails if there is none")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    return step_main(build_parser(), _step, argv)
-
-
-def _step(experiment: Experiment, arguments: argparse.Namespace) -> Summary:
-    return run(experiment, arguments.space, max_trials=arguments.trials, resume=arguments.resume)
-
-
 def run(experiment: Experiment, space_name: str, *, max_trials: int | None = None, resume: bool = False) -> Summary:
     """Run a sweep to its end: train what is missing, select on validation, measure test once, say what it shows."""
-    _check_worker(experiment)  # before an arm's own settings get in its way
-    space = load_space(space_name, experiment)
+    space = checked_space(space_name, experiment)
     proposals = build_proposals(space, experiment, max_trials=max_trials)
     fingerprints = corpus_fingerprints(experiment)
     tables = load_tables(experiment, fingerprints)
@@ -125,24 +106,6 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
         return _finish(experiment, parent, attempt, space_name, counts, wall_s, lines=lines, model=model_uri)
 
 
-def _check_worker(experiment: Experiment) -> None:
-    """Refuse what a sweep's trial, which trains in one process, cannot do."""
-    train, trains_encoder = experiment.train, experiment.model.backbone != "frozen"
-    asked = {
-        "sharding": train.sharding if train.sharding != "none" else None,
-        "min_workers": train.min_workers,
-        # Heads are as fast on one worker, so a sweep of them leaves the setting to `train`.
-        "workers": train.workers if trains_encoder and train.workers > 1 else None,
-    }
-    for setting, given in asked.items():
-        if given is not None:
-            mend = "set train.workers=1" if setting == "workers" else f"remove train.{setting}"
-            raise InputError(
-                f"train.{setting} is {given}, which python -m pipelines.train alone has: a sweep trains an encoder on "
-                f"one worker, several trials side by side; {mend} here, and train the chosen arm with it"
-            )
-
-
 def _check_trials(specs: Sequence[TrialSpec], tables: Tables) -> dict[str, list[str]]:
     """Let the user's mistakes surface before anything starts: the first trial of every arm must find its data.
 
@@ -151,7 +114,7 @@ def _check_trials(specs: Sequence[TrialSpec], tables: Tables) -> dict[str, list[
     """
     warnings: dict[str, list[str]] = {}
     for spec in specs:
-        _check_worker(spec.experiment)
+        check_worker(spec.experiment)
         if spec.arm not in warnings:
             data = build_data(spec.experiment, tables)
             if data.test is None:

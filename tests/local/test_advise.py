@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipelines import advise
-from pipelines.embed import step as embed
+from pipelines.advise import __main__ as advise
+from pipelines.embed import __main__ as embed
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from uml_core.config import parse_experiment
 from uml_core.corpora.examples.known_answer import LinearGaussian, write_known_answer

@@ -19,8 +19,8 @@ from tests.conftest import draw, table
 from uml_core.analysis.alignment import cka
 from uml_core.analysis.explain_neurons import explain_neurons, paired_activations, untrained_models
 from uml_core.analysis.raw_rows import RawRows, read_pairs, words_per_row
+from uml_core.analysis.registry import ANALYSES, chosen_analyses, explain
 from uml_core.analysis.shared_space import AnalysisResult, TrainedRun, class_means
-from uml_core.analysis.suite import ANALYSES, chosen_analyses, explain
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.rows import Row
 from uml_core.data.labelled_rows import LabelledRows

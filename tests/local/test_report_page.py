@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from pipelines import report as report_step
+from pipelines.report import step as report_step
 from tests.rich_records import with_metrics
 from tests.sweep_records import GAIN, parent_record, record, report_in_words, sweep_records, trial
 from uml_core.config import Experiment, parse_experiment

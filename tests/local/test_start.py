@@ -1,12 +1,16 @@
-"""What a process that trains a head imports: seconds at the start of every worker and of every process of a sweep."""
+"""What processes import: seconds before a mistake is told, and at the start of every worker and process of a sweep."""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from pipelines import STEPS
 
 ROOT = Path(__file__).parents[2]
 STEP = """
@@ -24,6 +28,61 @@ HEAVY = {
     *("torch._dynamo", "torch.distributed.tensor", "torch.distributed.fsdp"),
 }
 
+TELL = """
+import contextlib, io, json, sys
+from pipelines import STEPS
+from pipelines.__main__ import main
+
+def told(*line):
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            status = main(list(line))
+    except SystemExit as end:  # argparse's
+        status = end.code
+    print(json.dumps([line, status, said.getvalue(), sorted({heavy!r} & set(sys.modules))]))
+
+for step in STEPS:
+    told(step, "--help")
+    told(step, "--nonsense")
+for line in {lines!r}:
+    told(*line)
+"""
+EXPERIMENT = """
+name: vectors
+store: store
+target: target
+corpora:
+  target: {modality: image, format: embeddings, path: target.parquet}
+  names: {modality: text, format: embeddings, path: names.parquet}
+  sounds: {modality: audio, format: embeddings, path: sounds.parquet}
+"""
+MISTAKES = {  # a line, and what is said of it; EXPERIMENT has no store yet
+    "embed none.yaml": "none.yaml does not exist",
+    "embed EXPERIMENT corpora.names.path=/nowhere": "corpora.names.path is /nowhere, which does not exist",
+    "train EXPERIMENT optm.lr=1": "did you mean 'optim'",
+    "train EXPERIMENT": "run python -m pipelines.embed",
+    "advise EXPERIMENT": "run python -m pipelines.embed",
+    "directions EXPERIMENT": "run python -m pipelines.embed",
+    "tune EXPERIMENT --space controls": "run python -m pipelines.embed",
+    "tune EXPERIMENT --space contrls": "did you mean 'controls'",
+    "evaluate EXPERIMENT": "has no experiment 'vectors'",
+    "evaluate EXPERIMENT --analyses nuerons": "did you mean 'neurons'",
+    "evaluate EXPERIMENT --evaluators knn_prob": "did you mean 'knn_probe'",
+    "report EXPERIMENT": "has no experiment 'vectors'",
+    "bridge none.yaml --output out": "none.yaml does not exist",
+    "run EXPERIMENT --steps trian": "did you mean 'train'",
+    "demo optm.lr=1": "did you mean 'optim'",
+    "predict --model runs:/0/model --input EXPERIMENT --output o.parquet": "cannot be fetched",
+    "predict --model nowhere --input EXPERIMENT --output o.parquet": "nowhere, which does not exist",
+    "predict --model runs:/0/model --input nowhere --output o.parquet": "nowhere, which does not exist",
+    "predict --model runs:/0/model --input EXPERIMENT --output o.parquet --top few": "give a number of classes",
+    "export --model runs:/0/model --output out": "cannot be fetched",
+    "theory --trials few": "expected a whole number",
+    "completion fsh": "invalid choice",
+    "trian": "did you mean 'train'",
+}
+
 ENCODE = """
 import sys
 from uml_core.config import EncoderConfig
@@ -34,6 +93,27 @@ for name, modality in (("minilm_l6", "text"), ("bytes", "text"), ("logmel", "aud
 import uml_core.models.fine_tuned
 print("timm" in sys.modules)
 """
+
+
+def test_help_and_mistakes_import_nothing_that_takes_seconds(tmp_path: Path) -> None:
+    file = tmp_path / "vectors.yaml"
+    file.write_text(EXPERIMENT, encoding="utf-8")
+    for corpus in ("target", "names", "sounds"):
+        (tmp_path / f"{corpus}.parquet").touch()
+    lines = [line.replace("EXPERIMENT", str(file)).split() for line in MISTAKES]
+    heavy = {"torch", "mlflow", "matplotlib", "pandas", "sklearn", "transformers"}
+    command = [sys.executable, "-c", TELL.format(heavy=heavy, lines=lines)]
+    environment = {**os.environ, "UML_ROOT": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(told) == 2 * len(STEPS) + len(MISTAKES), done.stderr
+    assert not [(line, imported) for line, _, _, imported in told if imported]
+    for line, status, said, _ in told[: 2 * len(STEPS)]:
+        assert (status, said.startswith("usage: ")) == (0 if line[1] == "--help" else 2, True), said
+    for (line, status, said, _), part in zip(told[2 * len(STEPS) :], MISTAKES.values(), strict=True):
+        assert status == 2, line
+        assert part in said.splitlines()[-1], line
+    assert len(list(tmp_path.iterdir())) == 4, "nothing is written"
 
 
 @pytest.mark.parametrize("module", ["train.worker", "tune.trial"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import theory
+from pipelines.theory import __main__ as theory
 from tests.local.test_bad_input import refused
 from uml_core.reporting.theory import TheoryPage, build_theory_page, letters, number
 from uml_core.theory.statements import STATEMENTS

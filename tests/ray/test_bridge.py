@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import advise
+from pipelines.__main__ import main as uml
+from pipelines.advise import step as advise
 from pipelines.train import step as train
 from tests.conftest import vector_tree, write_embeddings
 from tests.embedded import embed_here
@@ -69,6 +70,6 @@ def test_a_bridge_trains_nothing_and_a_mistake_is_one_line(
 ) -> None:
     file = tmp_path / "experiment.yaml"
     file.write_text(experiment.to_yaml(), encoding="utf-8")
-    assert train.main([str(file), "data.auxiliary_shots.far=1"]) == 2
+    assert uml(["train", str(file), "data.auxiliary_shots.far=1"]) == 2
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
     assert "data.auxiliary_shots names corpus 'far', which is a bridge (role: bridge)" in line

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import directions
+from pipelines.directions import step as directions
 from pipelines.embed import step as embed
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from uml_core.config import parse_experiment

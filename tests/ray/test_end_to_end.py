@@ -14,8 +14,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import command_line, evaluate, predict, report
+from pipelines.__main__ import main as uml
 from pipelines.embed import step as embed
+from pipelines.evaluate import step as evaluate
+from pipelines.predict import step as predict
+from pipelines.report import step as report
 from pipelines.run_data import load_data
 from pipelines.train import step as train
 from pipelines.tune import step as tune
@@ -134,13 +137,12 @@ def test_new_pictures_are_predicted_by_the_step_and_by_mlflows_own_loading(
     assert rejected == [{"id": "broken.jpg", "reason": "not a picture in a known format"}]
 
     # Listed in two windows, a part each, by an actor's class in this process.
-    monkeypatch.setattr(command_line, "stop_ray", lambda: None)  # the next test has use for it
     for name, value in {"PART_ROWS": 2, "WINDOW_PARTS": 1, "stream_parts": stream_here}.items():
         monkeypatch.setattr(predict, name, value)
     table, again = tmp_path / "new.csv", tmp_path / "again.parquet"
     table.write_text("\n".join(["path", *predictions["id"], "broken.jpg"]))
     line = ["--model", model, "--tracking-uri", uri, "--input", str(table), "--root", str(new), "--output", str(again)]
-    assert predict.main([*line, "--top", "all"]) == 2
+    assert uml(["predict", *line, "--top", "all"]) == 2
     said = capsys.readouterr().err
     assert "error: 1 of 4 unreadable inputs" in said
     assert f"(--max-rejected is 5%); mend them, or raise the limit; 3 predictions are in {again}" in said

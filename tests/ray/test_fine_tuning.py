@@ -13,7 +13,9 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from pipelines import evaluate, export, predict
+from pipelines.evaluate import step as evaluate
+from pipelines.export import step as export
+from pipelines.predict import step as predict
 from pipelines.run_data import load_data
 from pipelines.train import step as train
 from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora

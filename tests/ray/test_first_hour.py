@@ -13,7 +13,6 @@ import pytest
 import soundfile
 import yaml
 
-from pipelines import command_line
 from pipelines.__main__ import main as uml
 from tests.conftest import CLASSES, draw, tracking_in
 from tests.light_encoder import light
@@ -51,7 +50,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         table = pd.DataFrame(numbers, columns=[f"x{column}" for column in range(6)])
         table.assign(label=np.repeat(list("abcdef"), 12)).to_csv(data / f"{name}.csv", index=False)
     tracking_in(made(tmp_path / "runs" / "mlflow.db").parent)  # where it is by default
-    monkeypatch.setattr(command_line, "stop_ray", lambda: None)  # a command line ends with it; here one Ray serves all
     monkeypatch.delenv("UML_ROOT")
     monkeypatch.chdir(tmp_path)
     return tmp_path

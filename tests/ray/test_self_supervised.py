@@ -13,8 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from pipelines import advise, evaluate, predict, report
+from pipelines.advise import step as advise
 from pipelines.embed import step as embed
+from pipelines.evaluate import step as evaluate
+from pipelines.predict import step as predict
+from pipelines.report import step as report
 from pipelines.run_data import load_data
 from pipelines.train import step as train
 from pipelines.tune import step as tune

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import theory
-from pipelines.command_line import guarded
+from pipelines.command_line import guarded, step_parser
+from pipelines.theory import step as theory
 from uml_core.theory.study import Request, as_json, run_study
 
 
@@ -26,7 +26,7 @@ def test_the_step_writes_what_the_tasks_find(
         assert curve["errors"] == pytest.approx(expected["errors"], rel=1e-3)
     assert (tmp_path / "theory" / "index.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert len(list((tmp_path / "theory" / "figures").iterdir())) == 4
-    assert guarded(lambda: summary) == 0
+    assert guarded(step_parser("theory", example=""), lambda _: summary, []) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["page"] == str(tmp_path / "theory" / "index.html")
     assert last["monte_carlo"]["cases"] == 72

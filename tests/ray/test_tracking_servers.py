@@ -21,8 +21,8 @@ import pytest
 import requests
 import torch
 
-from pipelines import predict
 from pipelines.embed import step as embed
+from pipelines.predict import step as predict
 from pipelines.tune import step as tune
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from tests.ray.test_tune import ONE_AT_A_TIME, write_space

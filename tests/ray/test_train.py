@@ -25,8 +25,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from pipelines import export
 from pipelines.embed import step as embed
+from pipelines.export import step as export
 from pipelines.ray_train.attempts import open_attempt
 from pipelines.ray_train.checkpoints import load_state
 from pipelines.run_data import load_data

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pipelines import predict, report
 from pipelines.embed import step as embed
+from pipelines.predict import step as predict
 from pipelines.ray_session import num_gpus
+from pipelines.report import step as report
 from pipelines.tune import step as tune
 from pipelines.tune.folder import SweepFolder, TrialResult
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora

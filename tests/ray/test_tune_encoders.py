@@ -17,7 +17,7 @@ import timm
 import torch
 
 import uml_core.feed.pictures
-from pipelines import command_line
+from pipelines.__main__ import main as uml
 from pipelines.ray_session import ray_session
 from pipelines.stores import store_tables
 from pipelines.tune import step as tune
@@ -137,8 +137,7 @@ def test_a_killed_search_over_frozen_and_trained_encoders_goes_on_without_repeat
     assert all("test/accuracy" in trial.metrics and "shift/dark/accuracy" in trial.metrics for trial in selected)
     assert results["model"] == "models:/killed@best"
     assert not [file.name for file in sweep_folder(sweep).iterdir() if file.suffix not in (".json", ".pt")]
-    monkeypatch.setattr(command_line, "stop_ray", lambda: None)  # the next test has use for it
-    assert tune.main([*line, "--resume"]) == 2
+    assert uml(["tune", *line, "--resume"]) == 2
     assert "no unfinished sweep" in capsys.readouterr().err
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import advise, report
+from pipelines.advise import step as advise
+from pipelines.report import step as report
 from pipelines.train import step as train
 from pipelines.tune import step as tune
 from tests.conftest import vector_tree, write_embeddings

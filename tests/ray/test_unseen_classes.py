@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import evaluate, predict, report
+from pipelines.evaluate import step as evaluate
+from pipelines.predict import step as predict
+from pipelines.report import step as report
 from pipelines.train import step as train
 from pipelines.tune import step as tune
 from tests.conftest import vector_tree, write_embeddings

@@ -7,6 +7,8 @@ import functools
 import re
 from pathlib import Path
 
+from pipelines import ONE_FILE, STEPS
+
 ROOT = Path(__file__).parents[2]
 # What maths is done with. numpy and torch carry data through the wiring; these functions of theirs compute.
 MATHS_MODULES = {"scipy", "sklearn", "statistics", "math"}
@@ -87,7 +89,7 @@ ROOMS = (
     ("reporting",),
 )
 ORDER = [room for line in ROOMS for room in line]
-STEP_ROOMS = {"embed", "train", "tune", "ray_train"}
+STEP_ROOMS = {*STEPS.keys() - set(ONE_FILE), "ray_train"}
 
 
 def module_of(file: Path) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.directions import chosen_targets, table_rows, table_text, with_target
+from pipelines.directions.step import chosen_targets, table_rows, table_text, with_target
 from tests.sweep_records import parent_record, trial
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError

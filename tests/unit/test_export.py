@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from pipelines import export
+from pipelines.export import __main__ as export
 from uml_core.config import EncoderConfig
 from uml_core.errors import InputError
 from uml_core.serving.export import export_head

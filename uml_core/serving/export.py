@@ -32,9 +32,9 @@ from uml_core.encoders import build_encoder
 from uml_core.encoders.image.pixel_encoder import PixelEncoder
 from uml_core.encoders.openvino_engine import MAX_PARAMETERS, TOLERANCE, UNKNOWN, trace_to_onnx
 from uml_core.errors import InputError, first_line
+from uml_core.serving import EXPORT_FORMATS
 from uml_core.serving.target_predictor import TargetPredictor
 
-FORMATS = ("safetensors", "onnx")
 FORMAT_VERSION = 1
 ONNX_PACKAGE = "onnx==1.23.2"
 OUTPUTS = ("logits", "probabilities")
@@ -63,7 +63,7 @@ class TargetPath(nn.Module):
         return logits_BC, torch.softmax(logits_BC, dim=1)
 
 
-def export_head(predictor: TargetPredictor, directory: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+def export_head(predictor: TargetPredictor, directory: Path, formats: Sequence[str] = EXPORT_FORMATS) -> list[Path]:
     """Write the target path in some formats, and head.json beside them; returns the files.
 
     Raises:

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from uml_core.theory.information import Modality, exchange_rate, pseudo_inverse
+from uml_core.theory.request import EARLY_STEP, NUM_STEPS
 
 SHARED_DIM, SPECIFIC_DIM, OBSERVED_DIM = 10, 5, 50
 NOISE_VARIANCE, ATTENUATION = 0.09, 0.05
 HIDDEN_WIDTH, BOTTLENECK = 128, 10
 NUM_SAMPLES, NUM_VALIDATION, BATCH_SIZE, LEARNING_RATE = 10_000, 2_000, 512, 1e-3
-NUM_STEPS, EARLY_STEP = 8_000, 1_000
 MEASURED_AT = (100, 200, 300, 500, 700, EARLY_STEP, 1_400, 2_000, 2_800, 4_000, 5_000, 6_000, 7_000, NUM_STEPS)
 
 

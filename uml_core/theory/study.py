@@ -12,32 +12,12 @@ from functools import partial
 from typing import Any
 
 from uml_core.evaluation.statistics import PairedDifference, Spread, paired_difference, spread
-from uml_core.theory.gaussian_study import ARMS, EARLY_STEP, NUM_STEPS, Arm, Curve, WorldFacts, train_arm, world_facts
+from uml_core.theory.gaussian_study import ARMS, Arm, Curve, WorldFacts, train_arm, world_facts
+from uml_core.theory.request import Request
 from uml_core.theory.simulation import SimulatedModel, simulate_models
 from uml_core.theory.statements import STATEMENTS, Finding, find
 
 Task = Callable[[], Any]
-NUM_SEEDS = 3  # of the Gaussian study
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to run: Monte-Carlo trials a model, the first seed, steps of each autoencoder, random cases a statement."""
-
-    trials: int = 20_000
-    seed: int = 0
-    steps: int = NUM_STEPS
-    cases: int = 1_000
-
-    @property
-    def seeds(self) -> range:
-        """Seeds of the Gaussian study."""
-        return range(self.seed, self.seed + NUM_SEEDS)
-
-    @property
-    def early_step(self) -> int:
-        """The step at which arms are compared early."""
-        return min(EARLY_STEP, self.steps)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-import requests
-
 from uml_core.errors import InputError, listing
 
 TRACKING_SCHEMES = {"sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks"}
@@ -20,6 +18,8 @@ def check_tracking(uri: str) -> None:
     """
     shown = without_credentials(uri)
     if uri.startswith(("http://", "https://")):
+        import requests  # which a file, the default, does without
+
         try:
             requests.get(uri.rstrip("/") + "/health", timeout=10)
         except requests.RequestException as error:
@@ -39,6 +39,18 @@ def check_tracking(uri: str) -> None:
         )
     elif "://" not in uri and uri != "databricks":
         raise InputError(f"tracking.uri is {shown}; MLflow 3 writes no plain folders, use sqlite:///runs/mlflow.db")
+
+
+def check_has_runs(uri: str, *, lost: str) -> None:
+    """Refuse a tracking URI where nothing can be found, and leave no empty database there.
+
+    Raises InputError that begins with `lost`, where there is no such SQLite file, or the URI cannot be reached.
+    """
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise InputError(
+            f"{lost}: tracking.uri {uri} does not exist; run train or tune first, or give the URI of their runs"
+        )
+    check_tracking(uri)
 
 
 def without_credentials(uri: str) -> str:

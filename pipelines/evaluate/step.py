@@ -13,7 +13,6 @@ in that run, tables and figures as artifacts under evaluation/, and those of ana
 
 from __future__ import annotations
 
-import argparse
 import functools
 import re
 import tempfile
@@ -23,18 +22,19 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from pipelines.command_line import Summary, absolute_path, experiment_parser, names_in, step_main
+from pipelines.command_line import Summary
+from pipelines.evaluate.flags import check_flags
 from pipelines.run_data import build_data
 from pipelines.stores import corpus_store, store_tables
 from uml_core.analysis.raw_rows import RawRows, read_pairs
+from uml_core.analysis.registry import explain
 from uml_core.analysis.shared_space import AnalysisResult, TrainedRun
-from uml_core.analysis.suite import ANALYSES, chosen_analyses, explain
 from uml_core.config import Experiment, load_experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError, listing
 from uml_core.evaluation.comparison import compare
-from uml_core.evaluation.registry import EVALUATORS, ON_REQUEST, chosen_evaluators, measure
+from uml_core.evaluation.registry import chosen_evaluators, measure
 from uml_core.evaluation.run import EvaluatedRun, Evaluator
 from uml_core.gradients.ranks import RankContext
 from uml_core.tracking.reading import download, find_run, load_predictor, presented_run
@@ -43,40 +43,6 @@ from uml_core.tracking.writing import MLflowTracker
 from uml_core.training.run import build_objective
 
 HIDDEN = re.compile(r"test/class_accuracy/|corruption/.*/\d/")  # logged, and too many to print
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = experiment_parser("evaluate")
-    for flag, metavar, words in (
-        ("--run", "RUN_IDS", "one or more, by commas; default: the run whose model train or tune registered last"),
-        (
-            "--evaluators",
-            "NAMES",
-            f"of {','.join(EVALUATORS)}; default: all but {','.join(ON_REQUEST)}; or yours, FILE.py:function",
-        ),
-        ("--against", "RUN_IDS", "compare on the same test rows"),
-        ("--analyses", "NAMES", f"explain the run: {','.join(ANALYSES)}, or all"),
-        ("--pairs", "FILE", "true pairs for neurons: a table of ids, one column a corpus"),
-    ):
-        parser.add_argument(flag, default=None, metavar=metavar, help=words)
-    parser.add_argument("--classes", nargs=2, default=None, metavar="CLASS", help="the two classes of decision_plane")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    return step_main(build_parser(), _step, argv)
-
-
-def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
-    evaluators, run_ids, against, analyses = (
-        names_in(f"--{flag}", getattr(given, flag)) for flag in ("evaluators", "run", "against", "analyses")
-    )
-    if evaluators:
-        experiment = experiment.override({"evaluation.evaluators": evaluators})
-    chosen = chosen_analyses(analyses)
-    pairs_file = None if given.pairs is None else absolute_path(given.pairs)
-    classes = None if given.classes is None else tuple(given.classes)
-    return run(experiment, run_ids, against=against, analyses=chosen, pairs_file=pairs_file, plane_classes=classes)
 
 
 def run(
@@ -89,17 +55,10 @@ def run(
     plane_classes: tuple[str, str] | None = None,
 ) -> Summary:
     """Evaluate runs with the experiments they were trained with, and log the results into them."""
-    for flag, value, analysis in (("pairs", pairs_file, "neurons"), ("classes", plane_classes, "decision_plane")):
-        if value is not None and analysis not in analyses:
-            raise InputError(f"--{flag} is for analysis {analysis}, which is not asked for; add --analyses {analysis}")
+    given = [run_ids] if isinstance(run_ids, str) else list(run_ids or ())
+    check_flags(given, against, analyses, pairs_file, plane_classes)
     evaluators = chosen_evaluators(experiment.evaluation.evaluators)
-    ids = (
-        [run_ids]
-        if isinstance(run_ids, str)
-        else list(run_ids or [presented_run(experiment.tracking.uri, experiment.name)])
-    )
-    if against and len(against) != len(ids):
-        raise InputError(f"--run has {len(ids)} runs and --against {len(against)}; give as many, paired in their order")
+    ids = given or [presented_run(experiment.tracking.uri, experiment.name)]
     runs = [load_run(experiment, run_id) for run_id in ids]
     parts = [
         _evaluate(
@@ -262,7 +221,3 @@ def explained_run(run: EvaluatedRun, pairs_file: str | None, plane_classes: tupl
     ids = {corpus: rows.ids for corpus, rows in raw.items()}
     pairs = None if pairs_file is None else read_pairs(pairs_file, ids, target=trained.target)
     return TrainedRun(trained, model, data, raw, pairs, plane_classes, run.probabilities)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

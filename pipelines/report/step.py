@@ -8,11 +8,10 @@ In: an experiment's runs. Out: DIR/index.html, which needs no other file, and DI
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipelines.command_line import Summary, experiment_parser, local_folder, step_main
+from pipelines.command_line import Summary
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.figures.drawing import ReportFigure
@@ -22,20 +21,6 @@ from uml_core.tracking.reading import experiment_runs, with_spaces
 from uml_core.tracking.uri import without_credentials
 
 REPORTED_KINDS = ("sweep", "uml", "unimodal")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = experiment_parser("report")
-    parser.add_argument("--output", default=None, metavar="DIR", help="default: folder report beside the store")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    return step_main(build_parser(), _step, argv)
-
-
-def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
-    return run(experiment, None if given.output is None else local_folder("--output", given.output))
 
 
 def run(experiment: Experiment, output_dir: Path | None = None) -> Summary:
@@ -80,7 +65,3 @@ def write_report(html: str, figures: Iterable[ReportFigure], directory: Path) ->
     page = directory / "index.html"
     write_whole(LOCAL, str(page), html.encode())
     return page
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

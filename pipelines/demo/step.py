@@ -11,37 +11,22 @@ embeddings and the evidence so far, and adds new runs to the same MLflow experim
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipelines import evaluate, predict, report
-from pipelines.command_line import Summary, guarded, step_parser, with_absolute_paths
+from pipelines.command_line import Summary
 from pipelines.embed import step as embed
+from pipelines.evaluate import step as evaluate
+from pipelines.predict import step as predict
 from pipelines.ray_session import ray_session
+from pipelines.report import step as report
 from pipelines.train import step as train
 from pipelines.tune import step as tune
-from uml_core.config import Experiment, load_experiment
+from uml_core.config import Experiment
 from uml_core.data.subsets import subset_text
 from uml_core.errors import InputError
 from uml_core.tracking.reading import find_run
-
-EXPERIMENT_FILE = Path(__file__).with_name("demo.yaml")  # a link to examples/demo.yaml; in a wheel a file
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = step_parser("demo", example="tune.seeds=2")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="dotted keys that override examples/demo.yaml"
-    )
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the demo; the last line is one JSON object with its key results."""
-    arguments = build_parser().parse_args(argv)
-    return guarded(lambda: run(with_absolute_paths(load_experiment(EXPERIMENT_FILE, arguments.overrides))))
 
 
 def run(experiment: Experiment) -> Summary:
@@ -122,7 +107,3 @@ def _hide_classes(pictures: Path) -> str:
     file = pictures.parent / "shown_classes.json"
     file.write_text(subset_text([folder.name for folder in shown], {"train": (ids, codes)}))
     return str(file)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

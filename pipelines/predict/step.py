@@ -13,7 +13,6 @@ else the experiment file's default.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import pickle
@@ -27,10 +26,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-from shtab import DIRECTORY, FILE
 from tqdm import tqdm
 
-from pipelines.command_line import Summary, absolute_path, add_model_flags, guarded, step_parser
+from pipelines.command_line import Summary, absolute_path
 from pipelines.embed.stages import (
     Batch,
     EncoderSettings,
@@ -40,6 +38,7 @@ from pipelines.embed.stages import (
     set_encoder_threads,
     stream_parts,
 )
+from pipelines.predict.flags import MAX_REJECTED, check_output, count_of, share_of
 from pipelines.ray_session import ray_session
 from uml_core.config import EmbedConfig
 from uml_core.corpora.readers.inputs import stream_inputs
@@ -54,55 +53,6 @@ WINDOW_PARTS = 256  # listed at a time: neither the driver nor the object store 
 REJECTED_SCHEMA = pa.schema([("id", pa.string()), ("reason", pa.string())])
 SCHEMA = pa.schema([("id", pa.string()), ("prediction", pa.string()), ("probability", pa.float64())])
 TOP_SCHEMA = pa.schema([("top_predictions", pa.list_(pa.string())), ("top_probabilities", pa.list_(pa.float64()))])
-MAX_REJECTED = EmbedConfig().max_rejected
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = step_parser("predict", example="--model runs:/RUN_ID/model --input photos --output out.parquet")
-    add_model_flags(parser)
-    parser.add_argument(
-        "--input", required=True, help="folder of files, or a table (.jsonl, .csv, .tsv, .parquet)"
-    ).complete = FILE
-    parser.add_argument("--output", required=True, help="Parquet file to write").complete = FILE
-    words = "folder that a table's paths start in; default: the table's own"
-    parser.add_argument("--root", default=None, metavar="DIR", help=words).complete = DIRECTORY
-    words = f"share of unreadable inputs above which the step fails, once the others are written ({MAX_REJECTED})"
-    parser.add_argument("--max-rejected", default=str(MAX_REJECTED), metavar="SHARE", help=words)
-    words = "also the K most probable classes, in columns top_predictions and top_probabilities; all: every class"
-    parser.add_argument("--top", default=None, metavar="K", help=words)
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    given = build_parser().parse_args(argv)
-    return guarded(
-        lambda: run(
-            given.model,
-            given.input,
-            given.output,
-            given.tracking_uri,
-            root=given.root,
-            max_rejected=given.max_rejected,
-            top=given.top,
-        )
-    )
-
-
-def _share(flag: str, given: str | float) -> float:
-    try:
-        share = float(given)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise InputError(f"{flag} is {given}; give a number from 0 to 1")
-    return share
-
-
-def _count(flag: str, given: str | int) -> int:
-    """A number of classes; 0 stands for all of them."""
-    if given != "all" and not str(given).isdecimal():
-        raise InputError(f"{flag} is {given}; give a number of classes, or all")
-    return 0 if given == "all" else int(given)
 
 
 def run(
@@ -129,9 +79,8 @@ def run(
     Raises:
         InputError: nothing can be predicted, or too many inputs are unreadable; what could be predicted is written.
     """
-    if "://" in output_path or not output_path.endswith(".parquet"):
-        raise InputError(f"--output is {output_path}; give a local file that ends in .parquet")
-    max_share, max_classes = _share("--max-rejected", max_rejected), None if top is None else _count("--top", top)
+    check_output(output_path)
+    max_share, max_classes = share_of(max_rejected), None if top is None else count_of(top)
     with tempfile.TemporaryDirectory() as directory:
         predictor = load_predictor(absolute_path(tracking_uri), model_uri, Path(directory))
     places = absolute_path(input_path), None if root is None else absolute_path(root)
@@ -260,7 +209,3 @@ def _table(ids: Sequence[str], result: Predictions, schema: pa.Schema, classes: 
         columns["top_predictions"] = [[classes[code] for code in codes] for codes in codes_BK]
         columns["top_probabilities"] = list(probabilities_BK)
     return pa.table(columns, schema=schema)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

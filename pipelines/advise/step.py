@@ -16,7 +16,6 @@ word was right: docs/measured.md.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import logging
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipelines.command_line import Summary, experiment_parser, step_main
+from pipelines.command_line import Summary
 from pipelines.stores import store_tables
 from uml_core.analysis.relevance import (
     NEUTRAL_SHARE,
@@ -47,7 +46,6 @@ from uml_core.sweeps.space import related_auxiliaries
 
 logger = logging.getLogger(__name__)
 
-DRAWS = 10
 SAME = 0.9  # redundancy of two corpora
 LEGEND = f"""\
 gain     points of accuracy with the corpus, above the best model without it, on labelled rows that were left out
@@ -56,17 +54,7 @@ neutral  no gain of a point (said without a look, 'neutral' was right of {100 * 
 harms    a point or more below the same model without it"""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = experiment_parser("advise")
-    parser.add_argument("--draws", type=_count, default=DRAWS, help=f"draws of shots and validation (default {DRAWS})")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    return step_main(build_parser(), lambda experiment, arguments: run(experiment, arguments.draws), argv)
-
-
-def run(experiment: Experiment, num_draws: int = DRAWS) -> Summary:
+def run(experiment: Experiment, num_draws: int = 10) -> Summary:
     """Judge every auxiliary corpus under its own control and say what is likely.
 
     Raises InputError where there is no auxiliary corpus, one is not embedded, or the target has fewer than two classes.
@@ -209,14 +197,3 @@ def _results(
         "piles": {each.corpus: judged(each) for each in added if each.kind == "pile"},
         "redundancy": {f"{one}+{other}": value for (one, other), value in pairs.items()},
     }
-
-
-def _count(text: str) -> int:
-    value = int(text) if text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return value
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

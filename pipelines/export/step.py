@@ -12,37 +12,23 @@ else the experiment file's default.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.command_line import Summary, absolute_path, add_model_flags, guarded, local_folder, step_parser
+from pipelines.command_line import Summary, absolute_path, local_folder
 from uml_core.errors import InputError, listing
-from uml_core.serving.export import FORMATS, export_head
+from uml_core.serving import EXPORT_FORMATS
+from uml_core.serving.export import export_head
 from uml_core.serving.target_predictor import TargetPredictor
 from uml_core.tracking.reading import load_predictor
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = step_parser("export", example="--model runs:/RUN_ID/model --output head")
-    add_model_flags(parser)
-    parser.add_argument("--output", required=True, help="folder to write")
-    parser.add_argument("--format", choices=FORMATS, default=None, help="default: both")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
-    formats = FORMATS if arguments.format is None else (arguments.format,)
-    return guarded(lambda: run(arguments.model, arguments.output, arguments.tracking_uri, formats=formats))
-
-
-def run(model_uri: str, output: str, tracking_uri: str, *, formats: Sequence[str] = FORMATS) -> Summary:
+def run(model_uri: str, output: str, tracking_uri: str, *, formats: Sequence[str] = EXPORT_FORMATS) -> Summary:
     """Fetch a model and write its target path; returns the files and the shape of the matrix."""
     directory = local_folder("--output", output)
-    if unknown := [name for name in formats if name not in FORMATS]:
-        raise InputError(f"--format is {unknown[0]}; formats are {listing(FORMATS)}")
+    if unknown := [name for name in formats if name not in EXPORT_FORMATS]:
+        raise InputError(f"--format is {unknown[0]}; formats are {listing(EXPORT_FORMATS)}")
     if directory.exists() and not directory.is_dir():
         raise InputError(f"--output is {output}, which is a file; give a folder")
     with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +43,3 @@ def run(model_uri: str, output: str, tracking_uri: str, *, formats: Sequence[str
     names = [file.name for file in files]
     text = f"{num_classes} classes over embeddings {dim} wide: {', '.join(names)} in {directory}"
     return Summary(text, {"output": str(directory), "files": names, "shape": [num_classes, dim]})
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

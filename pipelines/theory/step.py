@@ -10,9 +10,7 @@ Every task is independent and takes one CPU, so a larger cluster is faster in pr
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -24,36 +22,15 @@ import ray
 import torch
 from tqdm import tqdm
 
-from pipelines.command_line import Summary, guarded, in_uploaded_copy, local_folder, step_parser
+from pipelines.command_line import Summary
 from pipelines.ray_session import num_cpus, ray_session
-from pipelines.report import write_report
+from pipelines.report.step import write_report
 from uml_core.errors import InputError
 from uml_core.files.atomic import LOCAL, write_whole
 from uml_core.reporting.theory import build_theory_page
+from uml_core.theory.request import Request
 from uml_core.theory.simulation import agreement
-from uml_core.theory.study import Request, Task, TheoryResults, as_json, run_study
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = step_parser("theory", example="--trials 2000 --steps 500 --output runs/theory-quick")
-    defaults = Request()
-    parser.add_argument("--trials", default=defaults.trials, metavar="N", help="per model; default %(default)s")
-    parser.add_argument("--seed", default=defaults.seed, metavar="S", help="the first seed; default %(default)s")
-    parser.add_argument("--steps", default=defaults.steps, metavar="N", help="of each autoencoder; default %(default)s")
-    parser.add_argument("--output", default="runs/theory", metavar="DIR", help="default %(default)s")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Check the theory and write the page."""
-    given = vars(build_parser().parse_args(argv))
-
-    def body() -> Summary:
-        least = {"trials": 1, "seed": 0, "steps": 1}
-        request = Request(**{name: _whole_number(name, given[name], bound) for name, bound in least.items()})
-        return run(request, _output(given["output"]))
-
-    return guarded(body)
+from uml_core.theory.study import Task, TheoryResults, as_json, run_study
 
 
 def run(request: Request, directory: Path) -> Summary:
@@ -105,23 +82,3 @@ def _key_results(results: TheoryResults) -> dict[str, Any]:
         "exchange_rate_by_trace": [world.rate_by_trace for world in results.worlds],
         "autoencoder": {arm.arm.name: {"early": arm.early.mean, "late": arm.late.mean} for arm in results.arms},
     }
-
-
-def _whole_number(name: str, given: str | int, least: int) -> int:
-    if not str(given).isdecimal() or int(given) < least:
-        raise InputError(f"--{name} is {given}; expected a whole number >= {least}")
-    return int(given)
-
-
-def _output(given: str) -> Path:
-    path = local_folder("--output", given)
-    if not Path(given).is_absolute() and in_uploaded_copy() and "UML_ROOT" not in os.environ:
-        raise InputError(
-            f"--output is {given}, relative to a Ray job's working directory, which is a temporary copy; "
-            "give an absolute folder or set UML_ROOT in the job's environment"
-        )
-    return path
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -12,13 +12,12 @@ models:/EXPERIMENT@best is a model of it.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from pipelines.command_line import Summary, experiment_parser, names_in, step_main
+from pipelines.command_line import Summary
 from pipelines.ray_session import ray_session
 from pipelines.run_data import build_data
 from pipelines.stores import store_tables
@@ -32,22 +31,6 @@ from uml_core.tracking.reading import experiment_runs, with_spaces
 from uml_core.tracking.writing import open_experiment
 
 SPACE = "modalities"
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = experiment_parser("directions")
-    parser.add_argument("--targets", default=None, metavar="NAMES", help="by commas; default: every corpus")
-    parser.add_argument("--trials", type=int, default=None, metavar="N", help="at most N trials a target")
-    parser.add_argument("--resume", action="store_true", help="keep the targets whose sweep is finished")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    return step_main(build_parser(), _step, argv)
-
-
-def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
-    return run(experiment, names_in("--targets", given.targets), max_trials=given.trials, resume=given.resume)
 
 
 def run(
@@ -170,7 +153,3 @@ def _finished(experiment: Experiment) -> set[str]:
         for record in experiment_runs(experiment.tracking.uri, experiment.name)
         if record.tags.get("uml.space") == SPACE and record.status == "FINISHED"
     }
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,0 +1,33 @@
+"""The command line of `export`."""
+
+from __future__ import annotations
+
+import argparse
+
+from pipelines.command_line import Summary, add_model_flags, check_model, guarded, local_folder, step_parser
+from uml_core.serving import EXPORT_FORMATS
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = step_parser("export", example="--model runs:/RUN_ID/model --output head")
+    add_model_flags(parser)
+    parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument("--format", choices=EXPORT_FORMATS, default=None, help="default: both")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return guarded(build_parser(), _step, argv)
+
+
+def _step(given: argparse.Namespace) -> Summary:
+    local_folder("--output", given.output)
+    check_model(given.model, given.tracking_uri)
+    from pipelines.export.step import run
+
+    formats = EXPORT_FORMATS if given.format is None else (given.format,)
+    return run(given.model, given.output, given.tracking_uri, formats=formats)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
