@@ -28,7 +28,7 @@ from pydantic import ConfigDict, TypeAdapter
 from uml_core.files.atomic import read_if_there, write_whole
 from uml_core.store.corpus_store import open_filesystem
 from uml_core.sweeps.selection import Candidate
-from uml_core.sweeps.space import GroupName
+from uml_core.sweeps.space import GroupName, TrialSpec
 from uml_core.tracking.records import MetricPoint, metric_points
 
 
@@ -39,6 +39,10 @@ class Assignment:
     key: str
     group: GroupName
     overrides: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, spec: TrialSpec) -> Assignment:
+        return cls(spec.key, spec.group, spec.overrides)
 
 
 @dataclass(frozen=True)

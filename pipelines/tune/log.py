@@ -9,22 +9,18 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeVar
-
-from ray import tune
-from tqdm import tqdm
+from typing import Self, TypeVar
 
 from pipelines.report.step import write_report
 from pipelines.run_data import build_data
 from pipelines.stores import Tables, corpus_store
 from pipelines.subset_files import subset_of
 from pipelines.tune.folder import SweepFolder, TrialResult, in_order
-from pipelines.tune.proposals import Proposals
 from uml_core.config import Experiment
 from uml_core.evaluation.outcome import save_weights
 from uml_core.reporting.collect import collect_sweep
@@ -167,36 +163,6 @@ class TrialLog:
 def _taken(waiting: deque[Item]) -> list[Item]:
     """Take all that waits; another thread may add to it meanwhile."""
     return [waiting.popleft() for _ in range(len(waiting))]
-
-
-class TrialCallback(tune.Callback):
-    """Logs trials as Ray Tune ends them, lets the search learn from them, and moves the progress bar."""
-
-    def __init__(self, proposals: Proposals, log: TrialLog, folder: SweepFolder, bar: tqdm) -> None:
-        self._proposals, self._log, self._folder, self._bar = proposals, log, folder, bar
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave nothing for Tune to store beside the sweep: our folder is what a sweep resumes from."""
-        return {}
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Log results from the sweep's folder; a trial that the scheduler stopped has left none there."""
-        self._log_results(trial, lambda: TrialResult.cut_short(trial.last_result))
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Record the trials of a process that died or raised, but for those that had ended; the sweep goes on."""
-        text = str(getattr(trial, "get_pickled_error", lambda: None)() or "the trial's process died")
-        self._log_results(trial, lambda: TrialResult.failed(text.strip().splitlines()[-1][:500]))
-
-    def _log_results(self, trial: Any, otherwise: Callable[[], TrialResult]) -> None:
-        """Log the trials of a Tune trial; one that left no result is given another, which is written for it."""
-        for assignment in trial.config["trials"]:
-            result = self._folder.read(assignment.key)
-            if result is None:
-                result = self._folder.write(assignment, otherwise(), state=None)
-            self._proposals.tell(assignment.key, result)
-            self._log.add(assignment.key, result)
-            self._bar.update()
 
 
 def log_subsets(chosen: Sequence[TrialSpec], tables: Tables, parent: MLflowTracker) -> None:

@@ -1,8 +1,7 @@
-"""What a sweep trains next, and which trials end early: one search, and one stopping rule, a group, with equal budgets.
+"""What a sweep trains next: one search a group, with equal budgets.
 
 In: a space, and the results that come in. Out: `TrialSpec`s until every group (an arm, condition and seed) has had its
-points. Grids and random draws are known beforehand; TPE proposes as it learns. A trial is stopped by rivals of its own
-group alone: an arm is never stopped because another arm does better.
+points. Grids and random draws are known beforehand; TPE proposes as it learns.
 
 Ray Tune's own searchers do not fit: OptunaSearch has one study for all trials and may repeat a point, and neither it
 nor BasicVariantGenerator knows of groups, their budgets, packs, or the folder that a killed sweep goes on from.
@@ -10,22 +9,20 @@ nor BasicVariantGenerator knows of groups, their budgets, packs, or the folder t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
-from ray.tune.search import Searcher
+from tqdm import tqdm
 
-from pipelines.tune.folder import Assignment, TrialResult
+from pipelines.tune.folder import TrialResult
 from uml_core.config import Experiment, TuneConfig
 from uml_core.errors import InputError
 from uml_core.sweeps.space import GroupName, Space, TrialSpec, check_effect, groups_of, points_per_group, trials_of
 from uml_core.training.packs import WITHOUT_STEPS, pack_label
 
-STOPPING_METRIC = "val_accuracy"
 MAX_PACK = 8  # trials that one process trains at once: more of them gain little, and the progress bar waits for all
 MAX_SOLVED_PACK = 64  # that it takes in turn: a head in closed form takes milliseconds, one of Tune's own trials more
-GRACE_SHARE, REDUCTION = 0.1, 3  # of max_steps before a trial may be stopped; ASHA keeps a third at every rung
 
 
 class Proposals:
@@ -150,85 +147,10 @@ def build_proposals(space: Space, experiment: Experiment, *, max_trials: int | N
     return kind(space, experiment, max_trials=max_trials)
 
 
-class SweepSearcher(Searcher):
-    """Hands proposals to Ray Tune: one of its trials trains one or several of ours.
-
-    Tune stores nothing of it and reports no results to it: both go by way of the sweep's folder.
-    """
-
-    def __init__(self, proposals: Proposals, *, processes: int) -> None:
-        super().__init__(metric=STOPPING_METRIC, mode="max")
-        self._proposals, self._processes = proposals, processes
-
-    def suggest(self, trial_id: str) -> Any:
-        pack = self._proposals.next_pack(self._processes)
-        if not pack:
-            return Searcher.FINISHED
-        return {"trials": [Assignment(spec.key, spec.group, spec.overrides) for spec in pack]}
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        pass
-
-    def save(self, checkpoint_path: str) -> None:
-        pass
-
-    def restore(self, checkpoint_path: str) -> None:
-        pass
-
-
-class GroupedScheduler(FIFOScheduler):
-    """One of Ray Tune's schedulers for each group: it decides about the group's trials as if there were no others."""
-
-    def __init__(self, settings: TuneConfig, max_steps: int) -> None:
-        super().__init__()
-        self._settings, self._max_steps = settings, max_steps
-        self._schedulers: dict[GroupName, TrialScheduler] = {}
-
-    def _scheduler(self, trial: Any) -> TrialScheduler:
-        group = trial.config["trials"][0].group
-        if group not in self._schedulers:
-            self._schedulers[group] = _stopping_rule(self._settings, self._max_steps)
-        return self._schedulers[group]
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._scheduler(trial).on_trial_add(tune_controller, trial)
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        self._scheduler(trial).on_trial_error(tune_controller, trial)
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        return self._scheduler(trial).on_trial_result(tune_controller, trial, result)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        self._scheduler(trial).on_trial_complete(tune_controller, trial, result)
-
-
-def _stopping_rule(settings: TuneConfig, max_steps: int) -> TrialScheduler:
-    grace = max(1, round(GRACE_SHARE * max_steps))
-    if settings.stopping == "asha":
-        return AsyncHyperBandScheduler(
-            time_attr="step",
-            metric=STOPPING_METRIC,
-            mode="max",
-            max_t=max(max_steps, grace + 1),
-            grace_period=grace,
-            reduction_factor=REDUCTION,
-            stop_last_trials=False,  # one that reaches max_t ends by itself, and then has a result
-        )
-    return MedianStoppingRule(
-        time_attr="step",
-        metric=STOPPING_METRIC,
-        mode="max",
-        grace_period=grace,
-        min_time_slice=float("inf"),  # never pause: a paused trial would begin anew
-    )
-
-
-def build_scheduler(experiment: Experiment) -> TrialScheduler:
-    """What decides whether a trial goes on: tune.stopping."""
-    if experiment.tune.stopping == "none":
-        return FIFOScheduler()
-    return GroupedScheduler(experiment.tune, experiment.train.max_steps)
+def trials_bar(proposals: Proposals) -> tqdm:
+    """A bar of a sweep's trials, which shows those of a killed one as done."""
+    num_done = proposals.total - proposals.num_left
+    return tqdm(total=proposals.total, initial=num_done, unit="trial", file=sys.stderr)
 
 
 def trial_resources(settings: TuneConfig, *, cpus: int, gpus: int) -> tuple[dict[str, float], int]:

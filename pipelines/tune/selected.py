@@ -18,7 +18,7 @@ from pipelines.run_data import SharedData, build_data
 from pipelines.stores import Tables
 from pipelines.tune.folder import SweepFolder, TrialResult
 from pipelines.tune.proposals import trial_resources
-from pipelines.tune.trial import process_sources
+from pipelines.tune.trial import one_thread, process_sources
 from uml_core.config import Experiment, parse_experiment
 from uml_core.evaluation.outcome import evaluated_run
 from uml_core.evaluation.registry import chosen_evaluators, measure
@@ -56,15 +56,11 @@ def measure_trials(
     """
     heavy = [spec for spec in specs if spec.experiment.model.backbone != "frozen"]
     shared = SharedData(tables)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # products of heads are too small to share: on a busy machine, threads wait for another
-    try:
+    with one_thread():
         for spec in specs:
             if spec not in heavy:
                 data, state = shared.of(spec.experiment), folder.read_state(spec.key)
                 yield spec, *measured(spec.experiment, data, state, drawn=spec.key in drawn)
-    finally:
-        torch.set_num_threads(threads)
     if heavy:
         yield from _on_cluster(heavy, tables, folder, drawn)
 

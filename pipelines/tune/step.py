@@ -6,10 +6,11 @@ In: an embedded experiment and a space. Out: one MLflow run for the sweep with a
     python -m pipelines.tune examples/demo.yaml --space mixing_ratio --trials 90
     python -m pipelines.tune examples/demo.yaml --space linear_probe --trials 180 tune.search=tpe tune.stopping=asha
 
-The way of a trial: `proposals` (what to train next) -> `trial` (in a process of Ray Tune, which trains several at once,
-tune.pack, and is used again; the tables lie in Ray's object store, shared without copying) -> `folder` (its result and
-weights, in one rename each) -> `log` (its MLflow run) -> `selected` (on validation; test is measured afterwards, once)
--> the verdict, here.
+The way of a trial: `proposals` (what to train next) -> `tuner` (Ray Tune, in the driver) -> `trial` (in a process of
+Ray Tune, which trains several at once, tune.pack, and is used again; the tables lie in Ray's object store, shared
+without copying) -> `folder` (its result and weights, in one rename each) -> `log` (its MLflow run) -> `selected` (on
+validation; test is measured afterwards, once) -> the verdict, here. Where no trial takes a step the driver solves the
+first ones itself, all of them in a small sweep, which then needs no Ray.
 
 A killed sweep, started again with the same line (or --resume), runs only what is missing. The model that the verdict
 ships is registered in MLflow, models:/EXPERIMENT@best of the most shots and models:/EXPERIMENT@4-shots of others;
@@ -19,28 +20,21 @@ ships is registered in MLflow, models:/EXPERIMENT@best of the most shots and mod
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from ray import tune
-from tqdm import tqdm
 
 from pipelines.command_line import Summary
 from pipelines.left_out import left_out_tag
-from pipelines.ray_session import num_cpus, num_gpus, own_interrupts, ray_session
+from pipelines.ray_session import num_cpus, num_gpus, ray_session
 from pipelines.ray_train.attempts import Attempt, open_attempt
-from pipelines.run_data import build_data
+from pipelines.run_data import SharedData, build_data
 from pipelines.stores import Tables, corpus_fingerprints, load_tables
 from pipelines.tune.flags import check_worker, checked_space
-from pipelines.tune.folder import SweepFolder, TrialResult
-from pipelines.tune.log import TrialCallback, TrialLog, log_subsets, log_summary, register_shipped
-from pipelines.tune.proposals import Proposals, SweepSearcher, build_proposals, build_scheduler, trial_resources
+from pipelines.tune.folder import Assignment, SweepFolder, TrialResult
+from pipelines.tune.log import TrialLog, log_subsets, log_summary, register_shipped
+from pipelines.tune.proposals import Proposals, build_proposals, trial_resources, trials_bar
 from pipelines.tune.selected import count_unseen, measure_trials, select_trials, shipped_trials
-from pipelines.tune.trial import train_trials
+from pipelines.tune.trial import State, one_thread, train_heads
 from tune_spaces import Space, TrialSpec
 from uml_core.analysis.raw_rows import words_per_row
 from uml_core.config import Experiment, hash_of
@@ -52,6 +46,8 @@ from uml_core.sweeps.space import space_as_json
 from uml_core.tracking.reading import find_run, sweep_runs
 from uml_core.tracking.records import CLASS_METRIC, SPACE_FILE, metric_points, provenance_tags
 from uml_core.tracking.writing import MLflowTracker, open_experiment, start_run
+
+SOLVE_S = 5.0  # of a processor: about what Ray and its processes take to start
 
 
 def run(experiment: Experiment, space_name: str, *, max_trials: int | None = None, resume: bool = False) -> Summary:
@@ -68,8 +64,11 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
             raise InputError("--resume: no unfinished sweep of this experiment and space; run the line without it")
         started, provenance = time.perf_counter(), provenance_tags(fingerprints)
         left_out = left_out_tag(experiment, fingerprints, warnings[space.headline])
-        with ray_session(), contextlib.ExitStack() as stack:
-            resources, at_once = trial_resources(experiment.tune, cpus=num_cpus(), gpus=num_gpus())
+        with contextlib.ExitStack() as stack:
+            is_solved = not any(spec.experiment.num_steps for spec in examples)
+            if not is_solved:
+                stack.enter_context(ray_session())
+                trial_resources(experiment.tune, cpus=num_cpus(), gpus=num_gpus())  # refused before a run begins
             open_experiment(experiment.tracking, experiment.name)
             parent = _open_sweep(experiment, space, space_name, attempt, provenance | left_out)
             folder = SweepFolder(f"{attempt.storage_path}/{attempt.name}/trials")
@@ -77,12 +76,14 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
             left = folder.all()  # by a killed sweep, whose last processes may still write: what they add is not read
             proposals.take_over(left)
             log.catch_up(left)
+            if is_solved:
+                _solve(proposals, tables, folder, log)
             if proposals.num_left:
-                trainable = tune.with_parameters(
-                    train_trials, tables=dict(tables), experiment=experiment, folder_uri=folder.uri
-                )
-                _train(tune.with_resources(trainable, resources), at_once, experiment, proposals, folder, log)
-                attempt.check()  # Ray Tune ends as if it were done when the lease's thread interrupts it
+                stack.enter_context(ray_session())
+                from pipelines.tune.tuner import train_under_tune  # Ray Tune takes a second
+
+                train_under_tune(experiment, proposals, tables, folder, log)
+            attempt.check()  # Ray Tune ends as if it were done when the lease's thread interrupts it
             log.flush()
             results = log.results
             failed = proposals.total - sum(not result.error for result in results.values())  # some have left no result
@@ -128,13 +129,13 @@ def _check_trials(specs: Sequence[TrialSpec], tables: Tables) -> dict[str, list[
 
 def _budget_line(proposals: Proposals, space: Space) -> str:
     """Say what every arm was allowed to search."""
-    budget = {arm.name: proposals.budget[arm.name] for arm in space.arms if not arm.is_solved}
+    budget = {arm.name: proposals.budget[arm.name] for arm in space.arms if not arm.takes_no_step}
     points = set(budget.values())
     if len(points) > 1:
         shares = listing(f"{arm} {count}" for arm, count in budget.items())
         return f"unequal search budgets, points a seed: {shares}; no gain is claimed from this sweep"
     if not budget:
-        return "budget: every head is in closed form and searches its own scales"
+        return "budget: no head takes a step; those in closed form search their own scales"
     conditions = proposals.total // (sum(proposals.budget.values()) * len(space.seeds))
     return (
         f"budget: {max(points)} point{'' if max(points) == 1 else 's'} for each of {len(budget)} arms that "
@@ -167,32 +168,20 @@ def _open_sweep(
     return parent
 
 
-def _train(
-    trainable: Any, at_once: int, experiment: Experiment, proposals: Proposals, folder: SweepFolder, log: TrialLog
-) -> None:
-    """Run the trials that are left under Ray Tune, in so many processes at once."""
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own table is printed even at verbose=0; we have a bar
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # nobody reads Tune's five files a trial
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(
-        logging.ERROR
-    )  # which warns that there are none
-    num_done = proposals.total - proposals.num_left
-    with tqdm(total=proposals.total, initial=num_done, unit="trial", file=sys.stderr) as bar:
-        tuner = tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=SweepSearcher(proposals, processes=at_once),
-                scheduler=build_scheduler(experiment),
-                num_samples=proposals.num_left,  # at most: one of Tune's trials may be several of ours
-                reuse_actors=True,  # a process that imports torch takes seconds to start, most trials less
-                max_concurrent_trials=at_once,
-            ),
-            run_config=tune.RunConfig(
-                storage_path=f"{folder.uri}-ray", verbose=0, callbacks=[TrialCallback(proposals, log, folder, bar)]
-            ),
-        )
-        with own_interrupts():
-            tuner.fit()
+def _solve(proposals: Proposals, tables: Tables, folder: SweepFolder, log: TrialLog) -> None:
+    """Solve heads in this process, as long as Ray and its processes would take to start; the rest is left to them."""
+    ends, shared = time.process_time() + SOLVE_S, SharedData(tables)  # whatever else the machine does
+    with trials_bar(proposals) as bar, one_thread():
+        while time.process_time() < ends and (pack := proposals.next_pack(proposals.num_left)):
+
+            def note(index: int, result: TrialResult, state: State | None, pack: Sequence[TrialSpec] = pack) -> None:
+                assignment = Assignment.of(pack[index])
+                result = folder.write(assignment, result, state=state)
+                proposals.tell(assignment.key, result)
+                log.add(assignment.key, result)
+                bar.update()
+
+            train_heads([spec.experiment for spec in pack], shared, on_end=note)
 
 
 def _measure(chosen: Sequence[TrialSpec], space: Space, tables: Tables, folder: SweepFolder, log: TrialLog) -> None:

@@ -10,6 +10,7 @@ of the pictures it keeps for the trials that come after.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import traceback
@@ -18,8 +19,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from ray import tune
-from ray.tune.result import DONE
 
 from pipelines.raw_sources import RawSources
 from pipelines.ray_train.checkpoints import ReportPace
@@ -42,7 +41,10 @@ OnEnd = Callable[[int, TrialResult, State | None], None]
 
 def train_trials(config: dict[str, Any], *, tables: Tables, experiment: Experiment, folder_uri: str) -> None:
     """Be what Ray Tune calls a trial: train those of ours that it was assigned, and report that all are done."""
-    torch.set_num_threads(1)  # as many processes as CPUs train side by side
+    from ray import tune  # it takes a second, and the driver, which solves heads, needs none of it
+    from ray.tune.result import DONE
+
+    torch.set_num_threads(1)  # as many processes as CPUs train side by side; none of them does anything else
     assignments: list[Assignment] = config["trials"]
     folder = SweepFolder(folder_uri)
     trials = [experiment.override(assignment.overrides) for assignment in assignments]
@@ -55,7 +57,7 @@ def train_trials(config: dict[str, Any], *, tables: Tables, experiment: Experime
         results.append(folder.write(assignments[index], result, state=state))
 
     if trials[0].model.backbone == "frozen":
-        train_heads(trials, tables, device=device, on_evaluation=on_evaluation, on_end=write)
+        train_heads(trials, SharedData(tables), device=device, on_evaluation=on_evaluation, on_end=write)
     else:
         key = assignments[0].key
         write(0, *train_encoder(trials[0], tables, folder, key, device=device, on_evaluation=on_evaluation))
@@ -65,9 +67,23 @@ def train_trials(config: dict[str, Any], *, tables: Tables, experiment: Experime
     tune.report({**reported, "step": experiment.num_steps, DONE: on_evaluation is None})
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Solve and measure heads on one thread, as a trial's process does.
+
+    Their products are too small to share: on a busy machine, threads wait for one another.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def train_heads(
     experiments: Sequence[Experiment],
-    tables: Tables,
+    shared: SharedData,
     *,
     device: str = "cpu",
     on_evaluation: OnEvaluation | None = None,
@@ -79,7 +95,7 @@ def train_heads(
     experiments, its result and its state; what the user did wrong becomes a failed result without state.
     """
     points: dict[int, list[MetricPoint]] = {index: [] for index in range(len(experiments))}
-    for pack in _packs(experiments, tables, device, on_end):
+    for pack in _packs(experiments, shared, device, on_end):
         index_of = {id(run): index for index, run in pack.items()}
 
         def collect(run: TrainingRun, evaluation: Evaluation, index_of: Mapping[int, int] = index_of) -> None:
@@ -119,14 +135,13 @@ def _reason(failure: Exception) -> str:
 
 
 def _packs(
-    experiments: Sequence[Experiment], tables: Tables, device: str, on_end: OnEnd
+    experiments: Sequence[Experiment], shared: SharedData, device: str, on_end: OnEnd
 ) -> Iterator[dict[int, TrainingRun]]:
     """Yield runs of equal shapes by their indices; trials of equal data share it, and with it their batches.
 
     Heads without steps are yielded one by one, and few of their many data sets are in memory at a time.
     """
     packs: dict[object, dict[int, TrainingRun]] = {}
-    shared = SharedData(tables)
     for index, experiment in enumerate(experiments):
         try:
             run = TrainingRun(experiment, shared.of(experiment), device=device)
@@ -206,6 +221,8 @@ def _finished(run: TrainingRun, points: Sequence[MetricPoint]) -> TrialResult:
 
 def _report(run: TrainingRun, evaluation: Evaluation) -> None:
     """Report to the scheduler how a trial does; where it stops the trial, this call does not return."""
+    from ray import tune
+
     tune.report(
         {
             "val_accuracy": evaluation.val_accuracy,

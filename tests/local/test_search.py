@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
 from pipelines.tune.folder import Assignment, SweepFolder, TrialResult
-from pipelines.tune.proposals import GroupedScheduler, Proposals, TpeProposals, build_proposals, trial_resources
+from pipelines.tune.proposals import Proposals, TpeProposals, build_proposals, trial_resources
+from pipelines.tune.tuner import GroupedScheduler
 from tests.conftest import vector_tree
 from tune_spaces import Arm, Space, TrialSpec
 from uml_core.config import Experiment, TuneConfig, parse_experiment

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines import run_data
+from pipelines.run_data import SharedData
 from pipelines.tune.folder import TrialResult
 from pipelines.tune.trial import train_heads
 from tests.unit.test_training import TABLES, experiment
@@ -25,7 +26,7 @@ def ended(experiments: list[Experiment]) -> Ended:
         assert index not in results, "a trial ends once"
         results[index] = result, state
 
-    train_heads(experiments, TABLES, on_end=keep)
+    train_heads(experiments, SharedData(TABLES), on_end=keep)
     return results
 
 
@@ -55,7 +56,7 @@ def test_a_trial_without_data_fails_alone() -> None:
     results: Ended = {}
     train_heads(
         [good.override({"seed": 1}), good],
-        {**TABLES, "names": lacking},
+        SharedData({**TABLES, "names": lacking}),
         on_end=lambda index, *ending: results.__setitem__(index, ending),
     )
     assert {index: ending[1] for index, ending in results.items()} == {0: None, 1: None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from pipelines.predict import step as predict
 from pipelines.report import step as report
 from pipelines.train import step as train
 from pipelines.tune import step as tune
+from pipelines.tune.folder import Assignment, SweepFolder, TrialResult
 from tests.conftest import vector_tree, write_embeddings
 from tests.embedded import embed_here
 from uml_core.config import Experiment, parse_experiment
@@ -22,15 +24,7 @@ from uml_core.tracking.writing import start_run
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 NUM_SEEN, NUM_UNSEEN, WIDTH = 18, 6, 24
-SPACE = '''
-"""What are names worth where the target has no rows?"""
-from tune_spaces import Space
-from uml_core.sweeps.arms import standard_arms
-def build(experiment):
-    arms = standard_arms(experiment)
-    chosen = [arms[name] for name in ("linear_probe", "ridge", "prior", "shuffled_prior")]
-    return Space("names?", tuple(chosen), "ridge", "prior", (0, 1, 2), needs=("shuffled_prior",))
-'''
+WRITE = SweepFolder.write
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +73,28 @@ def test_a_trained_head_knows_classes_without_a_picture(experiment: Experiment, 
     assert np.mean(right) == pytest.approx(groups["unseen_accuracy"]), "pictures of unseen classes in val are tested"
 
 
-def test_a_sweep_tells_names_from_shuffled_names(experiment: Experiment, tmp_path: Path) -> None:
-    sweep = experiment.override({"name": "unseen-sweep", "data.shots": 2})
-    (tmp_path / "space.py").write_text(SPACE, encoding="utf-8")
-    results = tune.run(sweep, str(tmp_path / "space.py")).results
+def test_a_sweep_tells_names_from_shuffled_names(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In closed form: the driver solves all heads, without Ray, and goes on where a killed one stopped."""
+    sweep = experiment.override({"name": "unseen-sweep", "data.shots": 2, "tune.seeds": 3})
+    monkeypatch.setattr(tune, "ray_session", lambda: pytest.fail("no Ray is needed"))
+    written = list[str]()
+
+    def write(folder: SweepFolder, assignment: Assignment, result: TrialResult, **state: Any) -> TrialResult:
+        if len(written) == 7:
+            raise KeyboardInterrupt
+        written.append(assignment.key)
+        return WRITE(folder, assignment, result, **state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SweepFolder, "write", write)
+        with pytest.raises(KeyboardInterrupt):
+            tune.run(sweep, "closed_form")
+    results = tune.run(sweep, "closed_form", resume=True).results
+    assert results["trials"] == 6 * 3
+    assert results["verdict"].startswith("Ship prior at 2 shots: ")
+    assert " In closed form: " in results["verdict"]
     runs = experiment_runs(sweep.tracking.uri, sweep.name)
     trials = [run for run in runs if run.parent_run_id == results["run_id"]]
     unseen = {
@@ -91,6 +103,7 @@ def test_a_sweep_tells_names_from_shuffled_names(experiment: Experiment, tmp_pat
     }
     assert min(unseen["prior"]) > 0.5
     assert max(unseen["shuffled_prior"] + unseen["ridge"]) <= 1 / NUM_UNSEEN
+    assert len(trials) == results["trials"], "none is logged twice"
     assert len({trial.metrics["data/classes"] for trial in trials}) == 1
     assert {trial.metrics["data/train_rows/target"] for trial in trials} == {2 * NUM_SEEN}
     parent = next(run for run in runs if run.run_id == results["run_id"])

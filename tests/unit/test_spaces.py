@@ -128,11 +128,15 @@ def test_few_shot_has_the_papers_shots_and_the_arms_a_verdict_needs() -> None:
     assert load_space("few_shot", at_random).conditions == {"data.shots": (2, 4)}
 
 
-def test_a_space_of_solved_heads_alone_has_one_point_each() -> None:
-    arms = tuple(arm for arm in load_space("controls", experiment()).arms if arm.is_solved)
-    space = Space("Which?", arms, "ridge", "prior", seeds=(0, 1), needs=())
-    assert points_per_group(space, 10) == dict.fromkeys(SOLVED, 1)
-    assert len(trials_of(space, experiment())) == 10
+def test_closed_form_has_the_arms_of_controls_that_take_no_step_and_one_point_each() -> None:
+    searched = experiment(tune_lr=[1e-3, 1e-2])
+    space = load_space("closed_form", searched)
+    taken = [spec for spec in trials_of(load_space("controls", searched), searched) if not spec.experiment.num_steps]
+    assert [arm.name for arm in space.arms] == list(dict.fromkeys(spec.arm for spec in taken))
+    assert points_per_group(space, 18) == dict.fromkeys([*SOLVED, "zero_shot"], 1)
+    assert len(trials_of(space, searched)) == 6 * 3
+    alone = load_space("closed_form", searched.override(only()))
+    assert (alone.baseline, alone.headline, alone.needs) == ("ridge", "discriminant", ())
 
 
 def test_linear_probe_has_the_papers_grid_and_thins_lambda_to_the_same_budget() -> None:

@@ -84,6 +84,23 @@ def test_a_prior_must_stand_above_its_shuffled_control(shuffled: float, kind: st
 
 
 @pytest.mark.parametrize(
+    ("prior", "words"),
+    [
+        (0.80, "which is what unpaired data are worth. In closed form: Gain with all training data: "),
+        (0.70, "unpaired data add nothing reliable (the best with them, prior: "),
+        (0.50, "leave it out."),
+    ],
+)
+def test_closed_form_is_compared_with_what_takes_no_step(prior: float, words: str) -> None:
+    heads = {"ridge": 0.70, "discriminant": 0.70, "logistic": 0.60, "zero_shot": 0.30, "shuffled_prior": 0.65}
+    found = verdict_for({**heads, "prior": prior}, parent=parent_record("closed_form", headline="prior"))
+    assert words in found.text
+    assert "Co-training" not in found.text
+    assert "Not compared" not in found.text
+    assert "loss_weight" not in found.text
+
+
+@pytest.mark.parametrize(
     ("misled", "words"),
     [
         (0.70, " Of prior the bridge is worth +10.0"),

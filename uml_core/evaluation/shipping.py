@@ -76,8 +76,13 @@ def alias_of(shots: int | None) -> str:
 
 
 def lacking_alternatives(measured: Iterable[Arm]) -> list[str]:
-    """The alternatives to training on unpaired data that are not among some arms, by role; few have a pile."""
-    roles = {"pile", *(arm.role for arm in measured)}
+    """The alternatives to training on unpaired data that are not among some arms, by role.
+
+    Few have a pile; the probe, which takes steps, is none to heads that take none.
+    """
+    arms = list(measured)
+    spared = {"pile", "probe"} if all(arm.takes_no_step for arm in arms) else {"pile"}
+    roles = spared | {arm.role for arm in arms}
     return [role for role in get_args(Alternative) if role not in roles]
 
 

@@ -157,7 +157,7 @@ def verdict_of(sweep: SweepResults) -> Verdict:
     if kind in ("no_gain", "undecided") and any(each.is_gain for each in shipped):
         kind = "gain"  # of another arm, which is shipped; the headline's text says why it has none
     if ships and not sweep.design.is_target_alone:
-        ships.append("Co-training:")
+        ships.append("In closed form:" if sweep.design.takes_no_step else "Co-training:")
     return Verdict(kind, " ".join([*ships, training] if ships else [training, *_lacks(sweep)]), parts)
 
 
@@ -312,10 +312,11 @@ def _decide(sweep: SweepResults, condition: Condition, claims: tuple[Claim, ...]
     main, *others = claims
     subject, verb_s = _subject(sweep)
     where, measured = condition.words, _measured(main.difference)
+    is_fixed = design.subject or design.takes_no_step  # a prior has no weight to lower
     if main.holds_below:
         return "harm", (
             f"Warning, harm {where}: {subject} lower{verb_s} test accuracy on {sweep.target} ({measured}); "
-            f"leave {'it' if verb_s else 'them'} out{'' if design.subject else ', or lower mixing.loss_weight'}."
+            f"leave {'it' if verb_s else 'them'} out{'' if is_fixed else ', or lower mixing.loss_weight'}."
         )
     if not main.holds_above:
         text = f"{where}: {subject} make{verb_s} no reliable difference ({measured}).{_power(design, [main], claims)}"

@@ -97,6 +97,11 @@ class Arm:
         return str(self.overrides.get("model.head", "paper")) != "paper"
 
     @property
+    def takes_no_step(self) -> bool:
+        """Whether nothing of it is trained by steps: its head is solved, or stays as it starts."""
+        return self.is_solved or self.overrides.get("train.max_steps") == 0
+
+    @property
     def uses_validation(self) -> bool:
         """Whether validation chose something in it: a step, a rate, a penalty. Its accuracy there then flatters it."""
         return self.role != "zero_shot" and self.overrides.get("model.head") not in ("ridge", "discriminant", "prior")
@@ -150,6 +155,11 @@ class Space:
     def is_target_alone(self) -> bool:
         """Whether no arm knows another corpus but a pile: each is what one could use without them."""
         return all(arm.role in get_args(Alternative) and not arm.uses_unpaired for arm in self.arms)
+
+    @property
+    def takes_no_step(self) -> bool:
+        """Whether no arm is trained by steps."""
+        return all(arm.takes_no_step for arm in self.arms)
 
     @property
     def shippable(self) -> list[Arm]:
