@@ -1,0 +1,47 @@
+"""The line of a step on a terminal and in a log."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import termios
+import time
+
+import pytest
+
+from pipelines import progress
+from pipelines.progress import StepProgress
+
+
+def run_step() -> None:
+    with StepProgress("starting Ray") as shown:
+        time.sleep(0.05)
+        shown.counts("encoding pictures", 4)
+        for _ in range(4):
+            time.sleep(0.02)
+            shown.adds()
+        shown.says("writing")
+
+
+def test_a_terminal_shows_what_is_waited_for_and_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "REFRESH_S", 0.01)
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    with os.fdopen(theirs, "w", encoding="utf-8") as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        run_step()
+        written = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    lines = [line.strip() for line in written.split("\r")]
+    assert lines.count("starting Ray, 0 s") > 1, "seconds go by while nothing is counted"
+    assert any(line.startswith("encoding pictures 3/4, ") and line.endswith(" left") for line in lines), lines
+    assert lines.index("starting Ray, 0 s") < lines.index("writing, 0 s")
+    assert not lines[-1], "the line is gone"
+
+
+def test_a_log_of_a_short_step_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.StringIO()
+    monkeypatch.setattr("sys.stderr", log)
+    run_step()
+    assert not log.getvalue()
