@@ -18,6 +18,7 @@ from uml_core.config.corpora import EncodersConfig
 from uml_core.encoders import build_encoder
 from uml_core.serving.predictor import raw_example
 from uml_core.serving.target_predictor import TargetPredictor
+from uml_core.tracking.sqlite_file import local_artifact
 from uml_core.tracking.writing import open_experiment, start_run
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,12 @@ def test_models_answer_their_examples_where_only_their_requirements_are_installe
         "vector": predictor_of("vector", None, 12),
     }
     uris = [tracker.log_predictor(each, tmp_path / name) for name, each in predictors.items()]
+    tracker.register_model(uris[2], "pets", tags={}, alias="best")
+    for uri in (uris[2], f"runs:/{tracker.run_id}/model", "models:/pets@best", "models:/pets/1"):
+        found = local_artifact(experiment.tracking.uri, uri)
+        theirs = Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=experiment.tracking.uri))
+        assert found is not None
+        assert (found / "MLmodel").read_bytes() == (theirs / "MLmodel").read_bytes(), uri
     requirements = mlflow.pyfunc.get_model_dependencies(uris[0])
     line = [sys.executable, "-I", str(ROOT / "tests" / "serving_process.py"), str(requirements)]
     line += [experiment.tracking.uri, *uris]

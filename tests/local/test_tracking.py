@@ -168,7 +168,7 @@ def test_a_database_without_its_driver_names_the_package(monkeypatch: pytest.Mon
     def missing(**_: Any) -> None:
         raise ModuleNotFoundError("No module named 'psycopg'", name="psycopg")
 
-    monkeypatch.setattr(tracking_client, "MlflowClient", missing)
+    monkeypatch.setattr("mlflow.tracking.MlflowClient", missing)
     with pytest.raises(InputError, match=r"postgresql://db/x needs package psycopg\[binary\]") as refusal:
         open_experiment(TrackingConfig(uri="postgresql://ada:lovelace@db/x"), "pets")
     assert "lovelace" not in str(refusal.value)

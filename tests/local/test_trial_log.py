@@ -21,7 +21,7 @@ from tune_spaces import TrialSpec
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import OutageError
 from uml_core.tracking import ended_runs, reading
-from uml_core.tracking.reading import experiment_runs, sweep_runs
+from uml_core.tracking.reading import experiment_runs, find_run, sweep_runs
 from uml_core.tracking.records import MetricPoint
 from uml_core.tracking.writing import open_experiment, start_run
 
@@ -52,7 +52,7 @@ def data_of(experiment: Experiment, run_id: str) -> dict[str, Any]:
 
 
 def test_trials_are_written_as_mlflows_client_writes_them(
-    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Directly into the tables, without one call of the client, off the caller's thread; and found by a search."""
     parent, specs = trials_in(experiment, 5)
@@ -83,10 +83,17 @@ def test_trials_are_written_as_mlflows_client_writes_them(
     assert written[1][first.key]["metrics"]["val/accuracy"] == 0.5, "the value of the last step"
     assert written[1][failed]["status"] == "FAILED"
     assert written[1][first.key]["tags"]["uml.selected"] == "true"
-    found = sweep_runs(experiment, parent), experiment_runs(experiment.tracking.uri, experiment.name)
+
+    def read() -> list[Any]:
+        uri, run_id = experiment.tracking.uri, log.tracker(first).run_id
+        note = reading.download(uri, f"runs:/{run_id}/evaluation/note.txt", tmp_path).read_text()
+        runs = sweep_runs(experiment, parent), experiment_runs(uri, experiment.name)
+        return [*runs, find_run(experiment.tracking, run_id), note]
+
+    found = read()
     assert Counter(record.tags["uml.trial"] for record in found[0][1:]) == dict.fromkeys(specs, 2)
     monkeypatch.setattr(reading, "is_file", lambda uri: False)
-    assert found == (sweep_runs(experiment, parent), experiment_runs(experiment.tracking.uri, experiment.name))
+    assert found == read()
     monkeypatch.undo()
     MlflowClient(experiment.tracking.uri).log_metric(parent, "mine", float("nan"))  # a user's own: ours are finite
     assert math.isnan(sweep_runs(experiment, parent)[0].metrics["mine"])

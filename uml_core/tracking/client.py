@@ -10,18 +10,18 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # two small files do not need one
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # PatientClient waits instead, and says so
 
-import requests
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
-
 from uml_core.errors import InputError, OutageError
 from uml_core.tracking.uri import without_credentials
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient  # importing MLflow takes 1.5 s, and a SQLite file is read without it
 
 MAX_OUTAGE_S = 600.0  # a tracking server may be away for so long before a step gives up
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 15.0
@@ -36,7 +36,11 @@ class PatientClient:
     """
 
     def __init__(self, uri: str) -> None:
-        self.plain, self._uri = mlflow_client(uri), uri
+        self._uri = uri
+
+    @cached_property
+    def plain(self) -> MlflowClient:
+        return mlflow_client(self._uri)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """The client's method of that name, made patient."""
@@ -74,6 +78,8 @@ class PatientClient:
 
 def mlflow_client(uri: str) -> MlflowClient:
     """MLflow's client. Raises InputError where a database's driver is not installed."""
+    from mlflow.tracking import MlflowClient
+
     try:
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
     except ModuleNotFoundError as error:
@@ -89,6 +95,9 @@ def is_outage(error: Exception) -> bool:
     if isinstance(error, sqlite3.OperationalError):  # another process has the file, or the disk is full
         busy = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
         return error.sqlite_errorcode & 0xFF in busy
+    import requests
+    from mlflow.exceptions import MlflowException
+
     if isinstance(error, MlflowException):
         # MLflow wraps what requests raises: only the text tells a lost connection from a refusal.
         words = ("failed with exception", "failed with timeout", "error code 502", "error code 503", "error code 504")

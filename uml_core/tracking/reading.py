@@ -6,20 +6,17 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import mlflow
-from mlflow.entities import ViewType
-from mlflow.exceptions import MlflowException
+from typing import TYPE_CHECKING, Any
 
 from uml_core.config import Experiment, TrackingConfig
 from uml_core.errors import InputError, first_line, listing, nearest
-from uml_core.serving.predictor import Predictor
-from uml_core.serving.target_predictor import load_predictor_folder
 from uml_core.tracking.client import PatientClient, quieten
 from uml_core.tracking.records import PARENT_TAG, PRESENTED_TAG, SPACE_FILE, RunRecord
-from uml_core.tracking.sqlite_file import is_file, read_runs
+from uml_core.tracking.sqlite_file import is_file, local_artifact, read_experiment, read_run, read_runs
 from uml_core.tracking.uri import check_tracking, without_credentials
+
+if TYPE_CHECKING:
+    from uml_core.serving.predictor import Predictor  # torch: who reads records has no use for it
 
 
 def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:
@@ -27,8 +24,8 @@ def experiment_runs(tracking_uri: str, name: str) -> list[RunRecord]:
 
     Raises InputError where the tracking URI cannot be reached, or has no experiment of that name.
     """
-    client = _client(tracking_uri)
-    return _all_runs(client, tracking_uri, _experiment(client, tracking_uri, name).experiment_id)
+    experiment_id, _ = _experiment(tracking_uri, name)
+    return _all_runs(PatientClient(tracking_uri), tracking_uri, experiment_id)
 
 
 def presented_run(tracking_uri: str, name: str) -> str:
@@ -36,22 +33,22 @@ def presented_run(tracking_uri: str, name: str) -> str:
 
     Raises InputError where the tracking URI cannot be reached, or no step registered a model of that name.
     """
-    tags = _experiment(_client(tracking_uri), tracking_uri, name).tags
+    _, tags = _experiment(tracking_uri, name)
     if PRESENTED_TAG not in tags:
         raise InputError(
             f"experiment {name} has no model that train or tune registered; run python -m pipelines.train first, or "
             "give --run"
         )
-    return str(tags[PRESENTED_TAG])
+    return tags[PRESENTED_TAG]
 
 
-def _client(tracking_uri: str) -> PatientClient:
+def _experiment(tracking_uri: str, name: str) -> tuple[str, dict[str, str]]:
+    """Id and tags."""
     quieten()
     check_tracking(tracking_uri)
-    return PatientClient(tracking_uri)
-
-
-def _experiment(client: PatientClient, tracking_uri: str, name: str) -> Any:
+    if is_file(tracking_uri) and (known := read_experiment(tracking_uri, name)):
+        return known
+    client = PatientClient(tracking_uri)
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         names = [found.name for found in client.search_experiments()]
@@ -59,13 +56,12 @@ def _experiment(client: PatientClient, tracking_uri: str, name: str) -> Any:
             f"MLflow at {without_credentials(tracking_uri)} has no experiment '{name}'{nearest(name, names)}; "
             f"it has {listing(names) or 'none'}; run train or tune first, or set tracking.uri"
         )
-    return experiment
+    return str(experiment.experiment_id), dict(experiment.tags)
 
 
 def with_spaces(tracking_uri: str, records: Sequence[RunRecord]) -> list[RunRecord]:
     """The records with each sweep's space: two requests to the artifact store a sweep, so for reports alone."""
-    client = PatientClient(tracking_uri)
-    return [_with_space(record, client) for record in records]
+    return [_with_space(record, tracking_uri) for record in records]
 
 
 def sweep_runs(experiment: Experiment, parent_run_id: str) -> list[RunRecord]:
@@ -73,7 +69,7 @@ def sweep_runs(experiment: Experiment, parent_run_id: str) -> list[RunRecord]:
     client = PatientClient(experiment.tracking.uri)
     parent = client.get_run(parent_run_id)
     nested = _all_runs(client, experiment.tracking.uri, parent.info.experiment_id, parent_run_id)
-    return [_with_space(_record(parent), client), *nested]
+    return [_with_space(_record(parent), experiment.tracking.uri), *nested]
 
 
 def _all_runs(client: PatientClient, uri: str, experiment_id: str, parent_run_id: str | None = None) -> list[RunRecord]:
@@ -83,9 +79,7 @@ def _all_runs(client: PatientClient, uri: str, experiment_id: str, parent_run_id
     records: list[RunRecord] = []
     token: str | None = None
     while token != "":
-        page = client.search_runs(
-            [experiment_id], filter_string, ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
-        )
+        page = client.search_runs([experiment_id], filter_string, max_results=1000, page_token=token)
         records += [_record(run) for run in page]
         token = page.token or ""
     return records
@@ -95,6 +89,10 @@ def find_run(tracking: TrackingConfig, run_id: str) -> RunRecord:
     """One run. Raises InputError if there is none of that id."""
     quieten()
     check_tracking(tracking.uri)
+    if is_file(tracking.uri) and (known := read_run(tracking.uri, run_id)):
+        return known
+    from mlflow.exceptions import MlflowException
+
     try:
         return _record(PatientClient(tracking.uri).get_run(run_id))
     except MlflowException:
@@ -105,12 +103,20 @@ def find_run(tracking: TrackingConfig, run_id: str) -> RunRecord:
 
 
 def download(tracking_uri: str, uri: str, directory: Path) -> Path:
-    """Fetch a run's artifact or a model (runs:/..., models:/..., a path) to a local folder.
+    """Fetch a run's artifact or a model (runs:/..., models:/..., a path) to a local folder; what lies on this machine
+    stays where it is.
 
     Raises InputError where nothing is found at the URI.
     """
     quieten()
     check_tracking(tracking_uri)
+    if ":/" not in uri and Path(uri).exists():
+        return Path(uri)
+    if is_file(tracking_uri) and (known := local_artifact(tracking_uri, uri)):
+        return known
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
     mlflow.set_tracking_uri(tracking_uri)  # models:/NAME@ALIAS is looked up in the registry beside it
     try:
         return Path(
@@ -128,13 +134,18 @@ def load_predictor(tracking_uri: str, model_uri: str, directory: Path) -> Predic
     found = sorted(folder.rglob("predictor.json"))
     if not found:
         raise InputError(f"{model_uri} holds no target model of this project (predictor.json is missing)")
+    from uml_core.serving.target_predictor import load_predictor_folder
+
     return load_predictor_folder(found[0].parent)
 
 
-def _with_space(record: RunRecord, client: PatientClient) -> RunRecord:
+def _with_space(record: RunRecord, tracking_uri: str) -> RunRecord:
     """The record of a sweep with its space beside it, other records as they are."""
     if record.kind != "sweep" or record.space_json:
         return record
+    if is_file(tracking_uri) and (known := local_artifact(tracking_uri, f"runs:/{record.run_id}/{SPACE_FILE}")):
+        return replace(record, space_json=known.read_text(encoding="utf-8"))
+    client = PatientClient(tracking_uri)
     # Listed first: what is raised for a file that is not there differs from one artifact store to the next.
     if SPACE_FILE not in {file.path for file in client.list_artifacts(record.run_id)}:
         return record

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 from filelock import FileLock
@@ -19,11 +19,12 @@ from mlflow.exceptions import MlflowException
 
 from uml_core.config import Experiment, TrackingConfig
 from uml_core.errors import InputError, first_line
-from uml_core.serving.predictor import Predictor
 from uml_core.tracking.client import PatientClient, mlflow_client, quieten
 from uml_core.tracking.records import PARENT_TAG, PRESENTED_TAG, MetricPoint, metric_points
-from uml_core.tracking.target_model import log_target_model
 from uml_core.tracking.uri import check_tracking, without_credentials
+
+if TYPE_CHECKING:
+    from uml_core.serving.predictor import Predictor
 
 
 class MLflowTracker:
@@ -61,6 +62,8 @@ class MLflowTracker:
 
     def log_predictor(self, predictor: Predictor, directory: Path) -> str:
         """Log the target model as an MLflow model of raw inputs; returns its URI."""
+        from uml_core.tracking.target_model import log_target_model  # torch: who logs numbers has no use for it
+
         predictor.save(directory)
         mlflow.set_tracking_uri(self._tracking.uri)
         before = self._client.get_run(self.run_id).info
