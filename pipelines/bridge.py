@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.command_line import Summary, experiment_parser, local_folder, step_main
+from pipelines.timings import timed
 from uml_core.config import Experiment
 
 
@@ -32,8 +33,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(experiment: Experiment, output: str) -> Summary:
     """Write the classifier's rows and names. Raises InputError where the encoder has no classifier with names."""
-    from uml_core.encoders import build_encoder  # torch takes seconds, and bad flags should not
-    from uml_core.encoders.image.classifier_rows import classifier_rows
+    with timed("import"):
+        from uml_core.encoders import build_encoder  # torch takes seconds, and bad flags should not
+        from uml_core.encoders.image.classifier_rows import classifier_rows
 
     found = classifier_rows(build_encoder(experiment.encoders.image, "image"))
     directory, (num_classes, dim) = local_folder("--output", output), found.embeddings.shape

@@ -21,6 +21,7 @@ from typing import Any
 from shtab import FILE
 
 from pipelines import STEPS
+from pipelines.timings import CLOCK, table
 from uml_core.config import Experiment, TrackingConfig, load_experiment
 from uml_core.errors import InputError
 from uml_core.tracking.uri import check_has_runs
@@ -45,9 +46,11 @@ def program(step: str) -> str:
 
 
 def step_parser(step: str, *, example: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog=program(step), description=STEPS[step], epilog=f"example: {program(step)} {example}"
     )
+    parser.add_argument("--timings", action="store_true", help="also say where the wall time went")
+    return parser
 
 
 def experiment_parser(step: str) -> argparse.ArgumentParser:
@@ -98,6 +101,7 @@ def guarded(
 ) -> int:
     """Run a step's body on its flags; returns the exit status: 0 done, 2 a user's mistake, in one line on stderr."""
     arguments = parser.parse_intermixed_args(argv)
+    CLOCK.begin()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         summary = body(arguments)
@@ -107,7 +111,12 @@ def guarded(
         return 2
     if summary is not None:
         print(summary.text)
-        print(json.dumps(summary.results, ensure_ascii=False))
+        results = summary.results
+        if arguments.timings:
+            taken = CLOCK.taken()
+            print(table(taken))
+            results = {**results, "timings": taken}
+        print(json.dumps(results, ensure_ascii=False))
     return 0
 
 

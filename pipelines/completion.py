@@ -14,11 +14,11 @@ import importlib
 import shtab
 
 from pipelines import STEPS, step_module
-from pipelines.command_line import step_parser
+from pipelines.command_line import program
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = step_parser("completion", example="bash")
+    parser = argparse.ArgumentParser(prog=program("completion"), description=STEPS["completion"])
     parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
     return parser
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import ray
 
+from pipelines.timings import timed
+
 LOOP_ENDS_S = 30  # a round of Ray Data's loop, which may wait for an actor's start
 _is_kept = threading.Event()  # whether the Ray that `ray_session` starts outlives it; a process has one
 
@@ -28,7 +30,7 @@ def ray_session(*, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Non
         yield
         return
     try:
-        with ThreadPoolExecutor(1) as background:
+        with timed("Ray"), ThreadPoolExecutor(1) as background:
             called = background.submit(meanwhile)
             _start_ray()
         called.result()
@@ -53,6 +55,7 @@ def ray_kept() -> Iterator[None]:
             stop_ray()
 
 
+@timed("Ray")
 def stop_ray() -> None:
     """Stop Ray, and before it Ray Data's loops: that of a stream that was given up would log a traceback."""
     for thread in threading.enumerate():

@@ -23,6 +23,7 @@ from pipelines.stores import (
     load_tables,
 )
 from pipelines.subset_files import counted_corpora, subset_rows
+from pipelines.timings import timed
 from uml_core.config import Experiment, hash_of
 from uml_core.config.used_by import deciding
 from uml_core.data.row_statistics import RowStatistics
@@ -70,6 +71,7 @@ class CheckedData:
         )
 
 
+@timed("read")
 def check_data(experiment: Experiment) -> CheckedData:
     """Select an experiment's rows, reading no embedding. Raises InputError for the user's mistakes."""
     fingerprints, sources = corpus_fingerprints(experiment), RawSources()
@@ -80,6 +82,7 @@ def check_data(experiment: Experiment) -> CheckedData:
     return CheckedData(fingerprints, build_data(experiment, tables, sources), feeds, tables, seeds, sources)
 
 
+@timed("read")
 def load_data(
     experiment: Experiment, fingerprints: Mapping[str, str] | None = None, sums: Mapping[str, str] | None = None
 ) -> TrainingData | SequenceData:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from pipelines.timings import timed
 from uml_core.config import Experiment, hash_of
 from uml_core.corpora.ready.adopt import ready_identity
 from uml_core.store.corpus_store import CorpusStore
@@ -27,12 +28,14 @@ def corpus_fingerprint(experiment: Experiment, corpus: str) -> str:
     if config is None:
         return hash_of(ready_identity(corpus, experiment.corpora[corpus]))
     # torch takes seconds; ready embeddings need none of it
-    from uml_core.encoders import build_encoder, fingerprint, store_precision
+    with timed("import"):
+        from uml_core.encoders import build_encoder, fingerprint, store_precision
 
     encoder = build_encoder(config, experiment.corpora[corpus].modality)
     return fingerprint(encoder, dtype=experiment.embed.dtype, precision=store_precision(experiment))
 
 
+@timed("read")
 def corpus_fingerprints(experiment: Experiment) -> dict[str, str]:
     return {corpus: corpus_fingerprint(experiment, corpus) for corpus in experiment.corpora}
 
@@ -41,6 +44,7 @@ def corpus_stores(experiment: Experiment, fingerprints: Mapping[str, str]) -> di
     return {corpus: CorpusStore(experiment.store, corpus, fingerprints[corpus]) for corpus in experiment.corpora}
 
 
+@timed("read")
 def load_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> Tables:
     """Read every corpus of an experiment from the store, by fingerprints found before."""
     stores = corpus_stores(experiment, fingerprints)

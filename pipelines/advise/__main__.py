@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipelines.command_line import Summary, check_embedded, experiment_parser, step_main
+from pipelines.timings import timed
 from uml_core.config import Experiment
 from uml_core.sweeps.space import related_auxiliaries
 
@@ -24,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
 def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
     related_auxiliaries(experiment)  # refuses an experiment without any
     check_embedded(experiment)
-    from pipelines.advise.step import run
+    with timed("import"):
+        from pipelines.advise.step import run
 
     return run(experiment, given.draws)
 

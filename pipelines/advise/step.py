@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from pipelines.command_line import Summary
 from pipelines.stores import store_tables
+from pipelines.timings import timed
 from uml_core.analysis.relevance import (
     NEUTRAL_SHARE,
     Addition,
@@ -54,6 +55,7 @@ neutral  no gain of a point (said without a look, 'neutral' was right of {100 * 
 harms    a point or more below the same model without it"""
 
 
+@timed("measure")
 def run(experiment: Experiment, num_draws: int = 10) -> Summary:
     """Judge every auxiliary corpus under its own control and say what is likely.
 

@@ -21,6 +21,7 @@ from pipelines.command_line import Summary
 from pipelines.ray_session import ray_session
 from pipelines.run_data import build_data
 from pipelines.stores import store_tables
+from pipelines.timings import timed
 from pipelines.tune import step as tune
 from uml_core.config import Experiment
 from uml_core.errors import InputError, listing, nearest
@@ -135,6 +136,7 @@ def table_text(rows: Sequence[dict[str, Any]]) -> str:
     return table.rename_axis(columns="beside the target").to_string(na_rep="–")
 
 
+@timed("read")
 def _check_test_rows(experiment: Experiment, experiments: dict[str, Experiment]) -> None:
     """Let a target that cannot be one surface before the first sweep starts."""
     tables = store_tables(experiment)

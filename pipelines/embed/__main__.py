@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipelines.command_line import Summary, check_exists, experiment_parser, step_main
+from pipelines.timings import timed
 from uml_core.config import Experiment
 
 
@@ -20,7 +21,8 @@ def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
     for name, corpus in experiment.corpora.items():
         if corpus.path is not None:
             check_exists(f"corpora.{name}.path", corpus.path, give="the path of the corpus")
-    from pipelines.embed.step import run
+    with timed("import"):
+        from pipelines.embed.step import run
 
     return run(experiment)
 

@@ -26,6 +26,7 @@ from pipelines.command_line import Summary
 from pipelines.embed.stages import EncodePart, Workers, stream_parts
 from pipelines.ray_session import ray_session
 from pipelines.stores import corpus_store
+from pipelines.timings import add_workers, timed
 from uml_core.config import Experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.corpora.ready.adopt import ready_identity, stream_ready
@@ -42,10 +43,13 @@ def run(experiment: Experiment) -> Summary:
     """Embed what is not embedded yet; returns rows, rejected rows, rows/s and stage shares of each corpus."""
     with contextlib.ExitStack() as session:  # Ray starts with the first corpus that needs it, and stops after the last
         results = {corpus: embed_corpus(experiment, corpus, session) for corpus in experiment.corpora}
-    if not all(facts["up_to_date"] for facts in results.values()):
-        from uml_core.tracking.writing import log_embedding  # heavy, and a rerun may have no use for it
-
-        log_embedding(experiment, {corpus: facts for corpus, facts in results.items() if not facts["up_to_date"]})
+    if new := {corpus: facts for corpus, facts in results.items() if not facts["up_to_date"]}:
+        with timed("import"):
+            from uml_core.tracking.writing import log_embedding  # heavy, and a rerun may have no use for it
+        for facts in new.values():
+            add_workers(facts["stage_s"])
+        with timed("log"):
+            log_embedding(experiment, new)
     return Summary(_summary(results), {"store": experiment.store, "corpora": results})
 
 
@@ -90,6 +94,7 @@ def _say_waiting(corpus: str, store: CorpusStore) -> None:
     print(f"corpus {corpus} is being embedded by another run into {store.directory}; waiting for it", file=sys.stderr)
 
 
+@timed("encode")
 def _embed_missing(
     experiment: Experiment,
     corpus: str,
@@ -138,6 +143,7 @@ def _embed_missing(
     return _facts(store.publish(settled.parts, facts), up_to_date=False)
 
 
+@timed("read")
 def _adopt_ready(experiment: Experiment, corpus: str, store: CorpusStore) -> dict[str, Any]:
     """Take over embeddings that the user computed, chunk by chunk; the fingerprint names the files' content."""
     manifest = store.read_manifest()

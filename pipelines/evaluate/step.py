@@ -26,6 +26,7 @@ from pipelines.command_line import Summary
 from pipelines.evaluate.flags import check_flags
 from pipelines.run_data import build_data
 from pipelines.stores import corpus_store, store_tables
+from pipelines.timings import timed
 from uml_core.analysis.raw_rows import RawRows, read_pairs
 from uml_core.analysis.registry import explain
 from uml_core.analysis.shared_space import AnalysisResult, TrainedRun
@@ -77,6 +78,7 @@ def run(
     return Summary(text, {**own, **(parts[-1].results if against else {})})
 
 
+@timed("measure")
 def _evaluate(
     experiment: Experiment,
     loaded: LoadedRun,
@@ -86,6 +88,7 @@ def _evaluate(
     measured = measure(loaded.evaluated, evaluators)
     tracker = MLflowTracker(experiment.tracking, loaded.run_id)
 
+    @timed("log")
     def log(metrics: Mapping[str, float], files: Mapping[str, bytes], folder: str) -> None:
         tracker.log_metrics(metric_points(metrics, loaded.step))
         tracker.log_files(files, folder)
@@ -110,6 +113,7 @@ def _evaluate(
     return Summary("\n".join(lines), {"run_id": loaded.run_id, **shown, **found})
 
 
+@timed("measure")
 def _compare(experiment: Experiment, ours: Sequence[LoadedRun], others: Sequence[LoadedRun]) -> Summary:
     """Compare runs with others on the same test rows; each of ours has the comparison in its MLflow run."""
     comparison = compare([run.evaluated for run in ours], [run.evaluated for run in others], seed=experiment.seed)
@@ -146,6 +150,7 @@ class LoadedRun:
     evaluated: EvaluatedRun
 
 
+@timed("read")
 def load_run(experiment: Experiment, run_id: str) -> LoadedRun:
     """Fetch a run's experiment and weights and build its data.
 

@@ -16,6 +16,7 @@ from pipelines.command_line import (
     step_parser,
 )
 from pipelines.predict.flags import MAX_REJECTED, check_output, count_of, share_of
+from pipelines.timings import timed
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,7 +45,8 @@ def _step(given: argparse.Namespace) -> Summary:
     flags["top"] = None if given.top is None else count_of(given.top)
     check_exists("--input", absolute_path(given.input), give="a folder of files, or a table")
     check_model(given.model, given.tracking_uri)
-    from pipelines.predict.step import run
+    with timed("import"):
+        from pipelines.predict.step import run
 
     return run(given.model, given.input, given.output, given.tracking_uri, **flags)
 

@@ -40,6 +40,7 @@ from pipelines.embed.stages import (
 )
 from pipelines.predict.flags import MAX_REJECTED, check_output, count_of, share_of
 from pipelines.ray_session import ray_session
+from pipelines.timings import timed
 from uml_core.config import EmbedConfig
 from uml_core.corpora.readers.inputs import stream_inputs
 from uml_core.corpora.rows import Row
@@ -81,13 +82,14 @@ def run(
     """
     check_output(output_path)
     max_share, max_classes = share_of(max_rejected), None if top is None else count_of(top)
-    with tempfile.TemporaryDirectory() as directory:
+    with timed("read"), tempfile.TemporaryDirectory() as directory:
         predictor = load_predictor(absolute_path(tracking_uri), model_uri, Path(directory))
     places = absolute_path(input_path), None if root is None else absolute_path(root)
     output = Path(absolute_path(output_path))
     output.parent.mkdir(parents=True, exist_ok=True)
     schema = SCHEMA if max_classes is None else pa.unify_schemas([SCHEMA, TOP_SCHEMA])
     with (
+        timed("encode"),
         ParquetFile(output, schema) as predictions,
         ParquetFile(output.with_name(f"{output.stem}.rejected.parquet"), REJECTED_SCHEMA, keep_empty=False) as rejected,
     ):

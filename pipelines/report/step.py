@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipelines.command_line import Summary
+from pipelines.timings import timed
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.figures.drawing import ReportFigure
@@ -32,13 +33,15 @@ def run(experiment: Experiment, output_dir: Path | None = None) -> Summary:
         raise InputError(f"store is {experiment.store}, which has no local folder beside it; give --output DIR")
     directory = output_dir or Path(experiment.store).parent / "report"
     uri = experiment.tracking.uri
-    records = experiment_runs(uri, experiment.name)
+    with timed("read"):
+        records = experiment_runs(uri, experiment.name)
     if not any(record.kind in REPORTED_KINDS for record in records):
         raise InputError(
             f"experiment {experiment.name} has no runs to report on in MLflow at {without_credentials(uri)}; "
             "run python -m pipelines.tune EXPERIMENT.yaml --space controls (or pipelines.train) first"
         )
-    report = build_report(experiment.name, with_spaces(uri, records), tracking_uri=uri)
+    with timed("draw"):
+        report = build_report(experiment.name, with_spaces(uri, records), tracking_uri=uri)
     try:
         page = write_report(report.html, report.figures, directory)
     except OSError as error:
@@ -55,6 +58,7 @@ def run(experiment: Experiment, output_dir: Path | None = None) -> Summary:
     )
 
 
+@timed("draw")
 def write_report(html: str, figures: Iterable[ReportFigure], directory: Path) -> Path:
     """Write figures, then the page in one rename; returns the page's path."""
     folder = directory / "figures"

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from pipelines.command_line import Summary
 from pipelines.ray_session import num_cpus, ray_session
 from pipelines.report.step import write_report
+from pipelines.timings import timed
 from uml_core.errors import InputError
 from uml_core.files.atomic import LOCAL, write_whole
 from uml_core.reporting.theory import build_theory_page
@@ -45,10 +46,11 @@ def run(request: Request, directory: Path) -> Summary:
         tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
         raise InputError(f"--output {directory} cannot be written ({error.strerror}); give another folder") from None
-    with ray_session():
+    with ray_session(), timed("measure"):
         cpus, results = num_cpus(), run_study(request, _run_on_ray)
     wall_s = time.monotonic() - started
-    page = build_theory_page(results, wall_s=wall_s, num_cpus=cpus)
+    with timed("draw"):
+        page = build_theory_page(results, wall_s=wall_s, num_cpus=cpus)
     text = json.dumps({"wall_s": wall_s, "cpus": cpus, **as_json(results)}, ensure_ascii=False, indent=1)
     write_whole(LOCAL, str(directory / "theory.json"), text.encode())
     path = write_report(page.html, page.figures, directory)

@@ -30,6 +30,7 @@ from pipelines.row_sums import add_up_rows
 from pipelines.run_data import CheckedData, divergence_message, load_data
 from pipelines.stores import corpus_store
 from pipelines.subset_files import subset_of
+from pipelines.timings import timed
 from pipelines.train.progress import MLflowCallback, training_bar
 from pipelines.train.worker import train_loop_per_worker
 from uml_core.config import Experiment
@@ -115,6 +116,7 @@ def _finish(attempts: Sequence[Attempt]) -> None:
             attempt.finish()
 
 
+@timed("log")
 def _open_run(experiment: Experiment, attempt: Attempt, checked: CheckedData) -> MLflowTracker:
     if attempt.run_id is not None:
         return MLflowTracker(experiment.tracking, attempt.run_id)
@@ -131,6 +133,7 @@ def _open_run(experiment: Experiment, attempt: Attempt, checked: CheckedData) ->
     return tracker
 
 
+@timed("train")
 def _solve(experiment: Experiment, checked: CheckedData, tracker: MLflowTracker) -> TrainedModel:
     """Solve a head in this process: a group of workers would take ten seconds to start."""
     sums = add_up_rows(experiment, checked) if "stream" in checked.feeds.values() else {}
@@ -148,6 +151,7 @@ def _solve(experiment: Experiment, checked: CheckedData, tracker: MLflowTracker)
     return TrainedModel(measure_outcome(run), run.best.weights, run.objective.predictor())
 
 
+@timed("train")
 def _fit(experiment: Experiment, checked: CheckedData, attempt: Attempt, run_id: str) -> TrainedModel:
     """Run Ray Train; returns what rank 0 has measured and saved. Raises InputError for what a worker found wrong."""
     settings = experiment.train
@@ -236,6 +240,7 @@ def _check_streaming(experiment: Experiment, checked: CheckedData) -> None:
         )
 
 
+@timed("log")
 def _log_outcome(
     experiment: Experiment, checked: CheckedData, trained: TrainedModel, tracker: MLflowTracker
 ) -> RunOutcome:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from pipelines.command_line import Summary
 from pipelines.ray_session import ray_session
 from pipelines.run_data import CheckedData, check_data
+from pipelines.timings import timed
 from pipelines.train.summary import best_by_validation, by_seed, seed_runs, summary_of
 from uml_core.config import Experiment
 from uml_core.config.used_by import unused_settings
@@ -68,6 +69,7 @@ def _session(experiment: Experiment, checked: CheckedData) -> Iterator[None]:
     yield
 
 
+@timed("import")
 def _prepare(experiment: Experiment) -> None:
     """Do what takes as long as Ray's processes to start: import torch, Ray Train and MLflow, open MLflow's database."""
     from pipelines.train import fit  # noqa: F401
@@ -76,6 +78,7 @@ def _prepare(experiment: Experiment) -> None:
     open_experiment(experiment.tracking, experiment.name)
 
 
+@timed("log")
 def _register(experiment: Experiment, outcome: RunOutcome) -> str:
     """Register a run's model as a new version under the experiment's name; returns models:/NAME/VERSION."""
     from uml_core.tracking.writing import MLflowTracker

@@ -20,6 +20,7 @@ from pipelines.report.step import write_report
 from pipelines.run_data import build_data
 from pipelines.stores import Tables, corpus_store
 from pipelines.subset_files import subset_of
+from pipelines.timings import timed
 from pipelines.tune.folder import SweepFolder, TrialResult, in_order
 from uml_core.config import Experiment
 from uml_core.evaluation.outcome import save_weights
@@ -68,6 +69,7 @@ class TrialLog:
         if kind is None:
             self.flush()
 
+    @timed("log")
     def flush(self) -> None:
         """Wait until all is written."""
         self._hurry.set()
@@ -109,6 +111,7 @@ class TrialLog:
         """Every trial's result by its key, in the order in which they ended."""
         return in_order(self._results)
 
+    @timed("log")
     def catch_up(self, results: Mapping[str, TrialResult]) -> None:
         """Find the trials that a killed sweep has logged, and log those that it has results of but did not log."""
         for record in sweep_runs(self._experiment, self._parent)[1:]:
@@ -165,6 +168,7 @@ def _taken(waiting: deque[Item]) -> list[Item]:
     return [waiting.popleft() for _ in range(len(waiting))]
 
 
+@timed("log")
 def log_subsets(chosen: Sequence[TrialSpec], tables: Tables, parent: MLflowTracker) -> None:
     """Log which rows were drawn, once for all arms of the same shots and seed: files that data.subset reads."""
     drawn = {(spec.experiment.data.shots, spec.experiment.data.split_seed): spec.experiment for spec in chosen}
@@ -176,6 +180,7 @@ def log_subsets(chosen: Sequence[TrialSpec], tables: Tables, parent: MLflowTrack
     parent.log_files(files, "subsets")
 
 
+@timed("log")
 def register_shipped(
     shipped: Mapping[str, TrialSpec], tables: Tables, folder: SweepFolder, log: TrialLog, *, parent: MLflowTracker
 ) -> str:
@@ -205,6 +210,7 @@ def register_shipped(
     return uri
 
 
+@timed("draw")
 def log_summary(parent: MLflowTracker, records: Sequence[RunRecord], tracking_uri: str, *, name: str) -> None:
     """Log a sweep's numbers, its page and its figures on its parent run, from the sweep's own runs."""
     record = next(record for record in records if record.run_id == parent.run_id)
@@ -214,4 +220,5 @@ def log_summary(parent: MLflowTracker, records: Sequence[RunRecord], tracking_ur
     page = build_report(name, [finished, *others], tracking_uri=tracking_uri)
     with tempfile.TemporaryDirectory() as directory:
         write_report(page.html, page.figures, Path(directory))
-        parent.log_folder(Path(directory), "report")
+        with timed("log"):
+            parent.log_folder(Path(directory), "report")

@@ -29,6 +29,7 @@ from pipelines.ray_session import num_cpus, num_gpus, ray_session
 from pipelines.ray_train.attempts import Attempt, open_attempt
 from pipelines.run_data import SharedData, build_data
 from pipelines.stores import Tables, corpus_fingerprints, load_tables
+from pipelines.timings import timed
 from pipelines.tune.flags import check_worker, checked_space
 from pipelines.tune.folder import Assignment, SweepFolder, TrialResult
 from pipelines.tune.log import TrialLog, log_subsets, log_summary, register_shipped
@@ -80,7 +81,8 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
                 _solve(proposals, tables, folder, log)
             if proposals.num_left:
                 stack.enter_context(ray_session())
-                from pipelines.tune.tuner import train_under_tune  # Ray Tune takes a second
+                with timed("import"):
+                    from pipelines.tune.tuner import train_under_tune  # Ray Tune takes a second
 
                 train_under_tune(experiment, proposals, tables, folder, log)
             attempt.check()  # Ray Tune ends as if it were done when the lease's thread interrupts it
@@ -107,6 +109,7 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
         return _finish(experiment, parent, attempt, space_name, counts, wall_s, lines=lines, model=model_uri)
 
 
+@timed("read")
 def _check_trials(specs: Sequence[TrialSpec], tables: Tables) -> dict[str, list[str]]:
     """Let the user's mistakes surface before anything starts: the first trial of every arm must find its data.
 
@@ -143,6 +146,7 @@ def _budget_line(proposals: Proposals, space: Space) -> str:
     )
 
 
+@timed("log")
 def _open_sweep(
     experiment: Experiment, space: Space, space_name: str, attempt: Attempt, provenance: Mapping[str, str]
 ) -> MLflowTracker:
@@ -168,6 +172,7 @@ def _open_sweep(
     return parent
 
 
+@timed("train")
 def _solve(proposals: Proposals, tables: Tables, folder: SweepFolder, log: TrialLog) -> None:
     """Solve heads in this process, as long as Ray and its processes would take to start; the rest is left to them."""
     ends, shared = time.process_time() + SOLVE_S, SharedData(tables)  # whatever else the machine does
@@ -184,6 +189,7 @@ def _solve(proposals: Proposals, tables: Tables, folder: SweepFolder, log: Trial
             train_heads([spec.experiment for spec in pack], shared, on_end=note)
 
 
+@timed("measure")
 def _measure(chosen: Sequence[TrialSpec], space: Space, tables: Tables, folder: SweepFolder, log: TrialLog) -> None:
     """Measure the selected trials on test; the arms of the claim class by class, with figures of one seed."""
     compared = (space.baseline, space.headline)
@@ -200,6 +206,7 @@ def _failures(experiment: Experiment, counts: Mapping[str, int], results: Mappin
     return f"{counts['failed']} of {counts['trials']} trials failed ({allowed}): {listing(reasons, limit=2)}"
 
 
+@timed("log")
 def _finish(
     experiment: Experiment,
     parent: MLflowTracker,

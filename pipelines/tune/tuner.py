@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from pipelines.ray_session import num_cpus, num_gpus, own_interrupts
 from pipelines.stores import Tables
+from pipelines.timings import timed
 from pipelines.tune.folder import Assignment, SweepFolder, TrialResult
 from pipelines.tune.log import TrialLog
 from pipelines.tune.proposals import Proposals, trial_resources, trials_bar
@@ -29,6 +30,7 @@ STOPPING_METRIC = "val_accuracy"
 GRACE_SHARE, REDUCTION = 0.1, 3  # of max_steps before a trial may be stopped; ASHA keeps a third at every rung
 
 
+@timed("train")
 def train_under_tune(
     experiment: Experiment, proposals: Proposals, tables: Tables, folder: SweepFolder, log: TrialLog
 ) -> None:

@@ -72,8 +72,13 @@ def test_a_table_for_people_and_nothing_written(capsys: pytest.CaptureFixture[st
 def test_one_draw_where_the_seed_changes_nothing(capsys: pytest.CaptureFixture[str], write_file: WriteFile) -> None:
     file = write_file()
     assert embed.main([str(file)]) == 0
-    assert advise.main([str(file)]) == 0
-    assert "6 classes, all shots, 1 draw;" in capsys.readouterr().out
+    assert advise.main([str(file), "--timings"]) == 0
+    out = capsys.readouterr().out
+    assert "6 classes, all shots, 1 draw;" in out
+    timings = json.loads(out.splitlines()[-1])["timings"]
+    assert timings.pop("wall") == pytest.approx(sum(timings.values()), abs=0.01)
+    assert timings["measure"] > timings["read"] > 0
+    assert out.splitlines()[-2].startswith("wall  ")
 
 
 @pytest.mark.parametrize(
