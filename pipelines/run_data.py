@@ -172,16 +172,16 @@ def build_data(experiment: Experiment, tables: Any, sources: RawSources | None =
 
 
 class SharedData:
-    """Data of some trials, selected once for those that select the same rows."""
+    """Data of some runs, selected once for those that select the same rows; `most` of them are kept."""
 
-    def __init__(self, tables: Any) -> None:
-        self._tables, self._kept = tables, dict[str, Any]()
+    def __init__(self, tables: Any, *, most: int = MAX_SHARED) -> None:
+        self._tables, self._most, self._kept = tables, most, dict[str, Any]()
 
     def of(self, experiment: Experiment) -> Any:
-        """The trial's `TrainingData` or `SequenceData`; few are kept. Raises InputError for the user's mistakes."""
+        """The run's `TrainingData` or `SequenceData`. Raises InputError for the user's mistakes."""
         key = hash_of(deciding(experiment, "rows"))
         if key not in self._kept:
-            if len(self._kept) == MAX_SHARED:
+            if len(self._kept) == self._most:
                 self._kept.clear()
             self._kept[key] = build_data(experiment, self._tables)
         return self._kept[key]

@@ -11,16 +11,17 @@ import contextlib
 import hashlib
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
-import ray
 import torch
-from ray.train import Checkpoint
 
 from uml_core.config import TrainConfig
 from uml_core.files.atomic import read_if_there
@@ -105,11 +106,38 @@ def check(directory: Path) -> int:
 def newest_state(run_dir: str) -> dict[str, Any] | None:
     """The state of a run's newest whole checkpoint, None where there is none, or none that holds a state."""
     filesystem, _ = open_filesystem(run_dir)
-    whole = _whole(run_dir)
+    whole = _oldest_first(_whole(run_dir))
     if not whole:
         return None
-    with Checkpoint(max(whole, key=lambda path: (whole[path], path)), filesystem).as_directory() as directory:
-        return load_state(Path(directory)) or None  # empty: a run that ended before its first good step
+    with _opened(filesystem, whole[-1]) as directory:
+        return load_state(directory) or None  # empty: a run that ended before its first good step
+
+
+class CheckpointWriter:
+    """Writes a run's checkpoints where no Ray Train does: in the same folders, so that either goes on from them.
+
+    `newest` is the path of the last one, and its step.
+    """
+
+    def __init__(self, run_dir: str, *, keep: int) -> None:
+        self._filesystem, self._root = open_filesystem(run_dir)
+        repair(run_dir, keep=keep)
+        self._steps, self._keep = _whole(run_dir), keep
+
+    @property
+    def newest(self) -> tuple[str, int] | None:
+        return max(self._steps.items(), key=lambda item: (item[1], item[0]), default=None)
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        path = f"{self._root}/{FOLDER_PREFIX}{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
+        self._filesystem.create_dir(path)
+        with tempfile.TemporaryDirectory() as directory:
+            save_state(state, Path(directory))
+            pafs.copy_files(directory, path, destination_filesystem=self._filesystem)
+        self._steps[path] = state["progress"]["step"]
+        for old in _oldest_first(self._steps)[: -self._keep]:
+            self._filesystem.delete_dir(old)
+            del self._steps[old]
 
 
 def repair(run_dir: str, *, keep: int) -> None:
@@ -128,8 +156,7 @@ def repair(run_dir: str, *, keep: int) -> None:
         with contextlib.suppress(FileNotFoundError):
             filesystem.delete_file(f"{root}/{TRAIN_LIST}")
         listed = set()
-    oldest_first = sorted(whole, key=lambda path: (whole[path], path))
-    for path in oldest_first[:-keep]:
+    for path in _oldest_first(whole)[:-keep]:
         if Path(path).name not in listed:
             filesystem.delete_dir(path)
 
@@ -140,11 +167,24 @@ def _whole(run_dir: str) -> dict[str, int]:
     whole = {}
     for path in _folders(run_dir):
         try:
-            with Checkpoint(path, filesystem).as_directory() as directory:
-                whole[path] = check(Path(directory))
+            with _opened(filesystem, path) as directory:
+                whole[path] = check(directory)
         except DamagedCheckpointError as error:
             logger.warning("checkpoint %s is passed over for the one before it: %s", path, error)
     return whole
+
+
+def _oldest_first(steps: Mapping[str, int]) -> list[str]:
+    return sorted(steps, key=lambda path: (steps[path], path))
+
+
+@contextlib.contextmanager
+def _opened(filesystem: pafs.FileSystem, path: str) -> Iterator[Path]:
+    """A checkpoint's folder on this machine."""
+    from ray.train import Checkpoint  # a second, for runs that go on
+
+    with Checkpoint(path, filesystem).as_directory() as directory:
+        yield Path(directory)
 
 
 def _folders(run_dir: str) -> list[str]:
@@ -164,7 +204,7 @@ def _listed(filesystem: pafs.FileSystem, path: str) -> set[str] | None:
         names = {result["checkpoint_dir_name"] for result in listed["checkpoint_results"]}
     except (ValueError, KeyError):
         return None
-    return names if listed["ray_version"] == ray.__version__ else None
+    return names if listed["ray_version"] == version("ray") else None
 
 
 def _digest(file: Path) -> str:

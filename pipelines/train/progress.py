@@ -1,4 +1,4 @@
-"""What becomes of a report: metrics in MLflow, written by Ray Train's controller, and the driver's bar on stderr.
+"""What becomes of a worker's report: metrics in MLflow, written by Ray Train's controller, and the driver's bar.
 
 The controller is another process than the driver, and what it prints is not shown. It runs on the driver's node, so the
 newest state goes through a file there; the bar looks at it a few times a second.
@@ -8,42 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import timedelta
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ray.train import Checkpoint, UserCallback
-from tqdm import tqdm
 
+from pipelines.train.bar import TrainingBar, TrainingState
 from uml_core.config import TrackingConfig
 from uml_core.files.atomic import LOCAL, read_if_there, write_whole
 
-logger = logging.getLogger(__name__)
-
 POLL_S = 0.5
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}"
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """What a report says of a run so far: steps done, their mean rate, and the last evaluation."""
-
-    step: int
-    steps_per_s: float  # by the clock, evaluations and reports included: the rest of the run has them as well
-    losses: Mapping[str, float]  # of each corpus, since the evaluation before
-    val_accuracy: float
-    warnings: Sequence[str] = ()  # of what only who reads the rows can see
-
-    def describe(self, max_steps: int) -> str:
-        left_s = (max_steps - self.step) / self.steps_per_s if self.steps_per_s else 0.0
-        losses = ", ".join(f"{corpus} {loss:.3g}" for corpus, loss in self.losses.items())
-        rate = f"{self.steps_per_s:.3g} steps/s, {timedelta(seconds=round(left_s))} left"
-        return f"{rate}, {f'loss {losses}, ' if losses else ''}val {100 * self.val_accuracy:.1f} %"
 
 
 class MLflowCallback(UserCallback):
@@ -62,23 +39,16 @@ class MLflowCallback(UserCallback):
 
 
 @contextlib.contextmanager
-def training_bar(state_file: Path, description: str, max_steps: int) -> Iterator[None]:
-    """Draw what the controller writes, and log each of its warnings once, while this is entered."""
-    bar = tqdm(total=max_steps, desc=description, bar_format=BAR, delay=2, file=sys.stderr)
-    ended, drawn, warned = threading.Event(), b"", set[str]()
+def followed(state_file: Path, bar: TrainingBar) -> Iterator[None]:
+    """Let the bar show what the controller writes, while this is entered."""
+    ended, drawn = threading.Event(), b""
 
     def draw() -> None:
         nonlocal drawn
         written = read_if_there(LOCAL, str(state_file))
-        if written is None or written == drawn:
-            return
-        drawn, state = written, TrainingState(**json.loads(written))
-        for line in set(state.warnings) - warned:
-            logger.warning("%s", line)
-        warned.update(state.warnings)
-        bar.set_postfix_str(state.describe(max_steps), refresh=False)
-        bar.update(state.step - bar.n)
-        bar.refresh()
+        if written is not None and written != drawn:
+            drawn = written
+            bar.show(TrainingState(**json.loads(written)))
 
     def follow() -> None:
         while not ended.wait(POLL_S):
@@ -92,4 +62,3 @@ def training_bar(state_file: Path, description: str, max_steps: int) -> Iterator
         ended.set()
         thread.join()
         draw()
-        bar.close()

@@ -1,4 +1,4 @@
-"""Store to shared-weight model (Ray Train).
+"""Store to shared-weight model.
 
 In: an embedded experiment. Out: an MLflow run with metrics, weights and the target model; test accuracy, measured once.
 
@@ -10,8 +10,9 @@ In: an embedded experiment. Out: an MLflow run with metrics, weights and the tar
 
 A killed run, started again with the same line, goes on from its last checkpoint, and what was finished of several runs
 is kept; a finished line starts anew. The best checkpoint becomes a new version of the registered model,
-models:/EXPERIMENT/VERSION. `pipelines.train.fit` runs Ray Train, `pipelines.train.worker` is what its workers run; a
-head in closed form takes no worker, and Ray only where its rows do not fit in memory.
+models:/EXPERIMENT/VERSION. A model on stored embeddings is trained in this process (`pipelines.train.fit`), and Ray is
+started only to add up the rows of a head in closed form that do not fit in memory. An encoder, and whatever
+`train.workers` asks for, is trained by workers of Ray Train (`pipelines.train.on_workers`).
 """
 
 from __future__ import annotations
@@ -23,10 +24,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pipelines.command_line import Summary
-from pipelines.ray_session import ray_session
 from pipelines.run_data import CheckedData, check_data
 from pipelines.timings import timed
-from pipelines.train.summary import best_by_validation, by_seed, seed_runs, summary_of
+from pipelines.train.summary import best_by_validation, by_seed, seed_runs, summary_of, trains_here
 from uml_core.config import Experiment
 from uml_core.config.used_by import unused_settings
 from uml_core.tracking.records import run_kind
@@ -61,7 +61,10 @@ def run(experiment: Experiment) -> Summary:
 @contextlib.contextmanager
 def _session(experiment: Experiment, checked: CheckedData) -> Iterator[None]:
     """Ray, where there is something to distribute, and what the runs need."""
-    if not experiment.takes_no_step or "stream" in checked.feeds.values():
+    adds_up = bool(experiment.solved_from) and "stream" in checked.feeds.values()
+    if adds_up or not trains_here(experiment):
+        from pipelines.ray_session import ray_session
+
         with ray_session(meanwhile=lambda: _prepare(experiment)):
             yield
         return
@@ -72,7 +75,10 @@ def _session(experiment: Experiment, checked: CheckedData) -> Iterator[None]:
 @timed("import")
 def _prepare(experiment: Experiment) -> None:
     """Do what takes as long as Ray's processes to start: import torch, Ray Train and MLflow, open MLflow's database."""
-    from pipelines.train import fit  # noqa: F401
+    if trains_here(experiment):
+        from pipelines.train import fit  # noqa: F401
+    else:
+        from pipelines.train import on_workers  # noqa: F401
     from uml_core.tracking.writing import open_experiment
 
     open_experiment(experiment.tracking, experiment.name)

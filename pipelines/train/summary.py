@@ -8,6 +8,7 @@ test accuracy has no say, and a twin is never registered.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,14 @@ def seed_runs(experiment: Experiment) -> list[tuple[Experiment, ...]]:
         seeds = counted_seeds(experiment, experiment.train.seeds)
         found = [experiment.override({**pairing(seed), "train.seeds": 1}) for seed in seeds]
     return [(each, each.unimodal_twin()) if experiment.train.twin else (each,) for each in found]
+
+
+def trains_here(experiment: Experiment) -> bool:
+    """Whether this process trains, without workers of Ray Train: a head in closed form always does, and under
+    train.workers auto what has no encoder to train and no cluster to go to."""
+    has_cluster = bool(os.environ.get("RAY_ADDRESS"))  # in a job, too
+    is_left_open = experiment.train.workers == "auto" and not has_cluster
+    return experiment.model.backbone == "frozen" and (is_left_open or experiment.takes_no_step)
 
 
 def by_seed(runs: Sequence[tuple[Experiment, ...]], outcomes: Sequence[RunOutcome]) -> list[SeedOutcomes]:

@@ -7,9 +7,7 @@ them; `uml_core.training.run` has the step itself.
 
 from __future__ import annotations
 
-import os
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,24 +19,22 @@ import ray.train.torch
 import torch
 from ray.train import Checkpoint
 
-from pipelines.ray_train.checkpoints import PREDICTOR_FOLDER, ReportPace, newest_state, save_state
+from pipelines.ray_train.checkpoints import PREDICTOR_FOLDER, newest_state, save_state
 from pipelines.run_data import divergence_message, load_data
-from pipelines.train.progress import TrainingState
-from uml_core.config import Experiment, parse_experiment
-from uml_core.data.training_data import TrainingData
-from uml_core.evaluation.outcome import evaluation_points, measure_outcome
+from pipelines.train.bar import TrainingState
+from pipelines.train.loop import num_threads, train_and_report
+from uml_core.config import parse_experiment
+from uml_core.evaluation.outcome import measure_outcome
 from uml_core.gradients.batch import NonFiniteError
 from uml_core.tracking.records import MetricPoint
-from uml_core.training.run import Evaluation, TrainingRun
-
-LARGE_BATCH = 512  # samples per worker from which several threads pay
+from uml_core.training.run import TrainingRun
 
 
 def train_loop_per_worker(config: dict[str, Any]) -> None:
     """Train on one worker: read the store, iterate the run's evaluations, report by wall time."""
     experiment = parse_experiment(config["experiment"])
     context = ray.train.get_context()
-    torch.set_num_threads(_num_threads(experiment, context.get_local_world_size()))
+    torch.set_num_threads(num_threads(experiment, context.get_local_world_size()))
     try:
         data = load_data(experiment, config["fingerprints"], config["sums"])
         if experiment.model.backbone != "frozen" and not data.keep:
@@ -55,7 +51,9 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         state = newest_state(config["run_dir"])
         if state is not None:
             run.load_state_dict(state)
-        _report_evaluations(run, config["started_at"])
+        if run.progress.finished:  # and its process was killed before that was reported
+            _report_checkpoint({"points": [], "finished": True}, run.state_dict(), partial(_measured, run))
+        train_and_report(run, config["started_at"], partial(_report, run))
     except NonFiniteError as error:  # on all ranks at once; other mistakes: pipelines.ray_train.faults
         # Retrying would end the same way: hand the message to the driver instead of failing the worker. With a
         # checkpoint, because Train keeps the metrics of a report only if it has one: the last good one, if there is.
@@ -66,44 +64,8 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         _report_checkpoint({"input_error": message, **good}, last or {})
 
 
-def _num_threads(experiment: Experiment, local_workers: int) -> int:
-    """One thread for small batches, whose products are too small to share (measured); else this worker's share."""
-    is_head_alone = experiment.objective == "supervised" and experiment.model.backbone == "frozen"
-    is_solved = experiment.optim.name == "lbfgs"  # on all rows at once
-    if is_head_alone and not is_solved and experiment.train.batch_size // experiment.train.workers < LARGE_BATCH:
-        return 1
-    return max(1, (os.cpu_count() or 1) // local_workers)
-
-
-def _report_evaluations(run: TrainingRun, started_at: float) -> None:
-    """Collect metrics and report them with a checkpoint every so often, the same times on all ranks."""
-    if run.progress.finished:  # and its process was killed before that was reported
-        _report_checkpoint({"points": [], "finished": True}, run.state_dict(), partial(_measured, run))
-        return
-    # Of workers there may be another number after a loss.
-    points = [MetricPoint("perf/workers", run.ranks.world_size, run.progress.step)]
-    first, first_step, began = run.progress.step == 0, run.progress.step, time.monotonic()
-    pace = ReportPace.start(run.experiment.train)
-    for evaluation in run.evaluations():
-        if first:
-            # Reached one evaluation after the first step, so that the loop itself need not look at the clock.
-            seconds = time.time() - started_at - run.progress.train_s
-            points.append(MetricPoint("perf/time_to_first_step_s", seconds, evaluation.step))
-            first = False
-        points += evaluation_points(run, evaluation)
-        if run.progress.finished or any(run.ranks.from_rank_zero(pace.is_due())):  # a report is a barrier
-            points.append(MetricPoint("perf/report_share", pace.spent_share, evaluation.step))
-            steps_per_s = (evaluation.step - first_step) / max(time.monotonic() - began, 1e-9)
-            with pace.reporting():
-                _report(run, points, evaluation, steps_per_s)
-            points = []
-
-
-def _report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation, steps_per_s: float) -> None:
-    # What the driver, which reads no embeddings, cannot know.
-    warnings = run.data.found_in_embeddings if isinstance(run.data, TrainingData) else run.data.warnings()
-    state = TrainingState(evaluation.step, steps_per_s, evaluation.losses, evaluation.val_accuracy, warnings)
-    metrics = {"points": points, "step": evaluation.step, "val_accuracy": evaluation.val_accuracy, "state": state}
+def _report(run: TrainingRun, points: list[MetricPoint], state: TrainingState) -> None:
+    metrics = {"points": points, "step": state.step, "val_accuracy": state.val_accuracy, "state": state}
     finished = run.progress.finished
     finish = partial(_measured, run) if finished else None
     _report_checkpoint({**metrics, "finished": finished}, run.state_dict(), finish)

@@ -20,7 +20,7 @@ def check_worker(experiment: Experiment) -> None:
         "sharding": train.sharding if train.sharding != "none" else None,
         "min_workers": train.min_workers,
         # Heads are as fast on one worker, so a sweep of them leaves the setting to `train`.
-        "workers": train.workers if trains_encoder and train.workers > 1 else None,
+        "workers": train.workers if trains_encoder and train.num_workers > 1 else None,
     }
     for setting, given in asked.items():
         if given is not None:

@@ -1,4 +1,4 @@
-"""A step of several training runs, and what is left of one that was killed; Ray Train's own part is played."""
+"""A step of several training runs, and what is left of one that was killed; training itself is played."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pipelines.ray_train.attempts import Attempt
 from pipelines.ray_train.faults import MistakeCallback, mistakes_raised
 from pipelines.run_data import CheckedData, check_data
 from pipelines.train import fit as train_fit
+from pipelines.train import on_workers
 from pipelines.train.summary import seed_runs
 from uml_core.config import Experiment
 from uml_core.errors import InputError, OutageError
@@ -30,7 +31,7 @@ class KilledError(Exception):
 
 @dataclass
 class Played:
-    """In place of MLflow and Ray Train: what is trained, and in which run; `faults` ends a run by its kind."""
+    """In place of MLflow and training: what is trained, and in which run; `faults` ends a run by its kind."""
 
     faults: dict[str, Exception] = field(default_factory=dict)
     trained: list[tuple[str, str]] = field(default_factory=list)
@@ -44,9 +45,9 @@ class Played:
         self.run_id = str(attempt.run_id)
         return self
 
-    def fit(self, experiment: Experiment, checked: CheckedData, attempt: Attempt, run_id: str) -> None:
+    def fit(self, experiment: Experiment, checked: CheckedData, *_: Any) -> None:
         kind = train_fit.run_kind(experiment)
-        self.trained.append((kind, run_id))
+        self.trained.append((kind, self.run_id))
         if checked.data is not None:
             self.rows.append(checked.data.labelled.rows.tolist())
         if kind in self.faults:
@@ -66,7 +67,7 @@ class Played:
 def played(monkeypatch: pytest.MonkeyPatch) -> Played:
     played = Played()
     monkeypatch.setattr(train_fit, "_open_run", played.open_run)
-    monkeypatch.setattr(train_fit, "_fit", played.fit)
+    monkeypatch.setattr(train_fit, "_train_here", played.fit)
     monkeypatch.setattr(train_fit, "_log_outcome", played.log_outcome)
     return played
 
@@ -132,10 +133,10 @@ def test_a_driver_killed_between_seeds_trains_those_that_are_left(
             raise KilledError
         fit(experiment, *given)
 
-    monkeypatch.setattr(train_fit, "_fit", killed_at_the_fourth)
+    monkeypatch.setattr(train_fit, "_train_here", killed_at_the_fourth)
     with pytest.raises(KilledError):
         train_fit.train_in_turn(experiments, checked, list)
-    monkeypatch.setattr(train_fit, "_fit", fit)
+    monkeypatch.setattr(train_fit, "_train_here", fit)
 
     def away(outcomes: Any) -> None:
         raise InputError("the tracking server is away")
@@ -168,4 +169,4 @@ def test_a_lost_controller_says_why(text: str, expected: str) -> None:
         def __str__(self) -> str:
             return text
 
-    assert train_fit._cause(LostError()).endswith(expected)
+    assert on_workers._cause(LostError()).endswith(expected)

@@ -16,7 +16,8 @@ import torch
 
 from pipelines.ray_train.checkpoints import ReportPace, check
 from pipelines.run_data import divergence_message
-from pipelines.train import worker as train_loop
+from pipelines.train import loop, worker
+from pipelines.train.bar import TrainingState
 from tests.unit.test_training import TABLES, experiment
 from uml_core.corpora.rows import Row
 from uml_core.data.training_data import build_training_data
@@ -52,23 +53,23 @@ def write_stores(directory: Path) -> dict[str, str]:
 
 def test_reports_take_at_most_their_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluation every second; a report takes 0.05 s at first, and 0.5 s later: 5, then 50 s go by, and the end."""
-    now, reported = [0.0], []
+    now, reported, shown = [0.0], [], []
     clock = partial(now.__getitem__, 0)
 
     def evaluated(run: TrainingRun, evaluation: Evaluation) -> list[MetricPoint]:
         now[0] += 1.0
         return []
 
-    def report(run: TrainingRun, points: list[MetricPoint], evaluation: Evaluation, steps_per_s: float) -> None:
-        reported.append((evaluation.step, points[-1].name, points[-1].value))
+    def report(points: list[MetricPoint], state: TrainingState) -> None:
+        reported.append((state.step, points[-1].name, points[-1].value))
         now[0] += 0.05 if len(reported) < 3 else 0.5
 
     settings = experiment(**{"train.max_steps": 80, "train.eval_every": 1, "train.patience": 100})
     settings = settings.override({"train.report_every_s": 3})
-    monkeypatch.setattr(train_loop, "ReportPace", SimpleNamespace(start=lambda train: ReportPace(3, 0.01, clock)))
-    monkeypatch.setattr(train_loop, "evaluation_points", evaluated)
-    monkeypatch.setattr(train_loop, "_report", report)
-    train_loop._report_evaluations(TrainingRun(settings, build_training_data(settings, TABLES)), 0.0)
+    monkeypatch.setattr(loop, "ReportPace", SimpleNamespace(start=lambda train: ReportPace(3, 0.01, clock)))
+    monkeypatch.setattr(loop, "evaluation_points", evaluated)
+    loop.train_and_report(TrainingRun(settings, build_training_data(settings, TABLES)), 0.0, report, shown.append)
+    assert len(shown) == 80, "the bar moves with every evaluation"
     assert [step for step, _, _ in reported] == [3, 8, 13, 63, 80]
     assert {name for _, name, _ in reported} == {"perf/report_share"}
     assert [share for *_, share in reported] == pytest.approx([0, 0.05 / 8.05, 0.1 / 13.1, 0.6 / 63.6, 1.1 / 81.1])
@@ -89,14 +90,14 @@ def test_divergence_before_the_first_checkpoint_is_reported_with_one_and_without
     monkeypatch.setattr(ray.train, "get_context", Worker)
     monkeypatch.setattr(ray.train, "report", report)
     monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(train_loop, "load_data", lambda settings, *_: build_training_data(settings, TABLES))
+    monkeypatch.setattr(worker, "load_data", lambda settings, *_: build_training_data(settings, TABLES))
     changes = {"optim.lr": 1e30, "optim.warmup_steps": 0, "model.scale_init": 1e30, "store": str(tmp_path / "store")}
     diverging, fingerprints = experiment(**changes), write_stores(tmp_path / "store")
     config = {"experiment": diverging.model_dump(mode="json"), "run_dir": str(tmp_path / "run")}
     config |= {"fingerprints": fingerprints, "sums": {}}
     threads = torch.get_num_threads()
     try:
-        train_loop.train_loop_per_worker({**config, "started_at": 0.0})
+        worker.train_loop_per_worker({**config, "started_at": 0.0})
     finally:
         torch.set_num_threads(threads)
     (metrics,) = reports

@@ -77,21 +77,14 @@ def streamed(experiment: Experiment, ray_cluster: None) -> dict[str, Any]:
 
 # Many small batches, so that the kills fall inside the run, with a checkpoint every 0.2 s.
 LONG = {"train.max_steps": 12_000, "train.eval_every": 50, "train.patience": 1000, "train.report_every_s": 0.2}
-LONG |= {"train.report_share": 1}
+LONG |= {"train.report_share": 1, "train.workers": 1}
 
 
 @pytest.fixture(scope="module")
-def whole(experiment: Experiment) -> TrainingRun:
-    """The long run that was left alone, by one process without Ray."""
-    settings = experiment.override(LONG)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a worker of small batches: sums are of the same order
-    run = TrainingRun(settings, load_data(settings))
-    for _ in run.evaluations():
-        pass
-    torch.set_num_threads(threads)
-    run.load_best()
-    return run
+def whole(experiment: Experiment) -> dict[str, Any]:
+    """The results of the long run that was left alone, in this process."""
+    results: dict[str, Any] = train.run(experiment.override({**LONG, "train.workers": "auto"})).results
+    return results
 
 
 def weights_of(experiment: Experiment, run_id: str, directory: Path) -> dict[str, torch.Tensor]:
@@ -200,9 +193,10 @@ def test_more_workers_than_the_cluster_can_have_are_not_waited_for(experiment: E
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_that_is_killed_at_random_steps_ends_as_the_one_that_was_left_alone(
-    experiment: Experiment, whole: TrainingRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    experiment: Experiment, whole: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One run is hit by everything in turn, and ends with the weights and samples of the whole one, to the bit.
+    """One run is hit by everything in turn, and ends with the weights and samples, to the bit, of the whole one,
+    which no worker has trained.
 
     Its driver is killed with its whole session, and its newest checkpoint damaged. The same line goes on in the same
     MLflow run, from the checkpoint before. Then its worker is killed, and then Ray Train's controller, whose workers'
@@ -245,11 +239,11 @@ def test_a_run_that_is_killed_at_random_steps_ends_as_the_one_that_was_left_alon
     assert "is passed over for the one before it: its state.pt is not what was written" in caplog.text
     assert "Ray Train's controller was lost; going on from the last checkpoint" in caplog.text
     (record,) = experiment_runs(settings.tracking.uri, settings.name)
-    assert (record.status, record.metrics["perf/steps"]) == ("FINISHED", whole.progress.step)
-    weights = weights_of(settings, record.run_id, tmp_path)
-    for name, value in whole.model.state_dict().items():
+    assert (record.status, record.metrics["perf/steps"]) == ("FINISHED", whole["steps"])
+    weights = weights_of(settings, record.run_id, tmp_path / "killed")
+    for name, value in weights_of(experiment, whole["run_id"], tmp_path / "whole").items():
         assert torch.equal(value, weights[name]), name
-    assert record.metrics["mixing/target_samples"] == whole.progress.samples["target"]
+    assert record.metrics["mixing/target_samples"] == whole["target_samples"]
     wait_for_free_cpus()
 
 

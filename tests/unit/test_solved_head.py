@@ -127,7 +127,7 @@ def test_a_sweep_leaves_out_what_a_solved_head_cannot_do(head: str, change: dict
     experiment = run_of().experiment.override(change)
     arm = next(arm for arm in load_space("controls", experiment).arms if arm.name == head)
     trial = Group(arm, {}, 0).spec(experiment, {}).experiment
-    assert (trial.model.head, trial.train.workers, trial.train.twin) == (head, 1, False)
+    assert (trial.model.head, trial.train.workers, trial.train.twin) == (head, "auto", False)
 
 
 @pytest.mark.parametrize(

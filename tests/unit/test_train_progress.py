@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.train.progress import MLflowCallback, TrainingState, training_bar
+from pipelines.train.bar import TrainingBar, TrainingState
+from pipelines.train.progress import MLflowCallback, followed
 
 
 def test_rate_time_left_losses_and_accuracy() -> None:
@@ -24,7 +25,8 @@ def test_the_bar_draws_what_the_controller_wrote_and_says_each_warning_once(
     file = tmp_path / "state.json"
     tracker = SimpleNamespace(MLflowTracker=lambda *_: SimpleNamespace(log_metrics=lambda points: None))
     callback = MLflowCallback(None, "run", file)
-    with pytest.MonkeyPatch.context() as patch, training_bar(file, "train uml", 40):
+    bar = TrainingBar("train uml", 40)
+    with pytest.MonkeyPatch.context() as patch, bar, followed(file, bar):
         patch.setitem(sys.modules, "uml_core.tracking.writing", tracker)
         for step in (10, 40):
             callback.after_report(None, [{"state": TrainingState(step, 2.0, {}, 0.5, ["a.txt: cut"])}, {}], None)

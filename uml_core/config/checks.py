@@ -112,10 +112,10 @@ def _bridges_lead_from_a_text_to_the_target(experiment: Sections) -> None:
 
 def _settings_fit_the_objective(experiment: Sections) -> None:
     train = experiment.train
-    if train.accumulate > 1 and train.batch_size < train.workers * train.accumulate:
+    if train.accumulate > 1 and train.batch_size < train.num_workers * train.accumulate:
         raise ValueError(
             f"train.accumulate is {train.accumulate} with train.batch_size {train.batch_size} and train.workers "
-            f"{train.workers}; a batch has at most one part a sample: lower train.accumulate"
+            f"{train.num_workers}; a batch has at most one part a sample: lower train.accumulate"
         )
     if train.gradient_cosine and train.accumulate > 1:
         raise ValueError(
@@ -126,7 +126,7 @@ def _settings_fit_the_objective(experiment: Sections) -> None:
         "feed.keep other than stream, because sequences stay in memory": experiment.feed.keep != "stream",
         "train.label_smoothing=0, because it reads no class labels": not train.label_smoothing,
         "train.gradient_cosine=false, because there is no shared head": not train.gradient_cosine,
-        "train.batch_size of at least train.workers, one sequence each": train.batch_size >= train.workers,
+        "train.batch_size of at least train.workers, one sequence each": train.batch_size >= train.num_workers,
         "no data.auxiliary_shots, because it reads no auxiliary labels": not experiment.data.auxiliary_shots,
         "data.classes=target, for the same reason": experiment.data.classes == "target",
         "no corpus of role bridge, for the same reason": not experiment.bridges,
@@ -172,7 +172,7 @@ def _a_trained_backbone_can_be_trained(experiment: Sections) -> None:
             experiment.train.compile and target.modality == "audio"
         ),
         "train.gradient_cosine=false": not experiment.train.gradient_cosine,
-        "train.batch_size of at least train.workers": experiment.train.batch_size >= experiment.train.workers,
+        "train.batch_size of at least train.workers": experiment.train.batch_size >= experiment.train.num_workers,
         "shifted test sets as extra splits of the target, not role: shifted": not experiment.shifted_corpora,
     }
     _require(needs, f"model.backbone is {backbone}, which needs {NEED}; or set model.backbone=frozen")
@@ -180,7 +180,7 @@ def _a_trained_backbone_can_be_trained(experiment: Sections) -> None:
 
 def _shards_have_holders(experiment: Sections) -> None:
     needs = {
-        "train.workers of at least 2, one a shard": experiment.train.workers > 1,
+        "train.workers of at least 2, one a shard": experiment.train.num_workers > 1,
         f"objective supervised, not {experiment.objective}": experiment.objective == "supervised",
         "model.backbone=finetune, partial or lora: a head alone is small": experiment.model.backbone != "frozen",
         "train.compile=false": not experiment.train.compile,
@@ -240,7 +240,7 @@ def _a_head_in_closed_form_has_frozen_embeddings(experiment: Sections) -> None:
     needs = {
         "objective=supervised": experiment.objective == "supervised",
         "model.backbone=frozen": experiment.model.backbone == "frozen",
-        "train.workers=1, because there is nothing to distribute": train.workers == 1 and train.min_workers is None,
+        "train.workers=1, because there is nothing to distribute": train.num_workers == 1 and train.min_workers is None,
         "train.twin=false: space controls compares it with every other head": not train.twin,
         "train.gradient_cosine=false: there is no gradient": not train.gradient_cosine,
         "optim.name=adamw: it has a solution without a solver": experiment.optim.name == "adamw",

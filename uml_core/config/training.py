@@ -294,8 +294,9 @@ class TrainConfig(Settings):
     """Steps between two evaluations on validation data."""
     patience: PositiveCount = 10
     """Evaluations without a better validation result before stopping; those of a warm start do not count."""
-    workers: PositiveCount = 1
-    """Processes that share each batch: the same update, up to rounding."""
+    workers: Literal["auto"] | PositiveCount = "auto"
+    """Processes that share each batch: the same update, up to rounding. auto: the process that you start trains a model
+    on stored embeddings, but on a cluster ($RAY_ADDRESS) or with a trained encoder one worker does."""
     sharding: Literal["none", "full"] = "none"
     """full: each worker keeps 1/workers of a trained encoder's weights, gradients and optimiser state (FSDP2)."""
     min_workers: PositiveCount | None = None
@@ -327,12 +328,16 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _workers_are_at_least_min_workers(self) -> Self:
-        if self.min_workers is not None and self.min_workers > self.workers:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
             raise ValueError(
                 f"train.min_workers is {self.min_workers} with train.workers {self.workers}; it says how few workers "
                 "the run may go on with: give at most train.workers"
             )
         return self
+
+    @property
+    def num_workers(self) -> int:
+        return 1 if self.workers == "auto" else self.workers
 
 
 class TuneConfig(Settings):

@@ -24,7 +24,7 @@ from uml_core.plugins import module_of_file
 
 Overrides = Mapping[str, Any]
 NO_STEPS: dict[str, Any] = {
-    **{"train.workers": 1, "train.min_workers": None, "train.twin": False, "train.gradient_cosine": False},
+    **{"train.workers": "auto", "train.min_workers": None, "train.twin": False, "train.gradient_cosine": False},
     "optim.name": "adamw",
 }
 UNTRAINED = ("optim.", "mixing.", "pictures.", "train.")  # sections without effect where no step is made
