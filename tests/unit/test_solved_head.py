@@ -10,10 +10,10 @@ import onnxruntime
 import pytest
 import torch
 from safetensors.numpy import load_file
-from uml_core.analysis.suite import explain
 
 from tests.unit.test_training import TABLES, run_of
 from tune_spaces import load_space
+from uml_core.analysis.registry import explain
 from uml_core.analysis.shared_space import TrainedRun
 from uml_core.classifier import UnpairedClassifier
 from uml_core.data.training_data import TrainingData, build_training_data
