@@ -48,7 +48,7 @@ from uml_core.tracking.reading import find_run, sweep_runs
 from uml_core.tracking.records import CLASS_METRIC, SPACE_FILE, metric_points, provenance_tags
 from uml_core.tracking.writing import MLflowTracker, open_experiment, start_run
 
-SOLVE_S = 5.0  # of a processor: about what Ray and its processes take to start
+SOLVE_S = 10.0  # of a processor: about what Ray and its processes take to start
 
 
 def run(experiment: Experiment, space_name: str, *, max_trials: int | None = None, resume: bool = False) -> Summary:

@@ -19,6 +19,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from pipelines.raw_sources import RawSources
 from pipelines.ray_train.checkpoints import ReportPace
@@ -76,7 +77,8 @@ def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1):
+            yield
     finally:
         torch.set_num_threads(threads)
 
