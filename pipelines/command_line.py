@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from shtab import FILE
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipelines import STEPS
 from pipelines.timings import CLOCK, table
@@ -105,8 +104,7 @@ def guarded(
     CLOCK.begin()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        with logging_redirect_tqdm():  # a warning does not break into a line that is being drawn
-            summary = body(arguments)
+        summary = body(arguments)
     except InputError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)

@@ -56,9 +56,9 @@ def run(experiment: Experiment) -> Summary:
         mixing = run_step("tune mixing_ratio", step=lambda: tune.run(experiment, "mixing_ratio"))
         controls = run_step("tune controls", step=lambda: tune.run(experiment, "controls"))
         by_name = run_step("tune controls, classes without a picture", step=lambda: tune.run(unseen, "controls"))
-        best = find_run(experiment.tracking, controls.results["run_id"]).tags["uml.best_trial"]
-        evaluated = run_step("evaluate", step=lambda: evaluate.run(experiment, best))
-        predicted = run_step("predict", step=predict_drawings)
+    best = find_run(experiment.tracking, controls.results["run_id"]).tags["uml.best_trial"]
+    evaluated = run_step("evaluate", step=lambda: evaluate.run(experiment, best))
+    predicted = run_step("predict", step=predict_drawings)
     reported = run_step("report", step=lambda: report.run(experiment, None))
     minutes = (time.monotonic() - started) / 60
     text = "\n".join(

@@ -7,12 +7,11 @@ Beside GPUs, decode tasks on the other cores keep the actors fed.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,11 @@ import ray
 import ray.data
 import torch
 
+from pipelines.embed.decoding import DecodedPart, decode_rows
 from pipelines.ray_session import num_cpus, num_gpus, quieten_ray_data
 from uml_core.config import EmbedConfig, EncoderConfig
 from uml_core.corpora.rows import Row
-from uml_core.encoders import Decoded, Encoder, RowError, build_encoder
+from uml_core.encoders import Encoder, build_encoder
 from uml_core.store.corpus_store import CorpusStore
 
 Batch = dict[str, np.ndarray]
@@ -33,38 +33,6 @@ EncoderSettings = tuple[EncoderConfig, str]  # and its modality: what a task or 
 # while it encodes. Small, so that as many actors as cores leave room for Ray's own tasks.
 DECODE_CPUS, ENCODE_CPUS = 0.25, 0.5
 CORES_PER_ACTOR = 4  # on machines with more cores than this; weights are held once an actor
-
-
-@dataclass
-class DecodedPart:
-    """The rows of a part ready to be encoded, a digest of each one's raw content, and the unreadable ones."""
-
-    rows: list[Row] = field(default_factory=list)
-    decoded: list[Decoded] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
-    rejected: list[tuple[Row, str]] = field(default_factory=list)
-    read_s: float = 0.0
-    decode_s: float = 0.0
-
-
-def decode_rows(rows: Sequence[Row], encoder: Encoder) -> DecodedPart:
-    """Read and decode rows; an unreadable one is set apart with its reason."""
-    part = DecodedPart()
-    for row in rows:
-        started = time.perf_counter()
-        try:
-            raw = row.read()
-            read = time.perf_counter()
-            part.read_s += read - started
-            part.decoded.append(encoder.decode(raw))
-            part.decode_s += time.perf_counter() - read
-        except RowError as error:
-            part.rejected.append((row, str(error)))
-            continue
-        part.rows.append(row)
-        content = raw.encode() if isinstance(raw, str) else raw
-        part.digests.append(hashlib.blake2b(content, digest_size=16).digest())
-    return part
 
 
 def decode_part(batch: Batch, encoder: EncoderSettings, read: ReadPart) -> Batch:

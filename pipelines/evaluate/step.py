@@ -24,7 +24,6 @@ from safetensors.torch import load_file
 
 from pipelines.command_line import Summary
 from pipelines.evaluate.flags import check_flags
-from pipelines.progress import StepProgress
 from pipelines.run_data import build_data
 from pipelines.stores import corpus_store, store_tables
 from pipelines.timings import timed
@@ -39,7 +38,8 @@ from uml_core.evaluation.comparison import compare
 from uml_core.evaluation.registry import chosen_evaluators, measure
 from uml_core.evaluation.run import EvaluatedRun, Evaluator
 from uml_core.gradients.ranks import RankContext
-from uml_core.tracking.reading import download, find_run, load_predictor, presented_run
+from uml_core.serving.predictor import read_settings
+from uml_core.tracking.reading import download, find_run, predictor_folder, presented_run
 from uml_core.tracking.records import metric_points
 from uml_core.tracking.writing import MLflowTracker
 from uml_core.training.run import build_objective
@@ -61,21 +61,18 @@ def run(
     check_flags(given, against, analyses, pairs_file, plane_classes)
     evaluators = chosen_evaluators(experiment.evaluation.evaluators)
     ids = given or [presented_run(experiment.tracking.uri, experiment.name)]
-    with StepProgress("reading the run") as shown:
-        runs = [load_run(experiment, run_id) for run_id in ids]
-        shown.says(f"measuring {listing(evaluators)}")
-        parts = [
-            _evaluate(
-                experiment,
-                each,
-                evaluators,
-                explain(explained_run(each.evaluated, pairs_file, plane_classes), analyses) if analyses else {},
-            )
-            for each in runs
-        ]
-        if against:
-            shown.says("comparing")
-            parts.append(_compare(experiment, runs, [load_run(experiment, run_id) for run_id in against]))
+    runs = [load_run(experiment, run_id) for run_id in ids]
+    parts = [
+        _evaluate(
+            experiment,
+            each,
+            evaluators,
+            explain(explained_run(each.evaluated, pairs_file, plane_classes), analyses) if analyses else {},
+        )
+        for each in runs
+    ]
+    if against:
+        parts.append(_compare(experiment, runs, [load_run(experiment, run_id) for run_id in against]))
     taken = [] if run_ids else [f"run {ids[0]}: its model was registered last; --run takes another"]
     text = "\n".join([*taken, *(part.text for part in parts)])
     own = parts[0].results if len(runs) == 1 else {"runs": [part.results for part in parts[: len(runs)]]}
@@ -167,7 +164,7 @@ def load_run(experiment: Experiment, run_id: str) -> LoadedRun:
         try:
             weights = load_file(download(uri, f"runs:/{run_id}/weights/model.safetensors", Path(folder)))
             file = download(uri, f"runs:/{run_id}/experiment.yaml", Path(folder))
-            classes = load_predictor(uri, f"runs:/{run_id}/model", Path(folder)).classes
+            classes = read_settings(predictor_folder(uri, f"runs:/{run_id}/model", Path(folder)))[1]["classes"]
         except InputError as error:
             raise InputError(
                 f"--run {run_id} is a run of kind '{record.kind or 'unknown'}' without a model ({error}); give one of "

@@ -1,4 +1,4 @@
-"""Target-only batch inference (Ray Data).
+"""Target-only batch inference: in this process for few inputs, else on Ray Data.
 
 In: a logged model and a folder of new files (or a table of sentences or paths). Out: one Parquet file with columns id
 (path relative to the input), prediction and probability, with --top also the next classes; unreadable inputs go to
@@ -15,42 +15,24 @@ from __future__ import annotations
 
 import itertools
 import os
-import pickle
-import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
-from tqdm import tqdm
 
 from pipelines.command_line import Summary, absolute_path
-from pipelines.embed.stages import (
-    Batch,
-    EncoderSettings,
-    ReadPart,
-    Workers,
-    decoded_part,
-    set_encoder_threads,
-    stream_parts,
-)
 from pipelines.predict.flags import MAX_REJECTED, check_output, count_of, share_of
-from pipelines.ray_session import ray_session
+from pipelines.predict.here import Predicted, predictions_here
 from pipelines.timings import timed
-from uml_core.config import EmbedConfig
 from uml_core.corpora.readers.inputs import stream_inputs
-from uml_core.corpora.rows import Row
-from uml_core.encoders import build_encoder
 from uml_core.errors import InputError
 from uml_core.serving.predictor import Predictions, Predictor
 from uml_core.tracking.reading import load_predictor
 
-PART_ROWS, BATCH_SIZE = 256, 32
-WINDOW_PARTS = 256  # listed at a time: neither the driver nor the object store holds all the inputs' places
+HERE_ROWS = 1024  # up to so many, Ray and its actors take longer to start than the work does
+CLUSTER, GPU = {"RAY_ADDRESS"}, Path("/dev/nvidia0")  # with either, Ray Data says where the encoder runs
 REJECTED_SCHEMA = pa.schema([("id", pa.string()), ("reason", pa.string())])
 SCHEMA = pa.schema([("id", pa.string()), ("prediction", pa.string()), ("probability", pa.float64())])
 TOP_SCHEMA = pa.schema([("top_predictions", pa.list_(pa.string())), ("top_probabilities", pa.list_(pa.float64()))])
@@ -141,12 +123,7 @@ class ParquetFile:
             self.path.unlink(missing_ok=True)
 
 
-Rejected = list[tuple[Row, str]]
-
-
-def _predictions(
-    predictor: Predictor, path: str, root: str | None
-) -> Iterator[tuple[list[str], Predictions, Rejected]]:
+def _predictions(predictor: Predictor, path: str, root: str | None) -> Iterator[Predicted]:
     """Yield ids, predictions and unreadable rows with their reasons, in the order of the inputs."""
     encoder = predictor.build_encoder()
     if encoder is None:
@@ -156,52 +133,14 @@ def _predictions(
             rejected = [(row, row.fault or "") for row in chunk.rejected]
             yield [row.id for row in chunk.rows], result, rejected
         return
-    windows = batched(batched(stream_inputs(path, predictor.modality, root=root), PART_ROWS), WINDOW_PARTS)
-    window = next(windows, None)  # an input that cannot be used is told here, before Ray starts
-    with ray_session(), tqdm(unit="row", file=sys.stderr) as bar:
-        ray.data.DataContext.get_current().execution_options.preserve_order = True
-        while window is not None:
-            parts = [pickle.dumps(rows) for rows in window]
-            bar.total = (bar.total or 0) + sum(map(len, window))  # what is listed so far
-            workers = Workers.from_settings(EmbedConfig(), num_parts=len(parts))
-            for batch in stream_parts(
-                parts,
-                ClassifyPart,
-                workers,
-                encoder=encoder,
-                read=pickle.loads,
-                arguments={"predictor": predictor},
-            ):
-                ids, result, rejected = pickle.loads(batch["payload"])
-                bar.update(len(ids) + len(rejected))
-                yield ids, result, rejected
-            window = next(windows, None)
+    rows = stream_inputs(path, predictor.modality, root=root)
+    first = list(itertools.islice(rows, HERE_ROWS + 1))  # an input that cannot be used is told here, before Ray starts
+    if len(first) <= HERE_ROWS and not CLUSTER & os.environ.keys() and not GPU.exists():
+        yield from predictions_here(predictor, encoder, first)
+        return
+    from pipelines.predict.on_ray import predictions_on_ray  # two seconds of imports that few inputs do without
 
-
-Item = TypeVar("Item")
-
-
-def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield lists of `size` items, the last one shorter (itertools.batched, which Python 3.11 lacks)."""
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
-
-
-class ClassifyPart:
-    """An actor that holds encoder and head; it encodes and classifies one part at a time."""
-
-    def __init__(self, encoder: EncoderSettings, read: ReadPart, workers: Workers, *, predictor: Predictor) -> None:
-        set_encoder_threads(workers)
-        loaded = build_encoder(*encoder)
-        predictor.load_encoder(loaded, device=workers.device)
-        self._predictor, self._encoder, self._read = predictor, loaded, read
-
-    def __call__(self, batch: Batch) -> Batch:
-        part = decoded_part(batch, self._encoder, self._read)
-        result = self._predictor.classify_decoded(self._encoder, part.decoded, batch_size=BATCH_SIZE)
-        payload = pickle.dumps(([row.id for row in part.rows], result, part.rejected))
-        return {"payload": np.array([payload], dtype=object)}
+    yield from predictions_on_ray(predictor, encoder, itertools.chain(first, rows))
 
 
 def _table(ids: Sequence[str], result: Predictions, schema: pa.Schema, classes: Sequence[str], top: int) -> pa.Table:

@@ -17,6 +17,7 @@ import pytest
 from pipelines.__main__ import main as uml
 from pipelines.embed import step as embed
 from pipelines.evaluate import step as evaluate
+from pipelines.predict import here, on_ray
 from pipelines.predict import step as predict
 from pipelines.report import step as report
 from pipelines.run_data import load_data
@@ -127,6 +128,11 @@ def test_new_pictures_are_predicted_by_the_step_and_by_mlflows_own_loading(
     output = tmp_path / "out" / "predictions.parquet"
     uri = thread.experiment.tracking.uri
     model = f"runs:/{thread.run_id}/model"
+    with monkeypatch.context() as patch:
+        patch.setattr(here, "PART_ROWS", 3)
+        patch.setattr(on_ray, "stream_parts", None)
+        in_process = predict.run(model, str(new), str(tmp_path / "here.parquet"), uri, max_rejected=0.25).results
+    monkeypatch.setattr(predict, "HERE_ROWS", 0)
     results = predict.run(model, str(new), str(output), uri, max_rejected=0.25).results
     assert (results["rows"], results["rejected_rows"]) == (3, 1)
     predictions = pq.read_table(output).to_pydict()
@@ -135,10 +141,14 @@ def test_new_pictures_are_predicted_by_the_step_and_by_mlflows_own_loading(
     assert set(predictions["prediction"]) <= set(CLASSES)
     rejected = pq.read_table(output.with_name("predictions.rejected.parquet")).to_pylist()
     assert rejected == [{"id": "broken.jpg", "reason": "not a picture in a known format"}]
+    assert in_process == {**results, "output": str(tmp_path / "here.parquet")}
+    for ending in ("", ".rejected"):
+        found, expected = tmp_path / f"here{ending}.parquet", output.with_name(f"predictions{ending}.parquet")
+        assert pq.read_table(found) == pq.read_table(expected), "the same without Ray"
 
     # Listed in two windows, a part each, by an actor's class in this process.
     for name, value in {"PART_ROWS": 2, "WINDOW_PARTS": 1, "stream_parts": stream_here}.items():
-        monkeypatch.setattr(predict, name, value)
+        monkeypatch.setattr(on_ray, name, value)
     table, again = tmp_path / "new.csv", tmp_path / "again.parquet"
     table.write_text("\n".join(["path", *predictions["id"], "broken.jpg"]))
     line = ["--model", model, "--tracking-uri", uri, "--input", str(table), "--root", str(new), "--output", str(again)]

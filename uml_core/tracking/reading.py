@@ -130,13 +130,17 @@ def download(tracking_uri: str, uri: str, directory: Path) -> Path:
 
 def load_predictor(tracking_uri: str, model_uri: str, directory: Path) -> Predictor:
     """Load the target model that a run logged. Raises InputError if the URI holds none."""
-    folder = download(tracking_uri, model_uri, directory)
-    found = sorted(folder.rglob("predictor.json"))
-    if not found:
-        raise InputError(f"{model_uri} holds no target model of this project (predictor.json is missing)")
     from uml_core.serving.target_predictor import load_predictor_folder
 
-    return load_predictor_folder(found[0].parent)
+    return load_predictor_folder(predictor_folder(tracking_uri, model_uri, directory))
+
+
+def predictor_folder(tracking_uri: str, model_uri: str, directory: Path) -> Path:
+    """The folder that `Predictor.save` wrote, fetched. Raises InputError if the URI holds none."""
+    found = sorted(download(tracking_uri, model_uri, directory).rglob("predictor.json"))
+    if not found:
+        raise InputError(f"{model_uri} holds no target model of this project (predictor.json is missing)")
+    return found[0].parent
 
 
 def _with_space(record: RunRecord, tracking_uri: str) -> RunRecord:
