@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.command_line import Summary, experiment_parser, local_folder, step_main
-from pipelines.timings import timed
+from pipelines.progress import loading
 from uml_core.config import Experiment
 
 
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(experiment: Experiment, output: str) -> Summary:
     """Write the classifier's rows and names. Raises InputError where the encoder has no classifier with names."""
-    with timed("import"):
+    with loading():
         from uml_core.encoders import build_encoder  # torch takes seconds, and bad flags should not
         from uml_core.encoders.image.classifier_rows import classifier_rows
 

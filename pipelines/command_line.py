@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from shtab import FILE
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipelines import STEPS
 from pipelines.timings import CLOCK, table
@@ -104,7 +105,8 @@ def guarded(
     CLOCK.begin()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        summary = body(arguments)
+        with logging_redirect_tqdm():  # a warning does not break into a line that is being drawn
+            summary = body(arguments)
     except InputError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)

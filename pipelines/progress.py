@@ -8,37 +8,56 @@ In a log, where stderr is no terminal, a long count is written twice a minute, a
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
+from collections.abc import Iterator
+from functools import partial
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
+
+from pipelines.timings import timed
 
 REFRESH_S, LOG_S = 0.5, 30.0
 WAITING = "{desc}, {elapsed_s:.0f} s"
 COUNTING = "{desc} {n_fmt}/{total_fmt}, {rate_fmt}, {remaining} left"
 
 
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Import what takes seconds within."""
+    with timed("import"), StepProgress("loading"):
+        yield
+
+
+_open: list[StepProgress] = []  # the innermost last: it alone is shown
+
+
 class StepProgress:
-    """The line of a step, gone when it is done. `says` and `counts` may follow one another in any order."""
+    """The line of a step, gone when it is done. `says` and `counts` may follow one another in any order.
+
+    One within another stands in its place meanwhile.
+    """
 
     def __init__(self, waits_for: str) -> None:
         self._ended, self._is_shown = threading.Event(), sys.stderr.isatty()
+        if _open:
+            _open[-1]._close()
+        _open.append(self)
         self.says(waits_for)
         if self._is_shown:
             threading.Thread(target=self._tick, daemon=True).start()
 
     def says(self, waits_for: str) -> None:
         """Show what is waited for from now on, and for how long."""
-        self._close()
-        self._bar = tqdm(desc=waits_for, bar_format=WAITING, disable=not self._is_shown, leave=False, file=sys.stderr)
+        self._begin({"desc": waits_for, "bar_format": WAITING, "disable": not self._is_shown})
 
     def counts(self, what: str, total: int, *, unit: str = "rows") -> None:
         """Count up to a total from now on, by what `adds` is told."""
-        self._close()
         pauses = {"mininterval": REFRESH_S} if self._is_shown else {"mininterval": LOG_S, "delay": LOG_S}
-        shown = {"desc": what, "unit": f" {unit}", "bar_format": COUNTING, "leave": False, "file": sys.stderr}
-        self._bar = tqdm(total=total, **shown, **pauses)
+        self._begin({"desc": what, "total": total, "unit": f" {unit}", "bar_format": COUNTING, **pauses})
 
     def adds(self, count: int = 1) -> None:
         self._bar.update(count)
@@ -49,6 +68,17 @@ class StepProgress:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._ended.set()
         self._close()
+        _open.remove(self)
+        if _open:
+            _open[-1]._again()
+
+    def _begin(self, shown: dict[str, Any]) -> None:
+        self._close()
+        self._anew = partial(tqdm, **shown, leave=False, file=sys.stderr)
+        self._bar = self._anew()
+
+    def _again(self) -> None:
+        self._bar = self._anew(initial=self._bar.n)
 
     def _close(self) -> None:
         if hasattr(self, "_bar"):

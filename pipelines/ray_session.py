@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from pipelines.progress import StepProgress
 from pipelines.timings import timed
 
 LOOP_ENDS_S = 30  # a round of Ray Data's loop, which may wait for an actor's start
@@ -30,7 +31,7 @@ def ray_session(*, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Non
         yield
         return
     try:
-        with timed("Ray"), ThreadPoolExecutor(1) as background:
+        with timed("Ray"), StepProgress("starting Ray"), ThreadPoolExecutor(1) as background:
             called = background.submit(meanwhile)
             _start_ray()
         called.result()
@@ -55,16 +56,16 @@ def ray_kept() -> Iterator[None]:
             stop_ray()
 
 
-@timed("Ray")
 def stop_ray() -> None:
     """Stop Ray, and before it Ray Data's loops: that of a stream that was given up would log a traceback."""
-    for thread in threading.enumerate():
-        if thread.name.startswith("StreamingExecutor-"):
-            loop: Any = thread
-            with contextlib.suppress(Exception):  # of a cluster that is lost; what is raised already says so
-                loop.shutdown(force=False)
-            loop.join(LOOP_ENDS_S)
-    ray.shutdown()
+    with timed("Ray"), StepProgress("stopping Ray"):
+        for thread in threading.enumerate():
+            if thread.name.startswith("StreamingExecutor-"):
+                loop: Any = thread
+                with contextlib.suppress(Exception):  # of a cluster that is lost; what is raised already says so
+                    loop.shutdown(force=False)
+                loop.join(LOOP_ENDS_S)
+        ray.shutdown()
 
 
 @contextlib.contextmanager

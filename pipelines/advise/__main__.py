@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipelines.command_line import Summary, check_embedded, experiment_parser, step_main
-from pipelines.timings import timed
+from pipelines.progress import loading
 from uml_core.config import Experiment
 from uml_core.sweeps.space import related_auxiliaries
 
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
     related_auxiliaries(experiment)  # refuses an experiment without any
     check_embedded(experiment)
-    with timed("import"):
+    with loading():
         from pipelines.advise.step import run
 
     return run(experiment, given.draws)

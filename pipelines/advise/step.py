@@ -19,13 +19,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-import sys
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pipelines.command_line import Summary
+from pipelines.progress import StepProgress
 from pipelines.stores import store_tables
 from pipelines.timings import timed
 from uml_core.analysis.relevance import (
@@ -62,29 +61,25 @@ def run(experiment: Experiment, num_draws: int = 10) -> Summary:
     Raises InputError where there is no auxiliary corpus, one is not embedded, or the target has fewer than two classes.
     """
     related = related_auxiliaries(experiment)  # refuses an experiment without any
-    draws = _draws(experiment, num_draws)
-    found = [
-        relevance(draws, corpus)
-        for corpus in tqdm(experiment.auxiliaries, desc="advise", unit="corpus", disable=None, file=sys.stderr)
-    ]
-    added = [
-        addition(draws, name, related)
-        for name in tqdm(
-            (*experiment.bridges, *draws[0].data.unlabelled),
-            desc="beside",
-            unit="corpus",
-            disable=None,
-            file=sys.stderr,
-        )
-    ]
-    pairs = {
-        (one, other): redundancy(draws[0].data, one, other)
-        for one, other in itertools.combinations(experiment.auxiliaries, 2)
-    }
+    with StepProgress("reading embeddings") as shown:
+        draws = _draws(experiment, num_draws, shown)
+        beside = (*experiment.bridges, *draws[0].data.unlabelled)
+        shown.counts("judging corpora", len(experiment.auxiliaries) + len(beside), unit="corpora")
+        found, added = list[Relevance](), list[Addition]()
+        for corpus in experiment.auxiliaries:
+            found.append(relevance(draws, corpus))
+            shown.adds()
+        for name in beside:
+            added.append(addition(draws, name, related))
+            shown.adds()
+        pairs = {
+            (one, other): redundancy(draws[0].data, one, other)
+            for one, other in itertools.combinations(experiment.auxiliaries, 2)
+        }
     return Summary(_text(experiment, found, added, pairs, draws), _results(experiment, found, added, pairs))
 
 
-def _draws(experiment: Experiment, num_draws: int) -> list[Draw]:
+def _draws(experiment: Experiment, num_draws: int, shown: StepProgress) -> list[Draw]:
     """The target alone in every draw; one draw where the seed changes nothing."""
     if experiment.objective != "supervised":
         raise InputError(
@@ -97,13 +92,15 @@ def _draws(experiment: Experiment, num_draws: int) -> list[Draw]:
     pool = labelled_pool(build_training_data(experiment.override({"data.shots": None}), tables))
     draws: list[Draw] = []
     start = experiment.data.split_seed
-    for seed in tqdm(range(start, start + num_draws), desc="alone", unit="draw", disable=None, file=sys.stderr):
+    shown.counts("judging the target alone", num_draws, unit="draws")
+    for seed in range(start, start + num_draws):
         data = build_training_data(experiment.override({"data.split_seed": seed}), tables)
         if shots is not None:
             data = redrawn(data, pool, shots=shots, seed=seed)
         if draws and _same_rows(data, draws[0].data):
             break
         draws.append(Draw.from_data(data, normalize=experiment.model.normalize))
+        shown.adds()
     return draws
 
 

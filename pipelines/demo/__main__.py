@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipelines.command_line import Summary, guarded, step_parser, with_absolute_paths
-from pipelines.timings import timed
+from pipelines.progress import loading
 from uml_core.config import load_experiment
 
 EXPERIMENT_FILE = Path(__file__).parents[1] / "demo.yaml"  # a link to examples/demo.yaml; in a wheel a file
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _step(given: argparse.Namespace) -> Summary:
     experiment = with_absolute_paths(load_experiment(EXPERIMENT_FILE, given.overrides))
-    with timed("import"):
+    with loading():
         from pipelines.demo.step import run
 
     return run(experiment)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipelines.command_line import Summary, check_embedded, experiment_parser, names_in, step_main
-from pipelines.timings import timed
+from pipelines.progress import loading
 from uml_core.config import Experiment
 from uml_core.tracking.uri import check_tracking
 
@@ -26,7 +26,7 @@ def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
     targets = names_in("--targets", given.targets)
     check_embedded(experiment)
     check_tracking(experiment.tracking.uri)
-    with timed("import"):
+    with loading():
         from pipelines.directions.step import run
 
     return run(experiment, targets, max_trials=given.trials, resume=given.resume)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipelines.command_line import Summary, check_exists, experiment_parser, step_main
-from pipelines.timings import timed
+from pipelines.progress import loading
 from uml_core.config import Experiment
 
 
@@ -21,7 +21,7 @@ def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
     for name, corpus in experiment.corpora.items():
         if corpus.path is not None:
             check_exists(f"corpora.{name}.path", corpus.path, give="the path of the corpus")
-    with timed("import"):
+    with loading():
         from pipelines.embed.step import run
 
     return run(experiment)

@@ -6,7 +6,7 @@ import argparse
 
 from pipelines.command_line import Summary, absolute_path, experiment_parser, names_in, step_main
 from pipelines.evaluate.flags import check_flags
-from pipelines.timings import timed
+from pipelines.progress import loading
 from uml_core.analysis.registry import ANALYSES, chosen_analyses
 from uml_core.config import Experiment
 from uml_core.evaluation.registry import EVALUATORS, ON_REQUEST, evaluator_names
@@ -47,7 +47,7 @@ def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
     classes = None if given.classes is None else tuple(given.classes)
     check_flags(run_ids, against, chosen, pairs_file, classes)
     check_has_runs(experiment.tracking.uri, lost=f"MLflow has no experiment '{experiment.name}'")
-    with timed("import"):
+    with loading():
         from pipelines.evaluate.step import run
 
     return run(experiment, run_ids, against=against, analyses=chosen, pairs_file=pairs_file, plane_classes=classes)

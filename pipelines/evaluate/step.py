@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 from pipelines.command_line import Summary
 from pipelines.evaluate.flags import check_flags
+from pipelines.progress import StepProgress
 from pipelines.run_data import build_data
 from pipelines.stores import corpus_store, store_tables
 from pipelines.timings import timed
@@ -61,18 +62,21 @@ def run(
     check_flags(given, against, analyses, pairs_file, plane_classes)
     evaluators = chosen_evaluators(experiment.evaluation.evaluators)
     ids = given or [presented_run(experiment.tracking.uri, experiment.name)]
-    runs = [load_run(experiment, run_id) for run_id in ids]
-    parts = [
-        _evaluate(
-            experiment,
-            each,
-            evaluators,
-            explain(explained_run(each.evaluated, pairs_file, plane_classes), analyses) if analyses else {},
-        )
-        for each in runs
-    ]
-    if against:
-        parts.append(_compare(experiment, runs, [load_run(experiment, run_id) for run_id in against]))
+    with StepProgress("reading the run") as shown:
+        runs = [load_run(experiment, run_id) for run_id in ids]
+        shown.says(f"measuring {listing(evaluators)}")
+        parts = [
+            _evaluate(
+                experiment,
+                each,
+                evaluators,
+                explain(explained_run(each.evaluated, pairs_file, plane_classes), analyses) if analyses else {},
+            )
+            for each in runs
+        ]
+        if against:
+            shown.says("comparing")
+            parts.append(_compare(experiment, runs, [load_run(experiment, run_id) for run_id in against]))
     taken = [] if run_ids else [f"run {ids[0]}: its model was registered last; --run takes another"]
     text = "\n".join([*taken, *(part.text for part in parts)])
     own = parts[0].results if len(runs) == 1 else {"runs": [part.results for part in parts[: len(runs)]]}

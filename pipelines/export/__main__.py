@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipelines.command_line import Summary, add_model_flags, check_model, guarded, local_folder, step_parser
-from pipelines.timings import timed
+from pipelines.progress import loading
 from uml_core.serving import EXPORT_FORMATS
 
 
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
 def _step(given: argparse.Namespace) -> Summary:
     local_folder("--output", given.output)
     check_model(given.model, given.tracking_uri)
-    with timed("import"):
+    with loading():
         from pipelines.export.step import run
 
     formats = EXPORT_FORMATS if given.format is None else (given.format,)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.command_line import Summary, absolute_path, local_folder
+from pipelines.progress import StepProgress
 from pipelines.timings import timed
 from uml_core.errors import InputError, listing
 from uml_core.serving import EXPORT_FORMATS
@@ -33,7 +34,7 @@ def run(model_uri: str, output: str, tracking_uri: str, *, formats: Sequence[str
     if directory.exists() and not directory.is_dir():
         raise InputError(f"--output is {output}, which is a file; give a folder")
     with tempfile.TemporaryDirectory() as folder:
-        with timed("read"):
+        with timed("read"), StepProgress("reading the model"):
             predictor = load_predictor(absolute_path(tracking_uri), model_uri, Path(folder))
         if not isinstance(predictor, TargetPredictor):
             raise InputError(

@@ -16,7 +16,7 @@ from pipelines.command_line import (
     step_parser,
 )
 from pipelines.predict.flags import MAX_REJECTED, check_output, count_of, share_of
-from pipelines.timings import timed
+from pipelines.progress import loading
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,7 +45,7 @@ def _step(given: argparse.Namespace) -> Summary:
     flags["top"] = None if given.top is None else count_of(given.top)
     check_exists("--input", absolute_path(given.input), give="a folder of files, or a table")
     check_model(given.model, given.tracking_uri)
-    with timed("import"):
+    with loading():
         from pipelines.predict.step import run
 
     return run(given.model, given.input, given.output, given.tracking_uri, **flags)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipelines.command_line import Summary, experiment_parser, local_folder, step_main
-from pipelines.timings import timed
+from pipelines.progress import loading
 from uml_core.config import Experiment
 from uml_core.tracking.uri import check_has_runs
 
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
 def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
     output = None if given.output is None else local_folder("--output", given.output)
     check_has_runs(experiment.tracking.uri, lost=f"MLflow has no experiment '{experiment.name}'")
-    with timed("import"):
+    with loading():
         from pipelines.report.step import run
 
     return run(experiment, output)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipelines.command_line import Summary
+from pipelines.progress import StepProgress
 from pipelines.timings import timed
 from uml_core.config import Experiment
 from uml_core.errors import InputError
@@ -33,14 +34,14 @@ def run(experiment: Experiment, output_dir: Path | None = None) -> Summary:
         raise InputError(f"store is {experiment.store}, which has no local folder beside it; give --output DIR")
     directory = output_dir or Path(experiment.store).parent / "report"
     uri = experiment.tracking.uri
-    with timed("read"):
+    with timed("read"), StepProgress("reading MLflow's runs"):
         records = experiment_runs(uri, experiment.name)
     if not any(record.kind in REPORTED_KINDS for record in records):
         raise InputError(
             f"experiment {experiment.name} has no runs to report on in MLflow at {without_credentials(uri)}; "
             "run python -m pipelines.tune EXPERIMENT.yaml --space controls (or pipelines.train) first"
         )
-    with timed("draw"):
+    with timed("draw"), StepProgress("drawing the report"):
         report = build_report(experiment.name, with_spaces(uri, records), tracking_uri=uri)
     try:
         page = write_report(report.html, report.figures, directory)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from pipelines.command_line import Summary, guarded, in_uploaded_copy, local_folder, step_parser
-from pipelines.timings import timed
+from pipelines.progress import loading
 from uml_core.errors import InputError
 from uml_core.theory.request import Request
 
@@ -30,7 +30,7 @@ def _step(given: argparse.Namespace) -> Summary:
     least = {"trials": 1, "seed": 0, "steps": 1}
     request = Request(**{name: _whole_number(name, getattr(given, name), bound) for name, bound in least.items()})
     output = _output(given.output)
-    with timed("import"):
+    with loading():
         from pipelines.theory.step import run
 
     return run(request, output)

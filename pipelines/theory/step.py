@@ -11,7 +11,6 @@ Every task is independent and takes one CPU, so a larger cluster is faster in pr
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -20,9 +19,9 @@ from typing import Any
 
 import ray
 import torch
-from tqdm import tqdm
 
 from pipelines.command_line import Summary
+from pipelines.progress import StepProgress
 from pipelines.ray_session import num_cpus, ray_session
 from pipelines.report.step import write_report
 from pipelines.timings import timed
@@ -49,7 +48,7 @@ def run(request: Request, directory: Path) -> Summary:
     with ray_session(), timed("measure"):
         cpus, results = num_cpus(), run_study(request, _run_on_ray)
     wall_s = time.monotonic() - started
-    with timed("draw"):
+    with timed("draw"), StepProgress("drawing the page"):
         page = build_theory_page(results, wall_s=wall_s, num_cpus=cpus)
     text = json.dumps({"wall_s": wall_s, "cpus": cpus, **as_json(results)}, ensure_ascii=False, indent=1)
     write_whole(LOCAL, str(directory / "theory.json"), text.encode())
@@ -63,8 +62,12 @@ def run(request: Request, directory: Path) -> Summary:
 
 def _run_on_ray(tasks: Sequence[Task]) -> Iterator[Any]:
     references = [_run_task.remote(task) for task in tasks]
-    for reference in tqdm(references, unit="task", file=sys.stderr):
-        yield ray.get(reference)
+    with StepProgress("starting tasks") as shown:
+        shown.counts("checking the theory", len(references), unit="tasks")
+        for reference in references:
+            found = ray.get(reference)
+            shown.adds()
+            yield found
 
 
 @ray.remote(num_cpus=1)

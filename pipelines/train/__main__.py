@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipelines.command_line import Summary, check_embedded, experiment_parser, step_main
-from pipelines.timings import timed
+from pipelines.progress import loading
 from uml_core.config import Experiment
 from uml_core.tracking.uri import check_tracking
 
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
 def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
     check_embedded(experiment)
     check_tracking(experiment.tracking.uri)
-    with timed("import"):
+    with loading():
         from pipelines.train.step import run
 
     return run(experiment)

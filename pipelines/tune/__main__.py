@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipelines.command_line import Summary, check_embedded, experiment_parser, program, step_main
-from pipelines.timings import timed
+from pipelines.progress import loading
 from pipelines.tune.flags import checked_space
 from tune_spaces import available_spaces
 from uml_core.config import Experiment
@@ -31,7 +31,7 @@ def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
     checked_space(given.space, experiment)
     check_embedded(experiment)
     check_tracking(experiment.tracking.uri)
-    with timed("import"):
+    with loading():
         from pipelines.tune.step import run
 
     return run(experiment, given.space, max_trials=given.trials, resume=given.resume)

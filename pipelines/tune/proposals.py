@@ -9,12 +9,10 @@ nor BasicVariantGenerator knows of groups, their budgets, packs, or the folder t
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tqdm import tqdm
-
+from pipelines.progress import StepProgress
 from pipelines.tune.folder import TrialResult
 from uml_core.config import Experiment, TuneConfig
 from uml_core.errors import InputError
@@ -147,10 +145,12 @@ def build_proposals(space: Space, experiment: Experiment, *, max_trials: int | N
     return kind(space, experiment, max_trials=max_trials)
 
 
-def trials_bar(proposals: Proposals) -> tqdm:
-    """A bar of a sweep's trials, which shows those of a killed one as done."""
-    num_done = proposals.total - proposals.num_left
-    return tqdm(total=proposals.total, initial=num_done, unit="trial", file=sys.stderr)
+def trials_shown(proposals: Proposals) -> StepProgress:
+    """The line of a sweep's trials, which shows those of a killed one as done."""
+    shown = StepProgress("starting trials")
+    shown.counts("trials", proposals.total, unit="trials")
+    shown.adds(proposals.total - proposals.num_left)
+    return shown
 
 
 def trial_resources(settings: TuneConfig, *, cpus: int, gpus: int) -> tuple[dict[str, float], int]:

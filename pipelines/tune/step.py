@@ -33,7 +33,7 @@ from pipelines.timings import timed
 from pipelines.tune.flags import check_worker, checked_space
 from pipelines.tune.folder import Assignment, SweepFolder, TrialResult
 from pipelines.tune.log import TrialLog, log_subsets, log_summary, register_shipped
-from pipelines.tune.proposals import Proposals, build_proposals, trial_resources, trials_bar
+from pipelines.tune.proposals import Proposals, build_proposals, trial_resources, trials_shown
 from pipelines.tune.selected import count_unseen, measure_trials, select_trials, shipped_trials
 from pipelines.tune.trial import State, one_thread, train_heads
 from tune_spaces import Space, TrialSpec
@@ -176,7 +176,7 @@ def _open_sweep(
 def _solve(proposals: Proposals, tables: Tables, folder: SweepFolder, log: TrialLog) -> None:
     """Solve heads in this process, as long as Ray and its processes would take to start; the rest is left to them."""
     ends, shared = time.process_time() + SOLVE_S, SharedData(tables)  # whatever else the machine does
-    with trials_bar(proposals) as bar, one_thread():
+    with trials_shown(proposals) as shown, one_thread():
         while time.process_time() < ends and (pack := proposals.next_pack(proposals.num_left)):
 
             def note(index: int, result: TrialResult, state: State | None, pack: Sequence[TrialSpec] = pack) -> None:
@@ -184,7 +184,7 @@ def _solve(proposals: Proposals, tables: Tables, folder: SweepFolder, log: Trial
                 result = folder.write(assignment, result, state=state)
                 proposals.tell(assignment.key, result)
                 log.add(assignment.key, result)
-                bar.update()
+                shown.adds()
 
             train_heads([spec.experiment for spec in pack], shared, on_end=note)
 

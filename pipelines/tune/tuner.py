@@ -14,14 +14,14 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
-from tqdm import tqdm
 
+from pipelines.progress import StepProgress
 from pipelines.ray_session import num_cpus, num_gpus, own_interrupts
 from pipelines.stores import Tables
 from pipelines.timings import timed
 from pipelines.tune.folder import Assignment, SweepFolder, TrialResult
 from pipelines.tune.log import TrialLog
-from pipelines.tune.proposals import Proposals, trial_resources, trials_bar
+from pipelines.tune.proposals import Proposals, trial_resources, trials_shown
 from pipelines.tune.trial import train_trials
 from uml_core.config import Experiment, TuneConfig
 from uml_core.sweeps.space import GroupName
@@ -42,7 +42,7 @@ def train_under_tune(
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(
         logging.ERROR
     )  # which warns that there are none
-    with trials_bar(proposals) as bar:
+    with trials_shown(proposals) as shown:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
@@ -53,7 +53,7 @@ def train_under_tune(
                 max_concurrent_trials=at_once,
             ),
             run_config=tune.RunConfig(
-                storage_path=f"{folder.uri}-ray", verbose=0, callbacks=[TrialCallback(proposals, log, folder, bar)]
+                storage_path=f"{folder.uri}-ray", verbose=0, callbacks=[TrialCallback(proposals, log, folder, shown)]
             ),
         )
         with own_interrupts():
@@ -142,10 +142,10 @@ def build_scheduler(experiment: Experiment) -> TrialScheduler:
 
 
 class TrialCallback(tune.Callback):
-    """Logs trials as Ray Tune ends them, lets the search learn from them, and moves the progress bar."""
+    """Logs trials as Ray Tune ends them, lets the search learn from them, and counts them."""
 
-    def __init__(self, proposals: Proposals, log: TrialLog, folder: SweepFolder, bar: tqdm) -> None:
-        self._proposals, self._log, self._folder, self._bar = proposals, log, folder, bar
+    def __init__(self, proposals: Proposals, log: TrialLog, folder: SweepFolder, shown: StepProgress) -> None:
+        self._proposals, self._log, self._folder, self._shown = proposals, log, folder, shown
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave nothing for Tune to store beside the sweep: our folder is what a sweep resumes from."""
@@ -168,4 +168,4 @@ class TrialCallback(tune.Callback):
                 result = self._folder.write(assignment, otherwise(), state=None)
             self._proposals.tell(assignment.key, result)
             self._log.add(assignment.key, result)
-            self._bar.update()
+            self._shown.adds()
