@@ -14,9 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
-from jsonschema import ValidationError
-from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.conftest import vector_tree, write_vector_corpora
 from tests.installed import ROOT, install
@@ -116,13 +113,6 @@ def test_steps_as_a_job_that_uploads_the_experiment_file_alone(cluster: dict[str
     refused = submit(cluster, ROOT, {}, sys.executable, "-m", "pipelines.train", str(file))
     assert refused.returncode != 0
     assert "which is a temporary copy; give an absolute place" in refused.stdout + refused.stderr
-
-
-def test_cluster_yaml_fits_rays_schema() -> None:
-    config = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
-    validate_config(prepare_config(config))
-    with pytest.raises(ValidationError, match="max_wrkers"):
-        validate_config(prepare_config({**config, "max_wrkers": 1}))
 
 
 def test_a_shell_without_the_token_is_refused(cluster: dict[str, str], tmp_path: Path) -> None:
