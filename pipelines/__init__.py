@@ -21,6 +21,8 @@ STEPS = {
     "export": "Write a trained target model as safetensors and ONNX: embedding in, logits and probabilities out.",
     "directions": "Sweep all subsets of corpora around each target in turn.",
     "bridge": "Write the image encoder's own classifier as a bridge.",
+    "status": "Where an experiment stands, what runs where, and the line to go on with.",
+    "gc": "Delete what a store no longer needs: old embeddings, folders of finished runs.",
     "theory": "Check the paper's theorems and its Gaussian study by simulation; no experiment file is needed.",
     "run": "Several steps in one process, which keeps Ray and what is imported between them.",
     "completion": "Print the completion of steps and flags for a shell.",

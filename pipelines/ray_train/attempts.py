@@ -20,9 +20,10 @@ import pyarrow.fs as pafs
 from uml_core.config import Experiment
 from uml_core.files.atomic import read_if_there, write_whole
 from uml_core.files.lease import EXPIRE_S, Lease
+from uml_core.files.paths import join
 from uml_core.store.corpus_store import open_filesystem
 
-RUN_FILE, LEASE_FILE = "run.json", "lease.json"
+RUNS_FOLDER, RUN_FILE, LEASE_FILE = "_runs", "run.json", "lease.json"
 RECORD_KEYS = {"run_id", "finished"}
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Attempt:
     @property
     def directory(self) -> str:
         """The run folder: a path or URI."""
-        return f"{self.storage_path}/{self.name}"
+        return join(self.storage_path, self.name)
 
     def begin(self, run_id: str) -> None:
         """Name the MLflow run that the folder is of."""
@@ -80,8 +81,8 @@ def open_attempt(experiment: Experiment, step: str = "train", key: str | None = 
     lives.
     """
     filesystem, root = open_filesystem(experiment.store)
-    folder = f"_runs/{step}-{key or experiment.config_hash}"
-    storage_path, number = f"{experiment.store}/{folder}", _first_number(filesystem, f"{root}/{folder}")
+    folder = f"{RUNS_FOLDER}/{step}-{key or experiment.config_hash}"
+    storage_path, number = join(experiment.store, folder), _first_number(filesystem, f"{root}/{folder}")
     while True:
         directory = f"{root}/{folder}/{number}"
         lease = Lease(filesystem, f"{directory}/{LEASE_FILE}")

@@ -40,6 +40,7 @@ from tune_spaces import Space, TrialSpec
 from uml_core.analysis.raw_rows import words_per_row
 from uml_core.config import Experiment, hash_of
 from uml_core.errors import InputError, listing
+from uml_core.files import paths
 from uml_core.reporting.collect import collect_sweep
 from uml_core.reporting.exchange import exchange_section
 from uml_core.reporting.verdict import verdict_of
@@ -72,7 +73,7 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
                 trial_resources(experiment.tune, cpus=num_cpus(), gpus=num_gpus())  # refused before a run begins
             open_experiment(experiment.tracking, experiment.name)
             parent = _open_sweep(experiment, space, space_name, attempt, provenance | left_out)
-            folder = SweepFolder(f"{attempt.storage_path}/{attempt.name}/trials")
+            folder = SweepFolder(paths.join(attempt.directory, "trials"))
             log = stack.enter_context(TrialLog(experiment, parent.run_id, proposals.specs, provenance))
             left = folder.all()  # by a killed sweep, whose last processes may still write: what they add is not read
             proposals.take_over(left)

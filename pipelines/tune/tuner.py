@@ -24,6 +24,7 @@ from pipelines.tune.log import TrialLog
 from pipelines.tune.proposals import Proposals, trial_resources, trials_shown
 from pipelines.tune.trial import train_trials
 from uml_core.config import Experiment, TuneConfig
+from uml_core.files import paths
 from uml_core.sweeps.space import GroupName
 
 STOPPING_METRIC = "val_accuracy"
@@ -53,7 +54,9 @@ def train_under_tune(
                 max_concurrent_trials=at_once,
             ),
             run_config=tune.RunConfig(
-                storage_path=f"{folder.uri}-ray", verbose=0, callbacks=[TrialCallback(proposals, log, folder, shown)]
+                storage_path=paths.join(paths.parent(folder.uri), "trials-ray"),
+                verbose=0,
+                callbacks=[TrialCallback(proposals, log, folder, shown)],
             ),
         )
         with own_interrupts():

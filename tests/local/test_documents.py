@@ -93,7 +93,7 @@ def test_the_commands_are_found() -> None:
     called = {words[0].removeprefix("pipelines.") for _, words in ALL_COMMANDS}
     assert called == {
         *("embed", "train", "tune", "evaluate", "predict", "report", "theory", "advise", "directions", "export"),
-        *("bridge", "completion", "run"),
+        *("bridge", "completion", "run", "status", "gc"),
     }
     assert {words[words.index("--space") + 1] for _, words in ALL_COMMANDS if "--space" in words} >= set(
         available_spaces()

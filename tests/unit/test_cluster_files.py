@@ -1,4 +1,4 @@
-"""cluster.yaml, cluster/ and requirements.lock: what they are read by accepts them, and no secret or door stands open."""
+"""cluster.yaml, cluster/ and requirements.lock: what reads them accepts them, and no secret or door stands open."""
 
 from __future__ import annotations
 

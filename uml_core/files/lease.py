@@ -21,6 +21,7 @@ import json
 import logging
 import math
 import os
+import posixpath
 import signal
 import socket
 import threading
@@ -183,11 +184,7 @@ class Lease:
             os.close(descriptor)
 
     def _holder(self) -> Holder | None:
-        content = read_if_there(self._fs, self.path)
-        try:
-            return None if content is None else Holder(**json.loads(content))
-        except (ValueError, TypeError):
-            return None  # damaged, so free
+        return _read_holder(self._fs, self.path)
 
     def _write(self) -> None:
         renewed = replace(self._own, expires_at=time.time() + EXPIRE_S)
@@ -228,6 +225,25 @@ def exclusive(filesystem: pafs.FileSystem, path: str, on_wait: Callable[[], None
     lease.take(on_wait)
     with lease.held():
         yield lease
+
+
+def lease_beside(folder: str) -> str:
+    """Where the lease of a folder's only writer lies that may not be there yet: beside it."""
+    return posixpath.join(posixpath.dirname(folder), f".{posixpath.basename(folder)}.lease")
+
+
+def living_holder(filesystem: pafs.FileSystem, path: str) -> Holder | None:
+    """Who holds the lease at a path now, None where it is free."""
+    holder = _read_holder(filesystem, path)
+    return None if holder is None or holder.is_gone() else holder
+
+
+def _read_holder(filesystem: pafs.FileSystem, path: str) -> Holder | None:
+    content = read_if_there(filesystem, path)
+    try:
+        return None if content is None else Holder(**json.loads(content))
+    except (ValueError, TypeError):
+        return None  # damaged, so free
 
 
 @functools.cache

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from uml_core.corpora.rows import Hashes, HashSet64, Row, contains
 from uml_core.errors import InputError, listing
 from uml_core.files.atomic import TEMPORARY, read_if_there, write_whole
-from uml_core.files.lease import Lease, exclusive
+from uml_core.files.lease import Lease, exclusive, lease_beside
 from uml_core.files.paths import STORAGE_ERRORS, is_uri, local_path, one_line, remote
 from uml_core.store.corpus_table import CorpusTable, finite_matrix, labelled, order_by_id, unread
 from uml_core.store.listing import RowSpool, digest_of
@@ -87,7 +87,7 @@ class CorpusStore:
         Raises:
             OutageError: the lease was lost meanwhile; what another run has begun to write is left alone.
         """
-        with exclusive(self._fs, f"{self._corpus_dir}/.{self.fingerprint}.lease", on_wait) as lease:
+        with exclusive(self._fs, lease_beside(self.directory), on_wait) as lease:
             self._lease = lease
             self._drop_temporaries()
             try:

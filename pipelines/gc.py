@@ -1,0 +1,74 @@
+"""Delete what a store no longer needs: embeddings by other encoders or settings, and the folders of finished runs.
+
+In: an experiment and its store. Out: what may go, with its size; with --delete it is gone. MLflow keeps what runs came
+to, so no figure, model or report is lost.
+
+    python -m pipelines.gc examples/demo.yaml
+    python -m pipelines.gc examples/demo.yaml --delete --unfinished
+
+What another process writes is never touched. An unfinished run, which the same line would go on with, and unfinished
+embeddings, which `embed` would complete, go with --unfinished alone. Corpora of other experiments in the same store are
+not looked at; where several experiments share a corpus under different encoders, look at the list before --delete.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from pipelines.command_line import Summary, experiment_parser, step_main
+from pipelines.inventory import StoredFolder, delete, inventory
+from pipelines.stores import corpus_fingerprints
+from uml_core.config import Experiment
+
+MIB = 2**20
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = experiment_parser("gc")
+    parser.add_argument("--delete", action="store_true", help="delete what is listed; without it nothing is")
+    parser.add_argument("--unfinished", action="store_true", help="also what a killed step could still go on with")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return step_main(
+        build_parser(),
+        lambda experiment, given: run(experiment, delete_them=given.delete, unfinished=given.unfinished),
+        argv,
+    )
+
+
+def run(experiment: Experiment, *, delete_them: bool = False, unfinished: bool = False) -> Summary:
+    """List what the store does not need for this experiment, and delete it where that is asked for."""
+    current = corpus_fingerprints(experiment)
+    found = inventory(experiment.store, experiment.corpora)
+    garbage = [
+        folder
+        for folder in found
+        if folder.holder is None
+        and (folder.is_finished or unfinished)
+        and (folder.kind == "run" or folder.name != current[folder.owner])
+    ]
+    lines, gone = [], 0
+    for folder in garbage:
+        fate = "may go"
+        if delete_them:
+            fate = "deleted" if delete(experiment.store, folder) else "kept: another process has begun to write it"
+        gone += folder.num_bytes * (fate != "kept: another process has begun to write it")
+        lines.append(f"{folder.num_bytes / MIB:>10.1f} MiB  {_named(folder):<50}  {folder.state}, {fate}")
+    total = sum(folder.num_bytes for folder in found)
+    done = "deleted" if delete_them else "may go (--delete deletes them)"
+    lines.append(f"{gone / MIB:>10.1f} MiB of {total / MIB:.1f} MiB {done}")
+    left = [folder for folder in found if folder not in garbage and folder.holder is None and not folder.is_finished]
+    if left:
+        lines.append(f"{len(left)} unfinished folders are kept; the same lines go on with them (--unfinished)")
+    results = {"folders": [folder.path for folder in garbage], "bytes": gone, "deleted": delete_them}
+    return Summary("\n".join(lines), results)
+
+
+def _named(folder: StoredFolder) -> str:
+    return f"{folder.owner}/{folder.name}" if folder.kind == "embeddings" else f"run {folder.owner}/{folder.name}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
