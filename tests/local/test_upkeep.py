@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import gc, status
 from pipelines.embed import step as embed
+from pipelines.gc import __main__ as gc_command
+from pipelines.gc import step as gc
 from pipelines.inventory import inventory
 from pipelines.ray_train.attempts import LEASE_FILE, open_attempt
+from pipelines.status import __main__ as status_command
+from pipelines.status import step as status
 from tests.conftest import vector_tree, write_vector_corpora
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.rows import Row
@@ -110,8 +113,8 @@ def test_the_commands(experiment: Experiment, tmp_path: Path, capsys: pytest.Cap
     file = tmp_path / "pets.yaml"
     file.write_text(experiment.to_yaml(), encoding="utf-8")
     old = add_embeddings(experiment, "old", finished=True)
-    assert gc.main([str(file), "--delete"]) == 0
+    assert gc_command.main([str(file), "--delete"]) == 0
     assert not old.exists()
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["deleted"]
-    assert status.main([str(file)]) == 0
+    assert status_command.main([str(file)]) == 0
     assert f"python -m pipelines.tune {file} --space controls" in capsys.readouterr().out

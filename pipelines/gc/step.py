@@ -13,29 +13,12 @@ not looked at; where several experiments share a corpus under different encoders
 
 from __future__ import annotations
 
-import argparse
-
-from pipelines.command_line import Summary, experiment_parser, step_main
+from pipelines.command_line import Summary
 from pipelines.inventory import StoredFolder, delete, inventory
 from pipelines.stores import corpus_fingerprints
 from uml_core.config import Experiment
 
 MIB = 2**20
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = experiment_parser("gc")
-    parser.add_argument("--delete", action="store_true", help="delete what is listed; without it nothing is")
-    parser.add_argument("--unfinished", action="store_true", help="also what a killed step could still go on with")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    return step_main(
-        build_parser(),
-        lambda experiment, given: run(experiment, delete_them=given.delete, unfinished=given.unfinished),
-        argv,
-    )
 
 
 def run(experiment: Experiment, *, delete_them: bool = False, unfinished: bool = False) -> Summary:
@@ -68,7 +51,3 @@ def run(experiment: Experiment, *, delete_them: bool = False, unfinished: bool =
 
 def _named(folder: StoredFolder) -> str:
     return f"{folder.owner}/{folder.name}" if folder.kind == "embeddings" else f"run {folder.owner}/{folder.name}"
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -7,11 +7,10 @@ In: an experiment, its store and its MLflow runs. Out: a table; nothing is chang
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.command_line import Summary, experiment_parser, step_main
+from pipelines.command_line import Summary
 from pipelines.inventory import StoredFolder, inventory
 from pipelines.stores import corpus_fingerprints
 from uml_core.config import Experiment
@@ -20,14 +19,6 @@ from uml_core.tracking.reading import experiment_runs
 from uml_core.tracking.records import PARENT_TAG, RunRecord
 
 STEP_KINDS = ("sweep", "uml", "unimodal")  # of runs that a step began; their trials are counted
-
-
-def build_parser() -> argparse.ArgumentParser:
-    return experiment_parser("status")
-
-
-def main(argv: list[str] | None = None) -> int:
-    return step_main(build_parser(), lambda experiment, given: run(experiment, given.experiment), argv)
 
 
 def run(experiment: Experiment, file: str = "EXPERIMENT.yaml") -> Summary:
@@ -107,7 +98,3 @@ def _next_line(
     if not any(record.kind == "sweep" for record in records):
         return f"python -m pipelines.tune {file} --space controls"
     return f"python -m pipelines.report {file}"
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
