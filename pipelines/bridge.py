@@ -16,14 +16,15 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.command_line import Summary, experiment_parser, local_folder, step_main
+from pipelines.command_line import Summary, experiment_parser, step_main
+from pipelines.places import OutputFolder
 from pipelines.progress import loading
 from uml_core.config import Experiment
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = experiment_parser("bridge")
-    parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument("--output", required=True, help="folder or URI to write")
     return parser
 
 
@@ -38,17 +39,18 @@ def run(experiment: Experiment, output: str) -> Summary:
         from uml_core.encoders.image.classifier_rows import classifier_rows
 
     found = classifier_rows(build_encoder(experiment.encoders.image, "image"))
-    directory, (num_classes, dim) = local_folder("--output", output), found.embeddings.shape
-    directory.mkdir(parents=True, exist_ok=True)
+    folder, (num_classes, dim) = OutputFolder("--output", output), found.embeddings.shape
     embeddings = pa.FixedSizeListArray.from_arrays(pa.array(found.embeddings.ravel()), dim)
-    pq.write_table(pa.table({"label": found.names, "embedding": embeddings}), directory / "classifier.parquet")
+    table = pa.BufferOutputStream()
+    pq.write_table(pa.table({"label": found.names, "embedding": embeddings}), table)
+    folder.write("classifier.parquet", table.getvalue().to_pybytes())
     lines = [
         json.dumps({"label": name, "text": synonyms}, ensure_ascii=False) + "\n"
         for name, synonyms in zip(found.names, found.synonyms, strict=True)
     ]
-    (directory / "names.jsonl").write_text("".join(lines), encoding="utf-8")
-    results = {"output": str(directory), "classes": num_classes, "dim": dim}
-    return Summary(f"{num_classes} classes, {dim} wide: classifier.parquet and names.jsonl in {directory}", results)
+    folder.write("names.jsonl", "".join(lines).encode())
+    results = {"output": folder.place, "classes": num_classes, "dim": dim}
+    return Summary(f"{num_classes} classes, {dim} wide: classifier.parquet and names.jsonl in {folder.place}", results)
 
 
 if __name__ == "__main__":

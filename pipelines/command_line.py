@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from shtab import FILE
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipelines import STEPS
+from pipelines.places import absolute_path, written_place
 from pipelines.timings import CLOCK, table
 from uml_core.config import Experiment, TrackingConfig, load_experiment
 from uml_core.errors import InputError
@@ -65,7 +65,7 @@ def experiment_parser(step: str) -> argparse.ArgumentParser:
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a step that reads a logged model in place of an experiment file."""
     parser.add_argument("--model", required=True, help="runs:/RUN_ID/model, models:/NAME@ALIAS, or a local folder")
-    parser.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI", TrackingConfig().uri))
+    parser.add_argument("--tracking-uri", default=TrackingConfig().uri)
 
 
 def check_model(model: str, tracking_uri: str) -> None:
@@ -123,29 +123,26 @@ def guarded(
 
 
 def with_absolute_paths(experiment: Experiment) -> Experiment:
-    """Make the experiment's paths absolute: workers and jobs do not share the driver's working directory.
+    """Make the experiment's places absolute: workers and jobs do not share the driver's working directory.
 
-    Relative paths start at $UML_ROOT, or at the working directory. Inside a Ray job the working directory is a
-    temporary copy, so there a relative store or tracking URI without $UML_ROOT is refused.
+    Raises InputError where the store or what MLflow keeps would go with a Ray job (`pipelines.places`).
     """
-    refuse = in_uploaded_copy() and "UML_ROOT" not in os.environ
-    given = {
-        "store": experiment.store,
-        "tracking.uri": experiment.tracking.uri,
-        "tracking.artifacts": experiment.tracking.artifacts,
+    tracking = experiment.tracking
+    written = {"store": experiment.store, "tracking.uri": tracking.uri}
+    if tracking.uri.startswith(("http://", "https://", "databricks")):  # a server keeps artifacts itself
+        read = {"tracking.artifacts": tracking.artifacts}
+    else:
+        written["tracking.artifacts"], read = tracking.artifacts, {}
+    read |= {
         "feed.cache": experiment.feed.cache,
         "data.subset": experiment.data.subset,
         **{f"evaluation.class_maps.{name}": path for name, path in experiment.evaluation.class_maps.items()},
         **{f"corpora.{name}.path": corpus.path for name, corpus in experiment.corpora.items()},
         **{f"corpora.{name}.root": corpus.root for name, corpus in experiment.corpora.items()},
     }
-    absolute = {key: absolute_path(path) for key, path in given.items() if path is not None}
-    for key in ("store", "tracking.uri", "tracking.artifacts"):
-        if refuse and absolute[key] != given[key]:
-            raise InputError(
-                f"{key} is {given[key]}, relative to a Ray job's working directory, which is a temporary copy; "
-                f"give an absolute place ({key}=...) or set UML_ROOT in the job's environment"
-            )
+    absolute = {key: written_place(key, path) for key, path in written.items()}
+    absolute |= {key: absolute_path(path) for key, path in read.items() if path is not None}
+    given = {**written, **read}
     return experiment.override({key: path for key, path in absolute.items() if path != given[key]})
 
 
@@ -165,26 +162,3 @@ def check_exists(setting: str, place: str, *, give: str) -> None:
 
     if "://" not in place and not set(place) & set("*?[{") and kind_of(place, setting) == "missing":
         raise InputError(f"{setting} is {place}, which does not exist; give {give}")
-
-
-def local_folder(flag: str, given: str) -> Path:
-    """A folder to write into, absolute. Raises InputError for what is no path on this machine."""
-    if not given or "://" in given:
-        raise InputError(f"{flag} is {given!r}; give a local folder")
-    return Path(absolute_path(given))
-
-
-def in_uploaded_copy() -> bool:
-    """Whether the working directory is the copy that `ray job submit --working-dir` uploads."""
-    return "runtime_resources" in Path.cwd().parts
-
-
-def absolute_path(given: str) -> str:
-    """A path or SQLite URI made absolute from $UML_ROOT or the working directory; other URIs as they are."""
-    root = Path(os.environ.get("UML_ROOT") or Path.cwd())
-    scheme, separator, rest = given.partition(":///")
-    if separator and scheme == "sqlite":
-        return given if rest.startswith("/") else f"sqlite:///{(root / rest).resolve()}"
-    if "://" in given or given.startswith(("databricks", "/")):
-        return given
-    return str((root / given).resolve())

@@ -16,13 +16,13 @@ What is not needed is not imported.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import results
-from pipelines.command_line import absolute_path, local_folder, with_absolute_paths
+from pipelines.command_line import with_absolute_paths
+from pipelines.places import absolute_path, written_place
 from pipelines.ray_session import ray_kept
 from uml_core.config import EmbedConfig, Experiment, TrackingConfig, load_experiment, parse_experiment
 from uml_core.errors import InputError
@@ -153,7 +153,7 @@ def report(given: Given, output: str | Path | None = None) -> results.Reported:
     """Write one HTML page on all runs, into folder report beside the store by default."""
     from pipelines.report.step import run
 
-    return results.Reported.of(run(experiment(given), None if output is None else local_folder("output", str(output))))
+    return results.Reported.of(run(experiment(given), None if output is None else written_place("output", str(output))))
 
 
 def predict(
@@ -206,4 +206,4 @@ def _names(given: str | Sequence[str]) -> list[str]:
 
 
 def _tracking(uri: str | None) -> str:
-    return absolute_path(uri or os.environ.get("MLFLOW_TRACKING_URI", TrackingConfig().uri))
+    return absolute_path(uri or TrackingConfig().uri)

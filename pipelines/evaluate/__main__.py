@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.command_line import Summary, absolute_path, experiment_parser, names_in, step_main
+from pipelines.command_line import Summary, experiment_parser, names_in, step_main
 from pipelines.evaluate.flags import check_flags
+from pipelines.places import absolute_path
 from pipelines.progress import loading
 from uml_core.analysis.registry import ANALYSES, chosen_analyses
 from uml_core.config import Experiment

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.command_line import Summary, add_model_flags, check_model, guarded, local_folder, step_parser
+from pipelines.command_line import Summary, add_model_flags, check_model, guarded, step_parser
+from pipelines.places import written_place
 from pipelines.progress import loading
 from uml_core.serving import EXPORT_FORMATS
 
@@ -12,7 +13,7 @@ from uml_core.serving import EXPORT_FORMATS
 def build_parser() -> argparse.ArgumentParser:
     parser = step_parser("export", example="--model runs:/RUN_ID/model --output head")
     add_model_flags(parser)
-    parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument("--output", required=True, help="folder or URI to write")
     parser.add_argument("--format", choices=EXPORT_FORMATS, default=None, help="default: both")
     return parser
 
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _step(given: argparse.Namespace) -> Summary:
-    local_folder("--output", given.output)
+    written_place("--output", given.output)
     check_model(given.model, given.tracking_uri)
     with loading():
         from pipelines.export.step import run

@@ -16,7 +16,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.command_line import Summary, absolute_path, local_folder
+from pipelines.command_line import Summary
+from pipelines.places import OutputFolder, absolute_path
 from pipelines.progress import StepProgress
 from pipelines.timings import timed
 from uml_core.errors import InputError, listing
@@ -28,21 +29,21 @@ from uml_core.tracking.reading import load_predictor
 
 def run(model_uri: str, output: str, tracking_uri: str, *, formats: Sequence[str] = EXPORT_FORMATS) -> Summary:
     """Fetch a model and write its target path; returns the files and the shape of the matrix."""
-    directory = local_folder("--output", output)
     if unknown := [name for name in formats if name not in EXPORT_FORMATS]:
         raise InputError(f"--format is {unknown[0]}; formats are {listing(EXPORT_FORMATS)}")
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"--output is {output}, which is a file; give a folder")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         with timed("read"), StepProgress("reading the model"):
-            predictor = load_predictor(absolute_path(tracking_uri), model_uri, Path(folder))
+            predictor = load_predictor(absolute_path(tracking_uri), model_uri, Path(directory))
         if not isinstance(predictor, TargetPredictor):
             raise InputError(
                 f"--model {model_uri} is of objective self_supervised, whose path is not one matrix; "
                 "only models of objective supervised can be exported"
             )
-        files = export_head(predictor, directory, formats)
+        folder = OutputFolder("--output", output)
+        files = export_head(predictor, Path(directory, "exported"), formats)
+        for file in files:
+            folder.write(file.name, file.read_bytes())
     num_classes, dim = predictor.head.shape
     names = [file.name for file in files]
-    text = f"{num_classes} classes over embeddings {dim} wide: {', '.join(names)} in {directory}"
-    return Summary(text, {"output": str(directory), "files": names, "shape": [num_classes, dim]})
+    text = f"{num_classes} classes over embeddings {dim} wide: {', '.join(names)} in {folder.place}"
+    return Summary(text, {"output": folder.place, "files": names, "shape": [num_classes, dim]})

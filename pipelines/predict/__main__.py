@@ -8,14 +8,14 @@ from shtab import DIRECTORY, FILE
 
 from pipelines.command_line import (
     Summary,
-    absolute_path,
     add_model_flags,
     check_exists,
     check_model,
     guarded,
     step_parser,
 )
-from pipelines.predict.flags import MAX_REJECTED, check_output, count_of, share_of
+from pipelines.places import absolute_path
+from pipelines.predict.flags import MAX_REJECTED, count_of, output_place, share_of
 from pipelines.progress import loading
 
 
@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--input", required=True, help="folder of files, or a table (.jsonl, .csv, .tsv, .parquet)"
     ).complete = FILE
-    parser.add_argument("--output", required=True, help="Parquet file to write").complete = FILE
+    parser.add_argument("--output", required=True, help="Parquet file to write, a path or URI").complete = FILE
     words = "folder that a table's paths start in; default: the table's own"
     parser.add_argument("--root", default=None, metavar="DIR", help=words).complete = DIRECTORY
     words = f"share of unreadable inputs above which the step fails, once the others are written ({MAX_REJECTED})"
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _step(given: argparse.Namespace) -> Summary:
-    check_output(given.output)
+    output_place(given.output)
     flags = {"root": given.root, "max_rejected": share_of(given.max_rejected)}
     flags["top"] = None if given.top is None else count_of(given.top)
     check_exists("--input", absolute_path(given.input), give="a folder of files, or a table")

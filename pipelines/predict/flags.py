@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pipelines.places import written_place
 from uml_core.config import EmbedConfig
 from uml_core.errors import InputError
 
 MAX_REJECTED = EmbedConfig().max_rejected
 
 
-def check_output(given: str) -> None:
-    """Raise InputError for what is no local Parquet file."""
-    if "://" in given or not given.endswith(".parquet"):
-        raise InputError(f"--output is {given}; give a local file that ends in .parquet")
+def output_place(given: str) -> str:
+    """Where predictions are to lie, absolute. Raises InputError for what is no Parquet file, or goes with its job."""
+    if not given.partition("?")[0].endswith(".parquet"):
+        raise InputError(f"--output is {given}; give a file, a path or URI, that ends in .parquet")
+    return written_place("--output", given)
 
 
 def share_of(given: str | float) -> float:

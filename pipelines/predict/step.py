@@ -18,12 +18,15 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipelines.command_line import Summary, absolute_path
-from pipelines.predict.flags import MAX_REJECTED, check_output, count_of, share_of
+from pipelines.command_line import Summary
+from pipelines.places import absolute_path, opened
+from pipelines.predict.flags import MAX_REJECTED, count_of, output_place, share_of
 from pipelines.predict.here import Predicted, predictions_here
 from pipelines.timings import timed
 from uml_core.corpora.readers.inputs import stream_inputs
@@ -62,18 +65,16 @@ def run(
     Raises:
         InputError: nothing can be predicted, or too many inputs are unreadable; what could be predicted is written.
     """
-    check_output(output_path)
+    output = output_place(output_path)
     max_share, max_classes = share_of(max_rejected), None if top is None else count_of(top)
     with timed("read"), tempfile.TemporaryDirectory() as directory:
         predictor = load_predictor(absolute_path(tracking_uri), model_uri, Path(directory))
     places = absolute_path(input_path), None if root is None else absolute_path(root)
-    output = Path(absolute_path(output_path))
-    output.parent.mkdir(parents=True, exist_ok=True)
     schema = SCHEMA if max_classes is None else pa.unify_schemas([SCHEMA, TOP_SCHEMA])
     with (
         timed("encode"),
         ParquetFile(output, schema) as predictions,
-        ParquetFile(output.with_name(f"{output.stem}.rejected.parquet"), REJECTED_SCHEMA, keep_empty=False) as rejected,
+        ParquetFile(rejected_place(output), REJECTED_SCHEMA, keep_empty=False) as rejected,
     ):
         for ids, result, bad in _predictions(predictor, *places):
             predictions.write(_table(ids, result, schema, predictor.classes, max_classes or len(predictor.classes)))
@@ -82,8 +83,8 @@ def run(
                 rejected.write(pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA))
     text = f"{predictions.num_rows} predictions in {output}"
     if rejected.num_rows:
-        first = pq.read_table(rejected.path).slice(0, 1).to_pylist()[0]
-        found = f"unreadable inputs in {rejected.path}, first {first['id']}: {first['reason']}"
+        first = rejected.first
+        found = f"unreadable inputs in {rejected.place}, first {first['id']}: {first['reason']}"
         text += f"\n{rejected.num_rows} {found}"
         total = rejected.num_rows + predictions.num_rows
         if not predictions.num_rows or rejected.num_rows > max_share * total:
@@ -91,24 +92,36 @@ def run(
                 f"{rejected.num_rows} of {total} {found} (--max-rejected is {max_share:.0%}); mend them, or raise "
                 f"the limit; {predictions.num_rows} predictions are in {output}"
             )
-    results = {"output": str(output), "rows": predictions.num_rows, "rejected_rows": rejected.num_rows}
+    results = {"output": output, "rows": predictions.num_rows, "rejected_rows": rejected.num_rows}
     return Summary(text, results)
 
 
+def rejected_place(output: str) -> str:
+    """Where the unreadable inputs of predictions are listed: beside them."""
+    base, mark, query = output.partition("?")
+    return f"{base.removesuffix('.parquet')}.rejected.parquet{mark}{query}"
+
+
 class ParquetFile:
-    """A Parquet file written table by table and renamed into place at the end.
+    """A Parquet file, local or a URI, written table by table and renamed into place at the end.
 
     After an error, what was there before is still there. Without `keep_empty`, no rows leave no file.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, *, keep_empty: bool = True) -> None:
-        self.path, self.num_rows, self._keep_empty = path, 0, keep_empty
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        self._writer = pq.ParquetWriter(self._temporary, schema)
+    def __init__(self, place: str, schema: pa.Schema, *, keep_empty: bool = True) -> None:
+        self.place, self.num_rows, self._keep_empty = place, 0, keep_empty
+        self.first: dict[str, Any] = {}
+        self._fs, self._path = opened("--output", place)
+        folder, _, name = self._path.rpartition("/")
+        self._fs.create_dir(folder, recursive=True)
+        self._temporary = f"{folder}/.{name}.{os.getpid()}"
+        self._writer = pq.ParquetWriter(self._temporary, schema, filesystem=self._fs)
 
     def write(self, table: pa.Table) -> None:
         self._writer.write_table(table)
-        self.num_rows += table.num_rows
+        if not self.num_rows and len(table):
+            self.first = table.slice(0, 1).to_pylist()[0]
+        self.num_rows += len(table)
 
     def __enter__(self) -> ParquetFile:
         return self
@@ -116,11 +129,11 @@ class ParquetFile:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._writer.close()
         if kind is None and (self.num_rows or self._keep_empty):
-            self._temporary.replace(self.path)
+            self._fs.move(self._temporary, self._path)
             return
-        self._temporary.unlink(missing_ok=True)
-        if kind is None:
-            self.path.unlink(missing_ok=True)
+        self._fs.delete_file(self._temporary)
+        if kind is None and self._fs.get_file_info(self._path).type == pafs.FileType.File:
+            self._fs.delete_file(self._path)
 
 
 def _predictions(predictor: Predictor, path: str, root: str | None) -> Iterator[Predicted]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pipelines.command_line import Summary, experiment_parser, local_folder, step_main
+from pipelines.command_line import Summary, experiment_parser, step_main
+from pipelines.places import written_place
 from pipelines.progress import loading
 from uml_core.config import Experiment
 from uml_core.tracking.uri import check_has_runs
@@ -12,7 +13,7 @@ from uml_core.tracking.uri import check_has_runs
 
 def build_parser() -> argparse.ArgumentParser:
     parser = experiment_parser("report")
-    parser.add_argument("--output", default=None, metavar="DIR", help="default: folder report beside the store")
+    parser.add_argument("--output", default=None, metavar="DIR", help="folder or URI; default: report beside the store")
     return parser
 
 
@@ -21,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
-    output = None if given.output is None else local_folder("--output", given.output)
+    output = None if given.output is None else written_place("--output", given.output)
     check_has_runs(experiment.tracking.uri, lost=f"MLflow has no experiment '{experiment.name}'")
     with loading():
         from pipelines.report.step import run

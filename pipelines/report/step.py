@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipelines.command_line import Summary
+from pipelines.places import OutputFolder
 from pipelines.progress import StepProgress
 from pipelines.timings import timed
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.figures.drawing import ReportFigure
-from uml_core.files.atomic import LOCAL, write_whole
+from uml_core.files import paths
 from uml_core.reporting.page import build_report
 from uml_core.tracking.reading import experiment_runs, with_spaces
 from uml_core.tracking.uri import without_credentials
@@ -25,14 +26,11 @@ from uml_core.tracking.uri import without_credentials
 REPORTED_KINDS = ("sweep", "uml", "unimodal")
 
 
-def run(experiment: Experiment, output_dir: Path | None = None) -> Summary:
+def run(experiment: Experiment, output: str | Path | None = None) -> Summary:
     """Read the experiment's runs, write the page and its figures, and say the verdict.
 
     Raises InputError where there is nothing to report on, or the output folder cannot be written.
     """
-    if output_dir is None and "://" in experiment.store:
-        raise InputError(f"store is {experiment.store}, which has no local folder beside it; give --output DIR")
-    directory = output_dir or Path(experiment.store).parent / "report"
     uri = experiment.tracking.uri
     with timed("read"), StepProgress("reading MLflow's runs"):
         records = experiment_runs(uri, experiment.name)
@@ -43,30 +41,24 @@ def run(experiment: Experiment, output_dir: Path | None = None) -> Summary:
         )
     with timed("draw"), StepProgress("drawing the report"):
         report = build_report(experiment.name, with_spaces(uri, records), tracking_uri=uri)
-    try:
-        page = write_report(report.html, report.figures, directory)
-    except OSError as error:
-        raise InputError(f"--output {directory} cannot be written ({error.strerror}); give another folder") from None
+    folder = OutputFolder("--output", output or paths.join(paths.parent(experiment.store), "report"))
+    page = write_report(report.html, report.figures, folder)
     return Summary(
         f"{report.verdict.text}\nreport: {page}",
         {
-            "report": str(page),
+            "report": page,
             "verdict": report.verdict.text,
             "verdict_kind": report.verdict.kind,
             "runs": len(records),
-            "figures": [str(directory / "figures" / f"{figure.name}.svg") for figure in report.figures],
+            "figures": [folder.location(f"figures/{figure.name}.svg") for figure in report.figures],
         },
     )
 
 
 @timed("draw")
-def write_report(html: str, figures: Iterable[ReportFigure], directory: Path) -> Path:
-    """Write figures, then the page in one rename; returns the page's path."""
-    folder = directory / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
+def write_report(html: str, figures: Iterable[ReportFigure], folder: OutputFolder) -> str:
+    """Write figures, then the page; returns the page's path or URI."""
     for figure in figures:
-        (folder / f"{figure.name}.svg").write_bytes(figure.svg)
-        (folder / f"{figure.name}.png").write_bytes(figure.png)
-    page = directory / "index.html"
-    write_whole(LOCAL, str(page), html.encode())
-    return page
+        folder.write(f"figures/{figure.name}.svg", figure.svg)
+        folder.write(f"figures/{figure.name}.png", figure.png)
+    return folder.write("index.html", html.encode())

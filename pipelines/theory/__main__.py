@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 
-from pipelines.command_line import Summary, guarded, in_uploaded_copy, local_folder, step_parser
+from pipelines.command_line import Summary, guarded, step_parser
+from pipelines.places import written_place
 from pipelines.progress import loading
 from uml_core.errors import InputError
 from uml_core.theory.request import Request
@@ -29,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
 def _step(given: argparse.Namespace) -> Summary:
     least = {"trials": 1, "seed": 0, "steps": 1}
     request = Request(**{name: _whole_number(name, getattr(given, name), bound) for name, bound in least.items()})
-    output = _output(given.output)
+    output = written_place("--output", given.output)
     with loading():
         from pipelines.theory.step import run
 
@@ -40,16 +39,6 @@ def _whole_number(name: str, given: str | int, least: int) -> int:
     if not str(given).isdecimal() or int(given) < least:
         raise InputError(f"--{name} is {given}; expected a whole number >= {least}")
     return int(given)
-
-
-def _output(given: str) -> Path:
-    path = local_folder("--output", given)
-    if not Path(given).is_absolute() and in_uploaded_copy() and "UML_ROOT" not in os.environ:
-        raise InputError(
-            f"--output is {given}, relative to a Ray job's working directory, which is a temporary copy; "
-            "give an absolute folder or set UML_ROOT in the job's environment"
-        )
-    return path
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Every task is independent and takes one CPU, so a larger cluster is faster in pr
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,42 +20,38 @@ import ray
 import torch
 
 from pipelines.command_line import Summary
+from pipelines.places import OutputFolder
 from pipelines.progress import StepProgress
 from pipelines.ray_session import num_cpus, ray_session
 from pipelines.report.step import write_report
 from pipelines.timings import timed
-from uml_core.errors import InputError
-from uml_core.files.atomic import LOCAL, write_whole
 from uml_core.reporting.theory import build_theory_page
 from uml_core.theory.request import Request
 from uml_core.theory.simulation import agreement
 from uml_core.theory.study import Task, TheoryResults, as_json, run_study
 
 
-def run(request: Request, directory: Path) -> Summary:
+def run(request: Request, output: str | Path) -> Summary:
     """Run every task, write the page, its figures and theory.json, and say what came out.
 
     Raises:
         InputError: the output folder cannot be written; raised before anything is computed.
     """
     started = time.monotonic()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=directory).close()
-    except OSError as error:
-        raise InputError(f"--output {directory} cannot be written ({error.strerror}); give another folder") from None
+    folder = OutputFolder("--output", output)
+    folder.write("theory.json", b"{}")  # what cannot be written is told before an hour of simulation
     with ray_session(), timed("measure"):
         cpus, results = num_cpus(), run_study(request, _run_on_ray)
     wall_s = time.monotonic() - started
     with timed("draw"), StepProgress("drawing the page"):
         page = build_theory_page(results, wall_s=wall_s, num_cpus=cpus)
     text = json.dumps({"wall_s": wall_s, "cpus": cpus, **as_json(results)}, ensure_ascii=False, indent=1)
-    write_whole(LOCAL, str(directory / "theory.json"), text.encode())
-    path = write_report(page.html, page.figures, directory)
-    figures = [str(directory / "figures" / f"{figure.name}.svg") for figure in page.figures]
+    folder.write("theory.json", text.encode())
+    path = write_report(page.html, page.figures, folder)
+    figures = [folder.location(f"figures/{figure.name}.svg") for figure in page.figures]
     return Summary(
         f"{page.words}\npage: {path}\n{wall_s:.0f} s on {cpus} CPUs",
-        {"page": str(path), "figures": figures, "wall_s": round(wall_s, 1), **_key_results(results)},
+        {"page": path, "figures": figures, "wall_s": round(wall_s, 1), **_key_results(results)},
     )
 
 

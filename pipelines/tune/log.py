@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self, TypeVar
 
+from pipelines.places import OutputFolder
 from pipelines.report.step import write_report
 from pipelines.run_data import build_data
 from pipelines.stores import Tables, corpus_store
@@ -219,6 +220,6 @@ def log_summary(parent: MLflowTracker, records: Sequence[RunRecord], tracking_ur
     others = [other for other in records if other is not record]
     page = build_report(name, [finished, *others], tracking_uri=tracking_uri)
     with tempfile.TemporaryDirectory() as directory:
-        write_report(page.html, page.figures, Path(directory))
+        write_report(page.html, page.figures, OutputFolder("report", directory))
         with timed("log"):
             parent.log_folder(Path(directory), "report")

@@ -418,8 +418,8 @@ def test_step_without_runs_says_what_to_run(tmp_path: Path, monkeypatch: pytest.
 
 def test_step_refuses_places_it_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_step, "experiment_runs", lambda uri, name: sweep_records(GAIN))
-    with pytest.raises(InputError, match="give --output DIR"):
-        report_step.run(experiment("s3://bucket/store"))
+    with pytest.raises(InputError, match=r"--output is nope://bucket/report, which cannot be opened"):
+        report_step.run(experiment("nope://bucket/store"))
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot be written"):
         report_step.run(experiment(str(tmp_path / "store")), tmp_path / "file" / "report")

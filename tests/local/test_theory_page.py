@@ -80,7 +80,7 @@ def test_numbers_for_people() -> None:
         (["--seed", "-1"], "--seed is -1; expected a whole number >= 0"),
         (["--steps", "0"], "--steps is 0"),
         (["--output", "/proc/none"], "--output /proc/none cannot be written"),
-        (["--output", "s3://bucket/theory"], "give a local folder"),
+        (["--output", "nonsense://bucket/theory"], "cannot be opened"),
     ],
 )
 def test_bad_flags_are_refused_before_anything_runs(
@@ -91,4 +91,4 @@ def test_bad_flags_are_refused_before_anything_runs(
 
 def test_an_output_that_is_a_file_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
-    assert "cannot be written" in refused(capsys, theory.main, "--output", str(tmp_path / "taken"))
+    assert "is a file; give a folder" in refused(capsys, theory.main, "--output", str(tmp_path / "taken"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -62,8 +63,8 @@ class EncoderConfig(Settings):
 class TrackingConfig(Settings):
     """Where MLflow's runs and artifacts go. A relative sqlite path is taken from the working directory."""
 
-    uri: str = "sqlite:///runs/mlflow.db"
-    """MLflow tracking URI."""
+    uri: str = Field(default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///runs/mlflow.db"))
+    """MLflow tracking URI; $MLFLOW_TRACKING_URI where that is set."""
     artifacts: str = "runs/artifacts"
     """Folder or URI of MLflow's artifacts."""
 
