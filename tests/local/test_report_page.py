@@ -421,5 +421,5 @@ def test_step_refuses_places_it_cannot_write(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(InputError, match=r"--output is nope://bucket/report, which cannot be opened"):
         report_step.run(experiment("nope://bucket/store"))
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="Not a directory"):
         report_step.run(experiment(str(tmp_path / "store")), tmp_path / "file" / "report")
