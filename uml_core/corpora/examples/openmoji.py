@@ -50,7 +50,12 @@ Whoever passes these pictures on does so under the same licence.
 
 
 def write_openmoji(
-    output_dir: Path, *, seed: int = 0, min_members: int = 14, languages: Sequence[str] = ("en",)
+    output_dir: Path,
+    *,
+    seed: int = 0,
+    min_members: int = 14,
+    languages: Sequence[str] = ("en",),
+    is_quiet: bool = False,
 ) -> None:
     """Write the default corpora; the same arguments and package versions give the same files, byte for byte.
 
@@ -61,6 +66,7 @@ def write_openmoji(
         seed: draws the splits and the order of the texts.
         min_members: drawings (families of variants) that make an emoji subgroup a class.
         languages: of the names, among `openmoji_catalog.LANGUAGES`.
+        is_quiet: whether no bar is drawn.
 
     Raises:
         InputError: the folder holds something else.
@@ -80,7 +86,7 @@ def write_openmoji(
     unfinished.mkdir(parents=True)
     catalog = read_catalog(min_members)
     families = split_families(catalog, seed=seed)
-    _write_pictures(unfinished / "pictures", families)
+    _write_pictures(unfinished / "pictures", families, is_quiet=is_quiet)
     texts = [json.dumps(text, ensure_ascii=False) for text in unpaired_texts(families, seed=seed, languages=languages)]
     unrelated = json.dumps(unrelated_names(catalog), ensure_ascii=False, indent=1)
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
@@ -101,14 +107,14 @@ def write_openmoji(
     unfinished.rmdir()
 
 
-def _write_pictures(folder: Path, families: SplitFamilies) -> None:
+def _write_pictures(folder: Path, families: SplitFamilies, *, is_quiet: bool) -> None:
     jobs = [
         (split, label, family.code)
         for split, source in (("train", "train"), ("val", "val"), ("test", "test"), ("sketch", "test"))
         for label, chosen in families[source].items()
         for family in chosen
     ]
-    for split, label, code in tqdm(jobs, desc="drawing emoji", unit="pictures", delay=2):
+    for split, label, code in tqdm(jobs, desc="drawing emoji", unit="pictures", delay=2, disable=is_quiet):
         png = render(sketch_svg(code) if split == "sketch" else colour_svg(code))
         if split != "sketch" or not is_empty(png):
             (folder / split / label).mkdir(parents=True, exist_ok=True)
