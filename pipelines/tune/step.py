@@ -42,7 +42,7 @@ from uml_core.config import Experiment, hash_of
 from uml_core.errors import InputError, listing
 from uml_core.files import paths
 from uml_core.reporting.collect import collect_sweep
-from uml_core.reporting.exchange import exchange_section
+from uml_core.reporting.page import exchange_of
 from uml_core.reporting.verdict import verdict_of
 from uml_core.sweeps.space import space_as_json
 from uml_core.tracking.reading import find_run, sweep_runs
@@ -222,7 +222,7 @@ def _finish(
     parent.log_metrics(metric_points({"perf/wall_s": wall_s, **{f"sweep/{name}": n for name, n in counts.items()}}))
     records = sweep_runs(experiment, parent.run_id)  # with the wall time, which the report shows
     sweep = collect_sweep(records, records[0])
-    verdict, exchange = verdict_of(sweep), exchange_section(sweep)
+    verdict, exchange = verdict_of(sweep), exchange_of(sweep)
     if exchange is not None:
         parent.log_metrics(metric_points(exchange.metrics))
     parent.set_tags({"uml.verdict": verdict.text, "uml.verdict_kind": verdict.kind})

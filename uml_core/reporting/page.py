@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -26,11 +27,13 @@ from uml_core.reporting.collect import (
     latest_sweeps,
     training_runs,
 )
-from uml_core.reporting.exchange import ExchangeSection, exchange_section
 from uml_core.reporting.figures import class_figures, sweep_figures
 from uml_core.reporting.verdict import Verdict, verdict_of
 from uml_core.tracking.records import RunRecord
 from uml_core.tracking.uri import without_credentials
+
+if TYPE_CHECKING:
+    from uml_core.reporting.exchange import ExchangeSection
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_TRAINING_RUNS, MAX_FAILURES = 20, 30
@@ -118,13 +121,22 @@ def _order(section: SweepSection) -> tuple[int, int]:
 
 
 def _section(sweep: SweepResults) -> SweepSection:
-    exchange, classes = exchange_section(sweep), space_rows.class_gains(sweep)
+    exchange, classes = exchange_of(sweep), space_rows.class_gains(sweep)
     drawings = (
         *sweep_figures(sweep),
         *class_figures(sweep, classes),
         *([exchange.figure] if exchange is not None else []),
     )
     return SweepSection(sweep, verdict_of(sweep), drawings, exchange, classes)
+
+
+def exchange_of(sweep: SweepResults) -> ExchangeSection | None:
+    """The exchange rate of a sweep whose arms are amounts."""
+    if not sweep.design.has_exchange_rate:
+        return None
+    from uml_core.reporting.exchange import exchange_section  # pandas and the fit take half a second to import
+
+    return exchange_section(sweep)
 
 
 def environment() -> Environment:

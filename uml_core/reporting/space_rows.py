@@ -7,12 +7,11 @@ Differences are paired by seed and are fractions (0.01 is one percent point).
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from uml_core.evaluation.statistics import Spread, spread
 from uml_core.reporting.collect import (
@@ -152,12 +151,13 @@ def mixture_grids(sweep: SweepResults) -> list[MixtureGrid]:
         val = {} if baseline is None else baseline.val
         compared = [trial for trial in trials if condition_of(trial) == condition and seed_of(trial) in val]
         for corpus in corpora[:1] if together else corpora:
-            cells = pd.DataFrame([mixture_of(trial, corpus) for trial in compared], columns=["weight", "ratio"])
-            cells["gain"] = [trial.metrics["val/accuracy"] - val[seed_of(trial)] for trial in compared]
-            gain = cells.pivot_table(index="weight", columns="ratio", values="gain")  # means over seeds
-            if gain.size > 1:
-                axes = tuple(gain.index), tuple(gain.columns)
-                grids.append(MixtureGrid(condition, "" if together else corpus, *axes, gain.to_numpy()))
+            gains: dict[tuple[float, float], list[float]] = defaultdict(list)
+            for trial in compared:
+                gains[mixture_of(trial, corpus)].append(trial.metrics["val/accuracy"] - val[seed_of(trial)])
+            weights, ratios = (tuple(sorted({mixture[axis] for mixture in gains})) for axis in (0, 1))
+            if len(weights) * len(ratios) > 1:
+                means = [[np.mean(gains.get((weight, ratio), [math.nan])) for ratio in ratios] for weight in weights]
+                grids.append(MixtureGrid(condition, "" if together else corpus, weights, ratios, np.array(means)))
     return grids
 
 
