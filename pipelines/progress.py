@@ -22,14 +22,23 @@ from pipelines.timings import timed
 
 REFRESH_S, LOG_S = 0.5, 30.0
 WAITING = "{desc}, {elapsed_s:.0f} s"
+TOLD = "{desc} {n_fmt}/{total_fmt}{unit}{postfix}"
 COUNTING = "{desc} {n_fmt}/{total_fmt}, {rate_fmt}, {remaining} left"
 
 
 @contextlib.contextmanager
-def loading() -> Iterator[None]:
-    """Import what takes seconds within."""
-    with timed("import"), StepProgress("loading"):
+def stage(name: str, says: str) -> Iterator[None]:
+    """A stage of `pipelines.timings` that says what it waits for; of the main thread."""
+    with contextlib.ExitStack() as within:
+        if threading.current_thread() is threading.main_thread():
+            within.enter_context(timed(name))
+            within.enter_context(StepProgress(says))
         yield
+
+
+def loading() -> contextlib.AbstractContextManager[None]:
+    """Import what takes seconds within."""
+    return stage("import", "loading")
 
 
 _open: list[StepProgress] = []  # the innermost last: it alone is shown
@@ -54,12 +63,15 @@ class StepProgress:
         """Show what is waited for from now on, and for how long."""
         self._begin({"desc": waits_for, "bar_format": WAITING, "disable": not self._is_shown})
 
-    def counts(self, what: str, total: int, *, unit: str = "rows") -> None:
-        """Count up to a total from now on, by what `adds` is told."""
+    def counts(self, what: str, total: int, *, unit: str = "rows", as_told: bool = False) -> None:
+        """Count up to a total from now on, by what `adds` is told, and its words if `as_told`."""
         pauses = {"mininterval": REFRESH_S} if self._is_shown else {"mininterval": LOG_S, "delay": LOG_S}
-        self._begin({"desc": what, "total": total, "unit": f" {unit}", "bar_format": COUNTING, **pauses})
+        self._begin(
+            {"desc": what, "total": total, "unit": f" {unit}", "bar_format": TOLD if as_told else COUNTING, **pauses}
+        )
 
-    def adds(self, count: int = 1) -> None:
+    def adds(self, count: int = 1, *, told: str = "") -> None:
+        self._bar.set_postfix_str(told, refresh=False)
         self._bar.update(count)
 
     def __enter__(self) -> StepProgress:

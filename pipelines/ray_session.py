@@ -13,8 +13,7 @@ from typing import Any
 
 import ray
 
-from pipelines.progress import StepProgress
-from pipelines.timings import timed
+from pipelines.progress import stage
 
 LOOP_ENDS_S = 30  # a round of Ray Data's loop, which may wait for an actor's start
 _is_kept = threading.Event()  # whether the Ray that `ray_session` starts outlives it; a process has one
@@ -31,7 +30,7 @@ def ray_session(*, meanwhile: Callable[[], None] = lambda: None) -> Iterator[Non
         yield
         return
     try:
-        with timed("Ray"), StepProgress("starting Ray"), ThreadPoolExecutor(1) as background:
+        with stage("Ray", "starting Ray"), ThreadPoolExecutor(1) as background:
             called = background.submit(meanwhile)
             _start_ray()
         called.result()
@@ -58,7 +57,7 @@ def ray_kept() -> Iterator[None]:
 
 def stop_ray() -> None:
     """Stop Ray, and before it Ray Data's loops: that of a stream that was given up would log a traceback."""
-    with timed("Ray"), StepProgress("stopping Ray"):
+    with stage("Ray", "stopping Ray"):
         for thread in threading.enumerate():
             if thread.name.startswith("StreamingExecutor-"):
                 loop: Any = thread

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.progress import stage
 from pipelines.raw_sources import RawSources, with_raw_rows
 from pipelines.stores import (
     Tables,
@@ -23,7 +24,6 @@ from pipelines.stores import (
     load_tables,
 )
 from pipelines.subset_files import counted_corpora, subset_rows
-from pipelines.timings import timed
 from uml_core.config import Experiment, hash_of
 from uml_core.config.used_by import deciding
 from uml_core.data.row_statistics import RowStatistics
@@ -71,7 +71,7 @@ class CheckedData:
         )
 
 
-@timed("read")
+@stage("read", "reading labels")
 def check_data(experiment: Experiment) -> CheckedData:
     """Select an experiment's rows, reading no embedding. Raises InputError for the user's mistakes."""
     fingerprints, sources = corpus_fingerprints(experiment), RawSources()
@@ -82,7 +82,7 @@ def check_data(experiment: Experiment) -> CheckedData:
     return CheckedData(fingerprints, build_data(experiment, tables, sources), feeds, tables, seeds, sources)
 
 
-@timed("read")
+@stage("read", "reading embeddings")
 def load_data(
     experiment: Experiment, fingerprints: Mapping[str, str] | None = None, sums: Mapping[str, str] | None = None
 ) -> TrainingData | SequenceData:

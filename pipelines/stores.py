@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from pipelines.progress import loading, stage
 from pipelines.timings import timed
 from uml_core.config import Experiment, hash_of
 from uml_core.corpora.ready.adopt import ready_identity
@@ -28,7 +29,7 @@ def corpus_fingerprint(experiment: Experiment, corpus: str) -> str:
     if config is None:
         return hash_of(ready_identity(corpus, experiment.corpora[corpus]))
     # torch takes seconds; ready embeddings need none of it
-    with timed("import"):
+    with loading():
         from uml_core.encoders import build_encoder, fingerprint, store_precision
 
     encoder = build_encoder(config, experiment.corpora[corpus].modality)
@@ -44,7 +45,7 @@ def corpus_stores(experiment: Experiment, fingerprints: Mapping[str, str]) -> di
     return {corpus: CorpusStore(experiment.store, corpus, fingerprints[corpus]) for corpus in experiment.corpora}
 
 
-@timed("read")
+@stage("read", "reading embeddings")
 def load_tables(experiment: Experiment, fingerprints: Mapping[str, str]) -> Tables:
     """Read every corpus of an experiment from the store, by fingerprints found before."""
     stores = corpus_stores(experiment, fingerprints)

@@ -19,9 +19,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from pipelines.command_line import Summary
-from pipelines.progress import StepProgress
+from pipelines.progress import stage
 from pipelines.ray_session import ray_session
-from pipelines.timings import timed
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 
@@ -40,7 +39,7 @@ def run(experiment: Experiment) -> Summary:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as beside:
         drawn = beside.submit(write_openmoji, folder, is_quiet=True)
         with ray_session(meanwhile=_load):
-            with timed("draw"), StepProgress("drawing the pictures"):
+            with stage("draw", "drawing the pictures"):
                 drawn.result()
             from pipelines.demo.tour import run_steps
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from pipelines.command_line import Summary
 from pipelines.embed.stages import EncodePart, Workers, stream_parts
+from pipelines.progress import loading, stage
 from pipelines.ray_session import ray_session
 from pipelines.stores import corpus_store
 from pipelines.timings import add_workers, timed
@@ -44,11 +45,11 @@ def run(experiment: Experiment) -> Summary:
     with contextlib.ExitStack() as session:  # Ray starts with the first corpus that needs it, and stops after the last
         results = {corpus: embed_corpus(experiment, corpus, session) for corpus in experiment.corpora}
     if new := {corpus: facts for corpus, facts in results.items() if not facts["up_to_date"]}:
-        with timed("import"):
+        with loading():
             from uml_core.tracking.writing import log_embedding  # heavy, and a rerun may have no use for it
         for facts in new.values():
             add_workers(facts["stage_s"])
-        with timed("log"):
+        with stage("log", "writing to MLflow"):
             log_embedding(experiment, new)
     return Summary(_summary(results), {"store": experiment.store, "corpora": results})
 

@@ -18,8 +18,7 @@ from pathlib import Path
 
 from pipelines.command_line import Summary
 from pipelines.places import OutputFolder, absolute_path
-from pipelines.progress import StepProgress
-from pipelines.timings import timed
+from pipelines.progress import stage
 from uml_core.errors import InputError, listing
 from uml_core.serving import EXPORT_FORMATS
 from uml_core.serving.export import export_head
@@ -32,7 +31,7 @@ def run(model_uri: str, output: str, tracking_uri: str, *, formats: Sequence[str
     if unknown := [name for name in formats if name not in EXPORT_FORMATS]:
         raise InputError(f"--format is {unknown[0]}; formats are {listing(EXPORT_FORMATS)}")
     with tempfile.TemporaryDirectory() as directory:
-        with timed("read"), StepProgress("reading the model"):
+        with stage("read", "reading the model"):
             predictor = load_predictor(absolute_path(tracking_uri), model_uri, Path(directory))
         if not isinstance(predictor, TargetPredictor):
             raise InputError(

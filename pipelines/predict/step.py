@@ -28,7 +28,7 @@ from pipelines.command_line import Summary
 from pipelines.places import absolute_path, opened
 from pipelines.predict.flags import MAX_REJECTED, count_of, output_place, share_of
 from pipelines.predict.here import Predicted, predictions_here
-from pipelines.timings import timed
+from pipelines.progress import stage
 from uml_core.corpora.readers.inputs import stream_inputs
 from uml_core.errors import InputError
 from uml_core.serving.predictor import Predictions, Predictor
@@ -67,12 +67,12 @@ def run(
     """
     output = output_place(output_path)
     max_share, max_classes = share_of(max_rejected), None if top is None else count_of(top)
-    with timed("read"), tempfile.TemporaryDirectory() as directory:
+    with stage("read", "reading the model"), tempfile.TemporaryDirectory() as directory:
         predictor = load_predictor(absolute_path(tracking_uri), model_uri, Path(directory))
     places = absolute_path(input_path), None if root is None else absolute_path(root)
     schema = SCHEMA if max_classes is None else pa.unify_schemas([SCHEMA, TOP_SCHEMA])
     with (
-        timed("encode"),
+        stage("encode", "loading the encoder"),
         ParquetFile(output, schema) as predictions,
         ParquetFile(rejected_place(output), REJECTED_SCHEMA, keep_empty=False) as rejected,
     ):

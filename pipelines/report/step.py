@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipelines.command_line import Summary
 from pipelines.places import OutputFolder
-from pipelines.progress import StepProgress
+from pipelines.progress import stage
 from pipelines.timings import timed
 from uml_core.config import Experiment
 from uml_core.errors import InputError
@@ -32,14 +32,14 @@ def run(experiment: Experiment, output: str | Path | None = None) -> Summary:
     Raises InputError where there is nothing to report on, or the output folder cannot be written.
     """
     uri = experiment.tracking.uri
-    with timed("read"), StepProgress("reading MLflow's runs"):
+    with stage("read", "reading MLflow's runs"):
         records = experiment_runs(uri, experiment.name)
     if not any(record.kind in REPORTED_KINDS for record in records):
         raise InputError(
             f"experiment {experiment.name} has no runs to report on in MLflow at {without_credentials(uri)}; "
             "run python -m pipelines.tune EXPERIMENT.yaml --space controls (or pipelines.train) first"
         )
-    with timed("draw"), StepProgress("drawing the report"):
+    with stage("draw", "drawing the report"):
         report = build_report(experiment.name, with_spaces(uri, records), tracking_uri=uri)
     folder = OutputFolder("--output", output or paths.join(paths.parent(experiment.store), "report"))
     page = write_report(report.html, report.figures, folder)

@@ -21,7 +21,7 @@ import torch
 
 from pipelines.command_line import Summary
 from pipelines.places import OutputFolder
-from pipelines.progress import StepProgress
+from pipelines.progress import StepProgress, stage
 from pipelines.ray_session import num_cpus, ray_session
 from pipelines.report.step import write_report
 from pipelines.timings import timed
@@ -43,7 +43,7 @@ def run(request: Request, output: str | Path) -> Summary:
     with ray_session(), timed("measure"):
         cpus, results = num_cpus(), run_study(request, _run_on_ray)
     wall_s = time.monotonic() - started
-    with timed("draw"), StepProgress("drawing the page"):
+    with stage("draw", "drawing the page"):
         page = build_theory_page(results, wall_s=wall_s, num_cpus=cpus)
     text = json.dumps({"wall_s": wall_s, "cpus": cpus, **as_json(results)}, ensure_ascii=False, indent=1)
     folder.write("theory.json", text.encode())

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Self
 
-from tqdm import tqdm
+from pipelines.progress import StepProgress
 
 logger = logging.getLogger(__name__)
-
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}"
 
 
 @dataclass(frozen=True)
@@ -37,21 +34,22 @@ class TrainingBar:
     """Draws states of a run, one after another, and logs each of their warnings once; closed when it is left."""
 
     def __init__(self, description: str, max_steps: int) -> None:
-        self._bar = tqdm(
-            total=max_steps, desc=description, bar_format=BAR, delay=2, file=sys.stderr, disable=max_steps == 0
-        )
+        self._shown = StepProgress(f"{description}: up to the first report")
+        self._what, self._max_steps, self._step = description, max_steps, -1
         self._warned: set[str] = set()
 
     def show(self, state: TrainingState) -> None:
         for line in set(state.warnings) - self._warned:
             logger.warning("%s", line)
         self._warned.update(state.warnings)
-        self._bar.set_postfix_str(state.describe(self._bar.total), refresh=False)
-        self._bar.update(state.step - self._bar.n)  # drawn a few times a second at most
+        if self._step < 0:
+            self._step = 0
+            self._shown.counts(self._what, self._max_steps, unit="steps", as_told=True)
+        self._shown.adds(state.step - self._step, told=state.describe(self._max_steps))
+        self._step = state.step
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.refresh()
-        self._bar.close()
+        self._shown.__exit__()

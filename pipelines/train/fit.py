@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pipelines.left_out import left_out_tag
+from pipelines.progress import stage
 from pipelines.ray_train.attempts import Attempt, open_attempt
 from pipelines.ray_train.checkpoints import CheckpointWriter, newest_state
 from pipelines.run_data import CheckedData, SharedData, divergence_message, load_data, training_tables
@@ -110,7 +111,7 @@ def _finish(attempts: Sequence[Attempt]) -> None:
             attempt.finish()
 
 
-@timed("log")
+@stage("log", "opening the MLflow run")
 def _open_run(experiment: Experiment, attempt: Attempt, checked: CheckedData) -> MLflowTracker:
     if attempt.run_id is not None:
         return MLflowTracker(experiment.tracking, attempt.run_id)
@@ -195,7 +196,7 @@ def _threads(experiment: Experiment) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@timed("log")
+@stage("log", "writing to MLflow")
 def _log_outcome(
     experiment: Experiment, checked: CheckedData, trained: TrainedModel, tracker: MLflowTracker
 ) -> RunOutcome:

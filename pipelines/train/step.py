@@ -24,8 +24,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pipelines.command_line import Summary
+from pipelines.progress import stage
 from pipelines.run_data import CheckedData, check_data
-from pipelines.timings import timed
 from pipelines.train.summary import best_by_validation, by_seed, seed_runs, summary_of, trains_here
 from uml_core.config import Experiment
 from uml_core.config.used_by import unused_settings
@@ -72,7 +72,7 @@ def _session(experiment: Experiment, checked: CheckedData) -> Iterator[None]:
     yield
 
 
-@timed("import")
+@stage("import", "loading")
 def _prepare(experiment: Experiment) -> None:
     """Do what takes as long as Ray's processes to start: import torch, Ray Train and MLflow, open MLflow's database."""
     if trains_here(experiment):
@@ -84,7 +84,7 @@ def _prepare(experiment: Experiment) -> None:
     open_experiment(experiment.tracking, experiment.name)
 
 
-@timed("log")
+@stage("log", "registering the model")
 def _register(experiment: Experiment, outcome: RunOutcome) -> str:
     """Register a run's model as a new version under the experiment's name; returns models:/NAME/VERSION."""
     from uml_core.tracking.writing import MLflowTracker

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from pipelines.places import OutputFolder
+from pipelines.progress import stage
 from pipelines.report.step import write_report
 from pipelines.run_data import build_data
 from pipelines.stores import Tables, corpus_store
@@ -70,7 +71,7 @@ class TrialLog:
         if kind is None:
             self.flush()
 
-    @timed("log")
+    @stage("log", "writing trials to MLflow")
     def flush(self) -> None:
         """Wait until all is written."""
         self._hurry.set()
@@ -169,7 +170,7 @@ def _taken(waiting: deque[Item]) -> list[Item]:
     return [waiting.popleft() for _ in range(len(waiting))]
 
 
-@timed("log")
+@stage("log", "writing the drawn rows to MLflow")
 def log_subsets(chosen: Sequence[TrialSpec], tables: Tables, parent: MLflowTracker) -> None:
     """Log which rows were drawn, once for all arms of the same shots and seed: files that data.subset reads."""
     drawn = {(spec.experiment.data.shots, spec.experiment.data.split_seed): spec.experiment for spec in chosen}
@@ -181,7 +182,7 @@ def log_subsets(chosen: Sequence[TrialSpec], tables: Tables, parent: MLflowTrack
     parent.log_files(files, "subsets")
 
 
-@timed("log")
+@stage("log", "registering the model")
 def register_shipped(
     shipped: Mapping[str, TrialSpec], tables: Tables, folder: SweepFolder, log: TrialLog, *, parent: MLflowTracker
 ) -> str:
@@ -211,7 +212,7 @@ def register_shipped(
     return uri
 
 
-@timed("draw")
+@stage("draw", "drawing the sweep's page")
 def log_summary(parent: MLflowTracker, records: Sequence[RunRecord], tracking_uri: str, *, name: str) -> None:
     """Log a sweep's numbers, its page and its figures on its parent run, from the sweep's own runs."""
     record = next(record for record in records if record.run_id == parent.run_id)

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 
 from pipelines.command_line import Summary
 from pipelines.left_out import left_out_tag
+from pipelines.progress import loading, stage
 from pipelines.ray_session import num_cpus, num_gpus, ray_session
 from pipelines.ray_train.attempts import Attempt, open_attempt
 from pipelines.run_data import SharedData, build_data
@@ -82,7 +83,7 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
                 _solve(proposals, tables, folder, log)
             if proposals.num_left:
                 stack.enter_context(ray_session())
-                with timed("import"):
+                with loading():
                     from pipelines.tune.tuner import train_under_tune  # Ray Tune takes a second
 
                 train_under_tune(experiment, proposals, tables, folder, log)
@@ -110,7 +111,7 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
         return _finish(experiment, parent, attempt, space_name, counts, wall_s, lines=lines, model=model_uri)
 
 
-@timed("read")
+@stage("read", "selecting rows")
 def _check_trials(specs: Sequence[TrialSpec], tables: Tables) -> dict[str, list[str]]:
     """Let the user's mistakes surface before anything starts: the first trial of every arm must find its data.
 
@@ -147,7 +148,7 @@ def _budget_line(proposals: Proposals, space: Space) -> str:
     )
 
 
-@timed("log")
+@stage("log", "opening the MLflow run")
 def _open_sweep(
     experiment: Experiment, space: Space, space_name: str, attempt: Attempt, provenance: Mapping[str, str]
 ) -> MLflowTracker:
@@ -190,7 +191,7 @@ def _solve(proposals: Proposals, tables: Tables, folder: SweepFolder, log: Trial
             train_heads([spec.experiment for spec in pack], shared, on_end=note)
 
 
-@timed("measure")
+@stage("measure", "measuring on test")
 def _measure(chosen: Sequence[TrialSpec], space: Space, tables: Tables, folder: SweepFolder, log: TrialLog) -> None:
     """Measure the selected trials on test; the arms of the claim class by class, with figures of one seed."""
     compared = (space.baseline, space.headline)
@@ -207,7 +208,7 @@ def _failures(experiment: Experiment, counts: Mapping[str, int], results: Mappin
     return f"{counts['failed']} of {counts['trials']} trials failed ({allowed}): {listing(reasons, limit=2)}"
 
 
-@timed("log")
+@stage("log", "writing to MLflow")
 def _finish(
     experiment: Experiment,
     parent: MLflowTracker,
