@@ -104,6 +104,7 @@ def test_help_and_mistakes_import_nothing_that_takes_seconds(tmp_path: Path) -> 
     heavy = {"torch", "mlflow", "matplotlib", "pandas", "sklearn", "transformers"}
     command = [sys.executable, "-c", TELL.format(heavy=heavy, lines=lines)]
     environment = {**os.environ, "UML_ROOT": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     told = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(told) == 2 * len(STEPS) + len(MISTAKES), done.stderr
