@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -11,30 +11,44 @@ import torch
 from ray import cloudpickle
 
 from pipelines.command_line import Summary
+from pipelines.embed import stages
 from pipelines.embed import step as embed
-from pipelines.embed.stages import ReadPart, Workers
+from pipelines.embed.stages import EncoderSettings, ReadPart, Workers
 from uml_core.config import Experiment
 from uml_core.encoders import Encoder
 
 
 def embed_here(experiment: Experiment) -> Summary:
     with (
-        mock.patch.object(embed, "stream_parts", stream_here),
-        mock.patch.object(embed, "ray_session", contextlib.nullcontext),
-        mock.patch.object(embed.Workers, "from_settings", return_value=Workers(1, 0, "cpu")),
+        mock.patch.object(stages, "stream_parts", stream_here),
+        mock.patch.object(embed, "ray_session", no_session),
+        mock.patch.object(Workers, "from_settings", return_value=Workers(1, 0, "cpu")),
     ):
         return embed.run(experiment)
 
 
+@contextlib.contextmanager
+def no_session(*, meanwhile: Callable[[], None]) -> Iterator[None]:
+    meanwhile()
+    yield
+
+
 def stream_here(
-    parts: Sequence[Any], actor: type, workers: Workers, *, encoder: Encoder, read: ReadPart, arguments: dict[str, Any]
+    parts: Sequence[Any],
+    actor: type,
+    workers: Workers,
+    *,
+    encoder: Encoder | Mapping[str, EncoderSettings],
+    read: ReadPart,
+    arguments: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """What `pipelines.embed.stages.stream_parts` yields, by one instance of the actor's class in this process.
 
     What an actor would be sent is pickled all the same.
     """
     threads = torch.get_num_threads()
-    sent = cloudpickle.loads(cloudpickle.dumps((actor, (encoder.config, encoder.modality), read, workers, arguments)))
+    settings = encoder if isinstance(encoder, Mapping) else (encoder.config, encoder.modality)
+    sent = cloudpickle.loads(cloudpickle.dumps((actor, settings, read, workers, arguments)))
     actor, settings, read, workers, arguments = sent
     made = actor(settings, read, workers, **arguments)
     for part in parts:

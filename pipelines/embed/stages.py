@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,21 +23,38 @@ from pipelines.ray_session import num_cpus, num_gpus, quieten_ray_data
 from uml_core.config import EmbedConfig, EncoderConfig
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Encoder, build_encoder
-from uml_core.store.corpus_store import CorpusStore
+from uml_core.store.listing import RowSpool
 
 Batch = dict[str, np.ndarray]
 ReadPart = Callable[[Any], Sequence[Row]]
 EncoderSettings = tuple[EncoderConfig, str]  # and its modality: what a task or an actor builds an encoder from
+Encoders = EncoderSettings | Mapping[str, EncoderSettings]  # one for all parts, or each corpus's for parts CORPUS/NAME
 # CPUs of a stage's worker, unequal on purpose: Ray Data would fuse equal ones into one actor, and decoding would stop
 # while it encodes. Small, so that as many actors as cores leave room for Ray's own tasks.
 DECODE_CPUS, ENCODE_CPUS = 0.25, 0.5
 CORES_PER_ACTOR = 4  # on machines with more cores than this; weights are held once an actor
 
 
-def decode_part(batch: Batch, encoder: EncoderSettings, read: ReadPart) -> Batch:
+@dataclass(frozen=True)
+class SpooledParts:
+    """Reads the rows of a part CORPUS/NAME from its corpus's spool."""
+
+    spools: Mapping[str, RowSpool]
+
+    def __call__(self, part: str) -> Sequence[Row]:
+        return self.spools[corpus_of(part)].read(part.rpartition("/")[2])
+
+
+def corpus_of(part: str) -> str:
+    return part.rpartition("/")[0]
+
+
+def decode_part(batch: Batch, encoder: Encoders, read: ReadPart) -> Batch:
     """Decode one part in a task of its own, for `decoded_part` in an actor (a Ray Data batch of one row)."""
-    part = decode_rows(read(batch["part"][0]), build_encoder(*encoder))
-    return {"decoded": np.array([pickle.dumps(part, protocol=pickle.HIGHEST_PROTOCOL)], dtype=object)}
+    name = batch["part"][0]
+    settings = encoder[corpus_of(name)] if isinstance(encoder, Mapping) else encoder
+    part = decode_rows(read(name), build_encoder(*settings))
+    return {**batch, "decoded": np.array([pickle.dumps(part, protocol=pickle.HIGHEST_PROTOCOL)], dtype=object)}
 
 
 def decoded_part(batch: Batch, encoder: Encoder, read: ReadPart) -> DecodedPart:
@@ -70,15 +86,22 @@ class Workers:
 
 
 def stream_parts(
-    parts: Sequence[Any], actor: type, workers: Workers, *, encoder: Encoder, read: ReadPart, arguments: dict[str, Any]
+    parts: Sequence[Any],
+    actor: type,
+    workers: Workers,
+    *,
+    encoder: Encoder | Mapping[str, EncoderSettings],
+    read: ReadPart,
+    arguments: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """Stream parts through Ray Data to the actors; yields what they return.
 
     `read` turns a part into rows: one block, the unit of work, of writing and of resuming. An instance of `actor` takes
-    a batch of one part. The encoder has no weights: its settings go to the tasks that decode and to the actors.
+    a batch of one part. What goes to the tasks that decode and to the actors are an encoder's settings, or, for parts
+    CORPUS/NAME, those of each corpus.
     """
     quieten_ray_data()
-    settings: EncoderSettings = (encoder.config, encoder.modality)
+    settings: Encoders = encoder if isinstance(encoder, Mapping) else (encoder.config, encoder.modality)
     dataset = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
     if workers.decoders:
         dataset = dataset.map_batches(
@@ -102,68 +125,3 @@ def set_encoder_threads(workers: Workers) -> None:
     """Share this machine's cores among the encode actors: Ray gives a process one OpenMP thread by default."""
     if workers.device == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers.actors))
-
-
-class EncodePart:
-    """An actor that holds the encoder; it encodes one part at a time and writes it into the store."""
-
-    def __init__(
-        self,
-        encoder: EncoderSettings,
-        read: ReadPart,
-        workers: Workers,
-        *,
-        store: tuple[str, str, str],
-        settings: EmbedConfig,
-        precision: str,
-    ) -> None:
-        set_encoder_threads(workers)
-        self._encoder, self._read = build_encoder(*encoder), read
-        self._settings = settings
-        self._store = CorpusStore(*store)
-        self._encoder.load(device=workers.device, precision=precision)
-        fast = self._encoder.gpu_batch_size if workers.device == "cuda" else self._encoder.cpu_batch_size
-        self._batch_size = fast if settings.batch_size == "auto" else settings.batch_size
-        self._name = ray.get_runtime_context().get_actor_id() or ""
-
-    def __call__(self, batch: Batch) -> Batch:
-        """Encode and write one part; returns its counts, its first reject's reason and its seconds."""
-        part = decoded_part(batch, self._encoder, self._read)
-        started = time.perf_counter()
-        rows, values, encoded_rows = self._encode(part)
-        encoded = time.perf_counter()
-        self._store.write_part(rows, values, part.rejected, dim=self._encoder.dim)
-        written = time.perf_counter()
-        first = part.rejected[0] if part.rejected else None
-        facts = {
-            "rows": len(rows) + len(part.rejected),
-            "rejected": len(part.rejected),
-            "first_reject": "" if first is None else f"{first[0].id}: {first[1]}",
-            "encoded": encoded_rows,
-            "batch_size": self._batch_size,
-            "read_s": part.read_s,
-            "decode_s": part.decode_s,
-            "encode_s": encoded - started,
-            "write_s": written - encoded,
-            "finished_at": time.time(),
-            "actor": self._name,
-        }
-        return {name: np.array([value]) for name, value in facts.items()}
-
-    def _encode(self, part: DecodedPart) -> tuple[list[Row], Any, int]:
-        """The rows that have embeddings, their embeddings in the dtype to store, and how many were encoded."""
-        inputs = dict(zip(part.digests, part.decoded, strict=True))  # identical ones of a part are encoded once
-        encoded = self._encoder.encode_all(list(inputs.values()), self._batch_size)
-        found = dict(zip(inputs, encoded, strict=True))
-        rows, kept = [], []
-        for row, digest in zip(part.rows, part.digests, strict=True):
-            if np.isfinite(found[digest]).all():
-                rows.append(row)
-                kept.append(found[digest])
-            else:
-                part.rejected.append((row, "its embedding holds NaN or infinity in this precision"))
-        dtype = self._settings.dtype
-        if self._encoder.yields_tokens:
-            return rows, [tokens_TD.astype(dtype) for tokens_TD in kept], len(inputs)
-        values = np.stack(kept) if kept else np.empty((0, self._encoder.dim))
-        return rows, values.astype(dtype), len(inputs)

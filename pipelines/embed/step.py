@@ -5,45 +5,40 @@ and an MLflow run with rows/s and the share of time in each stage.
 
     python -m pipelines.embed examples/demo.yaml
 
-The driver lists a corpus once, as a stream, compares it with the keys of the rows in the store, and spools what is
-missing in parts. Ray Data streams the parts to actors that hold the encoder (`pipelines.embed.stages`). A part is
-written in one rename, so a killed run, started again, embeds only what is missing.
+The driver lists each corpus once, as a stream, compares it with the keys of the rows in the store, and spools what is
+missing in parts. Ray Data streams the parts of all corpora, one after the other, to actors that hold the encoders
+(`pipelines.embed.stages`). A part is written in one rename, so a killed run, started again, embeds only what is
+missing. Where nothing is missing, neither torch nor Ray Data is imported.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tqdm import tqdm
-
 from pipelines.command_line import Summary
-from pipelines.embed.stages import EncodePart, Workers, stream_parts
-from pipelines.progress import loading, stage
+from pipelines.embed.adopt import adopt_ready
+from pipelines.embed.facts import EmbedProgress, check_rejected, facts_of, summary
+from pipelines.progress import StepProgress, loading, stage
 from pipelines.ray_session import ray_session
 from pipelines.stores import corpus_store
 from pipelines.timings import add_workers, timed
 from uml_core.config import Experiment
 from uml_core.corpora.readers import rows_of
-from uml_core.corpora.ready.adopt import ready_identity, stream_ready
-from uml_core.encoders import Encoder, build_encoder, store_precision
-from uml_core.errors import InputError
-from uml_core.store.corpus_store import CorpusStore
+from uml_core.encoders import build_encoder, store_precision
 from uml_core.store.listing import Listing
-from uml_core.store.parts import PartFooter, Values
 
-STAGES = ("read", "decode", "encode", "write")
+FIRST_SHARE = 8  # of a full part: so that the first is soon done, and all actors have work of a small corpus
 
 
 def run(experiment: Experiment) -> Summary:
     """Embed what is not embedded yet; returns rows, rejected rows, rows/s and stage shares of each corpus."""
-    with contextlib.ExitStack() as session:  # Ray starts with the first corpus that needs it, and stops after the last
-        results = {corpus: embed_corpus(experiment, corpus, session) for corpus in experiment.corpora}
+    with StepProgress("listing the corpora") as shown:
+        results = embed_corpora(experiment, list(experiment.corpora), shown)
     if new := {corpus: facts for corpus, facts in results.items() if not facts["up_to_date"]}:
         with loading():
             from uml_core.tracking.writing import log_embedding  # heavy, and a rerun may have no use for it
@@ -51,204 +46,167 @@ def run(experiment: Experiment) -> Summary:
             add_workers(facts["stage_s"])
         with stage("log", "writing to MLflow"):
             log_embedding(experiment, new)
-    return Summary(_summary(results), {"store": experiment.store, "corpora": results})
+    return Summary(summary(results), {"store": experiment.store, "corpora": results})
 
 
-def _summary(results: Mapping[str, Mapping[str, Any]]) -> str:
-    head = f"{'corpus':<16}{'rows':>9}{'rejected':>10}{'rows/s':>9}" + "".join(f"{stage:>8}" for stage in STAGES)
-    lines = [head]
-    for corpus, facts in results.items():
-        line = f"{corpus:<16}{facts['rows']:>9}{facts['rejected_rows']:>10}{facts['rows_per_s']:>9.0f}"
-        line += "".join(f"{100 * facts['stage_share'][stage]:>6.0f} %" for stage in STAGES)
-        state = "up to date" if facts["up_to_date"] else f"{facts['wall_s']:.1f} s"
-        changes = [f"{facts[name]} {name}" for name in ("new", "changed", "removed") if facts.get(name)]
-        lines.append(f"{line}  {', '.join([state, *changes])}")
-    return "\n".join(lines)
+def embed_corpora(experiment: Experiment, corpora: Sequence[str], shown: StepProgress) -> dict[str, dict[str, Any]]:
+    """Bring corpora up to date in the store; returns the summary's facts of each.
 
+    Corpora that another run is embedding are left until the others are done, and then waited for.
 
-def embed_corpus(experiment: Experiment, corpus: str, session: contextlib.ExitStack) -> dict[str, Any]:
-    """Embed what is missing of one corpus; returns the summary's facts. Raises InputError past embed.max_rejected."""
-    store = corpus_store(experiment, corpus)
-    if experiment.encoder_of(corpus) is None:
-        return _adopt_ready(experiment, corpus, store)
-    encoder = build_encoder(experiment.encoder_of(corpus), experiment.corpora[corpus].modality)
-    part_rows = encoder.part_rows if experiment.embed.part_rows == "auto" else experiment.embed.part_rows
-    parts_before, listing = store.part_names(), _list(experiment, corpus, store, part_rows)
-    if not listing.has_missing():
-        manifest = store.read_manifest()
-        if manifest is not None and store.holds_exactly(manifest, listing.keys):
-            return _facts(manifest, up_to_date=True)
-    with store.writing(lambda: _say_waiting(corpus, store)):
-        if store.part_names() != parts_before:  # another run has written since: what it embedded is not missing now
-            listing = _list(experiment, corpus, store, part_rows)
-        return _embed_missing(experiment, corpus, store, encoder, listing, session)
-
-
-def _list(experiment: Experiment, corpus: str, store: CorpusStore, part_rows: int) -> Listing:
-    """Begin to list a corpus against its store, with progress where that takes long."""
-    rows = rows_of(experiment, corpus)
-    shown = tqdm(rows, desc=f"list {corpus}", unit="row", delay=2, leave=False, file=sys.stderr)
-    return Listing(shown, store.stored_keys(), part_rows)
-
-
-def _say_waiting(corpus: str, store: CorpusStore) -> None:
-    print(f"corpus {corpus} is being embedded by another run into {store.directory}; waiting for it", file=sys.stderr)
+    Raises:
+        InputError: more rows of a corpus are unreadable than embed.max_rejected; what is embedded stays, of all.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    left: list[CorpusWork] = []
+    for corpus in corpora:
+        if experiment.encoder_of(corpus) is None:
+            results[corpus] = adopt_ready(experiment, corpus, corpus_store(experiment, corpus))
+            continue
+        work = CorpusWork(experiment, corpus)
+        manifest = work.finished_manifest()
+        if manifest is None:
+            left.append(work)
+        else:
+            results[corpus] = facts_of(manifest, up_to_date=True)
+    with contextlib.ExitStack() as session:  # Ray starts where rows are missing, and stops after the last
+        waits = False
+        while left:
+            results |= _embed_free(left, session, shown, waits=waits)
+            left, waits = [work for work in left if work.corpus not in results], True
+    return {corpus: results[corpus] for corpus in corpora}
 
 
 @timed("encode")
-def _embed_missing(
-    experiment: Experiment,
-    corpus: str,
-    store: CorpusStore,
-    encoder: Encoder,
-    listing: Listing,
-    session: contextlib.ExitStack,
-) -> dict[str, Any]:
-    """As the store's only writer: spool what is missing, stream it through the stages, settle and publish."""
-    spool = store.spool()
-    names = spool.write(listing.missing)
-    progress = EmbedProgress(corpus, len(listing.keys), experiment.embed.max_rejected)
-    if listing.first_fault is not None:  # before rows are read for nothing
-        progress.check(listing.num_faults, f"{listing.first_fault.id}: {listing.first_fault.fault}")
-    if names:
-        session.enter_context(ray_session())
-        workers = Workers.from_settings(experiment.embed, num_parts=len(names))
-        arguments = {
-            "store": (store.uri, corpus, store.fingerprint),
+def _embed_free(
+    works: Sequence[CorpusWork], session: contextlib.ExitStack, shown: StepProgress, *, waits: bool
+) -> dict[str, dict[str, Any]]:
+    """Embed the corpora that no other run is embedding, in one stream; if it `waits`, the first one in any case."""
+    begun: list[CorpusWork] = []
+    started_at, interrupts = time.time(), threading.current_thread() is threading.main_thread()
+    with contextlib.ExitStack() as held:
+
+        def begin() -> None:
+            for work in works:
+                if work.begin(held, waits=waits and work is works[0], interrupts=interrupts):
+                    begun.append(work)
+
+        session.enter_context(ray_session(meanwhile=begin))
+        results = {work.corpus: work.publish() for work in begun if not work.names}
+        left = {work.corpus: work for work in begun if work.names}
+        if left:
+            first = next(iter(left.values()))
+            first.progress.started_at = started_at  # the others' turn comes with their first part
+            shown.says(f"loading {first.encoder.config.name}")
+            for corpus, work in _finished(left, shown):
+                results[corpus] = work.publish()
+    return results
+
+
+def _finished(left: dict[str, CorpusWork], shown: StepProgress) -> Iterator[tuple[str, CorpusWork]]:
+    """Stream the parts of corpora, one corpus after the other, to the actors; each is yielded, and left, once done."""
+    counted: CorpusWork | None = None
+    for part in _stream(list(left.values())):
+        work = left[str(part["corpus"])]
+        work.progress.add(part)
+        if len(work.progress.finished) == len(work.names):
+            yield work.corpus, left.pop(work.corpus)
+        current = next(iter(left.values()), None)
+        if current is not None and current is not counted:
+            shown.counts(f"encoding {current.corpus}", current.listing.num_missing)
+            shown.adds(current.progress.rows)
+        elif work is current:
+            shown.adds(int(part["rows"]))
+        counted = current
+
+
+def _stream(works: Sequence[CorpusWork]) -> Iterator[Mapping[str, Any]]:
+    """What the actors say of every part of some corpora."""
+    from pipelines.embed import encode_part, stages  # torch and Ray Data take seconds
+
+    experiment = works[0].experiment
+    parts = [f"{work.corpus}/{name}" for work in works for name in work.names]
+    return stages.stream_parts(
+        parts,
+        encode_part.EncodePart,
+        stages.Workers.from_settings(experiment.embed, num_parts=len(parts)),
+        encoder={work.corpus: (work.encoder.config, work.encoder.modality) for work in works},
+        read=stages.SpooledParts({work.corpus: work.spool for work in works}),
+        arguments={
+            "stores": {work.corpus: (work.store.uri, work.corpus, work.store.fingerprint) for work in works},
             "settings": experiment.embed,
             "precision": store_precision(experiment),
-        }
-        parts = stream_parts(names, EncodePart, workers, encoder=encoder, read=spool.read, arguments=arguments)
-        with tqdm(total=listing.num_missing, desc=f"embed {corpus}", unit="row", file=sys.stderr) as bar:
-            for part in parts:
-                progress.add(part)
-                bar.update(int(part["rows"]))
-    settled = store.settle(store.footers(), listing.keys)
-    lost = len(listing.keys) - len(settled.keys)
-    if lost:
-        raise RuntimeError(f"{lost} rows of corpus {corpus} are in no part of {store.directory}; run the step again")
-    _check_rejected(progress, settled.parts)
-    changed = listing.came_again(settled.stale_ids)
-    facts = {
-        "encoder": encoder.identity(),
-        "dim": encoder.dim,
-        "dtype": experiment.embed.dtype,
-        "tokens": encoder.yields_tokens,
-        "vocabulary": encoder.vocabulary,
-        "precision": store_precision(experiment),
-        **progress.facts(),
-        "new": listing.num_missing - changed,
-        "changed": changed,
-        "removed": len(settled.stale_ids) - changed,
-    }
-    return _facts(store.publish(settled.parts, facts), up_to_date=False)
-
-
-@timed("read")
-def _adopt_ready(experiment: Experiment, corpus: str, store: CorpusStore) -> dict[str, Any]:
-    """Take over embeddings that the user computed, chunk by chunk; the fingerprint names the files' content."""
-    manifest = store.read_manifest()
-    if manifest is not None:
-        return _facts(manifest, up_to_date=True)
-    config = experiment.corpora[corpus]
-    with store.writing(lambda: _say_waiting(corpus, store)):
-        progress = EmbedProgress(corpus, 0, experiment.embed.max_rejected)
-        dim, vocabulary, names = 0, None, set()
-        for chunk in tqdm(stream_ready(corpus, config), desc=f"adopt {corpus}", delay=2, file=sys.stderr):
-            started, dim, vocabulary = time.perf_counter(), chunk.dim, chunk.vocabulary
-            # Whole numbers keep float32: float16 holds them up to 2,048 only.
-            dtype = experiment.embed.dtype if vocabulary is None else "float32"
-            values: Values = [tokens.astype(dtype) for tokens in chunk.values]
-            if config.format == "embeddings":
-                values = chunk.embeddings.astype(dtype)
-            rejected = [(row, row.fault or "") for row in chunk.rejected]
-            names.add(store.write_part(chunk.rows, values, rejected, dim=dim))
-            progress.stage_s["write"] += time.perf_counter() - started
-            progress.finished.append((time.time(), len(chunk.rows) + len(chunk.rejected)))
-            progress.rejected += len(chunk.rejected)
-        parts = [footer for footer in store.footers() if footer.name in names]
-        _check_rejected(progress, parts)
-        facts = {
-            "encoder": ready_identity(corpus, config),
-            "dim": dim,
-            "dtype": experiment.embed.dtype if vocabulary is None else "float32",
-            "tokens": config.format != "embeddings",
-            "vocabulary": vocabulary,
-            "precision": "given",
-            **progress.facts(),
-        }
-        return _facts(store.publish(parts, facts), up_to_date=False)
-
-
-def _check_rejected(progress: EmbedProgress, parts: Sequence[PartFooter]) -> None:
-    """Refuse a corpus with too many unreadable rows; its parts stay, so that a raised limit costs nothing."""
-    progress.total = sum(len(part.keys) for part in parts)
-    rejected = [row for part in parts for row in part.rejected]
-    if rejected:
-        progress.check(len(rejected), f"{rejected[0].id}: {rejected[0].reason}")
-
-
-def _facts(manifest: Mapping[str, Any], *, up_to_date: bool) -> dict[str, Any]:
-    names = (
-        *("fingerprint", "dim", "rows", "rejected_rows", "rows_per_split", "rows_per_s", "steady_rows_per_s"),
-        *("wall_s", "first_part_s", "stage_s", "stage_share", "encoded_rows", "repeated_inputs", "batch_size"),
-        *("new", "changed", "removed"),
+        },
     )
-    return {**{name: manifest[name] for name in names if name in manifest}, "up_to_date": up_to_date}
 
 
-@dataclass
-class EmbedProgress:
-    """What the parts of this run amount to so far, and where the workers' seconds went: a bottleneck is to be seen."""
+class CorpusWork:
+    """What is missing of one corpus in its store: listed once, spooled by the store's only writer, published."""
 
-    corpus: str
-    total: int  # rows of the corpus
-    max_rejected: float  # share of them
-    started_at: float = field(default_factory=time.time)
-    rejected: int = 0
-    encoded: int = 0
-    batch_size: int = 0
-    stage_s: Counter[str] = field(default_factory=Counter)
-    finished: list[tuple[float, int]] = field(default_factory=list)  # when a part was done, and its rows
-    first_of: dict[str, float] = field(default_factory=dict)  # when each actor was done with its first part
+    def __init__(self, experiment: Experiment, corpus: str) -> None:
+        self.experiment, self.corpus, self.names = experiment, corpus, list[str]()
+        self.encoder = build_encoder(experiment.encoder_of(corpus), experiment.corpora[corpus].modality)
+        self.store = corpus_store(experiment, corpus)
+        self.spool = self.store.spool()
+        self._parts_before, self.listing = self.store.part_names(), self._list()
 
-    def add(self, part: Mapping[str, Any]) -> None:
-        """Take in what EncodePart says of a part. Raises InputError as soon as too many rows are unreadable."""
-        self.stage_s.update({stage: float(part[f"{stage}_s"]) for stage in STAGES})
-        done_at = float(part["finished_at"])
-        self.finished.append((done_at, int(part["rows"])))
-        self.first_of[str(part["actor"])] = min(done_at, self.first_of.get(str(part["actor"]), done_at))
-        self.encoded += int(part["encoded"])
-        self.batch_size = int(part["batch_size"])
-        self.rejected += int(part["rejected"])
-        self.check(self.rejected, str(part["first_reject"]))
+    def finished_manifest(self) -> dict[str, Any] | None:
+        """The manifest where nothing is to be done."""
+        manifest = None if self.listing.has_missing() else self.store.read_manifest()
+        return manifest if manifest and self.store.holds_exactly(manifest, self.listing.keys) else None
 
-    def check(self, rejected: int, first: str) -> None:
-        """Raise InputError where more rows are unreadable than may be."""
-        if rejected > self.max_rejected * self.total:
-            raise InputError(
-                f"corpora.{self.corpus}: {rejected} of {self.total} rows cannot be read ({rejected / self.total:.1%}; "
-                f"embed.max_rejected is {self.max_rejected:.0%}); first {first}; mend them, or raise the limit (what "
-                "is embedded stays)"
+    def begin(self, held: contextlib.ExitStack, *, waits: bool, interrupts: bool) -> bool:
+        """Become the store's only writer, until `publish` or `held` ends it, and spool what is missing.
+
+        False where another run is embedding the corpus, unless it `waits`.
+        """
+        self._writing = held.enter_context(contextlib.ExitStack())
+        writing = self.store.writing(lambda: None, wait_for_living=waits, interrupts=interrupts)
+        if not self._writing.enter_context(writing):
+            place = self.store.directory
+            print(
+                f"corpus {self.corpus} is being embedded by another run into {place}; waiting for it", file=sys.stderr
             )
+            return False
+        if self.store.part_names() != self._parts_before:  # another run has written: that is not missing now
+            self.listing = self._list()
+        self.names = self.spool.write(self.listing.missing)
+        self.progress = EmbedProgress(self.corpus, len(self.listing.keys), self.experiment.embed.max_rejected)
+        self.progress.started_at = float("inf")
+        fault = self.listing.first_fault
+        if fault is not None:  # before rows are read for nothing
+            self.progress.check(self.listing.num_faults, f"{fault.id}: {fault.fault}")
+        return True
 
-    def facts(self) -> dict[str, Any]:
-        """The manifest's entries. The steady rate starts when every actor has finished its first part."""
-        ordered = sorted(self.finished)
-        ready_at = max(self.first_of.values(), default=ordered[0][0] if ordered else 0.0)
-        rows = sum(rows for _, rows in ordered)
-        later_rows = sum(rows for done_at, rows in ordered if done_at > ready_at)
-        steady_s = ordered[-1][0] - ready_at if later_rows else 0.0
-        first_part_s = ordered[0][0] - self.started_at if ordered else 0.0
-        wall_s, total_s = time.time() - self.started_at, sum(self.stage_s.values())
-        return {
-            "wall_s": round(wall_s, 3),
-            "rows_per_s": round(rows / wall_s, 2) if wall_s else 0.0,
-            "steady_rows_per_s": round(later_rows / steady_s, 2) if steady_s else None,
-            "first_part_s": round(first_part_s, 3),
-            "stage_s": {stage: round(self.stage_s[stage], 3) for stage in STAGES},
-            "stage_share": {stage: round(self.stage_s[stage] / total_s, 4) if total_s else 0.0 for stage in STAGES},
-            "encoded_rows": self.encoded,
-            "repeated_inputs": rows - self.rejected - self.encoded,
-            "batch_size": self.batch_size,
+    def publish(self) -> dict[str, Any]:
+        """Leave each listed row in one part of the store, and no other; returns the summary's facts."""
+        listing, store = self.listing, self.store
+        settled = store.settle(store.footers(), listing.keys)
+        lost = len(listing.keys) - len(settled.keys)
+        if lost:
+            raise RuntimeError(f"{lost} rows of corpus {self.corpus} are in no part of {store.directory}; run it again")
+        check_rejected(self.progress, settled.parts)
+        changed = listing.came_again(settled.stale_ids)
+        facts = {
+            "encoder": self.encoder.identity(),
+            "dim": self.encoder.dim,
+            "dtype": self.experiment.embed.dtype,
+            "tokens": self.encoder.yields_tokens,
+            "vocabulary": self.encoder.vocabulary,
+            "precision": store_precision(self.experiment),
+            **self.progress.facts(),
+            "new": listing.num_missing - changed,
+            "changed": changed,
+            "removed": len(settled.stale_ids) - changed,
         }
+        manifest = store.publish(settled.parts, facts)
+        self._writing.close()
+        return facts_of(manifest, up_to_date=False)
+
+    def _list(self) -> Listing:
+        given = self.experiment.embed.part_rows
+        rows = rows_of(self.experiment, self.corpus)
+        if given != "auto":
+            return Listing(rows, self.store.stored_keys(), given)
+        most = self.encoder.part_rows
+        return Listing(rows, self.store.stored_keys(), most, first_rows=max(1, most // FIRST_SHARE))

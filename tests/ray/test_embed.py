@@ -5,7 +5,6 @@ Real encoders embed odd rows of every modality; a light one embeds where only th
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
@@ -21,6 +20,7 @@ import pytest
 
 from pipelines.command_line import Summary
 from pipelines.embed import step as embed
+from pipelines.progress import StepProgress
 from pipelines.stores import corpus_store
 from tests.bad_rows import write_bad_rows
 from tests.conftest import CLASSES, draw, picture_tree, write_picture_corpora
@@ -84,8 +84,8 @@ def embedded(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Emb
 
 
 def embed_only(experiment: Experiment, corpus: str) -> dict[str, Any]:
-    with contextlib.ExitStack() as session:
-        return embed.embed_corpus(experiment, corpus, session)
+    with StepProgress("listing") as shown:
+        return embed.embed_corpora(experiment, [corpus], shown)[corpus]
 
 
 def stored_ids(experiment: Experiment, corpus: str) -> Counter[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.embed.step import STAGES, EmbedProgress
+from pipelines.embed.facts import STAGES, EmbedProgress
 
 
 def part(actor: str, finished_at: float, rows: int = 10) -> dict[str, object]:
     seconds = {f"{stage}_s": 0.5 for stage in STAGES}
     counts = {"rows": rows, "rejected": 0, "encoded": rows, "batch_size": 4, "first_reject": ""}
-    return {"actor": actor, "finished_at": finished_at, **counts, **seconds}
+    return {"actor": actor, "started_at": finished_at, "finished_at": finished_at, **counts, **seconds}
 
 
 def test_the_steady_rate_starts_when_every_actor_has_finished_a_part() -> None:

@@ -82,13 +82,16 @@ class Lease:
         self._done, self._mutex = threading.Event(), threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def take(self, on_wait: Callable[[], None], *, wait_for_living: bool = True) -> bool:
+    def take(
+        self, on_wait: Callable[[], None], *, wait_for_living: bool = True, interrupts: bool | None = None
+    ) -> bool:
         """Take the lease once it is free; returns whether it was taken.
 
         Args:
             on_wait: called once where there is something to wait for.
             wait_for_living: else only until its holder is seen to live: at once where it is a process of this host,
                 as soon as it renews the lease where it is on another.
+            interrupts: whether the main thread is interrupted once the lease is lost; None: if it is who takes it.
         """
         first: Holder | None = None
         try:
@@ -102,8 +105,9 @@ class Lease:
         except BaseException:  # Ctrl-C in a notebook, say, whose process lives on: the name must not stay
             self._delete_own()
             raise
-        is_main = threading.current_thread() is threading.main_thread()
-        self._thread = threading.Thread(target=self._renew, kwargs={"interrupts": is_main}, daemon=True)
+        if interrupts is None:
+            interrupts = threading.current_thread() is threading.main_thread()
+        self._thread = threading.Thread(target=self._renew, kwargs={"interrupts": interrupts}, daemon=True)
         self._thread.start()
         return True
 

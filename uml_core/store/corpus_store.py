@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from uml_core.corpora.rows import Hashes, HashSet64, Row, contains
 from uml_core.errors import InputError, listing
 from uml_core.files.atomic import TEMPORARY, read_if_there, write_whole
-from uml_core.files.lease import Lease, exclusive, lease_beside
+from uml_core.files.lease import Lease, lease_beside
 from uml_core.files.paths import STORAGE_ERRORS, is_uri, local_path, one_line, remote
 from uml_core.store.corpus_table import CorpusTable, finite_matrix, labelled, order_by_id, unread
 from uml_core.store.listing import RowSpool, digest_of
@@ -81,17 +81,25 @@ class CorpusStore:
         self._lease: Lease | None = None  # while writing
 
     @contextlib.contextmanager
-    def writing(self, on_wait: Callable[[], None]) -> Iterator[None]:
+    def writing(
+        self, on_wait: Callable[[], None], *, wait_for_living: bool = True, interrupts: bool | None = None
+    ) -> Iterator[bool]:
         """Be the only writer of this folder; what killed writers left half-written is removed first.
+
+        Yields whether this is the writer: not where another one lives and is not waited for (options: `Lease.take`).
 
         Raises:
             OutageError: the lease was lost meanwhile; what another run has begun to write is left alone.
         """
-        with exclusive(self._fs, lease_beside(self.directory), on_wait) as lease:
+        lease = Lease(self._fs, lease_beside(self.directory))
+        if not lease.take(on_wait, wait_for_living=wait_for_living, interrupts=interrupts):
+            yield False
+            return
+        with lease.held():
             self._lease = lease
             self._drop_temporaries()
             try:
-                yield
+                yield True
             finally:
                 self._lease = None
                 if not lease.is_lost:

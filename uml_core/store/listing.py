@@ -19,6 +19,7 @@ from uml_core.corpora.rows import Hashes, HashSet64, Row, contains, hashes_of
 from uml_core.store.parts import keys_of
 
 ROWS_AT_ONCE = 1024  # rows whose keys are compared together
+GROWTH = 8  # a part that grows holds so many times fewer rows than all before it
 
 
 class Listing:
@@ -28,13 +29,14 @@ class Listing:
         rows: the corpus's rows.
         stored: keys of stored rows, sorted.
         part_rows: rows in a part of missing ones; the last one may have fewer.
+        first_rows: rows in the first parts; later ones grow with what went before, up to `part_rows`.
     """
 
-    def __init__(self, rows: Iterable[Row], stored: Hashes, part_rows: int) -> None:
+    def __init__(self, rows: Iterable[Row], stored: Hashes, part_rows: int, *, first_rows: int | None = None) -> None:
         self._keys, self._missing_ids = HashSet64(), HashSet64()
         self.num_faults = 0  # missing rows that cannot be used, known without reading them
         self.first_fault: Row | None = None
-        self.missing: Iterator[Sequence[Row]] = self._compare(iter(rows), stored, part_rows)
+        self.missing: Iterator[Sequence[Row]] = self._compare(iter(rows), stored, part_rows, first_rows or part_rows)
 
     @property
     def keys(self) -> Hashes:
@@ -56,14 +58,18 @@ class Listing:
         """How many ids of rows that left the store are among the missing ones: changed, not removed."""
         return int(contains(self._missing_ids.members(), hashes_of(ids)).sum())
 
-    def _compare(self, rows: Iterator[Row], stored: Hashes, part_rows: int) -> Iterator[Sequence[Row]]:
+    def _compare(self, rows: Iterator[Row], stored: Hashes, part_rows: int, first_rows: int) -> Iterator[Sequence[Row]]:
         pending: list[Row] = []
+
+        def size() -> int:
+            return min(part_rows, max(first_rows, len(self._missing_ids) // GROWTH))
+
         while batch := list(itertools.islice(rows, ROWS_AT_ONCE)):
             keys = keys_of(batch)
             skip = self._keys.add(keys) | contains(stored, keys)
             pending += [row for row, skipped in zip(batch, skip.tolist(), strict=True) if not skipped]
-            while len(pending) >= part_rows:
-                yield self._cut(pending, part_rows)
+            while len(pending) >= size():
+                yield self._cut(pending, size())
         if pending:
             yield self._cut(pending, len(pending))
 
