@@ -26,7 +26,7 @@ HEAD = torch.Generator().manual_seed(0)
 
 
 def predictor_of(modality: str, encoder: EncoderConfig | None, dim: int) -> TargetPredictor:
-    head = torch.randn(3, dim, generator=HEAD)
+    head = torch.randn(3, dim, generator=HEAD).numpy()
     return TargetPredictor(("cat", "dog", "owl"), modality, encoder, "float32", True, head)
 
 

@@ -16,10 +16,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import requests
-import torch
 
 from pipelines.embed import step as embed
 from pipelines.predict import step as predict
@@ -190,7 +190,7 @@ def test_runs_and_models_on_a_postgresql_that_restarts(postgres: Postgres, tmp_p
     restart.start()
     child.log_metrics([MetricPoint("test/class_accuracy/C++", 1.0)])
     restart.join()
-    predictor = TargetPredictor(("a", "b"), "vector", None, "float32", False, torch.eye(2))
+    predictor = TargetPredictor(("a", "b"), "vector", None, "float32", False, np.eye(2, dtype=np.float32))
     logged, tags = child.log_predictor(predictor, tmp_path / "predictor"), {"uml.sweep": "s"}
     model = child.register_model(logged, "sql", tags=tags, alias="best")
     again = child.register_model(model, "sql", tags=tags, alias="best")

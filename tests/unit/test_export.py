@@ -21,7 +21,7 @@ EMBEDDINGS = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
 
 
 def predictor_of(*, normalize: bool = False) -> TargetPredictor:
-    head = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    head = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).numpy()
     encoder = EncoderConfig(source="package", name="efficientnet_lite0")
     return TargetPredictor(("cat", "dog", "owl"), "image", encoder, "float32", normalize, head)
 

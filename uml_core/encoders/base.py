@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from uml_core.config import EncoderConfig, hash_of
 from uml_core.corpora.content import Raw
@@ -117,7 +116,11 @@ class Encoder(ABC):
     def _encode_or_halve(self, rows: Sequence[Decoded]) -> Sequence[npt.NDArray[np.float32]]:
         try:
             encoded = self.encode(rows)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            import torch  # by now it is loaded; an encoder that runs without it should not wait for it
+
+            if not isinstance(error, torch.OutOfMemoryError):
+                raise
             if len(rows) == 1:
                 raise InputError(
                     f"one row of encoders.{self.modality} '{self.config.name}' does not fit into the GPU's memory; "

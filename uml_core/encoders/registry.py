@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 
-import torch
-
 from uml_core.config import EncoderConfig, Experiment
 from uml_core.encoders.base import Encoder
 from uml_core.errors import InputError, listing, nearest
@@ -78,4 +76,6 @@ def store_precision(experiment: Experiment) -> str:
     given = experiment.embed.precision
     if given != "auto":
         return given
+    import torch
+
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import save_file as save_head
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -47,9 +48,9 @@ class TargetPath(nn.Module):
         super().__init__()
         self._encoder, self._normalize = encoder, predictor.normalize
         self.backbone = None if encoder is None else encoder.module
-        self.register_buffer("head_CD", predictor.head.clone())
-        bias_C = torch.zeros(len(predictor.head)) if predictor.bias is None else predictor.bias.clone()
-        self.register_buffer("bias_C", bias_C)
+        self.register_buffer("head_CD", torch.tensor(predictor.head))
+        bias_C = np.zeros(len(predictor.head), np.float32) if predictor.bias is None else predictor.bias
+        self.register_buffer("bias_C", torch.tensor(bias_C))
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, C) and probabilities (B, C)."""
@@ -85,7 +86,7 @@ def export_head(predictor: TargetPredictor, directory: Path, formats: Sequence[s
     files[0].write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
     if "safetensors" in formats:
         files.append(directory / "head.safetensors")
-        save_file(predictor.head_weights, files[-1])
+        save_head(predictor.head_weights, files[-1])
     if predictor.encoder_weights is not None:
         files.append(directory / "encoder.safetensors")
         save_file(dict(predictor.encoder_weights), files[-1])
