@@ -57,7 +57,7 @@ def measure(directory: Path) -> list[Figure]:
     record = find_run(experiment.tracking, results["run_id"])
     ours = results["steps_per_s"]
     return [
-        Figure("train: steps/s, one worker under Ray Train, against the bare loop on one thread", ours, bare[1]),
+        Figure("train: steps/s against the bare loop on one thread", ours, bare[1]),
         Figure("train: the same, against the bare loop on its better thread count", ours, max(bare.values())),
         Figure("train: s from process start to the first step", record.metrics["perf/time_to_first_step_s"], digits=1),
         Figure("train: peak memory of all processes, GiB", memory.gib, digits=2),

@@ -23,7 +23,6 @@ from pipelines.progress import stage
 from pipelines.ray_train.attempts import Attempt, open_attempt
 from pipelines.ray_train.checkpoints import CheckpointWriter, newest_state
 from pipelines.run_data import CheckedData, SharedData, divergence_message, load_data, training_tables
-from pipelines.stores import corpus_store
 from pipelines.subset_files import subset_of
 from pipelines.timings import timed
 from pipelines.train.bar import TrainingBar, TrainingState
@@ -36,6 +35,7 @@ from uml_core.errors import InputError, OutageError
 from uml_core.evaluation.outcome import RunOutcome, measure_outcome, save_weights
 from uml_core.gradients.batch import NonFiniteError
 from uml_core.serving.predictor import Predictor
+from uml_core.store.corpus_store import CorpusStore
 from uml_core.store.counted_table import rest_of
 from uml_core.tracking.records import MetricPoint, provenance_tags, run_kind
 from uml_core.tracking.writing import MLflowTracker, start_run
@@ -203,7 +203,7 @@ def _log_outcome(
     """Log what was measured of the model that validated best, with its weights and target model."""
     outcome = replace(trained.outcome, run_id=tracker.run_id)
     tracker.log_metrics(outcome.points())
-    store = corpus_store(experiment, experiment.target)
+    store = CorpusStore(experiment.store, experiment.target, checked.fingerprints[experiment.target])
     ids = (store if checked.data.labelled.counts is None else rest_of(store)).load_ids()
     tracker.log_text(subset_of(experiment, checked.data, ids), "subset.json")
     with tempfile.TemporaryDirectory() as directory:

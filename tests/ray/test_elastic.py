@@ -20,7 +20,7 @@ from pipelines.embed import step as embed
 from pipelines.ray_session import ray_kept, ray_session
 from pipelines.ray_train.checkpoints import newest_state
 from pipelines.run_data import load_data
-from pipelines.train import fit as train_fit
+from pipelines.train import on_workers
 from pipelines.train import step as train
 from tests.conftest import vector_tree, write_vector_corpora
 from uml_core.config import Experiment, parse_experiment
@@ -48,11 +48,11 @@ def cluster(no_ray: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 def test_a_run_grows_by_a_new_node_and_goes_on_when_it_is_lost(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    often = functools.partial(train_fit.ScalingConfig, elastic_resize_monitor_interval_s=0)  # not every 60 s
-    monkeypatch.setattr(train_fit, "ScalingConfig", often)
+    often = functools.partial(on_workers.ScalingConfig, elastic_resize_monitor_interval_s=0)  # not every 60 s
+    monkeypatch.setattr(on_workers, "ScalingConfig", often)
     pausing = tmp_path / "pausing"
     pausing.touch()
-    monkeypatch.setattr(train_fit, "train_loop_per_worker", paused_loop(pausing))
+    monkeypatch.setattr(on_workers, "train_loop_per_worker", paused_loop(pausing))
     write_vector_corpora(tmp_path)
     train_settings = {"max_steps": STEPS, "eval_every": 10, "patience": STEPS, "batch_size": 7}
     train_settings |= {"report_every_s": 0.2, "report_share": 1}
@@ -105,20 +105,20 @@ def fails() -> None:
 def paused_loop(pausing: Path) -> Callable[[dict[str, Any]], None]:
     """The training loop with a pause at every evaluation while a file is there: nodes come and go in seconds."""
 
-    def loop(config: dict[str, Any]) -> None:
-        import pipelines.train.worker as original
+    def paused(config: dict[str, Any]) -> None:
+        from pipelines.train import loop, worker
 
-        points = original.evaluation_points
+        points = loop.evaluation_points
 
         def points_after_pause(*evaluated: Any) -> Any:
             if pausing.exists():
                 time.sleep(0.25)
             return points(*evaluated)
 
-        original.evaluation_points = points_after_pause
-        original.train_loop_per_worker(config)
+        loop.evaluation_points = points_after_pause
+        worker.train_loop_per_worker(config)
 
-    return loop
+    return paused
 
 
 def reported_workers(experiment: Experiment) -> float:

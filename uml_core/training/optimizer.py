@@ -63,6 +63,8 @@ class LeanAdamW(torch.optim.AdamW):
     """
 
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
 
     def __init__(self, groups: Sequence[dict[str, Any]], lr: float = 1e-3) -> None:
         super().__init__(groups, lr=lr, fused=True)
