@@ -28,9 +28,22 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
-    checked_space(given.space, experiment)
+    space = checked_space(given.space, experiment)
     check_embedded(experiment)
     check_tracking(experiment.tracking.uri)
+    if space.takes_no_step:  # which Ray would only delay
+        return _run(experiment, given)
+    from pipelines.ray_session import ray_session
+
+    with ray_session(meanwhile=_load):
+        return _run(experiment, given)
+
+
+def _load() -> None:
+    from pipelines.tune import step, tuner  # noqa: F401
+
+
+def _run(experiment: Experiment, given: argparse.Namespace) -> Summary:
     with loading():
         from pipelines.tune.step import run
 
