@@ -38,7 +38,6 @@ from pipelines.tune.proposals import Proposals, build_proposals, trial_resources
 from pipelines.tune.selected import count_unseen, measure_trials, select_trials, shipped_trials
 from pipelines.tune.trial import State, one_thread, train_heads
 from tune_spaces import Space, TrialSpec
-from uml_core.analysis.raw_rows import words_per_row
 from uml_core.config import Experiment, hash_of
 from uml_core.errors import InputError, listing
 from uml_core.files import paths
@@ -168,6 +167,8 @@ def _open_sweep(
     parent.log_text(experiment.to_yaml(), "experiment.yaml")
     parent.log_text(space_as_json(space), SPACE_FILE)
     if space.has_exchange_rate:
+        from uml_core.analysis.raw_rows import words_per_row  # and scipy.signal, half a second
+
         words = words_per_row(experiment)  # the report reads MLflow alone
         parent.log_metrics(metric_points({f"data/mean_words/{corpus}": count for corpus, count in words.items()}))
     attempt.begin(parent.run_id)
