@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +21,16 @@ from transformers import BertConfig, BertModel, BertTokenizerFast, GPT2Config, G
 
 from uml_core.config import EncoderConfig
 from uml_core.encoders import RowError, build_encoder, fingerprint
+from uml_core.encoders.image.folding import has_foldable
+from uml_core.encoders.image.timm_encoder import TimmEncoder
 from uml_core.encoders.openvino_engine import OpenVinoForward
 from uml_core.encoders.pictures import open_picture
 from uml_core.encoders.text.sentence_encoders import pool
 from uml_core.encoders.torch_encoder import TorchEncoder
+from uml_core.encoders.transformers_models import HubEncoder, hub_model
 from uml_core.errors import InputError
 
+ROOT = Path(__file__).parents[2]
 PACKAGED = EncoderConfig(source="package", name="efficientnet_lite0")
 
 
@@ -116,6 +122,32 @@ def test_an_encoder_built_from_anothers_settings_has_its_fingerprint() -> None:
     assert fingerprint(encoder, dtype="float16", precision="float32") != fingerprint(encoder, **settings)
     lite = build_encoder(EncoderConfig(source="package", name="minilm_l6"), "text")
     assert fingerprint(lite, **settings) != fingerprint(encoder, **settings)
+
+
+def test_the_default_encoders_know_without_torch_what_their_libraries_say() -> None:
+    """Their fingerprints name the store's folders, which every step asks for."""
+    said = """
+import sys
+from uml_core.config import EncodersConfig
+from uml_core.encoders import build_encoder, fingerprint
+for modality in ("image", "text"):
+    encoder = build_encoder(getattr(EncodersConfig(), modality), modality)
+    print(fingerprint(encoder, dtype="float16", precision="bfloat16"))
+print(sorted({"torch", "timm", "transformers"} & sys.modules.keys()))
+"""
+    result = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.splitlines()[-1] == "[]"
+    image, text = (
+        build_encoder(PACKAGED, "image"),
+        build_encoder(EncoderConfig(source="package", name="minilm_l6"), "text"),
+    )
+    assert isinstance(image, TimmEncoder)
+    assert isinstance(text, HubEncoder)
+    theirs = timm.data.resolve_data_config({}, model=image.skeleton)
+    assert {**theirs, **{name: image.preprocessing[name] for name in ("mean", "std")}} == image.preprocessing
+    assert image.dim == image.skeleton.num_features
+    assert has_foldable(image.skeleton)
+    assert text.dim == hub_model(text.location, "text")[1].hidden_size
 
 
 def test_minilm_ranks_sentences_by_meaning_whatever_their_batch() -> None:

@@ -78,7 +78,7 @@ class _CellCursor(threading.local):
     def __init__(self) -> None:
         self._column: tuple[str, str, int, str] | None = None
         self._batches: Iterator[pa.RecordBatch] = iter(())
-        self._batch: pa.Array = pa.array([])
+        self._batch: pa.Array = pa.nulls(0)
         self._start = 0
 
     def value(self, path: str, cell: Cell, stamp: str) -> Any:
@@ -96,7 +96,7 @@ class _CellCursor(threading.local):
         return self._batch[cell.row - self._start].as_py()
 
     def _open(self, path: str, cell: Cell) -> None:
-        self._column, self._start, self._batch = None, 0, pa.array([])
+        self._column, self._start, self._batch = None, 0, pa.nulls(0)
         self._batches = open_parquet(path).iter_batches(
             batch_size=CELLS_AT_ONCE, row_groups=[cell.row_group], columns=[cell.column], use_threads=False
         )

@@ -19,11 +19,15 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torch.jit import TracerWarning  # type: ignore[attr-defined]
+from uml_core.encoders.lazy import Lazy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+else:
+    torch = Lazy("torch")
 
 logger = logging.getLogger(__name__)
 
@@ -64,15 +68,18 @@ class OpenVinoForward:
         return SimpleNamespace(**{self._output: output}) if named else output
 
 
-class _OneOutput(nn.Module):
-    """A Hugging Face model of tensors in order to one of its outputs."""
+def _one_output(model: nn.Module, inputs: Sequence[str], output: str) -> nn.Module:
+    """A Hugging Face model of tensors in order to one of its outputs, in evaluation mode."""
 
-    def __init__(self, model: nn.Module, inputs: Sequence[str], output: str) -> None:
-        super().__init__()
-        self._model, self._inputs, self._output = model, inputs, output
+    class OneOutput(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self._model = model
 
-    def forward(self, *inputs: Tensor) -> Any:
-        return getattr(self._model(**dict(zip(self._inputs, inputs, strict=True))), self._output)
+        def forward(self, *ordered: Tensor) -> Any:
+            return getattr(self._model(**dict(zip(inputs, ordered, strict=True))), output)
+
+    return OneOutput().eval()
 
 
 def runs_in(precision: str) -> bool:
@@ -114,7 +121,7 @@ def engine_forward(
     name, module = type(module).__name__, module.float()
     if inputs:
         # In evaluation mode, because exporting puts the mode of the outermost module on all parts.
-        module = _OneOutput(module, inputs, output).eval()
+        module = _one_output(module, inputs, output)
     try:
         with tempfile.TemporaryDirectory() as directory:
             file = Path(directory) / "module.onnx"
@@ -137,7 +144,7 @@ def engine_forward(
 def _agrees(found: Tensor, expected: Tensor, precision: str) -> bool:
     if precision == "float32":
         return bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
-    cosine_B = nn.functional.cosine_similarity(found.flatten(1), expected.flatten(1), dim=1)
+    cosine_B = torch.nn.functional.cosine_similarity(found.flatten(1), expected.flatten(1), dim=1)
     return bool(cosine_B.min() >= LEAST_COSINE)
 
 
@@ -151,6 +158,8 @@ def trace_to_onnx(
     outputs: Sequence[str],
 ) -> None:
     """Write the graph that a module runs on some inputs, both its ends named; `free` as in `engine_forward`."""
+    from torch.jit import TracerWarning  # type: ignore[attr-defined]
+
     sizes = {name: {axis: AXES[axis] for axis in free} for name in inputs} | {name: {0: AXES[0]} for name in outputs}
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter that traces is announced to go; the newer one needs two more packages.

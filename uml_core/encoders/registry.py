@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+from pathlib import Path
 
 from uml_core.config import EncoderConfig, Experiment
 from uml_core.encoders.base import Encoder
@@ -76,6 +78,19 @@ def store_precision(experiment: Experiment) -> str:
     given = experiment.embed.precision
     if given != "auto":
         return given
+    return "bfloat16" if _may_have_gpu() and _has_bfloat16_gpu() else "float32"
+
+
+def _may_have_gpu() -> bool:
+    """False where there is no driver of a GPU, which is known at once; torch takes seconds."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return Path("/dev/kfd").exists()  # AMD's
+    return True
+
+
+def _has_bfloat16_gpu() -> bool:
     import torch
 
-    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()

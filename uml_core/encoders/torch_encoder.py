@@ -11,18 +11,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
 from uml_core.config import EncoderConfig
 from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Embeddings, Encoder
+from uml_core.encoders.lazy import Lazy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+else:
+    torch = Lazy("torch")
 
 Arrays = npt.NDArray[Any]  # uint8 pictures (B, H, W, 3), or float32 clips as their encoder packs them
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class TorchEncoder(Encoder):
@@ -30,7 +34,8 @@ class TorchEncoder(Encoder):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
-        self._device, self._dtype = "cpu", torch.float32
+        self._device: str = "cpu"
+        self._dtype: Any = None  # of the arithmetic, once loaded
         self.module: Any = None  # with its weights, once loaded: what is trained after `load_trainable`
         self._model: Any = None  # what is called: the module, the module compiled, or OpenVINO's form of it
 
@@ -47,7 +52,7 @@ class TorchEncoder(Encoder):
 
         With `compile: true` torch runs them, compiled at the first batch.
         """
-        self._place_frozen(self._build_model(DTYPES[precision]), device, precision)
+        self._place_frozen(self._build_model(getattr(torch, precision)), device, precision)
 
     def load_trainable(self, *, device: str = "cpu") -> None:
         """Load the weights into the module as its authors wrote it, in float32: nothing is folded or exported."""
@@ -67,7 +72,7 @@ class TorchEncoder(Encoder):
         return None
 
     def _place(self, module: nn.Module, device: str, precision: str) -> None:
-        self._dtype = DTYPES[precision]
+        self._dtype = getattr(torch, precision)
         self.expect_inputs_on(device)
         module = module.eval().requires_grad_(False).to(device, self._dtype)
         if self.modality == "image":

@@ -9,17 +9,20 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import huggingface_hub
-import torch
-import transformers
-from transformers import AutoConfig
+from typing import TYPE_CHECKING, Any
 
 from uml_core.config import EncoderConfig
+from uml_core.encoders.lazy import Lazy
 from uml_core.encoders.torch_encoder import TorchEncoder
 from uml_core.encoders.weights import from_hub, weights_revision, whole_from_hub
 from uml_core.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import huggingface_hub
+    import torch
+    import transformers
+else:
+    huggingface_hub, torch, transformers = Lazy("huggingface_hub"), Lazy("torch"), Lazy("transformers")
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ def hub_model(location: str, modality: str) -> tuple[ModelType, Any]:
     Raises:
         InputError: it is not there, or of no supported type.
     """
-    config = from_hub(AutoConfig, location, setting=f"encoders.{modality}")
+    config = from_hub(transformers.AutoConfig, location, setting=f"encoders.{modality}")
     types = MODEL_TYPES[modality]
     kind = types.get(config.model_type)
     if kind is None:

@@ -11,12 +11,17 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import huggingface_hub
 from safetensors import SafetensorError
 
+from uml_core.encoders.lazy import Lazy
 from uml_core.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    import huggingface_hub
+else:
+    huggingface_hub = Lazy("huggingface_hub")
 
 PATTERNS = ("*.safetensors", "*.bin", "*.pth", "*.pt")
 HUB_TIMEOUT_S = 5.0

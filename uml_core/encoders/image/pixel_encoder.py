@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded, Embeddings, TokenSequences
+from uml_core.encoders.lazy import Lazy
 from uml_core.encoders.openvino_engine import engine_forward
 from uml_core.encoders.torch_encoder import Arrays, TrainableEncoder, to_numpy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+else:
+    torch = Lazy("torch")
 
 ENGINE_BATCH_SIZE = 4  # in OpenVINO: a picture's activations stay in the caches, a tenth faster than 8
 
@@ -81,11 +86,13 @@ class PixelEncoder(TrainableEncoder):
     def _tokens(self, pixels_B3HW: Tensor) -> Tensor:
         """Patch tokens (B, T, D) of normalised pixels, without the prefix (CLS, registers)."""
 
-    @torch.inference_mode()
     def encode(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
         """Encode B pictures (H, W, 3) into (B, D), or into B arrays of patch tokens (T, D)."""
-        pixels_B3HW = self._pixels(rows)
-        return list(to_numpy(self._tokens(pixels_B3HW))) if self.yields_tokens else to_numpy(self.features(pixels_B3HW))
+        with torch.inference_mode():
+            pixels_B3HW = self._pixels(rows)
+            if self.yields_tokens:
+                return list(to_numpy(self._tokens(pixels_B3HW)))
+            return to_numpy(self.features(pixels_B3HW))
 
     def _pixels(self, rows: Sequence[Decoded]) -> Tensor:
         """B pictures (H, W, 3) as normalised (B, 3, H, W), channels last, in the precision of the model."""

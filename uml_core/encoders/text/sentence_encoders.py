@@ -10,20 +10,25 @@ Shape legend: B batch, T tokens (T_b those of row b), D embedding width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from transformers import AutoTokenizer
 
 from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded, Embeddings, TokenSequences
+from uml_core.encoders.lazy import Lazy
 from uml_core.encoders.openvino_engine import engine_forward
 from uml_core.encoders.torch_encoder import to_numpy
 from uml_core.encoders.transformers_models import HubEncoder
 from uml_core.encoders.weights import from_hub_once, packaged_minilm
 from uml_core.errors import RowError
+
+if TYPE_CHECKING:
+    import torch
+    import transformers
+    from torch import Tensor
+else:
+    torch, transformers = Lazy("torch"), Lazy("transformers")
 
 # A text is cut to so many characters a token before it is tokenised: ordinary text has 3 to 6, and a book need not be
 # read for its first 256 tokens.
@@ -60,15 +65,15 @@ class TransformersTextEncoder(HubEncoder):
             raise RowError("text without a token the model knows")
         return np.array(token_ids, dtype=np.int32)
 
-    @torch.inference_mode()
     def encode(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
         """Encode B rows of token ids into (B, D), or B arrays (T_b, D); padded to the longest of these B only."""
         assert self._model is not None, "load() comes before encode()"
-        token_2BT = self.padded(rows).to(self._device)
-        if not self.yields_tokens:
-            return to_numpy(self.features(token_2BT))
-        ids_BT, mask_BT = token_2BT
-        hidden_BTD = self._model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
+        with torch.inference_mode():
+            token_2BT = self.padded(rows).to(self._device)
+            if not self.yields_tokens:
+                return to_numpy(self.features(token_2BT))
+            ids_BT, mask_BT = token_2BT
+            hidden_BTD = self._model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
         return [tokens_TD[: np.asarray(row).size] for tokens_TD, row in zip(to_numpy(hidden_BTD), rows, strict=True)]
 
     def padded(self, rows: Sequence[Decoded]) -> Tensor:
@@ -101,7 +106,9 @@ class TransformersTextEncoder(HubEncoder):
 
     @property
     def _tokenizer(self) -> Any:
-        return from_hub_once(AutoTokenizer, self.location, setting="encoders.text", truncation_side="right")
+        return from_hub_once(
+            transformers.AutoTokenizer, self.location, setting="encoders.text", truncation_side="right"
+        )
 
     @property
     def _max_tokens(self) -> int:
@@ -121,6 +128,7 @@ class PackagedMiniLM(TransformersTextEncoder):
 
     normalize = True
     auto_pooling, poolings = "mean", ("mean", "tokens")
+    dim = 384
 
     @property
     def location(self) -> str:
