@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from pipelines.embed.decoding import decode_rows
+from pipelines.progress import StepProgress
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Encoder
 from uml_core.serving.predictor import Predictions, Predictor
@@ -33,19 +31,20 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def predictions_here(predictor: Predictor, encoder: Encoder, rows: Sequence[Row]) -> Iterator[Predicted]:
     """Decode in threads and encode on all cores, with the same parts and batches as on Ray."""
-    # Not beside the decoding: folding a torch module replaces what all modules do when they are called.
-    predictor.load_encoder(encoder)
     # Tokenizers refuse a second thread, and a user's own encoder need not expect one.
     is_safe = encoder.modality != "text" and encoder.config.source != "module"
     with (
         ThreadPoolExecutor(num_cores() if is_safe else 1) as pool,
-        tqdm(total=len(rows), unit="row", file=sys.stderr) as bar,
+        StepProgress("loading the encoder") as shown,
     ):
+        # Not beside the decoding: folding a torch module replaces what all modules do when they are called.
+        predictor.load_encoder(encoder)
+        shown.counts("predicting", len(rows))
         for part in batched(rows, PART_ROWS):
             pieces = list(pool.map(lambda batch: decode_rows(batch, encoder), batched(part, BATCH_SIZE)))
             decoded = [each for piece in pieces for each in piece.decoded]
             result = predictor.classify_decoded(encoder, decoded, batch_size=BATCH_SIZE)
-            bar.update(len(part))
+            shown.adds(len(part))
             rejected = [each for piece in pieces for each in piece.rejected]
             yield [row.id for piece in pieces for row in piece.rows], result, rejected
 
