@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks import (
+    demo_floor,
     embed_scale,
     embed_throughput,
     few_shot_protocol,
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[Path], Iterable[Figure]]] = {
     "overhead": sweep_throughput.measure_overhead,
     "solved": sweep_throughput.measure_solved,
     "few_shot": few_shot_protocol.measure,
+    "demo": demo_floor.measure,
     "self_supervised_step": lambda _: self_supervised_step.measure(),  # last: it keeps this process to one thread
 }
 

@@ -34,9 +34,7 @@ def run_steps(experiment: Experiment, started: float) -> Summary:
         output = pictures.parents[1] / "predictions.parquet"
         return predict.run(controls.results["model"], str(pictures / "sketch"), str(output), experiment.tracking.uri)
 
-    unseen = experiment.override(
-        {"name": f"{experiment.name}-unseen", "data.classes": "union", "data.subset": _hide_classes(pictures)}
-    )
+    unseen = without_pictures(experiment, pictures)
     embedded = run_step("embed", step=lambda: embed.run(experiment))
     trained = run_step("train", step=lambda: train.run(experiment.override({"train.twin": True})))
     mixing = run_step("tune mixing_ratio", step=lambda: tune.run(experiment, "mixing_ratio"))
@@ -72,12 +70,12 @@ def run_steps(experiment: Experiment, started: float) -> Summary:
     return Summary(text, results)
 
 
-def _hide_classes(pictures: Path) -> str:
-    """Write a subset file that leaves every fourth class without a train picture; its test pictures stay."""
+def without_pictures(experiment: Experiment, pictures: Path) -> Experiment:
+    """The experiment with no train picture of every fourth class, by a subset file beside them; test pictures stay."""
     folders = sorted((pictures / "train").iterdir())
     shown = [folder for index, folder in enumerate(folders) if index % 4]
     files = [(str(file.relative_to(pictures)), code) for code, folder in enumerate(shown) for file in folder.iterdir()]
     ids, codes = zip(*sorted(files), strict=True)
     file = pictures.parent / "shown_classes.json"
     file.write_text(subset_text([folder.name for folder in shown], {"train": (ids, codes)}))
-    return str(file)
+    return experiment.override({"name": f"{experiment.name}-unseen", "data.classes": "union", "data.subset": str(file)})
