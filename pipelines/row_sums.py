@@ -15,7 +15,6 @@ import hashlib
 import itertools
 import logging
 import pickle
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm import tqdm
 
+from pipelines.progress import StepProgress
 from pipelines.ray_session import num_cpus, quieten_ray_data
 from pipelines.run_data import CheckedData
 from uml_core.config import Experiment, hash_of
@@ -190,10 +189,12 @@ def _add_missing(folder: SumsFolder, groups: Sequence[Group], what: Pass) -> Non
     )
     total, name = sum(map(len, groups)), folder.store[1]
     before = total - sum(map(len, missing))
-    with tqdm(total=total, initial=before, desc=f"add up {name}", unit="row", delay=2, file=sys.stderr) as bar:
+    with StepProgress(f"adding up {name}") as shown:
+        shown.counts(f"adding up {name}", total)
+        shown.adds(before)
         mistakes = []
         for result in results.iter_rows():
-            bar.update(int(result["rows"]))
+            shown.adds(int(result["rows"]))
             mistakes += [result["mistake"]] if result["mistake"] else []
     if mistakes:  # the other groups are there, for when it is mended
         raise InputError(mistakes[0])

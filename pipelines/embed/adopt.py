@@ -6,17 +6,15 @@ import sys
 import time
 from typing import Any
 
-from tqdm import tqdm
-
 from pipelines.embed.facts import EmbedProgress, check_rejected, facts_of
-from pipelines.timings import timed
+from pipelines.progress import stage
 from uml_core.config import Experiment
 from uml_core.corpora.ready.adopt import ready_identity, stream_ready
 from uml_core.store.corpus_store import CorpusStore
 from uml_core.store.parts import Values
 
 
-@timed("read")
+@stage("read", "reading ready embeddings")
 def adopt_ready(experiment: Experiment, corpus: str, store: CorpusStore) -> dict[str, Any]:
     """Take over embeddings that the user computed, chunk by chunk; the fingerprint names the files' content."""
     manifest = store.read_manifest()
@@ -27,7 +25,7 @@ def adopt_ready(experiment: Experiment, corpus: str, store: CorpusStore) -> dict
     with store.writing(lambda: print(waiting, file=sys.stderr)):
         progress = EmbedProgress(corpus, 0, experiment.embed.max_rejected)
         dim, vocabulary, names = 0, None, set()
-        for chunk in tqdm(stream_ready(corpus, config), desc=f"adopt {corpus}", delay=2, file=sys.stderr):
+        for chunk in stream_ready(corpus, config):
             started, dim, vocabulary = time.perf_counter(), chunk.dim, chunk.vocabulary
             # Whole numbers keep float32: float16 holds them up to 2,048 only.
             dtype = experiment.embed.dtype if vocabulary is None else "float32"

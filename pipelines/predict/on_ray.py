@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import pickle
-import sys
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import ray
 import ray.data
-from tqdm import tqdm
 
 from pipelines.embed.stages import (
     Batch,
@@ -21,6 +19,7 @@ from pipelines.embed.stages import (
     stream_parts,
 )
 from pipelines.predict.here import BATCH_SIZE, PART_ROWS, Predicted, batched
+from pipelines.progress import StepProgress
 from pipelines.ray_session import ray_session
 from uml_core.config import EmbedConfig
 from uml_core.corpora.rows import Row
@@ -33,11 +32,14 @@ WINDOW_PARTS = 256  # listed at a time: neither the driver nor the object store 
 def predictions_on_ray(predictor: Predictor, encoder: Encoder, rows: Iterable[Row]) -> Iterator[Predicted]:
     """Stream parts of the rows through actors, in order."""
     windows = batched(batched(rows, PART_ROWS), WINDOW_PARTS)
-    with ray_session(), tqdm(unit="row", file=sys.stderr) as bar:
+    with ray_session(), StepProgress("starting the encoder's processes") as shown:
+        listed, done = 0, 0
         ray.data.DataContext.get_current().execution_options.preserve_order = True
         for window in windows:
             parts = [pickle.dumps(rows) for rows in window]
-            bar.total = (bar.total or 0) + sum(map(len, window))  # what is listed so far
+            listed += sum(map(len, window))  # so far
+            shown.counts("predicting", listed)
+            shown.adds(done)
             workers = Workers.from_settings(EmbedConfig(), num_parts=len(parts))
             for batch in stream_parts(
                 parts,
@@ -48,7 +50,8 @@ def predictions_on_ray(predictor: Predictor, encoder: Encoder, rows: Iterable[Ro
                 arguments={"predictor": predictor},
             ):
                 ids, result, rejected = pickle.loads(batch["payload"])
-                bar.update(len(ids) + len(rejected))
+                done += len(ids) + len(rejected)
+                shown.adds(len(ids) + len(rejected))
                 yield ids, result, rejected
 
 
