@@ -18,7 +18,6 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import scipy.signal
 from PIL import Image, UnidentifiedImageError
 
 from uml_core.config import Experiment
@@ -100,7 +99,9 @@ def spectrogram(sound: bytes) -> npt.NDArray[np.uint8]:
 
     Raises RowError where the file cannot be read.
     """
-    from uml_core.encoders.audio.packaged_audio import decode_audio  # resampling takes a second to import
+    import scipy.signal  # this and resampling take a second each to import
+
+    from uml_core.encoders.audio.packaged_audio import decode_audio
 
     samples = decode_audio(sound, sample_rate=SOUND_HZ, max_seconds=SOUND_S, min_samples=SOUND_WINDOW)
     _, _, power = scipy.signal.spectrogram(samples, nperseg=SOUND_WINDOW)
