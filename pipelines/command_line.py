@@ -21,11 +21,11 @@ from shtab import FILE
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipelines import STEPS
-from pipelines.places import absolute_path, written_place
+from pipelines.places import absolute_path, check_no_password, written_place
 from pipelines.timings import CLOCK, table
 from uml_core.config import Experiment, TrackingConfig, load_experiment
 from uml_core.errors import InputError
-from uml_core.tracking.uri import check_has_runs
+from uml_core.tracking.uri import check_has_runs, without_password
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def step_main(parser: argparse.ArgumentParser, step: Step, argv: list[str] | Non
     def body(arguments: argparse.Namespace) -> Summary | None:
         experiment = with_absolute_paths(load_experiment(arguments.experiment, arguments.overrides))
         if arguments.dry_run:
-            print(experiment.to_yaml(), end="")
+            print(without_password(experiment).to_yaml(), end="")
             return None
         return step(experiment, arguments)
 
@@ -143,6 +143,9 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
     absolute = {key: written_place(key, path) for key, path in written.items()}
     absolute |= {key: absolute_path(path) for key, path in read.items() if path is not None}
     given = {**written, **read}
+    for key, place in given.items():
+        if place is not None and key != "tracking.uri":  # a database's password stands there, and is never shown
+            check_no_password(key, place)
     return experiment.override({key: path for key, path in absolute.items() if path != given[key]})
 
 

@@ -39,6 +39,16 @@ def absolute_path(given: str) -> str:
     return str((Path(root) / given).resolve())
 
 
+def check_no_password(setting: str, place: str) -> None:
+    """Raise InputError for a URI with a password in it: places are written into runs, manifests and messages."""
+    user, at, _ = place.partition("://")[2].partition("/")[0].rpartition("@")
+    if at and ":" in user:
+        raise InputError(
+            f"{setting} holds a key and its secret before the @; give them in the environment of every node "
+            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the storage's own variables), and the URI without them"
+        )
+
+
 def written_place(setting: str, given: str) -> str:
     """Where a result is to lie, absolute.
 
@@ -76,6 +86,7 @@ class OutputFolder:
     def __init__(self, setting: str, given: str | Path) -> None:
         from uml_core.files.paths import STORAGE_ERRORS, kind_of, one_line
 
+        check_no_password(setting, str(given))
         self.place = written_place(setting, str(given))
         self._setting = setting
         self._fs, self._path = opened(setting, self.place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.places import written_place
+from pipelines.places import check_no_password, written_place
 from uml_core.config import EmbedConfig
 from uml_core.errors import InputError
 
@@ -13,6 +13,7 @@ def output_place(given: str) -> str:
     """Where predictions are to lie, absolute. Raises InputError for what is no Parquet file, or goes with its job."""
     if not given.partition("?")[0].endswith(".parquet"):
         raise InputError(f"--output is {given}; give a file, a path or URI, that ends in .parquet")
+    check_no_password("--output", given)
     return written_place("--output", given)
 
 

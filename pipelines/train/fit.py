@@ -38,6 +38,7 @@ from uml_core.serving.predictor import Predictor
 from uml_core.store.corpus_store import CorpusStore
 from uml_core.store.counted_table import rest_of
 from uml_core.tracking.records import MetricPoint, provenance_tags, run_kind
+from uml_core.tracking.uri import without_password
 from uml_core.tracking.writing import MLflowTracker, start_run
 from uml_core.training.run import TrainingRun
 from uml_core.transfer.start import transfer_plan
@@ -120,7 +121,7 @@ def _open_run(experiment: Experiment, attempt: Attempt, checked: CheckedData) ->
     left_out = left_out_tag(experiment, checked.fingerprints, checked.data.warnings())
     tags = provenance_tags(checked.fingerprints) | feeds | left_out
     tracker = start_run(experiment, name=kind, kind=kind, tags=tags)
-    tracker.log_text(experiment.to_yaml(), "experiment.yaml")
+    tracker.log_text(without_password(experiment).to_yaml(), "experiment.yaml")
     if plan is not None:
         logger.warning("%s Every tensor stands in transfer.md of run %s", plan.notes[0], tracker.run_id)
         tracker.log_text(plan.table(), "transfer.md")

@@ -33,6 +33,7 @@ from uml_core.sweeps.space import TrialSpec
 from uml_core.tracking.ended_runs import Addition, EndedRun, add_to_runs, write_runs
 from uml_core.tracking.reading import sweep_runs
 from uml_core.tracking.records import MetricPoint, RunRecord, metric_points
+from uml_core.tracking.uri import without_password
 from uml_core.tracking.writing import MLflowTracker, open_experiment
 from uml_core.training.run import TrainingRun
 
@@ -203,7 +204,7 @@ def register_shipped(
         predictor = run.objective.predictor()
         with tempfile.TemporaryDirectory() as directory:
             tracker.log_artifact(save_weights(run.model.state_dict(), Path(directory)), "weights")
-            tracker.log_text(spec.experiment.to_yaml(), "experiment.yaml")
+            tracker.log_text(without_password(spec.experiment).to_yaml(), "experiment.yaml")
             model_uri = tracker.log_predictor(predictor, Path(directory) / "predictor")
         tags = {"uml.sweep": parent.run_id, "uml.trial": spec.key, "uml.arm": spec.arm}
         for name in (alias, BEST_ALIAS) if alias == last else (alias,):

@@ -47,6 +47,7 @@ from uml_core.reporting.verdict import verdict_of
 from uml_core.sweeps.space import space_as_json
 from uml_core.tracking.reading import find_run, sweep_runs
 from uml_core.tracking.records import CLASS_METRIC, SPACE_FILE, metric_points, provenance_tags
+from uml_core.tracking.uri import without_password
 from uml_core.tracking.writing import MLflowTracker, open_experiment, start_run
 
 SOLVE_S = 10.0  # of a processor: about what Ray and its processes take to start
@@ -164,7 +165,7 @@ def _open_sweep(
         **provenance,
     }
     parent = start_run(experiment, name=space_name, kind="sweep", tags=tags)
-    parent.log_text(experiment.to_yaml(), "experiment.yaml")
+    parent.log_text(without_password(experiment).to_yaml(), "experiment.yaml")
     parent.log_text(space_as_json(space), SPACE_FILE)
     if space.has_exchange_rate:
         from uml_core.analysis.raw_rows import words_per_row  # and scipy.signal, half a second

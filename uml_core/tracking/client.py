@@ -111,3 +111,4 @@ def quieten() -> None:
     for name in (*ours, "mlflow.pyfunc"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a database that is away: we say it
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # which shows a password in the URI

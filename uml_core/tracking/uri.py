@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+from uml_core.config import Experiment
 from uml_core.errors import InputError, listing
 
 TRACKING_SCHEMES = {"sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks"}
@@ -59,3 +60,8 @@ def without_credentials(uri: str) -> str:
     if not separator or scheme == "sqlite":  # a path, which may hold an @
         return uri
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+def without_password(experiment: Experiment) -> Experiment:
+    """The experiment as it may be written and shown; other places hold no password (`pipelines.places`)."""
+    return experiment.override({"tracking.uri": without_credentials(experiment.tracking.uri)})

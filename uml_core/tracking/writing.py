@@ -21,7 +21,7 @@ from uml_core.config import Experiment, TrackingConfig
 from uml_core.errors import InputError, first_line
 from uml_core.tracking.client import PatientClient, mlflow_client, quieten
 from uml_core.tracking.records import PARENT_TAG, PRESENTED_TAG, MetricPoint, metric_points
-from uml_core.tracking.uri import check_tracking, without_credentials
+from uml_core.tracking.uri import check_tracking, without_credentials, without_password
 
 if TYPE_CHECKING:
     from uml_core.serving.predictor import Predictor
@@ -171,8 +171,7 @@ def run_tags(
 
 def run_params(experiment: Experiment) -> dict[str, str]:
     """A run's parameters: the flattened experiment, without a password."""
-    settings = experiment.flattened() | {"tracking.uri": without_credentials(experiment.tracking.uri)}
-    return {key: str(value) for key, value in settings.items()}
+    return {key: str(value) for key, value in without_password(experiment).flattened().items()}
 
 
 def _create_run_once(
