@@ -110,7 +110,7 @@ def measure_overhead(directory: Path) -> list[Figure]:
 
 
 def measure_solved(directory: Path) -> list[Figure]:
-    """Measure 600 heads in closed form, in one process: from the first trial to the end of the sweep."""
+    """Measure 600 heads in closed form, in the driver: from the first trial to the end of the sweep."""
     experiment = _solvable(directory)
     embed.run(experiment)
     file = directory / "space.py"
@@ -124,7 +124,7 @@ def measure_solved(directory: Path) -> list[Figure]:
     name = f"closed-form sweep: {SOLVED_TRIALS} trials"
     return [
         Figure(f"{name}, s after start-up, MLflow, selection, test and report included", ended - first, digits=1),
-        Figure(f"{name}, s of start-up before it (Ray, the trials' process)", first - started, digits=1),
+        Figure(f"{name}, s of start-up before it", first - started, digits=1),
     ]
 
 

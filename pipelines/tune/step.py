@@ -50,7 +50,7 @@ from uml_core.tracking.records import CLASS_METRIC, SPACE_FILE, metric_points, p
 from uml_core.tracking.uri import without_password
 from uml_core.tracking.writing import MLflowTracker, open_experiment, start_run
 
-SOLVE_S = 10.0  # of a processor: about what Ray and its processes take to start
+TELLING_S, RAY_PAYS_S = 2.0, 15.0  # of a processor: heads solved so long tell about the rest; Ray pays for so long ones
 
 
 def run(experiment: Experiment, space_name: str, *, max_trials: int | None = None, resume: bool = False) -> Summary:
@@ -178,10 +178,10 @@ def _open_sweep(
 
 @timed("train")
 def _solve(proposals: Proposals, tables: Tables, folder: SweepFolder, log: TrialLog) -> None:
-    """Solve heads in this process, as long as Ray and its processes would take to start; the rest is left to them."""
-    ends, shared = time.process_time() + SOLVE_S, SharedData(tables)  # whatever else the machine does
+    """Solve heads in this process, unless the rest would take longer than Ray takes to start: that is left to it."""
+    began, num_left, shared = time.process_time(), proposals.num_left, SharedData(tables)
     with trials_shown(proposals) as shown, one_thread():
-        while time.process_time() < ends and (pack := proposals.next_pack(proposals.num_left)):
+        while pack := proposals.next_pack(proposals.num_left):
 
             def note(index: int, result: TrialResult, state: State | None, pack: Sequence[TrialSpec] = pack) -> None:
                 assignment = Assignment.of(pack[index])
@@ -191,6 +191,9 @@ def _solve(proposals: Proposals, tables: Tables, folder: SweepFolder, log: Trial
                 shown.adds()
 
             train_heads([spec.experiment for spec in pack], shared, on_end=note)
+            spent_s, left = time.process_time() - began, proposals.num_left  # whatever else the machine does
+            if spent_s > TELLING_S and spent_s * left > RAY_PAYS_S * (num_left - left):
+                return
 
 
 @stage("measure", "measuring on test")

@@ -75,8 +75,9 @@ def test_a_solved_head_learns_from_it(experiment: Experiment) -> None:
 def test_a_sweep_has_the_pile_alone_as_its_control(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its heads take no step, and are Ray Tune's where the driver has no time left for them."""
-    monkeypatch.setattr(tune, "SOLVE_S", 0.0)
+    """Its heads take no step, and are Ray Tune's but for the first where the rest would take the driver too long."""
+    monkeypatch.setattr(tune, "TELLING_S", 0.0)
+    monkeypatch.setattr(tune, "RAY_PAYS_S", 0.0)
     sweep = experiment.override({"name": "pile-sweep"})
     (tmp_path / "space.py").write_text(SPACE, encoding="utf-8")
     results = tune.run(sweep, str(tmp_path / "space.py")).results
