@@ -9,13 +9,14 @@ In: an experiment and the names of steps. Out: what each says; the last line is 
 from __future__ import annotations
 
 import argparse
+import importlib
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from pipelines import steps
 from pipelines.command_line import Summary, experiment_parser, names_in, step_main
-from pipelines.ray_session import ray_kept
+from pipelines.progress import loading
 from uml_core.config import Experiment
 from uml_core.errors import InputError, listing, nearest
 
@@ -46,7 +47,10 @@ def run(experiment: Experiment, names: Sequence[str]) -> Summary:
         if step not in RUNNABLE or (separator and step != "tune"):
             raise InputError(f"--steps names '{name}'{nearest(step, RUNNABLE)}; steps: {listing(RUNNABLE)}, tune:SPACE")
     started, found = time.monotonic(), dict[str, Any]()
-    with ray_kept():
+    with loading():
+        for name in names:
+            importlib.import_module(f"pipelines.{name.partition(':')[0]}.step")
+    with steps.session():
         for name in names:
             print(f"== {name}  ({time.monotonic() - started:.0f} s)", flush=True)
             step, _, space = name.partition(":")

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from pipelines import results
 from pipelines.command_line import with_absolute_paths
 from pipelines.places import absolute_path, written_place
-from pipelines.ray_session import ray_kept
 from uml_core.config import EmbedConfig, Experiment, TrackingConfig, load_experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.serving import EXPORT_FORMATS
@@ -91,6 +90,8 @@ def arrays(rows: Any, labels: Any = None, *, split: Any = None, ids: Any = None,
 
 def session() -> contextlib.AbstractContextManager[None]:
     """Keep the Ray that the first step in need of one starts for all steps within: `with steps.session(): ...`."""
+    from pipelines.ray_session import ray_kept
+
     return ray_kept()
 
 
