@@ -24,7 +24,7 @@ from tests.conftest import vector_tree, write_vector_corpora
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.store.corpus_store import CorpusStore
-from uml_core.tracking.reading import download, experiment_runs
+from uml_core.tracking.reading import download, experiment_runs, find_run
 from uml_core.training import run as training_run
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +93,11 @@ def test_seeds_and_twins_read_their_corpora_once(experiment: Experiment, monkeyp
     found = train.run(experiment.override({"train.twin": True, "train.seeds": 2, "data.shots": 4})).results
     assert sorted(read) == ["names", "target"]
     assert len({run["run_id"] for seed in found["seeds"] for run in (seed, seed["twin"])}) == 4
+    for seed in found["seeds"]:
+        run, twin = (find_run(experiment.tracking, each["run_id"]) for each in (seed, seed["twin"]))
+        assert (run.kind, twin.kind) == ("uml", "unimodal")
+        for matched in ("mixing/target_samples", "model/trained_parameters"):
+            assert twin.metrics[matched] == run.metrics[matched]
 
 
 def test_divergence_is_told_fails_the_run_and_leaves_the_last_good_checkpoint(experiment: Experiment) -> None:
