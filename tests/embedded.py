@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
@@ -46,7 +47,7 @@ def stream_here(
 
     What an actor would be sent is pickled all the same.
     """
-    threads = torch.get_num_threads()
+    threads, told = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
     settings = encoder if isinstance(encoder, Mapping) else (encoder.config, encoder.modality)
     sent = cloudpickle.loads(cloudpickle.dumps((actor, settings, read, workers, arguments)))
     actor, settings, read, workers, arguments = sent
@@ -54,3 +55,6 @@ def stream_here(
     for part in parts:
         yield {name: values[0] for name, values in made({"part": [part]}).items()}
     torch.set_num_threads(threads)  # an actor takes its share of the cores
+    os.environ.pop("OMP_NUM_THREADS")
+    if told is not None:
+        os.environ["OMP_NUM_THREADS"] = told

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 import ray
 import ray.data
-import torch
 
 from pipelines.embed.decoding import DecodedPart, decode_rows
 from pipelines.ray_session import num_cpus, num_gpus, quieten_ray_data
@@ -124,4 +124,7 @@ def stream_parts(
 def set_encoder_threads(workers: Workers) -> None:
     """Share this machine's cores among the encode actors: Ray gives a process one OpenMP thread by default."""
     if workers.device == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers.actors))
+        threads = max(1, (os.cpu_count() or 1) // workers.actors)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # for torch, if it is imported
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(threads)

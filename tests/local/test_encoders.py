@@ -17,7 +17,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from transformers import BertConfig, BertModel, BertTokenizerFast, GPT2Config, GPT2Model
+from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizerFast, GPT2Config, GPT2Model
 
 from uml_core.config import EncoderConfig
 from uml_core.encoders import RowError, build_encoder, fingerprint
@@ -148,6 +148,32 @@ print(sorted({"torch", "timm", "transformers"} & sys.modules.keys()))
     assert image.dim == image.skeleton.num_features
     assert has_foldable(image.skeleton)
     assert text.dim == hub_model(text.location, "text")[1].hidden_size
+
+
+def test_a_kept_graph_gives_what_torch_and_the_libraries_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced once; then nothing is traced, not even where the encoder decodes and pools without torch."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    texts = ["a cat", "naïve  café", "日本語 😀", "the quick brown fox " * 80, "[SEP] x"]
+    traced, kept = (build_encoder(EncoderConfig(source="package", name="minilm_l6"), "text") for _ in range(2))
+    assert isinstance(kept, HubEncoder)
+    traced.load()
+    monkeypatch.setattr(kept, "_build_model", pytest.fail)
+    kept.load()
+    tokenizer = AutoTokenizer.from_pretrained(kept.location)
+    rows = [kept.decode(text) for text in texts]
+    for text, row in zip(texts, rows, strict=True):
+        assert np.array_equal(row, tokenizer(text, truncation=True, max_length=256)["input_ids"])
+    assert np.array_equal(kept.encode(rows), traced.encode(rows))
+    with torch.inference_mode():
+        assert np.allclose(kept.encode(rows), kept.features(kept.padded(rows)), atol=1e-6)
+    image = build_encoder(PACKAGED, "image")
+    assert isinstance(image, TimmEncoder)
+    theirs = timm.data.create_transform(**image.preprocessing, is_training=False, normalize=False).transforms[:-1]
+    for size in ((30, 700), (257, 600), (256, 256), (1000, 333), (299, 301)):
+        picture = noise(size=size)
+        for transform in theirs:
+            picture = transform(picture)
+        assert np.array_equal(image.decode(encoded(noise(size=size))), picture), size
 
 
 def test_minilm_ranks_sentences_by_meaning_whatever_their_batch() -> None:

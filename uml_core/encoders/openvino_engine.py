@@ -13,13 +13,18 @@ Shape legend: B batch, H height, W width.
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy.typing as npt
 
 from uml_core.encoders.lazy import Lazy
 
@@ -49,7 +54,7 @@ class OpenVinoForward:
 
         settings = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_NUM_THREADS": num_threads(),
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # every process would pin its threads to the same cores
         }
@@ -60,12 +65,15 @@ class OpenVinoForward:
     def __call__(self, *ordered: Tensor, **named: Tensor) -> Any:
         """The output, of inputs of any memory layout, in float32; called by names, an object with it as attribute."""
         tensors = [named[name] for name in self._inputs] if named else ordered
-        arrays = [tensor.contiguous().numpy() for tensor in tensors]
+        output = torch.from_numpy(self.arrays([tensor.contiguous().numpy() for tensor in tensors]))
+        return SimpleNamespace(**{self._output: output}) if named else output
+
+    def arrays(self, inputs: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """The same of contiguous arrays in order, without torch."""
         with self._lock:
             # Inputs are not copied; what comes back is a copy, which the next call leaves alone.
-            (array,) = self._request.infer(arrays, share_inputs=True).values()
-        output = torch.from_numpy(array)
-        return SimpleNamespace(**{self._output: output}) if named else output
+            (array,) = self._request.infer(list(inputs), share_inputs=True).values()
+        return cast("npt.NDArray[Any]", array)
 
 
 def _one_output(model: nn.Module, inputs: Sequence[str], output: str) -> nn.Module:
@@ -80,6 +88,13 @@ def _one_output(model: nn.Module, inputs: Sequence[str], output: str) -> nn.Modu
             return getattr(self._model(**dict(zip(inputs, ordered, strict=True))), output)
 
     return OneOutput().eval()
+
+
+def num_threads() -> int:
+    """How many threads a process may compute on: what torch was told, or will be once it is imported."""
+    if "torch" in sys.modules:
+        return torch.get_num_threads()
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
 def runs_in(precision: str) -> bool:
@@ -101,6 +116,7 @@ def engine_forward(
     precision: str,
     inputs: Sequence[str] = (),
     output: str = "output",
+    keep: Path | None = None,
 ) -> OpenVinoForward | None:
     """The module's forward pass in OpenVINO on as many threads as torch may use, or None.
 
@@ -115,6 +131,7 @@ def engine_forward(
         precision: float32 or bfloat16; the weights are rounded to it.
         inputs: of a module that is called by names (a Hugging Face model): the names, in the order of `traced`.
         output: of such a module, the one output that is read.
+        keep: where to keep the graph for other processes.
     """
     if not runs_in(precision) or sum(weight.numel() for weight in module.parameters()) > MAX_PARAMETERS:
         return None
@@ -128,10 +145,13 @@ def engine_forward(
             names = inputs or [f"input_{index}" for index in range(len(traced))]
             trace_to_onnx(module, traced, file, free=free, inputs=names, outputs=[output])
             forward = OpenVinoForward(file, precision, inputs, output)
-        with torch.no_grad():  # as `encode` runs it. A module that gives several outputs, say, fails here.
-            expected = module(*checked).float()
-        found = forward(*checked)
-        agrees = found.shape == expected.shape and _agrees(found, expected, precision)
+            with torch.no_grad():  # as `encode` runs it. A module that gives several outputs, say, fails here.
+                expected = module(*checked).float()
+            found = forward(*checked)
+            agrees = found.shape == expected.shape and _agrees(found, expected, precision)
+            if agrees and keep is not None:
+                shutil.copyfile(file, keep.with_suffix(".new"))
+                keep.with_suffix(".new").replace(keep)
     except UNKNOWN as problem:
         logger.info("%s is not run by OpenVINO: %s", name, problem)
         return None

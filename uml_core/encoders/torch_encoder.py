@@ -10,14 +10,17 @@ Shape legend: B batch, D embedding width.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy.typing as npt
 
 from uml_core.config import EncoderConfig
 from uml_core.corpora.content import Raw
+from uml_core.encoders import openvino_engine
 from uml_core.encoders.base import Embeddings, Encoder
+from uml_core.encoders.kept_graphs import kept_graph, one_maker
 from uml_core.encoders.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ class TorchEncoder(Encoder):
         self._device: str = "cpu"
         self._dtype: Any = None  # of the arithmetic, once loaded
         self.module: Any = None  # with its weights, once loaded: what is trained after `load_trainable`
+        self._keep: Path | None = None  # while loading, where to keep OpenVINO's graph
         self._model: Any = None  # what is called: the module, the module compiled, or OpenVINO's form of it
 
     @abstractmethod
@@ -52,7 +56,33 @@ class TorchEncoder(Encoder):
 
         With `compile: true` torch runs them, compiled at the first batch.
         """
-        self._place_frozen(self._build_model(getattr(torch, precision)), device, precision)
+        may_keep = device == "cpu" and not self.config.compile and self._encodes_arrays
+        may_keep = may_keep and openvino_engine.runs_in(precision)
+        with one_maker(kept_graph(self.identity(), precision) if may_keep else None) as graph:
+            if graph is not None and self._load_kept(graph, precision):
+                return
+            self._keep = graph
+            self._place_frozen(self._build_model(getattr(torch, precision)), device, precision)
+            self._keep = None
+
+    def _load_kept(self, graph: Path, precision: str) -> bool:
+        try:
+            engine = openvino_engine.OpenVinoForward(graph, precision, *self._names)
+        except RuntimeError:  # not there, or damaged
+            return False
+        self._model, self.module, self._device = engine, None, "cpu"
+        self._runs_on_engine()
+        return True
+
+    @property
+    def _encodes_arrays(self) -> bool:
+        """Whether `encode` can do without torch where OpenVINO runs the model."""
+        return False
+
+    def _runs_on_engine(self) -> None:
+        """Take note that OpenVINO runs the model."""
+
+    _names: ClassVar[tuple[Sequence[str], str]] = ((), "output")  # what OpenVINO's graph calls inputs and output
 
     def load_trainable(self, *, device: str = "cpu") -> None:
         """Load the weights into the module as its authors wrote it, in float32: nothing is folded or exported."""

@@ -14,7 +14,7 @@ import numpy as np
 from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded, Embeddings, TokenSequences
 from uml_core.encoders.lazy import Lazy
-from uml_core.encoders.openvino_engine import engine_forward
+from uml_core.encoders.openvino_engine import OpenVinoForward, engine_forward
 from uml_core.encoders.torch_encoder import Arrays, TrainableEncoder, to_numpy
 
 if TYPE_CHECKING:
@@ -71,10 +71,14 @@ class PixelEncoder(TrainableEncoder):
             [torch.randn(count, 3, *self.picture_size, generator=torch.Generator().manual_seed(count))]
             for count in (2, 3)
         )
-        engine = engine_forward(module, traced, checked, free=(0,), precision=precision, **self._graph_names)
+        options = {"precision": precision, "keep": self._keep, **self._graph_names}
+        engine = engine_forward(module, traced, checked, free=(0,), **options)
         if engine is not None:
-            self.cpu_batch_size = ENGINE_BATCH_SIZE
+            self._runs_on_engine()
         return engine
+
+    def _runs_on_engine(self) -> None:
+        self.cpu_batch_size = ENGINE_BATCH_SIZE
 
     def expect_inputs_on(self, device: str) -> None:
         super().expect_inputs_on(device)
@@ -88,11 +92,22 @@ class PixelEncoder(TrainableEncoder):
 
     def encode(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
         """Encode B pictures (H, W, 3) into (B, D), or into B arrays of patch tokens (T, D)."""
+        if self._encodes_arrays and isinstance(self._model, OpenVinoForward):
+            return self._model.arrays([self._pixel_array(rows)])
         with torch.inference_mode():
             pixels_B3HW = self._pixels(rows)
             if self.yields_tokens:
                 return list(to_numpy(self._tokens(pixels_B3HW)))
             return to_numpy(self.features(pixels_B3HW))
+
+    def _pixel_array(self, rows: Sequence[Decoded]) -> Arrays:
+        """What `_pixels` gives, without torch: float32 (B, 3, H, W), to the bit."""
+        mean, std = (np.asarray(values, np.float32).reshape(3, 1, 1) for values in self._mean_and_std)
+        pixels_B3HW = np.stack([np.asarray(row) for row in rows]).transpose(0, 3, 1, 2)
+        pixels_B3HW = np.ascontiguousarray(pixels_B3HW, dtype=np.float32)
+        pixels_B3HW -= mean
+        pixels_B3HW /= std
+        return pixels_B3HW
 
     def _pixels(self, rows: Sequence[Decoded]) -> Tensor:
         """B pictures (H, W, 3) as normalised (B, 3, H, W), channels last, in the precision of the model."""

