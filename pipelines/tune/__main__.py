@@ -10,6 +10,7 @@ from pipelines.tune.flags import checked_space
 from tune_spaces import available_spaces
 from uml_core.config import Experiment
 from uml_core.errors import listing
+from uml_core.sweeps.space import check_effect, points_per_group
 from uml_core.tracking.uri import check_tracking
 
 
@@ -29,6 +30,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
     space = checked_space(given.space, experiment)
+    points_per_group(space, given.trials)  # both are refused before Ray starts
+    check_effect(space, experiment)
     check_embedded(experiment)
     check_tracking(experiment.tracking.uri)
     if space.takes_no_step:  # which Ray would only delay
