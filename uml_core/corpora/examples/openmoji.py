@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -114,11 +116,17 @@ def _write_pictures(folder: Path, families: SplitFamilies, *, is_quiet: bool) ->
         for label, chosen in families[source].items()
         for family in chosen
     ]
-    for split, label, code in tqdm(jobs, desc="drawing emoji", unit="pictures", delay=2, disable=is_quiet):
+
+    def draw(job: tuple[str, str, str]) -> None:
+        split, label, code = job
         png = render(sketch_svg(code) if split == "sketch" else colour_svg(code))
         if split != "sketch" or not is_empty(png):
             (folder / split / label).mkdir(parents=True, exist_ok=True)
             (folder / split / label / f"{code}.png").write_bytes(png)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # drawing lets other threads run
+        for _ in tqdm(pool.map(draw, jobs), desc="drawing emoji", total=len(jobs), unit="pictures", delay=2):
+            pass
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
