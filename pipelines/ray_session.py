@@ -91,8 +91,6 @@ def _start_ray() -> None:
     else:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process that no local node has use for
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked to be counted
-        # Of Ray's C++ side, which writes to stderr whatever its logging level is: notes on Ray Data's own actors.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         # A local cluster's token is nobody's business but ours.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
         ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
