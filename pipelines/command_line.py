@@ -9,6 +9,8 @@ summary and, as the last line, one JSON object; a user's mistake ends with one l
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import json
 import logging
 import sys
@@ -103,6 +105,7 @@ def guarded(
     """Run a step's body on its flags; returns the exit status: 0 done, 2 a user's mistake, in one line on stderr."""
     arguments = parser.parse_intermixed_args(argv)
     CLOCK.begin()
+    atexit.register(gc.freeze)  # else Python, at its end, looks at all objects of torch and MLflow: 2 s of CPU
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         with logging_redirect_tqdm():  # a warning does not break into a line that is being drawn
