@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -124,8 +125,9 @@ def _write_pictures(folder: Path, families: SplitFamilies, *, is_quiet: bool) ->
             (folder / split / label).mkdir(parents=True, exist_ok=True)
             (folder / split / label / f"{code}.png").write_bytes(png)
 
+    shown: dict[str, Any] = {"desc": "drawing emoji", "unit": "pictures", "delay": 2, "disable": is_quiet}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # drawing lets other threads run
-        for _ in tqdm(pool.map(draw, jobs), desc="drawing emoji", total=len(jobs), unit="pictures", delay=2):
+        for _ in tqdm(pool.map(draw, jobs), total=len(jobs), **shown):
             pass
 
 
