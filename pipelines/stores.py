@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from pipelines.known_fingerprints import known_or_found
-from pipelines.progress import loading, stage
+from pipelines.progress import stage
 from pipelines.timings import timed
 from uml_core.config import Experiment, hash_of
 from uml_core.corpora.ready.adopt import ready_identity
@@ -29,17 +28,10 @@ def corpus_fingerprint(experiment: Experiment, corpus: str) -> str:
     config = experiment.encoder_of(corpus)
     if config is None:
         return hash_of(ready_identity(corpus, experiment.corpora[corpus]))
-    # torch takes seconds; ready embeddings need none of it
-    with loading():
-        from uml_core.encoders import build_encoder, fingerprint, store_precision
+    from uml_core.encoders import build_encoder, fingerprint, store_precision
 
-    modality = experiment.corpora[corpus].modality
-    dtype, precision = experiment.embed.dtype, store_precision(experiment)
-
-    def find() -> str:
-        return fingerprint(build_encoder(config, modality), dtype=dtype, precision=precision)
-
-    return known_or_found(experiment.store, corpus, config, (modality, dtype, precision), find)
+    encoder = build_encoder(config, experiment.corpora[corpus].modality)
+    return fingerprint(encoder, dtype=experiment.embed.dtype, precision=store_precision(experiment))
 
 
 @timed("read")
