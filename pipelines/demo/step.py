@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from pipelines.command_line import Summary
-from pipelines.progress import stage
+from pipelines.progress import loading, stage
 from pipelines.ray_session import ray_session
 from uml_core.config import Experiment
 from uml_core.errors import InputError
@@ -47,4 +47,5 @@ def run(experiment: Experiment) -> Summary:
 
 
 def _load() -> None:
-    from pipelines.demo import tour  # noqa: F401
+    with loading():
+        from pipelines.demo import tour  # noqa: F401

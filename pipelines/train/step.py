@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pipelines.command_line import Summary
-from pipelines.progress import stage
+from pipelines.progress import loading, stage
 from pipelines.run_data import CheckedData, check_data
 from pipelines.train.summary import best_by_validation, by_seed, seed_runs, summary_of, trains_here
 from uml_core.config import Experiment
@@ -72,7 +72,7 @@ def _session(experiment: Experiment, checked: CheckedData) -> Iterator[None]:
     yield
 
 
-@stage("import", "loading")
+@loading()
 def _prepare(experiment: Experiment) -> None:
     """Do what takes as long as Ray's processes to start: import torch, Ray Train and MLflow, open MLflow's database."""
     if trains_here(experiment):
