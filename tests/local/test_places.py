@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from pipelines.theory import __main__ as theory_command
 from pipelines.train import step as train
 from pipelines.tune import step as tune
 from tests.conftest import vector_tree, write_vector_corpora
-from uml_core.config import TrackingConfig, parse_experiment
+from uml_core.config import parse_experiment
 from uml_core.errors import InputError
 from uml_core.files.paths import open_bytes, remote
 
@@ -137,10 +139,11 @@ def test_a_tracking_server_keeps_artifacts_itself(tmp_path: Path) -> None:
     assert with_absolute_paths(experiment).tracking.uri == "http://mlflow:5000"
 
 
-def test_the_tracking_server_of_mlflows_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    assert TrackingConfig().uri == "http://mlflow:5000"
-    assert TrackingConfig(uri="sqlite:///x.db").uri == "sqlite:///x.db"
+def test_the_tracking_server_of_mlflows_own_variable() -> None:
+    code = "from uml_core.config import TrackingConfig as T; print(T().uri, T(uri='sqlite:///x.db').uri)"
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": "http://mlflow:5000"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["http://mlflow:5000", "sqlite:///x.db"]
 
 
 @pytest.mark.parametrize("given", ["", "nope://bucket/x", "/proc/none/x"])

@@ -19,7 +19,7 @@ from pipelines.predict import step as predict
 from pipelines.run_data import load_data
 from pipelines.train import step as train
 from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
-from tests.embedded import embed_here, stream_here
+from tests.embedded import embed_here
 from tests.fine_tuning_runs import predictions_of
 from tests.text_models import save_text_model
 from uml_core.config import Experiment, parse_experiment
@@ -79,7 +79,7 @@ def evaluated_alike(experiment: Experiment, trained: dict[str, Any], directory: 
 
 
 def test_streamed_pictures_train_the_kept_ones_model_and_its_encoder_is_what_is_used(
-    experiment: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    experiment: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also of transferred blocks that thaw on the way; the kept pictures train in this process, without Ray."""
     save_text_model(tmp_path / "bert", "bert")
@@ -98,7 +98,6 @@ def test_streamed_pictures_train_the_kept_ones_model_and_its_encoder_is_what_is_
     assert Path(table).read_text().count("| copied |") == 36
     predictor = evaluated_alike(settings, streamed, tmp_path)
     uri, pictures = experiment.tracking.uri, Path(str(experiment.corpora["pictures"].path)) / "test"
-    monkeypatch.setattr(predict, "stream_parts", stream_here)
     predict.run(streamed["model_uri"], str(pictures), str(tmp_path / "out.parquet"), uri)
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
     accuracy = np.mean([row["id"].split("/")[0] == row["prediction"] for row in rows])

@@ -60,10 +60,14 @@ class EncoderConfig(Settings):
         return self
 
 
+# As it is when this is imported: MLflow sets the variable itself, in whatever process has used a tracking server.
+DEFAULT_TRACKING = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///runs/mlflow.db")
+
+
 class TrackingConfig(Settings):
     """Where MLflow's runs and artifacts go. A relative sqlite path is taken from the working directory."""
 
-    uri: str = Field(default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///runs/mlflow.db"))
+    uri: str = DEFAULT_TRACKING
     """MLflow tracking URI; $MLFLOW_TRACKING_URI where that is set."""
     artifacts: str = "runs/artifacts"
     """Folder or URI of MLflow's artifacts."""
