@@ -7,14 +7,16 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import ray
 
-from pipelines.progress import stage
+from pipelines.progress import StepProgress, stage
 
+POLL_S = 1.0
 LOOP_ENDS_S = 30  # a round of Ray Data's loop, which may wait for an actor's start
 _is_kept = threading.Event()  # whether the Ray that `ray_session` starts outlives it; a process has one
 
@@ -103,6 +105,30 @@ def quieten_ray_data() -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # here, because importing ray.data sets the level anew
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
+
+
+def await_resources(kind: Literal["CPU", "GPU"], count: int, *, wait_s: float) -> int:
+    """How many CPUs or GPUs the cluster has, once there are so many or they were waited for in vain.
+
+    Ray's autoscaler adds nodes for what is asked of it. What a cluster may grow to, it does not say: so it is asked.
+    """
+    there = int(ray.cluster_resources().get(kind, 0))
+    if there >= count or not wait_s:
+        return there
+    from ray.autoscaler.sdk import request_resources  # half a second that few steps need
+
+    request_resources(bundles=[{kind: 1}] * count)
+    ends = time.monotonic() + wait_s
+    try:
+        with StepProgress(f"waiting for {count} {kind}s, of which the cluster has {there}") as shown:
+            while there < count and time.monotonic() < ends:
+                time.sleep(POLL_S)
+                if (now := int(ray.cluster_resources().get(kind, 0))) != there:
+                    there = now
+                    shown.says(f"waiting for {count} {kind}s, of which the cluster has {there}")
+    finally:
+        request_resources(bundles=[])  # what runs then holds its nodes itself
+    return there
 
 
 def num_cpus() -> int:  # of the cluster, at least 1

@@ -10,10 +10,12 @@ are not counted, for the driver does not wait for them; what workers did meanwhi
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -64,7 +66,16 @@ class Clock:
         self._since = now
 
 
-CLOCK = Clock(psutil.Process().create_time())
+def _began() -> float:
+    """When this process began, seconds since 1970; psutil's own answer may be a second off, as the boot time is."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    except OSError:  # no Linux
+        return psutil.Process().create_time()
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+
+
+CLOCK = Clock(_began())
 timed, add_workers = CLOCK.timed, CLOCK.add_workers
 
 

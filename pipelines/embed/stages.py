@@ -19,10 +19,11 @@ import ray
 import ray.data
 
 from pipelines.embed.decoding import DecodedPart, decode_rows
-from pipelines.ray_session import num_cpus, num_gpus, quieten_ray_data
+from pipelines.ray_session import await_resources, num_cpus, num_gpus, quieten_ray_data
 from uml_core.config import EmbedConfig, EncoderConfig
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Encoder, build_encoder
+from uml_core.errors import InputError
 from uml_core.store.listing import RowSpool
 
 Batch = dict[str, np.ndarray]
@@ -74,9 +75,17 @@ class Workers:
     device: str
 
     @classmethod
-    def from_settings(cls, settings: EmbedConfig, *, num_parts: int) -> Workers:
-        """What the settings come to on this cluster; Ray is running."""
-        cpus, gpus = num_cpus(), num_gpus()
+    def from_settings(cls, settings: EmbedConfig, *, num_parts: int, wait_s: float = 0.0) -> Workers:
+        """What the settings come to on this cluster; Ray is running. Raises InputError where it has no GPU to use."""
+        cpus, gpus = num_cpus(), 0 if settings.use_gpu is False else num_gpus()
+        if settings.use_gpu is True and not gpus:
+            wanted = 1 if settings.actors == "auto" else settings.actors
+            gpus = await_resources("GPU", min(wanted, num_parts), wait_s=wait_s)
+            if not gpus:
+                raise InputError(
+                    "embed.use_gpu is true, but the cluster has no GPU; set cluster.wait_s to the seconds in which its "
+                    "autoscaler adds one, or embed.use_gpu=false"
+                )
         own = gpus or (cpus if cpus <= CORES_PER_ACTOR else cpus // CORES_PER_ACTOR)
         actors = min(own if settings.actors == "auto" else settings.actors, num_parts)
         beside = max(1, cpus - actors) if gpus else 0

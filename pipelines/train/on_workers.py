@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from torch import Tensor
 
-from pipelines.ray_session import num_cpus, num_gpus, own_interrupts
+from pipelines.ray_session import await_resources, num_cpus, num_gpus, own_interrupts
 from pipelines.ray_train.attempts import Attempt
 from pipelines.ray_train.checkpoints import PREDICTOR_FOLDER, load_state, repair
 from pipelines.ray_train.elastic import trainer_class
@@ -48,7 +48,9 @@ def train_on_workers(
     settings = experiment.train
     use_gpu = num_gpus() > 0 if settings.use_gpu == "auto" else settings.use_gpu
     fewest, most = settings.min_workers or settings.num_workers, settings.num_workers
-    _check_workers(fewest, use_gpu=use_gpu, setting="workers" if settings.min_workers is None else "min_workers")
+    there = await_resources("GPU" if use_gpu else "CPU", fewest, wait_s=experiment.cluster.wait_s)
+    setting = "workers" if settings.min_workers is None else "min_workers"
+    _check_workers(fewest, there, use_gpu=use_gpu, setting=setting)
     _check_streaming(experiment, checked)
     sums = add_up_rows(experiment, checked)
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +67,11 @@ def train_on_workers(
                     "started_at": psutil.Process().create_time(),
                     "run_dir": attempt.directory,
                 },
-                scaling_config=ScalingConfig(num_workers=most if fewest == most else (fewest, most), use_gpu=use_gpu),
+                scaling_config=ScalingConfig(
+                    num_workers=most if fewest == most else (fewest, most),
+                    use_gpu=use_gpu,
+                    placement_strategy=experiment.cluster.placement.upper(),
+                ),
                 run_config=RunConfig(
                     name=attempt.name,
                     storage_path=attempt.storage_path,
@@ -83,14 +89,13 @@ def train_on_workers(
         return RunOutcome(**metrics["outcome"]), weights, load_predictor_folder(Path(checkpoint) / PREDICTOR_FOLDER)
 
 
-def _check_workers(fewest: int, *, use_gpu: bool, setting: str) -> None:
+def _check_workers(fewest: int, there: int, *, use_gpu: bool, setting: str) -> None:
     """Raise InputError where the cluster lacks what the fewest workers need: Ray would wait for ever."""
-    kind, most = ("GPU", num_gpus()) if use_gpu else ("CPU", num_cpus())
-    if most < fewest:
-        otherwise = " or set train.use_gpu=false" if use_gpu else ""
+    if there < fewest:
+        kind, otherwise = ("GPU", ", train.use_gpu=false") if use_gpu else ("CPU", "")
         raise InputError(
-            f"train.{setting} is {fewest}, but the cluster has {most} {kind}s, and each worker takes one; lower "
-            f"train.{setting}{otherwise}"
+            f"train.{setting} is {fewest}, but the cluster has {there} {kind}s, and each worker takes one; lower "
+            f"train.{setting}{otherwise}, or set cluster.wait_s to the seconds in which its autoscaler adds them"
         )
 
 

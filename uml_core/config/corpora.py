@@ -199,6 +199,8 @@ class EmbedConfig(Settings):
     part_rows: Literal["auto"] | PositiveCount = "auto"
     """Rows that are embedded and renamed into place at once, the unit of resuming; auto: 256, of text 1,024. For
     millions of rows take some thousands: fewer files."""
+    use_gpu: Literal["auto"] | bool = "auto"
+    """Encode on GPUs; auto: where the cluster has them; true asks its autoscaler for them (cluster.wait_s)."""
     actors: Literal["auto"] | PositiveCount = "auto"
     """Processes that hold the encoder; auto: one a GPU, else one a core (up to 4)."""
     decoders: Literal["auto"] | Count = "auto"

@@ -20,6 +20,7 @@ from uml_core.config.corpora import (
     TrackingConfig,
 )
 from uml_core.config.training import (
+    ClusterConfig,
     DataConfig,
     EvaluationConfig,
     FeedConfig,
@@ -58,6 +59,7 @@ class Sections(Settings):
     optim: OptimConfig = OptimConfig()
     pictures: PicturesConfig = PicturesConfig()
     feed: FeedConfig = FeedConfig()
+    cluster: ClusterConfig = ClusterConfig()
     train: TrainConfig = TrainConfig()
     tune: TuneConfig = TuneConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

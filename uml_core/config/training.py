@@ -283,6 +283,15 @@ class FeedConfig(Settings):
     """Local folder for the files that are read ahead; null: in a local store, else in the temporary folder."""
 
 
+class ClusterConfig(Settings):
+    """What a step does with a Ray cluster; a local Ray needs none of it."""
+
+    wait_s: NonNegative = 0.0
+    """Seconds to wait for GPUs or CPUs that the cluster lacks now and its autoscaler may add; 0 refuses at once."""
+    placement: Literal["pack", "spread"] = "pack"
+    """Training workers on as few nodes as hold them, or on as many."""
+
+
 class TrainConfig(Settings):
     """Length, evaluation and resources of a training run. max_steps 0 evaluates the untrained model."""
 
@@ -302,7 +311,7 @@ class TrainConfig(Settings):
     min_workers: PositiveCount | None = None
     """Least number of workers with which a run goes on where nodes are missing; null: it waits for all."""
     use_gpu: Literal["auto"] | bool = "auto"
-    """Train on GPUs; auto: where the cluster has them."""
+    """Train on GPUs; auto: where the cluster has them; true asks its autoscaler for them (cluster.wait_s)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward pass; auto: bfloat16 on a GPU, float32 on a CPU."""
     accumulate: PositiveCount = 1

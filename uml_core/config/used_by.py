@@ -82,7 +82,7 @@ USES: Mapping[str, Use] = {
     **{key: use for encoder in _ENCODERS for key, use in _uses(encoder, _ENCODER_KEYS, "store").items()},
     **{key: use for encoder in _ENCODERS for key, use in _uses(encoder, "compile").items()},
     **_uses("embed", "dtype precision", "store"),
-    **_uses("embed", "batch_size part_rows actors decoders max_rejected"),
+    **_uses("embed", "batch_size part_rows use_gpu actors decoders max_rejected"),
     **_uses("model", "backbone head", "model", "pack"),
     **_uses("model", "trained_blocks trained_auxiliaries drop_path", "model", when=(TRAINED_ENCODER,)),
     **_uses("model.lora", "rank alpha dropout targets", "model", when=(ADAPTERS,)),
@@ -116,6 +116,7 @@ USES: Mapping[str, Use] = {
     **_uses("train", "batch_size", "model", "pack", when=(ADAMW,)),
     # Workers, shards and parts of a batch make the same update, up to the order in which numbers are added.
     **_uses("train", "workers min_workers use_gpu", when=(STEPS,)),
+    **_uses("cluster", "wait_s placement"),
     **_uses("train", "sharding accumulate compile"),
     **_uses("train", "gradient_cosine report_every_s report_share keep_checkpoints twin seeds"),
     **_uses("tune", "seeds shots auxiliary_shots lr mixing per_corpus loss_weights batch_ratios warm_starts search"),
