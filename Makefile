@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 
-.PHONY: demo test tests lint format benchmark clean
+.PHONY: demo test tests cluster lint format benchmark clean
 
 demo: $(READY)  ## the whole pipeline on the default corpora
 	$(BIN)/python -m pipelines.demo
@@ -21,6 +21,9 @@ test: $(DEV_READY)  ## lint and every test, at once (GPU and network tests are o
 
 tests: $(DEV_READY)
 	$(PYTEST) tests
+
+cluster: $(DEV_READY)  ## every step as a job on a cluster of this machine
+	$(BIN)/python cluster/rehearsal.py
 
 lint: $(DEV_READY)
 	$(BIN)/ruff check .

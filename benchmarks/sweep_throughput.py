@@ -148,7 +148,7 @@ def _solvable(directory: Path) -> Experiment:
 
 def _embedded(directory: Path, steps: int) -> Experiment:
     experiment = write_corpora(directory).override(
-        {"train.max_steps": steps, "train.eval_every": 500, "train.patience": 100}
+        {"train.max_steps": steps, "train.eval_every": 500, "train.patience": 100, "data.test_fraction": 0.2}
     )
     embed.run(experiment)
     return experiment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from uml_core.errors import InputError
 def autoscaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A head of one CPU, and nodes of one GPU each, none of them at first; ended by the ids of its processes."""
     directory, port = tmp_path_factory.mktemp("autoscaled"), free_port()
+    temporary = Path(f"/tmp/uml-{os.getpid()}-d")  # short: sockets lie in it
     address = f"{ray.util.get_node_ip_address()}:{port}"
     config = {
         "cluster_name": "demand",
@@ -43,7 +45,7 @@ def autoscaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     file = directory / "cluster.yaml"
     file.write_text(json.dumps(config), encoding="utf-8")
     settings = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_AUTH_MODE": "disabled"}
-    places = [f"--port={port}", f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir=/tmp/uml-{os.getpid()}-d"]
+    places = [f"--port={port}", f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={temporary}"]
     line = [RAY, "start", "--head", "--block", "--num-cpus=1", "--include-dashboard=false", *places]
     with (directory / "head.log").open("wb") as log:
         head = subprocess.Popen(
@@ -62,6 +64,7 @@ def autoscaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for process in started:
             process.kill()
         head.wait()
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def connect(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
