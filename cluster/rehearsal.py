@@ -124,7 +124,7 @@ class Cluster:
         )
 
     def leaks(self) -> tuple[list[str], int]:
-        """Files that hold the token or the storage key, of the nodes, servers and bucket; and how many were looked at."""
+        """Files of nodes, servers and bucket that hold the token or the storage key, and how many were looked at."""
         token = Path(self.environment["RAY_AUTH_TOKEN_PATH"])
         secret = [token.read_bytes(), self.environment["AWS_SECRET_ACCESS_KEY"].encode()]
         written = [file for folder in (self.directory, *self._folders) for file in folder.rglob("*") if file != token]
