@@ -47,6 +47,10 @@ def test_models_answer_their_examples_where_only_their_requirements_are_installe
         theirs = Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=experiment.tracking.uri))
         assert found is not None
         assert (found / "MLmodel").read_bytes() == (theirs / "MLmodel").read_bytes(), uri
+    client = mlflow.MlflowClient(experiment.tracking.uri, experiment.tracking.uri)
+    client.delete_model_version("pets", "1")
+    assert local_artifact(experiment.tracking.uri, "models:/pets/1") is None, "deleted, though its folder is there"
+    assert local_artifact(experiment.tracking.uri, uris[2]) is not None, "the logged model itself is not"
     requirements = mlflow.pyfunc.get_model_dependencies(uris[0])
     line = [sys.executable, "-I", str(ROOT / "tests" / "serving_process.py"), str(requirements)]
     line += [experiment.tracking.uri, *uris]

@@ -74,16 +74,23 @@ def read_experiment(uri: str, name: str) -> tuple[str, dict[str, str]] | None:
     return _found(uri, read)
 
 
-# The folder of each kind of URI, by what the URI says.
+# The folder of each kind of URI, by what the URI says; what was deleted is left to the client, which refuses it.
+NOT_DELETED = "current_stage <> 'Deleted_Internal'"
 RUN_FOLDER = "SELECT artifact_uri FROM runs WHERE run_uuid = ?"
 MODEL_FOLDERS = (
-    (r"models:/(m-[^/@]+)", "SELECT artifact_location FROM logged_models WHERE model_id = ?"),
+    (
+        r"models:/(m-[^/@]+)",
+        "SELECT artifact_location FROM logged_models WHERE model_id = ? AND lifecycle_stage = 'active'",
+    ),
     (
         r"models:/([^/@]+)@([^/@]+)",
         "SELECT storage_location FROM model_versions v JOIN registered_model_aliases a USING (name, version) "
-        "WHERE name = ? AND alias = ?",
+        f"WHERE name = ? AND alias = ? AND {NOT_DELETED}",
     ),
-    (r"models:/([^/@]+)/(\d+)", "SELECT storage_location FROM model_versions WHERE name = ? AND version = ?"),
+    (
+        r"models:/([^/@]+)/(\d+)",
+        f"SELECT storage_location FROM model_versions WHERE name = ? AND version = ? AND {NOT_DELETED}",
+    ),
     (
         r"runs:/([^/]+)/([^/]+)",
         "SELECT artifact_location FROM logged_models WHERE source_run_id = ? AND name = ? "
