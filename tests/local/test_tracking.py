@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from uml_core.tracking import client as tracking_client
 from uml_core.tracking.client import PatientClient, is_outage
 from uml_core.tracking.reading import experiment_runs
 from uml_core.tracking.records import MetricPoint
+from uml_core.tracking.uri import check_has_runs
 from uml_core.tracking.writing import metric_name, open_experiment, start_run
 
 LOST = MlflowException("API request to http://x failed with exception ConnectionError")
@@ -172,3 +174,15 @@ def test_a_database_without_its_driver_names_the_package(monkeypatch: pytest.Mon
     with pytest.raises(InputError, match=r"postgresql://db/x needs package psycopg\[binary\]") as refusal:
         open_experiment(TrackingConfig(uri="postgresql://ada:lovelace@db/x"), "pets")
     assert "lovelace" not in str(refusal.value)
+
+
+def test_the_file_of_a_sqlite_uri(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    with pytest.raises(InputError, match="does not exist"):
+        check_has_runs(f"sqlite:///{file}?timeout=5", lost="no runs")
+    file.touch()
+    check_has_runs(f"sqlite:///{file}?timeout=5", lost="no runs")
+    notes = tmp_path / "notes.txt"
+    notes.write_text("a file of another kind", encoding="utf-8")
+    with pytest.raises(InputError, match="a file of another kind"):
+        experiment_runs(f"sqlite:///{notes}", "pets")

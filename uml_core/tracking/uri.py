@@ -9,6 +9,7 @@ from uml_core.config import Experiment
 from uml_core.errors import InputError, listing
 
 TRACKING_SCHEMES = {"sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks"}
+SQLITE_HEADER = b"SQLite format 3\0"  # an empty file is a database, too
 
 
 @functools.cache  # once per process: a server that answered once is waited for
@@ -29,11 +30,17 @@ def check_tracking(uri: str) -> None:
                 "(mlflow server), or use sqlite:///runs/mlflow.db"
             ) from None
     elif uri.startswith("sqlite:///"):
-        folder = Path(uri.removeprefix("sqlite:///")).parent
+        file = sqlite_path(uri)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            begins_with = b""
+            if file.exists():
+                with file.open("rb") as opened:
+                    begins_with = opened.read(len(SQLITE_HEADER))
         except OSError as error:
             raise InputError(f"tracking.uri {shown} cannot be written: {error.strerror}") from None
+        if begins_with not in (b"", SQLITE_HEADER):  # MLflow would try it for minutes
+            raise InputError(f"tracking.uri {shown} is a file of another kind; give a new one, or that of earlier runs")
     elif uri.partition("://")[0].partition("+")[0] not in TRACKING_SCHEMES and "://" in uri:
         raise InputError(
             f"tracking.uri is {shown}, which cannot be used; schemes are {listing(sorted(TRACKING_SCHEMES))}"
@@ -47,11 +54,16 @@ def check_has_runs(uri: str, *, lost: str) -> None:
 
     Raises InputError that begins with `lost`, where there is no such SQLite file, or the URI cannot be reached.
     """
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if uri.startswith("sqlite:///") and not sqlite_path(uri).exists():
         raise InputError(
             f"{lost}: tracking.uri {uri} does not exist; run train or tune first, or give the URI of their runs"
         )
     check_tracking(uri)
+
+
+def sqlite_path(uri: str) -> Path:
+    """The file of a SQLite URI, which may end with options (?timeout=5)."""
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
 def without_credentials(uri: str) -> str:

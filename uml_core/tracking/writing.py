@@ -21,7 +21,7 @@ from uml_core.config import Experiment, TrackingConfig
 from uml_core.errors import InputError, first_line
 from uml_core.tracking.client import PatientClient, mlflow_client, quieten
 from uml_core.tracking.records import PARENT_TAG, PRESENTED_TAG, MetricPoint, metric_points
-from uml_core.tracking.uri import check_tracking, without_credentials, without_password
+from uml_core.tracking.uri import check_tracking, sqlite_path, without_credentials, without_password
 
 if TYPE_CHECKING:
     from uml_core.serving.predictor import Predictor
@@ -232,7 +232,7 @@ def _alone_on(uri: str) -> contextlib.AbstractContextManager[Any]:
     """A lock on a SQLite file: its first two users would race to create its tables."""
     if not uri.startswith("sqlite:///"):
         return contextlib.nullcontext()
-    return FileLock(f"{uri.removeprefix('sqlite:///')}.lock")
+    return FileLock(f"{sqlite_path(uri)}.lock")
 
 
 def _as_uri(path: str) -> str:
