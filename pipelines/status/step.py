@@ -17,6 +17,7 @@ from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.tracking.reading import experiment_runs
 from uml_core.tracking.records import PARENT_TAG, RunRecord
+from uml_core.tracking.uri import check_has_runs
 
 STEP_KINDS = ("sweep", "uml", "unimodal")  # of runs that a step began; their trials are counted
 
@@ -46,6 +47,7 @@ def _embedding(found: Sequence[StoredFolder], corpus: str, fingerprint: str) -> 
 def _records(experiment: Experiment) -> tuple[list[RunRecord], str]:
     """The experiment's runs in MLflow, the newest first; and why there are none."""
     try:
+        check_has_runs(experiment.tracking.uri, lost="no runs yet")  # MLflow's client would make an empty database
         return experiment_runs(experiment.tracking.uri, experiment.name), ""
     except InputError as error:
         return [], str(error)

@@ -90,6 +90,10 @@ def test_status_says_what_is_there_and_the_line_to_go_on_with(experiment: Experi
     said = status.run(experiment, "pets.yaml")
     assert said.results["corpora"] == dict.fromkeys(experiment.corpora, "finished")
     assert said.results["next"] == "python -m pipelines.tune pets.yaml --space controls"
+    (tmp_path / "elsewhere").mkdir()
+    nowhere = experiment.override({"tracking.uri": f"sqlite:///{tmp_path}/elsewhere/mlflow.db"})
+    assert "does not exist" in status.run(nowhere).text
+    assert not list((tmp_path / "elsewhere").iterdir()), "nothing is changed"
 
     open_experiment(experiment.tracking, experiment.name)
     sweep = start_run(experiment, name="few_shot", kind="sweep", tags={"uml.space": "few_shot"})
