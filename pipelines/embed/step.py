@@ -170,6 +170,7 @@ class CorpusWork:
             return False
         if self.store.part_names() != self._parts_before:  # another run has written: that is not missing now
             self.listing = self._list()
+        self._theirs = self.finished_manifest()
         self.names = self.spool.write(self.listing.missing)
         self.progress = EmbedProgress(self.corpus, len(self.listing.keys), self.experiment.embed.max_rejected)
         self.progress.started_at = float("inf")
@@ -179,7 +180,13 @@ class CorpusWork:
         return True
 
     def publish(self) -> dict[str, Any]:
-        """Leave each listed row in one part of the store, and no other; returns the summary's facts."""
+        """Leave each listed row in one part of the store, and no other; returns the summary's facts.
+
+        What another run has finished meanwhile stays as it is, with that run's measurements.
+        """
+        if self._theirs is not None:
+            self._writing.close()
+            return facts_of(self._theirs, up_to_date=True)
         listing, store = self.listing, self.store
         settled = store.settle(store.footers(), listing.keys)
         lost = len(listing.keys) - len(settled.keys)
