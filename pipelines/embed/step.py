@@ -145,6 +145,7 @@ class CorpusWork:
 
     def __init__(self, experiment: Experiment, corpus: str) -> None:
         self.experiment, self.corpus, self.names = experiment, corpus, list[str]()
+        self._said = False
         self.encoder = build_encoder(experiment.encoder_of(corpus), experiment.corpora[corpus].modality)
         self.store = corpus_store(experiment, corpus)
         self.spool = self.store.spool()
@@ -161,12 +162,8 @@ class CorpusWork:
         False where another run is embedding the corpus, unless it `waits`.
         """
         self._writing = held.enter_context(contextlib.ExitStack())
-        writing = self.store.writing(lambda: None, wait_for_living=waits, interrupts=interrupts)
+        writing = self.store.writing(self._say_waiting, wait_for_living=waits, interrupts=interrupts)
         if not self._writing.enter_context(writing):
-            place = self.store.directory
-            print(
-                f"corpus {self.corpus} is being embedded by another run into {place}; waiting for it", file=sys.stderr
-            )
             return False
         if self.store.part_names() != self._parts_before:  # another run has written: that is not missing now
             self.listing = self._list()
@@ -209,6 +206,14 @@ class CorpusWork:
         manifest = store.publish(settled.parts, facts)
         self._writing.close()
         return facts_of(manifest, up_to_date=False)
+
+    def _say_waiting(self) -> None:
+        """Said once, when this begins to wait: for a while also where it only looks whether another host's run lives."""
+        if not self._said:
+            place = self.store.directory
+            said = f"corpus {self.corpus} is being embedded by another run into {place}; waiting for it"
+            print(said, file=sys.stderr)
+        self._said = True
 
     def _list(self) -> Listing:
         given = self.experiment.embed.part_rows
