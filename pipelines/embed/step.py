@@ -37,8 +37,21 @@ FIRST_SHARE = 8  # of a full part: so that the first is soon done, and all actor
 
 def run(experiment: Experiment) -> Summary:
     """Embed what is not embedded yet; returns rows, rejected rows, rows/s and stage shares of each corpus."""
-    with StepProgress("listing the corpora") as shown:
-        results = embed_corpora(experiment, list(experiment.corpora), shown)
+    results: dict[str, dict[str, Any]] = {}
+    try:
+        with StepProgress("listing the corpora") as shown:
+            embed_corpora(experiment, list(experiment.corpora), shown, results)
+    except Exception:
+        with contextlib.suppress(Exception):  # what ended the step is what is said
+            _log_new(experiment, results)
+        raise
+    _log_new(experiment, results)
+    results = {corpus: results[corpus] for corpus in experiment.corpora}
+    return Summary(summary(results), {"store": experiment.store, "corpora": results})
+
+
+def _log_new(experiment: Experiment, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Log what this run has embedded; a rerun would find it up to date."""
     if new := {corpus: facts for corpus, facts in results.items() if not facts["up_to_date"]}:
         with loading():
             from uml_core.tracking.writing import log_embedding  # heavy, and a rerun may have no use for it
@@ -46,18 +59,18 @@ def run(experiment: Experiment) -> Summary:
             add_workers(facts["stage_s"])
         with stage("log", "writing to MLflow"):
             log_embedding(experiment, new)
-    return Summary(summary(results), {"store": experiment.store, "corpora": results})
 
 
-def embed_corpora(experiment: Experiment, corpora: Sequence[str], shown: StepProgress) -> dict[str, dict[str, Any]]:
-    """Bring corpora up to date in the store; returns the summary's facts of each.
+def embed_corpora(
+    experiment: Experiment, corpora: Sequence[str], shown: StepProgress, results: dict[str, dict[str, Any]]
+) -> None:
+    """Bring corpora up to date in the store; the summary's facts of each are put into `results` once it is.
 
     Corpora that another run is embedding are left until the others are done, and then waited for.
 
     Raises:
         InputError: more rows of a corpus are unreadable than embed.max_rejected; what is embedded stays, of all.
     """
-    results: dict[str, dict[str, Any]] = {}
     left: list[CorpusWork] = []
     for corpus in corpora:
         if experiment.encoder_of(corpus) is None:
@@ -72,15 +85,19 @@ def embed_corpora(experiment: Experiment, corpora: Sequence[str], shown: StepPro
     with contextlib.ExitStack() as session:  # Ray starts where rows are missing, and stops after the last
         waits = False
         while left:
-            results |= _embed_free(left, session, shown, waits=waits)
+            _embed_free(left, session, shown, results, waits=waits)
             left, waits = [work for work in left if work.corpus not in results], True
-    return {corpus: results[corpus] for corpus in corpora}
 
 
 @timed("encode")
 def _embed_free(
-    works: Sequence[CorpusWork], session: contextlib.ExitStack, shown: StepProgress, *, waits: bool
-) -> dict[str, dict[str, Any]]:
+    works: Sequence[CorpusWork],
+    session: contextlib.ExitStack,
+    shown: StepProgress,
+    results: dict[str, dict[str, Any]],
+    *,
+    waits: bool,
+) -> None:
     """Embed the corpora that no other run is embedding, in one stream; if it `waits`, the first one in any case."""
     begun: list[CorpusWork] = []
     started_at, interrupts = time.time(), threading.current_thread() is threading.main_thread()
@@ -92,7 +109,9 @@ def _embed_free(
                     begun.append(work)
 
         session.enter_context(ray_session(meanwhile=begin))
-        results = {work.corpus: work.publish() for work in begun if not work.names}
+        for work in begun:
+            if not work.names:
+                results[work.corpus] = work.publish()
         left = {work.corpus: work for work in begun if work.names}
         if left:
             first = next(iter(left.values()))
@@ -100,7 +119,6 @@ def _embed_free(
             shown.says(f"loading {first.encoder.config.name}")
             for corpus, work in _finished(left, shown):
                 results[corpus] = work.publish()
-    return results
 
 
 def _finished(left: dict[str, CorpusWork], shown: StepProgress) -> Iterator[tuple[str, CorpusWork]]:
@@ -208,7 +226,7 @@ class CorpusWork:
         return facts_of(manifest, up_to_date=False)
 
     def _say_waiting(self) -> None:
-        """Said once, when this begins to wait: for a while also where it only looks whether another host's run lives."""
+        """Say it once, when this begins to wait (also to see whether another host's run lives)."""
         if not self._said:
             place = self.store.directory
             said = f"corpus {self.corpus} is being embedded by another run into {place}; waiting for it"

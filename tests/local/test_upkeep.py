@@ -18,7 +18,9 @@ from pipelines.status import step as status
 from tests.conftest import vector_tree, write_vector_corpora
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.rows import Row
+from uml_core.errors import InputError
 from uml_core.store.corpus_store import CorpusStore
+from uml_core.tracking.reading import experiment_runs
 from uml_core.tracking.writing import open_experiment, start_run
 
 
@@ -111,6 +113,15 @@ def test_status_says_what_is_there_and_the_line_to_go_on_with(experiment: Experi
     missing = status.run(experiment, "pets.yaml")
     assert missing.results["corpora"][experiment.target] == "unfinished"
     assert missing.results["next"] == "python -m pipelines.embed pets.yaml"
+
+
+def test_what_was_embedded_is_logged_where_a_later_corpus_fails(vector_experiment: Experiment, tmp_path: Path) -> None:
+    (tmp_path / "names.parquet").unlink()
+    with pytest.raises(InputError, match=r"names\.parquet"):
+        embed.run(vector_experiment)
+    (run,) = experiment_runs(vector_experiment.tracking.uri, vector_experiment.name)
+    assert run.kind == "embed"
+    assert "embed/rows/target" in run.metrics
 
 
 def test_the_commands(experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,8 +84,10 @@ def embedded(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Emb
 
 
 def embed_only(experiment: Experiment, corpus: str) -> dict[str, Any]:
+    results: dict[str, dict[str, Any]] = {}
     with StepProgress("listing") as shown:
-        return embed.embed_corpora(experiment, [corpus], shown)[corpus]
+        embed.embed_corpora(experiment, [corpus], shown, results)
+    return results[corpus]
 
 
 def stored_ids(experiment: Experiment, corpus: str) -> Counter[str]:

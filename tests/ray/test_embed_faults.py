@@ -116,7 +116,9 @@ def test_a_killed_run_goes_on_through_killed_actors_beside_a_second_run(
         found = second.result(timeout=120).results["corpora"]["pictures"]
     first = json.loads(output.splitlines()[-1])["corpora"]["pictures"]
     assert (first["rows"], first["up_to_date"]) == (76, False)
-    assert found == {**first, "up_to_date": True}, "the second leaves the first one's measurements"
+    assert found["up_to_date"]
+    for name in ("rows", "encoded_rows", "wall_s", "rows_per_s"):
+        assert found[name] == first[name], "the second leaves the first one's measurements"
     assert "corpus pictures is being embedded by another run" in capsys.readouterr().err
     check_exactly_once(experiment, tmp_path)
     assert before.items() <= part_times(experiment).items(), "done is done"
