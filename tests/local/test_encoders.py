@@ -20,9 +20,10 @@ from PIL import Image
 from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizerFast, GPT2Config, GPT2Model
 
 from uml_core.config import EncoderConfig
-from uml_core.encoders import RowError, build_encoder, fingerprint
+from uml_core.encoders import RowError, build_encoder, fingerprint, torch_encoder
 from uml_core.encoders.image.folding import has_foldable
 from uml_core.encoders.image.timm_encoder import TimmEncoder
+from uml_core.encoders.kept_graphs import keep
 from uml_core.encoders.openvino_engine import OpenVinoForward
 from uml_core.encoders.pictures import open_picture
 from uml_core.encoders.text.sentence_encoders import pool
@@ -158,6 +159,7 @@ def test_a_kept_graph_gives_what_torch_and_the_libraries_give(tmp_path: Path, mo
     assert isinstance(kept, HubEncoder)
     traced.load()
     monkeypatch.setattr(kept, "_build_model", pytest.fail)
+    monkeypatch.setattr(torch_encoder, "one_maker", pytest.fail)  # processes compile what is kept side by side
     kept.load()
     tokenizer = AutoTokenizer.from_pretrained(kept.location)
     rows = [kept.decode(text) for text in texts]
@@ -174,6 +176,14 @@ def test_a_kept_graph_gives_what_torch_and_the_libraries_give(tmp_path: Path, mo
         for transform in theirs:
             picture = transform(picture)
         assert np.array_equal(image.decode(encoded(noise(size=size))), picture), size
+
+
+def test_a_graph_that_cannot_be_kept_leaves_nothing(tmp_path: Path) -> None:
+    made, graph = tmp_path / "module.onnx", tmp_path / "graph.onnx"
+    made.write_bytes(b"graph")
+    graph.mkdir()  # in its way
+    keep(made, graph)
+    assert sorted(tmp_path.iterdir()) == [graph, made]
 
 
 def test_minilm_ranks_sentences_by_meaning_whatever_their_batch() -> None:

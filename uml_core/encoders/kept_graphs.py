@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -25,13 +26,30 @@ CODE = ("openvino_engine.py", "image/folding.py", "image/timm_encoder.py", "text
 
 
 def kept_graph(identity: dict[str, Any], precision: str) -> Path | None:
-    """The file for the graph of an encoder in a precision, there or not; None where no digest names its weights."""
+    """The file for the graph of an encoder in a precision, there or not.
+
+    None where no digest names its weights, or the user has no home.
+    """
     if not DIGEST.fullmatch(str(identity.get("weights"))):
         return None
     code = [file_digest(Path(__file__).parent / name) for name in CODE]
     made_by = {"libraries": {name: version(name) for name in LIBRARIES}, "code": code}
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uml" / "graphs"
-    return folder / f"{hash_of({'identity': identity, 'precision': precision, **made_by})}.onnx"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return cache / "uml" / "graphs" / f"{hash_of({'identity': identity, 'precision': precision, **made_by})}.onnx"
+
+
+def keep(made: Path, graph: Path) -> None:
+    """Copy a file to where a graph is kept, in one rename; where the disk is full, say, nothing is kept."""
+    new = graph.with_suffix(".new")
+    try:
+        shutil.copyfile(made, new)
+        new.replace(graph)
+    except OSError:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy.typing as npt
 
+from uml_core.encoders import kept_graphs
 from uml_core.encoders.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -150,8 +150,7 @@ def engine_forward(
             found = forward(*checked)
             agrees = found.shape == expected.shape and _agrees(found, expected, precision)
             if agrees and keep is not None:
-                shutil.copyfile(file, keep.with_suffix(".new"))
-                keep.with_suffix(".new").replace(keep)
+                kept_graphs.keep(file, keep)
     except UNKNOWN as problem:
         logger.info("%s is not run by OpenVINO: %s", name, problem)
         return None

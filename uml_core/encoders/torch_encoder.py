@@ -58,14 +58,17 @@ class TorchEncoder(Encoder):
         """
         may_keep = device == "cpu" and not self.config.compile and self._encodes_arrays
         may_keep = may_keep and openvino_engine.runs_in(precision)
-        with one_maker(kept_graph(self.identity(), precision) if may_keep else None) as graph:
-            if graph is not None and self._load_kept(graph, precision):
-                return
-            self._keep = graph
-            self._place_frozen(self._build_model(getattr(torch, precision)), device, precision)
-            self._keep = None
+        kept = kept_graph(self.identity(), precision) if may_keep else None
+        if self._load_kept(kept, precision):
+            return
+        with one_maker(kept) as self._keep:
+            if not self._load_kept(self._keep, precision):  # made while this one waited
+                self._place_frozen(self._build_model(getattr(torch, precision)), device, precision)
+        self._keep = None
 
-    def _load_kept(self, graph: Path, precision: str) -> bool:
+    def _load_kept(self, graph: Path | None, precision: str) -> bool:
+        if graph is None:
+            return False
         try:
             engine = openvino_engine.OpenVinoForward(graph, precision, *self._names)
         except RuntimeError:  # not there, or damaged
