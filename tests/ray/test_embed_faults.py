@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -85,9 +86,7 @@ def kill_encode_actors(driver: subprocess.Popen[str]) -> None:
         actor.kill()
 
 
-def test_a_killed_run_goes_on_through_killed_actors_beside_a_second_run(
-    experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_killed_run_goes_on_through_killed_actors_beside_a_second_run(experiment: Experiment, tmp_path: Path) -> None:
     """One history of one store.
 
     1. The driver and the whole of its Ray are killed with -9 at a random moment: nothing is published.
@@ -119,6 +118,22 @@ def test_a_killed_run_goes_on_through_killed_actors_beside_a_second_run(
     assert found["up_to_date"]
     for name in ("rows", "encoded_rows", "wall_s", "rows_per_s"):
         assert found[name] == first[name], "the second leaves the first one's measurements"
-    assert "corpus pictures is being embedded by another run" in capsys.readouterr().err
     check_exactly_once(experiment, tmp_path)
     assert before.items() <= part_times(experiment).items(), "done is done"
+
+
+def test_that_it_waits_is_said_once_and_when_it_does(
+    experiment: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work, said = embed.CorpusWork(experiment, "pictures"), ""
+    with contextlib.ExitStack() as held, ThreadPoolExecutor(1) as beside:
+        with corpus_store(experiment, "pictures").writing(pytest.fail):
+            assert not work.begin(held, waits=False, interrupts=False)
+            assert capsys.readouterr().err == "", "other corpora come first"
+            begun = beside.submit(work.begin, held, waits=True, interrupts=False)
+            while not said:
+                said += capsys.readouterr().err
+                time.sleep(0.01)
+        assert begun.result(timeout=60)
+    said += capsys.readouterr().err
+    assert said.count("corpus pictures is being embedded by another run") == 1
