@@ -95,6 +95,7 @@ def run(experiment: Experiment, space_name: str, *, max_trials: int | None = Non
             counts["stopped_early"] = sum(result.stopped for result in results.values())
             if failed > experiment.tune.max_failed * proposals.total:
                 parent.finish("FAILED")
+                attempt.finish()  # the cause may be mended outside of the settings: the same line begins anew
                 raise InputError(_failures(experiment, counts, results))
             chosen, front = select_trials(proposals.specs, results, count_cost="cost" in experiment.tune.objectives)
             for spec in front:

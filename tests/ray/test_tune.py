@@ -282,6 +282,8 @@ def test_a_failed_trial_is_recorded_and_does_not_end_the_sweep(experiment: Exper
     assert all("not finite" in trial.tags["uml.error"] for trial in failed)
     with pytest.raises(InputError, match=r"trials failed .tune.max_failed is 10%"):
         tune.run(broken.override({"tune.max_failed": 0.1}), write_space(tmp_path, "(1e-3, 1e38)"))
+    with pytest.raises(InputError, match="no unfinished sweep"):  # the same line begins anew
+        tune.run(broken.override({"tune.max_failed": 0.1}), write_space(tmp_path, "(1e-3, 1e38)"), resume=True)
 
 
 @pytest.mark.parametrize(
