@@ -23,7 +23,7 @@ def embed_here(experiment: Experiment) -> Summary:
     with (
         mock.patch.object(stages, "stream_parts", stream_here),
         mock.patch.object(embed, "ray_session", no_session),
-        mock.patch.object(Workers, "from_settings", return_value=Workers(1, 0, "cpu")),
+        mock.patch.object(Workers, "from_settings", return_value=Workers(1, 0, "cpu", threads=os.cpu_count() or 1)),
     ):
         return embed.run(experiment)
 

@@ -68,11 +68,15 @@ def decoded_part(batch: Batch, encoder: Encoder, read: ReadPart) -> DecodedPart:
 
 @dataclass(frozen=True)
 class Workers:
-    """How many actors encode, how many tasks decode beside them (0: the actors do), on which device."""
+    """How many actors encode, how many tasks decode beside them (0: the actors do), on which device.
+
+    `threads` are an actor's share of the cluster's CPUs.
+    """
 
     actors: int
     decoders: int
     device: str
+    threads: int
 
     @classmethod
     def from_settings(cls, settings: EmbedConfig, *, num_parts: int, wait_s: float = 0.0) -> Workers:
@@ -89,9 +93,8 @@ class Workers:
         own = gpus or (cpus if cpus <= CORES_PER_ACTOR else cpus // CORES_PER_ACTOR)
         actors = min(own if settings.actors == "auto" else settings.actors, num_parts)
         beside = max(1, cpus - actors) if gpus else 0
-        return cls(
-            actors, beside if settings.decoders == "auto" else settings.decoders, device="cuda" if gpus else "cpu"
-        )
+        decoders, device = beside if settings.decoders == "auto" else settings.decoders, "cuda" if gpus else "cpu"
+        return cls(actors, decoders, device, threads=max(1, cpus // actors))
 
 
 def stream_parts(
@@ -131,9 +134,9 @@ def stream_parts(
 
 
 def set_encoder_threads(workers: Workers) -> None:
-    """Share this machine's cores among the encode actors: Ray gives a process one OpenMP thread by default."""
+    """Give an encode actor its share of the cores, at most this machine's: Ray gives a process one OpenMP thread."""
     if workers.device == "cpu":
-        threads = max(1, (os.cpu_count() or 1) // workers.actors)
+        threads = min(os.cpu_count() or 1, workers.threads)
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for torch, if it is imported
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(threads)

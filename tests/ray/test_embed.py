@@ -6,6 +6,7 @@ Real encoders embed odd rows of every modality; a light one embeds where only th
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections import Counter
@@ -17,15 +18,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pipelines.command_line import Summary
+from pipelines.embed import stages
 from pipelines.embed import step as embed
 from pipelines.progress import StepProgress
 from pipelines.stores import corpus_store
 from tests.bad_rows import write_bad_rows
 from tests.conftest import CLASSES, draw, picture_tree, write_picture_corpora
 from tests.light_encoder import light
-from uml_core.config import Experiment, parse_experiment
+from uml_core.config import EmbedConfig, Experiment, parse_experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.errors import InputError
 from uml_core.tracking.reading import experiment_runs
@@ -224,6 +227,21 @@ def test_actors_decoders_and_batches_do_not_change_the_vectors(embedded: Embedde
     assert first.keys() == second.keys()
     assert all(np.allclose(first[name], second[name], atol=1e-4) for name in first)
     assert rejected_of(other, "pictures") == rejected_of(embedded.experiment, "pictures")
+
+
+@pytest.mark.parametrize(
+    ("cluster", "local", "actors", "threads"), [(2, 2, 2, 1), (16, 16, 4, 4), (12, 4, 3, 4), (8, 2, 2, 2)]
+)
+def test_an_actor_has_its_share_of_the_clusters_cores_as_far_as_its_machine_has_them(
+    cluster: int, local: int, actors: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, name, value in ((stages, "num_cpus", cluster), (stages, "num_gpus", 0), (os, "cpu_count", local)):
+        monkeypatch.setattr(place, name, lambda value=value: value)
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # this process is no actor
+    workers = stages.Workers.from_settings(EmbedConfig(), num_parts=9)
+    stages.set_encoder_threads(workers)
+    assert (workers.actors, os.environ["OMP_NUM_THREADS"]) == (actors, str(threads))
 
 
 def test_tokens_are_stored_as_sequences_whose_mean_is_the_embedding(embedded: Embedded) -> None:
