@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import results
 from pipelines.command_line import with_absolute_paths
 from pipelines.places import absolute_path, written_place
+from pipelines.timings import CLOCK
 from uml_core.config import EmbedConfig, Experiment, TrackingConfig, load_experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.serving import EXPORT_FORMATS
@@ -111,6 +112,7 @@ def advise(given: Given, *, draws: int = 10) -> results.Advice:
 
 def train(given: Given) -> results.Trained:
     """Train the model, over train.seeds, beside its twin where train.twin is set."""
+    CLOCK.begin_run()
     from pipelines.train.step import run
 
     return results.Trained.of(run(experiment(given)))

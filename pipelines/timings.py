@@ -28,12 +28,17 @@ class Clock:
 
     def __init__(self, since: float) -> None:
         self._since, self._open = since, ["start"]
+        self.run_began = since  # seconds since 1970
         self._seconds, self._workers = Counter[str](), Counter[str]()
 
     def begin(self) -> None:
         """Begin with a step: of what was before, the process's start stays."""
         self._charge()
         self._open, self._seconds, self._workers = ["other"], Counter(start=self._seconds["start"]), Counter()
+
+    def begin_run(self) -> None:
+        """Begin with a training run that the process did not begin with: a twin's, or that of a step within it."""
+        self.run_began = time.time()
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -11,6 +11,7 @@ from pipelines.embed import step as embed
 from pipelines.evaluate import step as evaluate
 from pipelines.predict import step as predict
 from pipelines.report import step as report
+from pipelines.timings import CLOCK
 from pipelines.train import step as train
 from pipelines.tune import step as tune
 from uml_core.config import Experiment
@@ -25,6 +26,7 @@ def run_steps(experiment: Experiment, started: float) -> Summary:
     def run_step(name: str, step: Callable[[], Summary]) -> Summary:
         """Run a step, saying which one is on and what it ended with."""
         print(f"== {name}  ({time.monotonic() - started:.0f} s)", flush=True)
+        CLOCK.begin_run()
         summary = step()
         print(summary.text, flush=True)
         return summary

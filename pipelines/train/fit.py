@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from pipelines.ray_train.attempts import Attempt, open_attempt
 from pipelines.ray_train.checkpoints import CheckpointWriter, newest_state
 from pipelines.run_data import CheckedData, SharedData, divergence_message, load_data, training_tables
 from pipelines.subset_files import subset_of
-from pipelines.timings import timed
+from pipelines.timings import CLOCK, timed
 from pipelines.train.bar import TrainingBar, TrainingState
 from pipelines.train.loop import num_threads, train_and_report
 from pipelines.train.summary import trains_here
@@ -73,6 +72,7 @@ def train_in_turn(
             for experiment in experiments:
                 attempts.append(held.enter_context(open_attempt(experiment)))
                 outcomes.append(_train_once(experiment, checked, data, attempts[-1]))
+                CLOCK.begin_run()
         except InputError as error:
             # An outage of the tracking server, or a folder that is another run's now, leaves the step unfinished.
             if not isinstance(error, OutageError):
@@ -167,7 +167,7 @@ def _train_here(
 
     try:
         with TrainingBar(f"train {run_kind(experiment)}", experiment.num_steps) as bar, _threads(experiment):
-            train_and_report(run, psutil.Process().create_time(), report, bar.show)
+            train_and_report(run, CLOCK.run_began, report, bar.show)
             assert run.best is not None, "it was evaluated"
             return TrainedModel(measure_outcome(run), run.best.weights, run.objective.predictor())
     except NonFiniteError as error:

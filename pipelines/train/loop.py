@@ -39,7 +39,7 @@ def train_and_report(
 
     Args:
         run: what is trained; one that is finished is left as it is.
-        started_at: when the step's process began, in seconds since 1970.
+        started_at: when the run began, `pipelines.timings`, in seconds since 1970.
         report: called with the metrics since the last report, and at the end.
         show: called at every evaluation.
     """

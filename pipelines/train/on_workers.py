@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from torch import Tensor
@@ -23,7 +22,7 @@ from pipelines.ray_train.elastic import trainer_class
 from pipelines.ray_train.faults import MistakeCallback, free_orphans, mistakes_raised
 from pipelines.row_sums import add_up_rows
 from pipelines.run_data import CheckedData
-from pipelines.timings import timed
+from pipelines.timings import CLOCK, timed
 from pipelines.train.bar import TrainingBar
 from pipelines.train.progress import MLflowCallback, followed
 from pipelines.train.worker import train_loop_per_worker
@@ -64,7 +63,7 @@ def train_on_workers(
                     "experiment": experiment.model_dump(mode="json"),
                     "fingerprints": dict(checked.fingerprints),
                     "sums": sums,
-                    "started_at": psutil.Process().create_time(),
+                    "started_at": CLOCK.run_began,
                     "run_dir": attempt.directory,
                 },
                 scaling_config=ScalingConfig(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.conftest import tracking_in, write_vector_corpora
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.errors import InputError
+from uml_core.tracking.reading import find_run
 
 
 @pytest.fixture
@@ -60,7 +62,10 @@ def test_the_steps_give_typed_results(here: Path, monkeypatch: pytest.MonkeyPatc
     assert steps.embed(pets).corpora["names"].up_to_date
     advice = steps.advise(pets, draws=2)
     assert advice.corpora["names"].gain.low <= advice.corpora["names"].gain.high
+    began = time.time()
     trained = steps.train(pets)
+    metrics = find_run(pets.tracking, trained.run_id).metrics
+    assert metrics["perf/time_to_first_step_s"] < time.time() - began, "not since this process began"
     assert trained.test_accuracy > 0.5
     assert trained.model == "models:/vectors/1"
     evaluated = steps.evaluate(pets, trained.run_id, evaluators="default", against=trained.run_id)

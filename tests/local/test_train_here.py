@@ -90,6 +90,7 @@ def test_seeds_and_twins_read_their_corpora_once(experiment: Experiment, monkeyp
     read: list[str] = []
     load = CorpusStore.load
     monkeypatch.setattr(CorpusStore, "load", lambda store: read.append(store.corpus) or load(store))
+    began = time.time()
     found = train.run(experiment.override({"train.twin": True, "train.seeds": 2, "data.shots": 4})).results
     assert sorted(read) == ["names", "target"]
     assert len({run["run_id"] for seed in found["seeds"] for run in (seed, seed["twin"])}) == 4
@@ -98,6 +99,7 @@ def test_seeds_and_twins_read_their_corpora_once(experiment: Experiment, monkeyp
         assert (run.kind, twin.kind) == ("uml", "unimodal")
         for matched in ("mixing/target_samples", "model/trained_parameters"):
             assert twin.metrics[matched] == run.metrics[matched]
+        assert twin.metrics["perf/time_to_first_step_s"] < time.time() - began, "not since this process began"
 
 
 def test_divergence_is_told_fails_the_run_and_leaves_the_last_good_checkpoint(experiment: Experiment) -> None:
