@@ -197,8 +197,12 @@ def test_the_probe_is_scikit_learns_on_standardised_features(num_classes: int) -
     scaled = (features - features.mean(axis=0)) / features.std(axis=0)
     expected = LogisticRegression(max_iter=1000).fit(scaled, labels).predict_proba(scaled)
     assert probe.probabilities(features) == pytest.approx(expected, abs=1e-3)
+    # Every second of the classes has rows; and far from them all, where fitted logits may all be below 0.
+    apart = LinearProbe.fit(features, 2 * labels + 1, 2 * num_classes + 1)
+    assert apart.probabilities(features)[:, 1::2] == pytest.approx(expected, abs=1e-3)
+    assert set(apart.probabilities(np.concatenate([9 * features, -9 * features])).argmax(axis=1) % 2) == {1}
     lone = LinearProbe.fit(features, np.ones_like(labels), num_classes)
-    assert lone.probabilities(features)[:, 1].min() == pytest.approx(1 / num_classes)
+    assert lone.probabilities(features)[:, 1].min() == 1
 
 
 def test_features_do_not_depend_on_how_the_rows_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:

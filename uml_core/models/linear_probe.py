@@ -24,6 +24,7 @@ Codes = npt.NDArray[np.int64]
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # C, the inverse of the penalty on standardised features
 TOLERANCE = 1e-4  # scikit-learn's
 RANK_TOLERANCE = 1e-10  # of the largest squared length
+NEVER = -1e4  # a logit no other is as low as, finite in float32 and in float16
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class LinearProbe:
     def fit(
         cls, features_NH: Features, labels_N: Codes, num_classes: int, *, strength: float = 1.0, one_scale: bool = False
     ) -> LinearProbe:
-        """Fit to labelled features, C = `strength` after standardisation; a single class is always predicted.
+        """Fit to labelled features, C = `strength` after standardisation; classes without rows are never predicted.
 
         With `one_scale` all features are divided by one deviation, that of them all together.
         """
@@ -88,8 +89,8 @@ class StandardisedRows:
 
     mean: npt.NDArray[np.float64]  # (H,)
     deviation: npt.NDArray[np.float64]  # (H,)
-    rows: npt.NDArray[np.float64]  # (N, R)
-    axes: npt.NDArray[np.float64] | None  # (R, H), of orthonormal coordinates; None: rows are features
+    rows: npt.NDArray[np.float64]  # (N, H), or (N, N) in the coordinates of `axes`
+    axes: npt.NDArray[np.float64] | None  # (N, H): scaled features are rows axes; None: they are rows
     tolerance: float
 
     @classmethod
@@ -113,15 +114,17 @@ class StandardisedRows:
 
     def fit(self, labels_N: Codes, num_classes: int, strength: float) -> LinearProbe:
         """Logistic regression with C = `strength`, as a map of features as they come."""
-        weight_CH, bias_C = np.zeros((num_classes, len(self.mean))), np.zeros(num_classes)
-        if len(np.unique(labels_N)) > 1:
+        weight_CH, bias_C = np.zeros((num_classes, len(self.mean))), np.full(num_classes, NEVER)
+        present = np.unique(labels_N)
+        bias_C[present] = 0.0
+        if len(present) > 1:
             regression = LogisticRegression(C=strength, max_iter=1000, tol=self.tolerance)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # separable classes need not converge
                 # With one shot there are as many rows as classes.
                 warnings.filterwarnings("ignore", "The number of unique classes")
                 regression.fit(self.rows, labels_N)
-            # Of two classes scikit-learn keeps the second one's logit alone.
+            # Of two classes scikit-learn keeps the second one's logit alone; the first one's is 0.
             codes = regression.classes_ if len(regression.classes_) > 2 else regression.classes_[1:]
             fitted = regression.coef_ if self.axes is None else regression.coef_ @ self.axes
             weight_CH[codes] = fitted / self.deviation
