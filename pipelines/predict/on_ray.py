@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Iterable, Iterator
 
@@ -32,9 +33,11 @@ WINDOW_PARTS = 256  # listed at a time: neither the driver nor the object store 
 def predictions_on_ray(predictor: Predictor, encoder: Encoder, rows: Iterable[Row]) -> Iterator[Predicted]:
     """Stream parts of the rows through actors, in order."""
     windows = batched(batched(rows, PART_ROWS), WINDOW_PARTS)
-    with ray_session(), StepProgress("starting the encoder's processes") as shown:
+    with ray_session(), StepProgress("starting the encoder's processes") as shown, contextlib.ExitStack() as stack:
         listed, done = 0, 0
-        ray.data.DataContext.get_current().execution_options.preserve_order = True
+        options = ray.data.DataContext.get_current().execution_options  # the process's
+        stack.callback(setattr, options, "preserve_order", options.preserve_order)
+        options.preserve_order = True
         for window in windows:
             parts = [pickle.dumps(rows) for rows in window]
             listed += sum(map(len, window))  # so far

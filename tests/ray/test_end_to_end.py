@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import ray.data
 
 from pipelines.__main__ import main as uml
 from pipelines.embed import step as embed
@@ -131,6 +132,7 @@ def test_new_pictures_are_predicted_by_the_step_and_by_mlflows_own_loading(
     with monkeypatch.context() as patch:
         patch.setattr(here, "PART_ROWS", 3)
         patch.setattr(on_ray, "stream_parts", None)
+        patch.setenv("RAY_ADDRESS", "")  # no cluster
         in_process = predict.run(model, str(new), str(tmp_path / "here.parquet"), uri, max_rejected=0.25).results
     monkeypatch.setattr(predict, "HERE_ROWS", 0)
     results = predict.run(model, str(new), str(output), uri, max_rejected=0.25).results
@@ -165,6 +167,7 @@ def test_new_pictures_are_predicted_by_the_step_and_by_mlflows_own_loading(
     table.write_text("path\nbroken.jpg\n")
     with pytest.raises(InputError, match="1 of 1 unreadable inputs"):
         predict.run(model, str(table), str(again), uri, root=str(new), max_rejected=1)
+    assert not ray.data.DataContext.get_current().execution_options.preserve_order, "in predict alone"
 
     # The same model through MLflow's own loading, as `mlflow models serve` does it: raw file bytes in.
     mlflow.set_tracking_uri(uri)
