@@ -16,8 +16,10 @@ from tests.conftest import vector_tree
 from uml_core.config import EncoderConfig, parse_experiment
 from uml_core.config.corpora import EncodersConfig
 from uml_core.encoders import build_encoder
+from uml_core.errors import InputError
 from uml_core.serving.predictor import raw_example
 from uml_core.serving.target_predictor import TargetPredictor
+from uml_core.tracking.reading import download
 from uml_core.tracking.sqlite_file import local_artifact
 from uml_core.tracking.writing import open_experiment, start_run
 
@@ -66,6 +68,12 @@ def test_models_answer_their_examples_where_only_their_requirements_are_installe
         assert 1 / 3 <= row["probability"] <= 1
     expected = predictors["vector"].classify_ready([predictors["vector"].input_example()])
     assert said["answers"][-1] == [{"prediction": expected.classes[0], "probability": expected.probabilities[0]}]
+    client.delete_logged_model(uris[2].removeprefix("models:/"))
+    assert local_artifact(experiment.tracking.uri, uris[2]) is None
+    with pytest.raises(InputError, match="cannot be fetched"):
+        download(experiment.tracking.uri, uris[2], tmp_path / "fetched")
+    with pytest.raises(InputError, match="cannot be fetched"):
+        download(experiment.tracking.uri, "models:/pets/1", tmp_path / "fetched")
 
 
 @pytest.mark.parametrize("modality", ["image", "audio", "text"])
