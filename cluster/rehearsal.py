@@ -109,7 +109,7 @@ class Cluster:
 
     def submit(self, folder: Path, *line: str) -> subprocess.CompletedProcess[str]:
         """Run a line as a job that uploads a folder; returns its exit status and output."""
-        command = [RAY, "job", "submit", "--working-dir", str(folder), "--", *line]
+        command = [RAY, "job", "submit", "--entrypoint-num-cpus", "0.1", "--working-dir", str(folder), "--", *line]
         environment = {**self.environment, "RAY_ADDRESS": self.dashboard}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -274,6 +274,8 @@ def main() -> int:
         leaks, looked_at = cluster.leaks()
         print(f"token and storage key in {len(leaks)} of {looked_at} files that were written {leaks[:5] or ''}")
         print(f"{(time.monotonic() - started) / 60:.1f} minutes")
+        if leaks:
+            return 1
         if keep:
             print("RAY_ADDRESS, token, storage and MLflow of this cluster:")
             names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI", "UML_ROOT")

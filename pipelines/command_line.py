@@ -146,8 +146,8 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
     absolute = {key: written_place(key, path) for key, path in written.items()}
     absolute |= {key: absolute_path(path) for key, path in read.items() if path is not None}
     given = {**written, **read}
-    for key, place in given.items():
-        if place is not None and key != "tracking.uri":  # a database's password stands there, and is never shown
+    for key, place in absolute.items():
+        if key != "tracking.uri":  # a database's password stands there, and is never shown
             check_no_password(key, place)
     return experiment.override({key: path for key, path in absolute.items() if path != given[key]})
 

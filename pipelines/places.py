@@ -7,6 +7,7 @@ which goes with the job: what a step would write into it is refused before any w
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ def in_uploaded_copy() -> bool:
 def absolute_path(given: str) -> str:
     """A path or SQLite URI made absolute from $UML_ROOT or the working directory; other URIs as they are."""
     root = os.environ.get("UML_ROOT") or str(Path.cwd())
+    if given == "databricks":  # MLflow's word for the workspace it runs in
+        return given
     scheme, separator, rest = given.partition(":///")
     if separator and scheme == "sqlite":
         if "://" in root and not rest.startswith("/"):
@@ -32,17 +35,18 @@ def absolute_path(given: str) -> str:
                 "tracking server (tracking.uri=http://..., or MLFLOW_TRACKING_URI), or an absolute file"
             )
         return given if rest.startswith("/") else f"sqlite:///{(Path(root) / rest).resolve()}"
-    if "://" in given or given.startswith(("databricks", "/")):
+    if "://" in given or given.startswith("/"):
         return given
     if "://" in root:
-        return f"{root.rstrip('/')}/{given}"
+        from uml_core.files.paths import join
+
+        return join(root, given)
     return str((Path(root) / given).resolve())
 
 
 def check_no_password(setting: str, place: str) -> None:
     """Raise InputError for a URI with a password in it: places are written into runs, manifests and messages."""
-    user, at, _ = place.partition("://")[2].partition("/")[0].rpartition("@")
-    if at and ":" in user:
+    if re.match(r"\w+://[^@?]*:[^@?]*@", place):  # a secret may hold a slash
         raise InputError(
             f"{setting} holds a key and its secret before the @; give them in the environment of every node "
             "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the storage's own variables), and the URI without them"
@@ -58,7 +62,7 @@ def written_place(setting: str, given: str) -> str:
     if not given:
         raise InputError(f"{setting} is empty; give a path or a URI")
     place = absolute_path(given)
-    if place != given and in_uploaded_copy() and "UML_ROOT" not in os.environ:
+    if in_uploaded_copy() and place.removeprefix("sqlite:///").startswith(f"{Path.cwd()}/"):
         raise InputError(
             f"{setting} is {given}, relative to a Ray job's working directory, which is a temporary copy; give an "
             "absolute place, or set UML_ROOT in the job's environment"
@@ -86,8 +90,8 @@ class OutputFolder:
     def __init__(self, setting: str, given: str | Path) -> None:
         from uml_core.files.paths import STORAGE_ERRORS, kind_of, one_line
 
-        check_no_password(setting, str(given))
         self.place = written_place(setting, str(given))
+        check_no_password(setting, self.place)
         self._setting = setting
         self._fs, self._path = opened(setting, self.place)
         if kind_of(self.place, setting) == "file":

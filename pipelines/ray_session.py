@@ -107,21 +107,33 @@ def quieten_ray_data() -> None:
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
 
 
-def await_resources(kind: Literal["CPU", "GPU"], count: int, *, wait_s: float) -> int:
+def share_of(nodes: str | None) -> dict[str, float]:
+    """What a process asks of a custom resource, to run on nodes that have it."""
+    return {} if nodes is None else {nodes: 0.001}
+
+
+def await_resources(kind: Literal["CPU", "GPU"], count: int, *, wait_s: float, nodes: str | None = None) -> int:
     """How many CPUs or GPUs the cluster has, once there are so many or they were waited for in vain.
 
     Ray's autoscaler adds nodes for what is asked of it. What a cluster may grow to, it does not say: so it is asked.
+
+    Args:
+        kind: of a CPU or GPU each.
+        count: so many of them.
+        wait_s: seconds to wait; 0 asks for nothing.
+        nodes: a custom resource that theirs have.
     """
     there = int(ray.cluster_resources().get(kind, 0))
     if there >= count or not wait_s:
         return there
     from ray.autoscaler.sdk import request_resources  # half a second that few steps need
 
-    request_resources(bundles=[{kind: 1}] * count)
+    bundles = [{kind: 1, **share_of(nodes)}] * count
     ends = time.monotonic() + wait_s
     try:
         with StepProgress(f"waiting for {count} {kind}s, of which the cluster has {there}") as shown:
             while there < count and time.monotonic() < ends:
+                request_resources(bundles=bundles)  # again: one of another job takes its place
                 time.sleep(POLL_S)
                 if (now := int(ray.cluster_resources().get(kind, 0))) != there:
                     there = now

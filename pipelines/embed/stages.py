@@ -19,8 +19,8 @@ import ray
 import ray.data
 
 from pipelines.embed.decoding import DecodedPart, decode_rows
-from pipelines.ray_session import await_resources, num_cpus, num_gpus, quieten_ray_data
-from uml_core.config import EmbedConfig, EncoderConfig
+from pipelines.ray_session import await_resources, num_cpus, num_gpus, quieten_ray_data, share_of
+from uml_core.config import ClusterConfig, EmbedConfig, EncoderConfig
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Encoder, build_encoder
 from uml_core.errors import InputError
@@ -77,14 +77,15 @@ class Workers:
     decoders: int
     device: str
     threads: int
+    nodes: str | None = None  # a custom resource of the nodes that they run on
 
     @classmethod
-    def from_settings(cls, settings: EmbedConfig, *, num_parts: int, wait_s: float = 0.0) -> Workers:
+    def from_settings(cls, settings: EmbedConfig, *, num_parts: int, cluster: ClusterConfig) -> Workers:
         """What the settings come to on this cluster; Ray is running. Raises InputError where it has no GPU to use."""
         cpus, gpus = num_cpus(), 0 if settings.use_gpu is False else num_gpus()
         if settings.use_gpu is True and not gpus:
             wanted = 1 if settings.actors == "auto" else settings.actors
-            gpus = await_resources("GPU", min(wanted, num_parts), wait_s=wait_s)
+            gpus = await_resources("GPU", min(wanted, num_parts), wait_s=cluster.wait_s, nodes=cluster.embed_on)
             if not gpus:
                 raise InputError(
                     "embed.use_gpu is true, but the cluster has no GPU; set cluster.wait_s to the seconds in which its "
@@ -94,7 +95,7 @@ class Workers:
         actors = min(own if settings.actors == "auto" else settings.actors, num_parts)
         beside = max(1, cpus - actors) if gpus else 0
         decoders, device = beside if settings.decoders == "auto" else settings.decoders, "cuda" if gpus else "cpu"
-        return cls(actors, decoders, device, threads=max(1, cpus // actors))
+        return cls(actors, decoders, device, threads=max(1, cpus // actors), nodes=cluster.embed_on)
 
 
 def stream_parts(
@@ -128,6 +129,7 @@ def stream_parts(
         batch_size=1,
         num_cpus=ENCODE_CPUS,
         num_gpus=1 if workers.device == "cuda" else 0,
+        resources=share_of(workers.nodes),
         compute=ray.data.ActorPoolStrategy(size=workers.actors),
         fn_constructor_kwargs={"encoder": settings, "read": read, "workers": workers, **arguments},
     ).iter_rows()

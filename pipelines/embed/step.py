@@ -147,7 +147,7 @@ def _stream(works: Sequence[CorpusWork]) -> Iterator[Mapping[str, Any]]:
     return stages.stream_parts(
         parts,
         encode_part.EncodePart,
-        stages.Workers.from_settings(experiment.embed, num_parts=len(parts), wait_s=experiment.cluster.wait_s),
+        stages.Workers.from_settings(experiment.embed, num_parts=len(parts), cluster=experiment.cluster),
         encoder={work.corpus: (work.encoder.config, work.encoder.modality) for work in works},
         read=stages.SpooledParts({work.corpus: work.spool for work in works}),
         arguments={

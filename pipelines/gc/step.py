@@ -8,7 +8,8 @@ to, so no figure, model or report is lost.
 
 What another process writes is never touched. An unfinished run, which the same line would go on with, and unfinished
 embeddings, which `embed` would complete, go with --unfinished alone. Corpora of other experiments in the same store are
-not looked at; where several experiments share a corpus under different encoders, look at the list before --delete.
+not looked at, but finished runs of theirs may go as this one's do; where several experiments share a corpus under
+different encoders, look at the list before --delete.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ MIB = 2**20
 
 def run(experiment: Experiment, *, delete_them: bool = False, unfinished: bool = False) -> Summary:
     """List what the store does not need for this experiment, and delete it where that is asked for."""
-    current = corpus_fingerprints(experiment)
+    current = _current(experiment)
     found = inventory(experiment.store, experiment.corpora)
     garbage = [
         folder
         for folder in found
         if folder.holder is None
         and (folder.is_finished or unfinished)
-        and (folder.kind == "run" or folder.name != current[folder.owner])
+        and (folder.kind == "run" or folder.name not in current[folder.owner])
     ]
     lines, gone = [], 0
     for folder in garbage:
@@ -47,6 +48,16 @@ def run(experiment: Experiment, *, delete_them: bool = False, unfinished: bool =
         lines.append(f"{len(left)} unfinished folders are kept; the same lines go on with them (--unfinished)")
     results = {"folders": [folder.path for folder in garbage], "bytes": gone, "deleted": delete_them}
     return Summary("\n".join(lines), results)
+
+
+def _current(experiment: Experiment) -> dict[str, set[str]]:
+    """The fingerprints of each corpus that are in use: by precision auto that of a GPU, too, which another host has."""
+    given = experiment.embed.precision
+    used = [
+        corpus_fingerprints(experiment.override({"embed.precision": precision}))
+        for precision in (("float32", "bfloat16") if given == "auto" else (given,))
+    ]
+    return {corpus: {each[corpus] for each in used} for corpus in experiment.corpora}
 
 
 def _named(folder: StoredFolder) -> str:

@@ -13,8 +13,9 @@ def output_place(given: str) -> str:
     """Where predictions are to lie, absolute. Raises InputError for what is no Parquet file, or goes with its job."""
     if not given.partition("?")[0].endswith(".parquet"):
         raise InputError(f"--output is {given}; give a file, a path or URI, that ends in .parquet")
-    check_no_password("--output", given)
-    return written_place("--output", given)
+    place = written_place("--output", given)
+    check_no_password("--output", place)
+    return place
 
 
 def share_of(given: str | float) -> float:

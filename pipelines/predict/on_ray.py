@@ -22,7 +22,7 @@ from pipelines.embed.stages import (
 from pipelines.predict.here import BATCH_SIZE, PART_ROWS, Predicted, batched
 from pipelines.progress import StepProgress
 from pipelines.ray_session import ray_session
-from uml_core.config import EmbedConfig
+from uml_core.config import ClusterConfig, EmbedConfig
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Encoder, build_encoder
 from uml_core.serving.predictor import Predictor
@@ -43,7 +43,7 @@ def predictions_on_ray(predictor: Predictor, encoder: Encoder, rows: Iterable[Ro
             listed += sum(map(len, window))  # so far
             shown.counts("predicting", listed)
             shown.adds(done)
-            workers = Workers.from_settings(EmbedConfig(), num_parts=len(parts))
+            workers = Workers.from_settings(EmbedConfig(), num_parts=len(parts), cluster=ClusterConfig())
             for batch in stream_parts(
                 parts,
                 ClassifyPart,

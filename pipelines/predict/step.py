@@ -25,7 +25,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipelines.command_line import Summary
-from pipelines.places import absolute_path, opened
+from pipelines.places import absolute_path, check_no_password, opened
 from pipelines.predict.flags import MAX_REJECTED, count_of, output_place, share_of
 from pipelines.predict.here import Predicted, predictions_here
 from pipelines.progress import stage
@@ -69,6 +69,8 @@ def run(
     with stage("read", "reading the model"), tempfile.TemporaryDirectory() as directory:
         predictor = load_predictor(absolute_path(tracking_uri), model_uri, Path(directory))
     places = absolute_path(input_path), None if root is None else absolute_path(root)
+    for flag, place in zip(("--input", "--root"), places, strict=True):
+        check_no_password(flag, place or "")
     schema = SCHEMA if max_classes is None else pa.unify_schemas([SCHEMA, TOP_SCHEMA])
     with (
         stage("encode", "loading the encoder"),

@@ -28,7 +28,9 @@ def run(experiment: Experiment, file: str = "EXPERIMENT.yaml") -> Summary:
     found = inventory(experiment.store, experiment.corpora)
     embedded = {corpus: _embedding(found, corpus, current[corpus]) for corpus in experiment.corpora}
     records, away = _records(experiment)
-    attempts = [folder for folder in found if folder.kind == "run" and not folder.is_finished]
+    begun = [folder for folder in found if folder.kind == "run" and not folder.is_finished]
+    ours = {record.run_id for record in records}  # other experiments may use the store
+    attempts = [folder for folder in begun if not ours or (folder.facts or {}).get("run_id") in {*ours, None}]
     lines = [f"{corpus:<20}{_corpus_line(folder)}" for corpus, folder in embedded.items()]
     lines += [f"{_step(folder):<20}{folder.state}{_run_line(folder, records)}" for folder in attempts]
     lines += [f"{record.kind:<20}{_record_line(record)}" for record in records if record.kind in STEP_KINDS]
@@ -94,9 +96,8 @@ def _next_line(
     if broken_off:
         run_id = (broken_off[-1].facts or {}).get("run_id")
         spaces = [record.tags["uml.space"] for record in records if record.run_id == run_id and record.kind == "sweep"]
-        return " ".join(
-            [f"python -m pipelines.{_step(broken_off[-1])} {file}", *(f"--space {name}" for name in spaces)]
-        )
+        line = [f"python -m pipelines.{_step(broken_off[-1])} {file}", *(f"--space {name}" for name in spaces)]
+        return f"{' '.join(line)}, with the key=value settings that it had"
     if not any(record.kind == "sweep" for record in records):
         return f"python -m pipelines.tune {file} --space controls"
     return f"python -m pipelines.report {file}"

@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from torch import Tensor
 
-from pipelines.ray_session import await_resources, num_cpus, num_gpus, own_interrupts
+from pipelines.ray_session import await_resources, num_cpus, num_gpus, own_interrupts, share_of
 from pipelines.ray_train.attempts import Attempt
 from pipelines.ray_train.checkpoints import PREDICTOR_FOLDER, load_state, repair
 from pipelines.ray_train.elastic import trainer_class
@@ -33,6 +33,7 @@ from uml_core.files.paths import one_line
 from uml_core.serving.predictor import Predictor
 from uml_core.serving.target_predictor import load_predictor_folder
 from uml_core.tracking.records import run_kind
+from uml_core.tracking.uri import without_password
 
 MAX_LOSSES = 3  # of workers, and of the controller, in a run
 
@@ -47,7 +48,8 @@ def train_on_workers(
     settings = experiment.train
     use_gpu = num_gpus() > 0 if settings.use_gpu == "auto" else settings.use_gpu
     fewest, most = settings.min_workers or settings.num_workers, settings.num_workers
-    there = await_resources("GPU" if use_gpu else "CPU", fewest, wait_s=experiment.cluster.wait_s)
+    cluster = experiment.cluster
+    there = await_resources("GPU" if use_gpu else "CPU", fewest, wait_s=cluster.wait_s, nodes=cluster.train_on)
     setting = "workers" if settings.min_workers is None else "min_workers"
     _check_workers(fewest, there, use_gpu=use_gpu, setting=setting)
     _check_streaming(experiment, checked)
@@ -60,7 +62,7 @@ def train_on_workers(
                 experiment,
                 attempt,
                 train_loop_config={
-                    "experiment": experiment.model_dump(mode="json"),
+                    "experiment": without_password(experiment).model_dump(mode="json"),  # Ray Train keeps it
                     "fingerprints": dict(checked.fingerprints),
                     "sums": sums,
                     "started_at": CLOCK.run_began,
@@ -69,7 +71,8 @@ def train_on_workers(
                 scaling_config=ScalingConfig(
                     num_workers=most if fewest == most else (fewest, most),
                     use_gpu=use_gpu,
-                    placement_strategy=experiment.cluster.placement.upper(),
+                    resources_per_worker={"GPU" if use_gpu else "CPU": 1, **share_of(cluster.train_on)},
+                    placement_strategy=cluster.placement.upper(),
                 ),
                 run_config=RunConfig(
                     name=attempt.name,

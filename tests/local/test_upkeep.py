@@ -15,6 +15,7 @@ from pipelines.inventory import inventory
 from pipelines.ray_train.attempts import LEASE_FILE, open_attempt
 from pipelines.status import __main__ as status_command
 from pipelines.status import step as status
+from pipelines.stores import corpus_fingerprint
 from tests.conftest import vector_tree, write_vector_corpora
 from uml_core.config import Experiment, parse_experiment
 from uml_core.corpora.rows import Row
@@ -81,6 +82,17 @@ def test_gc_lists_and_deletes_what_is_finished_and_unused(experiment: Experiment
     assert all(facts["up_to_date"] for facts in embedded.values())
 
 
+def test_gc_keeps_what_a_host_with_a_gpu_has_embedded(tmp_path: Path) -> None:
+    names = {"modality": "text", "format": "table", "path": str(tmp_path / "names.jsonl")}
+    tree = {"name": "x", "store": str(tmp_path / "store"), "target": "names", "corpora": {"names": names}}
+    experiment = parse_experiment(tree)  # precision auto: float32 here, bfloat16 there
+    there = corpus_fingerprint(experiment.override({"embed.precision": "bfloat16"}), "names")
+    assert there != corpus_fingerprint(experiment, "names")
+    folder = add_embeddings(experiment, there, finished=True)
+    assert gc.run(experiment, delete_them=True).results["folders"] == []
+    assert folder.exists()
+
+
 def test_gc_leaves_what_is_being_written(experiment: Experiment) -> None:
     with open_attempt(experiment, "tune", "a") as attempt:
         attempt.begin("none")
@@ -106,7 +118,9 @@ def test_status_says_what_is_there_and_the_line_to_go_on_with(experiment: Experi
         assert sweep.run_id in running.text
     broken_off = status.run(experiment, "pets.yaml")
     assert broken_off.results["runs"] == {"tune-a/1": "unfinished"}
-    assert broken_off.results["next"] == "python -m pipelines.tune pets.yaml --space few_shot"
+    assert broken_off.results["next"] == (
+        "python -m pipelines.tune pets.yaml --space few_shot, with the key=value settings that it had"
+    )
 
     manifest = next((tmp_path / "store" / experiment.target).glob("*/manifest.json"))
     manifest.unlink()

@@ -19,7 +19,15 @@ CTRL_C = signal.getsignal(signal.SIGINT)
 # take long, so that all processes end together.
 BEFORE_OTHER_LAYERS = ("test_jobs",)
 IN_ORDER = (
-    *("test_elastic", "test_tune_encoders", "test_train", "test_end_to_end", "test_fine_tuning", "test_embed"),
+    *(
+        "test_elastic",
+        "test_demand",
+        "test_tune_encoders",
+        "test_train",
+        "test_end_to_end",
+        "test_fine_tuning",
+        "test_embed",
+    ),
     "test_first_hour",
     *("test_tune", "test_embed_faults", "test_self_supervised", "test_tracking_servers", "test_directions"),
 )

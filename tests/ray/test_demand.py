@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +18,15 @@ from pipelines.embed.stages import Workers
 from pipelines.ray_session import await_resources
 from pipelines.train.on_workers import _check_workers
 from tests.ray.test_jobs import RAY, free_port
-from uml_core.config import EmbedConfig
+from uml_core.config import ClusterConfig, EmbedConfig
 from uml_core.errors import InputError
+
+NOW = ClusterConfig()  # waits for nothing
+GPU_NODE = {"CPU": 1, "GPU": 1, "spot": 1000}
 
 
 @pytest.fixture(scope="module")
-def autoscaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def autoscaled(no_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A head of one CPU, and nodes of one GPU each, none of them at first; ended by the ids of its processes."""
     directory, port = tmp_path_factory.mktemp("autoscaled"), free_port()
     temporary = Path(f"/tmp/uml-{os.getpid()}-d")  # short: sockets lie in it
@@ -35,7 +39,7 @@ def autoscaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         "provider": {"type": "fake_multinode", "gcs_address": address},
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
-            "gpu": {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+            "gpu": {"resources": GPU_NODE, "node_config": {}, "min_workers": 0, "max_workers": 2},
         },
         "head_node_type": "ray.head.default",
         **{key: {} for key in ("auth", "docker", "file_mounts")},
@@ -68,14 +72,14 @@ def autoscaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def connect(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(60):
-        try:
+    """Connect once the head says that it runs: Ray ends a process that cannot reach its head."""
+    for _ in range(300):
+        if "Ray runtime started" in log.read_text(errors="replace"):
             ray.init(address=address, logging_level="ERROR", log_to_driver=False)
-        except Exception:  # noqa: BLE001 - whatever Ray raises of a head that has not started yet
-            if head.poll() is not None:
-                break
-        else:
             return
+        if head.poll() is not None:
+            break
+        time.sleep(0.2)
     pytest.fail(f"the head did not come up: {log.read_text()[-2000:]}")
 
 
@@ -83,11 +87,13 @@ def connect(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
 def test_gpus_are_asked_for_and_come() -> None:
     assert await_resources("GPU", 1, wait_s=0) == 0
     with pytest.raises(InputError, match=r"^embed.use_gpu is true, but the cluster has no GPU; set cluster.wait_s"):
-        Workers.from_settings(EmbedConfig(use_gpu=True), num_parts=4)
-    assert Workers.from_settings(EmbedConfig(), num_parts=4).device == "cpu"
-    workers = Workers.from_settings(EmbedConfig(use_gpu=True), num_parts=4, wait_s=120)
-    assert (workers.actors, workers.device) == (1, "cuda")
-    assert Workers.from_settings(EmbedConfig(use_gpu=False), num_parts=4).device == "cpu"
+        Workers.from_settings(EmbedConfig(use_gpu=True), num_parts=4, cluster=NOW)
+    assert Workers.from_settings(EmbedConfig(), num_parts=4, cluster=NOW).device == "cpu"
+    workers = Workers.from_settings(
+        EmbedConfig(use_gpu=True), num_parts=4, cluster=ClusterConfig(wait_s=120, embed_on="spot")
+    )
+    assert (workers.actors, workers.device, workers.nodes) == (1, "cuda", "spot")
+    assert Workers.from_settings(EmbedConfig(use_gpu=False), num_parts=4, cluster=NOW).device == "cpu"
     there = await_resources("GPU", 9, wait_s=2)  # more than it may grow to
     with pytest.raises(InputError, match=rf"^train.workers is 9, but the cluster has {there} GPUs.* cluster.wait_s"):
         _check_workers(9, there, use_gpu=True, setting="workers")

@@ -49,6 +49,7 @@ def test_no_secret_is_written_or_shown(
     shown = tmp_path / "written"
     shown.mkdir()
     file.write_text(parse_experiment(tree).to_yaml(), encoding="utf-8")
+    statuses = []
     for step, flags in (
         (embed, []),
         (train, ["train.max_steps=2"]),
@@ -58,7 +59,8 @@ def test_no_secret_is_written_or_shown(
         (train, ["--dry-run"]),
         (tune, ["--space", "nonsense"]),
     ):
-        step.main([str(file), *flags])
+        statuses.append(step.main([str(file), *flags]))
+    assert statuses == [0] * 6 + [2]
     said = capfd.readouterr()
     assert "closed_form: " in said.out
     assert PLANTED not in said.out + said.err + caplog.text

@@ -4,6 +4,7 @@ from uml_core.config.checks import TRAINABLE_TEXT
 from uml_core.config.corpora import CorpusConfig, EmbedConfig, EncoderConfig, EncodersConfig, TrackingConfig
 from uml_core.config.experiment import Experiment, flatten, hash_of, load_experiment, parse_experiment, set_dotted
 from uml_core.config.training import (
+    ClusterConfig,
     DataConfig,
     EvaluationConfig,
     FeedConfig,
@@ -20,6 +21,7 @@ from uml_core.config.training import (
 
 __all__ = [
     "TRAINABLE_TEXT",
+    "ClusterConfig",
     "CorpusConfig",
     "DataConfig",
     "EmbedConfig",

@@ -290,6 +290,10 @@ class ClusterConfig(Settings):
     """Seconds to wait for GPUs or CPUs that the cluster lacks now and its autoscaler may add; 0 refuses at once."""
     placement: Literal["pack", "spread"] = "pack"
     """Training workers on as few nodes as hold them, or on as many."""
+    embed_on: str | None = None
+    """A custom resource of the nodes that embed, spot ones say; null: any node."""
+    train_on: str | None = None
+    """A custom resource of the nodes whose workers train; null: any node."""
 
 
 class TrainConfig(Settings):

@@ -116,7 +116,7 @@ USES: Mapping[str, Use] = {
     **_uses("train", "batch_size", "model", "pack", when=(ADAMW,)),
     # Workers, shards and parts of a batch make the same update, up to the order in which numbers are added.
     **_uses("train", "workers min_workers use_gpu", when=(STEPS,)),
-    **_uses("cluster", "wait_s placement"),
+    **_uses("cluster", "wait_s placement embed_on train_on"),
     **_uses("train", "sharding accumulate compile"),
     **_uses("train", "gradient_cosine report_every_s report_share keep_checkpoints twin seeds"),
     **_uses("tune", "seeds shots auxiliary_shots lr mixing per_corpus loss_weights batch_ratios warm_starts search"),
