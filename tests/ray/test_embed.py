@@ -28,7 +28,7 @@ from pipelines.stores import corpus_store
 from tests.bad_rows import write_bad_rows
 from tests.conftest import CLASSES, draw, picture_tree, write_picture_corpora
 from tests.light_encoder import light
-from uml_core.config import EmbedConfig, Experiment, parse_experiment
+from uml_core.config import ClusterConfig, EmbedConfig, Experiment, parse_experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.errors import InputError
 from uml_core.tracking.reading import experiment_runs
@@ -239,7 +239,7 @@ def test_an_actor_has_its_share_of_the_clusters_cores_as_far_as_its_machine_has_
         monkeypatch.setattr(place, name, lambda value=value: value)
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # this process is no actor
-    workers = stages.Workers.from_settings(EmbedConfig(), num_parts=9)
+    workers = stages.Workers.from_settings(EmbedConfig(), num_parts=9, cluster=ClusterConfig())
     stages.set_encoder_threads(workers)
     assert (workers.actors, os.environ["OMP_NUM_THREADS"]) == (actors, str(threads))
 
