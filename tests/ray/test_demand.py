@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,20 +16,15 @@ import psutil
 import pytest
 import ray
 
-from pipelines.embed.stages import Workers
-from pipelines.ray_session import await_resources
-from pipelines.train.on_workers import _check_workers
+from tests.installed import ROOT
 from tests.ray.test_jobs import RAY, free_port
-from uml_core.config import ClusterConfig, EmbedConfig
-from uml_core.errors import InputError
 
-NOW = ClusterConfig()  # waits for nothing
 GPU_NODE = {"CPU": 1, "GPU": 1, "spot": 1000}
 
 
 @pytest.fixture(scope="module")
-def autoscaled(no_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A head of one CPU, and nodes of one GPU each, none of them at first; ended by the ids of its processes."""
+def autoscaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment to join a head of one CPU, and nodes of one GPU each, none at first; ended by process ids."""
     directory, port = tmp_path_factory.mktemp("autoscaled"), free_port()
     temporary = Path(f"/tmp/uml-{os.getpid()}-d")  # short: sockets lie in it
     address = f"{ray.util.get_node_ip_address()}:{port}"
@@ -43,27 +40,28 @@ def autoscaled(no_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         },
         "head_node_type": "ray.head.default",
         **{key: {} for key in ("auth", "docker", "file_mounts")},
+        "cluster_synced_files": [],
         **{key: [] for key in ("initialization_commands", "setup_commands", "head_setup_commands")},
         **{key: [] for key in ("worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands")},
     }
     file = directory / "cluster.yaml"
     file.write_text(json.dumps(config), encoding="utf-8")
-    settings = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_AUTH_MODE": "disabled"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    settings = {**kept, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_AUTH_MODE": "disabled"}
     places = [f"--port={port}", f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={temporary}"]
     line = [RAY, "start", "--head", "--block", "--num-cpus=1", "--include-dashboard=false", *places]
     with (directory / "head.log").open("wb") as log:
         head = subprocess.Popen(
             [*line, f"--autoscaling-config={file}"],
-            env={**os.environ, **settings},
+            env=settings,
             start_new_session=True,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
     try:
-        connect(address, head, directory / "head.log")
-        yield
+        wait_for(head, directory / "head.log")
+        yield {**kept, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)}
     finally:
-        ray.shutdown()
         started = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
         for process in started:
             process.kill()
@@ -71,11 +69,9 @@ def autoscaled(no_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def connect(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
-    """Connect once the head says that it runs: Ray ends a process that cannot reach its head."""
+def wait_for(head: subprocess.Popen[bytes], log: Path) -> None:
     for _ in range(300):
         if "Ray runtime started" in log.read_text(errors="replace"):
-            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
             return
         if head.poll() is not None:
             break
@@ -83,17 +79,39 @@ def connect(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
     pytest.fail(f"the head did not come up: {log.read_text()[-2000:]}")
 
 
-@pytest.mark.usefixtures("autoscaled")
-def test_gpus_are_asked_for_and_come() -> None:
-    assert await_resources("GPU", 1, wait_s=0) == 0
-    with pytest.raises(InputError, match=r"^embed.use_gpu is true, but the cluster has no GPU; set cluster.wait_s"):
-        Workers.from_settings(EmbedConfig(use_gpu=True), num_parts=4, cluster=NOW)
-    assert Workers.from_settings(EmbedConfig(), num_parts=4, cluster=NOW).device == "cpu"
-    workers = Workers.from_settings(
-        EmbedConfig(use_gpu=True), num_parts=4, cluster=ClusterConfig(wait_s=120, embed_on="spot")
-    )
-    assert (workers.actors, workers.device, workers.nodes) == (1, "cuda", "spot")
-    assert Workers.from_settings(EmbedConfig(use_gpu=False), num_parts=4, cluster=NOW).device == "cpu"
-    there = await_resources("GPU", 9, wait_s=2)  # more than it may grow to
-    with pytest.raises(InputError, match=rf"^train.workers is 9, but the cluster has {there} GPUs.* cluster.wait_s"):
-        _check_workers(9, there, use_gpu=True, setting="workers")
+ASKING = """
+import json, ray
+from pipelines.embed.stages import Workers
+from pipelines.ray_session import await_resources
+from pipelines.train.on_workers import _check_workers
+from uml_core.config import ClusterConfig, EmbedConfig
+from uml_core.errors import InputError
+
+def of(use_gpu, **cluster):
+    try:
+        found = Workers.from_settings(EmbedConfig(use_gpu=use_gpu), num_parts=4, cluster=ClusterConfig(**cluster))
+    except InputError as error:
+        return str(error)
+    return [found.actors, found.device, found.nodes]
+
+ray.init(logging_level="ERROR", log_to_driver=False)
+said = [await_resources("GPU", 1, wait_s=0), of(True), of("auto"), of(True, wait_s=60, embed_on="spot"), of(False)]
+there = await_resources("GPU", 9, wait_s=2)  # more than it may grow to
+try:
+    _check_workers(9, there, use_gpu=True, setting="workers")
+except InputError as error:
+    said.append(str(error))
+print(json.dumps(said))
+"""  # in a process of its own: Ray ends a process whose head is not to its liking
+
+
+def test_gpus_are_asked_for_and_come(autoscaled: dict[str, str]) -> None:
+    line = [sys.executable, "-c", ASKING]
+    asked = subprocess.run(line, env=autoscaled, capture_output=True, text=True, check=False, timeout=150)
+    assert asked.returncode == 0, asked.stderr[-3000:]
+    none, refused, auto, given, on_cpu, too_many = json.loads(asked.stdout.splitlines()[-1])
+    assert none == 0
+    assert refused.startswith("embed.use_gpu is true, but the cluster has no GPU; set cluster.wait_s")
+    assert auto[1] == on_cpu[1] == "cpu"
+    assert given == [1, "cuda", "spot"]
+    assert re.match(r"train.workers is 9, but the cluster has [12] GPUs.* cluster.wait_s", too_many)
