@@ -109,7 +109,7 @@ class Cluster:
 
     def submit(self, folder: Path, *line: str) -> subprocess.CompletedProcess[str]:
         """Run a line as a job that uploads a folder; returns its exit status and output."""
-        command = [RAY, "job", "submit", "--entrypoint-num-cpus", "0.1", "--working-dir", str(folder), "--", *line]
+        command = [RAY, "job", "submit", "--working-dir", str(folder), "--", *line]
         environment = {**self.environment, "RAY_ADDRESS": self.dashboard}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
