@@ -255,6 +255,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", action="store_true", help="leave the cluster running until Ctrl-C")
     keep = parser.parse_args().keep
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended then, too
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="uml-cluster-") as directory, Cluster(Path(directory)) as cluster:
         print(f"head, {WORKERS} workers, S3, PostgreSQL, MLflow: {time.monotonic() - started:.0f} s", flush=True)

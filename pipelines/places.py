@@ -46,7 +46,7 @@ def absolute_path(given: str) -> str:
 
 def check_no_password(setting: str, place: str) -> None:
     """Raise InputError for a URI with a password in it: places are written into runs, manifests and messages."""
-    if re.match(r"\w+://[^@?]*:[^@?]*@", place):  # a secret may hold a slash
+    if re.match(r"\w+://[^@?/]*:(?!\d+/)[^@?]*@", place):  # a secret may hold a slash; a port is none
         raise InputError(
             f"{setting} holds a key and its secret before the @; give them in the environment of every node "
             "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the storage's own variables), and the URI without them"
@@ -72,14 +72,11 @@ def written_place(setting: str, given: str) -> str:
 
 def opened(setting: str, place: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem of an absolute place to write into, and the path in it. Raises InputError where none opens it."""
-    import pyarrow.fs as pafs  # not on top: help and mistakes are answered without it
+    from uml_core.files import paths  # pyarrow: not on top, help and mistakes are answered without it
+    from uml_core.files.paths import STORAGE_ERRORS, one_line
 
-    from uml_core.files.paths import STORAGE_ERRORS, is_uri, local_path, one_line, remote
-
-    if not is_uri(place):
-        return pafs.LocalFileSystem(), local_path(place)
     try:
-        return remote(place)
+        return paths.opened(place)
     except STORAGE_ERRORS as error:
         raise InputError(f"{setting} is {place}, which cannot be opened: {one_line(error)}") from None
 

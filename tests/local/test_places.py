@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -20,7 +21,7 @@ from pipelines.evaluate import step as evaluate
 from pipelines.export import __main__ as export_command
 from pipelines.export import step as export
 from pipelines.gc import step as gc
-from pipelines.places import OutputFolder, absolute_path, written_place
+from pipelines.places import OutputFolder, absolute_path, check_no_password, written_place
 from pipelines.predict import __main__ as predict_command
 from pipelines.predict import step as predict
 from pipelines.report import __main__ as report_command
@@ -140,6 +141,21 @@ def test_the_tracking_server_of_mlflows_own_variable() -> None:
     environment = {**os.environ, "MLFLOW_TRACKING_URI": "http://mlflow:5000"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["http://mlflow:5000", "sqlite:///x.db"]
+
+
+@pytest.mark.parametrize(
+    ("place", "is_refused"),
+    [
+        ("s3://key:secret@bucket/x", True),
+        ("s3://key:se/cret@bucket/x", True),
+        ("s3://bucket/10:30/photo@2x.png", False),
+        ("hdfs://host:8020/photo@2x.png", False),
+        ("abfs://container@account/x", False),
+    ],
+)
+def test_keys_in_places(place: str, *, is_refused: bool) -> None:
+    with pytest.raises(InputError, match="holds a key") if is_refused else contextlib.nullcontext():
+        check_no_password("store", place)
 
 
 @pytest.mark.parametrize("given", ["", "nope://bucket/x", "/proc/none/x"])

@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from pipelines.ray_session import ray_session
+from tests.servers import MLflowServer
 
 FOLDER = Path(__file__).parent
 CTRL_C = signal.getsignal(signal.SIGINT)
@@ -57,6 +58,15 @@ def ray_cluster() -> None:
 def no_ray() -> None:
     """No shared Ray: for files that start one of their own."""
     running.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[MLflowServer]:
+    """A running MLflow server."""
+    running = MLflowServer(tmp_path)
+    running.start()
+    yield running
+    running.stop()
 
 
 def pytest_sessionfinish() -> None:

@@ -17,7 +17,8 @@ import pytest
 import ray
 
 from tests.installed import ROOT
-from tests.ray.test_jobs import RAY, free_port
+from tests.ray.test_jobs import RAY
+from tests.servers import free_port
 
 GPU_NODE = {"CPU": 1, "GPU": 1, "spot": 1000}
 

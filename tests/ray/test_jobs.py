@@ -17,16 +17,11 @@ import pytest
 
 from tests.conftest import vector_tree, write_vector_corpora
 from tests.installed import ROOT, install
+from tests.servers import free_port
 from uml_core.config import parse_experiment
 from uml_core.tracking.reading import experiment_runs
 
 RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

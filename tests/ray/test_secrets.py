@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -15,19 +14,11 @@ from pipelines.status import __main__ as status
 from pipelines.train import __main__ as train
 from pipelines.tune import __main__ as tune
 from tests.conftest import vector_tree, write_vector_corpora
-from tests.ray.test_tracking_servers import MLflowServer
+from tests.servers import MLflowServer
 from uml_core.config import parse_experiment
 from uml_core.files.paths import remote
 
 PLANTED = "planted-7f3a"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MLflowServer]:
-    running = MLflowServer(tmp_path)
-    running.start()
-    yield running
-    running.stop()
 
 
 def test_no_secret_is_written_or_shown(

@@ -83,6 +83,11 @@ def remote(location: str) -> tuple[pafs.FileSystem, str]:
     return filesystem, (root + unquote(parts.path)).rstrip("/")
 
 
+def opened(location: str) -> tuple[pafs.FileSystem, str]:
+    """The filesystem of an absolute path or URI, and the path within it. Raises one of STORAGE_ERRORS."""
+    return remote(location) if is_uri(location) else (pafs.LocalFileSystem(), local_path(location))
+
+
 @functools.lru_cache(maxsize=64)
 def filesystem_of(scheme: str, netloc: str, query: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem of a URI's parts, one a process, and what its paths start with."""
@@ -250,10 +255,7 @@ def read_json(location: str, named: str, **options: Any) -> Any:
 
 
 def open_parquet(location: str) -> pq.ParquetFile:
-    if is_uri(location):
-        filesystem, path = remote(location)
-    else:
-        filesystem, path = pafs.LocalFileSystem(), local_path(location)
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
-            raise OSError("not a regular file")
+    filesystem, path = opened(location)
+    if not is_uri(location) and not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+        raise OSError("not a regular file")
     return pq.ParquetFile(filesystem.open_input_file(path))

@@ -33,7 +33,7 @@ from uml_core.corpora.rows import Hashes, HashSet64, Row, contains
 from uml_core.errors import InputError, listing
 from uml_core.files.atomic import TEMPORARY, read_if_there, write_whole
 from uml_core.files.lease import Lease, lease_beside
-from uml_core.files.paths import STORAGE_ERRORS, is_uri, local_path, one_line, remote
+from uml_core.files.paths import STORAGE_ERRORS, is_uri, local_path, one_line, opened
 from uml_core.store.corpus_table import CorpusTable, finite_matrix, labelled, order_by_id, unread
 from uml_core.store.listing import RowSpool, digest_of
 from uml_core.store.parts import (
@@ -311,10 +311,8 @@ class CorpusStore:
 
 def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """The pyarrow filesystem and root path of a directory or URI. Raises InputError for an unknown scheme."""
-    if not is_uri(uri):
-        return pafs.LocalFileSystem(), str(Path(local_path(uri)).resolve())
     try:
-        return remote(uri)
+        return opened(uri if is_uri(uri) else str(Path(local_path(uri)).resolve()))
     except STORAGE_ERRORS as error:
         raise InputError(f"store is {uri}; not a directory or URI that pyarrow opens: {one_line(error)}") from None
 
