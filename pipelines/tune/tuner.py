@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ray import tune
+from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -28,6 +29,8 @@ from uml_core.files import paths
 from uml_core.sweeps.space import GroupName
 
 STOPPING_METRIC = "val_accuracy"
+# What Ray Tune copies from the driver's environment into its trials', which Ray logs; nodes have their own.
+STORAGE_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
 GRACE_SHARE, REDUCTION = 0.1, 3  # of max_steps before a trial may be stopped; ASHA keeps a third at every rung
 
 
@@ -43,6 +46,7 @@ def train_under_tune(
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(
         logging.ERROR
     )  # which warns that there are none
+    ENV_VARS_TO_PROPAGATE.difference_update(STORAGE_KEYS)  # else Ray writes them into the logs of the nodes
     with trials_shown(proposals) as shown:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
