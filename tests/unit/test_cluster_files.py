@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import mlflow.cli
 import pytest
 import yaml
 from jsonschema import ValidationError
@@ -58,11 +61,26 @@ def test_on_ec2_nodes_are_reached_from_inside_alone_and_hold_no_key() -> None:
     for node in config["available_node_types"].values():
         settings = node["node_config"]
         assert settings["IamInstanceProfile"]["Name"] in ("UML_HEAD", "UML_NODE")
+        assert settings["SecurityGroupIds"], "without one Ray makes a group that is open to ssh from everywhere"
         assert settings["MetadataOptions"]["HttpTokens"] == "required"
         assert settings["ImageId"].startswith("ami-"), "without one Ray takes an image of Ubuntu 18.04"
         assert all(disk["Ebs"]["Encrypted"] for disk in settings["BlockDeviceMappings"])
     assert config["available_node_types"]["gpu_spot"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert "InstanceMarketOptions" not in config["available_node_types"]["gpu"]["node_config"]
+
+
+def test_beside_the_head_on_ec2_mlflow_serves_every_node() -> None:
+    config = read("cluster.yaml")
+    (line,) = [line for line in config["head_start_ray_commands"] if "mlflow server" in line]
+    flags = shlex.split(line.rpartition("mlflow server")[2].partition(">")[0])
+    settings = mlflow.cli.server.make_context("server", flags, resilient_parsing=False).params
+    assert (settings["host"], settings["port"]) == ("0.0.0.0", 5000)
+    assert settings["artifacts_destination"] == "$UML_ROOT/mlflow"
+    for commands, address in (("head", "$(hostname"), ("worker", "$RAY_HEAD_IP:5000 ")):
+        starts = [line for line in config[f"{commands}_start_ray_commands"] if "ray start" in line]
+        assert all(line.startswith(f"MLFLOW_TRACKING_URI=http://{address}") for line in starts), starts
+    for line in config["head_start_ray_commands"] + config["worker_start_ray_commands"]:
+        assert subprocess.run(["bash", "-n", "-c", line], capture_output=True, check=False).returncode == 0, line
 
 
 def test_kubernetes_accepts_the_services() -> None:
