@@ -22,6 +22,7 @@ from uml_core.evaluation.outcome import evaluated_run
 from uml_core.evaluation.registry import chosen_evaluators, measure
 from uml_core.models.closed_form import solved_head
 from uml_core.models.closed_form.prior_model import unit_rows
+from uml_core.models.shared_head import build_model
 from uml_core.serving.export import export_head
 from uml_core.serving.target_predictor import TargetPredictor
 from uml_core.sweeps.space import Group
@@ -105,6 +106,11 @@ def test_evaluators_measure_it_and_analyses_refuse_it() -> None:
         explain(TrainedRun(run.experiment, run.model, run.data), ["margins"])
     trained = TrainedRun(run.experiment, run.model, run.data, probabilities=evaluated_run(run).probabilities)
     assert list(explain(trained, ["mistakes", "labels"])) == ["mistakes", "labels"]
+
+
+def test_before_it_is_solved_it_is_the_same_in_every_process() -> None:
+    starts = [build_model(solved("prior").experiment, solved("prior").data).head.weight for _ in range(2)]
+    torch.testing.assert_close(*starts, rtol=0, atol=0)
 
 
 def test_a_target_that_is_read_from_a_file_is_refused_by_a_solver(monkeypatch: pytest.MonkeyPatch) -> None:

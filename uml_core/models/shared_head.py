@@ -86,6 +86,7 @@ def build_model(experiment: Experiment, data: TrainingData) -> SharedHeadModel:
             scale=1.0,
             bias=True,
         )
+        initialise(model, experiment.seed)  # replaced when it is solved; `probe/untrained` measures it as it is
         if solves_unit_rows(experiment, data):
             model.projections[data.target] = UnitLength()
         return model
