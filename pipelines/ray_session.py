@@ -147,5 +147,12 @@ def num_cpus() -> int:  # of the cluster, at least 1
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
+def node_cpus(nodes: str | None = None) -> list[int]:
+    """The CPUs of each node that has any, and a custom resource; [1] where there is none."""
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    found = [int(each.get("CPU", 0)) for each in there if nodes is None or nodes in each]
+    return [count for count in found if count] or [1]
+
+
 def num_gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))

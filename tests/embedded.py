@@ -14,7 +14,8 @@ from ray import cloudpickle
 from pipelines.command_line import Summary
 from pipelines.embed import stages
 from pipelines.embed import step as embed
-from pipelines.embed.stages import EncoderSettings, ReadPart, Workers
+from pipelines.embed.stages import EncoderSettings, ReadPart
+from pipelines.embed.workers import Workers
 from uml_core.config import Experiment
 from uml_core.encoders import Encoder
 

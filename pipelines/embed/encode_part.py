@@ -14,11 +14,10 @@ from pipelines.embed.stages import (
     Batch,
     EncoderSettings,
     ReadPart,
-    Workers,
     corpus_of,
     decoded_part,
-    set_encoder_threads,
 )
+from pipelines.embed.workers import Workers, set_encoder_threads
 from uml_core.config import EmbedConfig
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Encoder, build_encoder

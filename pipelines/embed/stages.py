@@ -7,9 +7,7 @@ Beside GPUs, decode tasks on the other cores keep the actors fed.
 
 from __future__ import annotations
 
-import os
 import pickle
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,21 +17,17 @@ import ray
 import ray.data
 
 from pipelines.embed.decoding import DecodedPart, decode_rows
-from pipelines.ray_session import await_resources, num_cpus, num_gpus, quieten_ray_data, share_of
-from uml_core.config import ClusterConfig, EmbedConfig, EncoderConfig
+from pipelines.embed.workers import DECODE_CPUS, Workers
+from pipelines.ray_session import quieten_ray_data, share_of
+from uml_core.config import EncoderConfig
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Encoder, build_encoder
-from uml_core.errors import InputError
 from uml_core.store.listing import RowSpool
 
 Batch = dict[str, np.ndarray]
 ReadPart = Callable[[Any], Sequence[Row]]
 EncoderSettings = tuple[EncoderConfig, str]  # and its modality: what a task or an actor builds an encoder from
 Encoders = EncoderSettings | Mapping[str, EncoderSettings]  # one for all parts, or each corpus's for parts CORPUS/NAME
-# CPUs of a stage's worker, unequal on purpose: Ray Data would fuse equal ones into one actor, and decoding would stop
-# while it encodes. Small, so that as many actors as cores leave room for Ray's own tasks.
-DECODE_CPUS, ENCODE_CPUS = 0.25, 0.5
-CORES_PER_ACTOR = 4  # on machines with more cores than this; weights are held once an actor
 
 
 @dataclass(frozen=True)
@@ -66,38 +60,6 @@ def decoded_part(batch: Batch, encoder: Encoder, read: ReadPart) -> DecodedPart:
     return part
 
 
-@dataclass(frozen=True)
-class Workers:
-    """How many actors encode, how many tasks decode beside them (0: the actors do), on which device.
-
-    `threads` are an actor's share of the cluster's CPUs.
-    """
-
-    actors: int
-    decoders: int
-    device: str
-    threads: int
-    nodes: str | None = None  # a custom resource of the nodes that they run on
-
-    @classmethod
-    def from_settings(cls, settings: EmbedConfig, *, num_parts: int, cluster: ClusterConfig) -> Workers:
-        """What the settings come to on this cluster; Ray is running. Raises InputError where it has no GPU to use."""
-        cpus, gpus = num_cpus(), 0 if settings.use_gpu is False else num_gpus()
-        if settings.use_gpu is True and not gpus:
-            wanted = 1 if settings.actors == "auto" else settings.actors
-            gpus = await_resources("GPU", min(wanted, num_parts), wait_s=cluster.wait_s, nodes=cluster.embed_on)
-            if not gpus:
-                raise InputError(
-                    "embed.use_gpu is true, but the cluster has no GPU; set cluster.wait_s to the seconds in which its "
-                    "autoscaler adds one, or embed.use_gpu=false"
-                )
-        own = gpus or (cpus if cpus <= CORES_PER_ACTOR else cpus // CORES_PER_ACTOR)
-        actors = min(own if settings.actors == "auto" else settings.actors, num_parts)
-        beside = max(1, cpus - actors) if gpus else 0
-        decoders, device = beside if settings.decoders == "auto" else settings.decoders, "cuda" if gpus else "cpu"
-        return cls(actors, decoders, device, threads=max(1, cpus // actors), nodes=cluster.embed_on)
-
-
 def stream_parts(
     parts: Sequence[Any],
     actor: type,
@@ -116,7 +78,7 @@ def stream_parts(
     quieten_ray_data()
     settings: Encoders = encoder if isinstance(encoder, Mapping) else (encoder.config, encoder.modality)
     dataset = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
-    if workers.decoders:
+    if workers.decoders != 0:
         dataset = dataset.map_batches(
             decode_part,
             batch_size=1,
@@ -127,18 +89,9 @@ def stream_parts(
     yield from dataset.map_batches(
         actor,
         batch_size=1,
-        num_cpus=ENCODE_CPUS,
+        num_cpus=workers.cpus,
         num_gpus=1 if workers.device == "cuda" else 0,
         resources=share_of(workers.nodes),
-        compute=ray.data.ActorPoolStrategy(size=workers.actors),
+        compute=ray.data.ActorPoolStrategy(min_size=workers.actors, max_size=workers.most or workers.actors),
         fn_constructor_kwargs={"encoder": settings, "read": read, "workers": workers, **arguments},
     ).iter_rows()
-
-
-def set_encoder_threads(workers: Workers) -> None:
-    """Give an encode actor its share of the cores, at most this machine's: Ray gives a process one OpenMP thread."""
-    if workers.device == "cpu":
-        threads = min(os.cpu_count() or 1, workers.threads)
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # for torch, if it is imported
-        if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(threads)

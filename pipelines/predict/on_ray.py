@@ -14,11 +14,10 @@ from pipelines.embed.stages import (
     Batch,
     EncoderSettings,
     ReadPart,
-    Workers,
     decoded_part,
-    set_encoder_threads,
     stream_parts,
 )
+from pipelines.embed.workers import Workers, set_encoder_threads
 from pipelines.predict.here import BATCH_SIZE, PART_ROWS, Predicted, batched
 from pipelines.progress import StepProgress
 from pipelines.ray_session import ray_session

@@ -82,7 +82,7 @@ def wait_for(head: subprocess.Popen[bytes], log: Path) -> None:
 
 ASKING = """
 import json, ray
-from pipelines.embed.stages import Workers
+from pipelines.embed.workers import Workers
 from pipelines.ray_session import await_resources
 from pipelines.train.on_workers import _check_workers
 from uml_core.config import ClusterConfig, EmbedConfig

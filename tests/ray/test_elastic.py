@@ -1,14 +1,16 @@
-"""A run with train.min_workers on a cluster that gains a node and loses it: more workers, then fewer, equal weights."""
+"""On a cluster that gains a node and loses it: `embed`, and a run with train.min_workers, whose weights are equal."""
 
 from __future__ import annotations
 
 import functools
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
@@ -20,10 +22,13 @@ from pipelines.embed import step as embed
 from pipelines.ray_session import ray_kept, ray_session
 from pipelines.ray_train.checkpoints import newest_state
 from pipelines.run_data import load_data
+from pipelines.stores import corpus_store
 from pipelines.train import on_workers
 from pipelines.train import step as train
-from tests.conftest import vector_tree, write_vector_corpora
+from tests.conftest import picture_tree, vector_tree, write_picture_corpora, write_vector_corpora
+from tests.light_encoder import SlowColourGrid, light
 from uml_core.config import Experiment, parse_experiment
+from uml_core.encoders import Decoded, Embeddings
 from uml_core.errors import InputError
 from uml_core.tracking.reading import experiment_runs
 from uml_core.training.run import TrainingRun
@@ -32,8 +37,11 @@ STEPS = 2000
 
 
 @pytest.fixture
-def cluster(no_ray: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster(no_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head with one CPU, joined as a user joins it."""
+    nodes = tmp_path / "nodes"
+    nodes.mkdir()
+    monkeypatch.setenv("UML_TEST_NODES", str(nodes))
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5")  # Train may still count on a node that is gone
     monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     quick = {"health_check_period_ms": 200, "health_check_failure_threshold": 2}  # else a dead node is missed for 15 s
@@ -67,6 +75,7 @@ def test_a_run_grows_by_a_new_node_and_goes_on_when_it_is_lost(
         with ray_session():
             pass
         assert ray.is_initialized(), "the first step's Ray is there for the next"
+        embed_on_a_node_that_comes_and_goes(cluster, tmp_path, background)
         embed.run(experiment)
         training = background.submit(train.run, experiment)
         wait_for(lambda: ray.available_resources().get("CPU", 0) == 0)  # it begins with the one CPU there is
@@ -96,6 +105,38 @@ def test_a_run_grows_by_a_new_node_and_goes_on_when_it_is_lost(
     assert state["progress"]["samples"] == dict(whole.progress.samples)
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(state["model"][name], value, rtol=1e-4, atol=1e-4, msg=name)
+
+
+class OnTwoNodes(SlowColourGrid):
+    """Notes the nodes that it encodes on, and waits for a second one."""
+
+    def encode(self, rows: Sequence[Decoded]) -> Embeddings:
+        """Encode B pictures into (B, D)."""
+        nodes = Path(os.environ["UML_TEST_NODES"])
+        (nodes / ray.get_runtime_context().get_node_id()).touch()
+        wait_for(lambda: len(list(nodes.iterdir())) == 2)
+        return super().encode(rows)
+
+
+def embed_on_a_node_that_comes_and_goes(cluster: Cluster, tmp_path: Path, background: ThreadPoolExecutor) -> None:
+    """`embed` grows onto it; it is lost with a part in hand, and each row is embedded once all the same."""
+    write_picture_corpora(tmp_path, counts={"train": 6, "val": 1, "test": 1})
+    tree = {**picture_tree(tmp_path), "embed": {"part_rows": 3}}
+    del tree["corpora"]["names"]
+    experiment = parse_experiment(light(tree, OnTwoNodes))
+    embedding = background.submit(embed.run, experiment)
+    nodes = Path(os.environ["UML_TEST_NODES"])
+    wait_for(lambda: len(list(nodes.iterdir())) == 1)
+    node = cluster.add_node(num_cpus=1)
+    count_again()
+    wait_for(lambda: len(list(nodes.iterdir())) == 2, timeout_s=30)
+    cluster.remove_node(node, allow_graceful=False)
+    assert embedding.result().results["corpora"]["pictures"]["rows"] == 24
+    folder = Path(corpus_store(experiment, "pictures").directory)
+    ids = [row for part in folder.glob("part-*") for row in pq.read_table(part)["id"].to_pylist()]
+    files = (tmp_path / "pictures").rglob("*.png")
+    assert sorted(ids) == sorted(file.relative_to(tmp_path / "pictures").as_posix() for file in files)
+    wait_for(lambda: sum(each["Alive"] for each in ray.nodes()) == 1)
 
 
 def fails() -> None:

@@ -21,8 +21,9 @@ import pytest
 import torch
 
 from pipelines.command_line import Summary
-from pipelines.embed import stages
 from pipelines.embed import step as embed
+from pipelines.embed import workers
+from pipelines.embed.workers import Workers, set_encoder_threads
 from pipelines.progress import StepProgress
 from pipelines.stores import corpus_store
 from tests.bad_rows import write_bad_rows
@@ -230,18 +231,36 @@ def test_actors_decoders_and_batches_do_not_change_the_vectors(embedded: Embedde
 
 
 @pytest.mark.parametrize(
-    ("cluster", "local", "actors", "threads"), [(2, 2, 2, 1), (16, 16, 4, 4), (12, 4, 3, 4), (8, 2, 2, 2)]
+    ("nodes", "gpus", "settings", "expected"),  # actors, decoders, threads, CPUs of one, and how many they may become
+    [
+        ([2], 0, {}, (2, 0, 1, 1, 9)),
+        ([16], 0, {}, (4, 0, 4, 4, 9)),
+        ([4, 4], 0, {}, (8, 0, 1, 1, 9)),
+        ([7, 14], 0, {}, (3, 0, 7, 7, 9)),
+        ([2], 0, {"actors": 1}, (1, 0, 2, 0.5, None)),
+        ([2], 0, {"decoders": 1}, (2, 1, 1, 0.5, None)),
+        ([8, 8], 2, {}, (2, None, 8, 0.5, 9)),
+        ([8], 1, {"actors": 1}, (1, 7, 8, 0.5, None)),
+    ],
 )
-def test_an_actor_has_its_share_of_the_clusters_cores_as_far_as_its_machine_has_them(
-    cluster: int, local: int, actors: int, threads: int, monkeypatch: pytest.MonkeyPatch
+def test_an_actor_has_whole_cpus_of_a_node_or_a_gpu_and_grows_by_what_joins(
+    nodes: list[int], gpus: int, settings: dict[str, int], expected: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for place, name, value in ((stages, "num_cpus", cluster), (stages, "num_gpus", 0), (os, "cpu_count", local)):
-        monkeypatch.setattr(place, name, lambda value=value: value)
+    monkeypatch.setattr(workers, "node_cpus", lambda _: nodes)
+    monkeypatch.setattr(workers, "num_gpus", lambda: gpus)
+    found = Workers.from_settings(EmbedConfig(**settings), num_parts=9, cluster=ClusterConfig())
+    assert (found.actors, found.decoders, found.threads, found.cpus, found.most) == expected
+
+
+@pytest.mark.parametrize(("threads", "local", "given"), [(4, 2, "2"), (2, 4, "2")])
+def test_an_actor_takes_its_share_as_far_as_its_machine_has_it(
+    threads: int, local: int, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: local)
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # this process is no actor
-    workers = stages.Workers.from_settings(EmbedConfig(), num_parts=9, cluster=ClusterConfig())
-    stages.set_encoder_threads(workers)
-    assert (workers.actors, os.environ["OMP_NUM_THREADS"]) == (actors, str(threads))
+    set_encoder_threads(Workers(1, 0, "cpu", threads))
+    assert os.environ["OMP_NUM_THREADS"] == given
 
 
 def test_tokens_are_stored_as_sequences_whose_mean_is_the_embedding(embedded: Embedded) -> None:

@@ -202,7 +202,7 @@ class EmbedConfig(Settings):
     use_gpu: Literal["auto"] | bool = "auto"
     """Encode on GPUs; auto: where the cluster has them; true asks its autoscaler for them (cluster.wait_s)."""
     actors: Literal["auto"] | PositiveCount = "auto"
-    """Processes that hold the encoder; auto: one a GPU, else one a core (up to 4)."""
+    """Processes that hold the encoder; auto: one a GPU, else one a core (up to 4), and more on nodes that join."""
     decoders: Literal["auto"] | Count = "auto"
     """Tasks that decode beside the actors; auto: other cores beside GPUs, else 0."""
     dtype: Literal["float32", "float16"] = "float32"
