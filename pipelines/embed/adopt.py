@@ -48,4 +48,5 @@ def adopt_ready(experiment: Experiment, corpus: str, store: CorpusStore) -> dict
             "precision": "given",
             **progress.facts(),
         }
+        store.leave_unlogged()
         return facts_of(store.publish(parts, facts), up_to_date=False)

@@ -51,14 +51,21 @@ def run(experiment: Experiment) -> Summary:
 
 
 def _log_new(experiment: Experiment, results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Log what this run has embedded; a rerun would find it up to date."""
-    if new := {corpus: facts for corpus, facts in results.items() if not facts["up_to_date"]}:
+    """Log what this run has embedded, and what a run has that was killed before it could."""
+    stores = {corpus: corpus_store(experiment, corpus) for corpus in results}
+    left = [corpus for corpus, facts in results.items() if facts["up_to_date"] and stores[corpus].is_unlogged()]
+    for corpus in left:
+        with stores[corpus].writing(lambda: None, wait_for_living=False):  # removes what else it has left
+            stores[corpus].leave_unlogged()
+    if new := {corpus: facts for corpus, facts in results.items() if corpus in left or not facts["up_to_date"]}:
         with loading():
             from uml_core.tracking.writing import log_embedding  # heavy, and a rerun may have no use for it
         for facts in new.values():
             add_workers(facts["stage_s"])
         with stage("log", "writing to MLflow"):
-            log_embedding(experiment, new)
+            log_embedding(experiment, new, again=bool(left))
+        for corpus in new:
+            stores[corpus].was_logged()
 
 
 def embed_corpora(
@@ -221,6 +228,7 @@ class CorpusWork:
             "changed": changed,
             "removed": len(settled.stale_ids) - changed,
         }
+        store.leave_unlogged()
         manifest = store.publish(settled.parts, facts)
         self._writing.close()
         return facts_of(manifest, up_to_date=False)

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import logging
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -43,11 +44,19 @@ class Attempt:
     _fs: pafs.FileSystem
     _lease: Lease
     _file: str
+    _request: str | None
 
     @property
     def directory(self) -> str:
         """The run folder: a path or URI."""
         return join(self.storage_path, self.name)
+
+    def request(self) -> str:
+        """What the MLflow run is made by; known before it is there, so that a kill in between leaves no second one."""
+        if self._request is None:
+            self._request = uuid.uuid4().hex
+            self._write(finished=False)
+        return self._request
 
     def begin(self, run_id: str) -> None:
         """Name the MLflow run that the folder is of."""
@@ -69,7 +78,7 @@ class Attempt:
 
     def _write(self, *, finished: bool) -> None:
         self.check()
-        record = {"run_id": self.run_id, "finished": finished, "outcome": self.outcome}
+        record = {"run_id": self.run_id, "finished": finished, "outcome": self.outcome, "request": self._request}
         write_whole(self._fs, self._file, json.dumps(record).encode())
 
 
@@ -91,8 +100,8 @@ def open_attempt(experiment: Experiment, step: str = "train", key: str | None = 
                 file = f"{directory}/{RUN_FILE}"
                 record = _read(filesystem, file) or {"run_id": None, "finished": False}
                 if not record["finished"]:  # else it was, while this process waited for it
-                    run_id, outcome = record["run_id"], record.get("outcome")
-                    yield Attempt(storage_path, str(number), run_id, outcome, filesystem, lease, file)
+                    known = [record.get(name) for name in ("run_id", "outcome")]
+                    yield Attempt(storage_path, str(number), *known, filesystem, lease, file, record.get("request"))
                     return
         number += 1
 

@@ -120,7 +120,7 @@ def _open_run(experiment: Experiment, attempt: Attempt, checked: CheckedData) ->
     feeds = {"uml.feed": ",".join(f"{corpus}={feed}" for corpus, feed in checked.feeds.items())}
     left_out = left_out_tag(experiment, checked.fingerprints, checked.data.warnings())
     tags = provenance_tags(checked.fingerprints) | feeds | left_out
-    tracker = start_run(experiment, name=kind, kind=kind, tags=tags)
+    tracker = start_run(experiment, name=kind, kind=kind, tags=tags, request=attempt.request())
     tracker.log_text(without_password(experiment).to_yaml(), "experiment.yaml")
     if plan is not None:
         logger.warning("%s Every tensor stands in transfer.md of run %s", plan.notes[0], tracker.run_id)

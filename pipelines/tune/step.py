@@ -165,7 +165,7 @@ def _open_sweep(
         "uml.arms": ",".join(arm.name for arm in space.arms),
         **provenance,
     }
-    parent = start_run(experiment, name=space_name, kind="sweep", tags=tags)
+    parent = start_run(experiment, name=space_name, kind="sweep", tags=tags, request=attempt.request())
     parent.log_text(without_password(experiment).to_yaml(), "experiment.yaml")
     parent.log_text(space_as_json(space), SPACE_FILE)
     if space.has_exchange_rate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines.embed import step as embed
+from pipelines.ray_train.attempts import Attempt
 from pipelines.ray_train.checkpoints import load_state
 from pipelines.train import step as train
 from pipelines.train.summary import trains_here
@@ -25,6 +27,7 @@ from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.store.corpus_store import CorpusStore
 from uml_core.tracking.reading import download, experiment_runs, find_run
+from uml_core.tracking.writing import MLflowTracker
 from uml_core.training import run as training_run
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +87,47 @@ def test_a_killed_run_goes_on_in_its_mlflow_run_and_ends_as_the_one_that_was_lef
     for name, value in weights_of(experiment, alone["run_id"], tmp_path / "alone").items():
         assert torch.equal(value, weights[name]), name
     assert not ray.is_initialized()
+
+
+def test_who_is_killed_as_its_run_is_made_leaves_no_second_one(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After MLflow has made the run, and before the run folder names it."""
+    settings = experiment.override({"name": "made"})
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Attempt, "begin", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(settings)
+    results = train.run(settings).results
+    (record,) = experiment_runs(settings.tracking.uri, settings.name)
+    assert (record.run_id, record.status) == (results["run_id"], "FINISHED")
+
+
+def test_who_is_killed_as_it_logs_an_embedding_leaves_one_run(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the store is published; the same line, which has nothing to embed, logs it."""
+    settings = experiment.override({"name": "embedded", "store": str(tmp_path / "store")})
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MLflowTracker, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            embed.run(settings)
+    assert all(facts["up_to_date"] for facts in embed.run(settings).results["corpora"].values())
+    assert [run.status for run in experiment_runs(settings.tracking.uri, settings.name)] == ["RUNNING"], "it may live"
+    for mark in (tmp_path / "store").rglob(".unlogged"):
+        mark.write_text(json.dumps({**json.loads(mark.read_text()), "pid": 2**22 + 1}))
+    for _ in range(2):
+        embed.run(settings)
+        assert [run.status for run in experiment_runs(settings.tracking.uri, settings.name)] == ["FINISHED"]
+    assert not list((tmp_path / "store").rglob(".*"))
 
 
 def test_seeds_and_twins_read_their_corpora_once(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:

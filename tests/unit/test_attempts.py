@@ -82,8 +82,14 @@ def test_a_run_on_another_host_is_left_alone_while_it_lives(
     assert "is held by a run on another host; waiting up to 60 s to see whether it lives" in caplog.text
 
 
-def test_a_run_whose_host_is_gone_is_gone_on_with_once_its_lease_expires(experiment: Experiment) -> None:
-    begun(experiment, host="far", expires_at=time.time() + 0.5)
+@pytest.mark.parametrize("skew_s", [-60, 0, 3600])
+def test_a_run_whose_host_is_gone_is_gone_on_with_once_its_lease_expires(
+    experiment: Experiment, skew_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever that host's clock says."""
+    monkeypatch.setattr(lease, "EXPIRE_S", 0.3)
+    monkeypatch.setattr(lease, "LOCAL_POLL_S", 0.02)
+    begun(experiment, host="far", expires_at=time.time() + skew_s)
     assert opened(experiment) == ("1", "one")
 
 

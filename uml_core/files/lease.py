@@ -5,11 +5,14 @@ was given up, has expired, or its holder was a process of this host that has end
 where it ran, and elsewhere within a minute. On one host the process itself is asked, since a stopped one (Ctrl-Z)
 still holds.
 
+Clocks of hosts may differ: who waits for another host's lease watches, by its own clock, whether the file changes. One
+that did not for as long as a lease lasts has expired, whatever time it names. Who cannot watch, as `status`, takes a
+holder for gone once what it names is over by more than clocks may differ (SKEW_S).
+
 Nothing that pyarrow opens has a conditional write. So a process writes its name, waits, and holds the lease if its name
 still stands; on a disk who takes it also locks the folder while looking and writing, as on object storage it cannot.
 Who is paused there for longer than that wait may oust the holder. The holder finds the other's name, at the latest
-when it renews, and stops; part names of a store come from their rows, so that what both wrote until then is equal. The
-clocks of two hosts may differ by what lies between a renewal and the expiry (50 s).
+when it renews, and stops; part names of a store come from their rows, so that what both wrote until then is equal.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from uml_core.errors import OutageError
 from uml_core.files.atomic import read_if_there, write_whole
 from uml_core.files.paths import one_line
 
-RENEW_S, EXPIRE_S = 10.0, 60.0
+RENEW_S, EXPIRE_S, SKEW_S = 10.0, 60.0, 300.0
 SETTLE_S, POLL_S = 1.0, 2.0  # on object storage: until a write is read back; until a held lease is looked at again
 LOCAL_SETTLE_S, LOCAL_POLL_S = 0.1, 0.2
 SAME_START_S = 2.0  # two readings of when a process started may differ by a step of the clock
@@ -62,9 +65,9 @@ class Holder:
         return (self.host, self.system) == (socket.gethostname(), _system())
 
     def is_gone(self) -> bool:
-        """Whether the lease is free: its process of this host has ended, or it has expired on another one."""
+        """Whether the lease is free: its process of this host has ended, or it has long expired on another one."""
         if not self.is_here:
-            return time.time() >= self.expires_at
+            return time.time() >= self.expires_at + SKEW_S
         started_at = _started_at(self.pid)  # at another time: another process of the same number
         return started_at is None or abs(started_at - self.started_at) > SAME_START_S
 
@@ -79,6 +82,8 @@ class Lease:
         assert started_at is not None
         self._own = Holder(uuid.uuid4().hex, socket.gethostname(), _system(), os.getpid(), started_at, expires_at=0.0)
         self._lost = ""  # why, once it is
+        self._lasts_until = 0.0  # by the clock of this process that nobody sets
+        self._seen: tuple[Holder | None, float] = (None, 0.0)  # another's lease, and since when it stands unchanged
         self._done, self._mutex = threading.Event(), threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -119,7 +124,7 @@ class Lease:
                     self._renew_once()
                 # Whatever storage raises (botocore's errors are no OSError): until it expires nobody else takes it.
                 except Exception as error:  # noqa: BLE001
-                    if time.time() >= self._own.expires_at:
+                    if time.monotonic() >= self._lasts_until:
                         self._lost = f"the lease of this run on {self._folder} expired unrenewed ({one_line(error)})"
                     logger.warning("lease %s could not be renewed: %s", self.path, one_line(error))
             if self._lost:
@@ -163,7 +168,7 @@ class Lease:
         """Who holds the lease, None where it is ours now."""
         with self._one_taker():
             holder = self._holder()
-            if holder is not None and not holder.is_gone():
+            if holder is not None and not holder.is_gone() and not self._stands_still(holder):
                 return holder
             self._write()
         time.sleep(LOCAL_SETTLE_S if self._is_local else SETTLE_S)  # the last of several writers holds it
@@ -171,6 +176,12 @@ class Lease:
         if holder is None:  # deleted by its former holder, who was slow to release it
             return self._try_to_take()
         return None if holder.owner == self._own.owner else holder
+
+    def _stands_still(self, holder: Holder) -> bool:
+        """Whether a lease of another host was not renewed for as long as one lasts, by this host's clock alone."""
+        if holder != self._seen[0]:
+            self._seen = holder, time.monotonic()
+        return not holder.is_here and time.monotonic() >= self._seen[1] + EXPIRE_S
 
     @contextlib.contextmanager
     def _one_taker(self) -> Iterator[None]:
@@ -191,13 +202,15 @@ class Lease:
         return _read_holder(self._fs, self.path)
 
     def _write(self) -> None:
+        lasts_until = time.monotonic() + EXPIRE_S  # from before it can be seen
         renewed = replace(self._own, expires_at=time.time() + EXPIRE_S)
         write_whole(self._fs, self.path, json.dumps(asdict(renewed)).encode())
-        self._own = renewed
+        self._own, self._lasts_until = renewed, lasts_until
 
     def _renew_once(self) -> None:
         holder = self._holder()
-        is_deleted = holder is None and time.time() < self._own.expires_at  # with its folder: nobody can have taken it
+        # With its folder: nobody can have taken it.
+        is_deleted = holder is None and time.monotonic() < self._lasts_until
         if is_deleted or (holder is not None and holder.owner == self._own.owner):
             self._write()
         else:
@@ -234,6 +247,11 @@ def exclusive(filesystem: pafs.FileSystem, path: str, on_wait: Callable[[], None
 def lease_beside(folder: str) -> str:
     """Where the lease of a folder's only writer lies that may not be there yet: beside it."""
     return posixpath.join(posixpath.dirname(folder), f".{posixpath.basename(folder)}.lease")
+
+
+def leave_name(filesystem: pafs.FileSystem, path: str) -> None:
+    """Name this process at a path, without a wait or a claim; `living_holder` tells whether it lives."""
+    Lease(filesystem, path)._write()
 
 
 def living_holder(filesystem: pafs.FileSystem, path: str) -> Holder | None:

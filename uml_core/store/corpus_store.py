@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from uml_core.corpora.rows import Hashes, HashSet64, Row, contains
 from uml_core.errors import InputError, listing
 from uml_core.files.atomic import TEMPORARY, read_if_there, write_whole
-from uml_core.files.lease import Lease, lease_beside
+from uml_core.files.lease import Lease, lease_beside, leave_name, living_holder
 from uml_core.files.paths import STORAGE_ERRORS, is_uri, local_path, one_line, opened
 from uml_core.store.corpus_table import CorpusTable, finite_matrix, labelled, order_by_id, unread
 from uml_core.store.listing import RowSpool, digest_of
@@ -51,6 +51,7 @@ from uml_core.store.parts import (
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 REJECTED = "rejected.parquet"
+UNLOGGED = ".unlogged"  # who has yet to tell MLflow
 SUMS = "sums"  # a folder of what was added up over its rows (`uml_core.store.sums_folder`)
 FOOTERS_AT_ONCE = 32  # threads: on object storage a footer is a round trip
 
@@ -104,6 +105,19 @@ class CorpusStore:
                 self._lease = None
                 if not lease.is_lost:
                     self._drop_temporaries()
+
+    def leave_unlogged(self) -> None:
+        """Say, until `was_logged`, that this process will tell MLflow of what it has embedded here."""
+        leave_name(self._fs, f"{self.directory}/{UNLOGGED}")
+
+    def is_unlogged(self) -> bool:
+        """Whether who would have told MLflow of this corpus was killed before it did."""
+        path = f"{self.directory}/{UNLOGGED}"
+        return read_if_there(self._fs, path) is not None and living_holder(self._fs, path) is None
+
+    def was_logged(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.delete_file(f"{self.directory}/{UNLOGGED}")
 
     def spool(self) -> RowSpool:
         """Where rows to be embedded wait, readable by every worker; it goes with `writing`."""

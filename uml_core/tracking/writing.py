@@ -136,11 +136,13 @@ def start_run(
     parent_run_id: str | None = None,
     points: Sequence[MetricPoint] = (),
     started_at: float | None = None,
+    request: str | None = None,
 ) -> MLflowTracker:
     """Start a run with the flattened experiment as parameters; nested under `parent_run_id` if that is given.
 
     It begins now, or where what it holds is over, at `started_at` (seconds since 1970), with its `points`. Who starts
-    many gives the id that `open_experiment` has returned.
+    many gives the id that `open_experiment` has returned. A `request` is made once: where a
+    process was killed after it had made the run, the same request finds that run.
     """
     client = PatientClient(experiment.tracking.uri)
     if experiment_id is None:
@@ -148,7 +150,7 @@ def start_run(
         assert found is not None, "open_experiment() comes first"
         experiment_id = found.experiment_id
     all_tags = run_tags(experiment, name, kind, tags, parent_run_id)
-    run = _create_run_once(client, experiment_id, all_tags, started_at)
+    run = _create_run_once(client, experiment_id, all_tags, started_at, request)
     params = [Param(key, value) for key, value in run_params(experiment).items()]
     client.log_batch(run.info.run_id, params=params, metrics=finite_metrics(points))
     return MLflowTracker(experiment.tracking, run.info.run_id)
@@ -175,11 +177,14 @@ def run_params(experiment: Experiment) -> dict[str, str]:
 
 
 def _create_run_once(
-    client: PatientClient, experiment_id: str, tags: Mapping[str, str], started_at: float | None
+    client: PatientClient,
+    experiment_id: str,
+    tags: Mapping[str, str],
+    started_at: float | None,
+    given: str | None,
 ) -> Any:
     """Create a run; where the answer was lost with the server, the run that was made is found by its request's tag."""
-    request = uuid.uuid4().hex
-    attempts = 0
+    request, attempts = given or uuid.uuid4().hex, int(given is not None)
 
     def create() -> Any:
         nonlocal attempts
@@ -214,10 +219,17 @@ def metric_name(name: str) -> str:
     return re.sub(r"[^/\w.\- :]", "_", name)
 
 
-def log_embedding(experiment: Experiment, results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Log each corpus's facts (rows, rejects, rows/s, stage shares) as a run of kind embed."""
-    open_experiment(experiment.tracking, experiment.name)
+def log_embedding(experiment: Experiment, results: Mapping[str, Mapping[str, Any]], *, again: bool = False) -> None:
+    """Log each corpus's facts (rows, rejects, rows/s, stage shares) as a run of kind embed.
+
+    Where it is done `again` because a process was killed before it was done, the run which that has left is deleted.
+    """
+    experiment_id = open_experiment(experiment.tracking, experiment.name)
     fingerprints = ",".join(f"{corpus}={facts['fingerprint']}" for corpus, facts in results.items())
+    if again:
+        client = PatientClient(experiment.tracking.uri)
+        for run in client.search_runs([experiment_id], "tags.`uml.kind` = 'embed' and attributes.status = 'RUNNING'"):
+            client.delete_run(run.info.run_id)
     tracker = start_run(experiment, name="embed", kind="embed", tags={"uml.store_fingerprint": fingerprints})
     names = ("rows", "rejected_rows", "rows_per_s", "steady_rows_per_s", "wall_s", "first_part_s", "encoded_rows")
     values: dict[str, float | None] = {}
