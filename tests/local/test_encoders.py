@@ -13,6 +13,7 @@ from typing import Any
 
 import huggingface_hub
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 import timm
 import torch
@@ -29,7 +30,9 @@ from uml_core.encoders.pictures import open_picture
 from uml_core.encoders.text.sentence_encoders import pool
 from uml_core.encoders.torch_encoder import TorchEncoder
 from uml_core.encoders.transformers_models import HubEncoder, hub_model
+from uml_core.encoders.weights import fetched
 from uml_core.errors import InputError
+from uml_core.files.paths import remote
 
 ROOT = Path(__file__).parents[2]
 PACKAGED = EncoderConfig(source="package", name="efficientnet_lite0")
@@ -245,6 +248,27 @@ def test_local_timm_weights(tmp_path: Path) -> None:
     assert encoder.encode([decoded]).shape == (1, encoder.dim)
     other = build_encoder(EncoderConfig(source="timm", name="test_resnet"), "image")
     assert other.identity()["weights"] != encoder.identity()["weights"]
+
+
+def test_weights_by_a_uri_are_copied_once(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), tmp_path / "weights.pth")
+    given = EncoderConfig(source="timm", name="test_resnet", weights=str(tmp_path / "weights.pth"))
+    there = f"{s3_bucket}/models/resnet/weights.pth"
+    filesystem, path = remote(there)
+    pafs.copy_files(str(tmp_path / "weights.pth"), path, destination_filesystem=filesystem)
+    for location in (there, f"{s3_bucket}/models/resnet"):
+        encoder = build_encoder(given.model_copy(update={"weights": location}), "image")
+        encoder.load()
+        assert encoder.identity() == build_encoder(given, "image").identity()
+    copies = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("weights.pth")}
+    assert len(copies) == 2
+    fetched.cache_clear()  # another process
+    encoder.identity()
+    assert {file: file.stat().st_mtime_ns for file in copies} == copies
+    absent = build_encoder(given.model_copy(update={"weights": f"{s3_bucket}/models/vit"}), "image")
+    with pytest.raises(InputError, match=r"encoders.image.weights is s3://uml-tests/models/vit, which does not exist"):
+        absent.identity()
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:

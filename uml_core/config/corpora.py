@@ -37,7 +37,8 @@ class EncoderConfig(Settings):
     """How tokens become one embedding; auto: the model's own way; tokens: they stay a sequence, for objective
     self_supervised."""
     weights: str | None = None
-    """A local directory or file, for machines without a model hub; with source timm also `random`: none are loaded."""
+    """A directory or file, for machines without a model hub, local or a URI, of which each machine keeps a copy; with
+    source timm also `random`: none are loaded."""
     image_size: PositiveCount | None = None
     """Side of the pictures the encoder is given, in pixels; null: the model's own."""
     depth: PositiveCount | None = None

@@ -7,7 +7,6 @@ checked against torch before it was kept. With it an encoder is loaded without t
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from uml_core.config import hash_of
-from uml_core.encoders.weights import file_digest
+from uml_core.encoders.weights import cache_folder, file_digest
 
 LIBRARIES = ("torch", "openvino", "timm", "transformers")
 DIGEST = re.compile("[0-9a-f]{12,40}")
@@ -34,11 +33,9 @@ def kept_graph(identity: dict[str, Any], precision: str) -> Path | None:
         return None
     code = [file_digest(Path(__file__).parent / name) for name in CODE]
     made_by = {"libraries": {name: version(name) for name in LIBRARIES}, "code": code}
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return None
-    return cache / "uml" / "graphs" / f"{hash_of({'identity': identity, 'precision': precision, **made_by})}.onnx"
+    folder = cache_folder("graphs")
+    name = f"{hash_of({'identity': identity, 'precision': precision, **made_by})}.onnx"
+    return None if folder is None else folder / name
 
 
 def keep(made: Path, graph: Path) -> None:

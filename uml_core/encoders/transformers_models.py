@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uml_core.config import EncoderConfig
 from uml_core.encoders.lazy import Lazy
 from uml_core.encoders.torch_encoder import TorchEncoder
-from uml_core.encoders.weights import from_hub, weights_revision, whole_from_hub
+from uml_core.encoders.weights import fetched, from_hub, weights_revision, whole_from_hub
 from uml_core.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class HubEncoder(TorchEncoder):
 
     @property
     def location(self) -> str:
-        return location_of(self.config)
+        return location_of(self.config, self.modality)
 
     @property
     def poolings(self) -> tuple[str, ...]:
@@ -200,6 +200,6 @@ def hub_model(location: str, modality: str) -> tuple[ModelType, Any]:
     return kind, config if part is None else part
 
 
-def location_of(config: EncoderConfig) -> str:
-    """The local directory if one is given, else the name on the hub."""
-    return config.weights or config.name
+def location_of(config: EncoderConfig, modality: str) -> str:
+    """The local directory if one is given (of a URI a copy), else the name on the hub."""
+    return fetched(config.weights, setting=f"encoders.{modality}.weights") if config.weights else config.name

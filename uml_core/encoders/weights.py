@@ -6,6 +6,9 @@ import functools
 import hashlib
 import importlib
 import inspect
+import os
+import shutil
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -13,10 +16,13 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.fs as pafs
+from filelock import FileLock
 from safetensors import SafetensorError
 
 from uml_core.encoders.lazy import Lazy
 from uml_core.errors import InputError, first_line
+from uml_core.files.paths import Entry, base_name, is_uri, kind_of, list_folder, remote, stamp_of
 
 if TYPE_CHECKING:
     import huggingface_hub
@@ -45,13 +51,50 @@ def weights_revision(path: str, *, setting: str) -> str:
 
 
 def _weights_files(path: str, *, setting: str) -> list[Path]:
-    given = Path(path)
+    given = Path(fetched(path, setting=setting))
     if given.is_file():
         return [given]
     files = sorted(file for pattern in PATTERNS for file in given.glob(pattern))
     if not files:
         raise InputError(f"{setting} is {path}; no file, or no folder with a .safetensors, .bin, .pth or .pt file")
     return files
+
+
+def cache_folder(name: str) -> Path | None:
+    """A folder of ours in the user's cache, on this machine's disk, there or not; None where the user has no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uml" / name
+    except RuntimeError:
+        return None
+
+
+@functools.lru_cache(maxsize=64)
+def fetched(location: str, *, setting: str) -> str:
+    """The local path of a file or folder; that of a URI is a copy in the user's cache, made once while it is unchanged.
+
+    Raises:
+        InputError: a URI that cannot be opened, or with nothing there.
+    """
+    if not is_uri(location):
+        return location
+    kind = kind_of(location, setting)
+    if kind == "missing":
+        raise InputError(f"{setting} is {location}, which does not exist; give the place of the model's files")
+    files = list_folder(location, location) if kind == "folder" else [Entry("", location, "file", stamp_of(location))]
+    named = [(file.location, file.stamp) for file in files if file.kind == "file"]
+    kept = cache_folder("weights") or Path(tempfile.gettempdir(), "uml-weights")
+    place = kept / hashlib.sha256(repr(named).encode()).hexdigest()[:16] / base_name(location)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{place.parent}.lock"):
+        if not place.exists():
+            filesystem, path = remote(location)
+            new = place.with_name("new")
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir()
+            for file in [f"{path}/{base_name(name)}" for name, _ in named] if kind == "folder" else [path]:
+                pafs.copy_files(file, str(new / file.rpartition("/")[2]), source_filesystem=filesystem)
+            (new if kind == "folder" else new / place.name).replace(place)
+    return str(place)
 
 
 def packaged_minilm() -> str:

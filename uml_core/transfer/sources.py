@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from uml_core.encoders.weights import from_hub, packaged_minilm, whole_from_hub
+from uml_core.encoders.weights import fetched, from_hub, packaged_minilm, whole_from_hub
 from uml_core.errors import InputError, listing, nearest
 from uml_core.transfer.plan import KINDS, SETTING, Piece, Shape, SourceModel
 
@@ -78,7 +78,7 @@ def load_source(name: str) -> SourceModel:
     Raises:
         InputError: it is not there, is damaged, is of a type without a layout here, or scales its attention unusually.
     """
-    location = packaged_minilm() if name == PACKAGED else name
+    location = packaged_minilm() if name == PACKAGED else fetched(name, setting=SETTING)
     config = from_hub(AutoConfig, location, setting=SETTING, path_setting=SETTING)
     layout = LAYOUTS.get(config.model_type)
     if layout is None:

@@ -29,7 +29,7 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 from uml_core.config import EncoderConfig
 from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded, Embeddings, Encoder, TokenSequences
-from uml_core.encoders.weights import file_digest
+from uml_core.encoders.weights import fetched, file_digest
 from uml_core.errors import InputError, RowError, listing
 
 Floats = npt.NDArray[np.float32]
@@ -288,7 +288,7 @@ class MoonshineEncoder(_ClipEncoder):
 
     def _weights_file(self) -> Path:
         if self.config.weights is not None:
-            file = Path(self.config.weights)
+            file = Path(fetched(self.config.weights, setting="encoders.audio.weights"))
             file = file / MOONSHINE_FILE if file.is_dir() else file
             if not file.is_file():
                 raise InputError(

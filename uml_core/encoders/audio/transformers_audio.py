@@ -41,7 +41,7 @@ AST_FRAME, AST_HOP_S = 400, 0.01  # samples at 16 kHz, and seconds, of its spect
 
 def transformers_audio_encoder(config: EncoderConfig) -> Encoder:
     """The encoder for the model's type. Raises InputError if the model is not there or of no such type."""
-    model_type = hub_model(location_of(config), "audio")[1].model_type
+    model_type = hub_model(location_of(config, "audio"), "audio")[1].model_type
     return ENCODERS.get(model_type, WaveformEncoder)(config)
 
 
