@@ -22,7 +22,17 @@ from safetensors import SafetensorError
 
 from uml_core.encoders.lazy import Lazy
 from uml_core.errors import InputError, first_line
-from uml_core.files.paths import Entry, base_name, is_uri, kind_of, list_folder, remote, stamp_of
+from uml_core.files.paths import (
+    STORAGE_ERRORS,
+    Entry,
+    base_name,
+    is_uri,
+    kind_of,
+    list_folder,
+    one_line,
+    remote,
+    stamp_of,
+)
 
 if TYPE_CHECKING:
     import huggingface_hub
@@ -84,16 +94,19 @@ def fetched(location: str, *, setting: str) -> str:
     named = [(file.location, file.stamp) for file in files if file.kind == "file"]
     kept = cache_folder("weights") or Path(tempfile.gettempdir(), "uml-weights")
     place = kept / hashlib.sha256(repr(named).encode()).hexdigest()[:16] / base_name(location)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{place.parent}.lock"):
-        if not place.exists():
-            filesystem, path = remote(location)
-            new = place.with_name("new")
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir()
-            for file in [f"{path}/{base_name(name)}" for name, _ in named] if kind == "folder" else [path]:
-                pafs.copy_files(file, str(new / file.rpartition("/")[2]), source_filesystem=filesystem)
-            (new if kind == "folder" else new / place.name).replace(place)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{place.parent}.lock"):
+            if not place.exists():
+                new = place.with_name("new")
+                shutil.rmtree(new, ignore_errors=True)
+                new.mkdir()
+                for name, _ in named:
+                    filesystem, path = remote(name)
+                    pafs.copy_files(path, str(new / base_name(name)), source_filesystem=filesystem)
+                (new if kind == "folder" else new / place.name).replace(place)
+    except STORAGE_ERRORS as error:
+        raise InputError(f"{setting} is {location}, which cannot be copied to {kept}: {one_line(error)}") from None
     return str(place)
 
 
