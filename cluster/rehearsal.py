@@ -6,7 +6,7 @@
 Starts a head without CPUs and two workers (raylets of their own, token authentication), an S3 server (moto), PostgreSQL
 and an MLflow server whose artifacts lie in the bucket, all from pip packages. Then embed, advise, train on two workers,
 tune, evaluate, predict and report run as jobs; corpora, store, predictions and page are in the bucket. Everything is
-stopped at the end, by its process ids.
+stopped at the end, by its process ids. tests/ray/test_jobs.py is the short form: a head alone, one job.
 """
 
 from __future__ import annotations
@@ -67,8 +67,11 @@ def free_port() -> int:
 class Cluster:
     """Head, workers, storage and servers; each is a process group of its own, and is ended by its id."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self, directory: Path, *, head_cpus: int = 0, workers: int = WORKERS, with_mlflow: bool = True
+    ) -> None:
         self.directory = directory
+        self._head_cpus, self._workers, self._with_mlflow = head_cpus, workers, mlflow
         self._processes: list[subprocess.Popen[bytes]] = []
         self._stack = contextlib.ExitStack()
         self._folders: list[Path] = []  # of the nodes: Ray's logs
@@ -93,7 +96,8 @@ class Cluster:
     def __enter__(self) -> Cluster:
         try:
             self._start_storage()
-            self._start_mlflow()
+            if self._with_mlflow:
+                self._start_mlflow()
             self._start_ray()
         except BaseException:
             self.__exit__()
@@ -111,7 +115,20 @@ class Cluster:
         """Run a line as a job that uploads a folder; returns its exit status and output."""
         command = [RAY, "job", "submit", "--working-dir", str(folder), "--", *line]
         environment = {**self.environment, "RAY_ADDRESS": self.dashboard}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        while True:
+            job = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            if "No available agent to submit job" not in job.stdout + job.stderr:
+                return job
+            time.sleep(1)  # the head answers before the process that takes jobs has started
+
+    def upload(self, folder: Path) -> None:
+        """Put a folder into the bucket, under its name, where the jobs' relative places start."""
+        pafs.copy_files(str(folder), f"{BUCKET}/run/{folder.name}", destination_filesystem=self.filesystem())
+
+    def files(self) -> list[pafs.FileInfo]:
+        """What lies in the bucket."""
+        listed = self.filesystem().get_file_info(pafs.FileSelector(BUCKET, recursive=True))
+        return [file for file in listed if file.type == pafs.FileType.File]
 
     def filesystem(self) -> pafs.FileSystem:
         """The bucket's filesystem."""
@@ -130,9 +147,7 @@ class Cluster:
         written = [file for folder in (self.directory, *self._folders) for file in folder.rglob("*") if file != token]
         contents = [(str(file), file.read_bytes()) for file in written if file.is_file() and not file.is_symlink()]
         storage = self.filesystem()
-        for info in storage.get_file_info(pafs.FileSelector(BUCKET, recursive=True)):
-            if info.type == pafs.FileType.File:
-                contents.append((f"s3://{info.path}", storage.open_input_stream(info.path).read()))
+        contents += [(f"s3://{info.path}", storage.open_input_stream(info.path).read()) for info in self.files()]
         return [name for name, content in contents if any(each in content for each in secret)], len(contents)
 
     def start_worker(self) -> subprocess.Popen[bytes]:
@@ -177,18 +192,17 @@ class Cluster:
     def _start_ray(self) -> None:
         self._gcs_port, dashboard = free_port(), free_port()
         self.dashboard = f"http://127.0.0.1:{dashboard}"
-        line = [RAY, "start", "--head", "--block", "--num-cpus=0", f"--port={self._gcs_port}"]
+        line = [RAY, "start", "--head", "--block", f"--num-cpus={self._head_cpus}", f"--port={self._gcs_port}"]
         line += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}", *self._own_places()]
         self._spawn("head", line)
         self._wait_for("the head", self._is_up)
-        for number in range(1, WORKERS + 1):  # one after another: two at once start slowly on two cores
+        for number in range(1, self._workers + 1):  # one after another: two at once start slowly on two cores
             self.start_worker()
             self._wait_for("a worker", lambda number=number: self._num_cpus() >= number)
 
     def _is_up(self) -> bool:
-        environment = {**self.environment, "RAY_ADDRESS": self.dashboard}
-        listing = subprocess.run([RAY, "job", "list"], env=environment, capture_output=True, check=False)
-        return listing.returncode == 0
+        token = Path(self.environment["RAY_AUTH_TOKEN_PATH"]).read_text(encoding="ascii")
+        return _answers(f"{self.dashboard}/api/jobs/", {"Authorization": f"Bearer {token}"})
 
     def _num_cpus(self) -> int:
         code = "import ray; ray.init(logging_level=40); print(int(ray.cluster_resources().get('CPU', 0)))"
@@ -215,9 +229,9 @@ class Cluster:
             time.sleep(0.3)
 
 
-def _answers(url: str) -> bool:
+def _answers(url: str, headers: Mapping[str, str] = {}) -> bool:
     try:
-        return requests.get(url, timeout=5).ok
+        return requests.get(url, headers=headers, timeout=5).ok
     except requests.RequestException:
         return False
 
@@ -228,7 +242,7 @@ def write_corpora(cluster: Cluster) -> None:
 
     folder = cluster.directory / "corpora"
     write_openmoji(folder, is_quiet=True)
-    pafs.copy_files(str(folder), f"{BUCKET}/run/corpora", destination_filesystem=cluster.filesystem())
+    cluster.upload(folder)
 
 
 def rehearse(cluster: Cluster) -> Iterator[tuple[str, subprocess.CompletedProcess[str]]]:
@@ -269,8 +283,7 @@ def main() -> int:
             for name in ("verdict", "model", "output", "report"):
                 if name in results:
                     print(f"          {name}: {results[name]}")
-        listed = cluster.filesystem().get_file_info(pafs.FileSelector(BUCKET, recursive=True))
-        files = [file for file in listed if file.type == pafs.FileType.File]
+        files = cluster.files()
         print(f"in the bucket: {len(files)} files, {sum(file.size for file in files) / 2**20:.0f} MiB")
         leaks, looked_at = cluster.leaks()
         print(f"token and storage key in {len(leaks)} of {looked_at} files that were written {leaks[:5] or ''}")

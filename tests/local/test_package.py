@@ -1,4 +1,4 @@
-"""What `pip install` leaves: the wheel has what the steps need. They run from it in tests/ray/test_jobs.py."""
+"""What `pip install` leaves: the wheel has what the steps need, file by file, and the command `uml`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ from uml_core.errors import InputError
 
 HEAVY = ("ray", "torch", "numpy", "pydantic", "mlflow")
 HELP = f"""
-import sys, pipelines.__main__
-pipelines.__main__.main(["--help"])
+import contextlib, runpy, sys
+sys.argv[1:] = ["--help"]
+with contextlib.suppress(SystemExit):
+    runpy.run_path(UML, run_name="__main__")
+import pipelines
 print(pipelines.__file__, [name for name in {HEAVY} if name in sys.modules])
 """
 
@@ -36,7 +39,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_help_lists_the_steps_and_imports_nothing_heavy(installed: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(installed)}
-    line = [sys.executable, "-c", HELP]
+    line = [sys.executable, "-c", HELP.replace("UML", repr(str(installed / "bin" / "uml")))]
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == f"{installed / 'pipelines' / '__init__.py'} []", done.stderr
     assert all(re.search(rf"^  {step} +{re.escape(line)}$", done.stdout, re.MULTILINE) for step, line in STEPS.items())

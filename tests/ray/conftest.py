@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,11 @@ def ray_cluster() -> None:
 def no_ray() -> None:
     """No shared Ray: for files that start one of their own."""
     running.close()
+
+
+def joining() -> dict[str, str]:
+    """The environment of a process that joins the shared Ray, as a step joins a cluster."""
+    return {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
 
 @pytest.fixture

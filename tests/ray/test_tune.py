@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from mlflow.tracking import MlflowClient
+from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 
 from pipelines.embed import step as embed
 from pipelines.predict import step as predict
@@ -239,6 +240,7 @@ def test_tpe_with_early_stopping_weighs_accuracy_against_cost(experiment: Experi
         done = [trial for trial in group if trial not in stopped]
         assert chosen.metrics["perf/samples"] <= max(done, key=accuracy_of).metrics["perf/samples"]
         assert any(trial.tags.get("uml.pareto") == "true" for trial in done)
+    assert not {name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_S")}, "Ray would log trials' secrets"
 
 
 @in_one_cluster
