@@ -67,11 +67,9 @@ def free_port() -> int:
 class Cluster:
     """Head, workers, storage and servers; each is a process group of its own, and is ended by its id."""
 
-    def __init__(
-        self, directory: Path, *, head_cpus: int = 0, workers: int = WORKERS, with_mlflow: bool = True
-    ) -> None:
+    def __init__(self, directory: Path, *, head_cpus: int = 0, workers: int = WORKERS, mlflow: bool = True) -> None:
         self.directory = directory
-        self._head_cpus, self._workers, self._with_mlflow = head_cpus, workers, mlflow
+        self._head_cpus, self._workers, self._mlflow = head_cpus, workers, mlflow
         self._processes: list[subprocess.Popen[bytes]] = []
         self._stack = contextlib.ExitStack()
         self._folders: list[Path] = []  # of the nodes: Ray's logs
@@ -96,7 +94,7 @@ class Cluster:
     def __enter__(self) -> Cluster:
         try:
             self._start_storage()
-            if self._with_mlflow:
+            if self._mlflow:
                 self._start_mlflow()
             self._start_ray()
         except BaseException:
