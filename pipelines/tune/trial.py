@@ -46,22 +46,29 @@ def train_trials(config: dict[str, Any], *, tables: Tables, experiment: Experime
     from ray.tune.result import DONE
 
     torch.set_num_threads(1)  # as many processes as CPUs train side by side; none of them does anything else
-    assignments: list[Assignment] = config["trials"]
     folder = SweepFolder(folder_uri)
+    before = [(assignment, folder.read(assignment.key)) for assignment in config["trials"]]
+    results = [result for _, result in before if result is not None]  # of a process that was lost among them
+    assignments: list[Assignment] = [assignment for assignment, result in before if result is None]
     trials = [experiment.override(assignment.overrides) for assignment in assignments]
     device = "cuda" if experiment.tune.gpus_per_trial else "cpu"
     # A report waits for the driver: without a scheduler that decides by it, a trial makes none on its way.
     on_evaluation = None if experiment.tune.stopping == "none" else _report
-    results: list[TrialResult] = []
 
     def write(index: int, result: TrialResult, state: State | None) -> None:
         results.append(folder.write(assignments[index], result, state=state))
 
-    if trials[0].model.backbone == "frozen":
-        train_heads(trials, SharedData(tables), device=device, on_evaluation=on_evaluation, on_end=write)
-    else:
-        key = assignments[0].key
-        write(0, *train_encoder(trials[0], tables, folder, key, device=device, on_evaluation=on_evaluation))
+    try:
+        if trials and trials[0].model.backbone == "frozen":
+            train_heads(trials, SharedData(tables), device=device, on_evaluation=on_evaluation, on_end=write)
+        elif trials:
+            key = assignments[0].key
+            write(0, *train_encoder(trials[0], tables, folder, key, device=device, on_evaluation=on_evaluation))
+    except Exception as error:  # of ours: another process, which Tune starts, would come to the same
+        for assignment in assignments:
+            if folder.read(assignment.key) is None:
+                folder.write(assignment, TrialResult.failed(_reason(error)), state=None)
+        raise
     first = results[0]  # schedulers and searches that look at what is reported have trials of their own
     reported = {"val_accuracy": first.val_accuracy, "val_nll": first.val_nll, "cost": first.cost}
     # Tune asks once more, and is told that it is done then, unless it is told now; stopping rules wait for that.

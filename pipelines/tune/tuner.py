@@ -28,9 +28,12 @@ from uml_core.config import Experiment, TuneConfig
 from uml_core.files import paths
 from uml_core.sweeps.space import GroupName
 
+logger = logging.getLogger(__name__)
+
 STOPPING_METRIC = "val_accuracy"
 # What Ray Tune copies from the driver's environment into its trials', which Ray logs; nodes have their own.
 STORAGE_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
+MAX_LOSSES = 3  # of the processes of a trial; those of preempted nodes do not count
 GRACE_SHARE, REDUCTION = 0.1, 3  # of max_steps before a trial may be stopped; ASHA keeps a third at every rung
 
 
@@ -46,6 +49,7 @@ def train_under_tune(
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(
         logging.ERROR
     )  # which warns that there are none
+    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # tracebacks; `TrialCallback` says it in a line
     ENV_VARS_TO_PROPAGATE.difference_update(STORAGE_KEYS)  # else Ray writes them into the logs of the nodes
     with trials_shown(proposals) as shown:
         tuner = tune.Tuner(
@@ -60,6 +64,7 @@ def train_under_tune(
             run_config=tune.RunConfig(
                 storage_path=paths.join(paths.parent(folder.uri), "trials-ray"),
                 verbose=0,
+                failure_config=tune.FailureConfig(max_failures=MAX_LOSSES),
                 callbacks=[TrialCallback(proposals, log, folder, shown)],
             ),
         )
@@ -162,10 +167,14 @@ class TrialCallback(tune.Callback):
         """Log results from the sweep's folder; a trial that the scheduler stopped has left none there."""
         self._log_results(trial, lambda: TrialResult.cut_short(trial.last_result))
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say that a process was lost, whose trials go on in another."""
+        logger.warning("a process of the sweep was lost; its trials go on in another (%s)", _cause(trial))
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Record the trials of a process that died or raised, but for those that had ended; the sweep goes on."""
-        text = str(getattr(trial, "get_pickled_error", lambda: None)() or "the trial's process died")
-        self._log_results(trial, lambda: TrialResult.failed(text.strip().splitlines()[-1][:500]))
+        """Record the trials of processes that died again and again, but for those that had ended; the sweep goes on."""
+        logger.warning("trials have failed: %s", _cause(trial))
+        self._log_results(trial, lambda: TrialResult.failed(_cause(trial)))
 
     def _log_results(self, trial: Any, otherwise: Callable[[], TrialResult]) -> None:
         """Log the trials of a Tune trial; one that left no result is given another, which is written for it."""
@@ -176,3 +185,8 @@ class TrialCallback(tune.Callback):
             self._proposals.tell(assignment.key, result)
             self._log.add(assignment.key, result)
             self._shown.adds()
+
+
+def _cause(trial: Any) -> str:
+    text = str(trial.get_pickled_error() or "the trial's process died")
+    return text.strip().splitlines()[-1].strip()[:300]

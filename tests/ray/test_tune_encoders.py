@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import timm
@@ -96,9 +100,16 @@ def value(trial: RunRecord, name: str) -> float:
 
 
 def test_a_killed_search_over_frozen_and_trained_encoders_goes_on_without_repeating_or_doubling(
-    experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    experiment: Experiment,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """kill -9 of the driver in the middle of a search that learns; the same line with --resume runs what is missing."""
+    """kill -9 of the driver in the middle of a search that learns; the same line with --resume runs what is missing.
+
+    And goes on when a process of its trials is killed: no trial has failed.
+    """
     search = {"tune.search": "tpe", "tune.lr": [1e-3, 3e-3, 1e-2], "tune.seeds": 1, **ONE_AT_A_TIME}
     sweep = experiment.override({"name": "killed", "train.max_steps": 20, **search})
     file = tmp_path / "experiment.yaml"
@@ -115,8 +126,11 @@ def test_a_killed_search_over_frozen_and_trained_encoders_goes_on_without_repeat
     before = {run.tags["uml.trial"]: run.run_id for run in nested(sweep, parent.run_id) if run.status == "FINISHED"}
     assert 3 <= len(before) < 27, "the kill fell into the sweep"
 
-    read = count_reads(monkeypatch)
-    results = tune.run(sweep, "finetune", max_trials=27, resume=True).results
+    read, earlier = count_reads(monkeypatch), trial_processes()
+    with ThreadPoolExecutor(1) as beside:
+        killed = beside.submit(kill_one_of, lambda: trial_processes() - earlier)
+        results = tune.run(sweep, "finetune", max_trials=27, resume=True).results
+        assert "a process of the sweep was lost; its trials go on in another" in caplog.text, killed.result()
     assert read == dict.fromkeys(read, 1), "a trial's JSON is read once"
     assert len(read) == 27
     assert results["run_id"] == parent.run_id
@@ -139,6 +153,26 @@ def test_a_killed_search_over_frozen_and_trained_encoders_goes_on_without_repeat
     assert not [file.name for file in sweep_folder(sweep).iterdir() if file.suffix not in (".json", ".pt")]
     assert uml(["tune", *line, "--resume"]) == 2
     assert "no unfinished sweep" in capsys.readouterr().err
+
+
+def trial_processes() -> set[psutil.Process]:
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.cmdline()[:1] == ["ray::ImplicitFunc.train"]:  # one at work
+                found.add(process)
+    return found
+
+
+def kill_one_of(processes: Callable[[], set[psutil.Process]], timeout_s: float = 60) -> int:
+    """Kill -9 a process as soon as there is one."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := processes()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process = found.pop()
+    process.kill()
+    return process.pid
 
 
 def sweep_folder(sweep: Experiment) -> Path:
