@@ -37,7 +37,7 @@ class ColourGrid(Encoder):
 
     def encode(self, rows: Sequence[Decoded]) -> Embeddings:
         """Encode B pictures into (B, D)."""
-        return np.stack([np.asarray(row).ravel() for row in rows]).astype(np.float32) / 255
+        return np.stack([np.asarray(row).ravel() for row in rows]).astype(np.float32) / np.float32(255)
 
 
 class WordCounts(Encoder):
