@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -115,7 +117,10 @@ class ParquetFile:
         self._fs, self._path = opened("--output", place)
         folder, _, name = self._path.rpartition("/")
         self._fs.create_dir(folder, recursive=True)
-        self._temporary = f"{folder}/.{name}.{os.getpid()}"
+        begun = f".{name}.{socket.gethostname()}."
+        if isinstance(self._fs, pafs.LocalFileSystem):  # elsewhere an upload that was broken off leaves no file
+            _drop_killed(Path(folder), begun)
+        self._temporary = f"{folder}/{begun}{os.getpid()}"
         self._writer = pq.ParquetWriter(self._temporary, schema, filesystem=self._fs)
 
     def write(self, table: pa.Table) -> None:
@@ -135,6 +140,14 @@ class ParquetFile:
         self._fs.delete_file(self._temporary)
         if kind is None and self._fs.get_file_info(self._path).type == pafs.FileType.File:
             self._fs.delete_file(self._path)
+
+
+def _drop_killed(folder: Path, begun: str) -> None:
+    """Delete files that processes of this host have begun, which were killed then."""
+    for file in folder.iterdir():
+        process = file.name.removeprefix(begun)
+        if file.name.startswith(begun) and process.isdigit() and not psutil.pid_exists(int(process)):
+            file.unlink(missing_ok=True)
 
 
 def _predictions(predictor: Predictor, path: str, root: str | None) -> Iterator[Predicted]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from pipelines.gc import step as gc
 from pipelines.places import OutputFolder, absolute_path, check_no_password, written_place
 from pipelines.predict import __main__ as predict_command
 from pipelines.predict import step as predict
+from pipelines.predict.step import SCHEMA, ParquetFile
 from pipelines.report import __main__ as report_command
 from pipelines.report import step as report
 from pipelines.status import step as status
@@ -169,3 +171,16 @@ def test_a_folder_in_memory_of_fsspec() -> None:
     assert folder.write("index.html", b"x") == "memory://somewhere/page/index.html"
     assert contents("memory://somewhere/page/index.html") == b"x"
     assert written_place("--output", "memory://somewhere/page") == folder.place
+
+
+def test_predictions_that_a_killed_process_has_begun_go_and_those_of_a_living_one_stay(tmp_path: Path) -> None:
+    place = str(tmp_path / "predictions.parquet")
+    dead = tmp_path / f".predictions.parquet.{socket.gethostname()}.{2**22 + 1}"
+    other = tmp_path / f".other.parquet.{socket.gethostname()}.{2**22 + 1}"
+    for file in (dead, other):
+        file.write_bytes(b"PAR1")
+    with ParquetFile(place, SCHEMA):
+        (living,) = set(tmp_path.iterdir()) - {other}
+        with ParquetFile(str(tmp_path / "rejected.parquet"), SCHEMA):
+            assert living.exists()
+    assert {file.name for file in tmp_path.iterdir()} == {other.name, "predictions.parquet", "rejected.parquet"}

@@ -108,7 +108,7 @@ def is_outage(error: Exception) -> bool:
 def quieten() -> None:
     """Keep from the user what MLflow logs of every database migration and every model."""
     ours = ("alembic", "mlflow.store.db.utils", "mlflow.tracking", "mlflow.utils.environment", "mlflow.models")
-    for name in (*ours, "mlflow.pyfunc"):
+    for name in (*ours, "mlflow.pyfunc", "mlflow.store.model_registry"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a database that is away: we say it
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # which shows a password in the URI
