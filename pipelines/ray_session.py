@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import ray
 from pipelines.progress import StepProgress, stage
 
 POLL_S = 1.0
+TYPE_PREFIX = "accelerator_type:"  # of the custom resource that Ray gives a node by its GPUs
 LOOP_ENDS_S = 30  # a round of Ray Data's loop, which may wait for an actor's start
 _is_kept = threading.Event()  # whether the Ray that `ray_session` starts outlives it; a process has one
 
@@ -123,7 +125,7 @@ def await_resources(kind: Literal["CPU", "GPU"], count: int, *, wait_s: float, n
         wait_s: seconds to wait; 0 asks for nothing.
         nodes: a custom resource that theirs have.
     """
-    there = int(ray.cluster_resources().get(kind, 0))
+    there = _there(kind, nodes)
     if there >= count or not wait_s:
         return there
     from ray.autoscaler.sdk import request_resources  # half a second that few steps need
@@ -135,7 +137,7 @@ def await_resources(kind: Literal["CPU", "GPU"], count: int, *, wait_s: float, n
             while there < count and time.monotonic() < ends:
                 request_resources(bundles=bundles)  # again: one of another job takes its place
                 time.sleep(POLL_S)
-                if (now := int(ray.cluster_resources().get(kind, 0))) != there:
+                if (now := _there(kind, nodes)) != there:
                     there = now
                     shown.says(f"waiting for {count} {kind}s, of which the cluster has {there}")
     finally:
@@ -143,16 +145,35 @@ def await_resources(kind: Literal["CPU", "GPU"], count: int, *, wait_s: float, n
     return there
 
 
+def node_resources(nodes: str | None = None) -> list[dict[str, float]]:
+    """What each living node has; of those with a custom resource, where one is named."""
+    there: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [each for each in there if nodes is None or nodes in each]
+
+
+def _there(kind: str, nodes: str | None = None) -> int:
+    return int(sum(each.get(kind, 0) for each in node_resources(nodes)))
+
+
 def num_cpus() -> int:  # of the cluster, at least 1
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return max(1, _there("CPU"))
 
 
 def node_cpus(nodes: str | None = None) -> list[int]:
-    """The CPUs of each node that has any, and a custom resource; [1] where there is none."""
-    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    found = [int(each.get("CPU", 0)) for each in there if nodes is None or nodes in each]
+    """The CPUs of each node that has any; [1] where there is none."""
+    found = [int(each.get("CPU", 0)) for each in node_resources(nodes)]
     return [count for count in found if count] or [1]
 
 
-def num_gpus() -> int:
-    return int(ray.cluster_resources().get("GPU", 0))
+def num_gpus(nodes: str | None = None) -> int:
+    return _there("GPU", nodes)
+
+
+def gpu_types(nodes: str | None = None) -> Counter[str]:
+    """GPUs by their type, as Ray names it; those whose type it does not know are left out."""
+    found: Counter[str] = Counter()
+    for each in node_resources(nodes):
+        for name in each:
+            if each.get("GPU") and name.startswith(TYPE_PREFIX):
+                found[name.removeprefix(TYPE_PREFIX)] += int(each["GPU"])
+    return found

@@ -38,7 +38,7 @@ class Workers:
     @classmethod
     def from_settings(cls, settings: EmbedConfig, *, num_parts: int, cluster: ClusterConfig) -> Workers:
         """What the settings come to on this cluster; Ray is running. Raises InputError where it has no GPU to use."""
-        gpus, auto = 0 if settings.use_gpu is False else num_gpus(), settings.actors == "auto"
+        gpus, auto = 0 if settings.use_gpu is False else num_gpus(cluster.embed_on), settings.actors == "auto"
         if settings.use_gpu is True and not gpus:
             wanted = 1 if settings.actors == "auto" else settings.actors
             gpus = await_resources("GPU", min(wanted, num_parts), wait_s=cluster.wait_s, nodes=cluster.embed_on)

@@ -4,13 +4,17 @@ A rank that finds one alone raises it; the others wait for that rank, in a colle
 the error and would start all of them again, to the same end. So its controller is told to give up, by an error of its
 own, which the driver takes for what it is.
 
+Workers that lose each other, in a collective that times out say, are begun again; when that has not helped, the driver
+says so in one line.
+
 And a controller that is lost itself: what it had reserved for its workers is given back (`free_orphans`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
@@ -21,10 +25,17 @@ from ray import ActorID, PlacementGroupID
 # a group.
 from ray._private.state import state
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
-from ray.train import ControllerError, UserCallback
+from ray.exceptions import RayActorError
+from ray.train import ControllerError, UserCallback, WorkerGroupError
 from ray.util.placement_group import PlacementGroup
 
-from uml_core.errors import InputError, OutageError
+from uml_core.errors import InputError, OutageError, listing
+
+# What torch says of a collective that ends badly, of NCCL and of gloo; and where in torch it was called.
+NCCL_TIMEOUT = re.compile(r"OpType=(\w+).*?Timeout\(ms\)=(\d+)")
+GLOO_TIMEOUT = re.compile(r"Timed out waiting (\d+)ms for \w+ operation")
+LEFT_ALONE = ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted", "NCCL error")
+IN_TORCH = re.compile(r'distributed_c10d\.py", line \d+, in (\w+)')
 
 
 class MistakeCallback(UserCallback):
@@ -41,13 +52,49 @@ class MistakeCallback(UserCallback):
 
 @contextlib.contextmanager
 def mistakes_raised() -> Iterator[None]:
-    """Raise InputError where Ray Train ends with the user's mistake; in the driver, around `fit`."""
+    """Raise InputError where Ray Train ends with the user's mistake, OutageError where workers lose each other.
+
+    In the driver, around `fit`.
+    """
     try:
         yield
+    except WorkerGroupError as error:
+        if line := lost_in_collective(error.worker_failures):
+            raise OutageError(line) from None
+        raise
     except ControllerError as error:
         if isinstance(error.controller_failure, InputError):
             raise error.controller_failure from None
         raise
+
+
+def lost_in_collective(failures: Mapping[int, Exception]) -> str | None:
+    """One line where workers, by rank, have waited for each other in vain; None where one has an error of its own."""
+    waits = {rank: _wait(error) for rank, error in failures.items()}
+    died = [rank for rank, error in failures.items() if isinstance(error, RayActorError)]
+    if not any(waits.values()) or any(wait is None and rank not in died for rank, wait in waits.items()):
+        return None
+    # Who has waited longest says the most; one whose peer is gone has just been told.
+    rank, wait = max(((rank, wait) for rank, wait in waits.items() if wait), key=lambda each: each[1])
+    how = f"waited {wait[0]:.0f} s" if wait[0] else "lost its connection"
+    lost = f"; workers that died: {listing(map(str, died))}" if died else ""
+    return (
+        f"worker {rank} {how} in {wait[1]} for the others, again after each new start{lost}; see that all nodes reach "
+        "each other (NCCL_SOCKET_IFNAME names the network, NCCL_DEBUG=INFO says what is tried) and what the other "
+        "workers' logs end with; the same line goes on from the last checkpoint"
+    )
+
+
+def _wait(error: Exception) -> tuple[float, str] | None:
+    """Seconds (0: unknown) and collective in which a worker's error says that it was left alone; None: of no such."""
+    text = str(getattr(error, "_base_exc", error))
+    called = IN_TORCH.findall(getattr(error, "_traceback_str", ""))
+    if nccl := NCCL_TIMEOUT.search(text):
+        return int(nccl[2]) / 1000, nccl[1].lower()
+    collective = called[-1] if called else "a collective"
+    if gloo := GLOO_TIMEOUT.search(text):
+        return int(gloo[1]) / 1000, collective
+    return (0.0, collective) if any(sign in text for sign in LEFT_ALONE) else None
 
 
 def free_orphans(lost_actor: str) -> None:

@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from torch import Tensor
 
-from pipelines.ray_session import await_resources, num_cpus, num_gpus, own_interrupts, share_of
+from pipelines.ray_session import TYPE_PREFIX, await_resources, gpu_types, num_cpus, num_gpus, own_interrupts, share_of
 from pipelines.ray_train.attempts import Attempt
 from pipelines.ray_train.checkpoints import PREDICTOR_FOLDER, load_state, repair
 from pipelines.ray_train.elastic import trainer_class
@@ -27,7 +27,7 @@ from pipelines.train.bar import TrainingBar
 from pipelines.train.progress import MLflowCallback, followed
 from pipelines.train.worker import train_loop_per_worker
 from uml_core.config import Experiment
-from uml_core.errors import InputError
+from uml_core.errors import InputError, listing
 from uml_core.evaluation.outcome import RunOutcome
 from uml_core.files.paths import one_line
 from uml_core.serving.predictor import Predictor
@@ -46,12 +46,13 @@ def train_on_workers(
 ) -> tuple[RunOutcome, Mapping[str, Tensor], Predictor]:
     """Run Ray Train; returns what rank 0 has measured and saved. Raises InputError for what a worker found wrong."""
     settings = experiment.train
-    use_gpu = num_gpus() > 0 if settings.use_gpu == "auto" else settings.use_gpu
-    fewest, most = settings.min_workers or settings.num_workers, settings.num_workers
-    cluster = experiment.cluster
+    fewest, most, cluster = settings.min_workers or settings.num_workers, settings.num_workers, experiment.cluster
+    use_gpu = num_gpus(cluster.train_on) > 0 if settings.use_gpu == "auto" else settings.use_gpu
     there = await_resources("GPU" if use_gpu else "CPU", fewest, wait_s=cluster.wait_s, nodes=cluster.train_on)
     setting = "workers" if settings.min_workers is None else "min_workers"
     _check_workers(fewest, there, use_gpu=use_gpu, setting=setting)
+    if use_gpu and most > 1:
+        check_gpu_types(gpu_types(cluster.train_on))
     _check_streaming(experiment, checked)
     sums = add_up_rows(experiment, checked)
     with tempfile.TemporaryDirectory() as folder:
@@ -98,6 +99,17 @@ def _check_workers(fewest: int, there: int, *, use_gpu: bool, setting: str) -> N
         raise InputError(
             f"train.{setting} is {fewest}, but the cluster has {there} {kind}s, and each worker takes one; lower "
             f"train.{setting}{otherwise}, or set cluster.wait_s to the seconds in which its autoscaler adds them"
+        )
+
+
+def check_gpu_types(types: Mapping[str, int]) -> None:
+    """Raise InputError where workers could come onto GPUs of several types: each step would wait for the slowest."""
+    if len(types) > 1:
+        there = listing(f"{count} of type {name}" for name, count in sorted(types.items()))
+        raise InputError(
+            f"train.workers would train together on GPUs of {len(types)} types ({there}), at the pace of the slowest; "
+            f"name one by cluster.train_on={TYPE_PREFIX}{max(types, key=lambda name: types[name])}, or the nodes by a "
+            "custom resource of theirs"
         )
 
 

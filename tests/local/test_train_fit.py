@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ray.exceptions import RayActorError
-from ray.train import ControllerError
+from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from pipelines.embed import step as embed
@@ -16,6 +16,7 @@ from pipelines.ray_train.faults import MistakeCallback, mistakes_raised
 from pipelines.run_data import CheckedData, check_data
 from pipelines.train import fit as train_fit
 from pipelines.train import on_workers
+from pipelines.train.on_workers import check_gpu_types
 from pipelines.train.summary import seed_runs
 from uml_core.config import Experiment
 from uml_core.errors import InputError, OutageError
@@ -114,6 +115,53 @@ def test_a_mistake_that_a_worker_raises_ends_the_run_and_other_errors_do_not() -
         raise ControllerError(told.value)
     with pytest.raises(ControllerError), mistakes_raised():
         raise ControllerError(lost)
+
+
+# As torch 2.13 says it: gloo's seen here, NCCL's by its source.
+GLOO = "[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 2000ms for recv operation to complete"
+CLOSED = "[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:7552. This is typically caused by"
+NCCL = (
+    "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7, OpType=ALLREDUCE, NumelIn=4, "
+    "NumelOut=4, Timeout(ms)=600000) ran for 600054 milliseconds before timing out."
+)
+CALLED = """  File "torch/distributed/c10d_logger.py", line 83, in wrapper
+  File "torch/distributed/distributed_c10d.py", line 3913, in broadcast
+"""
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ({0: GLOO}, "worker 0 waited 2 s in broadcast for the others"),
+        ({0: CLOSED, 1: NCCL}, "worker 1 waited 600 s in allreduce for the others"),
+        ({2: CLOSED}, "worker 2 lost its connection in broadcast for the others"),
+        ({0: None, 1: CLOSED}, "again after each new start; workers that died: 0; see that all nodes reach each other"),
+        ({0: CLOSED, 1: "CUDA out of memory"}, None),
+        ({0: None}, None),
+    ],
+)
+def test_workers_that_lose_each_other_are_one_line(texts: dict[int, str | None], expected: str | None) -> None:
+    failures: dict[int, Exception] = {
+        rank: RayActorError() if text is None else UserExceptionWithTraceback(RuntimeError(text), CALLED)
+        for rank, text in texts.items()
+    }
+    error = WorkerGroupError("many lines", failures)
+    if expected is None:
+        with pytest.raises(WorkerGroupError), mistakes_raised():
+            raise error
+        return
+    with pytest.raises(OutageError) as told, mistakes_raised():
+        raise error
+    assert expected in str(told.value)
+
+
+def test_gpus_of_several_types_are_refused_and_of_one_are_not() -> None:
+    check_gpu_types({"H100": 8})
+    check_gpu_types({})
+    with pytest.raises(
+        InputError, match=r"2 types \(2 of type A100, 4 of type T4\).* cluster.train_on=accelerator_type:T4"
+    ):
+        check_gpu_types({"T4": 4, "A100": 2})
 
 
 def test_a_driver_killed_between_seeds_trains_those_that_are_left(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from tests.installed import ROOT
 from tests.ray.test_jobs import RAY
 from tests.servers import free_port
 
-GPU_NODE = {"CPU": 1, "GPU": 1, "spot": 1000}
+GPU_NODE = {"CPU": 4, "GPU": 1, "spot": 1000, "accelerator_type:T4": 1}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,8 @@ def autoscaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, s
     finally:
         started = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
         for process in started:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # one ends with the one before it
+                process.kill()
         head.wait()
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -83,10 +85,12 @@ def wait_for(head: subprocess.Popen[bytes], log: Path) -> None:
 ASKING = """
 import json, ray
 from pipelines.embed.workers import Workers
-from pipelines.ray_session import await_resources
+from pipelines.ray_session import await_resources, gpu_types
+from pipelines.tune.proposals import trial_resources
 from pipelines.train.on_workers import _check_workers
-from uml_core.config import ClusterConfig, EmbedConfig
+from uml_core.config import ClusterConfig, EmbedConfig, TuneConfig
 from uml_core.errors import InputError
+from ray.util.placement_group import placement_group
 
 def of(use_gpu, **cluster):
     try:
@@ -97,6 +101,10 @@ def of(use_gpu, **cluster):
 
 ray.init(logging_level="ERROR", log_to_driver=False)
 said = [await_resources("GPU", 1, wait_s=0), of(True), of("auto"), of(True, wait_s=60, embed_on="spot"), of(False)]
+said += [gpu_types("spot"), gpu_types("on_demand")]
+needs, at_once = trial_resources(TuneConfig(gpus_per_trial=0.25), cpus=5, gpus=1)
+trials = [placement_group([{name.upper(): value for name, value in needs.items()}]) for _ in range(at_once + 1)]
+said.append(sum(trial.wait(timeout_seconds=5 if trial is not trials[-1] else 0.3) for trial in trials))
 there = await_resources("GPU", 9, wait_s=2)  # more than it may grow to
 try:
     _check_workers(9, there, use_gpu=True, setting="workers")
@@ -110,9 +118,11 @@ def test_gpus_are_asked_for_and_come(autoscaled: dict[str, str]) -> None:
     line = [sys.executable, "-c", ASKING]
     asked = subprocess.run(line, env=autoscaled, capture_output=True, text=True, check=False, timeout=150)
     assert asked.returncode == 0, asked.stderr[-3000:]
-    none, refused, auto, given, on_cpu, too_many = json.loads(asked.stdout.splitlines()[-1])
+    none, refused, auto, given, on_cpu, types, no_types, trials, too_many = json.loads(asked.stdout.splitlines()[-1])
     assert none == 0
     assert refused.startswith("embed.use_gpu is true, but the cluster has no GPU; set cluster.wait_s")
     assert auto[1] == on_cpu[1] == "cpu"
     assert given == [1, "cuda", "spot"]
+    assert (types, no_types) == ({"T4": 1}, {})
+    assert trials == 4, "on one GPU, a quarter each"
     assert re.match(r"train.workers is 9, but the cluster has [12] GPUs.* cluster.wait_s", too_many)

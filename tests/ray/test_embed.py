@@ -247,7 +247,7 @@ def test_an_actor_has_whole_cpus_of_a_node_or_a_gpu_and_grows_by_what_joins(
     nodes: list[int], gpus: int, settings: dict[str, int], expected: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "node_cpus", lambda _: nodes)
-    monkeypatch.setattr(workers, "num_gpus", lambda: gpus)
+    monkeypatch.setattr(workers, "num_gpus", lambda _: gpus)
     found = Workers.from_settings(EmbedConfig(**settings), num_parts=9, cluster=ClusterConfig())
     assert (found.actors, found.decoders, found.threads, found.cpus, found.most) == expected
 

@@ -114,6 +114,51 @@ def test_the_driver_selects_the_rows_that_are_trained_and_reads_no_embedding(
         assert (ours.rows.tolist(), ours.labels.tolist()) == (theirs.rows.tolist(), theirs.labels.tolist())
 
 
+class LateCopies:
+    """`GpuCopies` without a GPU: what was copied is there once it is waited for, and is noted."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self._late: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def pinned(self, num_rows: int, dim: int) -> torch.Tensor:
+        return torch.empty(num_rows, dim)
+
+    def start(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.started += 1
+        self._late.append((torch.full_like(tensor, -7), tensor))
+        return self._late[-1][0]
+
+    def wait(self, *tensors: torch.Tensor) -> None:
+        for copy, tensor in self._late:
+            copy.copy_(tensor)
+        self._late.clear()
+
+
+def test_batches_for_a_gpu_are_copied_once_and_one_step_ahead(experiment: Experiment) -> None:
+    changes = {"train.batch_size": 7, "train.max_steps": 40, "mixing.batch_ratio.names": 0.4}
+    streamed = experiment.override({**changes, **STREAM, "feed.memory_gib": 1e-5})
+    plan, data, ranks = (
+        MixingPlan.from_experiment(streamed),
+        load_data(streamed),
+        RankContext(torch.device("cpu"), 1, 3),
+    )
+    expected, found = (EmbeddingFeed(streamed, data, plan, ranks) for _ in range(2))
+    copies = {corpus: LateCopies() for corpus in plan.corpora}
+    for corpus, source in found._sources.items():
+        source._copies = copies[corpus]  # type: ignore[assignment, union-attr]
+    for step in range(40):
+        for index in range(2):
+            theirs, ours = (feed.batch(step, plan.corpora, Part(index, 2)) for feed in (expected, found))
+            assert theirs.embeddings.keys() == ours.embeddings.keys()
+            for corpus in theirs.embeddings:
+                assert torch.equal(theirs.embeddings[corpus], ours.embeddings[corpus])
+                assert torch.equal(theirs.labels[corpus], ours.labels[corpus])
+        ahead = [source._ahead for source in found._sources.values()]  # type: ignore[union-attr]
+        assert step + 1 in ahead[0] or step + 1 not in found._sources["target"]._block.shifts  # type: ignore[union-attr]
+    assert copies["target"].started == 2 * 40, "embeddings and labels of a step, once"
+
+
 def test_every_rank_and_part_reads_its_share_and_any_step_can_be_the_first(experiment: Experiment) -> None:
     changes = {"train.batch_size": 7, "train.max_steps": 300, "mixing.batch_ratio.names": 0.4}
     kept, streamed = (experiment.override({**changes, **feed}) for feed in ({}, {**STREAM, "feed.memory_gib": 1e-5}))

@@ -169,3 +169,9 @@ class TrainableEncoder(TorchEncoder):
 def to_numpy(encoded: Tensor) -> Embeddings:
     array: Embeddings = encoded.float().cpu().numpy()
     return array
+
+
+def for_device(array_B: Arrays, device: torch.device) -> Tensor:
+    """A tensor over an array's memory; for a GPU a copy in pinned memory, whose transfer holds up nobody."""
+    tensor = torch.from_numpy(array_B)
+    return tensor.pin_memory() if device.type == "cuda" else tensor

@@ -16,7 +16,7 @@ import mmap
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -43,6 +43,34 @@ class Block:
     rows_RD: Tensor
     row_of_sample: Tensor
     labels: Tensor
+
+
+class GpuCopies:
+    """Copies to a GPU on a stream of their own, from pinned memory: they run while the GPU computes.
+
+    Torch keeps a pinned buffer until the copies from it are done, so each batch may have a new one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def pinned(num_rows: int, dim: int) -> Tensor:
+        """An empty pinned tensor (num_rows, dim)."""
+        return torch.empty(num_rows, dim, pin_memory=True)
+
+    def start(self, tensor: Tensor) -> Tensor:
+        """What will be the tensor on the GPU, once it was waited for."""
+        with torch.cuda.stream(self._stream):
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+
+    def wait(self, *tensors: Tensor) -> None:
+        """Let what the GPU does from now on wait for tensors whose copies were the last to start."""
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._stream)
+        for tensor in tensors:
+            tensor.record_stream(current)
 
 
 class RowReader:
@@ -95,13 +123,39 @@ class StreamedRows:
         self._size = min(FIRST_BLOCK_ROWS, self._largest)
         self._block: Block | None = None
         self._next: Future[Block] | None = None
+        self._copies = GpuCopies(ranks.device) if ranks.device.type == "cuda" else None
+        self._ahead: dict[int, tuple[int, Tensor, Tensor]] = {}  # of this step and the next one, by step
 
     def samples(self, step: int, positions: range) -> tuple[Tensor, Tensor]:
+        if self._copies is None:
+            return self._gathered(step, positions)
+        coming = {step: self._ahead.get(step) or self._copied(step, self._copies)}
+        self._copies.wait(*coming[step][1:])
+        if self._block is not None and step + 1 in self._block.shifts:  # while the GPU is at this one
+            coming[step + 1] = self._ahead.get(step + 1) or self._copied(step + 1, self._copies)
+        self._ahead = coming
+        start, embedding_BD, labels_B = coming[step]
+        picked = slice(positions.start - start, positions.stop - start)
+        return embedding_BD[picked], labels_B[picked]
+
+    def _copied(self, step: int, copies: GpuCopies) -> tuple[int, Tensor, Tensor]:
+        """All of this rank's samples of a step, on their way to the GPU, and the first one's position."""
+        own = self._own(step)
+        embedding_BD, labels_B = self._gathered(step, own, copies.pinned)
+        return own.start, copies.start(embedding_BD), copies.start(labels_B)
+
+    def _gathered(
+        self, step: int, positions: range, empty: Callable[[int, int], Tensor] = torch.empty
+    ) -> tuple[Tensor, Tensor]:
         block = self._block_of(step)
         first = positions.start + block.shifts[step]
         picked = slice(first, first + len(positions))
-        embedding_BD = block.rows_RD.index_select(0, block.row_of_sample[picked])
-        return embedding_BD.to(self._ranks.device), block.labels[picked].to(self._ranks.device)
+        into_BD = empty(len(positions), self._rows.dim)
+        return torch.index_select(block.rows_RD, 0, block.row_of_sample[picked], out=into_BD), block.labels[picked]
+
+    def _own(self, step: int) -> range:
+        start, stop = self._plan.sample_range(self._corpus, step)
+        return range(start, stop)[rank_share(stop - start, self._ranks.rank, self._ranks.world_size)]
 
     def _block_of(self, step: int) -> Block:
         if self._block is None or step not in self._block.shifts:
@@ -131,8 +185,7 @@ class StreamedRows:
         shifts: dict[int, int] = {}
         drawn, taken = [np.empty(0, dtype=np.int64)], 0
         for each in range(step, max(self._max_steps, step + 1)):
-            start, stop = self._plan.sample_range(self._corpus, each)
-            own = range(start, stop)[rank_share(stop - start, self._ranks.rank, self._ranks.world_size)]
+            own = self._own(each)
             if shifts and taken + len(own) > num_rows:
                 break
             shifts[each] = taken - own.start
@@ -140,7 +193,7 @@ class StreamedRows:
             taken += len(own)
         samples = np.concatenate(drawn)
         rows, row_of_sample = np.unique(self._rows.rows[samples], return_inverse=True)
-        rows_RD = torch.empty(len(rows), self._rows.dim, pin_memory=self._ranks.device.type == "cuda")
+        rows_RD = torch.empty(len(rows), self._rows.dim)
         self._reader.read(rows, rows_RD.numpy())
         labels = torch.from_numpy(self._rows.labels[samples])
         return Block(shifts, rows_RD, torch.from_numpy(row_of_sample), labels)

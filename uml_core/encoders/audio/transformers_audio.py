@@ -29,7 +29,7 @@ from uml_core.config import EncoderConfig
 from uml_core.corpora.content import Raw
 from uml_core.encoders.audio.packaged_audio import RESAMPLING, decode_audio
 from uml_core.encoders.base import Clip, Decoded, Embeddings, Encoder, TokenSequences
-from uml_core.encoders.torch_encoder import Arrays, TrainableEncoder, to_numpy
+from uml_core.encoders.torch_encoder import Arrays, TrainableEncoder, for_device, to_numpy
 from uml_core.encoders.transformers_models import HubEncoder, hub_model, location_of
 from uml_core.encoders.weights import from_hub_once
 
@@ -92,7 +92,7 @@ class TransformersAudioEncoder(HubEncoder, TrainableEncoder):
         return np.concatenate([features, np.full((*features.shape[:-1], 1), clip.num_samples, np.float32)], axis=-1)
 
     def on_device(self, array_B: Arrays, device: torch.device) -> Tensor:
-        return torch.from_numpy(array_B).to(device)
+        return for_device(array_B, device).to(device, non_blocking=True)
 
     def features(self, batch: Tensor) -> Tensor:
         """The pooled features (B, D) of B clips of any lengths, as `array_of` packs them."""

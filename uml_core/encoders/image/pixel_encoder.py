@@ -15,7 +15,7 @@ from uml_core.corpora.content import Raw
 from uml_core.encoders.base import Decoded, Embeddings, TokenSequences
 from uml_core.encoders.lazy import Lazy
 from uml_core.encoders.openvino_engine import OpenVinoForward, engine_forward
-from uml_core.encoders.torch_encoder import Arrays, TrainableEncoder, to_numpy
+from uml_core.encoders.torch_encoder import Arrays, TrainableEncoder, for_device, to_numpy
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ class PixelEncoder(TrainableEncoder):
 
     def on_device(self, array_B: Arrays, device: torch.device) -> Tensor:
         """B pictures (H, W, 3) as bytes (B, 3, H, W) on a device."""
-        return torch.from_numpy(array_B).permute(0, 3, 1, 2).to(device)
+        return for_device(array_B, device).permute(0, 3, 1, 2).to(device, non_blocking=True)
 
     def example(self) -> Arrays:
         return np.zeros((*self.picture_size, 3), dtype=np.uint8)
