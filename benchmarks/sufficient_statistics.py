@@ -28,6 +28,7 @@ from pipelines.run_data import check_data, load_data
 from pipelines.stores import corpus_store
 from pipelines.subset_files import subset_of
 from uml_core.config import Experiment, load_experiment, parse_experiment
+from uml_core.corpora.rows import hashes_of
 from uml_core.store.counted_table import rest_of
 from uml_core.store.parts import PartFooter
 from uml_core.training.run import TrainingRun
@@ -56,7 +57,7 @@ def write_store(directory: Path, num_rows: int) -> Experiment:
     for start in range(0, num_rows, PART_ROWS):
         ids = pa.array([f"{number:08d}" for number in range(start, start + PART_ROWS)])
         table = pa.table({"id": ids, **columns})
-        keys = np.arange(PART_ROWS, dtype=np.uint64) + start
+        keys = hashes_of(str(number) for number in range(start, start + PART_ROWS))
         parts.append(PartFooter(f"part-{start:08d}.parquet", keys, counts, ()))
         settings = {"compression": "zstd", "compression_level": 1, "use_dictionary": ["label", "split"]}
         pq.write_table(table, f"{store.directory}/{parts[-1].name}", **settings, write_statistics=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import tempfile
 from collections import Counter
@@ -16,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uml_core.corpora.content import ByteRange, Cell
-from uml_core.corpora.rows import Row, contains
+from uml_core.corpora.rows import HASH, Row, contains
 from uml_core.store.corpus_store import CorpusStore, Settled
 from uml_core.store.listing import ROWS_AT_ONCE, Listing, digest_of
+from uml_core.store.parts import FACTS_KEY
 
-NO_KEYS = np.empty(0, dtype=np.uint64)
+NO_KEYS = np.empty(0, dtype=HASH)
 FACTS = {"dim": 1}
 # A corpus is what each of some ids holds: the same id with another text is a changed row.
 text = st.text(st.characters())  # with half surrogate pairs, as in the names of files
@@ -131,6 +133,40 @@ def test_a_writer_that_dies_anywhere_loses_and_doubles_nothing(
         check(CorpusStore(*place), second)
 
 
+def as_written_before(store: CorpusStore) -> None:
+    """Make of a store what an earlier version wrote: 64-bit keys in its parts, and their digest."""
+    keys = np.empty(0, dtype=np.uint64)
+    for file in Path(store.directory).glob("part-*"):
+        table = pq.read_table(file)
+        facts = json.loads(table.schema.metadata[FACTS_KEY])
+        halves = np.frombuffer(base64.b64decode(facts.pop("row_keys")), dtype=np.uint64)[::2]
+        facts["keys"] = base64.b64encode(halves.tobytes()).decode()
+        pq.write_table(table.replace_schema_metadata({FACTS_KEY: json.dumps(facts)}), file)
+        keys = np.concatenate([keys, halves])
+    manifest = Path(store.directory) / "manifest.json"
+    total, mixed = int(np.add.reduce(keys, dtype=np.uint64)), int(np.bitwise_xor.reduce(keys))
+    digest = f"{len(keys)}-{total:016x}{mixed:016x}"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"rows_digest": digest}))
+
+
+def test_a_store_by_an_earlier_version_with_keys_of_64_bits_is_up_to_date_and_goes_on(tmp_path: Path) -> None:
+    store, corpus = CorpusStore(str(tmp_path), "names", "f" * 12), {row: row % 3 for row in range(10)}
+    embed(store, rows_of(corpus), 3)
+    as_written_before(store)
+    listing = Listing(rows_of(corpus), store.stored_keys(), 3)
+    assert not listing.has_missing()
+    assert store.holds_exactly(store.finished_manifest(), listing.keys)
+    corpus |= {0: 1, 10: 0, 11: 2}
+    del corpus[4]
+    listing, settled = embed(store, rows_of(corpus), 3)
+    assert listing.num_missing == 3
+    assert sorted(settled.stale_ids) == ["id-0", "id-4"]
+    check(store, corpus)
+    listing = Listing(rows_of(corpus), store.stored_keys(), 3)
+    assert not listing.has_missing()
+    assert store.holds_exactly(store.finished_manifest(), listing.keys)
+
+
 def test_finished_parts_are_not_written_again(tmp_path: Path) -> None:
     store = CorpusStore(str(tmp_path), "names", "f" * 12)
     embed(store, rows_of(dict.fromkeys(range(10), 0)), 3)
@@ -158,10 +194,15 @@ def test_a_row_that_is_listed_twice_is_one_row() -> None:
     assert len(listing.keys) == 1
 
 
-@given(st.sets(st.integers(0, 2**64 - 1)), st.sets(st.integers(0, 2**64 - 1)))
-def test_membership_and_digest(first: set[int], second: set[int]) -> None:
-    members = np.array(sorted(first), dtype=np.uint64)
-    asked = np.array(list(second), dtype=np.uint64)
+HASHES = st.sets(st.integers(0, 5) | st.integers(0, 2**128 - 1)).map(
+    lambda numbers: {number.to_bytes(16, "big") for number in numbers}
+)
+
+
+@given(HASHES, HASHES)
+def test_membership_and_digest(first: set[bytes], second: set[bytes]) -> None:
+    members = np.array(sorted(first), dtype=HASH)
+    asked = np.array(list(second), dtype=HASH)
     assert contains(members, asked).tolist() == [key in first for key in second]
     assert (digest_of(members) == digest_of(asked)) == (first == second)
     assert digest_of(members) == digest_of(members[::-1])

@@ -1,10 +1,10 @@
-"""One raw row of a corpus: what is stored of it, where its content lies, its 64-bit key, and the names of splits.
+"""One raw row of a corpus: what is stored of it, where its content lies, its 128-bit key, and the names of splits.
 
 A row is listed on the driver and read on a worker. It carries a sentence, or points at bytes: a whole file, a range of
 bytes in a tar shard, or one cell of a Parquet file. A row that cannot be used carries the reason instead.
 
-Keys and ids are compared as 64-bit hashes: a hundred million ids are checked for repeats in 800 MB instead of the 10 GB
-of a set of strings. Two different ids share a hash with probability n² / 2⁶⁵: 0.03 % for a hundred million rows.
+Keys and ids are compared as 128-bit hashes: 10⁸ ids are checked for repeats in 1.6 GB instead of the 10 GB of a set of
+strings. Two of n different ones share a hash with probability n² / 2¹²⁹: 10⁻²¹ for 10⁹ rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from uml_core.errors import RowError
 SPLIT_ALIASES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 
 
-Hashes = npt.NDArray[np.uint64]
+# Bytes, which numpy sorts, searches and makes unique in its own loops, as it does not with pairs of numbers.
+HASH = np.dtype("S16")
+Hashes = npt.NDArray[np.bytes_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,14 @@ class Row:
     is_text: bool = False  # the file's bytes are a sentence in UTF-8
 
     @property
-    def key(self) -> int:
-        """64 bits over everything that decides the stored row; another content has another stamp and so another key."""
+    def key(self) -> bytes:
+        """128 bits over everything that decides the stored row; another content has another stamp, so another key.
+
+        The first 64 are the whole key of stores by earlier versions (`first_halves`).
+        """
         member = None if self.member is None else tuple(self.member)
-        return hash64(self.id, self.label, self.split, self.text, self.path, member, self.stamp, self.fault)
+        text = _written(self.id, self.label, self.split, self.text, self.path, member, self.stamp, self.fault)
+        return b"".join(hashlib.blake2b(text, digest_size=8, person=half).digest() for half in (b"", b"second"))
 
     def as_json(self) -> list[object]:
         head = [self.id, self.label, self.split, self.text, self.path, self.member]
@@ -95,12 +101,21 @@ def _decoded(content: bytes) -> str:
 
 def hash64(*values: object) -> int:
     """64 bits of BLAKE2b over strings, numbers, None and tuples of them; the same on every machine."""
-    text = ascii(values)  # unambiguous, and ASCII for half a surrogate pair as well
-    return int.from_bytes(hashlib.blake2b(text.encode("ascii"), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(_written(*values), digest_size=8).digest(), "little")
+
+
+def _written(*values: object) -> bytes:
+    return ascii(values).encode("ascii")  # unambiguous, and ASCII for half a surrogate pair as well
 
 
 def hashes_of(values: Iterable[str]) -> Hashes:
-    return np.fromiter((hash64(value) for value in values), dtype=np.uint64)
+    """128 bits of each of N texts (N,)."""
+    return np.fromiter((hashlib.blake2b(_written(value), digest_size=HASH.itemsize).digest() for value in values), HASH)
+
+
+def first_halves(hashes: Hashes) -> Hashes:
+    """N hashes (N,) with zeros as their second halves: so the keys in stores by earlier versions are read."""
+    return hashes.astype("S8").astype(HASH)
 
 
 def contains(sorted_hashes: Hashes, hashes: Hashes) -> npt.NDArray[np.bool_]:
@@ -113,11 +128,11 @@ def contains(sorted_hashes: Hashes, hashes: Hashes) -> npt.NDArray[np.bool_]:
     return found
 
 
-class HashSet64:
-    """A growing set of 64-bit hashes: sorted arrays, each at least twice as long as the next.
+class HashSet:
+    """A growing set of 128-bit hashes: sorted arrays, each at least twice as long as the next.
 
     Adding costs a binary search in each of about log2(n) arrays; arrays of like length are merged, so a member is
-    moved about log2(n) times in all. Memory is 8 bytes a member, and as much again while the largest two merge.
+    moved about log2(n) times in all. Memory is 16 bytes a member, and as much again while the largest two merge.
     """
 
     def __init__(self) -> None:
@@ -128,7 +143,7 @@ class HashSet64:
 
     def members(self) -> Hashes:
         """All members (N,), sorted."""
-        return np.sort(np.concatenate([np.empty(0, dtype=np.uint64), *self._runs]))
+        return np.sort(np.concatenate([np.empty(0, dtype=HASH), *self._runs]))
 
     def add(self, batch: Hashes) -> npt.NDArray[np.bool_]:
         """Add a batch (N,); returns which of them (N,) were there before, in the set or earlier in the batch."""

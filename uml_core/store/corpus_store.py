@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from uml_core.corpora.rows import Hashes, HashSet64, Row, contains
+from uml_core.corpora.rows import HASH, Hashes, HashSet, Row, contains
 from uml_core.errors import InputError, listing
 from uml_core.files.atomic import TEMPORARY, read_if_there, write_whole
 from uml_core.files.lease import Lease, lease_beside, leave_name, living_holder
@@ -132,7 +132,7 @@ class CorpusStore:
         return sorted(info.base_name for info in self._entries() if info.base_name.startswith(PREFIX))
 
     def stored_keys(self) -> Hashes:
-        """The keys of the rows in all parts on disk, sorted: 8 bytes a row, the footers are not kept."""
+        """The keys of the rows in all parts on disk, sorted: 16 bytes a row, the footers are not kept."""
         keys = _keys_of_parts(self.footers())
         keys.sort()
         return keys
@@ -151,7 +151,7 @@ class CorpusStore:
             listed: the keys of the corpus's rows, sorted.
         """
         self._check_lease()
-        seen = HashSet64()
+        seen = HashSet()
         parts: list[PartFooter] = []
         stale: list[str] = []
         for footer in footers:
@@ -332,7 +332,7 @@ def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 
 
 def _keys_of_parts(parts: Sequence[PartFooter]) -> Hashes:
-    return np.concatenate([np.empty(0, dtype=np.uint64), *(part.keys for part in parts)])
+    return np.concatenate([np.empty(0, dtype=HASH), *(part.keys for part in parts)])
 
 
 def _sum_counts(parts: Sequence[PartFooter]) -> ClassCounts:

@@ -1,8 +1,8 @@
-"""What of a corpus is not in its store yet: the listing against the stored rows, by 64-bit keys.
+"""What of a corpus is not in its store yet: the listing against the stored rows, by 128-bit keys.
 
 In: the stream of a corpus's rows, and the keys of the rows in the store. Out: parts of rows to embed, as they stream
 by, which `RowSpool` keeps for the workers. A key changes with everything that decides a stored row, so a changed file
-is a new row and its old one is stale. Memory: 16 bytes a row, whatever the rows hold.
+is a new row and its old one is stale. Memory: 16 bytes a row, and as many a missing row, whatever the rows hold.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.fs as pafs
 
-from uml_core.corpora.rows import Hashes, HashSet64, Row, contains, hashes_of
+from uml_core.corpora.rows import Hashes, HashSet, Row, contains, first_halves, hashes_of
 from uml_core.store.parts import keys_of
 
 ROWS_AT_ONCE = 1024  # rows whose keys are compared together
@@ -33,7 +33,7 @@ class Listing:
     """
 
     def __init__(self, rows: Iterable[Row], stored: Hashes, part_rows: int, *, first_rows: int | None = None) -> None:
-        self._keys, self._missing_ids = HashSet64(), HashSet64()
+        self._keys, self._missing_ids = HashSet(), HashSet()
         self.num_faults = 0  # missing rows that cannot be used, known without reading them
         self.first_fault: Row | None = None
         self.missing: Iterator[Sequence[Row]] = self._compare(iter(rows), stored, part_rows, first_rows or part_rows)
@@ -60,12 +60,15 @@ class Listing:
 
     def _compare(self, rows: Iterator[Row], stored: Hashes, part_rows: int, first_rows: int) -> Iterator[Sequence[Row]]:
         pending: list[Row] = []
+        earlier = stored[stored == first_halves(stored)]  # keys by an earlier version: they stand for those of now
 
         def size() -> int:
             return min(part_rows, max(first_rows, len(self._missing_ids) // GROWTH))
 
         while batch := list(itertools.islice(rows, ROWS_AT_ONCE)):
             keys = keys_of(batch)
+            if len(earlier):
+                keys = np.where(contains(earlier, first_halves(keys)), first_halves(keys), keys)
             skip = self._keys.add(keys) | contains(stored, keys)
             pending += [row for row, skipped in zip(batch, skip.tolist(), strict=True) if not skipped]
             while len(pending) >= size():
@@ -112,5 +115,7 @@ class RowSpool:
 
 def digest_of(keys: Hashes) -> str:
     """A short text over a set of distinct keys, whatever their order: equal for equal sets."""
-    total, mixed = np.add.reduce(keys, dtype=np.uint64), np.bitwise_xor.reduce(keys)
-    return f"{len(keys)}-{int(total):016x}{int(mixed):016x}"
+    halves = np.frombuffer(keys.tobytes(), dtype=np.uint64).reshape(-1, 2)
+    total, mixed = np.add.reduce(halves), np.bitwise_xor.reduce(halves)
+    first, second = (f"{int(total[half]):016x}{int(mixed[half]):016x}" for half in (0, 1))
+    return f"{len(keys)}-{first}" + (f"-{second}" if halves[:, 1].any() else "")  # without: as by earlier versions

@@ -1,7 +1,7 @@
 """One part of a store: the file that rows are embedded into together, written in one rename.
 
 Columns `id`, `label`, `split`, and `embedding` fixed_size_list[D] or, in token mode, `tokens` list<fixed_size_list[D]>.
-The file's metadata holds what a later run must know without reading the columns: the 64-bit key of every row in it,
+The file's metadata holds what a later run must know without reading the columns: the 128-bit key of every row in it,
 rows per split and class, and the rows that could not be read. So a row is in a part or in no part, never in two states.
 
 Shape legend: N rows, T tokens of one row, D embedding width.
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from uml_core.corpora.rows import Hashes, Row
+from uml_core.corpora.rows import HASH, Hashes, Row
 
 PREFIX = "part-"
 FACTS_KEY = b"uml.part"
@@ -55,7 +55,7 @@ Part = tuple[pa.Table, PartFooter]
 
 
 def keys_of(rows: Sequence[Row]) -> Hashes:
-    return np.fromiter((row.key for row in rows), dtype=np.uint64, count=len(rows))
+    return np.fromiter((row.key for row in rows), dtype=HASH, count=len(rows))
 
 
 def part_name(keys: Hashes) -> str:
@@ -108,9 +108,10 @@ def read_footer(name: str, metadata: dict[bytes, bytes] | None) -> PartFooter | 
     if not metadata or FACTS_KEY not in metadata:
         return None
     facts = json.loads(metadata[FACTS_KEY])
+    keys, bits = (facts["row_keys"], 128) if "row_keys" in facts else (facts["keys"], 64)  # 64: by an earlier version
     return PartFooter(
         name=name,
-        keys=np.frombuffer(base64.b64decode(facts["keys"]), dtype=np.uint64),
+        keys=np.frombuffer(base64.b64decode(keys), dtype=f"S{bits // 8}").astype(HASH),
         rows_per_class=facts["rows_per_class"],
         rejected=tuple(RejectedRow(**row) for row in facts["rejected"]),
     )
@@ -122,7 +123,7 @@ def _with_facts(table: pa.Table, keys: Hashes, rejected: tuple[RejectedRow, ...]
     for (split, label), count in pairs.items():
         counts.setdefault(split, {})[label or ""] = count
     facts = {
-        "keys": base64.b64encode(keys.tobytes()).decode(),
+        "row_keys": base64.b64encode(keys.tobytes()).decode(),
         "rows_per_class": counts,
         "rejected": [asdict(row) for row in rejected],
     }

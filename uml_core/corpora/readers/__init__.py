@@ -1,7 +1,7 @@
 """Readers: one function a `format`, from a path to a stream of rows that are not read yet, and the checks all share.
 
 In: a corpus. Out: rows in a fixed order, ids unique among the rows without a fault. Memory does not grow with the
-corpus, but for 8 bytes a row that know repeated ids.
+corpus, but for 16 bytes a row that know repeated ids.
 
     for row in stream_rows("photos", experiment.corpora["photos"]): ...
 """

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from uml_core.config import CorpusConfig
-from uml_core.corpora.rows import HashSet64, Row, canonical_split, escaped, hashes_of
+from uml_core.corpora.rows import HashSet, Row, canonical_split, escaped, hashes_of
 from uml_core.errors import InputError
 from uml_core.files.paths import kind_of
 
@@ -83,7 +83,7 @@ class RecordNames:
     label_names: Sequence[str] = ()  # names of integer labels, where the file holds them
     by_path: bool = False
     _label_type: type | None = field(default=None, init=False)
-    _paths: HashSet64 = field(default_factory=HashSet64, init=False)
+    _paths: HashSet = field(default_factory=HashSet, init=False)
 
     def row(self, index: int, record: Mapping[str, Any], fault: str | None = None) -> Row:
         """A row without content; with a fault where the record has one, or names the row wrongly."""
@@ -153,10 +153,10 @@ def checked(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 class RowChecks:
-    """The checks all rows of a corpus go through, a batch at a time; it remembers 8 bytes of every id."""
+    """The checks all rows of a corpus go through, a batch at a time; it remembers 16 bytes of every id."""
 
     def __init__(self) -> None:
-        self._ids = HashSet64()
+        self._ids = HashSet()
         self._checked = 0
 
     def apply(self, batch: Iterable[Row]) -> list[Row]:
