@@ -88,7 +88,11 @@ def experiment_of(directory: Path, case: Case, subset: Path, *, store: str) -> E
             "target": case.corpus,
             "corpora": {case.corpus: {"modality": modality, "format": form, "path": str(subset)}},
             "encoders": {modality: case.encoder},
-            "embed": {"precision": case.precision, "part_rows": 32 if modality == "image" else "auto"},
+            "embed": {
+                "precision": case.precision,
+                "part_rows": 32 if modality == "image" else "auto",
+                "decoders": 0,  # which also says: by actors, however few the rows
+            },
         },
     )
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Decoded, Encoder, RowError
+
+HERE_ROWS = 1024  # up to so many, Ray and its actors take longer to start than the work does
+
+
+def is_elsewhere() -> bool:
+    """Whether Ray says where encoders run: on a cluster, and beside a GPU, whichever a container is given."""
+    return bool(os.environ.get("RAY_ADDRESS")) or any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 @dataclass

@@ -1,13 +1,13 @@
-"""The actor of `embed`: it holds the encoders, encodes parts of rows and writes them into the store."""
+"""What an actor of `embed` does: it holds the encoders, encodes parts of rows and writes them into the store."""
 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import ray
 
 from pipelines.embed.decoding import DecodedPart
 from pipelines.embed.stages import (
@@ -44,7 +44,7 @@ class EncodePart:
         self._encoders, self._loaded = encoder, dict[EncoderSettings, Encoder]()
         self._read, self._settings, self._device, self._precision = read, settings, workers.device, precision
         self._stores = {corpus: CorpusStore(*store) for corpus, store in stores.items()}
-        self._name = ray.get_runtime_context().get_actor_id() or ""
+        self._name = uuid.uuid4().hex
 
     def __call__(self, batch: Batch) -> Batch:
         """Encode and write one part; returns its counts, its first reject's reason and its seconds."""

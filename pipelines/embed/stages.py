@@ -2,7 +2,8 @@
 
 In: parts, each the name of a spooled one or its rows. Out: what the actor makes of each. On a CPU an actor reads and
 decodes its own parts, on one thread an actor: nothing is copied between processes, and no thread waits for another.
-Beside GPUs, decode tasks on the other cores keep the actors fed.
+Beside GPUs, decode tasks on the other cores keep the actors fed. Few parts need no actors: one of their class in the
+process that asks makes the same of each.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray
-import ray.data
 
 from pipelines.embed.decoding import DecodedPart, decode_rows
 from pipelines.embed.workers import DECODE_CPUS, Workers
@@ -75,8 +74,15 @@ def stream_parts(
     a batch of one part. What goes to the tasks that decode and to the actors are an encoder's settings, or, for parts
     CORPUS/NAME, those of each corpus.
     """
-    quieten_ray_data()
     settings: Encoders = encoder if isinstance(encoder, Mapping) else (encoder.config, encoder.modality)
+    if not workers.actors:
+        make = actor(settings, read, workers, **arguments)
+        for part in parts:
+            yield {name: values[0] for name, values in make({"part": [part]}).items()}
+        return
+    quieten_ray_data()
+    import ray.data  # a second, and pandas
+
     dataset = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
     if workers.decoders != 0:
         dataset = dataset.map_batches(

@@ -1,4 +1,4 @@
-"""Corpora to embedding store (Ray Data).
+"""Corpora to embedding store: on Ray Data, or, few rows, in this process.
 
 In: the corpora of an experiment file. Out: STORE/CORPUS/FINGERPRINT with parts, manifest.json and rejected.parquet,
 and an MLflow run with rows/s and the share of time in each stage.
@@ -8,7 +8,8 @@ and an MLflow run with rows/s and the share of time in each stage.
 The driver lists each corpus once, as a stream, compares it with the keys of the rows in the store, and spools what is
 missing in parts. Ray Data streams the parts of all corpora, one after the other, to actors that hold the encoders
 (`pipelines.embed.stages`). A part is written in one rename, so a killed run, started again, embeds only what is
-missing. Where nothing is missing, neither torch nor Ray Data is imported.
+missing. Where nothing is missing, neither torch nor Ray Data is imported. Few missing rows are encoded before Ray would
+have started.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 from pipelines.command_line import Summary
 from pipelines.embed.adopt import adopt_ready
+from pipelines.embed.decoding import HERE_ROWS, is_elsewhere
 from pipelines.embed.facts import EmbedProgress, check_rejected, facts_of, summary
 from pipelines.progress import StepProgress, loading, stage
 from pipelines.ray_session import ray_session
@@ -115,7 +117,11 @@ def _embed_free(
                 if work.begin(held, waits=waits and work is works[0], interrupts=interrupts):
                     begun.append(work)
 
-        session.enter_context(ray_session(meanwhile=begin))
+        is_here = _are_few(works)
+        if is_here:
+            begin()
+        else:
+            session.enter_context(ray_session(meanwhile=begin))
         for work in begun:
             if not work.names:
                 results[work.corpus] = work.publish()
@@ -124,14 +130,26 @@ def _embed_free(
             first = next(iter(left.values()))
             first.progress.started_at = started_at  # the others' turn comes with their first part
             shown.says(f"loading {first.encoder.config.name}")
-            for corpus, work in _finished(left, shown):
+            for corpus, work in _finished(left, shown, is_here=is_here):
                 results[corpus] = work.publish()
 
 
-def _finished(left: dict[str, CorpusWork], shown: StepProgress) -> Iterator[tuple[str, CorpusWork]]:
-    """Stream the parts of corpora, one corpus after the other, to the actors; each is yielded, and left, once done."""
+def _are_few(works: Sequence[CorpusWork]) -> bool:
+    """Whether so few rows are missing that this process encodes them: on a machine's CPUs, unless actors are set."""
+    settings, room = works[0].experiment.embed, HERE_ROWS
+    if settings.use_gpu is True or (settings.actors, settings.decoders) != ("auto", "auto") or is_elsewhere():
+        return False
+    for work in works:
+        if work.listing.misses(more_than=room):
+            return False
+        room -= work.listing.num_missing
+    return True
+
+
+def _finished(left: dict[str, CorpusWork], shown: StepProgress, *, is_here: bool) -> Iterator[tuple[str, CorpusWork]]:
+    """Stream the parts of corpora, one corpus after the other, to be encoded; each is yielded, and left, once done."""
     counted: CorpusWork | None = None
-    for part in _stream(list(left.values())):
+    for part in _stream(list(left.values()), is_here=is_here):
         work = left[str(part["corpus"])]
         work.progress.add(part)
         if len(work.progress.finished) == len(work.names):
@@ -145,16 +163,20 @@ def _finished(left: dict[str, CorpusWork], shown: StepProgress) -> Iterator[tupl
         counted = current
 
 
-def _stream(works: Sequence[CorpusWork]) -> Iterator[Mapping[str, Any]]:
-    """What the actors say of every part of some corpora."""
-    from pipelines.embed import encode_part, stages  # torch and Ray Data take seconds
+def _stream(works: Sequence[CorpusWork], *, is_here: bool) -> Iterator[Mapping[str, Any]]:
+    """What `EncodePart` says of every part of some corpora."""
+    from pipelines.embed import encode_part, stages  # numpy alone, but Ray Data where it streams
+    from pipelines.embed.workers import HERE, Workers
 
     experiment = works[0].experiment
     parts = [f"{work.corpus}/{name}" for work in works for name in work.names]
+    workers = HERE
+    if not is_here:
+        workers = Workers.from_settings(experiment.embed, num_parts=len(parts), cluster=experiment.cluster)
     return stages.stream_parts(
         parts,
         encode_part.EncodePart,
-        stages.Workers.from_settings(experiment.embed, num_parts=len(parts), cluster=experiment.cluster),
+        workers,
         encoder={work.corpus: (work.encoder.config, work.encoder.modality) for work in works},
         read=stages.SpooledParts({work.corpus: work.spool for work in works}),
         arguments={
@@ -178,7 +200,7 @@ class CorpusWork:
 
     def finished_manifest(self) -> dict[str, Any] | None:
         """The manifest where nothing is to be done."""
-        manifest = None if self.listing.has_missing() else self.store.read_manifest()
+        manifest = None if self.listing.misses() else self.store.read_manifest()
         return manifest if manifest and self.store.holds_exactly(manifest, self.listing.keys) else None
 
     def begin(self, held: contextlib.ExitStack, *, waits: bool, interrupts: bool) -> bool:

@@ -30,7 +30,7 @@ class Workers:
     actors: int
     decoders: int | None  # 0: the actors decode; None: as many as there is room for
     device: str
-    threads: int
+    threads: int | None  # None: what the process has
     nodes: str | None = None  # a custom resource of the nodes that they run on
     cpus: float = ENCODE_CPUS  # that Ray reserves for an actor
     most: int | None = None
@@ -59,6 +59,9 @@ class Workers:
         return cls(actors, decoders, device, threads, cluster.embed_on, ENCODE_CPUS if gpus else cores, num_parts)
 
 
+HERE = Workers(actors=0, decoders=0, device="cpu", threads=None)  # the process that asks, in place of actors
+
+
 def cores_per_actor(cpus: int) -> int:
     """Of a node's CPUs: one, or on a larger node what as many actors as it is to have leave each."""
     return 1 if cpus <= CORES_PER_ACTOR else cpus // (cpus // CORES_PER_ACTOR)
@@ -66,7 +69,7 @@ def cores_per_actor(cpus: int) -> int:
 
 def set_encoder_threads(workers: Workers) -> None:
     """Give an encode actor its share of the cores, at most this machine's: Ray gives a process one OpenMP thread."""
-    if workers.device == "cpu":
+    if workers.device == "cpu" and workers.threads is not None:
         threads = min(os.cpu_count() or 1, workers.threads)
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for torch, if it is imported
         if "torch" in sys.modules:

@@ -27,6 +27,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipelines.command_line import Summary
+from pipelines.embed.decoding import HERE_ROWS, is_elsewhere
 from pipelines.places import absolute_path, check_no_password, opened
 from pipelines.predict.flags import MAX_REJECTED, count_of, output_place, share_of
 from pipelines.predict.here import Predicted, predictions_here
@@ -36,7 +37,6 @@ from uml_core.errors import InputError
 from uml_core.serving.predictor import Predictions, Predictor
 from uml_core.tracking.reading import load_predictor
 
-HERE_ROWS = 1024  # up to so many, Ray and its actors take longer to start than the work does
 REJECTED_SCHEMA = pa.schema([("id", pa.string()), ("reason", pa.string())])
 SCHEMA = pa.schema([("id", pa.string()), ("prediction", pa.string()), ("probability", pa.float64())])
 TOP_SCHEMA = pa.schema([("top_predictions", pa.list_(pa.string())), ("top_probabilities", pa.list_(pa.float64()))])
@@ -162,9 +162,7 @@ def _predictions(predictor: Predictor, path: str, root: str | None) -> Iterator[
         return
     rows = stream_inputs(path, predictor.modality, root=root)
     first = list(itertools.islice(rows, HERE_ROWS + 1))  # an input that cannot be used is told here, before Ray starts
-    # On a cluster, and beside a GPU, whichever a container is given, Ray Data says where the encoder runs.
-    is_elsewhere = bool(os.environ.get("RAY_ADDRESS")) or any(Path("/dev").glob("nvidia[0-9]*"))
-    if len(first) <= HERE_ROWS and not is_elsewhere:
+    if len(first) <= HERE_ROWS and not is_elsewhere():
         yield from predictions_here(predictor, encoder, first)
         return
     from pipelines.predict.on_ray import predictions_on_ray  # two seconds of imports that few inputs do without

@@ -10,9 +10,9 @@ import pytest
 
 from pipelines.__main__ import main as uml
 from pipelines.advise import step as advise
+from pipelines.embed import step as embed
 from pipelines.train import step as train
 from tests.conftest import vector_tree, write_embeddings
-from tests.embedded import embed_here
 from uml_core.config import Experiment, parse_experiment
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -40,7 +40,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     tree: dict[str, Any] = vector_tree(directory, data={"classes": "union"}, model={"head": "prior"})
     tree["corpora"]["far"] = {**tree["corpora"]["target"], "path": str(directory / "far.parquet"), "role": "bridge"}
     experiment = parse_experiment(tree)
-    embed_here(experiment)
+    embed.run(experiment)
     return experiment
 
 

@@ -17,6 +17,7 @@ import ray.data
 
 from pipelines.__main__ import main as uml
 from pipelines.embed import step as embed
+from pipelines.embed import workers
 from pipelines.evaluate import step as evaluate
 from pipelines.predict import here, on_ray
 from pipelines.predict import step as predict
@@ -25,7 +26,6 @@ from pipelines.run_data import load_data
 from pipelines.train import step as train
 from pipelines.tune import step as tune
 from tests.conftest import CLASSES, draw, picture_tree, tracking_in, write_picture_corpora
-from tests.embedded import stream_here
 from tests.ray.test_tune import ONE_AT_A_TIME
 from uml_core.config import Experiment, load_experiment, parse_experiment
 from uml_core.corpora.examples.known_answer import write_known_answer
@@ -149,8 +149,9 @@ def test_new_pictures_are_predicted_by_the_step_and_by_mlflows_own_loading(
         assert pq.read_table(found) == pq.read_table(expected), "the same without Ray"
 
     # Listed in two windows, a part each, by an actor's class in this process.
-    for name, value in {"PART_ROWS": 2, "WINDOW_PARTS": 1, "stream_parts": stream_here}.items():
+    for name, value in {"PART_ROWS": 2, "WINDOW_PARTS": 1}.items():
         monkeypatch.setattr(on_ray, name, value)
+    monkeypatch.setattr(workers.Workers, "from_settings", lambda *_, **__: workers.HERE)
     table, again = tmp_path / "new.csv", tmp_path / "again.parquet"
     table.write_text("\n".join(["path", *predictions["id"], "broken.jpg"]))
     line = ["--model", model, "--tracking-uri", uri, "--input", str(table), "--root", str(new), "--output", str(again)]

@@ -13,13 +13,13 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+from pipelines.embed import step as embed
 from pipelines.evaluate import step as evaluate
 from pipelines.export import step as export
 from pipelines.predict import step as predict
 from pipelines.run_data import load_data
 from pipelines.train import step as train
 from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
-from tests.embedded import embed_here
 from tests.fine_tuning_runs import predictions_of
 from tests.text_models import save_text_model
 from uml_core.config import Experiment, parse_experiment
@@ -45,7 +45,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     tree["corpora"]["names"] = {"modality": "vector", "format": "embeddings", "path": str(directory / "names.parquet")}
     train = {"max_steps": 6, "eval_every": 3, "batch_size": 6}
     experiment = parse_experiment({**tree, "train": train, "optim": {"warmup_steps": 0, "backbone_lr": 1e-3}})
-    embed_here(experiment)
+    embed.run(experiment)
     return experiment
 
 

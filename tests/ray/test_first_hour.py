@@ -22,7 +22,7 @@ PAGE = ROOT / "docs" / "first_hour.md"
 DIGITS = ("zero", "one", "two")
 SMALL = {  # sections of an experiment file: less to do and to import than what the page leaves at its defaults
     "encoders": {"text": {"source": "module", "name": "tests.light_encoder:WordCounts"}},
-    "embed": {"actors": 1, "batch_size": 8},
+    "embed": {"batch_size": 8},
     "train": {"max_steps": 10, "eval_every": 10, "batch_size": 8},
     "tune": {"seeds": 3, "max_concurrent_trials": 1},
 }

@@ -22,7 +22,6 @@ from pipelines.run_data import load_data
 from pipelines.train import step as train
 from pipelines.tune import step as tune
 from tests.conftest import tracking_in
-from tests.embedded import embed_here
 from tests.sequence_corpora import waves
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
@@ -68,7 +67,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         "optim": {"warmup_steps": 0, "lr": 0.01},
     }
     settings = parse_experiment(tree)
-    results = embed_here(settings).results["corpora"]
+    results = embed.run(settings).results["corpora"]
     assert {name: (facts["rows"], facts["dim"]) for name, facts in results.items()} == {
         "target": (54, 4),
         "other": (27, 6),

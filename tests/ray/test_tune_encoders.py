@@ -22,13 +22,13 @@ import torch
 
 import uml_core.feed.pictures
 from pipelines.__main__ import main as uml
+from pipelines.embed import step as embed
 from pipelines.ray_session import ray_session
 from pipelines.stores import store_tables
 from pipelines.tune import step as tune
 from pipelines.tune.folder import Assignment, SweepFolder, TrialResult
 from pipelines.tune.trial import train_encoder
 from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
-from tests.embedded import embed_here
 from tests.ray.test_tune import ONE_AT_A_TIME, SOLVED, count_reads, nested, wait_for_trials
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
@@ -85,7 +85,7 @@ def experiment(two_cpus: None, tmp_path_factory: pytest.TempPathFactory) -> Expe
             "tune": {"seeds": 2},
         }
     )
-    embed_here(given)
+    embed.run(given)
     return given
 
 

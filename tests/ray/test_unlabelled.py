@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from pipelines.advise import step as advise
+from pipelines.embed import step as embed
 from pipelines.report import step as report
 from pipelines.train import step as train
 from pipelines.tune import step as tune
 from tests.conftest import vector_tree, write_embeddings
-from tests.embedded import embed_here
 from uml_core.config import Experiment, parse_experiment
 from uml_core.tracking.reading import experiment_runs
 
@@ -54,7 +54,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         "role": "unlabelled",
     }
     experiment = parse_experiment(tree)
-    embed_here(experiment)
+    embed.run(experiment)
     return experiment
 
 

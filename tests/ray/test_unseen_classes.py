@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.embed import step as embed
 from pipelines.evaluate import step as evaluate
 from pipelines.predict import step as predict
 from pipelines.report import step as report
@@ -16,7 +17,6 @@ from pipelines.train import step as train
 from pipelines.tune import step as tune
 from pipelines.tune.folder import Assignment, SweepFolder, TrialResult
 from tests.conftest import vector_tree, write_embeddings
-from tests.embedded import embed_here
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.tracking.reading import experiment_runs, presented_run
@@ -44,7 +44,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         write_embeddings(directory / f"{name}.parquet", rows)
     tree = vector_tree(directory, data={"classes": "union"}, tune={"max_concurrent_trials": 1})
     experiment = parse_experiment(tree)
-    embed_here(experiment)
+    embed.run(experiment)
     return experiment
 
 

@@ -64,7 +64,7 @@ def rows_of(corpus: dict[int, int]) -> list[Row]:
 def embed(store: CorpusStore, rows: Sequence[Row], part_rows: int) -> tuple[Listing, Settled]:
     """Do what `pipelines.embed` does, without Ray: a row's embedding is its text, and text 2 cannot be read."""
     listing = Listing(rows, store.stored_keys(), part_rows)
-    listing.has_missing()
+    listing.misses()
     for part in listing.missing:
         good = [row for row in part if row.text != "2"]
         values = np.array([[float(row.text or 0)] for row in good], dtype=np.float32).reshape(-1, 1)
@@ -211,12 +211,15 @@ def test_membership_and_digest(first: set[bytes], second: set[bytes]) -> None:
 def test_asking_whether_a_row_is_missing_loses_none_and_lists_no_further_than_the_first_part() -> None:
     rows, seen = rows_of(dict.fromkeys(range(5000), 0)), []
     listing = Listing((seen.append(row) or row for row in rows), NO_KEYS, 2)  # type: ignore[func-returns-value]
-    assert listing.has_missing()
+    assert listing.misses()
     assert len(seen) <= ROWS_AT_ONCE
-    assert listing.has_missing(), "asked again"
+    assert listing.misses(), "asked again"
+    assert listing.misses(more_than=99)
+    assert len(seen) <= ROWS_AT_ONCE
+    assert not listing.misses(more_than=5000)
     assert [row for part in listing.missing for row in part] == rows
     stored = Listing(rows, np.sort(listing.keys), 2)
-    assert not stored.has_missing()
+    assert not stored.misses()
     assert (len(stored.keys), stored.num_missing) == (5000, 0)
 
 

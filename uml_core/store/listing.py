@@ -48,11 +48,15 @@ class Listing:
         """Rows that streamed by and were not stored."""
         return len(self._missing_ids)
 
-    def has_missing(self) -> bool:
-        """Whether a row is not stored; lists up to the first part of such rows, and to the end where there is none."""
-        first = list(itertools.islice(self.missing, 1))
+    def misses(self, more_than: int = 0) -> bool:
+        """Whether more rows than so many are not stored; lists as far as it takes to tell."""
+        first = list[Sequence[Row]]()
+        for part in self.missing:
+            first.append(part)
+            if self.num_missing > more_than:
+                break
         self.missing = itertools.chain(first, self.missing)
-        return bool(first)
+        return self.num_missing > more_than
 
     def came_again(self, ids: Iterable[str]) -> int:
         """How many ids of rows that left the store are among the missing ones: changed, not removed."""
