@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import contextlib
 import gc
 import json
-import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,16 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from shtab import FILE
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipelines import STEPS
+from pipelines.logs import KNOWN, stderr_of
 from pipelines.places import absolute_path, check_no_password, written_place
 from pipelines.timings import CLOCK, table
 from uml_core.config import Experiment, TrackingConfig, load_experiment
 from uml_core.errors import InputError
 from uml_core.tracking.uri import check_has_runs, without_password
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,7 @@ def step_main(parser: argparse.ArgumentParser, step: Step, argv: list[str] | Non
 
     def body(arguments: argparse.Namespace) -> Summary | None:
         experiment = with_absolute_paths(load_experiment(arguments.experiment, arguments.overrides))
+        KNOWN["experiment"] = experiment.name
         if arguments.dry_run:
             print(without_password(experiment).to_yaml(), end="")
             return None
@@ -103,17 +102,17 @@ def guarded(
     parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], Summary | None], argv: list[str] | None
 ) -> int:
     """Run a step's body on its flags; returns the exit status: 0 done, 2 a user's mistake, in one line on stderr."""
-    arguments = parser.parse_intermixed_args(argv)
-    CLOCK.begin()
-    atexit.register(gc.freeze)  # else Python, at its end, looks at all objects of torch and MLflow: 2 s of CPU
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        with logging_redirect_tqdm():  # a warning does not break into a line that is being drawn
+    with contextlib.ExitStack() as stderr:
+        try:
+            stderr.enter_context(stderr_of(parser.prog.replace(".", " ").split()[-1]))
+            arguments = parser.parse_intermixed_args(argv)
+            CLOCK.begin()
+            atexit.register(gc.freeze)  # else Python, at its end, looks at all objects of torch and MLflow: 2 s of CPU
             summary = body(arguments)
-    except InputError as error:
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        except InputError as error:
+            sys.stdout.flush()
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     if summary is not None:
         print(summary.text)
         results = summary.results

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from typing import Any
 from tqdm import tqdm
 
 from pipelines.timings import timed
+
+logger = logging.getLogger(__name__)
 
 REFRESH_S, LOG_S = 0.5, 30.0
 WAITING = "{desc}, {elapsed_s:.0f} s"
@@ -70,6 +73,7 @@ class StepProgress:
 
     def says(self, waits_for: str) -> None:
         """Show what is waited for from now on, and for how long."""
+        logger.info("%s", waits_for)  # shown under UML_LOG=json
         self._begin({"desc": waits_for, "bar_format": WAITING, "disable": not self._is_shown})
 
     def counts(self, what: str, total: int, *, unit: str = "rows", as_told: bool = False) -> None:

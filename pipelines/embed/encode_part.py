@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.embed.decoding import DecodedPart
+from pipelines.embed.facts import STAGES
 from pipelines.embed.stages import (
     Batch,
     EncoderSettings,
@@ -18,6 +19,7 @@ from pipelines.embed.stages import (
     decoded_part,
 )
 from pipelines.embed.workers import Workers, set_encoder_threads
+from pipelines.metrics import StepMetrics
 from uml_core.config import EmbedConfig
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Encoder, build_encoder
@@ -39,16 +41,18 @@ class EncodePart:
         stores: Mapping[str, tuple[str, str, str]],
         settings: EmbedConfig,
         precision: str,
+        experiment: str,
     ) -> None:
         set_encoder_threads(workers)
         self._encoders, self._loaded = encoder, dict[EncoderSettings, Encoder]()
         self._read, self._settings, self._device, self._precision = read, settings, workers.device, precision
         self._stores = {corpus: CorpusStore(*store) for corpus, store in stores.items()}
         self._name = uuid.uuid4().hex
+        self._metrics, self._idle_since = StepMetrics("embed", experiment), time.perf_counter()
 
     def __call__(self, batch: Batch) -> Batch:
         """Encode and write one part; returns its counts, its first reject's reason and its seconds."""
-        began_at, corpus = time.time(), corpus_of(batch["part"][0])
+        began_at, corpus, wait_s = time.time(), corpus_of(batch["part"][0]), time.perf_counter() - self._idle_since
         encoder = self._encoder_of(corpus)
         part = decoded_part(batch, encoder, self._read)
         started = time.perf_counter()
@@ -72,7 +76,16 @@ class EncodePart:
             "finished_at": time.time(),
             "actor": self._name,
         }
+        self._record(facts, wait_s)
         return {name: np.array([value]) for name, value in facts.items()}
+
+    def _record(self, facts: Mapping[str, Any], wait_s: float) -> None:
+        corpus = facts["corpus"]
+        self._metrics.count("uml_rows", facts["rows"] - facts["rejected"], corpus=corpus)
+        self._metrics.count("uml_rejected_rows", facts["rejected"], corpus=corpus)
+        for stage, seconds in {"wait": wait_s, **{stage: facts[f"{stage}_s"] for stage in STAGES}}.items():
+            self._metrics.count("uml_seconds", seconds, corpus=corpus, stage=stage)
+        self._idle_since = time.perf_counter()
 
     def _encoder_of(self, corpus: str) -> Encoder:
         settings = self._encoders[corpus]

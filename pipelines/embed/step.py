@@ -183,6 +183,7 @@ def _stream(works: Sequence[CorpusWork], *, is_here: bool) -> Iterator[Mapping[s
             "stores": {work.corpus: (work.store.uri, work.corpus, work.store.fingerprint) for work in works},
             "settings": experiment.embed,
             "precision": store_precision(experiment),
+            "experiment": experiment.name,
         },
     )
 

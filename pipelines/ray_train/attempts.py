@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
+from pipelines.logs import KNOWN
 from uml_core.config import Experiment
 from uml_core.files.atomic import read_if_there, write_whole
 from uml_core.files.lease import EXPIRE_S, Lease
@@ -60,7 +61,7 @@ class Attempt:
 
     def begin(self, run_id: str) -> None:
         """Name the MLflow run that the folder is of."""
-        self.run_id = run_id
+        self.run_id = KNOWN["run_id"] = run_id
         self._write(finished=False)
 
     def keep(self, outcome: dict[str, Any]) -> None:
@@ -100,6 +101,7 @@ def open_attempt(experiment: Experiment, step: str = "train", key: str | None = 
                 file = f"{directory}/{RUN_FILE}"
                 record = _read(filesystem, file) or {"run_id": None, "finished": False}
                 if not record["finished"]:  # else it was, while this process waited for it
+                    KNOWN.update({"run_id": record["run_id"]} if record["run_id"] else {})
                     known = [record.get(name) for name in ("run_id", "outcome")]
                     yield Attempt(storage_path, str(number), *known, filesystem, lease, file, record.get("request"))
                     return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from pipelines.command_line import Summary, experiment_parser, step_main
 from uml_core.config import Experiment
@@ -19,7 +20,8 @@ def main(argv: list[str] | None = None) -> int:
 def _step(experiment: Experiment, given: argparse.Namespace) -> Summary:
     from pipelines.status.step import run
 
-    return run(experiment, given.experiment)
+    line = shlex.join([given.experiment, *(each for each in given.overrides if not each.startswith("tracking.uri="))])
+    return run(experiment, line)
 
 
 if __name__ == "__main__":

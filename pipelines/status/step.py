@@ -97,7 +97,8 @@ def _next_line(
         run_id = (broken_off[-1].facts or {}).get("run_id")
         spaces = [record.tags["uml.space"] for record in records if record.run_id == run_id and record.kind == "sweep"]
         line = [f"python -m pipelines.{_step(broken_off[-1])} {file}", *(f"--space {name}" for name in spaces)]
-        return f"{' '.join(line)}, with the key=value settings that it had"
+        is_of_this_line = broken_off[-1].owner == f"train-{experiment.config_hash}"
+        return " ".join(line) + ("" if is_of_this_line else ", with the key=value settings that it had")
     if not any(record.kind == "sweep" for record in records):
         return f"python -m pipelines.tune {file} --space controls"
     return f"python -m pipelines.report {file}"

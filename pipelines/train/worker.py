@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ import ray.train.torch
 import torch
 from ray.train import Checkpoint
 
+from pipelines.metrics import StepMetrics
 from pipelines.ray_train.checkpoints import PREDICTOR_FOLDER, newest_state, save_state
 from pipelines.run_data import divergence_message, load_data
 from pipelines.train.bar import TrainingState
@@ -53,7 +55,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
             run.load_state_dict(state)
         if run.progress.finished:  # and its process was killed before that was reported
             _report_checkpoint({"points": [], "finished": True}, run.state_dict(), partial(_measured, run))
-        train_and_report(run, config["started_at"], partial(_report, run))
+        train_and_report(run, config["started_at"], partial(_report, run), _recorder(run))
     except NonFiniteError as error:  # on all ranks at once; other mistakes: pipelines.ray_train.faults
         # Retrying would end the same way: hand the message to the driver instead of failing the worker. With a
         # checkpoint, because Train keeps the metrics of a report only if it has one: the last good one, if there is.
@@ -62,6 +64,27 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
         is_first = context.get_world_rank() == 0  # whose metrics Train keeps
         message = divergence_message(error, experiment, config["fingerprints"]) if is_first else str(error)
         _report_checkpoint({"input_error": message, **good}, last or {})
+
+
+def _recorder(run: TrainingRun) -> Callable[[TrainingState], None]:
+    """What records an evaluation, and this worker's share of the steps since the one before or since now."""
+    metrics, before = StepMetrics("train", run.experiment.name), deepcopy(run.progress)
+
+    def record(state: TrainingState) -> None:
+        nonlocal before
+        now, world_size = deepcopy(run.progress), run.ranks.world_size
+        wait_s = now.data_wait_s - before.data_wait_s
+        metrics.count("uml_steps", now.step - before.step)
+        metrics.count("uml_seconds", wait_s, corpus="", stage="wait")
+        metrics.count("uml_seconds", now.train_s - before.train_s - wait_s, corpus="", stage="train")
+        for corpus, samples in (now.samples - before.samples).items():
+            metrics.count("uml_rows", samples / world_size, corpus=corpus)
+        for corpus, loss in state.losses.items():
+            metrics.set("uml_loss", loss, corpus=corpus)
+        metrics.set("uml_val_accuracy", state.val_accuracy)
+        before = now
+
+    return record
 
 
 def _report(run: TrainingRun, points: list[MetricPoint], state: TrainingState) -> None:

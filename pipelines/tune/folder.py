@@ -79,6 +79,11 @@ class TrialResult:
         return cls(report["val_accuracy"], report["val_nll"], points, cost=report["cost"], stopped=True)
 
     @property
+    def outcome(self) -> str:
+        """One word on how the trial ended."""
+        return "failed" if self.error else "stopped" if self.stopped else "finished"
+
+    @property
     def candidate(self) -> Candidate:
         """What selection looks at."""
         return Candidate(self.val_accuracy, self.val_nll, self.cost, self.val_rows)

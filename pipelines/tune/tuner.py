@@ -16,6 +16,7 @@ from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
+from pipelines.metrics import StepMetrics
 from pipelines.progress import StepProgress
 from pipelines.ray_session import num_cpus, num_gpus, own_interrupts
 from pipelines.stores import Tables
@@ -65,7 +66,7 @@ def train_under_tune(
                 storage_path=paths.join(paths.parent(folder.uri), "trials-ray"),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_LOSSES),
-                callbacks=[TrialCallback(proposals, log, folder, shown)],
+                callbacks=[TrialCallback(proposals, log, folder, shown, StepMetrics("tune", experiment.name))],
             ),
         )
         with own_interrupts():
@@ -156,8 +157,10 @@ def build_scheduler(experiment: Experiment) -> TrialScheduler:
 class TrialCallback(tune.Callback):
     """Logs trials as Ray Tune ends them, lets the search learn from them, and counts them."""
 
-    def __init__(self, proposals: Proposals, log: TrialLog, folder: SweepFolder, shown: StepProgress) -> None:
-        self._proposals, self._log, self._folder, self._shown = proposals, log, folder, shown
+    def __init__(
+        self, proposals: Proposals, log: TrialLog, folder: SweepFolder, shown: StepProgress, metrics: StepMetrics
+    ) -> None:
+        self._proposals, self._log, self._folder, self._shown, self._metrics = proposals, log, folder, shown, metrics
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave nothing for Tune to store beside the sweep: our folder is what a sweep resumes from."""
@@ -184,6 +187,7 @@ class TrialCallback(tune.Callback):
                 result = self._folder.write(assignment, otherwise(), state=None)
             self._proposals.tell(assignment.key, result)
             self._log.add(assignment.key, result)
+            self._metrics.count("uml_trials", 1, outcome=result.outcome)  # a trial's process may end before it exports
             self._shown.adds()
 
 

@@ -128,3 +128,41 @@ def test_only_encoders_of_pictures_import_timm() -> None:
     """timm imports torch's compiler: 1.5 s of CPU in every process."""
     done = subprocess.run([sys.executable, "-c", ENCODE], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("form", "line", "said"),
+    [
+        ("json", ["experiment.yaml"], "error: experiment file experiment.yaml does not exist"),
+        ("json", ["experiment.yaml", "--flag"], "python -m pipelines.embed: error: unrecognized arguments: --flag"),
+        ("xml", [], "error: UML_LOG is xml; set it to json"),
+    ],
+)
+def test_what_stderr_says_is_json_where_it_is_asked_for(
+    form: str, line: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-m", "pipelines", "embed", *line]
+    environment = {**os.environ, "UML_LOG": form, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    last = done.stderr.splitlines()[-1]
+    if form == "json":
+        records = [json.loads(each) for each in done.stderr.splitlines()]
+        assert all(each.keys() >= {"time", "level", "step", "message"} for each in records)
+        assert (records[-1]["level"], records[-1]["step"]) == ("ERROR", "embed")
+        last = records[-1]["message"]
+    assert last.startswith(said)
+
+
+def test_a_fault_is_one_json_object_and_stdout_stays_as_it_is(tmp_path: Path) -> None:
+    code = (
+        "import argparse\nfrom pipelines.command_line import guarded\ndef body(given):\n    print('table')\n    1 / 0\n"
+    )
+    code += "raise SystemExit(guarded(argparse.ArgumentParser(prog='uml train'), body, []))"
+    environment = {**os.environ, "UML_LOG": "json", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "table\n")
+    (said,) = map(json.loads, done.stderr.splitlines())
+    assert (said["level"], said["message"]) == ("CRITICAL", "ZeroDivisionError: division by zero")
+    assert "in body" in said["traceback"]

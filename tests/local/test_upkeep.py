@@ -145,5 +145,12 @@ def test_the_commands(experiment: Experiment, tmp_path: Path, capsys: pytest.Cap
     assert gc_command.main([str(file), "--delete"]) == 0
     assert not old.exists()
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["deleted"]
+    given = [str(file), "data.shots=2", "optim.name=adamw", f"tracking.uri={experiment.tracking.uri}"]
+    assert status_command.main(given) == 0
+    assert f"go on with: python -m pipelines.tune {' '.join(given[:3])} --space controls\n" in capsys.readouterr().out
+    with open_attempt(experiment.override({"data.shots": 2})) as attempt:
+        attempt.begin(start_run(experiment, name="uml", kind="uml", tags={}).run_id)
+    assert status_command.main(given) == 0
+    assert f"go on with: python -m pipelines.train {' '.join(given[:3])}\n" in capsys.readouterr().out
     assert status_command.main([str(file)]) == 0
-    assert f"python -m pipelines.tune {file} --space controls" in capsys.readouterr().out
+    assert f"pipelines.train {file}, with the key=value settings that it had\n" in capsys.readouterr().out

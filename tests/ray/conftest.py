@@ -52,6 +52,7 @@ def ray_cluster() -> None:
     """A running Ray, started as the steps start it; the next file finds it running."""
     if not ray.is_initialized():  # a step's command line, called as a user calls it, stops what runs
         running.close()
+        os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112 - Ray's name; 10 s is long to wait for
         running.enter_context(ray_session())
 
 

@@ -29,6 +29,7 @@ from pipelines.stores import corpus_store
 from tests.bad_rows import write_bad_rows
 from tests.conftest import CLASSES, draw, picture_tree, write_picture_corpora
 from tests.light_encoder import light
+from tests.scraped import assert_exported
 from uml_core.config import ClusterConfig, EmbedConfig, Experiment, parse_experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.errors import InputError
@@ -83,7 +84,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Emb
         for corpus, modality in modalities.items()
     }
     settings = {"actors": 2, "part_rows": 17, "max_rejected": 0.9}
-    experiment = parse_experiment({**picture_tree(directory), "corpora": corpora, "embed": settings})
+    experiment = parse_experiment({**picture_tree(directory), "name": "odd", "corpora": corpora, "embed": settings})
     return Embedded(experiment, embed.run(experiment), reasons)
 
 
@@ -192,6 +193,15 @@ def test_odd_and_damaged_rows_of_every_modality(embedded: Embedded) -> None:
         assert vectors.keys() == reasons.keys() - rejected.keys()
         assert all(np.isfinite(vector).all() for vector in vectors.values())
         assert stored_ids(embedded.experiment, corpus) == Counter(list(reasons))
+
+
+def test_what_the_actors_did_is_on_rays_metrics_endpoint(embedded: Embedded) -> None:
+    facts = embedded.summary.results["corpora"]
+    expected = {("ray_uml_rows_total", corpus): each["rows"] for corpus, each in facts.items()}
+    expected |= {("ray_uml_rejected_rows_total", corpus): each["rejected_rows"] for corpus, each in facts.items()}
+    assert_exported(expected, embedded.experiment.name, "corpus")
+    encoded = {("ray_uml_seconds_total", corpus, "encode"): facts[corpus]["stage_s"]["encode"] for corpus in facts}
+    assert_exported(encoded, embedded.experiment.name, "corpus", "stage")
 
 
 def test_identical_inputs_of_a_part_are_encoded_once(embedded: Embedded) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def test_steps_as_a_job_that_uploads_the_experiment_file_alone(cluster: Cluster,
     line = [
         f"export PYTHONPATH={installed}",
         f"{sys.executable} -c 'import pipelines; print(pipelines.__file__)'",
-        f"{sys.executable} -m pipelines run experiment.yaml --steps embed,train",
+        f"UML_LOG=json {sys.executable} -m pipelines run experiment.yaml --steps embed,train",
         f"env -u UML_ROOT {sys.executable} -m pipelines.train experiment.yaml; test $? = 2",
     ]
     job = cluster.submit(folder, "bash", "-c", " && ".join(line))
@@ -63,6 +64,11 @@ def test_steps_as_a_job_that_uploads_the_experiment_file_alone(cluster: Cluster,
     assert "which is a temporary copy; give an absolute place" in said
     runs = experiment_runs(database, experiment.name)
     assert {run.tags["git.commit"] for run in runs if run.kind in ("uml", "unimodal")} == {"unknown"}
+    logged = [json.loads(each) for each in said.splitlines() if each.startswith('{"time": ')]
+    trained = next(each for each in logged if each["message"].startswith("train uml"))
+    assert (trained["level"], trained["step"], trained["experiment"]) == ("INFO", "run", experiment.name)
+    assert trained["job_id"].startswith("raysubmit_")
+    assert trained["run_id"] in {run.run_id for run in runs}
     written = [file.path.removeprefix(f"{BUCKET}/run/") for file in cluster.files()]
     for start, end in (("store/target/", "/manifest.json"), ("store/_runs/", ".json"), ("artifacts/", "")):
         assert any(path.startswith(start) and path.endswith(end) for path in written), (start, written)

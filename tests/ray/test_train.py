@@ -34,6 +34,7 @@ from pipelines.run_data import load_data
 from pipelines.train import step as train
 from tests.conftest import vector_tree, write_vector_corpora
 from tests.ray.conftest import joining
+from tests.scraped import assert_exported
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import evaluation_points, measure_outcome
@@ -48,7 +49,7 @@ ROOT = Path(__file__).parents[2]
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     directory = tmp_path_factory.mktemp("train")
     write_vector_corpora(directory)
-    experiment = parse_experiment(vector_tree(directory))
+    experiment = parse_experiment(vector_tree(directory, name="on-workers"))
     embed.run(experiment)
     return experiment
 
@@ -117,6 +118,12 @@ class TestOnOneCluster:
         with open_attempt(experiment.override(STREAMED)) as again:
             assert again.run_id is None, "a finished run again is a new run"
 
+    def test_what_both_workers_did_is_on_rays_metrics_endpoint(
+        self, experiment: Experiment, streamed: dict[str, Any]
+    ) -> None:
+        expected = {("ray_uml_steps_total", ""): 2 * 40, ("ray_uml_rows_total", "target"): streamed["target_samples"]}
+        assert_exported(expected, experiment.name, "corpus")
+
     def test_the_driver_reads_no_embedding(self, streamed: dict[str, Any]) -> None:
         assert streamed["read"] == {"id", "label", "split"}
 
@@ -124,7 +131,7 @@ class TestOnOneCluster:
         self, experiment: Experiment, streamed: dict[str, Any], tmp_path: Path
     ) -> None:
         results = streamed
-        assert re.fullmatch(r"models:/vectors/\d+", results["model"])
+        assert re.fullmatch(r"models:/on-workers/\d+", results["model"])
         predictor = load_predictor(experiment.tracking.uri, results["model"], tmp_path / "model")
         weights = weights_of(experiment, results["run_id"], tmp_path)
         embeddings = np.random.default_rng(0).normal(size=(5, 12)).astype(np.float32)

@@ -20,6 +20,7 @@ from pipelines.report import step as report
 from pipelines.tune import step as tune
 from pipelines.tune.folder import SweepFolder, TrialResult
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
+from tests.scraped import assert_exported
 from tune_spaces import load_space, trials_of
 from uml_core.config import Experiment, parse_experiment
 from uml_core.data.subsets import read_subset
@@ -282,6 +283,8 @@ def test_a_failed_trial_is_recorded_and_does_not_end_the_sweep(experiment: Exper
     failed = [trial for trial in nested(broken, results["run_id"]) if trial.status == "FAILED"]
     assert results["failed"] == len(failed) > 0
     assert all("not finite" in trial.tags["uml.error"] for trial in failed)
+    outcomes = {"failed": len(failed), "finished": results["trials"] - len(failed)}
+    assert_exported({("ray_uml_trials_total", name): num for name, num in outcomes.items()}, broken.name, "outcome")
     with pytest.raises(InputError, match=r"trials failed .tune.max_failed is 10%"):
         tune.run(broken.override({"tune.max_failed": 0.1}), write_space(tmp_path, "(1e-3, 1e38)"))
     with pytest.raises(InputError, match="no unfinished sweep"):  # the same line begins anew

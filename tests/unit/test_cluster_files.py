@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 import shlex
 import subprocess
@@ -13,7 +15,10 @@ import mlflow.cli
 import pytest
 import yaml
 from jsonschema import ValidationError
+from packaging.utils import canonicalize_name
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from pipelines.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
 CLUSTERS = ("cluster.yaml", "cluster/on_premises.yaml")
@@ -146,16 +151,43 @@ def test_the_image_is_pinned_unprivileged_and_holds_no_secret() -> None:
         assert f"!{path}" in allowed
 
 
-def test_the_lock_has_every_pin_of_the_requirements_with_hashes() -> None:
-    def pins(file: str) -> dict[str, str]:
-        text = (ROOT / file).read_text(encoding="utf-8")
-        return {
-            re.sub(r"[-_.]+", "-", name).lower(): version
-            for name, version in re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==([\w.]+)", text, re.MULTILINE)
-        }
+def pins(file: str) -> dict[str, str]:
+    found = re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==([\w.]+)", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in found}
 
+
+def test_the_lock_has_every_pin_of_the_requirements_with_hashes() -> None:
     locked = pins("requirements.lock")
     assert pins("requirements.txt").items() <= locked.items()
     entries = re.split(r"\n(?=\w)", (ROOT / "requirements.lock").read_text(encoding="utf-8").rstrip())[1:]
     assert len(entries) == len(locked)
     assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_the_licence_list_is_that_of_the_lock_and_what_binds_is_named() -> None:
+    with (ROOT / "requirements.licences.csv").open(encoding="utf-8", newline="") as file:
+        packages = list(csv.DictReader(file))
+    listed = {canonicalize_name(each["Name"]): each["Version"] for each in packages}
+    assert listed.keys() == pins("requirements.lock").keys()
+    assert pins("requirements.txt").items() <= listed.items()
+    page = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    licences = page[page.index("## Licences") :]
+    binding = re.compile(r"GPL|MPL|Mozilla|-SA-|UNKNOWN|Proprietary")
+    named = {each["Name"] for each in packages if binding.search(each["License"]) and "nvidia" not in each["Name"]}
+    assert set(re.findall(r"`([\w-]+)`", licences)) == named
+
+
+def test_the_dashboard_draws_every_metric_and_no_other() -> None:
+    dashboard = json.loads((ROOT / "cluster/grafana/uml.json").read_text(encoding="utf-8"))
+    panels, exported = dashboard["panels"], {exported_name(name): tags for name, (_, _, tags) in METRICS.items()}
+    expressions = [target["expr"] for panel in panels for target in panel["targets"]]
+    assert set(re.findall(r"\bray_\w+", " ".join(expressions))) == exported.keys()
+    for expression in expressions:
+        tags = {tag for name in re.findall(r"\bray_\w+", expression) for tag in exported[name]}
+        used = re.findall(r"(\w+)=", expression) + re.findall(r"\w+", " ".join(re.findall(r"by \((.*?)\)", expression)))
+        assert set(used) <= {"experiment", "step", *tags}, expression
+    assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def exported_name(name: str) -> str:
+    return f"ray_{name}_total" if METRICS[name][0] == "Counter" else f"ray_{name}"

@@ -97,7 +97,17 @@ def test_unknown_key_is_named_before_what_is_missing(file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "part"),
-    [("- a\n- b\n", "expected a mapping"), ("a: [1", "not a readable YAML"), ("", "key 'name' is missing")],
+    [
+        ("- a\n- b\n", "expected a mapping"),
+        ("a: [1", "not a readable YAML"),
+        ("", "key 'name' is missing"),
+        (
+            "\n".join([f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 9)}]" for i in range(12)]),
+            "limit of 10000",
+        ),
+        ("a: &a [*a]", "recursive aliases"),
+        ("a: " + 3000 * "[" + 3000 * "]", "not a readable YAML"),
+    ],
 )
 def test_unreadable_files(tmp_path: Path, content: str, part: str) -> None:
     path = tmp_path / "bad.yaml"

@@ -15,7 +15,9 @@ import pytest
 
 from tests.corpus_rows import list_rows
 from uml_core.config import CorpusConfig
-from uml_core.corpora.content import Cell
+from uml_core.corpora import content, rows
+from uml_core.corpora.content import ByteRange, Cell
+from uml_core.corpora.readers import table_files
 from uml_core.corpora.rows import Row
 from uml_core.encoders import RowError
 from uml_core.errors import InputError
@@ -250,3 +252,26 @@ def test_sentences_in_files_are_read_as_text(tmp_path: Path) -> None:
     assert good.read() == "größe"
     with pytest.raises(RowError, match=r"not UTF-8 text .byte 0."):
         bad.read()
+
+
+def test_a_row_beyond_what_is_read_is_rejected_before_it_fills_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "MAX_BYTES", 100)
+    monkeypatch.setattr(rows, "MAX_LETTERS", 20)
+    monkeypatch.setattr(table_files, "MAX_LINE", 1000)
+    (tmp_path / "large.png").write_bytes(bytes(101))
+    (tmp_path / "fits.png").write_bytes(bytes(100))
+    for row in (Row("0", None, "train", path=str(tmp_path / "large.png"), member=ByteRange(0, 101)),
+                Row("1", None, "train", path=str(tmp_path / "large.png"))):  # fmt: skip
+        with pytest.raises(RowError, match="more than 100 bytes"):
+            row.read()
+    assert len(Row("2", None, "train", path=str(tmp_path / "fits.png")).read()) == 100
+    with pytest.raises(RowError, match="text of 21 letters; at most 20"):
+        Row("3", None, "train", text="x" * 21).read()
+    bomb = [json.dumps({"text": text}) for text in ("a", "b" * 10_000_000, "c")]
+    (tmp_path / "bomb.jsonl.gz").write_bytes(gzip.compress("\n".join(bomb).encode()))
+    assert [row.fault for row in rows_of(tmp_path / "bomb.jsonl.gz", "text")] == [
+        None,
+        "line 2 has more than 1000 bytes; it and the lines after it are lost",
+    ]

@@ -89,7 +89,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         raise InputError(f"experiment file {file} does not exist; give the path of a YAML file (see examples/)")
     try:
         tree = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{file} is not a readable YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{file} holds a {type(tree).__name__}; expected a mapping of settings (see examples/)")
@@ -105,7 +105,7 @@ def _parse_value(item: str, text: str) -> Any:
     # OmegaConf's loader, not yaml's: it reads 1e-4 as a number, and so does the file.
     try:
         return OmegaConf.to_container(OmegaConf.create(f"value: {text}" if text else "value: ''"))["value"]  # type: ignore[index,call-overload]
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise InputError(f"override '{item}' has an unreadable value: {' '.join(str(error).split())}") from None
 
 

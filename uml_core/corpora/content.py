@@ -5,6 +5,7 @@ In: a path or URI, and which member of it. Out: its bytes, or a RowError with a 
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from uml_core.errors import RowError
 from uml_core.files.paths import STORAGE_ERRORS, one_line, open_bytes, open_parquet
 
 Raw = bytes | str  # file content for images and audio, a sentence (or the bytes of a text file) for text
+MAX_BYTES = 2**30  # of a file or member: a larger one is no picture, sound or sentence, and would fill a node's memory
 CELLS_AT_ONCE = 32  # cells of a Parquet column decoded together
 
 
@@ -40,7 +42,7 @@ def read_content(path: str, member: Member | None, stamp: str = "") -> bytes:
     """The bytes of a file or of its member; the stamp tells a Parquet file from a newer one in its place.
 
     Raises:
-        RowError: missing, unreadable, cut short or empty.
+        RowError: missing, unreadable, cut short, empty, or larger than MAX_BYTES.
     """
     try:
         if isinstance(member, Cell):
@@ -48,11 +50,13 @@ def read_content(path: str, member: Member | None, stamp: str = "") -> bytes:
         with open_bytes(path) as file:
             if member is not None:
                 file.seek(member.offset)
-            content = file.read() if member is None else file.read(member.size)
+            content = file.read(min(MAX_BYTES + 1, sys.maxsize if member is None else member.size))
     except STORAGE_ERRORS as error:
         if isinstance(error, RowError):
             raise
         raise RowError(f"cannot be opened: {one_line(error)}") from None
+    if len(content) > MAX_BYTES:
+        raise RowError(f"more than {MAX_BYTES} bytes, which is all that is read of one row")
     if member is not None and len(content) < member.size:
         raise RowError(f"the file ends after {len(content)} of its {member.size} bytes")
     if not content:

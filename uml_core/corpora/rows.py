@@ -21,6 +21,7 @@ import numpy.typing as npt
 from uml_core.corpora.content import ByteRange, Cell, Member, Raw, read_content
 from uml_core.errors import RowError
 
+MAX_LETTERS = 2**24  # of a sentence, as of a field in CSV; encoders cut it to their own length
 SPLIT_ALIASES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 
 
@@ -89,6 +90,8 @@ def escaped(text: str) -> str:
 def _sentence(text: str) -> str:
     if not text.strip():
         raise RowError("empty text")
+    if len(text) > MAX_LETTERS:
+        raise RowError(f"text of {len(text)} letters; at most {MAX_LETTERS} are read")
     return text
 
 

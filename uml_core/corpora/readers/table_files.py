@@ -28,6 +28,7 @@ NAME_COLUMNS = ("id", "label", "split")
 OUR_COLUMNS = (*NAME_COLUMNS, "text", "path")
 BYTE_COLUMNS = ("bytes", "content", "image", "audio")
 MAX_FIELD = 2**24  # characters of a CSV field; a quote that is never closed must not take the file as one field
+MAX_LINE = 2**26  # bytes of a line of .jsonl, unpacked
 PEEKED = 1000  # lines of a .jsonl file that say which columns there are
 BATCH_ROWS = 1024
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -123,7 +124,10 @@ def _open_jsonl(setting: str, location: str, columns: Mapping[str, str]) -> Tabl
 
 def _json_records(location: str) -> Iterator[Record]:
     with _opened(location) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), start=1):
+            if len(line) > MAX_LINE:
+                yield Record({}, f"line {number} has more than {MAX_LINE} bytes; it and the lines after it are lost")
+                return
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if line.strip():
