@@ -141,10 +141,12 @@ class Trials:
             kill.came = kill.came or (
                 f"went on, status {status}" if status == 0 else f"status {status}, the line again"
             )
-        if any("Traceback (most recent call last)" in line for line in lines):
-            this.failures.append(
-                f"a traceback after {[kill.what for kill in this.kills]}: {' | '.join(lines[-3:])[:600]}"
-            )
+        last = this.kills[-1].what if this.kills else "nothing"
+        is_refused = last == "mlflow" and "cannot be reached" in "".join(this.said[-1:])  # before any work
+        if status and last not in ("driver", "head") and not is_refused:
+            this.failures.append(f"status {status} after {last}: {this.said[-1:]}")
+        if any(line.startswith("Traceback") for line in lines):  # not of a worker, which Ray hands on with its name
+            this.failures.append(f"a traceback after {last}: {' | '.join(lines[-3:])[:600]}")
         return status
 
     def _kill(self, this: Round, driver: subprocess.Popen[bytes], began: float) -> None:

@@ -113,10 +113,12 @@ def tuned(this: Round) -> dict[str, Any]:
     """Every trial once, with what it came to; the verdict."""
     runs = experiment_runs(this.experiment.tracking.uri, this.name)
     names = ("val/nll", "val/accuracy", "test/accuracy", "mixing/target_samples")
-    trials = [(run.tags["uml.trial"], run.status, *map(run.metrics.get, names)) for run in runs if run.kind == "trial"]
+    trials = [run for run in runs if run.kind == "trial"]
+    came_to = [(run.name, run.status, *map(run.metrics.get, names)) for run in trials]
     return {
         "MLflow's sweeps": [(run.kind, run.status) for run in runs if run.kind != "trial"],
-        "a trial": sorted(trials, key=str),
+        "a trial": sorted(came_to, key=str),  # their keys are of the store's place, too
+        "the number of trials": [len(trials), len({run.tags["uml.trial"] for run in trials})],
         "the verdict": [this.results[name] for name in ("verdict", "trials", "failed")],
     }
 

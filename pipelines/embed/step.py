@@ -33,6 +33,7 @@ from uml_core.config import Experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.encoders import build_encoder, store_precision
 from uml_core.store.listing import Listing
+from uml_core.tracking.uri import check_tracking
 
 FIRST_SHARE = 8  # of a full part: so that the first is soon done, and all actors have work of a small corpus
 
@@ -91,6 +92,8 @@ def embed_corpora(
             left.append(work)
         else:
             results[corpus] = facts_of(manifest, up_to_date=True)
+    if left:
+        check_tracking(experiment.tracking.uri)  # not after hours of work
     with contextlib.ExitStack() as session:  # Ray starts where rows are missing, and stops after the last
         waits = False
         while left:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from tests.conftest import vector_tree
 from uml_core.config import Experiment, TrackingConfig, parse_experiment
 from uml_core.errors import InputError, OutageError
 from uml_core.tracking import client as tracking_client
+from uml_core.tracking import writing
 from uml_core.tracking.client import PatientClient, is_outage
 from uml_core.tracking.reading import experiment_runs
 from uml_core.tracking.records import MetricPoint
@@ -65,6 +67,23 @@ def test_waits_grow_to_a_limit_and_are_logged(clock: list[float], caplog: pytest
     assert clock == [0.5, 1, 2, 4, 8, 15, 15, 15]
     assert caplog.messages[0] == "tracking.uri sqlite:// does not answer; waiting (0 s of at most 600 s)"
     assert caplog.messages[-1] == "tracking.uri sqlite:// answers again after 60 s"
+
+
+def test_a_server_that_has_answered_once_is_waited_for_where_its_experiment_is_opened(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the end of an embedding, hours after the step has begun."""
+    lost = failing(3, LOST)
+
+    class Experiments:
+        def get_experiment_by_name(self, name: str) -> Any:
+            lost()
+            return SimpleNamespace(experiment_id=name)
+
+    monkeypatch.setattr(writing, "check_tracking", lambda uri: None)
+    monkeypatch.setattr(tracking_client, "mlflow_client", lambda uri: Experiments())
+    assert open_experiment(TrackingConfig(uri="http://mlflow"), "birds") == "birds"
+    assert clock == [0.5, 1, 2]
 
 
 def test_mistakes_are_not_waited_for(clock: list[float]) -> None:

@@ -113,7 +113,7 @@ def open_experiment(tracking: TrackingConfig, name: str) -> str:
     remote = tracking.uri.startswith(("http://", "https://", "databricks"))
     try:
         with _alone_on(tracking.uri):
-            client = mlflow_client(tracking.uri)
+            client: Any = PatientClient(tracking.uri) if remote else mlflow_client(tracking.uri)
             experiment = client.get_experiment_by_name(name)
             if experiment is not None:
                 return str(experiment.experiment_id)
