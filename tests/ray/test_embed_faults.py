@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from pipelines.embed import step as embed
 from pipelines.stores import corpus_store
 from tests.conftest import picture_tree, write_picture_corpora
 from tests.light_encoder import SlowColourGrid, light
+from tests.ray.conftest import joining
 from uml_core.config import Experiment, parse_experiment
 
 ROOT = Path(__file__).parents[2]
@@ -40,11 +42,10 @@ def experiment(tmp_path: Path) -> Experiment:
     return experiment
 
 
-def start(tmp_path: Path) -> subprocess.Popen[str]:
+def start(tmp_path: Path, environment: Mapping[str, str] = os.environ) -> subprocess.Popen[str]:
     line = [sys.executable, "-m", "pipelines.embed", str(tmp_path / "experiment.yaml")]
-    return subprocess.Popen(
-        line, cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    kept = subprocess.PIPE
+    return subprocess.Popen(line, cwd=ROOT, env=environment, start_new_session=True, text=True, stdout=kept, stderr=kept)
 
 
 def parts(experiment: Experiment) -> int:
@@ -77,15 +78,16 @@ def part_times(experiment: Experiment) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in folder.glob("part-*")}
 
 
-def kill_encode_actors(driver: subprocess.Popen[str]) -> None:
-    """Kill -9 every encode actor of a driver's Ray; there is one at least."""
-    processes = psutil.Process(driver.pid).children(recursive=True)
+def kill_encode_actors() -> None:
+    """Kill -9 every encode actor of the shared Ray; there is one at least."""
+    processes = psutil.Process().children(recursive=True)
     actors = [process for process in processes if "EncodePart" in " ".join(process.cmdline())]
     assert actors
     for actor in actors:
         actor.kill()
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_run_goes_on_through_killed_actors_beside_a_second_run(experiment: Experiment, tmp_path: Path) -> None:
     """One history of one store.
 
@@ -100,7 +102,7 @@ def test_a_killed_run_goes_on_through_killed_actors_beside_a_second_run(experime
     killed = psutil.Process(driver.pid).children(recursive=True)
     os.killpg(driver.pid, signal.SIGKILL)  # the driver and the whole of its Ray
     driver.communicate()
-    again = start(tmp_path)
+    again = start(tmp_path, joining())
     _, alive = psutil.wait_procs(killed, timeout=60)  # an actor may write its part before it misses its Ray
     assert not alive
     assert corpus_store(experiment, "pictures").read_manifest() is None
@@ -109,7 +111,7 @@ def test_a_killed_run_goes_on_through_killed_actors_beside_a_second_run(experime
     wait_for_parts(experiment, len(before) + 2, again)
     with ThreadPoolExecutor(1) as beside:
         second = beside.submit(embed.run, experiment)
-        kill_encode_actors(again)
+        kill_encode_actors()
         output, error = again.communicate(timeout=120)
         assert again.returncode == 0, error
         found = second.result(timeout=120).results["corpora"]["pictures"]

@@ -29,6 +29,7 @@ from pipelines.tune import step as tune
 from pipelines.tune.folder import Assignment, SweepFolder, TrialResult
 from pipelines.tune.trial import train_encoder
 from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
+from tests.ray.conftest import joining
 from tests.ray.test_tune import ONE_AT_A_TIME, SOLVED, count_reads, nested, wait_for_trials
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
@@ -116,7 +117,7 @@ def test_a_killed_search_over_frozen_and_trained_encoders_goes_on_without_repeat
     file.write_text(sweep.to_yaml(), encoding="utf-8")
     line = [str(file), "--space", "finetune", "--trials", "27"]
     command = [sys.executable, "-m", "pipelines.tune", *line]
-    driver = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    driver = subprocess.Popen(command, cwd=ROOT, env=joining(), start_new_session=True, stdout=subprocess.DEVNULL)
     try:
         wait_for_trials(sweep, 3)
     finally:
