@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import faulthandler
+import functools
 import pickle
 import warnings
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from uml_core.errors import InputError
 from uml_core.training.run import TrainingRun
 
+Work = Callable[[int, str], Any]
 NUM_RANKS = 2
 STUCK_S = 180  # all cases take 10 to 60 s
 
@@ -52,33 +54,38 @@ class Left:
 
 def train_on_ranks(directory: Path, cases: dict[str, Case], *, device: str = "cpu") -> list[dict[str, Left]]:
     """Train every case on two processes; returns what each rank left, on the CPU."""
-    return on_ranks(directory, _train_all, pickle.dumps(cases), device=device)
+    return [lefts for (lefts,) in on_ranks(directory, training(cases), device=device)]
 
 
-def on_ranks(directory: Path, work: Callable[..., Any], *arguments: Any, device: str = "cpu") -> list[Any]:
-    """Call a function of rank, device and arguments on two processes; returns what each returned, on the CPU.
+def training(cases: dict[str, Case]) -> Work:
+    """What trains every case on a rank."""
+    return functools.partial(_train_all, pickle.dumps(cases))
+
+
+def on_ranks(directory: Path, *work: Work, device: str = "cpu") -> list[list[Any]]:
+    """Call functions of rank and device on two processes; returns what each of these returned, on the CPU.
 
     Two ranks once waited for each other for ever before they had trained anything, for a reason that nobody could tell:
     now they end, the warning shows where they were, and they are tried once more.
     """
     try:
-        return _on_ranks(directory, work, arguments, device)
+        return _on_ranks(directory, work, device)
     except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException):
         stacks = [file.read_text(encoding="utf-8") for file in sorted(directory.glob("stuck-*"))]
         if not any(stacks):
             raise
         warnings.warn("ranks were stuck, and were tried again:\n" + "\n".join(stacks), stacklevel=2)
-        return _on_ranks(directory.with_name(f"{directory.name}-again"), work, arguments, device)
+        return _on_ranks(directory.with_name(f"{directory.name}-again"), work, device)
 
 
-def _on_ranks(directory: Path, work: Callable[..., Any], arguments: tuple[Any, ...], device: str) -> list[Any]:
+def _on_ranks(directory: Path, work: tuple[Work, ...], device: str) -> list[list[Any]]:
     directory.mkdir()
-    torch.multiprocessing.spawn(_rank, (directory, device, work, arguments), nprocs=NUM_RANKS)
+    torch.multiprocessing.spawn(_rank, (directory, device, work), nprocs=NUM_RANKS)
     files = [directory / f"{rank}.pt" for rank in range(NUM_RANKS)]
     return [torch.load(file, map_location="cpu", weights_only=False) for file in files]
 
 
-def _rank(rank: int, directory: Path, device: str, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _rank(rank: int, directory: Path, device: str, work: tuple[Work, ...]) -> None:
     stacks = (directory / f"stuck-{rank}").open("w", encoding="utf-8")
     faulthandler.dump_traceback_later(STUCK_S, exit=True, file=stacks)
     torch.set_num_threads(1)
@@ -87,11 +94,11 @@ def _rank(rank: int, directory: Path, device: str, work: Callable[..., Any], arg
         torch.cuda.set_device(rank)
         backend, device = "nccl", f"cuda:{rank}"
     torch.distributed.init_process_group(backend, f"file://{directory}/meeting", rank=rank, world_size=NUM_RANKS)
-    torch.save(work(rank, device, *arguments), directory / f"{rank}.pt")
+    torch.save([each(rank, device) for each in work], directory / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def _train_all(rank: int, device: str, pickled: bytes) -> dict[str, Left]:
+def _train_all(pickled: bytes, rank: int, device: str) -> dict[str, Left]:
     cases: dict[str, Case] = pickle.loads(pickled)
     return {name: _train(case, rank, device) for name, case in cases.items()}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import torch.distributed
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from tests.local.ranks import NUM_RANKS, on_ranks
+from tests.local.ranks import NUM_RANKS
 from uml_core.feed.mixing import rank_share
 from uml_core.gradients.joined_batch_norm import JoinedBatchNorm, has_batch_norm
 
@@ -76,8 +75,9 @@ def both(rank: int, device: str) -> dict[str, dict[str, tuple[Any, Any]]]:
     return found
 
 
-def test_two_ranks_norm_as_one_on_the_joined_batch(tmp_path: Path) -> None:
-    for rank, found in enumerate(on_ranks(tmp_path / "ranks", both)):
+def check_norms(ranks: list[dict[str, dict[str, tuple[Any, Any]]]]) -> None:
+    """Compare what `both` has found on two ranks; tests/local/test_sharding.py has them, whose start takes seconds."""
+    for rank, found in enumerate(ranks):
         assert len(found) == 2 * len(NORMS) - 1
         for case, pairs in found.items():
             for what, (own, whole) in pairs.items():

@@ -14,7 +14,8 @@ from torch import nn
 
 from tests.conftest import write_picture_corpora
 from tests.fine_tuning_runs import data_of, experiment_of, finish, predictions_of
-from tests.local.ranks import Case, Left, train_on_ranks
+from tests.local.ranks import Case, Left, on_ranks, training
+from tests.local.test_joined_batch_norm import both, check_norms
 from tests.text_models import save_text_model
 from tests.tiny_models import save_vision, vision_model
 from uml_core.config import Experiment
@@ -74,8 +75,8 @@ def alone(directory: Path) -> dict[str, TrainingRun]:
 
 
 @pytest.fixture(scope="module")
-def ranks(directory: Path, alone: dict[str, TrainingRun]) -> list[dict[str, Left]]:
-    """What two ranks left of every variant, of runs that were interrupted, and of one with a bad row."""
+def on_two_ranks(directory: Path, alone: dict[str, TrainingRun]) -> list[list[Any]]:
+    """What two ranks left of every variant, of runs that were interrupted, and of one with a bad row; their norms."""
     cases = {name: Case(run.experiment, run.data) for name, run in alone.items()}
     everything = cases["everything"]
     first = TrainingRun(everything.experiment, everything.data)
@@ -87,7 +88,16 @@ def ranks(directory: Path, alone: dict[str, TrainingRun]) -> list[dict[str, Left
     bad[names.rows[4]] = np.nan
     train = {**everything.data.train, "names": dataclasses.replace(names, embeddings=bad)}
     cases["bad_row"] = Case(everything.experiment, dataclasses.replace(everything.data, train=train))
-    return train_on_ranks(directory / "ranks", cases)
+    return on_ranks(directory / "ranks", training(cases), both)
+
+
+@pytest.fixture(scope="module")
+def ranks(on_two_ranks: list[list[Any]]) -> list[dict[str, Left]]:
+    return [lefts for lefts, _ in on_two_ranks]
+
+
+def test_two_ranks_norm_as_one_on_the_joined_batch(on_two_ranks: list[list[Any]]) -> None:
+    check_norms([norms for _, norms in on_two_ranks])
 
 
 def assert_weights(state: dict[str, Any], weights: dict[str, torch.Tensor], tolerance: float) -> None:

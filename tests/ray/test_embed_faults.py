@@ -45,7 +45,9 @@ def experiment(tmp_path: Path) -> Experiment:
 def start(tmp_path: Path, environment: Mapping[str, str] = os.environ) -> subprocess.Popen[str]:
     line = [sys.executable, "-m", "pipelines.embed", str(tmp_path / "experiment.yaml")]
     kept = subprocess.PIPE
-    return subprocess.Popen(line, cwd=ROOT, env=environment, start_new_session=True, text=True, stdout=kept, stderr=kept)
+    return subprocess.Popen(
+        line, cwd=ROOT, env=environment, start_new_session=True, text=True, stdout=kept, stderr=kept
+    )
 
 
 def parts(experiment: Experiment) -> int:
