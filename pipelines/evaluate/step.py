@@ -40,6 +40,7 @@ from uml_core.evaluation.registry import chosen_evaluators, measure
 from uml_core.evaluation.run import EvaluatedRun, Evaluator
 from uml_core.gradients.ranks import RankContext
 from uml_core.serving.predictor import read_settings
+from uml_core.tracking.ended_runs import Addition, add_to_runs
 from uml_core.tracking.reading import download, find_run, predictor_folder, presented_run
 from uml_core.tracking.records import metric_points
 from uml_core.tracking.writing import MLflowTracker
@@ -91,12 +92,11 @@ def _evaluate(
     explained: Mapping[str, AnalysisResult],
 ) -> Summary:
     measured = measure(loaded.evaluated, evaluators)
-    tracker = MLflowTracker(experiment.tracking, loaded.run_id)
 
     @timed("log")
     def log(metrics: Mapping[str, float], files: Mapping[str, bytes], folder: str) -> None:
-        tracker.log_metrics(metric_points(metrics, loaded.step))
-        tracker.log_files(files, folder)
+        add_to_runs(experiment.tracking, [Addition(loaded.run_id, metric_points(metrics, loaded.step), {})])
+        MLflowTracker(experiment.tracking, loaded.run_id).log_files(files, folder)
 
     log(measured.metrics, measured.files, "evaluation")
     shown = {name: value for name, value in measured.metrics.items() if not HIDDEN.match(name)}
@@ -122,9 +122,11 @@ def _evaluate(
 def _compare(experiment: Experiment, ours: Sequence[LoadedRun], others: Sequence[LoadedRun]) -> Summary:
     """Compare runs with others on the same test rows; each of ours has the comparison in its MLflow run."""
     comparison = compare([run.evaluated for run in ours], [run.evaluated for run in others], seed=experiment.seed)
-    for mine, other in zip(ours, others, strict=True):
-        points = metric_points(comparison.metrics(f"against/{other.run_id}"), mine.step)
-        MLflowTracker(experiment.tracking, mine.run_id).log_metrics(points)
+    additions = [
+        Addition(mine.run_id, metric_points(comparison.metrics(f"against/{other.run_id}"), mine.step), {})
+        for mine, other in zip(ours, others, strict=True)
+    ]
+    add_to_runs(experiment.tracking, additions)
     named = f"against {listing((f'{run.kind} run {run.run_id}' for run in others), limit=10)}"
     return Summary("\n".join([named, *(f"  {line}" for line in comparison.lines())]), comparison.metrics("against"))
 

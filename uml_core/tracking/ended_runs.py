@@ -12,13 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow.utils.uri import append_to_uri_path
-
 from uml_core.config import Experiment, TrackingConfig
 from uml_core.tracking.client import PatientClient
 from uml_core.tracking.records import MetricPoint
 from uml_core.tracking.sqlite_file import Rows, insert, is_file
-from uml_core.tracking.writing import MLflowTracker, finite_metrics, milliseconds, run_params, run_tags, start_run
+from uml_core.tracking.writing import MLflowTracker, finite_values, milliseconds, run_params, run_tags, start_run
 
 MAX_PARAM = 6000  # letters, MLflow's limit
 
@@ -51,6 +49,8 @@ def write_runs(tracking: TrackingConfig, experiment_id: str, runs: Sequence[Ende
     """Write runs of one experiment; returns their ids."""
     if not is_file(tracking.uri):
         return [_by_client(run, experiment_id) for run in runs]
+    from mlflow.utils.uri import append_to_uri_path
+
     location = PatientClient(tracking.uri).get_experiment(experiment_id).artifact_location
     ids, rows = [uuid.uuid4().hex for _ in runs], list[Rows]()
     for run_id, run in zip(ids, runs, strict=True):
@@ -94,11 +94,7 @@ def _by_client(run: EndedRun, experiment_id: str) -> str:
 
 def _rows_of(addition: Addition) -> list[Rows]:
     values = [
-        {
-            **{"run_uuid": addition.run_id, "key": metric.key, "value": metric.value, "is_nan": False},
-            **{"timestamp": metric.timestamp, "step": metric.step},
-        }
-        for metric in finite_metrics(addition.points)
+        {"run_uuid": addition.run_id, **value._asdict(), "is_nan": False} for value in finite_values(addition.points)
     ]
     values.sort(key=lambda value: (value["step"], value["timestamp"], value["value"]))  # of each key the last is kept
     return [("metrics", values), ("latest_metrics", values), ("tags", _pairs(addition.run_id, addition.tags))]

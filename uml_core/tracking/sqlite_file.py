@@ -101,20 +101,25 @@ MODEL_FOLDERS = (
 
 def local_artifact(uri: str, artifact_uri: str) -> Path | None:
     """Where runs:/RUN_ID/PATH or models:/... lies on this machine; None where it is not found there."""
-
-    def folder(query: str, given: Sequence[str]) -> Path | None:
-        found = _found(uri, lambda file: file.execute(query, given).fetchone())
-        scheme, _, path = str(found[0] if found and found[0] else "").rpartition("://")
-        return Path(unquote(path)) if path.startswith("/") and scheme in ("", "file") else None
-
     for pattern, query in MODEL_FOLDERS:
         matched = re.fullmatch(pattern, artifact_uri)
-        if matched and (path := folder(query, matched.groups())) and path.exists():
+        if matched and (path := _folder(uri, query, matched.groups())) and path.exists():
             return path
     matched = re.fullmatch(r"runs:/([^/]+)/(.+)", artifact_uri)
-    if matched and (path := folder(RUN_FOLDER, matched.groups()[:1])) and (path / matched[2]).exists():
+    if matched and (path := run_folder(uri, matched[1])) and (path / matched[2]).exists():
         return path / matched[2]
     return None
+
+
+def run_folder(uri: str, run_id: str) -> Path | None:
+    """The folder of a run's artifacts; None where it is not on this machine, or the run in no SQLite file."""
+    return _folder(uri, RUN_FOLDER, [run_id]) if is_file(uri) else None
+
+
+def _folder(uri: str, query: str, given: Sequence[str]) -> Path | None:
+    found = _found(uri, lambda file: file.execute(query, given).fetchone())
+    scheme, _, path = str(found[0] if found and found[0] else "").rpartition("://")
+    return Path(unquote(path)) if path.startswith("/") and scheme in ("", "file") else None
 
 
 def _runs(file: sqlite3.Connection, which: str, given: Sequence[str]) -> list[RunRecord]:

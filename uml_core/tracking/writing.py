@@ -5,25 +5,26 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import shutil
 import tempfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import mlflow
 from filelock import FileLock
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 
 from uml_core.config import Experiment, TrackingConfig
 from uml_core.errors import InputError, first_line
 from uml_core.tracking.client import PatientClient, mlflow_client, quieten
 from uml_core.tracking.records import PARENT_TAG, PRESENTED_TAG, MetricPoint, metric_points
+from uml_core.tracking.sqlite_file import run_folder
 from uml_core.tracking.uri import check_tracking, sqlite_path, without_credentials, without_password
 
 if TYPE_CHECKING:
+    from mlflow.entities import Metric, RunTag  # MLflow takes a second to import, which files alone do without
+
     from uml_core.serving.predictor import Predictor
 
 
@@ -36,7 +37,7 @@ class MLflowTracker:
 
     def log_metrics(self, points: Sequence[MetricPoint], tags: Mapping[str, str] | None = None) -> None:
         """Log values, and tags in the same call."""
-        self._client.log_batch(self.run_id, metrics=finite_metrics(points), tags=_tags(tags or {}))
+        self._client.log_batch(self.run_id, metrics=_metrics(points), tags=_tags(tags or {}))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         self._client.log_batch(self.run_id, tags=_tags(tags))
@@ -58,10 +59,16 @@ class MLflowTracker:
                 self.log_folder(Path(directory), folder)
 
     def log_folder(self, directory: Path, folder: str) -> None:
+        place = run_folder(self._tracking.uri, self.run_id)
+        if place is not None:
+            shutil.copytree(directory, place / folder, dirs_exist_ok=True)
+            return
         self._client.log_artifacts(self.run_id, str(directory), folder)
 
     def log_predictor(self, predictor: Predictor, directory: Path) -> str:
         """Log the target model as an MLflow model of raw inputs; returns its URI."""
+        import mlflow
+
         from uml_core.tracking.target_model import log_target_model  # torch: who logs numbers has no use for it
 
         predictor.save(directory)
@@ -78,6 +85,8 @@ class MLflowTracker:
         A version that carries the same tags is taken for this one: a step that was killed registers nothing twice. The
         run's MLflow experiment names the run as the one that was presented last.
         """
+        from mlflow.exceptions import MlflowException
+
         client = self._client
         with contextlib.suppress(MlflowException):  # it exists; that it cannot be made shows in the next call
             client.create_registered_model(name)
@@ -108,6 +117,8 @@ def open_experiment(tracking: TrackingConfig, name: str) -> str:
 
     Raises InputError where the tracking URI cannot be reached or is of a kind MLflow no longer writes.
     """
+    from mlflow.exceptions import MlflowException
+
     quieten()
     check_tracking(tracking.uri)
     remote = tracking.uri.startswith(("http://", "https://", "databricks"))
@@ -144,6 +155,8 @@ def start_run(
     many gives the id that `open_experiment` has returned. A `request` is made once: where a
     process was killed after it had made the run, the same request finds that run.
     """
+    from mlflow.entities import Param
+
     client = PatientClient(experiment.tracking.uri)
     if experiment_id is None:
         found = client.get_experiment_by_name(experiment.name)
@@ -152,7 +165,7 @@ def start_run(
     all_tags = run_tags(experiment, name, kind, tags, parent_run_id)
     run = _create_run_once(client, experiment_id, all_tags, started_at, request)
     params = [Param(key, value) for key, value in run_params(experiment).items()]
-    client.log_batch(run.info.run_id, params=params, metrics=finite_metrics(points))
+    client.log_batch(run.info.run_id, params=params, metrics=_metrics(points))
     return MLflowTracker(experiment.tracking, run.info.run_id)
 
 
@@ -198,14 +211,31 @@ def _create_run_once(
     return client.patiently(create)
 
 
-def finite_metrics(points: Sequence[MetricPoint]) -> list[Metric]:
-    """MLflow's metrics; a value that is not finite is left out, for MLflow would store an infinity as a number."""
+class Value(NamedTuple):
+    """A value of a metric, as MLflow keeps it."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
+
+
+def finite_values(points: Sequence[MetricPoint]) -> list[Value]:
+    """What is logged now; a value that is not finite is left out, for MLflow would store an infinity as a number."""
     now = int(time.time() * 1000)
     finite = (point for point in points if math.isfinite(point.value))
-    return [Metric(metric_name(point.name), point.value, now, point.step) for point in finite]
+    return [Value(metric_name(point.name), point.value, now, point.step) for point in finite]
+
+
+def _metrics(points: Sequence[MetricPoint]) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    return [Metric(*value) for value in finite_values(points)]
 
 
 def _tags(tags: Mapping[str, str]) -> list[RunTag]:
+    from mlflow.entities import RunTag
+
     return [RunTag(key, value) for key, value in tags.items()]
 
 
