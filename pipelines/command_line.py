@@ -109,9 +109,14 @@ def guarded(
             CLOCK.begin()
             atexit.register(gc.freeze)  # else Python, at its end, looks at all objects of torch and MLflow: 2 s of CPU
             summary = body(arguments)
-        except InputError as error:
+        except Exception as error:
+            from uml_core.files.outages import outage_of  # pyarrow
+
+            said = error if isinstance(error, InputError) else outage_of(error)
+            if said is None:
+                raise
             sys.stdout.flush()
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {said}", file=sys.stderr)
             return 2
     if summary is not None:
         print(summary.text)

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+from tests.servers import FaultyS3
 from uml_core.config import Experiment, parse_experiment
 from uml_core.files.paths import filesystem_of
 from uml_core.store.corpus_table import CorpusTable
@@ -179,23 +180,26 @@ def picture_tree(directory: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An empty bucket of a local server that speaks S3; its address stands in the environment, as a user gives it."""
-    from moto.server import ThreadedMotoServer  # half a second for these tests alone
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
+def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+    """A local server that speaks S3, without faults; its address stands in the environment, as a user gives it."""
+    server = FaultyS3()
     for name, value in {
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
+        "AWS_ENDPOINT_URL": server.url,
     }.items():
         monkeypatch.setenv(name, value)
     filesystem_of.cache_clear()  # of an earlier server's address
-    filesystem, _ = pafs.FileSystem.from_uri("s3://uml-tests?allow_bucket_creation=true")
-    filesystem.create_dir("uml-tests")
-    yield "s3://uml-tests"
+    yield server
     server.stop()
     filesystem_of.cache_clear()
+
+
+@pytest.fixture
+def s3_bucket(s3_server: FaultyS3) -> str:
+    """An empty bucket of that server."""
+    filesystem, _ = pafs.FileSystem.from_uri("s3://uml-tests?allow_bucket_creation=true")
+    filesystem.create_dir("uml-tests")
+    return "s3://uml-tests"

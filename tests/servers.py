@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -57,3 +63,54 @@ class MLflowServer:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+
+class FaultyS3:
+    """A local S3 server (moto's) that fails by request, where `shares` says so, and altogether, for a while.
+
+    Faults by name: "500", "503"; "lost": it does what it was asked and answers 500; "cut": half of the answer; "slow":
+    the answer after `slow_s` seconds. Which request is hit is drawn from a seed.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        from moto.server import DomainDispatcherApplication, create_backend_app  # half a second, for few tests
+        from werkzeug.serving import make_server
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # which says every request
+        self.shares: Mapping[str, float] = {}
+        self.refused = ""  # 500 to whatever holds this in its path
+        self.slow_s, self.injected = 4.0, Counter[str]()
+        self._random, self._lock, self._down_until = random.Random(seed), threading.Lock(), 0.0
+        self._answer: Callable[..., Iterable[bytes]] = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server("127.0.0.1", 0, self._call, threaded=True)
+        self.url = f"http://127.0.0.1:{self._server.port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def go_down(self, seconds: float) -> None:
+        """Answer 500 to everything, for so long from now on."""
+        self._down_until = time.monotonic() + seconds
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _fault(self, path: str) -> str:
+        with self._lock:
+            is_down = time.monotonic() < self._down_until or (self.refused and self.refused in path)
+            weights = [*self.shares.values(), 1 - sum(self.shares.values())]
+            fault = "500" if is_down else self._random.choices([*self.shares, ""], weights)[0]
+            self.injected[fault] += 1
+        return fault
+
+    def _call(self, request: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        fault = self._fault(request["PATH_INFO"] + request["QUERY_STRING"])
+        if fault == "slow":
+            time.sleep(self.slow_s)
+        if fault == "lost":
+            b"".join(self._answer(request, lambda *_: None))
+        if fault in ("500", "503", "lost"):
+            request["wsgi.input"].read(int(request.get("CONTENT_LENGTH") or 0) if fault != "lost" else 0)
+            start("503 Slow Down" if fault == "503" else "500 Internal Server Error", [])
+            return [b""]
+        answer = b"".join(self._answer(request, start))
+        return [answer[: len(answer) // 2] if fault == "cut" else answer]

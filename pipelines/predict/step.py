@@ -34,6 +34,7 @@ from pipelines.predict.here import Predicted, predictions_here
 from pipelines.progress import stage
 from uml_core.corpora.readers.inputs import stream_inputs
 from uml_core.errors import InputError
+from uml_core.files.outages import named
 from uml_core.serving.predictor import Predictions, Predictor
 from uml_core.tracking.reading import load_predictor
 
@@ -76,6 +77,7 @@ def run(
     schema = SCHEMA if max_classes is None else pa.unify_schemas([SCHEMA, TOP_SCHEMA])
     with (
         stage("encode", "loading the encoder"),
+        named(output),
         ParquetFile(output, schema) as predictions,
         ParquetFile(rejected_place(output), REJECTED_SCHEMA, keep_empty=False) as rejected,
     ):
@@ -133,7 +135,11 @@ class ParquetFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._writer.close()
+        try:
+            self._writer.close()
+        except OSError:
+            self._fs.delete_file(self._temporary)
+            raise
         if kind is None and (self.num_rows or self._keep_empty):
             self._fs.move(self._temporary, self._path)
             return

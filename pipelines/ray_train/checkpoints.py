@@ -25,6 +25,7 @@ import torch
 
 from uml_core.config import TrainConfig
 from uml_core.files.atomic import read_if_there
+from uml_core.files.outages import named
 from uml_core.store.corpus_store import open_filesystem
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ class ReportPace:
 
 
 def save_state(state: Mapping[str, Any], directory: Path) -> None:
-    torch.save(state, directory / STATE_FILE)
+    with named(str(directory)), (directory / STATE_FILE).open("wb") as file:
+        torch.save(state, file)  # given the name, torch does not say that the disk is full
     step = state["progress"]["step"] if state else 0
     facts = {"step": step, "sha256": _digest(directory / STATE_FILE)}
     (directory / FACTS_FILE).write_text(json.dumps(facts), encoding="utf-8")
@@ -131,7 +133,7 @@ class CheckpointWriter:
     def write(self, state: Mapping[str, Any]) -> None:
         path = f"{self._root}/{FOLDER_PREFIX}{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
         self._filesystem.create_dir(path)
-        with tempfile.TemporaryDirectory() as directory:
+        with tempfile.TemporaryDirectory() as directory, named(path):
             save_state(state, Path(directory))
             pafs.copy_files(directory, path, destination_filesystem=self._filesystem)
         self._steps[path] = state["progress"]["step"]

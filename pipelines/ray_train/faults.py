@@ -30,6 +30,7 @@ from ray.train import ControllerError, UserCallback, WorkerGroupError
 from ray.util.placement_group import PlacementGroup
 
 from uml_core.errors import InputError, OutageError, listing
+from uml_core.files.outages import outage_of
 
 # What torch says of a collective that ends badly, of NCCL and of gloo; and where in torch it was called.
 NCCL_TIMEOUT = re.compile(r"OpType=(\w+).*?Timeout\(ms\)=(\d+)")
@@ -48,6 +49,8 @@ class MistakeCallback(UserCallback):
             if isinstance(raised, InputError):
                 # Anew, without what holds it. An outage leaves the run unfinished: the same line goes on with it.
                 raise (OutageError if isinstance(raised, OutageError) else InputError)(str(raised))
+            if (outage := outage_of(error)) is not None:  # which was waited for: the next attempt would be as long
+                raise outage
 
 
 @contextlib.contextmanager

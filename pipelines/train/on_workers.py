@@ -32,6 +32,7 @@ from uml_core.evaluation.outcome import RunOutcome
 from uml_core.files.paths import one_line
 from uml_core.serving.predictor import Predictor
 from uml_core.serving.target_predictor import load_predictor_folder
+from uml_core.store.corpus_store import open_filesystem
 from uml_core.tracking.records import run_kind
 from uml_core.tracking.uri import without_password
 
@@ -55,6 +56,7 @@ def train_on_workers(
         check_gpu_types(gpu_types(cluster.train_on))
     _check_streaming(experiment, checked)
     sums = add_up_rows(experiment, checked)
+    storage, path = open_filesystem(attempt.storage_path)
     with tempfile.TemporaryDirectory() as folder:
         state_file = Path(folder) / "state.json"
         bar = TrainingBar(f"train {run_kind(experiment)}", experiment.num_steps)
@@ -77,7 +79,8 @@ def train_on_workers(
                 ),
                 run_config=RunConfig(
                     name=attempt.name,
-                    storage_path=attempt.storage_path,
+                    storage_path=path,
+                    storage_filesystem=storage,  # ours is patient
                     checkpoint_config=CheckpointConfig(num_to_keep=settings.keep_checkpoints),
                     failure_config=FailureConfig(max_failures=MAX_LOSSES),
                     callbacks=[MLflowCallback(experiment.tracking, run_id, state_file), MistakeCallback()],

@@ -29,6 +29,7 @@ from pipelines.tune.folder import Assignment, SweepFolder, TrialResult
 from uml_core.config import Experiment
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import evaluation_points, outcome_points
+from uml_core.files.outages import outage_of
 from uml_core.tracking.records import MetricPoint
 from uml_core.training.packs import shapes_of, train_together
 from uml_core.training.run import Evaluation, TrainingRun
@@ -131,7 +132,8 @@ def _train(runs: Sequence[TrainingRun], on_evaluation: OnEvaluation) -> Sequence
     except InputError as error:
         return [error]
     except Exception as error:
-        if runs[0].experiment.num_steps:  # it has a process to itself, whose end Tune reports
+        # It has a process to itself, whose end Tune reports; and an outage is no fault of the trial.
+        if runs[0].experiment.num_steps or outage_of(error) is not None:
             raise
         logger.exception("a head in closed form failed")
         return [error]

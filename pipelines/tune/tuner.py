@@ -27,6 +27,8 @@ from pipelines.tune.proposals import Proposals, trial_resources, trials_shown
 from pipelines.tune.trial import train_trials
 from uml_core.config import Experiment, TuneConfig
 from uml_core.files import paths
+from uml_core.files.outages import outage_of
+from uml_core.store.corpus_store import open_filesystem
 from uml_core.sweeps.space import GroupName
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ def train_under_tune(
     )  # which warns that there are none
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # tracebacks; `TrialCallback` says it in a line
     ENV_VARS_TO_PROPAGATE.difference_update(STORAGE_KEYS)  # else Ray writes them into the logs of the nodes
+    storage, path = open_filesystem(paths.join(paths.parent(folder.uri), "trials-ray"))
     with trials_shown(proposals) as shown:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
@@ -63,7 +66,8 @@ def train_under_tune(
                 max_concurrent_trials=at_once,
             ),
             run_config=tune.RunConfig(
-                storage_path=paths.join(paths.parent(folder.uri), "trials-ray"),
+                storage_path=path,
+                storage_filesystem=storage,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=MAX_LOSSES),
                 callbacks=[TrialCallback(proposals, log, folder, shown, StepMetrics("tune", experiment.name))],
@@ -172,12 +176,20 @@ class TrialCallback(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a process was lost, whose trials go on in another."""
+        self._raise_outage(trial)
         logger.warning("a process of the sweep was lost; its trials go on in another (%s)", _cause(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record the trials of processes that died again and again, but for those that had ended; the sweep goes on."""
+        self._raise_outage(trial)
         logger.warning("trials have failed: %s", _cause(trial))
         self._log_results(trial, lambda: TrialResult.failed(_cause(trial)))
+
+    def _raise_outage(self, trial: Any) -> None:
+        """End the sweep where storage was waited for in vain: no fault of the trial, which the same line trains."""
+        error = getattr(trial, "get_pickled_error", lambda: None)()
+        if error is not None and (outage := outage_of(error)) is not None:
+            raise outage
 
     def _log_results(self, trial: Any, otherwise: Callable[[], TrialResult]) -> None:
         """Log the trials of a Tune trial; one that left no result is given another, which is written for it."""

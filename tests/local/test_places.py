@@ -33,9 +33,11 @@ from pipelines.theory import __main__ as theory_command
 from pipelines.train import step as train
 from pipelines.tune import step as tune
 from tests.conftest import vector_tree, write_vector_corpora
+from tests.servers import FaultyS3
 from uml_core.config import parse_experiment
 from uml_core.errors import InputError
 from uml_core.files.paths import open_bytes, remote
+from uml_core.tracking.reading import download
 
 
 def contents(place: str) -> bytes:
@@ -43,8 +45,13 @@ def contents(place: str) -> bytes:
         return file.read()
 
 
-def test_every_step_on_object_storage(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an address in the URI; with one in the environment, as in `make cluster`, paths have no query to keep."""
+def test_every_step_on_object_storage(
+    s3_bucket: str, s3_server: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an address in the URI; with one in the environment, as in `make cluster`, paths have no query to keep.
+
+    One answer in five fails, and nothing comes to another end than on a disk.
+    """
     query = f"?endpoint_override={os.environ['AWS_ENDPOINT_URL'].removeprefix('http://')}&scheme=http"
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     write_vector_corpora(tmp_path)
@@ -56,10 +63,19 @@ def test_every_step_on_object_storage(s3_bucket: str, tmp_path: Path, monkeypatc
             stream.write(file.read_bytes())
         corpus["path"] = f"{s3_bucket}/corpora/{file.name}{query}"
     experiment = with_absolute_paths(parse_experiment(tree))
+    apart = experiment.override({"name": "apart", "store": str(tmp_path / "store")})
+    assert embed.run(apart).results["corpora"].keys() == experiment.corpora.keys()
+    alone = train.run(apart).results
+    s3_server.shares = {"500": 0.06, "503": 0.05, "lost": 0.05, "cut": 0.04}
 
     embed.run(experiment)
     assert advise.run(experiment, 2).results
     trained = train.run(experiment)
+    weights = [
+        download(experiment.tracking.uri, f"runs:/{run}/weights/model.safetensors", tmp_path / run).read_bytes()
+        for run in (alone["run_id"], trained.results["run_id"])
+    ]
+    assert weights[0] == weights[1]
     tune.run(experiment, "closed_form")
     evaluate.run(experiment)
     assert status.run(experiment).results["corpora"] == dict.fromkeys(experiment.corpora, "finished")
@@ -76,6 +92,7 @@ def test_every_step_on_object_storage(s3_bucket: str, tmp_path: Path, monkeypatc
     assert json.loads(contents(f"{s3_bucket}/head/head.json{query}"))["classes"]
     assert exported.results["output"] == f"{s3_bucket}/head{query}"
     assert gc.run(experiment, delete_them=True).results["bytes"] > 0
+    assert all(s3_server.injected[fault] for fault in s3_server.shares)
     assert not list(tmp_path.glob("**/s3:*")), "nothing lies in a folder that is called as a URI"
 
 

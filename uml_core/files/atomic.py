@@ -5,11 +5,14 @@ A file that can be seen is complete: who is killed while writing leaves a tempor
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import uuid
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+
+from uml_core.files.outages import named
 
 LOCAL = pafs.LocalFileSystem()
 TEMPORARY = ".tmp-"  # hidden, so that a corpus folder or a Parquet data set does not list what a killed writer left
@@ -20,8 +23,13 @@ def write_whole(filesystem: pafs.FileSystem, path: str, content: bytes | pa.Buff
     folder = posixpath.dirname(path) or "."
     filesystem.create_dir(folder, recursive=True)
     temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
-    with filesystem.open_output_stream(temporary) as stream:
-        stream.write(content)
+    try:
+        with named(path), filesystem.open_output_stream(temporary) as stream:
+            stream.write(content)
+    except OSError:
+        with contextlib.suppress(OSError):
+            filesystem.delete_file(temporary)  # whose room others may need
+        raise
     filesystem.move(temporary, path)
 
 

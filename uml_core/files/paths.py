@@ -10,7 +10,6 @@ import functools
 import io
 import json
 import os
-import pickle
 import posixpath
 import stat
 import zlib
@@ -27,6 +26,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from uml_core.errors import InputError
+from uml_core.files.outages import PatientS3FileSystem
 
 # What pyarrow and fsspec raise for a path or URI that is missing, forbidden, unreachable or unknown, and gzip for one
 # that is damaged.
@@ -100,16 +100,24 @@ def filesystem_of(scheme: str, netloc: str, query: str) -> tuple[pafs.FileSystem
         other, path = fsspec.core.url_to_fs(uri)
         filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(other))
     if scheme == "s3":
-        # One made from a URI tries a silent server 31 times (100 s a file). A copy made through pickle goes through the
-        # constructor, with its 3 attempts (10 s), and keeps region, address and credentials.
-        filesystem = pickle.loads(pickle.dumps(filesystem))
+        filesystem = PatientS3FileSystem.like(filesystem)
     return filesystem, path.removesuffix("/root")
+
+
+@functools.lru_cache(maxsize=64)
+def check_there(scheme: str, netloc: str, query: str) -> None:
+    """Raise OSError within seconds where nobody is at an S3 address, else see `files.outages`; once a process."""
+    filesystem, bucket = filesystem_of(scheme, netloc, query)
+    if isinstance(filesystem, PatientS3FileSystem):
+        filesystem.check_there(bucket)
 
 
 def kind_of(location: str, setting: str) -> str:
     """File, folder or missing. Raises InputError, with the setting's name, for what cannot be opened."""
     try:
         if is_uri(location):
+            parts = urlsplit(location)
+            check_there(parts.scheme, parts.netloc, parts.query)
             filesystem, path = remote(location)
             kinds = {pafs.FileType.File: "file", pafs.FileType.Directory: "folder"}
             return kinds.get(filesystem.get_file_info(path).type, "missing")

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.fs as pafs
 
 from uml_core.corpora.rows import Hashes, HashSet, Row, contains, first_halves, hashes_of
+from uml_core.files.outages import named
 from uml_core.store.parts import keys_of
 
 ROWS_AT_ONCE = 1024  # rows whose keys are compared together
@@ -108,7 +109,8 @@ class RowSpool:
             if not names:
                 self.filesystem.create_dir(self.directory, recursive=True)
             names.append(f"{len(names):08d}")
-            with self.filesystem.open_output_stream(f"{self.directory}/{names[-1]}") as stream:
+            path = f"{self.directory}/{names[-1]}"
+            with named(path), self.filesystem.open_output_stream(path) as stream:
                 stream.write("\n".join(json.dumps(row.as_json()) for row in rows).encode())
         return names
 
