@@ -174,7 +174,7 @@ def picture_tree(directory: Path) -> dict[str, Any]:
             "pictures": {"modality": "image", "format": "folder", "path": str(directory / "pictures")},
             "names": {"modality": "text", "format": "table", "path": str(directory / "names.jsonl")},
         },
-        "embed": {"part_rows": 8, "actors": 1, "batch_size": 8},  # an actor is a process with torch and an encoder
+        "embed": {"part_rows": 8, "batch_size": 8},
         "train": {"max_steps": 40, "eval_every": 20, "batch_size": 8},
     }
 

@@ -45,6 +45,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 def experiment(tmp_path: Path) -> Experiment:
     """Pictures for a light encoder."""
     tree = light(picture_tree(write_picture_corpora(tmp_path)))
+    tree["embed"]["actors"] = 1  # by default so few rows are encoded without Ray
     del tree["corpora"]["names"]
     return parse_experiment(tree)
 
