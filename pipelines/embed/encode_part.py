@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ class EncodePart:
         set_encoder_threads(workers)
         self._encoders, self._loaded = encoder, dict[EncoderSettings, Encoder]()
         self._read, self._settings, self._device, self._precision = read, settings, workers.device, precision
-        self._stores = {corpus: CorpusStore(*store) for corpus, store in stores.items()}
+        self._store_of = functools.cache(lambda corpus: CorpusStore(*stores[corpus]))
         self._name = uuid.uuid4().hex
         self._metrics, self._idle_since = StepMetrics("embed", experiment), time.perf_counter()
 
@@ -58,7 +59,7 @@ class EncodePart:
         started = time.perf_counter()
         rows, values, encoded_rows = self._encode(part, encoder)
         encoded = time.perf_counter()
-        self._stores[corpus].write_part(rows, values, part.rejected, dim=encoder.dim)
+        self._store_of(corpus).write_part(rows, values, part.rejected, dim=encoder.dim)
         written = time.perf_counter()
         first = part.rejected[0] if part.rejected else None
         facts = {
@@ -80,7 +81,7 @@ class EncodePart:
         return {name: np.array([value]) for name, value in facts.items()}
 
     def _record(self, facts: Mapping[str, Any], wait_s: float) -> None:
-        corpus = facts["corpus"]
+        corpus = facts["corpus"].partition("/")[0]  # of a slice, too
         self._metrics.count("uml_rows", facts["rows"] - facts["rejected"], corpus=corpus)
         self._metrics.count("uml_rejected_rows", facts["rejected"], corpus=corpus)
         for stage, seconds in {"wait": wait_s, **{stage: facts[f"{stage}_s"] for stage in STAGES}}.items():

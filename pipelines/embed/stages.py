@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from uml_core.config import EncoderConfig
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Encoder, build_encoder
 from uml_core.store.listing import RowSpool
+
+if TYPE_CHECKING:
+    import ray.data
 
 Batch = dict[str, np.ndarray]
 ReadPart = Callable[[Any], Sequence[Row]]
@@ -40,7 +43,7 @@ class SpooledParts:
 
 
 def corpus_of(part: str) -> str:
-    return part.rpartition("/")[0]
+    return part.partition("\n")[0].rpartition("/")[0]  # of a slice, the rows of a part are the lines behind its name
 
 
 def decode_part(batch: Batch, encoder: Encoders, read: ReadPart) -> Batch:
@@ -84,13 +87,28 @@ def stream_parts(
     import ray.data  # a second, and pandas
 
     dataset = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
+    yield from stream_dataset(dataset, actor, workers, encoder=settings, read=read, arguments=arguments)
+
+
+def stream_dataset(
+    dataset: ray.data.Dataset,
+    actor: type,
+    workers: Workers,
+    *,
+    encoder: Encoders,
+    read: ReadPart,
+    arguments: dict[str, Any],
+) -> Iterator[dict[str, Any]]:
+    """The same of a data set with a part in each block, in column part."""
+    import ray.data
+
     if workers.decoders != 0:
         dataset = dataset.map_batches(
             decode_part,
             batch_size=1,
             num_cpus=DECODE_CPUS,
             compute=ray.data.TaskPoolStrategy(size=workers.decoders),
-            fn_kwargs={"encoder": settings, "read": read},
+            fn_kwargs={"encoder": encoder, "read": read},
         )
     yield from dataset.map_batches(
         actor,
@@ -99,5 +117,5 @@ def stream_parts(
         num_gpus=1 if workers.device == "cuda" else 0,
         resources=share_of(workers.nodes),
         compute=ray.data.ActorPoolStrategy(min_size=workers.actors, max_size=workers.most or workers.actors),
-        fn_constructor_kwargs={"encoder": settings, "read": read, "workers": workers, **arguments},
+        fn_constructor_kwargs={"encoder": encoder, "read": read, "workers": workers, **arguments},
     ).iter_rows()

@@ -9,7 +9,8 @@ The driver lists each corpus once, as a stream, compares it with the keys of the
 missing in parts. Ray Data streams the parts of all corpora, one after the other, to actors that hold the encoders
 (`pipelines.embed.stages`). A part is written in one rename, so a killed run, started again, embeds only what is
 missing. Where nothing is missing, neither torch nor Ray Data is imported. Few missing rows are encoded before Ray would
-have started.
+have started. A corpus of very many shards, tables or folders is listed by many tasks instead, beside encoding
+(`pipelines.embed.slices`).
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ from pipelines.stores import corpus_store
 from pipelines.timings import add_workers, timed
 from uml_core.config import Experiment
 from uml_core.corpora.readers import rows_of
+from uml_core.corpora.readers.base import CorpusSource
+from uml_core.corpora.readers.slices import FEWEST, slices_for
 from uml_core.encoders import build_encoder, store_precision
 from uml_core.store.listing import Listing
+from uml_core.store.sliced_store import SlicedStore
 from uml_core.tracking.uri import check_tracking
 
 FIRST_SHARE = 8  # of a full part: so that the first is soon done, and all actors have work of a small corpus
@@ -81,10 +85,13 @@ def embed_corpora(
     Raises:
         InputError: more rows of a corpus are unreadable than embed.max_rejected; what is embedded stays, of all.
     """
-    left: list[CorpusWork] = []
+    left, sliced = list[CorpusWork](), dict[str, int]()
     for corpus in corpora:
         if experiment.encoder_of(corpus) is None:
             results[corpus] = adopt_ready(experiment, corpus, corpus_store(experiment, corpus))
+            continue
+        if (count := num_slices(experiment, corpus)) > 1:
+            sliced[corpus] = count
             continue
         work = CorpusWork(experiment, corpus)
         manifest = work.finished_manifest()
@@ -92,13 +99,37 @@ def embed_corpora(
             left.append(work)
         else:
             results[corpus] = facts_of(manifest, up_to_date=True)
-    if left:
+    if left or sliced:
         check_tracking(experiment.tracking.uri)  # not after hours of work
     with contextlib.ExitStack() as session:  # Ray starts where rows are missing, and stops after the last
         waits = False
         while left:
             _embed_free(left, session, shown, results, waits=waits)
             left, waits = [work for work in left if work.corpus not in results], True
+        for corpus, count in sliced.items():
+            session.enter_context(ray_session())
+            results[corpus] = _embed_sliced(experiment, corpus, count, shown)
+
+
+def num_slices(experiment: Experiment, corpus: str) -> int:
+    """Into how many slices a corpus is split: as its store was begun, else as embed.slices has it."""
+    source, given = CorpusSource(corpus, experiment.corpora[corpus]), experiment.embed.slices
+    if source.corpus.format not in FEWEST:
+        return 1
+    count = _sliced(experiment, corpus).num_slices()
+    return count or (slices_for(source) if given == "auto" else given)
+
+
+def _sliced(experiment: Experiment, corpus: str) -> SlicedStore:
+    store = corpus_store(experiment, corpus)
+    return SlicedStore(store.uri, corpus, store.fingerprint)
+
+
+@timed("encode")
+def _embed_sliced(experiment: Experiment, corpus: str, count: int, shown: StepProgress) -> dict[str, Any]:
+    from pipelines.embed.slices import embed_sliced  # torch and Ray Data take seconds
+
+    return embed_sliced(experiment, corpus, _sliced(experiment, corpus), count, shown)
 
 
 @timed("encode")

@@ -123,6 +123,46 @@ def files_in(pictures: Path) -> Counter[str]:
     return Counter(file.relative_to(pictures).as_posix() for file in pictures.rglob("*.png"))
 
 
+def test_a_corpus_in_slices_holds_the_same_goes_on_and_refuses_an_id_in_two_of_them(tmp_path: Path) -> None:
+    """One history of one store of 3 slices, beside the same rows in one."""
+    pictures = tmp_path / "pictures"
+    tree = light(picture_tree(write_picture_corpora(tmp_path)))
+    tree["corpora"] = {"pictures": {"modality": "image", "format": "table", "path": f"{tmp_path}/*.jsonl"}}
+    files = sorted(files_in(pictures))
+    for piece in range(6):
+        lines = [{"id": file, "path": f"pictures/{file}", "label": "a"} for file in files[piece::6]]
+        (tmp_path / f"{piece}.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    (tmp_path / "names.jsonl").unlink()
+    (pictures / files[0]).write_bytes(b"not a picture")
+    sliced = parse_experiment({**tree, "embed": {"slices": 3, "part_rows": 4, "actors": 2, "max_rejected": 0.1}})
+    facts = embed_only(sliced, "pictures")
+    assert (facts["rows"], facts["rejected_rows"], facts["new"]) == (len(files) - 1, 1, len(files))
+    store = corpus_store(sliced, "pictures")
+    assert {part.split("/")[0] for part in store.finished_manifest()["parts"]} > {"slice-0000"}
+    assert not list(Path(store.directory).rglob("*tmp-*"))
+    assert rejected_of(sliced, "pictures").keys() == {files[0]}
+
+    whole = sliced.override({"store": str(tmp_path / "other"), "embed.slices": 1})
+    embed_only(whole, "pictures")
+    ours, theirs = store.load(), corpus_store(whole, "pictures").load()
+    assert store.load_ids() == corpus_store(whole, "pictures").load_ids() == tuple(files[1:])
+    assert np.array_equal(ours.embeddings, theirs.embeddings)
+
+    assert embed_only(sliced.override({"embed.slices": "auto"}), "pictures")["up_to_date"], "it keeps its slices"
+    lines = (tmp_path / "1.jsonl").read_text(encoding="utf-8").splitlines()
+    new = {"id": "new", "path": f"pictures/{files[1]}", "label": "a"}
+    (tmp_path / "1.jsonl").write_text("\n".join([*lines[1:], json.dumps(new)]), encoding="utf-8")
+    facts = embed_only(sliced, "pictures")
+    assert (facts["new"], facts["changed"], facts["removed"], facts["encoded_rows"]) == (1, 0, 1, 1)
+
+    for piece in range(6):
+        with (tmp_path / f"{piece}.jsonl").open("a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps({**new, "id": "twice"}))
+    with pytest.raises(InputError, match=r"corpora\.pictures: id 'twice' occurs again in another shard"):
+        embed_only(sliced, "pictures")
+    assert store.finished_manifest()["rows"] == len(files) - 1, "readers see what they saw"
+
+
 def test_every_row_once_then_nothing_then_only_what_is_missing(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

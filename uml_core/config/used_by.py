@@ -82,7 +82,7 @@ USES: Mapping[str, Use] = {
     **{key: use for encoder in _ENCODERS for key, use in _uses(encoder, _ENCODER_KEYS, "store").items()},
     **{key: use for encoder in _ENCODERS for key, use in _uses(encoder, "compile").items()},
     **_uses("embed", "dtype precision", "store"),
-    **_uses("embed", "batch_size part_rows use_gpu actors decoders max_rejected"),
+    **_uses("embed", "batch_size part_rows slices use_gpu actors decoders max_rejected"),
     **_uses("model", "backbone head", "model", "pack"),
     **_uses("model", "trained_blocks trained_auxiliaries drop_path", "model", when=(TRAINED_ENCODER,)),
     **_uses("model.lora", "rank alpha dropout targets", "model", when=(ADAPTERS,)),

@@ -131,15 +131,15 @@ class CorpusStore:
         """The parts on disk, also those that no manifest lists. A part's name comes from its rows."""
         return sorted(info.base_name for info in self._entries() if info.base_name.startswith(PREFIX))
 
-    def stored_keys(self) -> Hashes:
-        """The keys of the rows in all parts on disk, sorted: 16 bytes a row, the footers are not kept."""
-        keys = _keys_of_parts(self.footers())
+    def stored_keys(self, names: Sequence[str] | None = None) -> Hashes:
+        """The keys of the rows in all parts on disk, or in some, sorted: 16 bytes a row, the footers are not kept."""
+        keys = _keys_of_parts(self.footers(names))
         keys.sort()
         return keys
 
-    def footers(self) -> list[PartFooter]:
+    def footers(self, names: Sequence[str] | None = None) -> list[PartFooter]:
         """What every part on disk says of itself; parts of an older schema and damaged files count as absent."""
-        names = self.part_names()
+        names = self.part_names() if names is None else names
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
             return [footer for footer in pool.map(self._footer, names) if footer is not None]
 

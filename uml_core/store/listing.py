@@ -45,6 +45,11 @@ class Listing:
         return self._keys.members()
 
     @property
+    def missing_ids(self) -> Hashes:
+        """The hashes of the ids of missing rows that streamed by, sorted."""
+        return self._missing_ids.members()
+
+    @property
     def num_missing(self) -> int:
         """Rows that streamed by and were not stored."""
         return len(self._missing_ids)

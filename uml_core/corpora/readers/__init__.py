@@ -13,7 +13,7 @@ from itertools import chain
 
 from uml_core.config import CorpusConfig, Experiment
 from uml_core.config.corpora import READY_FORMATS
-from uml_core.corpora.readers.base import SUFFIXES, CorpusSource, Reader, checked
+from uml_core.corpora.readers.base import SUFFIXES, CorpusSource, Reader, RowChecks, checked
 from uml_core.corpora.readers.folder import read_folder
 from uml_core.corpora.readers.sentences import read_descriptors, read_templates
 from uml_core.corpora.readers.table import read_table
@@ -38,6 +38,8 @@ def stream_rows(
     *,
     classes: Callable[[], Sequence[str]] | None = None,
     ids_from_paths: bool = False,
+    slice_of: tuple[int, int] | None = None,
+    checks: RowChecks | None = None,
 ) -> Iterator[Row]:
     """Yield the rows of a corpus in a fixed order, without reading their content.
 
@@ -48,19 +50,23 @@ def stream_rows(
         corpus: its settings.
         classes: returns the target's classes; format templates asks for them.
         ids_from_paths: whether rows of a table that have a path and no id are named by their path.
+        slice_of: of many slices the one to list (index, count); it may be empty.
+        checks: remembers the ids.
 
     Raises:
         InputError: while iterating; the path is missing, empty or not of the stated format.
     """
     found = False
-    for row in checked(READERS[corpus.format](CorpusSource(name, corpus, classes, ids_from_paths))):
+    for row in checked(READERS[corpus.format](CorpusSource(name, corpus, classes, ids_from_paths, slice_of)), checks):
         found = True
         yield row
-    if not found:
+    if not found and slice_of is None:
         raise InputError(f"corpora.{name} is empty: no rows found in {corpus.path} (format {corpus.format})")
 
 
-def rows_of(experiment: Experiment, corpus: str) -> Iterator[Row]:
+def rows_of(
+    experiment: Experiment, corpus: str, slice_of: tuple[int, int] | None = None, checks: RowChecks | None = None
+) -> Iterator[Row]:
     """Yield the rows of a corpus of an experiment; templates are filled with the target's classes, or the bridges'."""
     described = experiment.bridges if corpus in experiment.bridge_texts else (experiment.target,)
 
@@ -68,7 +74,7 @@ def rows_of(experiment: Experiment, corpus: str) -> Iterator[Row]:
         rows = chain.from_iterable(_labelled(name, experiment.corpora[name]) for name in described)
         return sorted({row.label for row in rows if row.label is not None and row.split == "train"})
 
-    return stream_rows(corpus, experiment.corpora[corpus], classes=classes)
+    return stream_rows(corpus, experiment.corpora[corpus], classes=classes, slice_of=slice_of, checks=checks)
 
 
 def _labelled(name: str, corpus: CorpusConfig) -> Iterator[Row]:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from uml_core.config import CorpusConfig
-from uml_core.corpora.rows import HashSet, Row, canonical_split, escaped, hashes_of
+from uml_core.corpora.rows import Hashes, HashSet, Row, canonical_split, escaped, hash64, hashes_of
 from uml_core.errors import InputError
 from uml_core.files.paths import kind_of
 
@@ -41,13 +41,19 @@ SUFFIXES: Mapping[str, frozenset[str]] = {
 class CorpusSource:
     """A corpus to list: its name and settings, and the target's classes (asked for by templates alone).
 
-    With `ids_from_paths` a table's rows without an id are named by their path.
+    With `ids_from_paths` a table's rows without an id are named by their path. Of a `slice` (index, count) only the
+    pieces that it takes are listed.
     """
 
     name: str
     corpus: CorpusConfig
     classes: Callable[[], Sequence[str]] | None = None
     ids_from_paths: bool = False
+    slice: tuple[int, int] | None = None
+
+    def takes(self, piece: str) -> bool:
+        """Whether a piece (a shard, a table, a class folder) is to be listed."""
+        return self.slice is None or hash64(piece) % self.slice[1] == self.slice[0]
 
     @property
     def setting(self) -> str:
@@ -144,9 +150,9 @@ def scalar(column: str, value: object) -> tuple[str | None, str | None]:
     return str(value), None
 
 
-def checked(rows: Iterable[Row]) -> Iterator[Row]:
+def checked(rows: Iterable[Row], checks: RowChecks | None = None) -> Iterator[Row]:
     """Yield the rows, with a fault on each that repeats an id or cannot be stored as UTF-8."""
-    checks = RowChecks()
+    checks = checks or RowChecks()
     stream = iter(rows)
     while batch := list(itertools.islice(stream, ROWS_AT_ONCE)):
         yield from checks.apply(batch)
@@ -158,6 +164,11 @@ class RowChecks:
     def __init__(self) -> None:
         self._ids = HashSet()
         self._checked = 0
+
+    @property
+    def ids(self) -> Hashes:
+        """The ids of all rows without a fault, sorted."""
+        return self._ids.members()
 
     def apply(self, batch: Iterable[Row]) -> list[Row]:
         rows = [_storable(row) for row in batch]

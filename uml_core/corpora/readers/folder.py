@@ -46,9 +46,9 @@ def read_folder(source: CorpusSource) -> Iterator[Row]:
     if source.kind() == "file":
         raise InputError(f"{source.setting} is {source.location}, a file; format folder needs a folder of classes")
     census = Census(corpus.modality)
-    depth: int | None = None
+    depth = None if source.slice is None else class_depth(source) + 1
     first_odd: str | None = None
-    for found in walk(source.location, census):
+    for found in walk(source.location, census, source if depth else None, depth or 0):
         parts = found.relative.split("/")
         fault = found.fault
         if fault is None and depth is None and len(parts) in (2, 3):
@@ -74,11 +74,19 @@ def read_folder(source: CorpusSource) -> Iterator[Row]:
     census.warn(f"corpora.{source.name}")
 
 
-def walk(root: str, census: Census) -> Iterator[Found]:
+def class_depth(source: CorpusSource) -> int:
+    """How deep class folders lie: 1, or 2 where splits lie above them, as the first file says."""
+    found = walk(source.location, Census(source.corpus.modality))
+    depths = (each.relative.count("/") for each in found if each.fault is None)
+    return next((depth for depth in depths if depth in (1, 2)), 1)
+
+
+def walk(root: str, census: Census, source: CorpusSource | None = None, depth: int = 0) -> Iterator[Found]:
     """Yield the files of a modality under a folder, each folder in the order of its names.
 
     Links are followed where they stay inside, but a linked folder only as a split or class, so that a circle of links
-    ends. What cannot be followed is yielded with a fault. Memory holds the names of the folders on the way down.
+    ends. What cannot be followed is yielded with a fault. Memory holds the names of the folders on the way down. Of a
+    `source` whose files lie at a `depth` only the class folders that it takes are walked.
 
     Raises:
         InputError: the folder itself cannot be listed.
@@ -87,13 +95,18 @@ def walk(root: str, census: Census) -> Iterator[Found]:
         entries = list_folder(root, root)
     except STORAGE_ERRORS as error:
         raise InputError(f"{root} cannot be listed: {one_line(error)}") from None
-    yield from _below(root, "", entries, census)
+    yield from _below(root, "", entries, census, source, depth)
 
 
-def _below(root: str, folder: str, entries: Iterator[Entry], census: Census) -> Iterator[Found]:
+def _below(
+    root: str, folder: str, entries: Iterator[Entry], census: Census, source: CorpusSource | None, depth: int
+) -> Iterator[Found]:
     is_barren = True  # so far: no folder and no file of a known ending
     for entry in entries:
         relative = f"{folder}/{entry.name}" if folder else entry.name
+        if source is not None and not _is_taken(source, relative, entry, depth):
+            is_barren = False  # as far as this slice sees
+            continue
         ending = PurePosixPath(entry.name).suffix.lower()
         if not entry.kind.endswith("folder") and ending not in SUFFIXES[census.modality]:
             census.other_endings[ending[:12]] += 1
@@ -105,8 +118,18 @@ def _below(root: str, folder: str, entries: Iterator[Entry], census: Census) -> 
             except STORAGE_ERRORS as error:
                 yield Found(relative, entry, f"folder cannot be listed: {one_line(error)}")
             else:
-                yield from _below(root, relative, inner, census)
+                yield from _below(root, relative, inner, census, source, depth)
         else:
             yield Found(relative, entry, FAULTS[entry.kind])
     if is_barren and folder:
         census.barren.append(folder)
+
+
+def _is_taken(source: CorpusSource, relative: str, entry: Entry, depth: int) -> bool:
+    """Whether an entry is to be walked: a class folder by its name, what lies above by its folder's, all below one."""
+    level = relative.count("/") + 1
+    if level >= depth:
+        return True
+    if entry.kind.endswith("folder"):
+        return level < depth - 1 or source.takes(relative)
+    return source.takes(relative.rpartition("/")[0])

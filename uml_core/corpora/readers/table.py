@@ -49,6 +49,8 @@ def read_table(source: CorpusSource) -> Iterator[Row]:
     files = files_of(source.location, TABLE_SUFFIXES, source.setting)
     names = RecordNames(corpus.split, by_path=source.ids_from_paths)
     for location, name in zip(files, relative_names(files), strict=True):
+        if not source.takes(name):
+            continue
         table = open_table(source.setting, location, {str(ours): theirs for ours, theirs in corpus.columns.items()})
         names.prefix = f"{name}/" if len(files) > 1 else ""
         names.label_names = table.label_names

@@ -68,6 +68,8 @@ def read_webdataset(source: CorpusSource) -> Iterator[Row]:
     names = RecordNames(source.corpus.split)
     shards = files_of(source.location, (".tar",), source.setting)
     for location, shard in zip(shards, relative_names(shards), strict=True):
+        if not source.takes(shard):
+            continue
         names.prefix = f"{shard}/"
         stamp = stamp_of(location)
         sample: _Sample | None = None

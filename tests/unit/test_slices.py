@@ -1,0 +1,107 @@
+"""A corpus in slices: each row is listed by one of them, a listing that is begun again is the same, ids are unique."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import write_picture_corpora
+from tests.unit.test_readers_shards import samples, write_shard
+from uml_core.config import CorpusConfig
+from uml_core.corpora.readers import stream_rows
+from uml_core.corpora.readers.base import CorpusSource, RowChecks
+from uml_core.corpora.readers.slices import FEWEST, MOST, slices_for
+from uml_core.corpora.rows import Row, hashes_of
+from uml_core.store.listing import Listing
+from uml_core.store.sliced_store import RANGES, Listed, SlicedStore, repeated_id
+
+COUNT = 3
+
+
+def corpora(folder: Path) -> list[CorpusConfig]:
+    write_picture_corpora(folder)
+    (folder / "classes" / "cat").mkdir(parents=True)
+    (folder / "classes" / "cat" / "stray").mkdir()
+    (folder / "tables").mkdir()
+    for piece in range(8):
+        write_shard(folder / "shards" / f"{piece}.tar", samples(10 * piece, 3))
+        (folder / "classes" / f"{piece}").mkdir()
+        for place in (f"{piece}/a.png", "cat/stray/b.png", f"odd-{piece}.png"):
+            (folder / "classes" / place).write_bytes(b"")
+        line = json.dumps({"text": f"piece {piece}"})
+        (folder / "tables" / f"{piece}.jsonl").write_text(f"{line}\n{line}\n", encoding="utf-8")
+    return [
+        CorpusConfig.model_validate({"modality": modality, "format": layout, "path": str(folder / path)})
+        for modality, layout, path in (
+            ("image", "folder", "pictures"),
+            ("image", "folder", "classes"),
+            ("image", "webdataset", "shards"),
+            ("text", "table", "tables"),
+        )
+    ]
+
+
+def test_slices_list_each_row_of_the_whole_once(tmp_path: Path) -> None:
+    for corpus in corpora(tmp_path):
+        slices = [list(stream_rows("x", corpus, slice_of=(index, COUNT))) for index in range(COUNT)]
+        whole = list(stream_rows("x", corpus))
+        assert Counter(row for rows in slices for row in rows) == Counter(whole)
+        assert sum(bool(rows) for rows in slices) > 1, corpus.path
+
+
+def test_small_corpora_are_whole_and_large_ones_get_a_slice_for_four_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = [CorpusSource("x", corpus) for corpus in corpora(tmp_path)]
+    assert [slices_for(source) for source in sources] == [1, 1, 1, 1]
+    for kind in FEWEST:
+        monkeypatch.setitem(FEWEST, kind, 8)  # type: ignore[arg-type]
+    pieces = [12, 9, 8, 8]  # classes in splits, classes, shards, tables
+    assert [slices_for(source) for source in sources] == [count // 4 for count in pieces]
+    assert MOST == 1024
+
+
+def rows(count: int) -> list[Row]:
+    return [Row(f"id-{index}", "a", "train", text=f"{index}") for index in range(count)]
+
+
+def listed(given: list[Row], stored: np.ndarray) -> Listed:
+    checks = RowChecks()
+    listing = Listing(checks.apply(given), stored, 2)
+    list(listing.missing)
+    return Listed(listing.keys, checks.ids, listing.missing_ids)
+
+
+def test_a_listing_that_is_begun_again_compares_with_what_was_stored_the_first_time(tmp_path: Path) -> None:
+    store = SlicedStore(str(tmp_path), "names", "f" * 12).slice(0)
+    given = rows(4)
+    store.write_part(given[:2], np.zeros((2, 1), np.float32), [], dim=1)
+    first = store.begin("run")
+    store.write_part(given[2:], np.zeros((2, 1), np.float32), [], dim=1)
+    assert len(first) == 2
+    assert np.array_equal(store.begin("run"), first)
+    assert len(store.begin("another")) == 4
+    store.leave("another", listed(given, first))
+    manifest = store.settle_listed("another")
+    assert (manifest["rows"], len(manifest["parts"])) == (4, 2)
+    assert not list(Path(store.directory).glob(".tmp-*"))
+    with pytest.raises(RuntimeError, match="not listed to its end; run it again"):
+        store.settle_listed("another")
+
+
+def test_an_id_in_two_slices_is_found_in_its_range_alone(tmp_path: Path) -> None:
+    whole = SlicedStore(str(tmp_path), "names", "f" * 12)
+    stores = [whole.slice(index) for index in range(COUNT)]
+    for index, store in enumerate(stores):
+        store.leave("run", listed([Row(f"{index}-{row}", "a", "train") for row in range(100)], store.begin("run")))
+    parts = [len(stores[0].ids_in("run", part)) for part in range(RANGES)]
+    assert sum(parts) == 100
+    assert max(parts) < 10
+    assert [repeated_id(stores, "run", part) for part in range(RANGES)] == [None] * RANGES
+    stores[2].leave("run", listed([Row("0-7", "b", "train")], stores[2].begin("run")))
+    found = [each for each in (repeated_id(stores, "run", part) for part in range(RANGES)) if each is not None]
+    assert found == [(0, 2, hashes_of(["0-7"])[0])]

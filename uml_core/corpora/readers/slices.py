@@ -1,0 +1,42 @@
+"""Into how many slices a large corpus is split, so that it is listed by many tasks: by its shards, tables or folders.
+
+A piece belongs to a slice by the hash of its name, so a piece that is added moves no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+
+from uml_core.corpora.readers.base import CorpusSource
+from uml_core.corpora.readers.folder import class_depth
+from uml_core.corpora.readers.table_files import TABLE_SUFFIXES
+from uml_core.files.paths import list_folder
+from uml_core.files.patterns import files_of
+
+FEWEST: Mapping[str, int] = {"webdataset": 256, "table": 256, "folder": 4096}  # pieces; fewer are not split
+PIECES_A_SLICE, MOST = 4, 1024
+
+
+def slices_for(source: CorpusSource) -> int:
+    """1 below FEWEST pieces, else a slice for every four, at most MOST."""
+    pieces = _num_pieces(source)
+    return min(MOST, pieces // PIECES_A_SLICE) if pieces >= FEWEST.get(source.corpus.format, pieces + 1) else 1
+
+
+def _num_pieces(source: CorpusSource) -> int:
+    if source.corpus.format == "folder":
+        return _num_folders(source) if source.kind() == "folder" else 1
+    endings = {"webdataset": (".tar",), "table": TABLE_SUFFIXES}.get(source.corpus.format)
+    return 1 if endings is None else len(files_of(source.location, endings, source.setting))
+
+
+def _num_folders(source: CorpusSource) -> int:
+    """The class folders, counted up to where they are many enough."""
+    root = source.location
+    above = list_folder(root, root)
+    folders = (entry for entry in above if entry.kind.endswith("folder"))
+    if class_depth(source) == 2:
+        folders = (inner for entry in folders for inner in list_folder(entry.location, root))
+        folders = (entry for entry in folders if entry.kind.endswith("folder"))
+    return sum(1 for _ in islice(folders, MOST * PIECES_A_SLICE))

@@ -1,0 +1,158 @@
+"""A corpus that was embedded in slices: STORE/CORPUS/FINGERPRINT/slice-NNNN/part-*.parquet, and one manifest for all.
+
+In: what each slice lists, as it is listed. Out: the slices' parts under the corpus's manifest, which names them as
+slice-NNNN/part-*.parquet, so that readers of a store open them as any other and list no folder.
+
+Nobody holds more than a slice: its listing (`Listed`) lies beside its parts until it is settled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from uml_core.config import hash_of
+from uml_core.corpora.rows import HASH, Hashes, contains, hashes_of
+from uml_core.files.atomic import TEMPORARY, read_if_there, write_whole
+from uml_core.store.corpus_store import MANIFEST, REJECTED, SCHEMA_VERSION, SUMS, CorpusStore
+
+SLICES = "slices.json"
+RANGES = 64  # of ids: two equal ones lie in the same range, whatever their slices
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a slice came to when it was listed to its end, by hashes, each sorted: all rows, all ids, missing ids."""
+
+    keys: Hashes
+    ids: Hashes
+    missing_ids: Hashes
+
+
+class SliceStore(CorpusStore):
+    """One slice, as one run lists, embeds and settles it; the run holds the lease of the whole corpus."""
+
+    def begin(self, run: str) -> Hashes:
+        """The keys that were stored when the run began with this slice, sorted.
+
+        Also where the task that lists is begun again: its parts are then the same, as Ray takes for granted.
+        """
+        path = f"{self.directory}/{TEMPORARY}{run}-begun"
+        if (names := read_if_there(self._fs, path)) is None:
+            self._drop_temporaries()
+            names = json.dumps(self.part_names()).encode()
+            write_whole(self._fs, path, names)
+        return self.stored_keys(json.loads(names))
+
+    def leave(self, run: str, listed: Listed) -> None:
+        """Leave a listing for `settle_listed` and `ids_in`; where it is, the slice was listed to its end."""
+        edges = np.array([bytes([256 * part // RANGES]) for part in range(RANGES)], dtype=HASH)
+        starts = [*np.searchsorted(listed.ids, edges).tolist(), len(listed.ids)]
+        sizes = {"keys": len(listed.keys), "missing": len(listed.missing_ids), "starts": starts}
+        write_whole(self._fs, self._left(run, "ids"), listed.ids.tobytes())
+        write_whole(self._fs, self._left(run, "keys"), listed.keys.tobytes() + listed.missing_ids.tobytes())
+        write_whole(self._fs, self._left(run, "sizes"), json.dumps(sizes).encode())
+
+    def ids_in(self, run: str, part: int) -> Hashes:
+        """The ids of one of RANGES, sorted; no others are read."""
+        starts = self._sizes(run)["starts"]
+        with self._fs.open_input_file(self._left(run, "ids")) as file:
+            content = file.read_at((starts[part + 1] - starts[part]) * HASH.itemsize, starts[part] * HASH.itemsize)
+        return np.frombuffer(content, dtype=HASH)
+
+    def settle_listed(self, run: str) -> dict[str, Any]:
+        """Leave each listed row in one part of the slice, and no other; returns the slice's manifest."""
+        num_keys = self._sizes(run)["keys"]
+        content = np.frombuffer(read_if_there(self._fs, self._left(run, "keys")) or b"", dtype=HASH)
+        keys, missing = content[:num_keys], content[num_keys:]
+        manifest = self.read_manifest()
+        if manifest is None or len(missing) or not self.holds_exactly(manifest, keys):
+            settled = self.settle(self.footers(), keys)
+            if lost := len(keys) - len(settled.keys):
+                raise RuntimeError(f"{lost} rows are in no part of {self.directory}; run it again")
+            changed = int(contains(missing, hashes_of(settled.stale_ids)).sum())
+            stale, new = len(settled.stale_ids) - changed, len(missing) - changed
+            manifest = self.publish(settled.parts, {"run": run, "new": new, "changed": changed, "removed": stale})
+        self._drop_temporaries()
+        return manifest
+
+    def _sizes(self, run: str) -> dict[str, Any]:
+        content = read_if_there(self._fs, self._left(run, "sizes"))
+        if content is None:
+            raise RuntimeError(f"{self.directory} was not listed to its end; run it again")
+        sizes: dict[str, Any] = json.loads(content)
+        return sizes
+
+    def _left(self, run: str, what: str) -> str:
+        return f"{self.directory}/{TEMPORARY}{run}-{what}"
+
+
+class SlicedStore(CorpusStore):
+    """The whole of a corpus that is embedded in slices."""
+
+    def slice(self, index: int) -> SliceStore:
+        return SliceStore(self.uri, self.corpus, f"{self.fingerprint}/slice-{index:04d}")
+
+    def num_slices(self) -> int | None:
+        """How many this store was begun with, 1 where it was begun without, None where it is not begun."""
+        content = read_if_there(self._fs, f"{self.directory}/{SLICES}")
+        if content is not None:
+            return int(json.loads(content))
+        return 1 if self.read_manifest() is not None or self.part_names() else None
+
+    def begin_slices(self, count: int) -> None:
+        write_whole(self._fs, f"{self.directory}/{SLICES}", json.dumps(count).encode())
+
+    def publish_slices(self, slices: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Write rejected.parquet and the manifest over the slices' manifests, which makes their parts visible."""
+        self._check_lease()
+        rejected = [self._read_parquet(f"{self.directory}/slice-{at:04d}/{REJECTED}") for at in range(len(slices))]
+        self._write_parquet(pa.concat_tables(rejected), REJECTED)
+        counts: dict[str, dict[str, int]] = {}
+        for split, classes in (pair for each in slices for pair in each["rows_per_class"].items()):
+            of_split = counts.setdefault(split, {})
+            of_split.update({label: of_split.get(label, 0) + count for label, count in classes.items()})
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "corpus": self.corpus,
+            "fingerprint": self.fingerprint,
+            "slices": len(slices),
+            **facts,
+            "rows": sum(each["rows"] for each in slices),
+            "rows_per_split": {split: sum(counts[split].values()) for split in sorted(counts)},
+            "rows_per_class": {split: dict(sorted(counts[split].items())) for split in sorted(counts)},
+            "rejected_rows": sum(each["rejected_rows"] for each in slices),
+            "rows_digest": digest_of_slices(slices),
+            "parts": list(_parts(slices)),
+        }
+        write_whole(self._fs, f"{self.directory}/{MANIFEST}", json.dumps(manifest, ensure_ascii=False).encode())
+        for info in self._entries():
+            if info.base_name == SUMS:
+                self._delete(info)
+        return manifest
+
+
+def digest_of_slices(slices: Sequence[Mapping[str, Any]]) -> str:
+    """A short text over the rows of all slices: equal for equal rows in equal slices."""
+    return hash_of([each["rows_digest"] for each in slices])
+
+
+def repeated_id(stores: Sequence[SliceStore], run: str, part: int) -> tuple[int, int, bytes] | None:
+    """Two slices that list the same id of one of RANGES, and its hash; None where no two do."""
+    found = [store.ids_in(run, part) for store in stores]
+    every = np.sort(np.concatenate(found))
+    again = every[1:][every[1:] == every[:-1]]
+    if not len(again):
+        return None
+    first, second = [index for index, ids in enumerate(found) if contains(ids, again[:1])[0]][:2]
+    return first, second, again[0]
+
+
+def _parts(slices: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for index, each in enumerate(slices):
+        yield from (f"slice-{index:04d}/{name}" for name in each["parts"])
