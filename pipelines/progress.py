@@ -76,8 +76,8 @@ class StepProgress:
         logger.info("%s", waits_for)  # shown under UML_LOG=json
         self._begin({"desc": waits_for, "bar_format": WAITING, "disable": not self._is_shown})
 
-    def counts(self, what: str, total: int, *, unit: str = "rows", as_told: bool = False) -> None:
-        """Count up to a total from now on, by what `adds` is told, and its words if `as_told`."""
+    def counts(self, what: str, total: int | None, *, unit: str = "rows", as_told: bool = False) -> None:
+        """Count up to a total (None: not known) from now on, by what `adds` is told, and its words if `as_told`."""
         pauses = {"mininterval": REFRESH_S} if self._is_shown else {"mininterval": LOG_S, "delay": LOG_S}
         self._begin(
             {"desc": what, "total": total, "unit": f" {unit}", "bar_format": TOLD if as_told else COUNTING, **pauses}

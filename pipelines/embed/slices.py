@@ -129,7 +129,7 @@ def refuse_repeated_ids(sliced: SlicedCorpus) -> None:
 
 
 def _encode(sliced: SlicedCorpus, progress: EmbedProgress, shown: StepProgress) -> None:
-    shown.counts(f"encoding {sliced.corpus}, still listing", 0)
+    shown.counts(f"encoding {sliced.corpus}, still listing", None)
     done = 0
     for part in _stream(sliced):
         done += int(part["rows"])
