@@ -66,7 +66,7 @@ def _log_new(experiment: Experiment, results: Mapping[str, Mapping[str, Any]]) -
             stores[corpus].leave_unlogged()
     if new := {corpus: facts for corpus, facts in results.items() if corpus in left or not facts["up_to_date"]}:
         with loading():
-            from uml_core.tracking.writing import log_embedding  # heavy, and a rerun may have no use for it
+            from uml_core.tracking.ended_runs import log_embedding  # heavy, and a rerun may have no use for it
         for facts in new.values():
             add_workers(facts["stage_s"])
         with stage("log", "writing to MLflow"):

@@ -74,6 +74,13 @@ def read_experiment(uri: str, name: str) -> tuple[str, dict[str, str]] | None:
     return _found(uri, read)
 
 
+def read_location(uri: str, experiment_id: str) -> str | None:
+    """Where the artifacts of an experiment go; None where it is deleted, which the client refuses."""
+    query = "SELECT artifact_location FROM experiments WHERE experiment_id = ? AND lifecycle_stage = 'active'"
+    found = _in_file(uri, lambda file: file.execute(query, [experiment_id]).fetchone())
+    return str(found[0]) if found else None
+
+
 # The folder of each kind of URI, by what the URI says; what was deleted is left to the client, which refuses it.
 NOT_DELETED = "current_stage <> 'Deleted_Internal'"
 RUN_FOLDER = "SELECT artifact_uri FROM runs WHERE run_uuid = ?"

@@ -18,7 +18,7 @@ from filelock import FileLock
 from uml_core.config import Experiment, TrackingConfig
 from uml_core.errors import InputError, first_line
 from uml_core.tracking.client import PatientClient, mlflow_client, quieten
-from uml_core.tracking.records import PARENT_TAG, PRESENTED_TAG, MetricPoint, metric_points
+from uml_core.tracking.records import PARENT_TAG, PRESENTED_TAG, MetricPoint
 from uml_core.tracking.sqlite_file import run_folder
 from uml_core.tracking.uri import check_tracking, sqlite_path, without_credentials, without_password
 
@@ -247,27 +247,6 @@ def milliseconds(seconds: float | None) -> int | None:
 def metric_name(name: str) -> str:
     """A name MLflow accepts for a metric: letters that it refuses become _ (a class may be called "C++")."""
     return re.sub(r"[^/\w.\- :]", "_", name)
-
-
-def log_embedding(experiment: Experiment, results: Mapping[str, Mapping[str, Any]], *, again: bool = False) -> None:
-    """Log each corpus's facts (rows, rejects, rows/s, stage shares) as a run of kind embed.
-
-    Where it is done `again` because a process was killed before it was done, the run which that has left is deleted.
-    """
-    experiment_id = open_experiment(experiment.tracking, experiment.name)
-    fingerprints = ",".join(f"{corpus}={facts['fingerprint']}" for corpus, facts in results.items())
-    if again:
-        client = PatientClient(experiment.tracking.uri)
-        for run in client.search_runs([experiment_id], "tags.`uml.kind` = 'embed' and attributes.status = 'RUNNING'"):
-            client.delete_run(run.info.run_id)
-    tracker = start_run(experiment, name="embed", kind="embed", tags={"uml.store_fingerprint": fingerprints})
-    names = ("rows", "rejected_rows", "rows_per_s", "steady_rows_per_s", "wall_s", "first_part_s", "encoded_rows")
-    values: dict[str, float | None] = {}
-    for corpus, facts in results.items():
-        values |= {f"embed/{name}/{corpus}": facts.get(name) for name in names}
-        values |= {f"embed/share/{stage}/{corpus}": share for stage, share in facts["stage_share"].items()}
-    tracker.log_metrics(metric_points(values))
-    tracker.finish()
 
 
 def _alone_on(uri: str) -> contextlib.AbstractContextManager[Any]:
