@@ -121,6 +121,8 @@ def measure(rows: int) -> None:
     with tempfile.TemporaryDirectory() as folder, ray_session():
         experiment = written(Path(folder), rows)
         timed("embed all", lambda: embed.run(experiment))
+        first_s = corpus_store(experiment, "rows").finished_manifest()["first_part_s"]
+        print(f"first part in the store after {first_s:.1f} s")
         timed("nothing to do", lambda: embed.run(experiment))
         with (Path(folder) / "rows" / "000.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(line(rows + index) for index in range(rows // 100))

@@ -154,7 +154,8 @@ def _stream(sliced: SlicedCorpus) -> Iterator[Mapping[str, Any]]:
         yield from stages.stream_dataset(
             parts,
             EncodePart,
-            replace(workers, cpus=ENCODE_CPUS),  # beside which there is room for tasks that list
+            # Room for tasks that list beside them; half a CPU each would be twice as many actors as cores, so no more.
+            replace(workers, cpus=ENCODE_CPUS, most=workers.most if workers.device == "cuda" else None),
             encoder=dict.fromkeys(names, (encoder.config, encoder.modality)),
             read=rows_of_part,
             arguments={
