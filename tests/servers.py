@@ -31,7 +31,7 @@ class MLflowServer:
     """A real `mlflow server` on a SQLite file, which may be stopped and started."""
 
     def __init__(self, directory: Path) -> None:
-        self.uri = f"http://127.0.0.1:{free_port()}"
+        self.directory, self.uri = directory, f"http://127.0.0.1:{free_port()}"
         port = self.uri.rpartition(":")[2]
         places = [f"--backend-store-uri=sqlite:///{directory}/server.db", f"--artifacts-destination={directory}/served"]
         self._line = [sys.executable, "-m", "mlflow", "server", *places, "--host=127.0.0.1", f"--port={port}"]

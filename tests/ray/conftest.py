@@ -12,7 +12,6 @@ import pytest
 import ray
 
 from pipelines.ray_session import ray_session
-from tests.servers import MLflowServer
 
 FOLDER = Path(__file__).parent
 CTRL_C = signal.getsignal(signal.SIGINT)
@@ -65,15 +64,6 @@ def no_ray() -> None:
 def joining() -> dict[str, str]:
     """The environment of a process that joins the shared Ray, as a step joins a cluster."""
     return {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MLflowServer]:
-    """A running MLflow server."""
-    running = MLflowServer(tmp_path)
-    running.start()
-    yield running
-    running.stop()
 
 
 def pytest_sessionfinish() -> None:

@@ -1,8 +1,12 @@
-"""Sweeps and runs on real servers: `mlflow server` that goes away in the middle, and PostgreSQL."""
+"""Sweeps and runs on real servers: `mlflow server` that goes away in the middle, and PostgreSQL.
+
+And planted secrets: whatever a user may give as one stands in nothing that a step writes, shows or logs.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import pwd
 import shutil
@@ -14,16 +18,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.embed import __main__ as embed_line
 from pipelines.embed import step as embed
 from pipelines.predict import step as predict
+from pipelines.report import __main__ as report_line
+from pipelines.status import __main__ as status_line
+from pipelines.train import __main__ as train_line
+from pipelines.tune import __main__ as tune_line
 from pipelines.tune import step as tune
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from tests.ray.test_tune import ONE_AT_A_TIME, write_space
 from tests.servers import MLflowServer, free_port
 from uml_core.config import TrackingConfig, parse_experiment
+from uml_core.files.paths import remote
 from uml_core.serving.target_predictor import TargetPredictor
 from uml_core.tracking.reading import experiment_runs, find_run, load_predictor, sweep_runs
 from uml_core.tracking.records import MetricPoint
@@ -41,6 +52,18 @@ NO_POSTGRES = next(
     ),
     "",
 )
+
+
+PLANTED = "planted-7f3a"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
+    """A running MLflow server; it takes nine seconds of CPU to start."""
+    running = MLflowServer(tmp_path_factory.mktemp("server"))
+    running.start()
+    yield running
+    running.stop()
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -146,3 +169,64 @@ def test_runs_and_models_on_a_postgresql_that_restarts(postgres: Postgres, tmp_p
     assert [record.arm for record in found] == ["", "uml"]
     assert find_run(tracking, child.run_id).metrics == {"val/accuracy": 0.5, "test/class_accuracy/C__": 1.0}
     assert found[1].params["optim.lr"] == "0.001"
+
+
+def test_no_secret_is_written_or_shown(
+    server: MLflowServer,
+    s3_bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "uml_core")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{PLANTED}-storage")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", f"{PLANTED}-mlflow")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", f"{PLANTED}-token")
+    write_vector_corpora(tmp_path)
+    tracking = {"uri": server.uri.replace("://", f"://uml:{PLANTED}-user@")}
+    tree = vector_tree(tmp_path, store=f"{s3_bucket}/run/store", tracking=tracking, tune={"seeds": 2})
+    file = tmp_path / "pets.yaml"
+    shown = tmp_path / "written"
+    shown.mkdir()
+    file.write_text(parse_experiment(tree).to_yaml(), encoding="utf-8")
+    statuses = []
+    for step, flags in (
+        (embed_line, []),
+        (train_line, ["train.max_steps=2"]),
+        (tune_line, ["--space", "closed_form"]),
+        (report_line, ["--output", str(shown / "page"), "--timings"]),
+        (status_line, []),
+        (train_line, ["--dry-run"]),
+        (tune_line, ["--space", "nonsense"]),
+    ):
+        statuses.append(step.main([str(file), *flags]))
+    assert statuses == [0] * 6 + [2]
+    said = capfd.readouterr()
+    assert "closed_form: " in said.out
+    assert PLANTED not in said.out + said.err + caplog.text
+    filesystem, path = remote(s3_bucket)
+    infos = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+    stored = [filesystem.open_input_stream(info.path).read() for info in infos if info.type == pafs.FileType.File]
+    kept = [
+        written.read_bytes()
+        for folder in (tmp_path, server.directory)
+        for written in folder.rglob("*")
+        if written.is_file() and written != file
+    ]
+    assert len(stored) > 5
+    assert len(kept) > 10, "the server's database, artifacts, the page"
+    assert not [content[:200] for content in [*stored, *kept] if PLANTED.encode() in content]
+
+
+@pytest.mark.parametrize("key", ["store", "corpora.target.path"])
+def test_a_place_with_a_password_is_refused_without_saying_it(
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_vector_corpora(tmp_path)
+    file = tmp_path / "pets.yaml"
+    file.write_text(parse_experiment(vector_tree(tmp_path)).to_yaml(), encoding="utf-8")
+    assert embed_line.main([str(file), f"{key}=s3://key:{PLANTED}@bucket/x"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {key} holds a key and its secret before the @")
+    assert PLANTED not in said
