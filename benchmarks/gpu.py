@@ -1,4 +1,4 @@
-"""Figures of one GPU, each against a bare loop in the same process: fine-tuning, compiling, packed heads, embedding.
+"""Figures of one GPU, each against a bare loop in the same process: fine-tuning, compiling, packs, feeding, embedding.
 
     python -m benchmarks.gpu                        # on one GPU; what takes longest, compiling, comes last
     python -m benchmarks.gpu --only finetune packed
@@ -20,13 +20,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import gpu_embed, gpu_finetune, gpu_packed
+from benchmarks import gpu_embed, gpu_feed, gpu_finetune, gpu_packed
 from benchmarks.figures import TABLE_HEAD, Figure, machine
 from benchmarks.gpu_device import Bench, peak_flops_of
 
 BENCHMARKS: dict[str, Callable[[Bench, Path], Iterator[Figure]]] = {
     "finetune": lambda bench, _: gpu_finetune.measure(bench, compiled=False),
     "packed": lambda bench, _: gpu_packed.measure(bench),
+    "feed": gpu_feed.measure,
     "embed": gpu_embed.measure,
     "compile": lambda bench, _: gpu_finetune.measure(bench, compiled=True),
 }

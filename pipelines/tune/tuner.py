@@ -46,6 +46,7 @@ def train_under_tune(
 ) -> None:
     """Run the trials that are left under Ray Tune, in as many processes at once as the cluster has room for."""
     resources, at_once = trial_resources(experiment.tune, cpus=num_cpus(), gpus=num_gpus())
+    learns = experiment.tune.search == "tpe"
     trainable = tune.with_parameters(train_trials, tables=dict(tables), experiment=experiment, folder_uri=folder.uri)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own table is printed even at verbose=0; we have a bar
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # nobody reads Tune's five files a trial
@@ -63,7 +64,8 @@ def train_under_tune(
                 scheduler=build_scheduler(experiment),
                 num_samples=proposals.num_left,  # at most: one of Tune's trials may be several of ours
                 reuse_actors=True,  # a process that imports torch takes seconds to start, most trials less
-                max_concurrent_trials=at_once,
+                # As many as there is room for, also on nodes that join; a search learns from each before the next.
+                max_concurrent_trials=at_once if learns else experiment.tune.max_concurrent_trials,
             ),
             run_config=tune.RunConfig(
                 storage_path=path,

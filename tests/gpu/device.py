@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -22,6 +25,16 @@ NEEDS_GPU = [
 def on_device(run: TrainingRun) -> TrainingRun:
     """Return the same run, not begun, on the GPU."""
     return TrainingRun(run.experiment, run.data, device=DEVICE)
+
+
+def in_files(data: Any, directory: Path) -> Any:
+    """Return training data whose embeddings are mapped files, which are read ahead."""
+    train = {}
+    for corpus, rows in data.train.items():
+        file = directory / f"{corpus}.f32"
+        rows.embeddings.astype(np.float32).tofile(file)
+        train[corpus] = replace(rows, embeddings=np.memmap(file, np.float32, "r", shape=rows.embeddings.shape))
+    return replace(data, train=train)
 
 
 def finish(run: TrainingRun) -> TrainingRun:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.gpu.device import DEVICE, NEEDS_GPU, finish, on_device, saved_and_loaded, share_apart, weights_of
+from tests.gpu.device import DEVICE, NEEDS_GPU, finish, in_files, on_device, saved_and_loaded, share_apart, weights_of
 from tests.sequence_corpora import sequence_experiment, wave_tables
 from tests.unit.test_packed import GRID
 from tests.unit.test_training import TABLES, experiment, run_of
@@ -51,6 +52,19 @@ def test_a_head_is_trained_as_on_the_cpu(changes: dict[str, Any]) -> None:
         torch.testing.assert_close(weights_of(run)[name], value, rtol=1e-3, atol=1e-4, msg=name)
     assert run.progress.samples == on_cpu.progress.samples
     assert measure_outcome(run).test_accuracy == pytest.approx(measure_outcome(on_cpu).test_accuracy, abs=0.07)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"train.accumulate": 2, "mixing.batch_ratio.names": 0.3}], ids=["plain", "parts"]
+)
+def test_rows_read_ahead_and_copied_from_pinned_memory_are_those_in_memory(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    run = run_of(**changes, **FLOAT32, **{"feed.memory_gib": 1e-6})
+    kept, streamed = on_device(run), TrainingRun(run.experiment, in_files(run.data, tmp_path), device=DEVICE)
+    finish(kept), finish(streamed)
+    for name, value in weights_of(kept).items():
+        torch.testing.assert_close(weights_of(streamed)[name], value, rtol=1e-5, atol=1e-6, msg=name)
 
 
 def test_a_solver_ends_where_it_does_on_the_cpu() -> None:

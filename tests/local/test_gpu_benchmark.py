@@ -25,7 +25,15 @@ def test_the_small_run_gives_every_figure(capsys: pytest.CaptureFixture[str]) ->
     lines = capsys.readouterr().out.splitlines()
     figures = json.loads(lines[-1])
     assert sum(line.startswith("| ") for line in lines) == len(figures) + 1, "a row each, and the head of the table"
-    for part in ("samples/s", "model FLOPs utilisation", "matrix products", "optimiser", "one after another", "rows/s"):
+    for part in (
+        "samples/s",
+        "model FLOPs utilisation",
+        "matrix products",
+        "optimiser",
+        "one after another",
+        "from a file",
+        "rows/s",
+    ):
         assert any(part in name for name in figures), part
     for name, (ours, bare) in figures.items():
         assert ours >= 0, name
