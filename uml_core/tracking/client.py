@@ -59,6 +59,11 @@ class PatientClient:
             try:
                 result = operation()
             except Exception as error:
+                if "error code 401" in str(error) or "error code 403" in str(error):
+                    raise InputError(
+                        f"{shown} does not let this user in; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
+                        "(or MLFLOW_TRACKING_TOKEN) to those of one who may write"
+                    ) from None
                 if not is_outage(error):
                     raise
                 waited_s = time.monotonic() - started
