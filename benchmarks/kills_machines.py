@@ -163,7 +163,10 @@ def usage(machines: Machines) -> dict[str, float]:
             held["processes"] += 1
     for file in (file for file in machines.directory.rglob("*") if file.is_file()):
         top = file.relative_to(machines.directory).parts[0]
-        kind = {"tmp": "temporary", "hd": "Ray's", "w1": "Ray's", "w2": "Ray's"}.get(top, "other")
+        kinds = {"tmp": "temporary", "served": "MLflow's", "server.db": "MLflow's"} | dict.fromkeys(
+            ("hd", "w1", "w2"), "Ray's"
+        )
+        kind = kinds.get(top, "other")
         held[f"{kind} files"] = held.get(f"{kind} files", 0.0) + 1
         with contextlib.suppress(OSError):
             held[f"MiB of {kind} files"] = held.get(f"MiB of {kind} files", 0.0) + file.lstat().st_size / 2**20
