@@ -114,10 +114,11 @@ def tuned(this: Round) -> dict[str, Any]:
     runs = experiment_runs(this.experiment.tracking.uri, this.name)
     names = ("val/nll", "val/accuracy", "test/accuracy", "mixing/target_samples")
     trials = [run for run in runs if run.kind == "trial"]
-    came_to = [(run.name, run.status, *map(run.metrics.get, names)) for run in trials]
+    # A pack of which a lost process has left a part is another pack, equal to rounding.
+    came_to = [(run.name, run.status, *(round(run.metrics.get(name, -1), 5) for name in names)) for run in trials]
     return {
         "MLflow's sweeps": [(run.kind, run.status) for run in runs if run.kind != "trial"],
-        "a trial": sorted(came_to, key=str),  # their keys are of the store's place, too
+        "a trial": sorted(came_to),  # their keys are of the store's place, too
         "the number of trials": [len(trials), len({run.tags["uml.trial"] for run in trials})],
         "the verdict": [this.results[name] for name in ("verdict", "trials", "failed")],
     }
