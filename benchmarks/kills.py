@@ -268,7 +268,7 @@ def main() -> int:
     failed = [each for each in rounds if each.failures]
     print(f"{kills.total()} kills in {len(rounds)} rounds: {dict(sorted(kills.items()))}; {len(failed)} rounds failed")
     for name, slope in slopes(held).items():
-        print(f"{name:<24} {held[0][name]:>10.1f} to {held[-1][name]:>10.1f}, {slope:+.3f} a round")
+        print(f"{name:<24} {held[0].get(name, 0):>10.1f} to {held[-1].get(name, 0):>10.1f}, {slope:+.3f} a round")
     return 1 if failed else 0
 
 

@@ -47,10 +47,12 @@ def run(experiment: Experiment) -> Summary:
         logger.warning("%s", line)
     if "stream" in checked.feeds.values():
         logger.warning("%s", checked.describe_feed(experiment))
-    with _session(experiment, checked):
+    with contextlib.ExitStack() as session:
+        session.enter_context(_session(experiment, checked))
         from pipelines.train.fit import train_in_turn
 
         def conclude(outcomes: Sequence[RunOutcome]) -> Summary:
+            session.close()  # who is killed while Ray stops has not finished: the same line would train anew
             found = by_seed(runs, outcomes)
             model = _register(experiment, best_by_validation(found).outcome)
             return summary_of(found, feeds=checked.feeds, model=model)

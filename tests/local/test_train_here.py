@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -10,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -92,7 +95,7 @@ def test_a_killed_run_goes_on_in_its_mlflow_run_and_ends_as_the_one_that_was_lef
 def test_who_is_killed_as_its_run_is_made_leaves_no_second_one(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After MLflow has made the run, and before the run folder names it."""
+    """After MLflow has made the run, and before the run folder names it; or as Ray stops, which is before the end."""
     settings = experiment.override({"name": "made"})
 
     def killed(*_: object) -> None:
@@ -100,6 +103,18 @@ def test_who_is_killed_as_its_run_is_made_leaves_no_second_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(Attempt, "begin", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(settings)
+    session = train._session
+
+    @contextlib.contextmanager
+    def killed_as_it_stops(*given: Any) -> Iterator[None]:
+        with session(*given):
+            yield
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_session", killed_as_it_stops)
         with pytest.raises(KeyboardInterrupt):
             train.run(settings)
     results = train.run(settings).results
