@@ -36,7 +36,7 @@ from uml_core.store.sliced_store import (
     Listed,
     SlicedStore,
     SliceStore,
-    digest_of_slices,
+    lists_slices,
     repeated_id,
 )
 
@@ -104,11 +104,14 @@ def embed_sliced(
         if not progress.total:
             raise InputError(f"corpora.{corpus} is empty: no rows found in {experiment.corpora[corpus].path}")
         progress.check(rejected, f"in {store.directory}/slice-*/rejected.parquet")
-        before = store.read_manifest()
-        if before is not None and before["rows_digest"] == digest_of_slices(slices):
-            return facts_of(before, up_to_date=True)
-        store.leave_unlogged()
-        return facts_of(store.publish_slices(slices, _facts(sliced, slices, progress)), up_to_date=False)
+        manifest = store.read_manifest()
+        up_to_date = manifest is not None and lists_slices(manifest, slices)
+        if manifest is None or not up_to_date:
+            store.leave_unlogged()
+            manifest = store.publish_slices(slices, _facts(sliced, slices, progress))
+        drop = ray.remote(num_cpus=LIST_CPUS)(lambda index: sliced.slice_store(index).drop_settled())
+        ray.get([drop.remote(index) for index, each in enumerate(slices) if each["run"] == sliced.run])
+        return facts_of(manifest, up_to_date=up_to_date)
 
 
 def refuse_repeated_ids(sliced: SlicedCorpus) -> None:

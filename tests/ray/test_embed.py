@@ -155,6 +155,19 @@ def test_a_corpus_in_slices_holds_the_same_goes_on_and_refuses_an_id_in_two_of_t
     facts = embed_only(sliced, "pictures")
     assert (facts["new"], facts["changed"], facts["removed"], facts["encoded_rows"]) == (1, 0, 1, 1)
 
+    stored = store.load_ids()
+    (tmp_path / "1.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(InputError, match="1 of 33 rows cannot be read"):
+        embed_only(sliced.override({"embed.max_rejected": 0}), "pictures")
+    assert store.load_ids() == stored, "readers see what they saw"
+    first, second = sorted(store.finished_manifest()["parts"])[:2]
+    for lost in (first, second):
+        (Path(store.directory) / lost).unlink()
+    assert not embed_only(sliced.override({"embed.part_rows": 64}), "pictures")["up_to_date"]
+    assert store.load_ids() == tuple(files[1:])
+    on_disk = {file.relative_to(store.directory).as_posix() for file in Path(store.directory).rglob("part-*")}
+    assert on_disk == set(store.finished_manifest()["parts"])
+
     for piece in range(6):
         with (tmp_path / f"{piece}.jsonl").open("a", encoding="utf-8") as file:
             file.write("\n" + json.dumps({**new, "id": "twice"}))

@@ -16,6 +16,7 @@ from uml_core.corpora.readers import stream_rows
 from uml_core.corpora.readers.base import CorpusSource, RowChecks
 from uml_core.corpora.readers.slices import FEWEST, MOST, slices_for
 from uml_core.corpora.rows import Row, hashes_of
+from uml_core.errors import InputError
 from uml_core.store.listing import Listing
 from uml_core.store.sliced_store import RANGES, Listed, SlicedStore, repeated_id
 
@@ -91,6 +92,14 @@ def test_a_listing_that_is_begun_again_compares_with_what_was_stored_the_first_t
     assert not list(Path(store.directory).glob(".tmp-*"))
     with pytest.raises(RuntimeError, match="not listed to its end; run it again"):
         store.settle_listed("another")
+
+
+def test_a_store_that_another_run_began_meanwhile_is_not_begun_otherwise(tmp_path: Path) -> None:
+    store = SlicedStore(str(tmp_path), "names", "f" * 12)
+    store.begin_slices(COUNT)
+    store.begin_slices(COUNT)
+    with pytest.raises(InputError, match="not in 2 slices; run the same line again"):
+        store.begin_slices(2)
 
 
 def test_an_id_in_two_slices_is_found_in_its_range_alone(tmp_path: Path) -> None:

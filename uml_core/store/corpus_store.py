@@ -168,6 +168,11 @@ class CorpusStore:
 
     def publish(self, parts: Sequence[PartFooter], facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write rejected.parquet and the manifest, which makes the parts visible; delete all other parts, and SUMS."""
+        manifest = self.write_manifest(parts, facts)
+        self.drop_unlisted(manifest)
+        return manifest
+
+    def write_manifest(self, parts: Sequence[PartFooter], facts: Mapping[str, Any]) -> dict[str, Any]:
         self._check_lease()
         counts = _sum_counts(parts)
         rejected = [asdict(row) for part in parts for row in part.rejected]
@@ -187,11 +192,14 @@ class CorpusStore:
         }
         content = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
         write_whole(self._fs, f"{self.directory}/{MANIFEST}", content)
+        return manifest
+
+    def drop_unlisted(self, manifest: Mapping[str, Any]) -> None:
+        """Delete the parts that a manifest does not list, and SUMS, which are of the rows as they were."""
         keep = set(manifest["parts"])
         for info in self._entries():
             if info.base_name == SUMS or (info.base_name.startswith(PREFIX) and info.base_name not in keep):
                 self._delete(info)
-        return manifest
 
     def read_manifest(self) -> dict[str, Any] | None:
         """The manifest, or None where the corpus has not been embedded to the end."""

@@ -18,8 +18,9 @@ import pyarrow as pa
 
 from uml_core.config import hash_of
 from uml_core.corpora.rows import HASH, Hashes, contains, hashes_of
+from uml_core.errors import InputError
 from uml_core.files.atomic import TEMPORARY, read_if_there, write_whole
-from uml_core.store.corpus_store import MANIFEST, REJECTED, SCHEMA_VERSION, SUMS, CorpusStore
+from uml_core.store.corpus_store import MANIFEST, REJECTED, SCHEMA_VERSION, CorpusStore
 
 SLICES = "slices.json"
 RANGES = 64  # of ids: two equal ones lie in the same range, whatever their slices
@@ -66,7 +67,10 @@ class SliceStore(CorpusStore):
         return np.frombuffer(content, dtype=HASH)
 
     def settle_listed(self, run: str) -> dict[str, Any]:
-        """Leave each listed row in one part of the slice, and no other; returns the slice's manifest."""
+        """Leave each listed row in one part of the slice's manifest, and no other; returns that.
+
+        Other parts stay until `drop_settled`: the corpus's manifest, which readers go by, may list them.
+        """
         num_keys = self._sizes(run)["keys"]
         content = np.frombuffer(read_if_there(self._fs, self._left(run, "keys")) or b"", dtype=HASH)
         keys, missing = content[:num_keys], content[num_keys:]
@@ -77,9 +81,14 @@ class SliceStore(CorpusStore):
                 raise RuntimeError(f"{lost} rows are in no part of {self.directory}; run it again")
             changed = int(contains(missing, hashes_of(settled.stale_ids)).sum())
             stale, new = len(settled.stale_ids) - changed, len(missing) - changed
-            manifest = self.publish(settled.parts, {"run": run, "new": new, "changed": changed, "removed": stale})
+            facts = {"run": run, "new": new, "changed": changed, "removed": stale}
+            manifest = self.write_manifest(settled.parts, facts)
         self._drop_temporaries()
         return manifest
+
+    def drop_settled(self) -> None:
+        """Delete the parts that the slice's manifest does not list, once the corpus's does not either."""
+        self.drop_unlisted(self.finished_manifest())
 
     def _sizes(self, run: str) -> dict[str, Any]:
         content = read_if_there(self._fs, self._left(run, "sizes"))
@@ -106,6 +115,12 @@ class SlicedStore(CorpusStore):
         return 1 if self.read_manifest() is not None or self.part_names() else None
 
     def begin_slices(self, count: int) -> None:
+        """Keep how many slices there are. Raises InputError where another run has begun the store otherwise."""
+        if self.num_slices() not in (None, count):
+            raise InputError(
+                f"{self.directory} was begun by another run meanwhile, not in {count} slices; run the same line again, "
+                "which goes on as it was begun"
+            )
         write_whole(self._fs, f"{self.directory}/{SLICES}", json.dumps(count).encode())
 
     def publish_slices(self, slices: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,10 +146,13 @@ class SlicedStore(CorpusStore):
             "parts": list(_parts(slices)),
         }
         write_whole(self._fs, f"{self.directory}/{MANIFEST}", json.dumps(manifest, ensure_ascii=False).encode())
-        for info in self._entries():
-            if info.base_name == SUMS:
-                self._delete(info)
+        self.drop_unlisted(manifest)
         return manifest
+
+
+def lists_slices(manifest: Mapping[str, Any], slices: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a corpus's manifest is about just the rows of its slices, in just their parts."""
+    return manifest["rows_digest"] == digest_of_slices(slices) and manifest["parts"] == list(_parts(slices))
 
 
 def digest_of_slices(slices: Sequence[Mapping[str, Any]]) -> str:
