@@ -47,12 +47,14 @@ def stderr_of(step: str) -> Iterator[None]:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("pipelines").setLevel(logging.INFO)  # what is waited for, and how far it is
     logging.captureWarnings(True)
-    with contextlib.redirect_stderr(LoggedLines()):
+    with contextlib.redirect_stderr(LoggedLines()) as lines:
         try:
             yield
-        except Exception as error:  # a fault, as Python would show it
+        except (Exception, KeyboardInterrupt) as error:  # a fault or Ctrl-C, as Python would show it
             logger.critical("%s: %s", type(error).__name__, error, exc_info=True)
-            raise SystemExit(1) from None
+            raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
+        finally:
+            lines.write("\n")  # of what has not ended its line
 
 
 class JsonFormatter(logging.Formatter):

@@ -154,15 +154,20 @@ def test_what_stderr_says_is_json_where_it_is_asked_for(
     assert last.startswith(said)
 
 
-def test_a_fault_is_one_json_object_and_stdout_stays_as_it_is(tmp_path: Path) -> None:
-    code = (
-        "import argparse\nfrom pipelines.command_line import guarded\ndef body(given):\n    print('table')\n    1 / 0\n"
-    )
+@pytest.mark.parametrize(
+    ("fault", "status", "message"),
+    [("1 / 0", 1, "ZeroDivisionError: division by zero"), ("raise KeyboardInterrupt", 130, "KeyboardInterrupt: ")],
+)
+def test_a_fault_is_one_json_object_and_stdout_stays_as_it_is(
+    fault: str, status: int, message: str, tmp_path: Path
+) -> None:
+    code = "import argparse\nfrom pipelines.command_line import guarded\ndef body(given):\n    print('table')\n"
+    code += f"    {fault}\n"
     code += "raise SystemExit(guarded(argparse.ArgumentParser(prog='uml train'), body, []))"
     environment = {**os.environ, "UML_LOG": "json", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "table\n")
+    assert (done.returncode, done.stdout) == (status, "table\n")
     (said,) = map(json.loads, done.stderr.splitlines())
-    assert (said["level"], said["message"]) == ("CRITICAL", "ZeroDivisionError: division by zero")
+    assert (said["level"], said["message"]) == ("CRITICAL", message)
     assert "in body" in said["traceback"]
