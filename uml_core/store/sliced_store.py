@@ -152,7 +152,7 @@ class SlicedStore(CorpusStore):
 
 def lists_slices(manifest: Mapping[str, Any], slices: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a corpus's manifest is about just the rows of its slices, in just their parts."""
-    return manifest["rows_digest"] == digest_of_slices(slices) and manifest["parts"] == list(_parts(slices))
+    return (manifest["rows_digest"], manifest["parts"]) == (digest_of_slices(slices), list(_parts(slices)))
 
 
 def digest_of_slices(slices: Sequence[Mapping[str, Any]]) -> str:
