@@ -85,6 +85,7 @@ class FaultyS3:
         self._server = make_server("127.0.0.1", 0, self._call, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        requests.post(f"{self.url}/moto-api/reset", timeout=10)  # moto keeps what it stores for the whole process
 
     def go_down(self, seconds: float) -> None:
         """Answer 500 to everything, for so long from now on."""

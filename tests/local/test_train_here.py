@@ -29,6 +29,7 @@ from tests.conftest import vector_tree, write_vector_corpora
 from uml_core.config import Experiment, parse_experiment
 from uml_core.errors import InputError
 from uml_core.store.corpus_store import CorpusStore
+from uml_core.tracking import ended_runs
 from uml_core.tracking.reading import download, experiment_runs, find_run
 from uml_core.tracking.writing import MLflowTracker
 from uml_core.training import run as training_run
@@ -122,21 +123,26 @@ def test_who_is_killed_as_its_run_is_made_leaves_no_second_one(
     assert (record.run_id, record.status) == (results["run_id"], "FINISHED")
 
 
+@pytest.mark.parametrize("by_client", [False, True])
 def test_who_is_killed_as_it_logs_an_embedding_leaves_one_run(
-    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, by_client: bool
 ) -> None:
     """After the store is published; the same line, which has nothing to embed, logs it."""
     settings = experiment.override({"name": "embedded", "store": str(tmp_path / "store")})
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
+    if by_client:  # as to a server
+        monkeypatch.setattr(ended_runs, "is_file", lambda uri: False)
     with monkeypatch.context() as patch:
-        patch.setattr(MLflowTracker, "finish", killed)
+        patch.setattr(*(MLflowTracker, "finish") if by_client else (ended_runs, "write_runs"), killed)
         with pytest.raises(KeyboardInterrupt):
             embed.run(settings)
     assert all(facts["up_to_date"] for facts in embed.run(settings).results["corpora"].values())
-    assert [run.status for run in experiment_runs(settings.tracking.uri, settings.name)] == ["RUNNING"], "it may live"
+    assert [run.status for run in experiment_runs(settings.tracking.uri, settings.name)] == ["RUNNING"] * by_client, (
+        "it may live"
+    )
     for mark in (tmp_path / "store").rglob(".unlogged"):
         mark.write_text(json.dumps({**json.loads(mark.read_text()), "pid": 2**22 + 1}))
     for _ in range(2):

@@ -154,7 +154,7 @@ def test_a_store_by_an_earlier_version_with_keys_of_64_bits_is_up_to_date_and_go
     embed(store, rows_of(corpus), 3)
     as_written_before(store)
     listing = Listing(rows_of(corpus), store.stored_keys(), 3)
-    assert not listing.has_missing()
+    assert not listing.misses()
     assert store.holds_exactly(store.finished_manifest(), listing.keys)
     corpus |= {0: 1, 10: 0, 11: 2}
     del corpus[4]
@@ -163,7 +163,7 @@ def test_a_store_by_an_earlier_version_with_keys_of_64_bits_is_up_to_date_and_go
     assert sorted(settled.stale_ids) == ["id-0", "id-4"]
     check(store, corpus)
     listing = Listing(rows_of(corpus), store.stored_keys(), 3)
-    assert not listing.has_missing()
+    assert not listing.misses()
     assert store.holds_exactly(store.finished_manifest(), listing.keys)
 
 
