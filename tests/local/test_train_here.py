@@ -128,7 +128,7 @@ def test_who_is_killed_as_it_logs_an_embedding_leaves_one_run(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, by_client: bool
 ) -> None:
     """After the store is published; the same line, which has nothing to embed, logs it."""
-    settings = experiment.override({"name": "embedded", "store": str(tmp_path / "store")})
+    settings = experiment.override({"name": f"embedded-{by_client}", "store": str(tmp_path / "store")})
 
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
