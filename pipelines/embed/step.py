@@ -60,10 +60,13 @@ def run(experiment: Experiment) -> Summary:
 def _log_new(experiment: Experiment, results: Mapping[str, Mapping[str, Any]]) -> None:
     """Log what this run has embedded, and what a run has that was killed before it could."""
     stores = {corpus: corpus_store(experiment, corpus) for corpus in results}
-    left = [corpus for corpus, facts in results.items() if facts["up_to_date"] and stores[corpus].is_unlogged()]
-    for corpus in left:
-        with stores[corpus].writing(lambda: None, wait_for_living=False):  # removes what else it has left
-            stores[corpus].leave_unlogged()
+    left = list[str]()
+    for corpus, facts in results.items():
+        if facts["up_to_date"] and stores[corpus].is_unlogged():
+            with stores[corpus].writing(lambda: None, wait_for_living=False) as is_ours:  # removes what else it left
+                if is_ours and stores[corpus].is_unlogged():  # else another process has taken it on
+                    stores[corpus].leave_unlogged()
+                    left.append(corpus)
     if new := {corpus: facts for corpus, facts in results.items() if corpus in left or not facts["up_to_date"]}:
         with loading():
             from uml_core.tracking.ended_runs import log_embedding  # heavy, and a rerun may have no use for it

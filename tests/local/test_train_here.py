@@ -31,7 +31,7 @@ from uml_core.errors import InputError
 from uml_core.store.corpus_store import CorpusStore
 from uml_core.tracking import ended_runs
 from uml_core.tracking.reading import download, experiment_runs, find_run
-from uml_core.tracking.writing import MLflowTracker
+from uml_core.tracking.writing import MLflowTracker, start_run
 from uml_core.training import run as training_run
 
 ROOT = Path(__file__).parents[2]
@@ -145,9 +145,12 @@ def test_who_is_killed_as_it_logs_an_embedding_leaves_one_run(
     )
     for mark in (tmp_path / "store").rglob(".unlogged"):
         mark.write_text(json.dumps({**json.loads(mark.read_text()), "pid": 2**22 + 1}))
+    another = start_run(settings, name="embed", kind="embed", tags={"uml.store_fingerprint": "other=0"}).run_id
     for _ in range(2):
         embed.run(settings)
-        assert [run.status for run in experiment_runs(settings.tracking.uri, settings.name)] == ["FINISHED"]
+        found = [(run.status, run.run_id) for run in experiment_runs(settings.tracking.uri, settings.name)]
+        assert sorted(status for status, _ in found) == ["FINISHED", "RUNNING"]
+        assert ("RUNNING", another) in found, "a living process's is left alone"
     assert not list((tmp_path / "store").rglob(".*"))
 
 

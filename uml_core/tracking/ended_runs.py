@@ -88,22 +88,25 @@ def add_to_runs(tracking: TrackingConfig, additions: Sequence[Addition]) -> None
 def log_embedding(experiment: Experiment, results: Mapping[str, Mapping[str, Any]], *, again: bool = False) -> None:
     """Log each corpus's facts (rows, rejects, rows/s, stage shares) as a run of kind embed.
 
-    Where it is done `again` because a process was killed before it was done, the run which that has left is deleted.
+    Where it is done `again` because a process was killed before it was done, the run which that has left is deleted:
+    one of the same embeddings, since others may be a living process's.
     """
     tracking, began_at = experiment.tracking, time.time()
     known = read_experiment(tracking.uri, experiment.name) if is_file(tracking.uri) else None
     experiment_id = known[0] if known else open_experiment(tracking, experiment.name)
+    fingerprints = [f"{corpus}={facts['fingerprint']}" for corpus, facts in results.items()]
     if again:
         client = PatientClient(tracking.uri)
         for run in client.search_runs([experiment_id], "tags.`uml.kind` = 'embed' and attributes.status = 'RUNNING'"):
-            client.delete_run(run.info.run_id)
+            told = run.data.tags.get("uml.store_fingerprint", "").split(",")
+            if set(told) & set(fingerprints):
+                client.delete_run(run.info.run_id)
     names = ("rows", "rejected_rows", "rows_per_s", "steady_rows_per_s", "wall_s", "first_part_s", "encoded_rows")
     values: dict[str, float | None] = {}
     for corpus, facts in results.items():
         values |= {f"embed/{name}/{corpus}": facts.get(name) for name in names}
         values |= {f"embed/share/{stage}/{corpus}": share for stage, share in facts["stage_share"].items()}
-    fingerprints = ",".join(f"{corpus}={facts['fingerprint']}" for corpus, facts in results.items())
-    tags, points = {"uml.store_fingerprint": fingerprints}, metric_points(values)
+    tags, points = {"uml.store_fingerprint": ",".join(fingerprints)}, metric_points(values)
     ended = EndedRun(experiment, "embed", "embed", tags, points, "FINISHED", began_at, time.time(), parent_run_id="")
     write_runs(tracking, experiment_id, [ended])
 
