@@ -23,7 +23,7 @@ from shtab import FILE
 
 from pipelines import STEPS
 from pipelines.logs import KNOWN, stderr_of
-from pipelines.places import absolute_path, check_no_password, written_place
+from pipelines.places import absolute_path, check_no_password, opened, written_place
 from pipelines.timings import CLOCK, table
 from uml_core.config import Experiment, TrackingConfig, load_experiment
 from uml_core.errors import InputError
@@ -93,6 +93,8 @@ def step_main(parser: argparse.ArgumentParser, step: Step, argv: list[str] | Non
         if arguments.dry_run:
             print(without_password(experiment).to_yaml(), end="")
             return None
+        if "://" in experiment.store:
+            opened("store", experiment.store)
         return step(experiment, arguments)
 
     return guarded(parser, body, argv)

@@ -71,11 +71,15 @@ def written_place(setting: str, given: str) -> str:
 
 
 def opened(setting: str, place: str) -> tuple[pafs.FileSystem, str]:
-    """The filesystem of an absolute place to write into, and the path in it. Raises InputError where none opens it."""
+    """The filesystem of an absolute place to write into, and the path in it.
+
+    Raises InputError where none opens it, or its storage is not there: what a run waits for was there once.
+    """
     from uml_core.files import paths  # pyarrow: not on top, help and mistakes are answered without it
     from uml_core.files.paths import STORAGE_ERRORS, one_line
 
     try:
+        paths.check_there(place)
         return paths.opened(place)
     except STORAGE_ERRORS as error:
         raise InputError(f"{setting} is {place}, which cannot be opened: {one_line(error)}") from None

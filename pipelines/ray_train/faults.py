@@ -35,7 +35,9 @@ from uml_core.files.outages import outage_of
 # What torch says of a collective that ends badly, of NCCL and of gloo; and where in torch it was called.
 NCCL_TIMEOUT = re.compile(r"OpType=(\w+).*?Timeout\(ms\)=(\d+)")
 GLOO_TIMEOUT = re.compile(r"Timed out waiting (\d+)ms for \w+ operation")
-LEFT_ALONE = ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted", "NCCL error")
+LEFT_ALONE = re.compile(
+    r"gloo/.*Connection (?:closed|reset) by peer|NCCL communicator was aborted|ncclRemoteError|ncclSystemError"
+)
 IN_TORCH = re.compile(r'distributed_c10d\.py", line \d+, in (\w+)')
 
 
@@ -97,7 +99,7 @@ def _wait(error: Exception) -> tuple[float, str] | None:
     collective = called[-1] if called else "a collective"
     if gloo := GLOO_TIMEOUT.search(text):
         return int(gloo[1]) / 1000, collective
-    return (0.0, collective) if any(sign in text for sign in LEFT_ALONE) else None
+    return (0.0, collective) if LEFT_ALONE.search(text) else None
 
 
 def free_orphans(lost_actor: str) -> None:

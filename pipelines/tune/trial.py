@@ -66,7 +66,7 @@ def train_trials(config: dict[str, Any], *, tables: Tables, experiment: Experime
             key = assignments[0].key
             write(0, *train_encoder(trials[0], tables, folder, key, device=device, on_evaluation=on_evaluation))
     except Exception as error:  # of ours: another process, which Tune starts, would come to the same
-        for assignment in assignments:
+        for assignment in assignments if outage_of(error) is None else ():  # which the same line trains
             if folder.read(assignment.key) is None:
                 folder.write(assignment, TrialResult.failed(_reason(error)), state=None)
         raise

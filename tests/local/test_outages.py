@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -10,11 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
 from pipelines.embed.__main__ import main as embed_main
 from pipelines.predict.__main__ import main as predict_main
 from pipelines.report.__main__ import main as report_main
 from pipelines.train.__main__ import main as train_main
+from pipelines.tune import trial
 from pipelines.tune.__main__ import main as tune_main
 from tests.conftest import vector_tree, write_vector_corpora
 from tests.servers import FaultyS3
@@ -56,6 +59,68 @@ def test_storage_is_waited_for(s3_bucket: str, s3_server: FaultyS3) -> None:
     s3_server.shares, s3_server.slow_s = {"slow": 1}, 3.5  # the SDK's own patience is 3 s
     assert filesystem.get_file_info(path).size == 4
     assert s3_server.injected["500"] > 3
+
+
+def answer(code: str, **facts: object) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": "said"}, "ResponseMetadata": facts}, "PutObject")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError("When reading: AWS Error ACCESS_DENIED during HeadObject operation: No response body."), "refuses"),
+        (OSError("When reading: AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: none."), "refuses"),
+        (OSError("When reading: AWS Error UNKNOWN (HTTP status 500) during HeadObject operation: none."), "no answer"),
+        (OSError("When reading: AWS Error NETWORK_CONNECTION during HeadObject operation: none."), "no answer"),
+        (answer("AccessDenied"), "refuses"),
+        (NoCredentialsError(), "refuses"),
+        (answer("500", MaxAttemptsReached=True, RetryAttempts=39), "no answer"),
+        (EndpointConnectionError(endpoint_url="http://x"), "no answer"),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), "full"),
+        (OSError(errno.EACCES, "Permission denied", "x"), ""),
+    ],
+)
+def test_what_is_said_of_storage_that_refuses_and_of_one_that_is_away(error: Exception, expected: str) -> None:
+    said = {
+        "refuses": "storage refuses it",
+        "no answer": "storage does not answer",
+        "full": "a disk is full",
+        "": "None",
+    }
+    assert str(outages.outage_of(error)).startswith(said[expected])
+
+
+@pytest.mark.parametrize(
+    "place", ["s3://uml-nothing/store", "s3://uml/store?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1"]
+)
+@pytest.mark.usefixtures("s3_server")
+def test_a_mistyped_store_is_said_at_once(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Say
+) -> None:
+    monkeypatch.setattr(outages, "MAX_ATTEMPTS", 4)
+    write_vector_corpora(tmp_path)
+    file = write(parse_experiment(vector_tree(tmp_path)), tmp_path)
+    capsys.readouterr()
+    assert embed_main([file, f"store={place}"]) == 2
+    assert ended_with(capsys.readouterr().err).startswith(f"error: store is {place}, which cannot be opened: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"), [(OSError(errno.ENOSPC, "full"), None), (KeyError("x"), "KeyError: 'x'")], ids=["outage", "ours"]
+)
+def test_an_outage_is_no_trials_failure(
+    error: Exception, kept: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(trial, "train_heads", fails)
+    place = str(tmp_path / "trials")
+    given = {"trials": [trial.Assignment("a", ("uml", "", 0), {})]}
+    with pytest.raises(type(error)):
+        trial.train_trials(given, tables={}, experiment=parse_experiment(vector_tree(tmp_path)), folder_uri=place)
+    result = trial.SweepFolder(place).read("a")
+    assert (result and result.error) == kept
 
 
 def test_storage_that_stays_away(

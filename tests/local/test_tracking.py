@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import requests
+import sqlalchemy
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
@@ -23,6 +25,7 @@ from uml_core.errors import InputError, OutageError
 from uml_core.tracking import client as tracking_client
 from uml_core.tracking import writing
 from uml_core.tracking.client import PatientClient, is_outage
+from uml_core.tracking.ended_runs import Addition, add_to_runs, log_embedding
 from uml_core.tracking.reading import experiment_runs
 from uml_core.tracking.records import MetricPoint
 from uml_core.tracking.uri import check_has_runs
@@ -78,7 +81,7 @@ def test_a_server_that_has_answered_once_is_waited_for_where_its_experiment_is_o
     class Experiments:
         def get_experiment_by_name(self, name: str) -> Any:
             lost()
-            return SimpleNamespace(experiment_id=name)
+            return SimpleNamespace(experiment_id=name, lifecycle_stage="active")
 
     monkeypatch.setattr(writing, "check_tracking", lambda uri: None)
     monkeypatch.setattr(tracking_client, "mlflow_client", lambda uri: Experiments())
@@ -100,6 +103,15 @@ def test_a_server_that_stays_away_ends_in_one_line(clock: list[float]) -> None:
     assert sum(clock) == 600
 
 
+def of_sqlite(code: int) -> MlflowException:
+    """What MLflow makes of SQLAlchemy's error of an SQLite error."""
+    said = sqlite3.OperationalError("said")
+    said.sqlite_errorcode = code
+    error = MlflowException("said", error_code=TEMPORARILY_UNAVAILABLE)
+    error.__cause__ = sqlalchemy.exc.OperationalError("INSERT", {}, said)
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "outage"),
     [
@@ -108,6 +120,8 @@ def test_a_server_that_stays_away_ends_in_one_line(clock: list[float]) -> None:
         (MlflowException("API request to endpoint /x failed with error code 503 != 200"), True),
         (requests.ConnectTimeout(), True),
         (MlflowException("no such run"), False),
+        (of_sqlite(sqlite3.SQLITE_BUSY), True),
+        (of_sqlite(sqlite3.SQLITE_READONLY), False),
         (ValueError("x"), False),
     ],
 )
@@ -210,3 +224,17 @@ def test_the_file_of_a_sqlite_uri(tmp_path: Path) -> None:
     notes.write_text("a file of another kind", encoding="utf-8")
     with pytest.raises(InputError, match="a file of another kind"):
         experiment_runs(f"sqlite:///{notes}", "pets")
+
+
+def test_a_deleted_experiment_and_other_tables_are_one_line(tmp_path: Path) -> None:
+    experiment = parse_experiment(vector_tree(tmp_path))
+    tracking = experiment.tracking
+    number = open_experiment(tracking, experiment.name)
+    MlflowClient(tracking.uri).delete_experiment(number)
+    for call in (lambda: open_experiment(tracking, experiment.name), lambda: log_embedding(experiment, {})):
+        with pytest.raises(InputError, match=rf"is deleted; .* restore --experiment-id {number}"):
+            call()
+    with sqlite3.connect(tmp_path / "mlflow.db") as file:
+        file.execute("DROP TABLE latest_metrics")
+    with pytest.raises(InputError, match="cannot be written: no such table: latest_metrics"):
+        add_to_runs(tracking, [Addition("run", [MetricPoint("val/nll", 1.0)], {})])

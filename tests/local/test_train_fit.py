@@ -137,6 +137,8 @@ CALLED = """  File "torch/distributed/c10d_logger.py", line 83, in wrapper
         ({2: CLOSED}, "worker 2 lost its connection in broadcast for the others"),
         ({0: None, 1: CLOSED}, "again after each new start; workers that died: 0; see that all nodes reach each other"),
         ({0: CLOSED, 1: "CUDA out of memory"}, None),
+        ({0: CLOSED, 1: "[Errno 104] Connection reset by peer"}, None),
+        ({0: "NCCL error in: x.cpp, unhandled cuda error, ncclUnhandledCudaError: out of memory"}, None),
         ({0: None}, None),
     ],
 )

@@ -28,6 +28,13 @@ os.environ.setdefault("AWS_MAX_ATTEMPTS", "40")
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_DISK = re.compile(r"\[[Ee]rrno (?:28|122)\].*|database or disk is full")
+FAILING = (
+    r"INTERNAL_FAILURE|SERVICE_UNAVAILABLE|THROTTLING|SLOW_DOWN|REQUEST_TIMEOUT|NETWORK_CONNECTION|UNKNOWN .*status 5"
+)
+REFUSED = re.compile(
+    rf".*AWS Error (?!{FAILING}).*"
+    r"|(?:botocore|boto3)\.\S*: (?!.*reached max retries).*(?:An error occurred \(|credential).*"
+)
 NO_ANSWER = re.compile(r".*AWS Error .*|(?:botocore|boto3)\.\S*: .*")
 
 
@@ -48,12 +55,15 @@ class PatientS3FileSystem(pafs.S3FileSystem):  # type: ignore[misc]  # pyarrow h
         return functools.partial(PatientS3FileSystem, **self.options), ()
 
     def check_there(self, bucket: str) -> None:
-        """Raise OSError within seconds where nobody is at its address, which is probably mistyped."""
+        """Raise OSError within seconds where its address or bucket, which is probably mistyped, is not there."""
         try:
-            pafs.S3FileSystem(**self.options).get_file_info(bucket)  # three attempts
-        except OSError as error:
+            found = pafs.S3FileSystem(**self.options).get_file_info(bucket).type  # three attempts
+        except OSError as error:  # others may be refusals of this question alone
             if "NETWORK_CONNECTION" in str(error):
                 raise
+            return
+        if found == pafs.FileType.NotFound and not self.options.get("allow_bucket_creation"):
+            raise OSError(f"there is no bucket {bucket}")
 
 
 @contextlib.contextmanager
@@ -74,7 +84,12 @@ def outage_of(error: BaseException) -> OutageError | None:
     By the text of the whole chain: what Ray brings from a worker is a traceback in words.
     """
     lines = "".join(traceback.format_exception(error)).splitlines()
-    for pattern, mend in ((FULL_DISK, "a disk is full; make room"), (NO_ANSWER, "storage does not answer; see to it")):
+    causes = (
+        (FULL_DISK, "a disk is full; make room"),
+        (REFUSED, "storage refuses it; see to the bucket, the keys and their rights"),
+        (NO_ANSWER, "storage does not answer; see to it"),
+    )
+    for pattern, mend in causes:
         found = [match.group() for line in lines if (match := pattern.search(line))]
         if found:
             said = found[-1].removeprefix("OSError: ")[:300]

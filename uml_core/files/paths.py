@@ -104,9 +104,18 @@ def filesystem_of(scheme: str, netloc: str, query: str) -> tuple[pafs.FileSystem
     return filesystem, path.removesuffix("/root")
 
 
+def check_there(location: str) -> None:
+    """Raise OSError within seconds where nobody is at an S3 address, or has no such bucket; looks once a process.
+
+    A disk, and storage of another kind, says so by itself.
+    """
+    if is_uri(location):
+        parts = urlsplit(location)
+        _check_there(parts.scheme, parts.netloc, parts.query)
+
+
 @functools.lru_cache(maxsize=64)
-def check_there(scheme: str, netloc: str, query: str) -> None:
-    """Raise OSError within seconds where nobody is at an S3 address, else see `files.outages`; once a process."""
+def _check_there(scheme: str, netloc: str, query: str) -> None:
     filesystem, bucket = filesystem_of(scheme, netloc, query)
     if isinstance(filesystem, PatientS3FileSystem):
         filesystem.check_there(bucket)
@@ -116,8 +125,7 @@ def kind_of(location: str, setting: str) -> str:
     """File, folder or missing. Raises InputError, with the setting's name, for what cannot be opened."""
     try:
         if is_uri(location):
-            parts = urlsplit(location)
-            check_there(parts.scheme, parts.netloc, parts.query)
+            check_there(location)
             filesystem, path = remote(location)
             kinds = {pafs.FileType.File: "file", pafs.FileType.Directory: "folder"}
             return kinds.get(filesystem.get_file_info(path).type, "missing")

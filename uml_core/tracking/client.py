@@ -66,13 +66,16 @@ class PatientClient:
                     ) from None
                 if not is_outage(error):
                     raise
-                waited_s = time.monotonic() - started
+                waited_s, said = time.monotonic() - started, _of_sqlite(error)
+                why = f" ({said})" if said else ""
                 if waited_s >= MAX_OUTAGE_S:
                     raise OutageError(
-                        f"{shown} did not answer for {MAX_OUTAGE_S:.0f} s; start it again and run the same line, "
+                        f"{shown} did not answer for {MAX_OUTAGE_S:.0f} s{why}; start it again and run the same line, "
                         "which goes on where this run stopped"
                     ) from error
-                logger.warning("%s does not answer; waiting (%.0f s of at most %.0f s)", shown, waited_s, MAX_OUTAGE_S)
+                logger.warning(
+                    "%s does not answer%s; waiting (%.0f s of at most %.0f s)", shown, why, waited_s, MAX_OUTAGE_S
+                )
                 time.sleep(min(wait_s, MAX_OUTAGE_S - waited_s))
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
             else:
@@ -97,9 +100,9 @@ def mlflow_client(uri: str) -> MlflowClient:
 
 def is_outage(error: Exception) -> bool:
     """Whether an error says that the server, or its database, is away for now."""
-    if isinstance(error, sqlite3.OperationalError):  # another process has the file, or the disk is full
+    if (of_file := _of_sqlite(error)) is not None:  # another process has the file, or the disk is full
         busy = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
-        return error.sqlite_errorcode & 0xFF in busy
+        return of_file.sqlite_errorcode & 0xFF in busy
     import requests
     from mlflow.exceptions import MlflowException
 
@@ -108,6 +111,12 @@ def is_outage(error: Exception) -> bool:
         words = ("failed with exception", "failed with timeout", "error code 502", "error code 503", "error code 504")
         return error.error_code == "TEMPORARILY_UNAVAILABLE" or any(word in str(error) for word in words)
     return isinstance(error, requests.ConnectionError | requests.Timeout)
+
+
+def _of_sqlite(error: Exception) -> sqlite3.OperationalError | None:
+    """SQLite's own error, also inside SQLAlchemy's and that inside MLflow's."""
+    own = getattr(error.__cause__, "orig", error)
+    return own if isinstance(own, sqlite3.OperationalError) else None
 
 
 def quieten() -> None:

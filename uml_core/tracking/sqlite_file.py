@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
+from uml_core.errors import InputError
 from uml_core.tracking.client import PatientClient
 from uml_core.tracking.records import PARENT_TAG, RunRecord
 
@@ -30,8 +31,10 @@ def is_file(uri: str) -> bool:
 
 
 def insert(uri: str, tables: Sequence[Rows]) -> None:
-    """Insert rows in one transaction, in place of those of the same primary key."""
+    """Insert rows in one transaction, in place of those of the same primary key.
 
+    Raises InputError where the file cannot be written, or has other tables than this version of MLflow.
+    """
     merged: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for table, rows in tables:
         merged[table] += rows
@@ -43,7 +46,10 @@ def insert(uri: str, tables: Sequence[Rows]) -> None:
                 places = ", ".join(f":{column}" for column in columns)
                 file.executemany(f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({places})", rows)
 
-    _in_file(uri, all_of)
+    try:
+        _in_file(uri, all_of)
+    except sqlite3.Error as error:
+        raise InputError(f"tracking.uri {uri} cannot be written: {error}") from None
 
 
 def read_runs(uri: str, experiment_id: str, parent_run_id: str | None = None) -> list[RunRecord]:
@@ -62,10 +68,11 @@ def read_run(uri: str, run_id: str) -> RunRecord | None:
 
 
 def read_experiment(uri: str, name: str) -> tuple[str, dict[str, str]] | None:
-    """The id and the tags of an experiment; None where the file has none of that name."""
+    """The id and the tags of an experiment; None where the file has none of that name, or it is deleted."""
 
     def read(file: sqlite3.Connection) -> tuple[str, dict[str, str]] | None:
-        found = file.execute("SELECT experiment_id FROM experiments WHERE name = ?", [name]).fetchone()
+        query = "SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'active'"
+        found = file.execute(query, [name]).fetchone()
         return found and (
             str(found[0]),
             dict(file.execute("SELECT key, value FROM experiment_tags WHERE experiment_id = ?", found)),

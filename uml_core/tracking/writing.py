@@ -127,6 +127,11 @@ def open_experiment(tracking: TrackingConfig, name: str) -> str:
             client: Any = PatientClient(tracking.uri) if remote else mlflow_client(tracking.uri)
             experiment = client.get_experiment_by_name(name)
             if experiment is not None:
+                if experiment.lifecycle_stage == "deleted":
+                    raise InputError(
+                        f"MLflow's experiment '{name}' is deleted; give another name, or restore it: "
+                        f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+                    )
                 return str(experiment.experiment_id)
             # A server stores artifacts itself; beside a database they go to the folder of the experiment file.
             location = None if remote else _as_uri(f"{tracking.artifacts}/{name}")
