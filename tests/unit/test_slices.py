@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ import pytest
 from tests.conftest import write_picture_corpora
 from tests.unit.test_readers_shards import samples, write_shard
 from uml_core.config import CorpusConfig
-from uml_core.corpora.readers import stream_rows
+from uml_core.corpora.readers import slices, stream_rows
 from uml_core.corpora.readers.base import CorpusSource, RowChecks
 from uml_core.corpora.readers.slices import FEWEST, MOST, slices_for
 from uml_core.corpora.rows import Row, hashes_of
 from uml_core.errors import InputError
+from uml_core.files.paths import Entry
 from uml_core.store.listing import Listing
 from uml_core.store.sliced_store import RANGES, Listed, SlicedStore, repeated_id
 
@@ -64,6 +66,15 @@ def test_small_corpora_are_whole_and_large_ones_get_a_slice_for_four_pieces(
     pieces = [12, 9, 8, 8]  # classes in splits, classes, shards, tables
     assert [slices_for(source) for source in sources] == [count // 4 for count in pieces]
     assert MOST == 1024
+    list_folder = slices.list_folder
+
+    def without_train(folder: str, root: str) -> Iterator[Entry]:
+        if folder.endswith("/train"):
+            raise PermissionError(13, "Permission denied", folder)
+        return list_folder(folder, root)
+
+    monkeypatch.setattr(slices, "list_folder", without_train)
+    assert slices_for(sources[0]) == 2, "the reader says what cannot be listed"
 
 
 def rows(count: int) -> list[Row]:

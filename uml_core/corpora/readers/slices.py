@@ -5,13 +5,14 @@ A piece belongs to a slice by the hash of its name, so a piece that is added mov
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from uml_core.corpora.readers.base import CorpusSource
 from uml_core.corpora.readers.folder import class_depth
 from uml_core.corpora.readers.table_files import TABLE_SUFFIXES
-from uml_core.files.paths import list_folder
+from uml_core.files.paths import STORAGE_ERRORS, list_folder
 from uml_core.files.patterns import files_of
 
 FEWEST: Mapping[str, int] = {"webdataset": 256, "table": 256, "folder": 4096}  # pieces; fewer are not split
@@ -34,9 +35,14 @@ def _num_pieces(source: CorpusSource) -> int:
 def _num_folders(source: CorpusSource) -> int:
     """The class folders, counted up to where they are many enough."""
     root = source.location
-    above = list_folder(root, root)
-    folders = (entry for entry in above if entry.kind.endswith("folder"))
+    folders = _folders(root, root)
     if class_depth(source) == 2:
-        folders = (inner for entry in folders for inner in list_folder(entry.location, root))
-        folders = (entry for entry in folders if entry.kind.endswith("folder"))
+        folders = (inner for folder in folders for inner in _folders(folder, root))
     return sum(1 for _ in islice(folders, MOST * PIECES_A_SLICE))
+
+
+def _folders(folder: str, root: str) -> Iterator[str]:
+    """The folders in a folder that the reader follows; none of one that cannot be listed, which the reader says."""
+    with contextlib.suppress(*STORAGE_ERRORS):
+        entries = list_folder(folder, root)
+        yield from (entry.location for entry in entries if entry.kind in ("folder", "linked folder"))
