@@ -71,6 +71,7 @@ def answer(code: str, **facts: object) -> ClientError:
         (OSError("When reading: AWS Error ACCESS_DENIED during HeadObject operation: No response body."), "refuses"),
         (OSError("When reading: AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: none."), "refuses"),
         (OSError("When reading: AWS Error UNKNOWN (HTTP status 500) during HeadObject operation: none."), "no answer"),
+        (OSError("When listing: AWS Error UNKNOWN during ListObjectsV2 operation: cannot be parsed"), "no answer"),
         (OSError("When reading: AWS Error NETWORK_CONNECTION during HeadObject operation: none."), "no answer"),
         (answer("AccessDenied"), "refuses"),
         (NoCredentialsError(), "refuses"),

@@ -28,11 +28,11 @@ os.environ.setdefault("AWS_MAX_ATTEMPTS", "40")
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_DISK = re.compile(r"\[[Ee]rrno (?:28|122)\].*|database or disk is full")
-FAILING = (
-    r"INTERNAL_FAILURE|SERVICE_UNAVAILABLE|THROTTLING|SLOW_DOWN|REQUEST_TIMEOUT|NETWORK_CONNECTION|UNKNOWN .*status 5"
+KEYS = (
+    r"ACCESS_DENIED|INVALID_\w+|\w*SIGNATURE\w*|NO_SUCH_BUCKET|REQUEST_EXPIRED|UNRECOGNIZED_CLIENT|UNKNOWN .*status 4"
 )
 REFUSED = re.compile(
-    rf".*AWS Error (?!{FAILING}).*"
+    rf".*AWS Error (?:{KEYS}).*"
     r"|(?:botocore|boto3)\.\S*: (?!.*reached max retries).*(?:An error occurred \(|credential).*"
 )
 NO_ANSWER = re.compile(r".*AWS Error .*|(?:botocore|boto3)\.\S*: .*")
