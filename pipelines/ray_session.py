@@ -106,6 +106,8 @@ def quieten_ray_data() -> None:
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # here, because importing ray.data sets the level anew
+    for what_ends_a_stream in ("exceptions", "_internal.execution.streaming_executor_state"):  # is raised as well
+        logging.getLogger(f"ray.data.{what_ends_a_stream}").setLevel(logging.CRITICAL)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
 
 

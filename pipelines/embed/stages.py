@@ -21,6 +21,7 @@ from pipelines.ray_session import quieten_ray_data, share_of
 from uml_core.config import EncoderConfig
 from uml_core.corpora.rows import Row
 from uml_core.encoders import Encoder, build_encoder
+from uml_core.errors import InputError
 from uml_core.store.listing import RowSpool
 
 if TYPE_CHECKING:
@@ -99,8 +100,13 @@ def stream_dataset(
     read: ReadPart,
     arguments: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
-    """The same of a data set with a part in each block, in column part."""
+    """The same of a data set with a part in each block, in column part.
+
+    Raises:
+        InputError: as a task or an actor has raised it; Ray's own shows its traceback.
+    """
     import ray.data
+    from ray.exceptions import RayTaskError
 
     if workers.decoders != 0:
         dataset = dataset.map_batches(
@@ -110,7 +116,7 @@ def stream_dataset(
             compute=ray.data.TaskPoolStrategy(size=workers.decoders),
             fn_kwargs={"encoder": encoder, "read": read},
         )
-    yield from dataset.map_batches(
+    dataset = dataset.map_batches(
         actor,
         batch_size=1,
         num_cpus=workers.cpus,
@@ -118,4 +124,10 @@ def stream_dataset(
         resources=share_of(workers.nodes),
         compute=ray.data.ActorPoolStrategy(min_size=workers.actors, max_size=workers.most or workers.actors),
         fn_constructor_kwargs={"encoder": encoder, "read": read, "workers": workers, **arguments},
-    ).iter_rows()
+    )
+    try:
+        yield from dataset.iter_rows()
+    except RayTaskError as error:
+        if not isinstance(error, InputError):
+            raise
+        raise InputError(str(error.cause).partition(" Failed to apply UDF transform")[0]) from None  # Ray Data adds it

@@ -156,6 +156,12 @@ def test_a_corpus_in_slices_holds_the_same_goes_on_and_refuses_an_id_in_two_of_t
     assert (facts["new"], facts["changed"], facts["removed"], facts["encoded_rows"]) == (1, 0, 1, 1)
 
     stored = store.load_ids()
+    (tmp_path / "6.jsonl").write_text(json.dumps({"id": "6", "file": "6.png"}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"6\.jsonl has columns file, id; a table needs a column") as refused:
+        embed_only(sliced, "pictures")
+    assert "Ray" not in str(refused.value)
+    assert "UDF" not in str(refused.value)
+    (tmp_path / "6.jsonl").unlink()
     (tmp_path / "1.jsonl").write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(InputError, match="1 of 33 rows cannot be read"):
         embed_only(sliced.override({"embed.max_rejected": 0}), "pictures")
