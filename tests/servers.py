@@ -28,22 +28,37 @@ def free_port() -> int:
 
 
 class MLflowServer:
-    """A real `mlflow server` on a SQLite file, which may be stopped and started."""
+    """A real `mlflow server`, on a SQLite file unless told otherwise, which may be stopped and started.
 
-    def __init__(self, directory: Path) -> None:
+    With a `password` it asks for it, of user admin.
+    """
+
+    def __init__(self, directory: Path, *, database: str = "", artifacts: str = "", password: str = "") -> None:
         self.directory, self.uri = directory, f"http://127.0.0.1:{free_port()}"
         port = self.uri.rpartition(":")[2]
-        places = [f"--backend-store-uri=sqlite:///{directory}/server.db", f"--artifacts-destination={directory}/served"]
-        self._line = [sys.executable, "-m", "mlflow", "server", *places, "--host=127.0.0.1", f"--port={port}"]
-        self._line.append("--workers=1")
+        self._line = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"]
+        self._line.append(f"--artifacts-destination={artifacts or directory / 'served'}")
+        self._settings = {
+            "MLFLOW_BACKEND_STORE_URI": database or f"sqlite:///{directory}/server.db",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes nobody asks for
+        }
+        if password:
+            users = directory / "users.ini"
+            users.write_text(
+                f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{directory}/users.db\n"
+                f"admin_username = admin\nadmin_password = {password}\n"
+                "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
+                encoding="utf-8",
+            )
+            self._line.append("--app-name=basic-auth")
+            self._settings |= {"MLFLOW_AUTH_CONFIG_PATH": str(users), "MLFLOW_FLASK_SERVER_SECRET_KEY": "of tests"}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight processes nobody asks for
         self._process = subprocess.Popen(
             self._line,
-            env=environment,
+            env={**os.environ, **self._settings},
             start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

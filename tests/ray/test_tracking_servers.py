@@ -37,7 +37,7 @@ from uml_core.config import TrackingConfig, parse_experiment
 from uml_core.files.paths import remote
 from uml_core.serving.target_predictor import TargetPredictor
 from uml_core.tracking.reading import experiment_runs, find_run, load_predictor, sweep_runs
-from uml_core.tracking.records import MetricPoint
+from uml_core.tracking.records import MetricPoint, RunRecord
 from uml_core.tracking.writing import open_experiment, start_run
 
 INITDB = shutil.which("initdb") or next((str(path) for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
@@ -169,6 +169,68 @@ def test_runs_and_models_on_a_postgresql_that_restarts(postgres: Postgres, tmp_p
     assert [record.arm for record in found] == ["", "uml"]
     assert find_run(tracking, child.run_id).metrics == {"val/accuracy": 0.5, "test/class_accuracy/C__": 1.0}
     assert found[1].params["optim.lr"] == "0.001"
+
+
+def test_a_server_with_passwords(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_vector_corpora(tmp_path)
+    server = MLflowServer(tmp_path, password="right-one-123")
+    tree = vector_tree(tmp_path, name="closed", tracking={"uri": server.uri})
+    file = tmp_path / "experiment.yaml"
+    file.write_text(parse_experiment(tree).to_yaml(), encoding="utf-8")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    server.start()
+    try:
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong-one-123")
+        assert embed_line.main([str(file), f"store={tmp_path}/refused"]) == 2
+        said = capsys.readouterr().err
+        assert "does not let this user in; set MLFLOW_TRACKING_USERNAME" in said
+        assert "wrong-one" not in said
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "right-one-123")
+        assert embed_line.main([str(file)]) == 0
+        assert [(run.kind, run.status) for run in experiment_runs(server.uri, "closed")] == [("embed", "FINISHED")]
+    finally:
+        server.stop()
+
+
+@pytest.mark.skipif(bool(NO_POSTGRES), reason=NO_POSTGRES)
+def test_fifty_trials_while_server_and_database_restart(postgres: Postgres, s3_bucket: str, tmp_path: Path) -> None:
+    """On a server as it is meant for many users: PostgreSQL, and artifacts on object storage."""
+    write_vector_corpora(tmp_path)
+    database = postgres.uri.replace("postgresql:", "postgresql+psycopg:")
+    server = MLflowServer(tmp_path, database=database, artifacts=f"{s3_bucket}/mlflow")
+    tracking = TrackingConfig(uri=server.uri)
+    experiment = parse_experiment(vector_tree(tmp_path, name="fifty", tracking={"uri": server.uri}, tune={"seeds": 9}))
+    reached: list[int] = []
+
+    def trials() -> list[RunRecord]:
+        return [run for run in experiment_runs(server.uri, "fifty") if run.kind == "trial"]
+
+    def outages() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not trials():
+            time.sleep(0.05)
+        server.stop()
+        server.start()
+        reached.append(len(trials()))
+        postgres.stop()
+        time.sleep(1)
+        postgres.start()
+
+    away = threading.Thread(target=outages)
+    server.start()
+    try:
+        open_experiment(tracking, "fifty")  # in which trials are looked for from the start
+        embed.run(experiment)
+        away.start()
+        tune.run(experiment, "closed_form")
+        away.join()
+        assert 0 < reached[0] < 54
+        assert len(trials()) == len({trial.tags["uml.trial"] for trial in trials()}) == 54
+        assert all(trial.status == "FINISHED" and "val/accuracy" in trial.metrics for trial in trials())
+    finally:
+        server.stop()
 
 
 def test_no_secret_is_written_or_shown(
