@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.servers import MLflowServer, free_port
+from cluster.rehearsal import free_port
+from tests.servers import MLflowServer
 
 ROOT = Path(__file__).resolve().parents[1]
 RAY = str(Path(sys.executable).with_name("ray"))

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -58,10 +59,15 @@ STEPS = (
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port nobody listens on now, and which neither the system (32768 and up) nor Ray (10002 to 19999) hands out.
+
+    One that is taken until Ray's agent starts leaves a node that answers and takes no job.
+    """
+    while True:
+        port = random.randrange(20000, 32768)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Cluster:
@@ -113,9 +119,10 @@ class Cluster:
         """Run a line as a job that uploads a folder; returns its exit status and output."""
         command = [RAY, "job", "submit", "--working-dir", str(folder), "--", *line]
         environment = {**self.environment, "RAY_ADDRESS": self.dashboard}
+        ends = time.monotonic() + START_S
         while True:
             job = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            if "No available agent to submit job" not in job.stdout + job.stderr:
+            if "No available agent to submit job" not in job.stdout + job.stderr or time.monotonic() > ends:
                 return job
             time.sleep(1)  # the head answers before the process that takes jobs has started
 

@@ -6,7 +6,6 @@ import logging
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,12 +18,7 @@ from typing import Any
 import pytest
 import requests
 
-
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+from cluster.rehearsal import free_port
 
 
 class MLflowServer:

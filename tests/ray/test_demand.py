@@ -17,9 +17,8 @@ import psutil
 import pytest
 import ray
 
-from cluster.rehearsal import RAY
+from cluster.rehearsal import RAY, free_port
 from tests.installed import ROOT
-from tests.servers import free_port
 
 GPU_NODE = {"CPU": 4, "GPU": 1, "spot": 1000, "accelerator_type:T4": 1}
 

@@ -22,6 +22,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.rehearsal import free_port
 from pipelines.embed import __main__ as embed_line
 from pipelines.embed import step as embed
 from pipelines.predict import step as predict
@@ -32,7 +33,7 @@ from pipelines.tune import __main__ as tune_line
 from pipelines.tune import step as tune
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from tests.ray.test_tune import ONE_AT_A_TIME, write_space
-from tests.servers import MLflowServer, free_port
+from tests.servers import MLflowServer
 from uml_core.config import TrackingConfig, parse_experiment
 from uml_core.files.paths import remote
 from uml_core.serving.target_predictor import TargetPredictor
