@@ -139,5 +139,5 @@ def sweep_records(
 
 def report_in_words(records: Sequence[RunRecord], *, tracking_uri: str = "sqlite:////data/mlflow.db") -> Report:
     """A report whose figures are empty files, for tests of its words: to draw them takes most of a page's seconds."""
-    with mock.patch.object(drawing, "bytes_of", return_value=b""):
+    with mock.patch.object(drawing, "svg_of", return_value=b""):
         return build_report("pets", records, tracking_uri=tracking_uri)

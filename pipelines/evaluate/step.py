@@ -104,14 +104,14 @@ def _evaluate(
     lines += [f"  {name:<52}{_shown(name, value)}" for name, value in shown.items()]
     if measured.files:  # of a figure its SVG alone is for a person to open
         drawn = {name[:-4] for name in measured.files if name.endswith(".svg")}
-        to_open = [name for name in measured.files if not (name.endswith((".png", ".txt")) and name[:-4] in drawn)]
+        to_open = [name for name in measured.files if not (name.endswith(".txt") and name[:-4] in drawn)]
         lines.append(f"logged to the run under evaluation/: {listing(to_open, limit=20)}")
     to_open, found = [], dict[str, float]()
     for name, result in explained.items():
         files = _artifacts(name, result)
         log(result.metrics, files, "analysis")
         lines += result.summary
-        to_open += [file for file in files if not file.endswith((".png", ".txt"))]
+        to_open += [file for file in files if not file.endswith(".txt")]
         found |= result.metrics
     if explained:
         lines.append(f"logged to the run under analysis/: {listing(to_open, limit=20)}")
@@ -132,11 +132,10 @@ def _compare(experiment: Experiment, ours: Sequence[LoadedRun], others: Sequence
 
 
 def _artifacts(analysis: str, result: AnalysisResult) -> dict[str, bytes]:
-    """An analysis's files by name: summary and captions, every figure as SVG and PNG, every table as CSV."""
+    """An analysis's files by name: summary and captions, every figure as SVG, every table as CSV."""
     captions = [f"{figure.name}: {figure.caption}" for figure in result.figures]
     files: dict[str, bytes] = {f"{analysis}.txt": "\n\n".join([*result.summary, *captions]).encode()}
-    for figure in result.figures:
-        files[f"{figure.name}.svg"], files[f"{figure.name}.png"] = figure.svg, figure.png
+    files |= {f"{figure.name}.svg": figure.svg for figure in result.figures}
     return files | {name: table.encode() for name, table in result.tables.items()}
 
 

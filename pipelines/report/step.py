@@ -1,6 +1,6 @@
 """An MLflow experiment to one HTML page and figures, from MLflow alone.
 
-In: an experiment's runs. Out: DIR/index.html, which needs no other file, and DIR/figures/*.png and *.svg.
+In: an experiment's runs. Out: DIR/index.html, which needs no other file, and DIR/figures/*.svg.
 
     python -m pipelines.report examples/demo.yaml
     python -m pipelines.report examples/demo.yaml --output report
@@ -60,5 +60,4 @@ def write_report(html: str, figures: Iterable[ReportFigure], folder: OutputFolde
     """Write figures, then the page; returns the page's path or URI."""
     for figure in figures:
         folder.write(f"figures/{figure.name}.svg", figure.svg)
-        folder.write(f"figures/{figure.name}.png", figure.png)
     return folder.write("index.html", html.encode())

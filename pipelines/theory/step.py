@@ -1,6 +1,6 @@
 """The paper's theorems and its Gaussian study, checked by simulation (Ray tasks).
 
-In: nothing. Out: DIR/index.html, one page that needs no other file, DIR/figures/*.png and *.svg, and DIR/theory.json.
+In: nothing. Out: DIR/index.html, one page that needs no other file, DIR/figures/*.svg, and DIR/theory.json.
 
     python -m pipelines.theory
     python -m pipelines.theory --trials 2000 --steps 500 --output runs/theory-quick

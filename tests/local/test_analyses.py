@@ -67,7 +67,7 @@ def test_every_analysis_gives_metrics_figures_and_words(run: TrainedRun, results
     for name, result in results.items():
         assert result.summary, name
         assert all(metric.startswith("analysis/") and np.isfinite(value) for metric, value in result.metrics.items())
-        assert all(figure.png.startswith(b"\x89PNG") and b"<svg" in figure.svg for figure in result.figures)
+        assert all(b"<svg" in figure.svg for figure in result.figures)
         assert bool(result.figures) == (name not in ("gradients", "alignment", "mistakes", "labels"))
     margins, rows = results["margins"].metrics, run.held_out
     predicted = (run.embeddings("target", rows) @ run.head("target").T).argmax(axis=1)

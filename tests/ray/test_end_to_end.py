@@ -85,7 +85,7 @@ def test_analyses_are_explained_and_logged(thread: Thread, tmp_path: Path) -> No
     silhouette = explained.results["analysis/margins/silhouette"]
     assert thread.metrics()["analysis/margins/silhouette"] == pytest.approx(silhouette)
     figures = thread.fetched("analysis", tmp_path)
-    assert {"margins.svg", "margins.png", "margins.txt"} <= {file.name for file in figures.iterdir()}
+    assert {"margins.svg", "margins.txt"} <= {file.name for file in figures.iterdir()}
 
 
 def test_corrupted_pictures_are_encoded_again_and_a_run_is_no_better_than_itself(

@@ -135,7 +135,7 @@ def the_parent_carries_the_results(
     folder = download(sweep.tracking.uri, f"runs:/{parent.run_id}/report", tmp_path / "fetched")
     page = (folder / "index.html").read_text(encoding="utf-8")
     assert "This sweep has status" not in page
-    assert {file.suffix for file in (folder / "figures").iterdir()} == {".png", ".svg"}
+    assert {file.suffix for file in (folder / "figures").iterdir()} == {".svg"}
     with_classes = {t.arm for t in trials if any(name.startswith("test/class_accuracy/") for name in t.metrics)}
     assert with_classes == {"unimodal", "uml_init"}, "baseline and headline"
     two_arms_can_be_compared_in_mlflow(sweep, trials)
@@ -156,7 +156,7 @@ def two_arms_can_be_compared_in_mlflow(sweep: Experiment, trials: list[RunRecord
             with_figures[trial.arm, trial.params["seed"]] = files
     assert set(with_figures) == {("unimodal", "0"), ("uml_init", "0")}
     assert with_figures["unimodal", "0"] == with_figures["uml_init", "0"]
-    assert "evaluation/test/confusion.png" in with_figures["unimodal", "0"]
+    assert "evaluation/test/confusion.svg" in with_figures["unimodal", "0"]
     for trial in trials:
         assert trial.end_time_ms - trial.start_time_ms == pytest.approx(1000 * trial.metrics["perf/train_s"], abs=2)
 

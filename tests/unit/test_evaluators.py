@@ -32,7 +32,7 @@ from uml_core.evaluation.outcome import evaluated_run, measure_outcome
 from uml_core.evaluation.probes import evaluate_zero_shot, neighbour_votes
 from uml_core.evaluation.registry import DEFAULT, EVALUATORS, chosen_evaluators, measure
 from uml_core.evaluation.run import EvaluatedRun
-from uml_core.figures.drawing import bytes_of
+from uml_core.figures.drawing import svg_of
 from uml_core.models.linear_probe import LinearProbe
 from uml_core.training.run import TrainingRun
 
@@ -289,7 +289,7 @@ def test_the_confusion_figure_can_be_drawn(count: int) -> None:
     counts = np.eye(count, dtype=np.int64) * 3
     counts[0, 1] = 2
     figure = confusion_figure(counts, [f"class {code}" for code in range(count)])
-    assert bytes_of(figure, "svg").startswith(b"<?xml")
+    assert svg_of(figure).startswith(b"<?xml")
     assert math.isclose(figure.axes[0].images[0].get_array()[0, 1], 0.4)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.transforms import Affine2D, Bbox
@@ -179,7 +178,6 @@ def confusion_figure(counts_CC: npt.NDArray[np.int64], classes: Sequence[str]) -
     margin = 0.4 + longest * LETTER * size / 72
     with house_style(**{"axes.grid": False}):
         figure = Figure(figsize=(margin + side + 0.9, margin + side + 0.1))
-        FigureCanvasAgg(figure)
         place = Affine2D().scale(*(1 / figure.get_size_inches()))  # inches to shares of the figure
         axis = figure.add_axes(Bbox.from_bounds(margin, margin, side, side).transformed(place).bounds)
         shown = np.ma.masked_equal(shares_CC, 0.0)

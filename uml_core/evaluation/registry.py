@@ -89,8 +89,7 @@ def measure(run: EvaluatedRun, evaluators: Mapping[str, Evaluator]) -> Measured:
                 )
             owners[name] = evaluator_name
             if isinstance(value, ReportFigure):
-                caption = value.caption.encode()
-                measured.files |= {f"{name}.svg": value.svg, f"{name}.png": value.png, f"{name}.txt": caption}
+                measured.files |= {f"{name}.svg": value.svg, f"{name}.txt": value.caption.encode()}
             elif isinstance(value, str):
                 measured.files[name] = value.encode()
             else:

@@ -4,7 +4,7 @@ In: an objective with its best weights, and its data. Out: plain arrays, each wo
 Supervised, fine-tuned and self-supervised runs look the same from here.
 
 An evaluator is a function from a run to (name, value) pairs. A float is a metric under that name. Text is an artifact
-of that file name. A `ReportFigure` becomes NAME.svg and NAME.png with its caption in NAME.txt. Files lie below
+of that file name. A `ReportFigure` becomes NAME.svg with its caption in NAME.txt. Files lie below
 evaluation/ of the run. Its docstring says when a number must not be compared with another; it raises InputError where
 it asks for what the run does not have. Your own is a function in a file:
 

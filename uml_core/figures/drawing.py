@@ -1,4 +1,4 @@
-"""What every figure shares: one style, colours that everyone can tell apart, panels, and a figure's two files.
+"""What every figure shares: one style, colours that everyone can tell apart, panels, and a figure's file.
 
 No pyplot and no global state. Colours are Okabe and Ito's, told apart under every kind of colour blindness; markers
 differ as well. Accuracies are drawn in percent.
@@ -12,17 +12,15 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#767676"
-MAX_SIDE = 2400  # dots of a PNG: letters of 6.5 points are legible, and to compress twice as many takes a second
 WIDTH_IN = 5.2  # a phone shows it at three quarters, with letters still legible
 STYLE: dict[str, Any] = {
     "font.size": 10,
@@ -43,13 +41,12 @@ STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """One drawn figure: file name without ending, what it shows in words, and its two files' bytes."""
+    """One drawn figure: file name without ending, what it shows in words, and its SVG."""
 
     name: str
     caption: str
     alternative: str
     svg: bytes
-    png: bytes
 
     @property
     def data_uri(self) -> str:
@@ -58,10 +55,7 @@ class ReportFigure:
 
 
 def drawn(name: str, figure: Figure, caption: str, alternative: str) -> ReportFigure:
-    """A figure's two files, of the one layout that the first finds: to find it takes longer than to draw it."""
-    png = bytes_of(figure, "png")
-    figure.set_layout_engine("none")
-    return ReportFigure(name, caption, alternative, bytes_of(figure, "svg"), png)
+    return ReportFigure(name, caption, alternative, svg_of(figure))
 
 
 @contextmanager
@@ -80,23 +74,17 @@ def stacked_panels(heights_in: Sequence[float], *, share_x: bool = False) -> tup
 
 
 def canvas(height_in: float) -> Figure:
-    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
 
 
-def bytes_of(figure: Figure, kind: Literal["svg", "png"]) -> bytes:
-    """A figure's file: an SVG whose letters are outlines, or a PNG of 200 dots per inch, of large figures fewer."""
+def svg_of(figure: Figure) -> bytes:
+    """A figure as SVG whose letters are outlines."""
     buffer = io.BytesIO()
     with house_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in a script it lacks
-        # By a canvas: figure.savefig draws everything twice, the first time for a layout that is found already.
-        canvas_of: Any = FigureCanvasSVG(figure) if kind == "svg" else FigureCanvasAgg(figure)
-        if kind == "svg":
-            canvas_of.print_svg(buffer, metadata={"Date": None})
-        else:
-            figure.set_dpi(min(200, MAX_SIDE / max(figure.get_size_inches())))
-            canvas_of.print_png(buffer)
+        # By a canvas: figure.savefig draws everything twice, the first time for the layout alone.
+        drawing: Any = FigureCanvasSVG(figure)
+        drawing.print_svg(buffer, metadata={"Date": None})
     return buffer.getvalue()
 
 
