@@ -3,13 +3,14 @@
     starting Ray, 3 s
     encoding pictures 412/1168, 139.20 rows/s, 00:05 left
 
-In a log, where stderr is no terminal, a long count is written twice a minute, and nothing else.
+In a log, where stderr is no terminal, a long count is a line twice a minute, and nothing else is written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import logging
 import sys
 import threading
@@ -51,6 +52,15 @@ def loading() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+class LogLines(io.TextIOBase):
+    """What a bar draws over what it drew before, line by line in a log."""
+
+    def write(self, text: str) -> int:
+        if said := text.strip():
+            print(said, file=sys.stderr)
+        return len(text)
 
 
 _open: list[StepProgress] = []  # the innermost last: it alone is shown
@@ -99,7 +109,7 @@ class StepProgress:
 
     def _begin(self, shown: dict[str, Any]) -> None:
         self._close()
-        self._anew = partial(tqdm, **shown, leave=False, file=sys.stderr)
+        self._anew = partial(tqdm, **shown, leave=False, file=sys.stderr if self._is_shown else LogLines())
         self._bar = self._anew()
 
     def _again(self) -> None:

@@ -57,6 +57,17 @@ def test_a_terminal_shows_what_is_waited_for_and_what_is_counted(monkeypatch: py
     assert not lines[-1], "the line is gone"
 
 
+def test_a_log_of_a_long_step_holds_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.StringIO()
+    monkeypatch.setattr("sys.stderr", log)
+    monkeypatch.setattr(progress, "LOG_S", 0.001)
+    run_step()
+    lines = log.getvalue().split("\n")
+    assert all(line.startswith(f"encoding pictures {count}/4, ") for count, line in enumerate(lines[:-1], 1)), lines
+    assert len(lines) > 2
+    assert not lines[-1], "the last one is ended"
+
+
 def test_a_log_of_a_short_step_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     log = io.StringIO()
     monkeypatch.setattr("sys.stderr", log)
