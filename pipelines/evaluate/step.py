@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from pipelines.command_line import Summary
 from pipelines.evaluate.flags import check_flags
-from pipelines.progress import StepProgress
+from pipelines.progress import StepProgress, loading
 from pipelines.run_data import build_data
 from pipelines.stores import corpus_store, store_tables
 from pipelines.timings import timed
@@ -61,7 +61,8 @@ def run(
     """Evaluate runs with the experiments they were trained with, and log the results into them."""
     given = [run_ids] if isinstance(run_ids, str) else list(run_ids or ())
     check_flags(given, against, analyses, pairs_file, plane_classes)
-    evaluators = chosen_evaluators(experiment.evaluation.evaluators)
+    with loading():  # scikit-learn
+        evaluators = chosen_evaluators(experiment.evaluation.evaluators)
     ids = given or [presented_run(experiment.tracking.uri, experiment.name)]
     with StepProgress("reading the run") as shown:
         runs = [load_run(experiment, run_id) for run_id in ids]
