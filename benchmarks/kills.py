@@ -3,6 +3,7 @@
     python -m benchmarks.kills --kills 200 --seed 0 --out kills.json
     python -m benchmarks.kills --soak 60 --out soak.json     # minutes; what grows is told as a slope
     python -m benchmarks.kills --cut 20 --steps embed,train  # a node is silent for 20 s
+    python -m benchmarks.kills --storage 0.2                 # S3 answers a fifth badly, and is away for 20 s
 
 A Ray of its own (a head without CPUs, two workers with one each, all raylets of this machine) and an MLflow server.
 embed, train, tune and predict run there as a user starts them, in turn, and are hit up to three times each: the
@@ -32,15 +33,18 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow.fs as pafs
 
 from benchmarks.figures import machine
 from benchmarks.kills_checks import Kill, Round, differences, outcome
 from benchmarks.kills_machines import CONTROLLER, ROOT, WORKERS, Machines, cmdline, marked, usage
 from tests.conftest import CLASSES, picture_tree, write_embeddings, write_picture_corpora
 from tests.light_encoder import SlowColourGrid, light
+from tests.servers import FaultyS3, s3_settings
 from uml_core.config import parse_experiment
 
 MOST_KILLS, END_S = 3, 150.0  # of a line; until it must have ended
+BUCKET, AWAY_S = "uml-kills", 20.0
 OTHERS = {"driver": 5, "raylet": 3, "mlflow": 1, "head": 1}  # how often, against 5 for a worker
 TRAINING = {"max_steps": 6000, "eval_every": 50, "batch_size": 8, "patience": 1000, "report_every_s": 0.2}
 Hit = Callable[["Round", subprocess.Popen[bytes]], None]
@@ -49,9 +53,9 @@ Hit = Callable[["Round", subprocess.Popen[bytes]], None]
 class Trials:
     """Rounds on some machines, each against the runs that were left alone."""
 
-    def __init__(self, machines: Machines, rng: random.Random, hits: str) -> None:
+    def __init__(self, machines: Machines, rng: random.Random, hits: str, storage: FaultyS3 | None = None) -> None:
         self.machines, self.rng, self.count = machines, rng, 0
-        self.hits = hits
+        self.hits, self.storage = hits, storage
         self.alone: dict[str, Round] = {}
         self.outcomes: dict[str, Any] = {}
         corpora = machines.directory / "corpora"
@@ -68,7 +72,8 @@ class Trials:
 
     def leave_alone(self, steps: Sequence[str]) -> None:
         """Run steps, and those before them, undisturbed; what comes after is compared with these."""
-        for step in [step for step in WORKERS if step in {"embed", "train", *steps}]:
+        needed = {"embed", *steps, *(["train"] if "predict" in steps else [])}
+        for step in [step for step in WORKERS if step in needed]:
             self.alone[step] = self.run(step, kills=0)
             self.outcomes[step] = outcome(self.alone[step])
 
@@ -81,12 +86,16 @@ class Trials:
         if step == "embed":
             shutil.rmtree(folder / "store", ignore_errors=True)
         folder.mkdir(exist_ok=True)
-        tree = {**self.tree, "name": folder.name, "store": f"{folder}/store"}
+        is_remote = self.storage is not None and hit is not None
+        place = f"s3://{BUCKET}/{folder.name}" if is_remote else str(folder)
+        if is_remote and step != "embed":
+            pafs.copy_files(f"{folder}/store", f"{place}/store")
+        tree = {**self.tree, "name": folder.name, "store": f"{place}/store"}
         if step == "train":
             tree["train"] = {**TRAINING, "workers": 1, "report_share": 1}
         if step == "tune":
             tree["train"] = {**TRAINING, "max_steps": 1500}
-        this = Round(self.count, step, parse_experiment(tree))
+        this = Round(self.count, step, parse_experiment(tree), folder, place)
         (folder / "experiment.yaml").write_text(this.experiment.to_yaml(), encoding="utf-8")
         began = time.monotonic()
         while True:
@@ -94,6 +103,10 @@ class Trials:
             if status == 0 or this.lines > kills + 1:
                 break
         this.wall_s = time.monotonic() - began
+        if self.storage is not None and is_remote:
+            self.storage.shares = {}
+            shutil.rmtree(folder / "store", ignore_errors=True)
+            pafs.copy_files(place, str(folder))
         if status:
             this.failures.append(f"status {status}")
         else:
@@ -109,7 +122,7 @@ class Trials:
             assert model is not None
             given = ["--model", model.results["model_uri"], "--tracking-uri", self.machines.mlflow.uri]
             given += ["--input", f"{self.machines.directory}/corpora/pictures/train/circle", "--max-rejected", "0.2"]
-            given += ["--output", f"{this.folder}/predictions.parquet"]
+            given += ["--output", f"{this.place}/predictions.parquet"]
         return [sys.executable, "-m", f"pipelines.{this.step}", *given]
 
     def _once(self, this: Round, kills: int, hit: Hit | None) -> int:
@@ -214,6 +227,20 @@ def silent_for(machines: Machines, rng: random.Random, seconds: float) -> Hit:
     return hit
 
 
+def failing(storage: FaultyS3, rng: random.Random, share: float) -> Hit:
+    """What has storage answer a share of all requests badly, and some time after a step's worker was born none."""
+
+    def hit(this: Round, driver: subprocess.Popen[bytes]) -> None:
+        storage.shares = dict.fromkeys(("500", "503", "lost", "cut", "slow"), share / 5)
+        began, worker = time.monotonic(), born(WORKERS[this.step], driver, rng)
+        time.sleep(rng.uniform(0, 3))
+        if worker is not None and driver.poll() is None:
+            this.kills.append(Kill(this.number, this.step, "storage", round(time.monotonic() - began, 2)))
+            storage.go_down(AWAY_S)
+
+    return hit
+
+
 def born(title: str, driver: subprocess.Popen[bytes], rng: random.Random) -> psutil.Process | None:
     """One of the processes of a title, once there is one; None where the driver ends before."""
     while driver.poll() is None:
@@ -230,6 +257,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=600.0, help="begin no line after so many")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="random steps and kills for so long")
     parser.add_argument("--cut", type=float, metavar="SECONDS", help="let a node be silent for so long instead")
+    parser.add_argument("--storage", type=float, metavar="SHARE", help="let S3 answer so badly, and be away, instead")
     parser.add_argument("--steps", default=",".join(WORKERS), help="by commas")
     parser.add_argument("--hit", default="", help="only these, by commas: driver,raylet,worker,controller,head,mlflow")
     parser.add_argument("--seed", type=int, default=0)
@@ -239,18 +267,25 @@ def main() -> int:
     rng, rounds, held = random.Random(given.seed), list[Round](), list[dict[str, float]]()
     ends = time.monotonic() + 60 * (given.minutes if given.soak is None else given.soak)
     most, steps = given.kills if given.soak is None else 10**6, given.steps.split(",")
+    storage = None
+    if given.storage is not None:
+        storage = FaultyS3(given.seed)
+        os.environ |= s3_settings(storage.url)
+        pafs.FileSystem.from_uri(f"s3://{BUCKET}?allow_bucket_creation=true")[0].create_dir(BUCKET)
     with (
         tempfile.TemporaryDirectory(prefix="k", ignore_cleanup_errors=True) as directory,
         Machines(Path(directory), is_quick=given.cut is None) as machines,
     ):
-        trials = Trials(machines, rng, given.hit)
+        trials = Trials(machines, rng, given.hit, storage)
         trials.leave_alone(steps)
         took = ", ".join(f"{step} {this.wall_s:.0f} s" for step, this in trials.alone.items())
         print(f"left alone: {took}", flush=True)
         rounds += trials.alone.values()
         while (done := sum(len(each.kills) for each in rounds)) < most and time.monotonic() < ends:
             step = steps[len(rounds) % len(steps)] if given.soak is None else rng.choice(steps)
-            if given.cut is not None:
+            if storage is not None:
+                this = trials.run(step, kills=0, hit=failing(storage, rng, given.storage))
+            elif given.cut is not None:
                 this = trials.run(step, kills=0, hit=silent_for(machines, rng, given.cut))
             else:
                 this = trials.run(step, kills=min(rng.randint(1, MOST_KILLS), most - done))

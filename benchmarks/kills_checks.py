@@ -37,6 +37,8 @@ class Round:
     number: int
     step: str
     experiment: Experiment
+    folder: Path  # what is looked at
+    place: str  # what the step writes into: the folder, or a URI
     kills: list[Kill] = field(default_factory=list)
     lines: int = 0  # how often it was started
     said: list[str] = field(default_factory=list)  # on stderr, at last
@@ -47,10 +49,6 @@ class Round:
     @property
     def name(self) -> str:
         return self.experiment.name
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.experiment.store).parent
 
 
 def differences(this: Round, alone: Mapping[str, Any] | None) -> Iterator[str]:

@@ -93,9 +93,12 @@ def step_main(parser: argparse.ArgumentParser, step: Step, argv: list[str] | Non
         if arguments.dry_run:
             print(without_password(experiment).to_yaml(), end="")
             return None
-        if "://" in experiment.store:
-            opened("store", experiment.store)
-        return step(experiment, arguments)
+        if "://" not in experiment.store:
+            return step(experiment, arguments)
+        from pipelines.storage_watch import outages_said  # pyarrow
+
+        with outages_said(*opened("store", experiment.store)):
+            return step(experiment, arguments)
 
     return guarded(parser, body, argv)
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from tests.servers import FaultyS3
+from tests.servers import FaultyS3, s3_settings
 from uml_core.config import Experiment, parse_experiment
 from uml_core.files.paths import filesystem_of
 from uml_core.store.corpus_table import CorpusTable
@@ -183,13 +183,7 @@ def picture_tree(directory: Path) -> dict[str, Any]:
 def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
     """A local server that speaks S3, without faults; its address stands in the environment, as a user gives it."""
     server = FaultyS3()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_ENDPOINT_URL": server.url,
-    }.items():
+    for name, value in s3_settings(server.url).items():
         monkeypatch.setenv(name, value)
     filesystem_of.cache_clear()  # of an earlier server's address
     yield server

@@ -74,6 +74,17 @@ class MLflowServer:
             self._process = None
 
 
+def s3_settings(url: str) -> dict[str, str]:
+    """What tells clients of a local S3 server, as a user gives it in the environment."""
+    return {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL": url,
+    }
+
+
 class FaultyS3:
     """A local S3 server (moto's) that fails by request, where `shares` says so, and altogether, for a while.
 

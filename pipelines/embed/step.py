@@ -60,14 +60,18 @@ def run(experiment: Experiment) -> Summary:
 def _log_new(experiment: Experiment, results: Mapping[str, Mapping[str, Any]]) -> None:
     """Log what this run has embedded, and what a run has that was killed before it could."""
     stores = {corpus: corpus_store(experiment, corpus) for corpus in results}
-    left = list[str]()
+    own, left = list[str](), list[str]()
     for corpus, facts in results.items():
         if facts["up_to_date"] and stores[corpus].is_unlogged():
             with stores[corpus].writing(lambda: None, wait_for_living=False) as is_ours:  # removes what else it left
                 if is_ours and stores[corpus].is_unlogged():  # else another process has taken it on
                     stores[corpus].leave_unlogged()
                     left.append(corpus)
-    if new := {corpus: facts for corpus, facts in results.items() if corpus in left or not facts["up_to_date"]}:
+                    own.append(corpus)
+        elif not facts["up_to_date"] and stores[corpus].is_own_to_log():  # other corpora may have taken hours since
+            stores[corpus].leave_unlogged()
+            own.append(corpus)
+    if new := {corpus: results[corpus] for corpus in own}:
         with loading():
             from uml_core.tracking.ended_runs import log_embedding  # heavy, and a rerun may have no use for it
         for facts in new.values():

@@ -6,16 +6,21 @@ import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
+from pipelines import storage_watch
 from pipelines.embed.__main__ import main as embed_main
 from pipelines.predict.__main__ import main as predict_main
 from pipelines.report.__main__ import main as report_main
+from pipelines.storage_watch import INTERRUPTED
 from pipelines.train.__main__ import main as train_main
 from pipelines.tune import trial
 from pipelines.tune.__main__ import main as tune_main
@@ -26,6 +31,7 @@ from uml_core.files import lease, outages
 from uml_core.files.paths import filesystem_of, open_bytes, remote
 from uml_core.tracking.reading import download, experiment_runs
 
+ROOT = Path(__file__).parents[2]
 Say = pytest.CaptureFixture[str]
 OFTEN = {"train": {"max_steps": 60, "eval_every": 20, "batch_size": 8, "report_every_s": 0.001, "report_share": 1}}
 
@@ -59,6 +65,44 @@ def test_storage_is_waited_for(s3_bucket: str, s3_server: FaultyS3) -> None:
     s3_server.shares, s3_server.slow_s = {"slow": 1}, 3.5  # the SDK's own patience is 3 s
     assert filesystem.get_file_info(path).size == 4
     assert s3_server.injected["500"] > 3
+
+
+WAITS = """
+import logging
+from pipelines.storage_watch import outages_said
+from uml_core.files.paths import opened
+logging.basicConfig()
+filesystem, path = opened("s3://uml-tests/file")
+with outages_said(filesystem, path):
+    filesystem.get_file_info(path)
+"""
+
+
+@pytest.mark.usefixtures("s3_bucket")
+def test_an_outage_is_said_and_ctrl_c_ends_it(s3_server: FaultyS3) -> None:
+    """In C, where the storage's client waits for seven minutes, Python hears nothing."""
+    s3_server.go_down(600)
+    with subprocess.Popen([sys.executable, "-c", WAITS], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "storage s3://uml-tests does not answer; it is waited for" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == INTERRUPTED
+        assert process.stderr.read().strip() == "interrupted; the same line goes on where this one stopped"
+
+
+def test_that_storage_is_back_is_said(
+    s3_bucket: str, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(storage_watch, "ASK_S", 0.05)
+    with storage_watch.outages_said(*remote(f"{s3_bucket}/file")):
+        for count, down_s in ((1, 600), (2, 0)):
+            s3_server.go_down(down_s)
+            deadline = time.monotonic() + 60
+            while len(caplog.messages) < count and time.monotonic() < deadline:
+                time.sleep(0.05)
+    away, back = caplog.messages
+    assert away == "storage s3://uml-tests does not answer; it is waited for, seven minutes at most"
+    assert back.startswith("storage s3://uml-tests answers again after ")
 
 
 def answer(code: str, **facts: object) -> ClientError:

@@ -28,7 +28,7 @@ from uml_core.tracking.client import PatientClient, is_outage
 from uml_core.tracking.ended_runs import Addition, add_to_runs, log_embedding
 from uml_core.tracking.reading import experiment_runs
 from uml_core.tracking.records import MetricPoint
-from uml_core.tracking.uri import check_has_runs
+from uml_core.tracking.uri import check_artifacts, check_has_runs
 from uml_core.tracking.writing import metric_name, open_experiment, start_run
 
 LOST = MlflowException("API request to http://x failed with exception ConnectionError")
@@ -81,7 +81,9 @@ def test_a_server_that_has_answered_once_is_waited_for_where_its_experiment_is_o
     class Experiments:
         def get_experiment_by_name(self, name: str) -> Any:
             lost()
-            return SimpleNamespace(experiment_id=name, lifecycle_stage="active")
+            return SimpleNamespace(
+                experiment_id=name, lifecycle_stage="active", artifact_location="mlflow-artifacts:/1"
+            )
 
     monkeypatch.setattr(writing, "check_tracking", lambda uri: None)
     monkeypatch.setattr(tracking_client, "mlflow_client", lambda uri: Experiments())
@@ -205,13 +207,27 @@ def test_credentials_come_from_the_environment(guarded_server: str, monkeypatch:
 
 
 def test_a_database_without_its_driver_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(**_: Any) -> None:
+    def missing(*_: Any, **__: Any) -> None:
         raise ModuleNotFoundError("No module named 'psycopg'", name="psycopg")
 
-    monkeypatch.setattr("mlflow.tracking.MlflowClient", missing)
+    monkeypatch.setattr("sqlalchemy.create_engine", missing)
     with pytest.raises(InputError, match=r"postgresql://db/x needs package psycopg\[binary\]") as refusal:
         open_experiment(TrackingConfig(uri="postgresql://ada:lovelace@db/x"), "pets")
     assert "lovelace" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [("http://127.0.0.1:9", "refused"), ("storage.example:9000", "it is not of the form http://HOST:PORT")],
+)
+def test_a_mistyped_address_of_artifacts_is_said_at_once(
+    address: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", address)
+    tracking = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db", artifacts="s3://uml-artifacts")
+    check_artifacts.cache_clear()
+    with pytest.raises(InputError, match=f"MLFLOW_S3_ENDPOINT_URL is {address}, where no storage answers .*{why}"):
+        open_experiment(tracking, "pets")
 
 
 def test_the_file_of_a_sqlite_uri(tmp_path: Path) -> None:

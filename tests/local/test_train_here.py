@@ -154,6 +154,23 @@ def test_who_is_killed_as_it_logs_an_embedding_leaves_one_run(
     assert not list((tmp_path / "store").rglob(".*"))
 
 
+def test_what_another_host_has_logged_meanwhile_is_not_logged_again(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = experiment.override({"name": "meanwhile", "store": str(tmp_path / "store")})
+    log_new = embed._log_new
+
+    def later(*given: Any) -> None:
+        (mark,) = (tmp_path / "store" / "target").rglob(".unlogged")
+        mark.unlink()
+        log_new(*given)
+
+    monkeypatch.setattr(embed, "_log_new", later)
+    embed.run(settings)
+    (run,) = experiment_runs(settings.tracking.uri, settings.name)
+    assert run.tags["uml.store_fingerprint"].startswith("names=")
+
+
 def test_seeds_and_twins_read_their_corpora_once(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     load = CorpusStore.load

@@ -35,10 +35,12 @@ from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from tests.ray.test_tune import ONE_AT_A_TIME, write_space
 from tests.servers import MLflowServer
 from uml_core.config import TrackingConfig, parse_experiment
+from uml_core.errors import InputError
 from uml_core.files.paths import remote
 from uml_core.serving.target_predictor import TargetPredictor
 from uml_core.tracking.reading import experiment_runs, find_run, load_predictor, sweep_runs
 from uml_core.tracking.records import MetricPoint, RunRecord
+from uml_core.tracking.uri import check_tracking
 from uml_core.tracking.writing import open_experiment, start_run
 
 INITDB = shutil.which("initdb") or next((str(path) for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
@@ -149,6 +151,9 @@ def postgres() -> Iterator[Postgres]:
 def test_runs_and_models_on_a_postgresql_that_restarts(postgres: Postgres, tmp_path: Path) -> None:
     tracking = TrackingConfig(uri=postgres.uri, artifacts=str(tmp_path / "artifacts"))
     experiment = parse_experiment(vector_tree(tmp_path, name="sql", tracking=tracking.model_dump()))
+    with pytest.raises(InputError, match=r"cannot be used: .*role \"ada\" does not exist; see to its address") as said:
+        check_tracking(postgres.uri.replace("uml:secret", "ada:lovelace"))
+    assert "lovelace" not in str(said.value)
     open_experiment(tracking, "sql")
     parent = start_run(experiment, name="sweep", kind="sweep", tags={})
     child = start_run(experiment, name="trial", kind="trial", tags={"uml.arm": "uml"}, parent_run_id=parent.run_id)

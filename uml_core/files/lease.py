@@ -249,9 +249,16 @@ def lease_beside(folder: str) -> str:
     return posixpath.join(posixpath.dirname(folder), f".{posixpath.basename(folder)}.lease")
 
 
-def leave_name(filesystem: pafs.FileSystem, path: str) -> None:
+def leave_name(filesystem: pafs.FileSystem, path: str, *, lasts_s: float) -> None:
     """Name this process at a path, without a wait or a claim; `living_holder` tells whether it lives."""
-    Lease(filesystem, path)._write()
+    own = replace(Lease(filesystem, path)._own, expires_at=time.time() + lasts_s)
+    write_whole(filesystem, path, json.dumps(asdict(own)).encode())
+
+
+def is_own_name(filesystem: pafs.FileSystem, path: str) -> bool:
+    """Whether the name that stands at a path is this process's."""
+    holder = _read_holder(filesystem, path)
+    return holder is not None and holder.is_here and holder.pid == os.getpid()
 
 
 def living_holder(filesystem: pafs.FileSystem, path: str) -> Holder | None:

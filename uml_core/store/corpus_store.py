@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from uml_core.corpora.rows import HASH, Hashes, HashSet, Row, contains
 from uml_core.errors import InputError, listing
 from uml_core.files.atomic import TEMPORARY, read_if_there, write_whole
-from uml_core.files.lease import Lease, lease_beside, leave_name, living_holder
+from uml_core.files.lease import Lease, lease_beside, is_own_name, leave_name, living_holder
 from uml_core.files.paths import STORAGE_ERRORS, is_uri, local_path, one_line, opened
 from uml_core.store.corpus_table import CorpusTable, finite_matrix, labelled, order_by_id, unread
 from uml_core.store.listing import RowSpool, digest_of
@@ -52,6 +52,7 @@ SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 REJECTED = "rejected.parquet"
 UNLOGGED = ".unlogged"  # who has yet to tell MLflow
+UNLOGGED_S = 900.0  # by a host's clock, and SKEW_S more by another's: longer than MLflow is waited for
 SUMS = "sums"  # a folder of what was added up over its rows (`uml_core.store.sums_folder`)
 FOOTERS_AT_ONCE = 32  # threads: on object storage a footer is a round trip
 
@@ -108,7 +109,11 @@ class CorpusStore:
 
     def leave_unlogged(self) -> None:
         """Say, until `was_logged`, that this process will tell MLflow of what it has embedded here."""
-        leave_name(self._fs, f"{self.directory}/{UNLOGGED}")
+        leave_name(self._fs, f"{self.directory}/{UNLOGGED}", lasts_s=UNLOGGED_S)
+
+    def is_own_to_log(self) -> bool:
+        """Whether no other process has told MLflow, or taken that on, since this one said that it will."""
+        return is_own_name(self._fs, f"{self.directory}/{UNLOGGED}")
 
     def is_unlogged(self) -> bool:
         """Whether who would have told MLflow of this corpus was killed before it did."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from uml_core.config import Experiment
-from uml_core.errors import InputError, listing
+from uml_core.errors import InputError, first_line, listing
 
 TRACKING_SCHEMES = {"sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks"}
+ANSWER_S = 10  # within which a server, a database or storage must say something at first
+S3_ENDPOINTS = ("MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # as MLflow and boto3 look for it
 SQLITE_HEADER = b"SQLite format 3\0"  # an empty file is a database, too
 
 
@@ -23,7 +29,7 @@ def check_tracking(uri: str) -> None:
         import requests  # which a file, the default, does without
 
         try:
-            requests.get(uri.rstrip("/") + "/health", timeout=10)
+            requests.get(uri.rstrip("/") + "/health", timeout=ANSWER_S)
         except requests.RequestException as error:
             raise InputError(
                 f"tracking.uri {shown} cannot be reached ({type(error).__name__}); start the server "
@@ -45,8 +51,45 @@ def check_tracking(uri: str) -> None:
         raise InputError(
             f"tracking.uri is {shown}, which cannot be used; schemes are {listing(sorted(TRACKING_SCHEMES))}"
         )
+    elif uri.startswith("postgresql"):
+        _check_postgresql(uri, shown)
     elif "://" not in uri and uri != "databricks":
         raise InputError(f"tracking.uri is {shown}; MLflow 3 writes no plain folders, use sqlite:///runs/mlflow.db")
+
+
+def _check_postgresql(uri: str, shown: str) -> None:
+    """Connect once: MLflow would try for 100 s where a user, a password or the database's name is wrong."""
+    import sqlalchemy
+
+    try:
+        with contextlib.suppress(ModuleNotFoundError):  # MLflow's client names the package
+            engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": ANSWER_S})
+            engine.connect().close()
+            engine.dispose()
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise InputError(
+            f"tracking.uri {shown} cannot be used: {first_line(getattr(error, 'orig', None) or error)}; see to its "
+            "address, user, password and name"
+        ) from None
+
+
+@functools.cache
+def check_artifacts(location: str) -> None:
+    """Fail at once where nobody is at the address of S3 storage for artifacts: boto3 would wait for six minutes."""
+    name = next((name for name in S3_ENDPOINTS if os.environ.get(name)), None)
+    if name is None or not location.startswith("s3://"):
+        return
+    address = urlsplit(os.environ[name])
+    try:
+        if not address.hostname:
+            raise ValueError("it is not of the form http://HOST:PORT")
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname, port), timeout=ANSWER_S).close()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{name} is {os.environ[name]}, where no storage answers ({error}); give the address of the one that holds "
+            f"{location}"
+        ) from None
 
 
 def check_has_runs(uri: str, *, lost: str) -> None:

@@ -20,7 +20,7 @@ from uml_core.errors import InputError, first_line
 from uml_core.tracking.client import PatientClient, mlflow_client, quieten
 from uml_core.tracking.records import PARENT_TAG, PRESENTED_TAG, MetricPoint
 from uml_core.tracking.sqlite_file import run_folder
-from uml_core.tracking.uri import check_tracking, sqlite_path, without_credentials, without_password
+from uml_core.tracking.uri import check_artifacts, check_tracking, sqlite_path, without_credentials, without_password
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, RunTag  # MLflow takes a second to import, which files alone do without
@@ -132,9 +132,11 @@ def open_experiment(tracking: TrackingConfig, name: str) -> str:
                         f"MLflow's experiment '{name}' is deleted; give another name, or restore it: "
                         f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
                     )
+                check_artifacts(experiment.artifact_location)
                 return str(experiment.experiment_id)
             # A server stores artifacts itself; beside a database they go to the folder of the experiment file.
             location = None if remote else _as_uri(f"{tracking.artifacts}/{name}")
+            check_artifacts(location or "")
             return str(client.create_experiment(name, artifact_location=location))
     except MlflowException as error:
         raise InputError(
