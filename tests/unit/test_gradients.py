@@ -13,7 +13,7 @@ from uml_core.errors import InputError
 from uml_core.evaluation.outcome import evaluation_points
 from uml_core.gradients.autograd import gradient_cosines
 from uml_core.gradients.batch import Batch
-from uml_core.models import SharedHeadModel
+from uml_core.models.shared_head import SharedHeadModel
 
 
 def two_class_model() -> SharedHeadModel:

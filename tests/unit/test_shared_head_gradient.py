@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from uml_core.gradients.autograd import AutogradGradient
 from uml_core.gradients.batch import Batch
 from uml_core.gradients.closed_form import SharedHeadGradient
-from uml_core.models import SharedHeadModel
+from uml_core.models.shared_head import SharedHeadModel
 
 CLASSES, SHARED_WIDTH = 4, 5
 WIDTHS = {"photos": 7, "captions": 5, "sounds": 3}  # captions need no projection

@@ -15,9 +15,8 @@ from tests.conftest import table
 from uml_core.config import Experiment, parse_experiment
 from uml_core.data.training_data import TrainingData, build_training_data
 from uml_core.evaluation.outcome import measure_outcome
-from uml_core.models import build_model, folded_target_head
 from uml_core.models.losses import corpus_losses, weighted_sum
-from uml_core.models.shared_head import class_prototypes
+from uml_core.models.shared_head import build_model, class_prototypes, folded_target_head
 from uml_core.store.corpus_table import CorpusTable
 from uml_core.training.optimizer import learning_rate
 from uml_core.training.run import TrainingRun

@@ -53,7 +53,7 @@ def _unbiased_hsic(x_ND: Floats, y_NE: Floats) -> float:
     return float((product + sums) / (n * (n - 3)))
 
 
-def mutual_knn(x_ND: npt.NDArray[np.floating], y_NE: npt.NDArray[np.floating], *, k: int = 10) -> float:
+def mutual_knn(x_ND: npt.NDArray[np.floating], y_NE: npt.NDArray[np.floating], *, k: int) -> float:
     """The mean share of a row's k nearest neighbours (cosine) that both representations agree on, in [0, 1].
 
     Chance is k / (N − 1). Source: Huh et al. 2024, appendix.

@@ -107,14 +107,14 @@ def is_grid(trials: pd.DataFrame) -> bool:
     return len(trials) > 0 and bool(np.linalg.matrix_rank(_plane_design(trials)) == 3)
 
 
-def exchange_rate(trials: pd.DataFrame, *, seed: int = 0) -> ExchangeRate:
+def exchange_rate(trials: pd.DataFrame) -> ExchangeRate:
     """Fit plane and surface, with a percentile bootstrap of the plane's rate over whole seeds.
 
     Seeds are resampled, not trials: trials of a seed share their few-shot subset. Few seeds make the interval too
     narrow (with 3 there are 10 different resamples). The amounts must form a grid (`is_grid`).
     """
     surface, num_seeds = fit_surface(trials), trials["seed"].nunique()
-    low, high = _rate_interval(trials, seed) if num_seeds > 1 else (math.nan, math.nan)
+    low, high = _rate_interval(trials) if num_seeds > 1 else (math.nan, math.nan)
     local = _cell_means(trials)
     local["rate"] = surface.rate(local["target_rows"].to_numpy(), local["auxiliary_rows"].to_numpy())
     local["out_of_grid"] = local["auxiliary_rows"] + local["rate"] > local["auxiliary_rows"].max()
@@ -172,7 +172,7 @@ def reliable_falls(trials: pd.DataFrame) -> tuple[Fall, ...]:
     return tuple(sorted(falls, key=lambda fall: fall.change))
 
 
-def _rate_interval(trials: pd.DataFrame, seed: int) -> tuple[float, float]:
+def _rate_interval(trials: pd.DataFrame) -> tuple[float, float]:
     """The ends of the percentile interval of the plane's rate over resampled seeds.
 
     A resample only weighs the seeds anew, so each seed's normal equations are set up once.
@@ -181,7 +181,7 @@ def _rate_interval(trials: pd.DataFrame, seed: int) -> tuple[float, float]:
     gram_S33 = np.stack([design_N3.T @ design_N3 for design_N3, _ in designs])
     moment_S3 = np.stack([design_N3.T @ accuracy_N for design_N3, accuracy_N in designs])
     num_seeds = len(designs)
-    times_RS = np.random.default_rng(seed).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), NUM_RESAMPLES)
+    times_RS = np.random.default_rng(0).multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), NUM_RESAMPLES)
     gram_R33 = np.einsum("rs,sij->rij", times_RS, gram_S33)
     usable_R = np.linalg.matrix_rank(gram_R33) == 3
     slopes_R3 = np.linalg.solve(gram_R33[usable_R], (times_RS @ moment_S3)[usable_R, :, None])[..., 0]

@@ -42,7 +42,7 @@ from uml_core.figures.drawing import (
     printable,
     stacked_panels,
 )
-from uml_core.models import SharedHeadModel, build_model
+from uml_core.models.shared_head import SharedHeadModel, build_model
 
 NUM_TOP_UNITS, NUM_INPUTS = 4, 4
 NUM_UNTRAINED = 20  # a single untrained network's largest r moves by a tenth from seed to seed

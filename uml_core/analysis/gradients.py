@@ -8,7 +8,7 @@ from uml_core.analysis.shared_space import AnalysisResult, TrainedRun
 from uml_core.feed.embeddings import gathered
 from uml_core.gradients.autograd import gradient_cosines
 from uml_core.gradients.batch import Batch
-from uml_core.models import build_model
+from uml_core.models.shared_head import build_model
 
 
 def explain_gradients(run: TrainedRun) -> AnalysisResult:

@@ -22,7 +22,7 @@ from uml_core.data.labelled_rows import LabelledRows
 from uml_core.data.training_data import TrainingData
 from uml_core.feed.embeddings import gathered
 from uml_core.figures.drawing import ReportFigure
-from uml_core.models import SharedHeadModel
+from uml_core.models.shared_head import SharedHeadModel
 from uml_core.training.supervised import head_features
 
 Floats = npt.NDArray[np.float64]

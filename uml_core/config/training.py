@@ -66,7 +66,7 @@ class ModelConfig(Settings):
     """With backbone lora: the adapters."""
     trained_auxiliaries: tuple[str, ...] = ()
     """Text corpora whose encoder is trained beside the target's: as much of it as `backbone` says of the target's."""
-    drop_path: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    drop_path: Fraction01 = 0.0
     """Stochastic depth of the target's encoder, where it is trained: the share of samples that skip the last residual
     branch, rising from 0 at the first. Text encoders have their own dropout."""
     head: Literal["paper", "ridge", "discriminant", "logistic", "prior"] = "paper"
@@ -248,7 +248,7 @@ class OptimConfig(Settings):
     """Learning rate of a trained encoder, on the schedule of lr."""
     lora_lr: Positive = 5e-4
     """Learning rate of adapters (model.backbone lora), about ten times that of an encoder."""
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    layer_decay: Share = 1.0
     """Factor on an encoder's or adapters' rate with every block towards the input."""
     ema_decay: Fraction01 = 0.0
     """Decay of an exponential average of the weights; above 0, the average is what is evaluated, selected, logged and
@@ -264,7 +264,7 @@ class PicturesConfig(Settings):
     """Memory of every worker for train and validation pictures (a byte a value) or clips (four)."""
     augment: bool = True
     """Random resized crop and horizontal flip of train pictures; clips stay as they are."""
-    min_crop: Annotated[float, Field(gt=0, le=1)] = 0.25
+    min_crop: Share = 0.25
     """Smallest crop, as a share of the picture's area."""
 
 

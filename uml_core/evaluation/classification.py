@@ -208,16 +208,16 @@ def confusion_figure(counts_CC: npt.NDArray[np.int64], classes: Sequence[str]) -
     return figure
 
 
-def expected_calibration_error(probabilities_NC: Probabilities, labels_N: Codes, *, bins: int = BINS) -> float:
+def expected_calibration_error(probabilities_NC: Probabilities, labels_N: Codes) -> float:
     """Σ_b n_b / N · |accuracy_b − confidence_b| over bins of the largest probability, in [0, 1].
 
     Bins have equal width and are open to the left: (0, 1/15], (1/15, 2/15], ... The value depends on the binning and
-    grows when there are few rows: compare it only between runs on the same test rows, with the same bins.
+    grows when there are few rows: compare it only between runs on the same test rows.
     """
     confidence_N = probabilities_NC.max(axis=1)
     correct_N = probabilities_NC.argmax(axis=1) == labels_N
-    bin_N = np.clip(np.ceil(confidence_N * bins).astype(np.int64) - 1, 0, bins - 1)
-    gaps_B = np.bincount(bin_N, weights=correct_N - confidence_N, minlength=bins)
+    bin_N = np.clip(np.ceil(confidence_N * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    gaps_B = np.bincount(bin_N, weights=correct_N - confidence_N, minlength=BINS)
     return float(np.abs(gaps_B).sum() / len(labels_N))
 
 

@@ -34,7 +34,7 @@ class Choice:
         return self.arm is self.unpaired
 
 
-def choose(space: Space, val: Mapping[str, Mapping[int, float]], *, unseen: bool = False) -> Choice | None:
+def choose(space: Space, val: Mapping[str, Mapping[int, float]], *, unseen: bool) -> Choice | None:
     """The arm to ship: the best on validation, where that flatters no arm.
 
     Heads in closed form choose nothing by validation, and the best of those that know the target alone is taken by its

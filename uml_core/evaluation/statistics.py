@@ -155,7 +155,7 @@ def mean_over_seeds(by_seed: Mapping[int, float]) -> PairedDifference:
     return paired_difference(by_seed, dict.fromkeys(by_seed, 0.0))
 
 
-def detectable_difference(measured: PairedDifference, *, tests: int = 1) -> float:
+def detectable_difference(measured: PairedDifference, *, tests: int) -> float:
     """The least true difference that as many pairs, spread as these, show with a power of 80 % (t approximation).
 
     `tests` claims are made together; each is tested at a share of 5 % (Bonferroni, the first step of Holm).
@@ -163,7 +163,7 @@ def detectable_difference(measured: PairedDifference, *, tests: int = 1) -> floa
     return _reach(measured.std, measured.count, tests, POWER)
 
 
-def pairs_to_decide(measured: PairedDifference, worth: float, *, tests: int = 1) -> int | None:
+def pairs_to_decide(measured: PairedDifference, worth: float, *, tests: int) -> int | None:
     """Pairs after which the interval would hold no more than one of 0 and `worth`, if mean and spread stay as they are.
 
     None where more than 200 are needed.

@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from uml_core.gradients.batch import Accumulated, Batch, StepBatch, StepResult
 from uml_core.gradients.ranks import gradient_norm
-from uml_core.models import SharedHeadModel
 from uml_core.models.losses import corpus_losses, weighted_sum
+from uml_core.models.shared_head import SharedHeadModel
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 

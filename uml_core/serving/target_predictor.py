@@ -25,7 +25,7 @@ from uml_core.serving.predictor import Predictions, Predictor, read_settings
 if TYPE_CHECKING:  # torch: two seconds that a head, a matrix, has no use for
     from torch import Tensor
 
-    from uml_core.models import SharedHeadModel
+    from uml_core.models.shared_head import SharedHeadModel
 
 HEAD_FILE = "target_head.safetensors"
 ENCODER_FILE = "encoder.safetensors"

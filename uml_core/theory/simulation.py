@@ -34,7 +34,6 @@ class SimulatedModel:
     """A simulated model, X with noise 1; total variances are traces over the estimable directions.
 
     Attributes:
-        dims: of θc, and of θx and θy each.
         ranks: what X and Y see of θc: "full", "half" of its directions, or the "same half" as X.
         z_scores: one for each entry of the covariance of the weighted estimator, then of the unweighted one.
         simulated: total variance of the weighted estimate over trials.
@@ -43,10 +42,7 @@ class SimulatedModel:
         paper: ((I_X + I_Y)cc)†, the form that leaves the nuisance parameters out.
     """
 
-    dims: tuple[int, int]
     ranks: tuple[str, str]
-    noise_ratio: float
-    num_samples: int
     z_scores: tuple[float, ...]
     simulated: float
     unweighted: float
@@ -113,7 +109,7 @@ def simulate_model(
     weighted_TE, unweighted_TE = errors(model.estimator()), errors(unweighted)
     unweighted_EE = basis_CE.T @ model.covariance(unweighted) @ basis_CE
     return SimulatedModel(
-        *(dims, ranks, noise_ratio, num_samples),
+        ranks,
         z_scores=(*whitened_z(weighted_TE, corrected_EE), *whitened_z(unweighted_TE, unweighted_EE)),
         simulated=float(np.mean(weighted_TE**2, axis=0).sum()),
         unweighted=float(np.mean(unweighted_TE**2, axis=0).sum()),

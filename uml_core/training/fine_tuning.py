@@ -34,10 +34,9 @@ from uml_core.gradients.batch import Batch, Gradient
 from uml_core.gradients.joined_batch_norm import JoinedBatchNorm, has_batch_norm
 from uml_core.gradients.ranks import RankContext
 from uml_core.gradients.sharded_encoders import ShardedGradient, is_sharded, shard_encoders
-from uml_core.models import SharedHeadModel, build_model
 from uml_core.models.fine_tuned import FineTunedModel
 from uml_core.models.seeding import generator_of
-from uml_core.models.shared_head import Classifier, Features
+from uml_core.models.shared_head import Classifier, Features, SharedHeadModel, build_model
 from uml_core.training.objective import Objective
 from uml_core.training.supervised import evaluate_head, head_classifier, head_features
 from uml_core.transfer.start import load_backbone, start_blocks, without_gradients

@@ -29,8 +29,7 @@ from uml_core.gradients.autograd import AutogradGradient, autocast_of
 from uml_core.gradients.batch import Batch, Gradient
 from uml_core.gradients.closed_form import SharedHeadGradient
 from uml_core.gradients.ranks import RankContext
-from uml_core.models import SharedHeadModel, build_model
-from uml_core.models.shared_head import Classifier, Features
+from uml_core.models.shared_head import Classifier, Features, SharedHeadModel, build_model
 from uml_core.store.mapped_table import is_mapped
 from uml_core.training.objective import Objective
 

@@ -23,26 +23,17 @@ import numpy as np
 from scipy.special import softmax
 
 from uml_core.data.row_statistics import RowStatistics
-from uml_core.models.closed_form.discriminant_search import DiscriminantSearch, Mixture
+from uml_core.models.closed_form.discriminant_search import SEARCH_TOLERANCE, SHARES, DiscriminantSearch, Mixture
 from uml_core.models.closed_form.prior_gates import Gate, SeenClasses
-from uml_core.models.closed_form.prior_model import (
-    MAX_LEFT_OUT,
-    ClassPrior,
-    Codes,
-    Mean,
-    Point,
-    Problem,
-)
+from uml_core.models.closed_form.prior_model import MAX_LEFT_OUT, ClassPrior, Codes, Mean, Point, Problem
 from uml_core.models.closed_form.prior_unseen import Extension
 from uml_core.models.closed_form.row_space import Array, ClassBasis, LeftRows, RowSpace
 from uml_core.models.closed_form.temperature import fit_temperature, losses
 
 Kind = Literal["ridge", "discriminant", "prior", "zero_shot"]
 
-SEARCH_TOLERANCE = 0.1  # of a temperature's logarithm
 PENALTIES = (0.1, 1.0, 10.0, 100.0)  # λ, refined by half a decade
 LARGEST_PENALTY = 1000.0  # what is beyond counts as that
-SHARES = (0.3, 0.6)  # of Gram matrices in the covariance over classes
 # Where no class has two rows the share grows with the correlation of similarities beyond the first number.
 FIRST_CORRELATION, FIRST_SHARE_PER_CORRELATION, FIRST_SHARE = 0.06, 5.0, 0.8
 FIRST_BIAS = 0.14  # ½ τ² / (1 + τ²) where class means have τ² = 0.4 of the variance within classes

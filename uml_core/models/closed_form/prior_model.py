@@ -69,7 +69,7 @@ class Point:
 
     penalty: float  # λ in units of a row's mean squared length; inf leaves the mean alone
     classes: ClassBasis = field(default_factory=ClassBasis.identity)
-    scales: tuple[float, ...] = ()  # one a mean; an infinite one is the zero-shot head
+    scales: tuple[float, ...] = ()  # one a mean
     share: float = 0.0  # of the Gram matrices in the covariance over classes; the rest is private
 
 
@@ -143,11 +143,6 @@ class Problem:
         """The labels in the rows' eigenbasis (R, C)."""
         return self.space.project(self.indicators)
 
-    @property
-    def projected_means(self) -> tuple[Array, ...]:
-        """The logits of every mean in the rows' eigenbasis (R, C)."""
-        return tuple(mean.projected for mean in self.means)
-
     @cached_property
     def has_others(self) -> npt.NDArray[np.bool_]:
         """Which rows leave others of their class behind (N,)."""
@@ -187,7 +182,7 @@ class Problem:
         if not self.means:
             return ()
         root_RJ = np.sqrt(self.unfollowed(penalty, classes))
-        columns = [(root_RJ * classes.rotate(projected)).ravel() for projected in self.projected_means]
+        columns = [(root_RJ * classes.rotate(mean.projected)).ravel() for mean in self.means]
         target = (root_RJ * classes.rotate(self.projected_labels)).ravel()
         design = np.stack(columns, axis=1)
         scales, _ = nnls(design.T @ design, design.T @ target)
@@ -200,8 +195,8 @@ class Problem:
         """
         classes = point.classes
         rotated_RJ = classes.rotate(self.projected_labels)
-        for scale, projected in zip(point.scales, self.projected_means, strict=True):
-            rotated_RJ = rotated_RJ - scale * classes.rotate(projected)
+        for scale, mean in zip(point.scales, self.means, strict=True):
+            rotated_RJ = rotated_RJ - scale * classes.rotate(mean.projected)
         precision_RJ = self.unfollowed(point.penalty, classes)
         num_columns = self.num_classes - 1 if classes.vectors is None else len(classes.values)
         repeats = num_columns / precision_RJ.shape[1]  # the identity keeps one column for all classes
@@ -214,8 +209,8 @@ class Problem:
     def offset(self, point: Point) -> Array:
         """The raw bias of the means (C,), as far as the labelled rows leave them standing."""
         total_C = np.zeros(self.num_classes)
-        for scale, mean, projected in zip(point.scales, self.means, self.projected_means, strict=True):
-            squares_RJ = point.classes.rotate(projected) ** 2
+        for scale, mean in zip(point.scales, self.means, strict=True):
+            squares_RJ = point.classes.rotate(mean.projected) ** 2
             left = float((self.unfollowed(point.penalty, point.classes) * squares_RJ).sum())
             standing = left / max(float(squares_RJ.sum()), 1e-300)
             total_C += scale * standing * mean.bias
@@ -254,9 +249,9 @@ class Problem:
         """
         labels_n, precision = self.labels[rows.picked], rows.basis.dtype
         prior_nC, projected_RC = np.zeros_like(rows.indicators), self.projected_labels
-        for scale, projected, logits_nC in zip(point.scales, self.projected_means, rows.mean_logits, strict=True):
+        for scale, mean, logits_nC in zip(point.scales, self.means, rows.mean_logits, strict=True):
             prior_nC += scale * logits_nC
-            projected_RC = projected_RC - scale * projected
+            projected_RC = projected_RC - scale * mean.projected
         offset_C = self.offset(point).astype(precision)
         if math.isinf(point.penalty):
             return prior_nC + offset_C
@@ -269,14 +264,11 @@ class Problem:
         return prior_nC
 
     def head(self, point: Point) -> tuple[Array, Array]:
-        """Weight (D, C) and bias (C,) at a point. An infinite scale leaves the mean alone."""
-        infinite = [math.isinf(scale) for scale in point.scales]
-        if any(infinite):
-            point = Point(math.inf, point.classes, tuple(float(each) for each in infinite))
+        """Weight (D, C) and bias (C,) at a point."""
         weight_DC, projected_RC = np.zeros((self.space.centred.shape[1], self.num_classes)), self.projected_labels
-        for scale, mean, projected in zip(point.scales, self.means, self.projected_means, strict=True):
+        for scale, mean in zip(point.scales, self.means, strict=True):
             weight_DC = weight_DC + scale * mean.head
-            projected_RC = projected_RC - scale * projected
+            projected_RC = projected_RC - scale * mean.projected
         if not math.isinf(point.penalty):
             weight_DC = weight_DC + self.space.ridge(projected_RC, point.penalty, point.classes)
         bias_C = self.offset(point) - self.space.mean @ weight_DC
