@@ -84,7 +84,7 @@ def names_in(flag: str, text: str | None) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def step_main(parser: argparse.ArgumentParser, step: Step, argv: list[str] | None = None) -> int:
+def step_main(parser: argparse.ArgumentParser, step: Step, argv: list[str] | None) -> int:
     """Run a step that an experiment file says all of; returns the exit status."""
 
     def body(arguments: argparse.Namespace) -> Summary | None:

@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,9 @@ from uml_core.config import Experiment, parse_experiment
 from uml_core.files.paths import filesystem_of
 from uml_core.store.corpus_table import CorpusTable
 
+if TYPE_CHECKING:
+    from uml_core.training.run import TrainingRun  # torch: not every test needs it
+
 # Untimed, because machines differ, and are shared; a test that needs more examples says so.
 settings.register_profile("untimed", deadline=None, max_examples=50)
 settings.load_profile("untimed")
@@ -31,6 +34,12 @@ os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # as `pipelines` does, be
 
 CLASSES = ("circle", "square", "stripes")
 MakeExperiment = Callable[..., Experiment]
+
+
+def finish(run: TrainingRun) -> TrainingRun:
+    for _ in run.evaluations():
+        pass
+    return run
 
 
 @pytest.hookimpl(optionalhook=True)

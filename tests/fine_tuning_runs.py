@@ -90,12 +90,6 @@ def run_of(directory: Path, **changes: Any) -> TrainingRun:
     return TrainingRun(experiment, data_of(experiment))
 
 
-def finish(run: TrainingRun) -> TrainingRun:
-    for _ in run.evaluations():
-        pass
-    return run
-
-
 def run_with_text(directory: Path, sentences: dict[str, Any], **changes: Any) -> TrainingRun:
     """A run whose auxiliary table is what the text encoder makes of the sentences."""
     experiment = experiment_of(directory, **sentences, **changes)

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
@@ -38,14 +39,7 @@ from uml_core.models.closed_form.bridge import Bridge, bridge_name, over_bridges
 from uml_core.models.closed_form.discriminant import prior_of_rows
 from uml_core.models.closed_form.prior_head import PriorHead, fit_prior_head
 from uml_core.models.closed_form.prior_model import ClassPrior, Codes, unit_rows
-from uml_core.models.closed_form.prior_verdict import (
-    AuxiliaryVerdict,
-    Gain,
-    PileVerdict,
-    Verdict,
-    pile_verdict,
-    verdict_of,
-)
+from uml_core.models.closed_form.prior_verdict import PileVerdict, Verdict, pile_verdict, verdict_of
 from uml_core.models.closed_form.row_space import Array, have_equal_lengths
 from uml_core.models.closed_form.unlabelled import fit_pooled_head
 
@@ -195,7 +189,7 @@ class UnpairedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model.classes_ = np.array(description["classes"])
         model.normalized_ = bool(description["input"]["normalize"])
         model.n_features_in_ = int(description["input"]["dim"])
-        model.verdict_ = _verdict_from(description["verdict"])
+        model.verdict_ = TypeAdapter(Verdict).validate_python(description["verdict"])
         return model
 
     def to_onnx(self, path: str | Path) -> None:
@@ -371,24 +365,3 @@ def _bridge(
     texts = {name: prototypes(name, *each) for name, each in described.items()}
     overlap = same_names(map(str, classes.tolist()), map(str, target_classes.tolist()))
     return Bridge("bridge", prototypes("bridge", rows_KD, labels_K), texts, len(overlap))
-
-
-def _verdict_from(fields: dict[str, Any]) -> Verdict:
-    """A verdict from its JSON."""
-
-    def gain(value: dict[str, float] | None) -> Gain | None:
-        return None if value is None else Gain(**value)
-
-    auxiliaries = tuple(
-        AuxiliaryVerdict(
-            name=each["name"],
-            used_as=tuple(each["used_as"]),
-            aligned=each["aligned"],
-            gain=gain(each["gain"]),
-            reasons=tuple(each["reasons"]),
-        )
-        for each in fields["auxiliaries"]
-    )
-    given = fields.get("pile")
-    pile = given and PileVerdict(given["kept"], gain(given["gain"]), gain(given["auxiliaries"]))
-    return Verdict(fields["ship"], fields["second"], gain(fields["gain"]), fields["accuracies"], auxiliaries, pile)

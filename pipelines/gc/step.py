@@ -35,10 +35,9 @@ def run(experiment: Experiment, *, delete_them: bool = False, unfinished: bool =
     ]
     lines, gone = [], 0
     for folder in garbage:
-        fate = "may go"
-        if delete_them:
-            fate = "deleted" if delete(experiment.store, folder) else "kept: another process has begun to write it"
-        gone += folder.num_bytes * (fate != "kept: another process has begun to write it")
+        goes = not delete_them or delete(experiment.store, folder)
+        fate = ("deleted" if delete_them else "may go") if goes else "kept: another process has begun to write it"
+        gone += folder.num_bytes * goes
         lines.append(f"{folder.num_bytes / MIB:>10.1f} MiB  {_named(folder):<50}  {folder.state}, {fate}")
     total = sum(folder.num_bytes for folder in found)
     done = "deleted" if delete_them else "may go (--delete deletes them)"

@@ -33,7 +33,7 @@ def train_and_report(
     run: TrainingRun,
     started_at: float,
     report: Callable[[list[MetricPoint], TrainingState], None],
-    show: Callable[[TrainingState], None] = lambda state: None,
+    show: Callable[[TrainingState], None],
 ) -> None:
     """Train a run to its end; metrics are collected and reported every so often, the same times on all ranks.
 

@@ -37,12 +37,6 @@ def in_files(data: Any, directory: Path) -> Any:
     return replace(data, train=train)
 
 
-def finish(run: TrainingRun) -> TrainingRun:
-    for _ in run.evaluations():
-        pass
-    return run
-
-
 def saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
     """Return a state as a checkpoint gives it back: on the CPU."""
     file = io.BytesIO()

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import finish
 from tests.fine_tuning_runs import predictions_of, run_of, write_corpus
-from tests.gpu.device import DEVICE, NEEDS_GPU, finish, on_device, saved_and_loaded, share_apart, weights_of
+from tests.gpu.device import DEVICE, NEEDS_GPU, on_device, saved_and_loaded, share_apart, weights_of
 from tests.tiny_models import save_text, save_vision
 from uml_core.config import EncoderConfig
 from uml_core.encoders import Encoder, build_encoder

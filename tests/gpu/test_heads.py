@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.gpu.device import DEVICE, NEEDS_GPU, finish, in_files, on_device, saved_and_loaded, share_apart, weights_of
+from tests.conftest import finish
+from tests.gpu.device import DEVICE, NEEDS_GPU, in_files, on_device, saved_and_loaded, share_apart, weights_of
 from tests.sequence_corpora import sequence_experiment, wave_tables
 from tests.unit.test_packed import GRID
 from tests.unit.test_training import TABLES, experiment, run_of

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import finish
 from tests.fine_tuning_runs import data_of, experiment_of, write_corpus
-from tests.gpu.device import DEVICE, NEEDS_GPU, finish, share_apart, weights_of
+from tests.gpu.device import DEVICE, NEEDS_GPU, share_apart, weights_of
 from tests.local.ranks import NUM_RANKS, Case, Left, train_on_ranks
 from uml_core.training.run import TrainingRun
 

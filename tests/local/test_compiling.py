@@ -16,8 +16,8 @@ import pytest
 import timm
 import torch
 
-from tests.conftest import write_picture_corpora
-from tests.fine_tuning_runs import experiment_of, finish, run_of
+from tests.conftest import finish, write_picture_corpora
+from tests.fine_tuning_runs import experiment_of, run_of
 from tests.local.test_low_rank import weights_of
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import evaluation_points

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from timm.layers import DropPath
 from torch import nn
 
-from tests.fine_tuning_runs import experiment_of, finish, predictions_of, run_of, tables_of, write_corpus
+from tests.conftest import finish
+from tests.fine_tuning_runs import experiment_of, predictions_of, run_of, tables_of, write_corpus
 from tests.tiny_models import save_vision, vision_model
 from uml_core.data.training_data import build_training_data
 from uml_core.encoders.image.pixel_encoder import PixelEncoder

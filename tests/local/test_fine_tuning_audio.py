@@ -15,7 +15,8 @@ import transformers as hf
 from safetensors.torch import load_file
 
 from tests.bad_rows import sound_file
-from tests.fine_tuning_runs import data_of, finish, predictions_of, tables_of
+from tests.conftest import finish
+from tests.fine_tuning_runs import data_of, predictions_of, tables_of
 from tests.tiny_models import SPEECH, save_audio
 from uml_core.config import EncoderConfig, Experiment, parse_experiment
 from uml_core.data.training_data import build_training_data

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import CLASSES
-from tests.fine_tuning_runs import experiment_of, finish, run_with_text, write_corpus
+from tests.conftest import CLASSES, finish
+from tests.fine_tuning_runs import experiment_of, run_with_text, write_corpus
 from tests.tiny_models import save_text
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import trained_parameters

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tests.conftest import CLASSES, write_picture_corpora
-from tests.fine_tuning_runs import data_of, experiment_of, finish, predictions_of, run_of, run_with_text
+from tests.conftest import CLASSES, finish, write_picture_corpora
+from tests.fine_tuning_runs import data_of, experiment_of, predictions_of, run_of, run_with_text
 from tests.text_models import text_model
 from tests.tiny_models import save_text, save_vision
 from uml_core.encoders.image.timm_encoder import TimmEncoder

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from pipelines.train.picture_stream import chunks_of
-from tests.fine_tuning_runs import data_of, experiment_of, finish, run_of, tables_of, write_corpus
+from tests.conftest import finish
+from tests.fine_tuning_runs import data_of, experiment_of, run_of, tables_of, write_corpus
 from uml_core.corpora.rows import Row
 from uml_core.data.subsets import Rows
 from uml_core.data.training_data import build_training_data

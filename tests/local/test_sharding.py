@@ -12,8 +12,8 @@ import timm
 import torch
 from torch import nn
 
-from tests.conftest import write_picture_corpora
-from tests.fine_tuning_runs import data_of, experiment_of, finish, predictions_of
+from tests.conftest import finish, write_picture_corpora
+from tests.fine_tuning_runs import data_of, experiment_of, predictions_of
 from tests.local.ranks import Case, Left, on_ranks, training
 from tests.local.test_joined_batch_norm import both, check_norms
 from tests.text_models import save_text_model

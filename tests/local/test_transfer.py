@@ -13,8 +13,8 @@ import timm
 import torch
 from torch import Tensor
 
-from tests.conftest import write_picture_corpora
-from tests.fine_tuning_runs import data_of, experiment_of, finish
+from tests.conftest import finish, write_picture_corpora
+from tests.fine_tuning_runs import data_of, experiment_of
 from tests.sequence_corpora import sequence_experiment, wave_tables
 from tests.text_models import DEPTH, HEADS, HIDDEN, WIDTH, save_text_model
 from uml_core.config import Experiment, SequenceModelConfig, TransferConfig

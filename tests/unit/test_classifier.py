@@ -115,7 +115,7 @@ def test_a_saved_classifier_predicts_the_same(tmp_path: Path, normalize: bool) -
     loaded = UnpairedClassifier.load(tmp_path / "model.safetensors")
     np.testing.assert_array_equal(loaded.predict_proba(given["new"]), model.predict_proba(given["new"]))
     assert list(loaded.predict(given["new"])) == list(model.predict(given["new"]))
-    assert str(loaded.verdict_) == str(model.verdict_)
+    assert loaded.verdict_ == model.verdict_
     assert loaded.get_params() == model.get_params()
 
 

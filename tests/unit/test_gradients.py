@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.distributed
 
-from tests.unit.test_training import experiment, finish, run_of
+from tests.conftest import finish
+from tests.unit.test_training import experiment, run_of
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import evaluation_points
 from uml_core.gradients.autograd import gradient_cosines

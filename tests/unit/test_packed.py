@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.test_training import TABLES, experiment, finish, run_of
+from tests.conftest import finish
+from tests.unit.test_training import TABLES, experiment, run_of
 from uml_core.config import Experiment
 from uml_core.data.training_data import build_training_data
 from uml_core.errors import InputError

@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from tests.conftest import finish
 from tests.sequence_corpora import sequence_experiment, sequence_table, wave_tables, waves
 from uml_core.data.sequence_data import build_sequence_data, token_positions
 from uml_core.errors import InputError
@@ -28,12 +29,6 @@ TABLES = wave_tables()
 def run_of(**changes: Any) -> TrainingRun:
     settings = sequence_experiment(**changes)
     return TrainingRun(settings, build_sequence_data(settings, TABLES))
-
-
-def finish(run: TrainingRun) -> TrainingRun:
-    for _ in run.evaluations():
-        pass
-    return run
 
 
 def test_next_token_leaves_the_last_token_out_and_reconstructs_single_ones() -> None:

@@ -11,8 +11,8 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
-from tests.conftest import table
-from tests.unit.test_training import CODES, LABELS, LATENT, RNG, experiment, finish
+from tests.conftest import finish, table
+from tests.unit.test_training import CODES, LABELS, LATENT, RNG, experiment
 from uml_core.data.training_data import build_training_data
 from uml_core.errors import InputError
 from uml_core.training.run import TrainingRun

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.conftest import table
+from tests.conftest import finish, table
 from uml_core.config import Experiment, parse_experiment
 from uml_core.data.training_data import TrainingData, build_training_data
 from uml_core.evaluation.outcome import measure_outcome
@@ -46,12 +46,6 @@ def experiment(**changes: Any) -> Experiment:
 def run_of(**changes: Any) -> TrainingRun:
     settings = experiment(**changes)
     return TrainingRun(settings, build_training_data(settings, TABLES))
-
-
-def finish(run: TrainingRun) -> TrainingRun:
-    for _ in run.evaluations():
-        pass
-    return run
 
 
 def test_losses_by_hand() -> None:

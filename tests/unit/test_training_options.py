@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unit.test_training import TABLES, experiment, finish, run_of
+from tests.conftest import finish
+from tests.unit.test_training import TABLES, experiment, run_of
 from uml_core.errors import InputError
 from uml_core.evaluation.outcome import evaluation_points
 from uml_core.training.optimizer import build_optimizer, learning_rate, set_learning_rate

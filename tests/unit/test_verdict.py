@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,13 @@ from uml_core.tracking.records import RunRecord
 
 def verdict(records: Sequence[RunRecord]) -> Verdict:
     return verdict_of(collect_sweep(records, records[0]))
+
+
+def verdict_by_seed(measured: Iterable[Mapping[str, float]], **options: str) -> Verdict:
+    """Of test accuracies by arm, one mapping a seed."""
+    parent = parent_record(**options)
+    trials = [trial(parent, arm, seed, test) for seed, each in enumerate(measured) for arm, test in each.items()]
+    return verdict([parent, *trials])
 
 
 def verdict_for(arms: Mapping[str, float], **options: object) -> Verdict:
@@ -264,37 +271,24 @@ def test_a_sweep_without_trials_is_undecided() -> None:
 
 def test_lambda_zero_that_does_as_well_is_no_gain_by_cotraining() -> None:
     """Where the initialised head without co-training does the same, the text must not credit co-training."""
-    parent = parent_record()
-    records = [parent]
-    for seed in range(5):
-        measured = values(GAIN, seed)
-        measured["unimodal_init"] = measured["uml_init"]
-        records += [trial(parent, arm, seed, test) for arm, test in measured.items()]
-    found = verdict(records)
+    measured = [values(GAIN, seed) for seed in range(5)]
+    found = verdict_by_seed({**each, "unimodal_init": each["uml_init"]} for each in measured)
     assert "and co-training 0.0 ± 0.0 (not reliable)." in found.text
 
 
 def test_lambda_zero_that_does_as_well_with_a_random_head_is_no_gain() -> None:
-    parent = parent_record(headline="uml")
-    records = [parent]
-    for seed in range(5):
-        measured = values(GAIN, seed)
-        measured["unimodal"] = measured["uml"]
-        records += [trial(parent, arm, seed, test) for arm, test in measured.items()]
-    found = verdict(records)
+    measured = [values(GAIN, seed) for seed in range(5)]
+    found = verdict_by_seed(({**each, "unimodal": each["uml"]} for each in measured), headline="uml")
     assert found.kind == "no_gain"
     assert "makes no reliable difference (equal accuracy at each of 5 seeds)." in found.text
 
 
 def test_the_seeds_that_would_decide_are_those_of_the_doubt_that_needs_most() -> None:
     above = {"shuffled_init": (0.004, 0.020, 0.012, 0.007, -0.006), "noise_init": (0.05, -0.02, 0.03, 0.01, 0.0)}
-    parent = parent_record()
-    records = [parent]
-    for seed in range(5):
-        measured = {**dict.fromkeys(GAIN, 0.4 + 0.001 * seed), "uml_init": 0.6}
-        measured |= {arm: 0.6 - each[seed] for arm, each in above.items()}
-        records += [trial(parent, arm, seed, test) for arm, test in measured.items()]
-    found = verdict(records)
+    below = [{**dict.fromkeys(GAIN, 0.4 + 0.001 * seed), "uml_init": 0.6} for seed in range(5)]
+    found = verdict_by_seed(
+        {**each, **{arm: 0.6 - by[seed] for arm, by in above.items()}} for seed, each in enumerate(below)
+    )
     seeds = {each.against: pairs_to_decide(each.difference, WORTH, tests=4) for each in found.conditions[0].claims}
     assert seeds["shuffled_init"] < seeds["noise_init"]
     assert f"tune.seeds={seeds['noise_init']} would decide" in found.text, found.text
@@ -312,11 +306,7 @@ def test_the_seeds_that_would_decide_are_those_of_the_doubt_that_needs_most() ->
 def test_a_gain_that_may_be_there_is_undecided_and_the_seeds_that_would_tell_are_named(
     gains: Sequence[float], kind: str, words: str
 ) -> None:
-    parent = parent_record()
-    records = [parent]
-    for seed, gain in enumerate(gains):
-        records += [trial(parent, arm, seed, 0.6 + gain * (arm == "uml_init")) for arm in GAIN]
-    found = verdict(records)
+    found = verdict_by_seed({**dict.fromkeys(GAIN, 0.6), "uml_init": 0.6 + gain} for gain in gains)
     assert (found.kind, words in found.text) == (kind, True), found.text
 
 

@@ -38,7 +38,7 @@ class Cell(NamedTuple):
 Member = ByteRange | Cell
 
 
-def read_content(path: str, member: Member | None, stamp: str = "") -> bytes:
+def read_content(path: str, member: Member | None, stamp: str) -> bytes:
     """The bytes of a file or of its member; the stamp tells a Parquet file from a newer one in its place.
 
     Raises:

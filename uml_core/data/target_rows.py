@@ -54,7 +54,7 @@ class TargetRows:
 
 
 def target_rows(
-    experiment: Experiment, tables: Mapping[str, NamedRows], given: Mapping[str, Rows] | None = None
+    experiment: Experiment, tables: Mapping[str, NamedRows], given: Mapping[str, Rows] | None
 ) -> TargetRows:
     """Select the target's classes, the labelled rows of each split, and the rows of shifted test sets.
 

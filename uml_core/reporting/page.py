@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_TRAINING_RUNS, MAX_FAILURES = 20, 30
-KIND_WORDS = {"gain": "gain", "no_gain": "no gain", "harm": "harm", "undecided": "undecided"}
 # The template asks for a sweep's tables where it prints them, so that a table is named once and not in a class between.
 TABLES = (
     *(tables.arm_rows, tables.arm_notes, tables.shift_rows, tables.front_trials),
@@ -98,7 +97,6 @@ def build_report(name: str, records: Sequence[RunRecord], *, tracking_uri: str) 
             name=name,
             verdict=verdict,
             answers=answers_of(sweeps, verdict, plain),
-            kind_words=KIND_WORDS,
             sections=sections,
             earlier=earlier,
             deciding_command=DECIDING_COMMAND,

@@ -52,7 +52,7 @@ def insert(uri: str, tables: Sequence[Rows]) -> None:
         raise InputError(f"tracking.uri {uri} cannot be written: {error}") from None
 
 
-def read_runs(uri: str, experiment_id: str, parent_run_id: str | None = None) -> list[RunRecord]:
+def read_runs(uri: str, experiment_id: str, parent_run_id: str | None) -> list[RunRecord]:
     """The runs of an experiment, or those of them that are nested in one; newest first."""
     which, given = "experiment_id = ? AND lifecycle_stage = 'active'", [experiment_id]
     if parent_run_id is not None:

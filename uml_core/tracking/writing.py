@@ -42,8 +42,8 @@ class MLflowTracker:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         self._client.log_batch(self.run_id, tags=_tags(tags))
 
-    def log_artifact(self, path: Path, folder: str = "") -> None:
-        self._client.log_artifact(self.run_id, str(path), folder or None)
+    def log_artifact(self, path: Path, folder: str) -> None:
+        self._client.log_artifact(self.run_id, str(path), folder)
 
     def log_text(self, text: str, name: str) -> None:
         self._client.log_text(self.run_id, text, name)

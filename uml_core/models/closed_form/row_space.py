@@ -111,7 +111,7 @@ class RowSpace:
         """How many of all rows `centred` has."""
         return 1.0 if self.weight_of_all is None else len(self.centred) / self.weight_of_all
 
-    def basis(self, picked: npt.NDArray[np.int64], precision: type[np.floating] = np.float64) -> Array:
+    def basis(self, picked: npt.NDArray[np.int64], precision: type[np.floating]) -> Array:
         """The left singular vectors of some rows, weights taken out again (n, R)."""
         if self.is_dual:
             basis_nR: Array = (self.axes[picked] / np.sqrt(self.weights[picked])[:, None]).astype(precision)
