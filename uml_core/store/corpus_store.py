@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from uml_core.corpora.rows import HASH, Hashes, HashSet, Row, contains
 from uml_core.errors import InputError, listing
 from uml_core.files.atomic import TEMPORARY, read_if_there, write_whole
-from uml_core.files.lease import Lease, lease_beside, is_own_name, leave_name, living_holder
+from uml_core.files.lease import Lease, is_own_name, lease_beside, leave_name, living_holder
 from uml_core.files.paths import STORAGE_ERRORS, is_uri, local_path, one_line, opened
 from uml_core.store.corpus_table import CorpusTable, finite_matrix, labelled, order_by_id, unread
 from uml_core.store.listing import RowSpool, digest_of
