@@ -26,7 +26,8 @@ from pipelines.progress import StepProgress
 from pipelines.ray_session import quieten_ray_data
 from uml_core.config import Experiment
 from uml_core.corpora.readers import rows_of
-from uml_core.corpora.readers.base import RowChecks
+from uml_core.corpora.readers.base import CorpusSource, RowChecks
+from uml_core.corpora.readers.slices import files_digest
 from uml_core.corpora.rows import Row, hashes_of
 from uml_core.encoders import build_encoder, store_precision
 from uml_core.errors import InputError
@@ -69,7 +70,7 @@ class SlicedCorpus:
         for rows in listing.missing:
             lines = [f"{self.name_of(index)}/", *(json.dumps(row.as_json()) for row in rows)]
             yield {"part": np.array(["\n".join(lines)], dtype=object)}
-        store.leave(self.run, Listed(listing.keys, checks.ids, listing.missing_ids))
+        store.leave(self.run, Listed(listing.keys, checks.ids, listing.missing_ids, listing.has_files))
 
     def name_of(self, index: int) -> str:
         return f"{self.corpus}/slice-{index:04d}"
@@ -91,6 +92,7 @@ def embed_sliced(
     waiting = f"corpus {corpus} is being embedded by another run into {store.directory}; waiting for it"
     with store.writing(lambda: print(waiting, file=sys.stderr)):
         store.begin_slices(count)
+        files = files_digest(CorpusSource(corpus, experiment.corpora[corpus]))  # before they are read
         place = (store.uri, store.corpus, store.fingerprint)
         sliced = SlicedCorpus(experiment, corpus, place, count, uuid.uuid4().hex)
         progress = EmbedProgress(corpus, FEW_ROWS, experiment.embed.max_rejected)
@@ -104,11 +106,14 @@ def embed_sliced(
         if not progress.total:
             raise InputError(f"corpora.{corpus} is empty: no rows found in {experiment.corpora[corpus].path}")
         progress.check(rejected, f"in {store.directory}/slice-*/rejected.parquet")
+        files = None if any(each["has_files"] for each in slices) else files
         manifest = store.read_manifest()
         up_to_date = manifest is not None and lists_slices(manifest, slices)
         if manifest is None or not up_to_date:
             store.leave_unlogged()
-            manifest = store.publish_slices(slices, _facts(sliced, slices, progress))
+            manifest = store.publish_slices(slices, {**_facts(sliced, slices, progress), "files": files})
+        else:
+            store.note_files(manifest, files)
         drop = ray.remote(num_cpus=LIST_CPUS)(lambda index: sliced.slice_store(index).drop_settled())
         ray.get([drop.remote(index) for index, each in enumerate(slices) if each["run"] == sliced.run])
         return facts_of(manifest, up_to_date=up_to_date)

@@ -33,7 +33,7 @@ from pipelines.timings import add_workers, timed
 from uml_core.config import Experiment
 from uml_core.corpora.readers import rows_of
 from uml_core.corpora.readers.base import CorpusSource
-from uml_core.corpora.readers.slices import FEWEST, slices_for
+from uml_core.corpora.readers.slices import FEWEST, files_digest, slices_for
 from uml_core.encoders import build_encoder, store_precision
 from uml_core.store.listing import Listing
 from uml_core.store.sliced_store import SlicedStore
@@ -98,7 +98,11 @@ def embed_corpora(
             results[corpus] = adopt_ready(experiment, corpus, corpus_store(experiment, corpus))
             continue
         if (count := num_slices(experiment, corpus)) > 1:
-            sliced[corpus] = count
+            manifest = unchanged_manifest(experiment, corpus)
+            if manifest is None:
+                sliced[corpus] = count
+            else:
+                results[corpus] = facts_of(manifest, up_to_date=True)
             continue
         work = CorpusWork(experiment, corpus)
         manifest = work.finished_manifest()
@@ -125,6 +129,17 @@ def num_slices(experiment: Experiment, corpus: str) -> int:
         return 1
     count = _sliced(experiment, corpus).num_slices()
     return count or (slices_for(source) if given == "auto" else given)
+
+
+def unchanged_manifest(experiment: Experiment, corpus: str) -> dict[str, Any] | None:
+    """The manifest of a corpus in slices where no shard and no table has changed: none is listed to tell."""
+    store, source = _sliced(experiment, corpus), CorpusSource(corpus, experiment.corpora[corpus])
+    manifest = store.unchanged_manifest(files_digest(source))
+    if manifest is not None:
+        rejected = manifest["rejected_rows"]
+        progress = EmbedProgress(corpus, manifest["rows"] + rejected, experiment.embed.max_rejected)
+        progress.check(rejected, f"in {store.directory}/rejected.parquet")
+    return manifest
 
 
 def _sliced(experiment: Experiment, corpus: str) -> SlicedStore:

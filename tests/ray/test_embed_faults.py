@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -51,7 +52,7 @@ def start(tmp_path: Path, environment: Mapping[str, str] = os.environ) -> subpro
 
 
 def parts(experiment: Experiment) -> int:
-    return len(list(Path(corpus_store(experiment, "pictures").directory).glob("part-*")))
+    return len(list(Path(corpus_store(experiment, "pictures").directory).rglob("part-*")))
 
 
 def wait_for_parts(experiment: Experiment, count: int, driver: subprocess.Popen[str]) -> None:
@@ -124,6 +125,33 @@ def test_a_killed_run_goes_on_through_killed_actors_beside_a_second_run(experime
         assert found[name] == first[name], "the second leaves the first one's measurements"
     check_exactly_once(experiment, tmp_path)
     assert before.items() <= part_times(experiment).items(), "done is done"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_corpus_in_slices_goes_on_after_a_kill_and_is_then_found_unchanged_without_ray(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six tables with pictures in 3 slices; the driver is killed with -9 once a part is there."""
+    files = sorted((tmp_path / "pictures").rglob("*.png"))
+    for piece in range(6):
+        own = files[piece::6]
+        table = {"id": [str(file) for file in own], "bytes": [file.read_bytes() for file in own]}
+        pq.write_table(pa.table(table), tmp_path / f"{piece}.parquet")
+    changes = {"corpora.pictures.format": "table", "corpora.pictures.path": f"{tmp_path}/*.parquet", "embed.slices": 3}
+    experiment = experiment.override(changes)
+    (tmp_path / "experiment.yaml").write_text(experiment.to_yaml(), encoding="utf-8")
+    driver = start(tmp_path, joining())
+    wait_for_parts(experiment, 1, driver)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    store = corpus_store(experiment, "pictures")
+    assert store.read_manifest() is None
+    facts = embed.run(experiment).results["corpora"]["pictures"]
+    assert 0 < facts["encoded_rows"] < facts["rows"], "done is done"
+    rejected = [row.id for row in store.rejected_rows()]
+    assert sorted([*store.load_ids(), *rejected]) == [str(file) for file in files]
+    monkeypatch.setattr(embed, "ray_session", pytest.fail)
+    assert embed.run(experiment).results["corpora"]["pictures"] == {**facts, "up_to_date": True}
 
 
 def test_that_it_waits_is_said_once_and_when_it_does(

@@ -15,7 +15,7 @@ from tests.unit.test_readers_shards import samples, write_shard
 from uml_core.config import CorpusConfig
 from uml_core.corpora.readers import slices, stream_rows
 from uml_core.corpora.readers.base import CorpusSource, RowChecks
-from uml_core.corpora.readers.slices import FEWEST, MOST, slices_for
+from uml_core.corpora.readers.slices import FEWEST, MOST, files_digest, slices_for
 from uml_core.corpora.rows import Row, hashes_of
 from uml_core.errors import InputError
 from uml_core.files.paths import Entry
@@ -77,6 +77,19 @@ def test_small_corpora_are_whole_and_large_ones_get_a_slice_for_four_pieces(
     assert slices_for(sources[0]) == 2, "the reader says what cannot be listed"
 
 
+def test_files_have_another_digest_once_one_changes_and_folders_have_none(tmp_path: Path) -> None:
+    for corpus in corpora(tmp_path):
+        source = CorpusSource("x", corpus)
+        before = files_digest(source)
+        assert files_digest(CorpusSource("y", corpus)) == before
+        assert (before is None) == (corpus.format == "folder")
+        if before is not None:
+            assert files_digest(CorpusSource("x", corpus.model_copy(update={"split": "test"}))) != before
+            file = sorted(Path(str(corpus.path)).iterdir())[-1]
+            file.write_bytes(file.read_bytes() + b"\n")
+            assert files_digest(source) != before
+
+
 def rows(count: int) -> list[Row]:
     return [Row(f"id-{index}", "a", "train", text=f"{index}") for index in range(count)]
 
@@ -85,7 +98,7 @@ def listed(given: list[Row], stored: np.ndarray) -> Listed:
     checks = RowChecks()
     listing = Listing(checks.apply(given), stored, 2)
     list(listing.missing)
-    return Listed(listing.keys, checks.ids, listing.missing_ids)
+    return Listed(listing.keys, checks.ids, listing.missing_ids, listing.has_files)
 
 
 def test_a_listing_that_is_begun_again_compares_with_what_was_stored_the_first_time(tmp_path: Path) -> None:

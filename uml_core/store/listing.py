@@ -37,6 +37,7 @@ class Listing:
         self._keys, self._missing_ids = HashSet(), HashSet()
         self.num_faults = 0  # missing rows that cannot be used, known without reading them
         self.first_fault: Row | None = None
+        self.has_files = False  # whether a row's content is a whole file
         self.missing: Iterator[Sequence[Row]] = self._compare(iter(rows), stored, part_rows, first_rows or part_rows)
 
     @property
@@ -77,6 +78,7 @@ class Listing:
 
         while batch := list(itertools.islice(rows, ROWS_AT_ONCE)):
             keys = keys_of(batch)
+            self.has_files |= any(row.path is not None and row.member is None and row.fault is None for row in batch)
             if len(earlier):
                 keys = np.where(contains(earlier, first_halves(keys)), first_halves(keys), keys)
             skip = self._keys.add(keys) | contains(stored, keys)

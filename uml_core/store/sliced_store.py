@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 
 from uml_core.config import hash_of
 from uml_core.corpora.rows import HASH, Hashes, contains, hashes_of
 from uml_core.errors import InputError
 from uml_core.files.atomic import TEMPORARY, read_if_there, write_whole
 from uml_core.store.corpus_store import MANIFEST, REJECTED, SCHEMA_VERSION, CorpusStore
+from uml_core.store.parts import PREFIX
 
 SLICES = "slices.json"
 RANGES = 64  # of ids: two equal ones lie in the same range, whatever their slices
@@ -28,11 +30,15 @@ RANGES = 64  # of ids: two equal ones lie in the same range, whatever their slic
 
 @dataclass(frozen=True)
 class Listed:
-    """What a slice came to when it was listed to its end, by hashes, each sorted: all rows, all ids, missing ids."""
+    """What a slice came to when it was listed to its end, by hashes, each sorted: all rows, all ids, missing ids.
+
+    With whether it `has_files` that are rows of their own, whose changes its shards and tables do not show.
+    """
 
     keys: Hashes
     ids: Hashes
     missing_ids: Hashes
+    has_files: bool
 
 
 class SliceStore(CorpusStore):
@@ -55,6 +61,7 @@ class SliceStore(CorpusStore):
         edges = np.array([bytes([256 * part // RANGES]) for part in range(RANGES)], dtype=HASH)
         starts = [*np.searchsorted(listed.ids, edges).tolist(), len(listed.ids)]
         sizes = {"keys": len(listed.keys), "missing": len(listed.missing_ids), "starts": starts}
+        sizes["has_files"] = listed.has_files
         write_whole(self._fs, self._left(run, "ids"), listed.ids.tobytes())
         write_whole(self._fs, self._left(run, "keys"), listed.keys.tobytes() + listed.missing_ids.tobytes())
         write_whole(self._fs, self._left(run, "sizes"), json.dumps(sizes).encode())
@@ -67,11 +74,12 @@ class SliceStore(CorpusStore):
         return np.frombuffer(content, dtype=HASH)
 
     def settle_listed(self, run: str) -> dict[str, Any]:
-        """Leave each listed row in one part of the slice's manifest, and no other; returns that.
+        """Leave each listed row in one part of the slice's manifest, and no other; returns that, and `has_files`.
 
         Other parts stay until `drop_settled`: the corpus's manifest, which readers go by, may list them.
         """
-        num_keys = self._sizes(run)["keys"]
+        sizes = self._sizes(run)
+        num_keys = sizes["keys"]
         content = np.frombuffer(read_if_there(self._fs, self._left(run, "keys")) or b"", dtype=HASH)
         keys, missing = content[:num_keys], content[num_keys:]
         manifest = self.read_manifest()
@@ -84,7 +92,7 @@ class SliceStore(CorpusStore):
             facts = {"run": run, "new": new, "changed": changed, "removed": stale}
             manifest = self.write_manifest(settled.parts, facts)
         self._drop_temporaries()
-        return manifest
+        return {**manifest, "has_files": sizes["has_files"]}
 
     def drop_settled(self) -> None:
         """Delete the parts that the slice's manifest does not list, once the corpus's does not either."""
@@ -145,9 +153,26 @@ class SlicedStore(CorpusStore):
             "rows_digest": digest_of_slices(slices),
             "parts": list(_parts(slices)),
         }
-        write_whole(self._fs, f"{self.directory}/{MANIFEST}", json.dumps(manifest, ensure_ascii=False).encode())
+        self._write(manifest)
         self.drop_unlisted(manifest)
         return manifest
+
+    def unchanged_manifest(self, files: str | None) -> dict[str, Any] | None:
+        """The manifest where it is of just these `files` (`files_digest`), and just its parts are on disk."""
+        manifest = self.read_manifest()
+        if files is None or manifest is None or manifest.get("files") != files:
+            return None
+        below = self._fs.get_file_info(pafs.FileSelector(self.directory, recursive=True))
+        there = [info.path[len(self.directory) + 1 :] for info in below if info.base_name.startswith(PREFIX)]
+        return manifest if sorted(there) == sorted(manifest["parts"]) else None
+
+    def note_files(self, manifest: Mapping[str, Any], files: str | None) -> None:
+        """Keep the files that were found to hold just what the manifest says, for `unchanged_manifest`."""
+        if manifest.get("files") != files:
+            self._write({**manifest, "files": files})
+
+    def _write(self, manifest: Mapping[str, Any]) -> None:
+        write_whole(self._fs, f"{self.directory}/{MANIFEST}", json.dumps(manifest, ensure_ascii=False).encode())
 
 
 def lists_slices(manifest: Mapping[str, Any], slices: Sequence[Mapping[str, Any]]) -> bool:

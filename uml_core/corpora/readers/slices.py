@@ -6,17 +6,19 @@ A piece belongs to a slice by the hash of its name, so a piece that is added mov
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
-from uml_core.corpora.readers.base import CorpusSource
+from uml_core.corpora.readers.base import SUFFIXES, CorpusSource
 from uml_core.corpora.readers.folder import class_depth
 from uml_core.corpora.readers.table_files import TABLE_SUFFIXES
-from uml_core.files.paths import STORAGE_ERRORS, list_folder
+from uml_core.corpora.rows import hash64
+from uml_core.files.paths import STORAGE_ERRORS, list_folder, stamps_of
 from uml_core.files.patterns import files_of
 
 FEWEST: Mapping[str, int] = {"webdataset": 256, "table": 256, "folder": 4096}  # pieces; fewer are not split
 PIECES_A_SLICE, MOST = 4, 1024
+ENDINGS: Mapping[str, Sequence[str]] = {"webdataset": (".tar",), "table": TABLE_SUFFIXES}
 
 
 def slices_for(source: CorpusSource) -> int:
@@ -25,11 +27,25 @@ def slices_for(source: CorpusSource) -> int:
     return min(MOST, pieces // PIECES_A_SLICE) if pieces >= FEWEST.get(source.corpus.format, pieces + 1) else 1
 
 
+def files_digest(source: CorpusSource) -> str | None:
+    """A short text over a corpus's settings and its files' names, sizes and times; None of a corpus of folders.
+
+    Equal where its shards or tables, and with them their rows, are as they were. Folders are as many files as rows.
+    """
+    if source.corpus.format not in ENDINGS:
+        return None
+    files, endings = _files(source), sorted(SUFFIXES[source.corpus.modality])
+    return f"{hash64(source.corpus.model_dump_json(), *endings, *files, *stamps_of(files)):016x}"
+
+
 def _num_pieces(source: CorpusSource) -> int:
     if source.corpus.format == "folder":
         return _num_folders(source) if source.kind() == "folder" else 1
-    endings = {"webdataset": (".tar",), "table": TABLE_SUFFIXES}.get(source.corpus.format)
-    return 1 if endings is None else len(files_of(source.location, endings, source.setting))
+    return len(_files(source)) if source.corpus.format in ENDINGS else 1
+
+
+def _files(source: CorpusSource) -> list[str]:
+    return files_of(source.location, ENDINGS[source.corpus.format], source.setting)
 
 
 def _num_folders(source: CorpusSource) -> int:
