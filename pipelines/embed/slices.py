@@ -41,7 +41,7 @@ from uml_core.store.sliced_store import (
     repeated_id,
 )
 
-PART_ROWS = 4096  # where embed.part_rows is auto
+PART_ROWS = 4096  # where embed.part_rows is auto: 600 MB of decoded pictures, 12 MB of embeddings
 LIST_CPUS = 0.48  # unlike those of the other stages, which Ray Data would fuse with this one
 FEW_ROWS = 100_000  # before so many the share of unreadable rows is not judged: the total is known in the end
 
@@ -55,6 +55,7 @@ class SlicedCorpus:
     store: tuple[str, str, str]  # URI, corpus, fingerprint
     count: int
     run: str
+    part_rows: int
 
     def slice_store(self, index: int) -> SliceStore:
         return SlicedStore(*self.store).slice(index)
@@ -64,16 +65,27 @@ class SlicedCorpus:
 
     def list_parts(self, batch: stages.Batch) -> Iterator[stages.Batch]:
         """List one slice, in a task; yields a part of missing rows at a time (a Ray Data batch of one row each)."""
-        index, given = int(batch["slice"][0]), self.experiment.embed.part_rows
+        index = int(batch["slice"][0])
         store, checks = self.slice_store(index), RowChecks()
-        listing = Listing(self.rows(index, checks), store.begin(self.run), PART_ROWS if given == "auto" else given)
+        listing = Listing(self.rows(index, checks), store.begin(self.run), self.part_rows)
         for rows in listing.missing:
             lines = [f"{self.name_of(index)}/", *(json.dumps(row.as_json()) for row in rows)]
             yield {"part": np.array(["\n".join(lines)], dtype=object)}
         store.leave(self.run, Listed(listing.keys, checks.ids, listing.missing_ids, listing.has_files))
 
+    def settle(self, index: int) -> dict[str, Any]:
+        return self.slice_store(index).settle_listed(self.run, self.part_rows)
+
     def name_of(self, index: int) -> str:
         return f"{self.corpus}/slice-{index:04d}"
+
+
+def part_rows_of(experiment: Experiment, corpus: str) -> int:
+    """Rows in a part: PART_ROWS, but fewer where a row is large, of sounds (0.6 MB decoded) and sequences of tokens."""
+    encoder = build_encoder(experiment.encoder_of(corpus), experiment.corpora[corpus].modality)
+    few = encoder.yields_tokens or encoder.modality == "audio"
+    auto = encoder.part_rows if few else PART_ROWS
+    return auto if experiment.embed.part_rows == "auto" else experiment.embed.part_rows
 
 
 def rows_of_part(part: str) -> Sequence[Row]:
@@ -94,12 +106,12 @@ def embed_sliced(
         store.begin_slices(count)
         files = files_digest(CorpusSource(corpus, experiment.corpora[corpus]))  # before they are read
         place = (store.uri, store.corpus, store.fingerprint)
-        sliced = SlicedCorpus(experiment, corpus, place, count, uuid.uuid4().hex)
+        sliced = SlicedCorpus(experiment, corpus, place, count, uuid.uuid4().hex, part_rows_of(experiment, corpus))
         progress = EmbedProgress(corpus, FEW_ROWS, experiment.embed.max_rejected)
         _encode(sliced, progress, shown)
         shown.says(f"settling {count} slices of {corpus}")
         refuse_repeated_ids(sliced)
-        settle = ray.remote(num_cpus=LIST_CPUS)(lambda index: sliced.slice_store(index).settle_listed(sliced.run))
+        settle = ray.remote(num_cpus=LIST_CPUS)(lambda index: sliced.settle(index))
         slices = ray.get([settle.remote(index) for index in range(count)])
         rejected = sum(each["rejected_rows"] for each in slices)
         progress.total = rejected + sum(each["rows"] for each in slices)

@@ -8,19 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import write_picture_corpora
 from tests.unit.test_readers_shards import samples, write_shard
 from uml_core.config import CorpusConfig
-from uml_core.corpora.readers import slices, stream_rows
+from uml_core.corpora.readers import slices, stream_rows, table_files
 from uml_core.corpora.readers.base import CorpusSource, RowChecks
 from uml_core.corpora.readers.slices import FEWEST, MOST, files_digest, slices_for
 from uml_core.corpora.rows import Row, hashes_of
 from uml_core.errors import InputError
 from uml_core.files.paths import Entry
 from uml_core.store.listing import Listing
-from uml_core.store.sliced_store import RANGES, Listed, SlicedStore, repeated_id
+from uml_core.store.sliced_store import RANGES, SMALL, Listed, SlicedStore, repeated_id
 
 COUNT = 3
 
@@ -37,6 +39,8 @@ def corpora(folder: Path) -> list[CorpusConfig]:
             (folder / "classes" / place).write_bytes(b"")
         line = json.dumps({"text": f"piece {piece}"})
         (folder / "tables" / f"{piece}.jsonl").write_text(f"{line}\n{line}\n", encoding="utf-8")
+    texts = [f"row {row}" for row in range(5)]
+    pq.write_table(pa.table({"text": texts}), folder / "large.parquet", row_group_size=1)
     return [
         CorpusConfig.model_validate({"modality": modality, "format": layout, "path": str(folder / path)})
         for modality, layout, path in (
@@ -44,11 +48,13 @@ def corpora(folder: Path) -> list[CorpusConfig]:
             ("image", "folder", "classes"),
             ("image", "webdataset", "shards"),
             ("text", "table", "tables"),
+            ("text", "table", "large.parquet"),
         )
     ]
 
 
-def test_slices_list_each_row_of_the_whole_once(tmp_path: Path) -> None:
+def test_slices_list_each_row_of_the_whole_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_files, "LARGE", 1)
     for corpus in corpora(tmp_path):
         slices = [list(stream_rows("x", corpus, slice_of=(index, COUNT))) for index in range(COUNT)]
         whole = list(stream_rows("x", corpus))
@@ -57,14 +63,20 @@ def test_slices_list_each_row_of_the_whole_once(tmp_path: Path) -> None:
 
 
 def test_small_corpora_are_whole_and_large_ones_get_a_slice_for_four_pieces(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sources = [CorpusSource("x", corpus) for corpus in corpora(tmp_path)]
-    assert [slices_for(source) for source in sources] == [1, 1, 1, 1]
+    assert [slices_for(source) for source in sources] == [1, 1, 1, 1, 1]
     for kind in FEWEST:
         monkeypatch.setitem(FEWEST, kind, 8)  # type: ignore[arg-type]
     pieces = [12, 9, 8, 8]  # classes in splits, classes, shards, tables
-    assert [slices_for(source) for source in sources] == [count // 4 for count in pieces]
+    assert [slices_for(source) for source in sources[:4]] == [count // 4 for count in pieces]
+    monkeypatch.setattr(table_files, "LARGE", 1)
+    caplog.clear()
+    assert slices_for(sources[-1]) == 5, "a row group each"
+    assert not caplog.records
+    slices_for(sources[-2])
+    assert "7.jsonl is large, and listed by one process; split it, or write it as Parquet" in caplog.text
     assert MOST == 1024
     list_folder = slices.list_folder
 
@@ -85,7 +97,8 @@ def test_files_have_another_digest_once_one_changes_and_folders_have_none(tmp_pa
         assert (before is None) == (corpus.format == "folder")
         if before is not None:
             assert files_digest(CorpusSource("x", corpus.model_copy(update={"split": "test"}))) != before
-            file = sorted(Path(str(corpus.path)).iterdir())[-1]
+            path = Path(str(corpus.path))
+            file = path if path.is_file() else sorted(path.iterdir())[-1]
             file.write_bytes(file.read_bytes() + b"\n")
             assert files_digest(source) != before
 
@@ -111,11 +124,28 @@ def test_a_listing_that_is_begun_again_compares_with_what_was_stored_the_first_t
     assert np.array_equal(store.begin("run"), first)
     assert len(store.begin("another")) == 4
     store.leave("another", listed(given, first))
-    manifest = store.settle_listed("another")
+    manifest = store.settle_listed("another", 4)
     assert (manifest["rows"], len(manifest["parts"])) == (4, 2)
     assert not list(Path(store.directory).glob(".tmp-*"))
     with pytest.raises(RuntimeError, match="not listed to its end; run it again"):
-        store.settle_listed("another")
+        store.settle_listed("another", 4)
+
+
+def test_small_parts_that_runs_leave_are_joined(tmp_path: Path) -> None:
+    store = SlicedStore(str(tmp_path), "names", "f" * 12).slice(0)
+    for count in range(2, 2 + SMALL):
+        given, run = rows(count), f"run-{count}"
+        missing = listed(given, store.begin(run))
+        bad = [(given[0], "damaged")] if count == 2 else []
+        store.write_part(given[-1:], np.full((1, 1), count, np.float32), bad, dim=1)
+        store.leave(run, missing)
+        manifest = store.settle_listed(run, SMALL * SMALL)
+        store.drop_settled()
+        assert len(store.part_names()) == len(manifest["parts"]) == (1 if count == 1 + SMALL else count - 1)
+    assert (manifest["rows"], [row.id for row in store.rejected_rows()]) == (SMALL, ["id-0"])
+    ids, vectors = store.read_part(manifest["parts"][0], ["id", "embedding"]).columns
+    stored = dict(zip(ids.to_pylist(), vectors.to_pylist(), strict=True))
+    assert stored == {f"id-{row}": [row + 1] for row in range(1, 1 + SMALL)}
 
 
 def test_a_store_that_another_run_began_meanwhile_is_not_begun_otherwise(tmp_path: Path) -> None:

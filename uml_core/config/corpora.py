@@ -208,7 +208,8 @@ class EmbedConfig(Settings):
     """Tasks that decode beside the actors; auto: other cores beside GPUs, else 0."""
     slices: Literal["auto"] | PositiveCount = "auto"
     """Tasks that list a corpus beside encoding, each with a folder of its own; auto: 1, or a quarter of the shards or
-    tables from 256 on, of the class folders from 4,096 on (at most 1,024). A store keeps the number it began with."""
+    tables from 256 on, of the class folders from 4,096 on, and one a row group of Parquet files of 1 GiB (at most
+    1,024). A store keeps the number it began with."""
     dtype: Literal["float32", "float16"] = "float32"
     """Number type of stored embeddings."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

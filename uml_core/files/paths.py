@@ -13,7 +13,7 @@ import os
 import posixpath
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,8 +154,8 @@ def stamp_of(location: str) -> str:
         return "missing"
 
 
-def stamps_of(locations: list[str]) -> list[str]:
-    """The stamps of remote files, asked for side by side."""
+def stamps_of(locations: Sequence[str]) -> list[str]:
+    """The stamps of files, asked for side by side."""
     with ThreadPoolExecutor(max_workers=32) as pool:
         return list(pool.map(stamp_of, locations))
 

@@ -98,6 +98,14 @@ def without_keys(table: pa.Table, footer: PartFooter, dropped: npt.NDArray[np.bo
     return _with_facts(kept_rows, footer.keys[keep], rejected)
 
 
+def joined(tables: Sequence[pa.Table], footers: Sequence[PartFooter]) -> Part:
+    """The rows of several parts as one."""
+    embedded = [footer.keys[: footer.num_rows] for footer in footers]
+    rejected = [footer.keys[footer.num_rows :] for footer in footers]
+    bad = tuple(row for footer in footers for row in footer.rejected)
+    return _with_facts(pa.concat_tables(tables), np.concatenate([*embedded, *rejected]), bad)
+
+
 def dropped_ids(table: pa.Table, footer: PartFooter, dropped: npt.NDArray[np.bool_]) -> list[str]:
     stored: list[str] = table["id"].filter(pa.array(dropped[: footer.num_rows])).to_pylist()
     return stored + [row.id for row, gone in zip(footer.rejected, dropped[footer.num_rows :], strict=True) if gone]

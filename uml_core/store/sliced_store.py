@@ -22,9 +22,10 @@ from uml_core.corpora.rows import HASH, Hashes, contains, hashes_of
 from uml_core.errors import InputError
 from uml_core.files.atomic import TEMPORARY, read_if_there, write_whole
 from uml_core.store.corpus_store import MANIFEST, REJECTED, SCHEMA_VERSION, CorpusStore
-from uml_core.store.parts import PREFIX
+from uml_core.store.parts import PREFIX, PartFooter, joined
 
 SLICES = "slices.json"
+SMALL = 8  # so many parts, each of at most a part's rows divided by it, are joined
 RANGES = 64  # of ids: two equal ones lie in the same range, whatever their slices
 
 
@@ -73,7 +74,7 @@ class SliceStore(CorpusStore):
             content = file.read_at((starts[part + 1] - starts[part]) * HASH.itemsize, starts[part] * HASH.itemsize)
         return np.frombuffer(content, dtype=HASH)
 
-    def settle_listed(self, run: str) -> dict[str, Any]:
+    def settle_listed(self, run: str, part_rows: int) -> dict[str, Any]:
         """Leave each listed row in one part of the slice's manifest, and no other; returns that, and `has_files`.
 
         Other parts stay until `drop_settled`: the corpus's manifest, which readers go by, may list them.
@@ -90,9 +91,18 @@ class SliceStore(CorpusStore):
             changed = int(contains(missing, hashes_of(settled.stale_ids)).sum())
             stale, new = len(settled.stale_ids) - changed, len(missing) - changed
             facts = {"run": run, "new": new, "changed": changed, "removed": stale}
-            manifest = self.write_manifest(settled.parts, facts)
+            manifest = self.write_manifest(self._compacted(settled.parts, part_rows), facts)
         self._drop_temporaries()
         return {**manifest, "has_files": sizes["has_files"]}
+
+    def _compacted(self, parts: Sequence[PartFooter], part_rows: int) -> Sequence[PartFooter]:
+        """The parts, SMALL small ones as one: each run with a few new rows leaves one."""
+        small = [part for part in parts if len(part.keys) <= part_rows // SMALL][:SMALL]
+        if len(small) < SMALL:
+            return parts
+        names = {part.name for part in small}
+        tables = [self._read_parquet(f"{self.directory}/{part.name}") for part in small]
+        return [*(part for part in parts if part.name not in names), self._write_part(*joined(tables, small))]
 
     def drop_settled(self) -> None:
         """Delete the parts that the slice's manifest does not list, once the corpus's does not either."""

@@ -6,15 +6,18 @@ A piece belongs to a slice by the hash of its name, so a piece that is added mov
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from uml_core.corpora.readers.base import SUFFIXES, CorpusSource
 from uml_core.corpora.readers.folder import class_depth
-from uml_core.corpora.readers.table_files import TABLE_SUFFIXES
+from uml_core.corpora.readers.table_files import TABLE_SUFFIXES, large_files, parquet_of
 from uml_core.corpora.rows import hash64
-from uml_core.files.paths import STORAGE_ERRORS, list_folder, stamps_of
+from uml_core.files.paths import STORAGE_ERRORS, list_folder, open_parquet, stamps_of
 from uml_core.files.patterns import files_of
+
+logger = logging.getLogger(__name__)
 
 FEWEST: Mapping[str, int] = {"webdataset": 256, "table": 256, "folder": 4096}  # pieces; fewer are not split
 PIECES_A_SLICE, MOST = 4, 1024
@@ -22,9 +25,10 @@ ENDINGS: Mapping[str, Sequence[str]] = {"webdataset": (".tar",), "table": TABLE_
 
 
 def slices_for(source: CorpusSource) -> int:
-    """1 below FEWEST pieces, else a slice for every four, at most MOST."""
-    pieces = _num_pieces(source)
-    return min(MOST, pieces // PIECES_A_SLICE) if pieces >= FEWEST.get(source.corpus.format, pieces + 1) else 1
+    """1 below FEWEST pieces, else a slice for every four, at most MOST; each row group of a large file may have one."""
+    pieces, groups = _num_pieces(source), _num_groups(source)
+    is_large = groups > 1 or pieces >= FEWEST.get(source.corpus.format, pieces + 1)
+    return min(MOST, pieces // PIECES_A_SLICE + groups) if is_large else 1
 
 
 def files_digest(source: CorpusSource) -> str | None:
@@ -42,6 +46,24 @@ def _num_pieces(source: CorpusSource) -> int:
     if source.corpus.format == "folder":
         return _num_folders(source) if source.kind() == "folder" else 1
     return len(_files(source)) if source.corpus.format in ENDINGS else 1
+
+
+def _num_groups(source: CorpusSource) -> int:
+    """The row groups of large Parquet files; other large tables are warned of."""
+    if source.corpus.format != "table":
+        return 0
+    num_groups, large = 0, large_files(_files(source))
+    for file in parquet_of(large):
+        with contextlib.suppress(*STORAGE_ERRORS):  # the reader says that it cannot be read
+            num_groups += open_parquet(file).num_row_groups
+    for file in set(large) - set(parquet_of(large)):
+        logger.warning(
+            "%s %s is large, and listed by one process; split it, or write it as Parquet, of which each row group is "
+            "listed by a task of its own",
+            source.setting,
+            file,
+        )
+    return num_groups
 
 
 def _files(source: CorpusSource) -> list[str]:

@@ -14,7 +14,15 @@ from dataclasses import replace
 
 from uml_core.corpora.content import Cell
 from uml_core.corpora.readers.base import CorpusSource, RecordNames, scalar
-from uml_core.corpora.readers.table_files import BYTE_COLUMNS, OUR_COLUMNS, TABLE_SUFFIXES, Table, open_table
+from uml_core.corpora.readers.table_files import (
+    BYTE_COLUMNS,
+    OUR_COLUMNS,
+    TABLE_SUFFIXES,
+    Table,
+    large_files,
+    open_table,
+    parquet_of,
+)
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError, listing
 from uml_core.files.paths import (
@@ -48,10 +56,11 @@ def read_table(source: CorpusSource) -> Iterator[Row]:
         raise InputError(f"corpora.{source.name}.root is {corpus.root}, which is no folder; paths start there")
     files = files_of(source.location, TABLE_SUFFIXES, source.setting)
     names = RecordNames(corpus.split, by_path=source.ids_from_paths)
+    in_groups = set(large_files(parquet_of(files))) if source.slice else ()
     for location, name in zip(files, relative_names(files), strict=True):
-        if not source.takes(name):
+        table = _open(source, location, name, in_groups=location in in_groups)
+        if table is None:
             continue
-        table = open_table(source.setting, location, {str(ours): theirs for ours, theirs in corpus.columns.items()})
         names.prefix = f"{name}/" if len(files) > 1 else ""
         names.label_names = table.label_names
         split = SPLIT_IN_NAME.fullmatch(base_name(location))
@@ -59,7 +68,7 @@ def read_table(source: CorpusSource) -> Iterator[Row]:
         if not table.columns:
             continue
         content = _content(source, location, table)
-        if location == files[0] and (meant := _meant(table.columns)):
+        if location == files[0] and source.takes(name) and (meant := _meant(table.columns)):
             logger.warning("%s %s%s", source.setting, location, meant)
         rows = _rows(source, location, table, names, content)
         try:
@@ -68,11 +77,21 @@ def read_table(source: CorpusSource) -> Iterator[Row]:
             raise InputError(f"{source.setting} {location} cannot be read to its end: {one_line(error)}") from None
 
 
+def _open(source: CorpusSource, location: str, name: str, *, in_groups: bool) -> Table | None:
+    """A table, or of one `in_groups` the row groups, that the slice takes; None where it takes nothing."""
+    columns = {str(ours): theirs for ours, theirs in source.corpus.columns.items()}
+    if in_groups:
+        return open_table(source.setting, location, columns, lambda group: source.takes(f"{name}/{group}"))
+    return open_table(source.setting, location, columns) if source.takes(name) else None
+
+
 def _rows(source: CorpusSource, location: str, table: Table, names: RecordNames, content: str) -> Iterator[Row]:
     """Yield the row of each record; the stamps of remote files are left out."""
     stamp, root = stamp_of(location), ConfinedFolder(source.corpus.root or parent(location))
     is_text = source.corpus.modality == "text"
     for index, record in enumerate(table.records):
+        if table.starts:
+            index = table.starts[record.position[0]] + record.position[1]
         row = names.row(index, record.values, record.fault)
         fault: str | None
         if record.fault is not None:

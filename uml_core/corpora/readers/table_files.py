@@ -11,7 +11,7 @@ import gzip
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uml_core.errors import InputError, listing, nearest
-from uml_core.files.paths import STORAGE_ERRORS, base_name, one_line, open_bytes, open_parquet
+from uml_core.files.paths import STORAGE_ERRORS, base_name, one_line, open_bytes, open_parquet, stamps_of
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz", ".tsv.gz")
 NAME_COLUMNS = ("id", "label", "split")
@@ -29,9 +29,11 @@ OUR_COLUMNS = (*NAME_COLUMNS, "text", "path")
 BYTE_COLUMNS = ("bytes", "content", "image", "audio")
 MAX_FIELD = 2**24  # characters of a CSV field; a quote that is never closed must not take the file as one field
 MAX_LINE = 2**26  # bytes of a line of .jsonl, unpacked
+LARGE = 2**30  # bytes from which on each row group of a Parquet file may be listed by a task of its own
 PEEKED = 1000  # lines of a .jsonl file that say which columns there are
 BATCH_ROWS = 1024
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+TakesGroup = Callable[[int], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Table:
     columns: Sequence[str]
     records: Iterator[Record]
     byte_column: str | None = None  # a Parquet column with the content itself
+    starts: Sequence[int] = ()  # of a Parquet file: how many rows lie before each row group
     label_names: Sequence[str] = ()  # names of integer labels, from the metadata of Hugging Face data sets
 
 
@@ -59,13 +62,29 @@ def table_ending(location: str) -> str:
     return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
-def open_table(setting: str, location: str, columns: Mapping[str, str] | None = None) -> Table:
+def parquet_of(files: Sequence[str]) -> list[str]:
+    return [file for file in files if table_ending(file) == ".parquet"]
+
+
+def large_files(files: Sequence[str]) -> list[str]:
+    """Those of some files that have LARGE bytes or more."""
+    sizes = (stamp.partition("-")[0] for stamp in stamps_of(files))
+    return [file for file, size in zip(files, sizes, strict=True) if size.isdigit() and int(size) >= LARGE]
+
+
+def open_table(
+    setting: str,
+    location: str,
+    columns: Mapping[str, str] | None = None,
+    takes_group: TakesGroup = lambda group: True,
+) -> Table:
     """Open a table by its ending.
 
     Args:
         setting: what messages name.
         location: path or URI.
         columns: our names of columns that the table names otherwise, and what it names them.
+        takes_group: which row groups of a Parquet file are read.
 
     Raises:
         InputError: the ending is unknown, the file as a whole is not what its ending says, or lacks one of `columns`.
@@ -79,7 +98,7 @@ def open_table(setting: str, location: str, columns: Mapping[str, str] | None = 
     try:
         if suffix != ".parquet":
             _refuse_utf16(setting, location)
-        return _renamed(opener(setting, location, columns), columns, f"{setting} {location}")
+        return _renamed(opener(setting, location, columns, takes_group), columns, f"{setting} {location}")
     except InputError:
         raise
     except STORAGE_ERRORS as error:
@@ -113,7 +132,7 @@ def _opened(location: str) -> Iterator[IO[bytes]]:
         yield gzip.GzipFile(fileobj=file) if table_ending(location).endswith(".gz") else file  # type: ignore[misc]
 
 
-def _open_jsonl(setting: str, location: str, columns: Mapping[str, str]) -> Table:
+def _open_jsonl(setting: str, location: str, columns: Mapping[str, str], _: TakesGroup) -> Table:
     records = _json_records(location)
     first = list(itertools.islice(records, PEEKED))
     found = sorted(set().union(*(record.values.keys() for record in first)))
@@ -146,7 +165,7 @@ def _json_record(number: int, line: bytes) -> Record:
     return Record(value)
 
 
-def _open_csv(setting: str, location: str, columns: Mapping[str, str]) -> Table:
+def _open_csv(setting: str, location: str, columns: Mapping[str, str], _: TakesGroup) -> Table:
     with _csv_text(location) as file:
         line = file.readline()
         separator = "," if "," in line else max(",;\t", key=line.count)  # none: one column
@@ -194,23 +213,25 @@ def _csv_record(header: Sequence[str], values: list[str], line: int) -> Record:
     return Record(dict(zip(header, values, strict=True)))
 
 
-def _open_parquet(setting: str, location: str, columns: Mapping[str, str]) -> Table:
+def _open_parquet(setting: str, location: str, columns: Mapping[str, str], takes_group: TakesGroup) -> Table:
     file = open_parquet(location)
+    groups = range(file.num_row_groups)
     schema = file.schema_arrow
     candidates = [columns["bytes"]] if "bytes" in columns else BYTE_COLUMNS
     byte_columns = [name for name in candidates if name in schema.names and _holds_bytes(schema.field(name).type)]
     wanted = {columns.get(name, name) for name in OUR_COLUMNS} & {*schema.names}
     return Table(
         schema.names,
-        _parquet_records(file, sorted(wanted)),
+        _parquet_records(file, sorted(wanted), filter(takes_group, groups)),
         byte_columns[0] if byte_columns else None,
+        [0, *itertools.accumulate(file.metadata.row_group(group).num_rows for group in groups)],
         _class_names(schema.metadata or {}, columns.get("label", "label")),
     )
 
 
-def _parquet_records(file: pq.ParquetFile, columns: list[str]) -> Iterator[Record]:
+def _parquet_records(file: pq.ParquetFile, columns: list[str], groups: Iterable[int]) -> Iterator[Record]:
     """Yield the records without the content columns; a damaged row group is one record with a fault."""
-    for group in range(file.num_row_groups):
+    for group in groups:
         row = 0
         try:
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False):
@@ -218,7 +239,7 @@ def _parquet_records(file: pq.ParquetFile, columns: list[str]) -> Iterator[Recor
                     yield Record(record.values, record.fault, (group, row))
                     row += 1
         except STORAGE_ERRORS as error:
-            yield Record({}, f"row group {group} cannot be read from row {row} on: {one_line(error)}")
+            yield Record({}, f"row group {group} cannot be read from row {row} on: {one_line(error)}", (group, row))
 
 
 def records_of(batch: pa.RecordBatch) -> Iterator[Record]:
@@ -259,7 +280,7 @@ def _refuse_utf16(setting: str, location: str) -> None:
             raise InputError(f"{setting} {location} is UTF-16 text; save it as UTF-8")
 
 
-_OPENERS: Mapping[str, Callable[[str, str, Mapping[str, str]], Table]] = {
+_OPENERS: Mapping[str, Callable[[str, str, Mapping[str, str], TakesGroup], Table]] = {
     ".jsonl": _open_jsonl,
     ".csv": _open_csv,
     ".tsv": _open_csv,
