@@ -30,6 +30,9 @@ MEASURED = {
     "sum_rows_s": (45_000.0, "rows/s and core added up for a head in closed form, 256 wide"),
     "trial_s": (0.25, "s a trial beyond its training"),
     "log_ms": (8.5, "ms to write a trial to MLflow"),
+    "driver_mb": (350.0, "MB of the driver of embed, but for its parts; with MLflow"),
+    "driver_part_kb": (3.8, "kB more a part, most of it Ray Data's statistics"),
+    "driver_part_ms": (20.0, "ms of the driver's core a part, with what Ray Data does by the clock"),
 }
 ASSUMED = {
     "gpu_rows_s": (5_000.0, "rows/s that a GPU encodes: none was at hand for the encoders"),
@@ -43,7 +46,6 @@ ASSUMED = {
     "gpu_price": (2.5, "currency an hour and GPU, with its cores"),
     "steps": (10_000.0, "steps of a head"),
     "trials": (1_000.0, "trials of a sweep"),
-    "driver_part_kb": (12.0, "kB that the driver keeps a part: 2 MB more were seen for 176 more parts, near the noise"),
 }
 PIECES, CLASSES, DIM = 256, 10, 4
 
@@ -66,8 +68,9 @@ def costs(rows: float, gpus: int, row_bytes: float, at: dict[str, float]) -> Ite
     yield Cost("embed", "read and decode", rows * at["decode_us"] / 1e6 / cores)
     yield Cost("embed", "list and compare, by slices", rows * (at["list_us"] + at["hand_us"]) / 1e6 / listing)
     yield Cost("embed", "write parts", parts * at["put_ms"] / 1e3 / gpus + moved)
+    yield Cost("embed", "hand out parts, one driver", parts * at["driver_part_ms"] / 1e3)
     yield Cost("embed", "settle", parts * at["get_ms"] / 1e3 / (32 * listing), beside=False)
-    yield Cost("embed again, nothing to do", "list and compare, by slices", rows * at["list_us"] / 1e6 / listing)
+    yield Cost("embed again, few new rows", "list and compare, by slices", rows * at["list_us"] / 1e6 / listing)
     yield Cost("train, closed form", "add up all rows", rows / (at["sum_rows_s"] * cores))
     yield Cost("train, closed form", "read the store", moved)
     yield Cost("train, by steps", "read the store once, on one node", moved * nodes, beside=False)
@@ -88,8 +91,8 @@ def say(rows: float, gpus: int, row_bytes: float, at: dict[str, float]) -> None:
         print(f"{step:<28}{said(total):>10}  {price:>12,.2f}  bound by: {most.what}")
         print("".join(f"    {cost.what}: {said(cost.seconds)}\n" for cost in own), end="")
     parts = rows / at["part_rows"]
-    driver = parts * at["driver_part_kb"] / 1e6
-    print(f"driver of embed: {driver:.1f} GB for {parts:,.0f} parts (assumed {at['driver_part_kb']:.0f} kB a part)")
+    driver = (at["driver_mb"] + parts * at["driver_part_kb"] / 1e3) / 1e3
+    print(f"driver of embed: {driver:.1f} GB for {parts:,.0f} parts")
     slice_gb = rows / at["slices"] * 64 / 1e9
     print(f"a task that lists a slice: {slice_gb:.2f} GB")
     print(f"one process instead (embed.slices=1): first row encoded after {said(rows * at['list_us'] / 1e6)}")
