@@ -26,17 +26,15 @@ from pipelines.command_line import Summary
 from pipelines.embed.adopt import adopt_ready
 from pipelines.embed.decoding import HERE_ROWS, is_elsewhere
 from pipelines.embed.facts import EmbedProgress, check_rejected, facts_of, summary
+from pipelines.embed.slice_counts import num_slices, sliced_store, unchanged_manifest
 from pipelines.progress import StepProgress, loading, stage
 from pipelines.ray_session import ray_session
 from pipelines.stores import corpus_store
 from pipelines.timings import add_workers, timed
 from uml_core.config import Experiment
 from uml_core.corpora.readers import rows_of
-from uml_core.corpora.readers.base import CorpusSource
-from uml_core.corpora.readers.slices import FEWEST, files_digest, slices_for
 from uml_core.encoders import build_encoder, store_precision
 from uml_core.store.listing import Listing
-from uml_core.store.sliced_store import SlicedStore
 from uml_core.tracking.uri import check_tracking
 
 FIRST_SHARE = 8  # of a full part: so that the first is soon done, and all actors have work of a small corpus
@@ -122,36 +120,11 @@ def embed_corpora(
             results[corpus] = _embed_sliced(experiment, corpus, count, shown)
 
 
-def num_slices(experiment: Experiment, corpus: str) -> int:
-    """Into how many slices a corpus is split: as its store was begun, else as embed.slices has it."""
-    source, given = CorpusSource(corpus, experiment.corpora[corpus]), experiment.embed.slices
-    if source.corpus.format not in FEWEST:
-        return 1
-    count = _sliced(experiment, corpus).num_slices()
-    return count or (slices_for(source) if given == "auto" else given)
-
-
-def unchanged_manifest(experiment: Experiment, corpus: str) -> dict[str, Any] | None:
-    """The manifest of a corpus in slices where no shard and no table has changed: none is listed to tell."""
-    store, source = _sliced(experiment, corpus), CorpusSource(corpus, experiment.corpora[corpus])
-    manifest = store.unchanged_manifest(files_digest(source))
-    if manifest is not None:
-        rejected = manifest["rejected_rows"]
-        progress = EmbedProgress(corpus, manifest["rows"] + rejected, experiment.embed.max_rejected)
-        progress.check(rejected, f"in {store.directory}/rejected.parquet")
-    return manifest
-
-
-def _sliced(experiment: Experiment, corpus: str) -> SlicedStore:
-    store = corpus_store(experiment, corpus)
-    return SlicedStore(store.uri, corpus, store.fingerprint)
-
-
 @timed("encode")
 def _embed_sliced(experiment: Experiment, corpus: str, count: int, shown: StepProgress) -> dict[str, Any]:
     from pipelines.embed.slices import embed_sliced  # torch and Ray Data take seconds
 
-    return embed_sliced(experiment, corpus, _sliced(experiment, corpus), count, shown)
+    return embed_sliced(experiment, corpus, sliced_store(experiment, corpus), count, shown)
 
 
 @timed("encode")
