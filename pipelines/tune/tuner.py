@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from ray import tune
+from ray import cloudpickle, tune
+from ray.exceptions import RayTaskError
 from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
@@ -177,9 +179,12 @@ class TrialCallback(tune.Callback):
         self._log_results(trial, lambda: TrialResult.cut_short(trial.last_result))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say that a process was lost, whose trials go on in another."""
+        """Say that trials raised an error, or that their process was lost; Tune starts another either way."""
         self._raise_outage(trial)
-        logger.warning("a process of the sweep was lost; its trials go on in another (%s)", _cause(trial))
+        if isinstance(_error_of(trial), RayTaskError):  # of the code; its trials are recorded, as failed
+            logger.warning("trials of the sweep raised an error (%s)", _cause(trial))
+        else:
+            logger.warning("a process of the sweep was lost; its trials go on in another (%s)", _cause(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record the trials of processes that died again and again, but for those that had ended; the sweep goes on."""
@@ -189,7 +194,7 @@ class TrialCallback(tune.Callback):
 
     def _raise_outage(self, trial: Any) -> None:
         """End the sweep where storage was waited for in vain: no fault of the trial, which the same line trains."""
-        error = getattr(trial, "get_pickled_error", lambda: None)()
+        error = _error_of(trial)
         if error is not None and (outage := outage_of(error)) is not None:
             raise outage
 
@@ -205,6 +210,18 @@ class TrialCallback(tune.Callback):
             self._shown.adds()
 
 
+def _error_of(trial: Any) -> Exception | None:
+    """What ended a Tune trial's process last, from the driver's own file: get_pickled_error() reads storage's copy.
+
+    Tune copies it there with the state of the whole sweep, seconds to minutes after its callbacks.
+    """
+    file = trial.pickled_error_file
+    if file is None or not Path(file).exists():
+        return None
+    error: Exception = cloudpickle.loads(Path(file).read_bytes())
+    return error
+
+
 def _cause(trial: Any) -> str:
-    text = str(trial.get_pickled_error() or "the trial's process died")
+    text = str(_error_of(trial) or "the trial's process died")
     return text.strip().splitlines()[-1].strip()[:300]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,15 +11,18 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray.tune
 from mlflow.tracking import MlflowClient
+from ray.tune import FailureConfig, RunConfig, Tuner
 from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 
 from pipelines.embed import step as embed
 from pipelines.predict import step as predict
-from pipelines.ray_session import num_gpus
+from pipelines.ray_session import num_gpus, own_interrupts
 from pipelines.report import step as report
 from pipelines.tune import step as tune
 from pipelines.tune.folder import SweepFolder, TrialResult
+from pipelines.tune.tuner import TrialCallback
 from tests.conftest import vector_tree, write_embeddings, write_vector_corpora
 from tests.scraped import assert_exported
 from tune_spaces import load_space, trials_of
@@ -289,6 +293,29 @@ def test_a_failed_trial_is_recorded_and_does_not_end_the_sweep(experiment: Exper
         tune.run(broken.override({"tune.max_failed": 0.1}), write_space(tmp_path, "(1e-3, 1e38)"))
     with pytest.raises(InputError, match="no unfinished sweep"):  # the same line begins anew
         tune.run(broken.override({"tune.max_failed": 0.1}), write_space(tmp_path, "(1e-3, 1e38)"), resume=True)
+
+
+@in_one_cluster
+def test_trials_that_raise_are_told_from_a_process_that_dies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fails_once(config: dict[str, Any]) -> None:
+        mark = tmp_path / str(config["raises"])
+        if not mark.exists():
+            mark.touch()
+            if config["raises"]:
+                raise KeyError("x")
+            os._exit(1)
+        ray.tune.report({})
+
+    nothing: Any = None
+    callbacks, once = [TrialCallback(nothing, nothing, nothing, nothing, nothing)], FailureConfig(max_failures=1)
+    run_config = RunConfig(storage_path=str(tmp_path / "ray"), verbose=0, callbacks=callbacks, failure_config=once)
+    space = {"trials": [], "raises": ray.tune.grid_search([True, False])}
+    with own_interrupts():
+        Tuner(fails_once, param_space=space, run_config=run_config).fit()
+    said = sorted(record.message for record in caplog.records if record.name == TrialCallback.__module__)
+    assert len(said) == 2, said
+    assert said[0].startswith("a process of the sweep was lost; its trials go on in another (")
+    assert said[1] == "trials of the sweep raised an error (KeyError: 'x')"
 
 
 @pytest.mark.parametrize(
