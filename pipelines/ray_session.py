@@ -16,6 +16,7 @@ from typing import Any, Literal
 import ray
 
 from pipelines.progress import StepProgress, stage
+from uml_core.errors import InputError
 
 POLL_S = 1.0
 TYPE_PREFIX = "accelerator_type:"  # of the custom resource that Ray gives a node by its GPUs
@@ -97,7 +98,15 @@ def _start_ray() -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked to be counted
         # A local cluster's token is nobody's business but ours.
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-        ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+        try:
+            ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+        except Exception as error:  # of no class of its own
+            if "timed out during startup" not in str(error):
+                raise
+            raise InputError(
+                "Ray's processes did not start within 30 s: the machine has too much other work or too little memory; "
+                "end some of it, and run the same line again"
+            ) from None
 
 
 def quieten_ray_data() -> None:

@@ -171,3 +171,18 @@ def test_a_fault_is_one_json_object_and_stdout_stays_as_it_is(
     (said,) = map(json.loads, done.stderr.splitlines())
     assert (said["level"], said["message"]) == ("CRITICAL", message)
     assert "in body" in said["traceback"]
+
+
+def test_a_machine_too_busy_to_start_ray_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from pipelines.ray_session import ray_session
+    from uml_core.errors import InputError
+
+    def start(**_: object) -> None:  # as Ray's own node does, after half a minute of waiting
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", start)
+    with pytest.raises(InputError, match="did not start within 30 s"), ray_session():
+        pass
