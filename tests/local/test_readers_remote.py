@@ -178,7 +178,9 @@ def test_a_server_that_is_not_there_is_said_and_not_waited_for(monkeypatch: pyte
 
 @pytest.mark.parametrize("place", ["nope://bucket/x", "s3://", "memory://"])
 def test_places_that_cannot_be_opened(place: str) -> None:
-    fsspec.filesystem("memory").store.clear()  # which is one for all tests of a process
+    memory = fsspec.filesystem("memory")  # which is one for all tests of a process
+    memory.store.clear()
+    memory.pseudo_dirs[:] = [""]
     with pytest.raises(InputError, match=f"corpora.x.path is {place}|corpora.x is empty"):
         list_rows("x", CorpusConfig.model_validate({"modality": "image", "format": "folder", "path": place}))
 

@@ -99,7 +99,7 @@ def test_corrupted_pictures_are_encoded_again_and_a_run_is_no_better_than_itself
     curve = [logged[f"corruption/contrast/{severity}/accuracy"] for severity in range(1, 6)]
     assert np.mean(curve) == pytest.approx(damaged["corruption/contrast/accuracy"])
     files = thread.fetched("evaluation", tmp_path)
-    assert {"corruption/curve.png", "corruption/curve.txt"} <= {
+    assert {"corruption/curve.svg", "corruption/curve.txt"} <= {
         str(file.relative_to(files)) for file in files.rglob("*")
     }
 

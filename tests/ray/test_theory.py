@@ -25,7 +25,7 @@ def test_the_step_writes_what_the_tasks_find(
         assert (curve["arm"], curve["seed"]) == (expected["arm"], expected["seed"])
         assert curve["errors"] == pytest.approx(expected["errors"], rel=1e-3)
     assert (tmp_path / "theory" / "index.html").read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert len(list((tmp_path / "theory" / "figures").iterdir())) == 4
+    assert len(list((tmp_path / "theory" / "figures").iterdir())) == 2
     assert guarded(step_parser("theory", example=""), lambda _: summary, []) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["page"] == str(tmp_path / "theory" / "index.html")
