@@ -58,13 +58,12 @@ def run(experiment: Experiment) -> Summary:
 def _log_new(experiment: Experiment, results: Mapping[str, Mapping[str, Any]]) -> None:
     """Log what this run has embedded, and what a run has that was killed before it could."""
     stores = {corpus: corpus_store(experiment, corpus) for corpus in results}
-    own, left = list[str](), list[str]()
+    own = list[str]()
     for corpus, facts in results.items():
         if facts["up_to_date"] and stores[corpus].is_unlogged():
             with stores[corpus].writing(lambda: None, wait_for_living=False) as is_ours:  # removes what else it left
                 if is_ours and stores[corpus].is_unlogged():  # else another process has taken it on
                     stores[corpus].leave_unlogged()
-                    left.append(corpus)
                     own.append(corpus)
         elif not facts["up_to_date"] and stores[corpus].is_own_to_log():  # other corpora may have taken hours since
             stores[corpus].leave_unlogged()
@@ -75,7 +74,7 @@ def _log_new(experiment: Experiment, results: Mapping[str, Mapping[str, Any]]) -
         for facts in new.values():
             add_workers(facts["stage_s"])
         with stage("log", "writing to MLflow"):
-            log_embedding(experiment, new, again=bool(left))
+            log_embedding(experiment, new, again=any(facts["up_to_date"] for facts in new.values()))
         for corpus in new:
             stores[corpus].was_logged()
 

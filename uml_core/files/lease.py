@@ -170,7 +170,7 @@ class Lease:
             holder = self._holder()
             if holder is not None and not holder.is_gone() and not self._stands_still(holder):
                 return holder
-            self._write()
+            self._write(EXPIRE_S)
         time.sleep(LOCAL_SETTLE_S if self._is_local else SETTLE_S)  # the last of several writers holds it
         holder = self._holder()
         if holder is None:  # deleted by its former holder, who was slow to release it
@@ -201,9 +201,9 @@ class Lease:
     def _holder(self) -> Holder | None:
         return _read_holder(self._fs, self.path)
 
-    def _write(self) -> None:
-        lasts_until = time.monotonic() + EXPIRE_S  # from before it can be seen
-        renewed = replace(self._own, expires_at=time.time() + EXPIRE_S)
+    def _write(self, lasts_s: float) -> None:
+        lasts_until = time.monotonic() + lasts_s  # from before it can be seen
+        renewed = replace(self._own, expires_at=time.time() + lasts_s)
         write_whole(self._fs, self.path, json.dumps(asdict(renewed)).encode())
         self._own, self._lasts_until = renewed, lasts_until
 
@@ -212,7 +212,7 @@ class Lease:
         # With its folder: nobody can have taken it.
         is_deleted = holder is None and time.monotonic() < self._lasts_until
         if is_deleted or (holder is not None and holder.owner == self._own.owner):
-            self._write()
+            self._write(EXPIRE_S)
         else:
             now = "has expired" if holder is None else f"is held by process {holder.pid} on host {holder.host} now"
             self._lost = f"the lease of this run on {self._folder} {now}"
@@ -251,8 +251,7 @@ def lease_beside(folder: str) -> str:
 
 def leave_name(filesystem: pafs.FileSystem, path: str, *, lasts_s: float) -> None:
     """Name this process at a path, without a wait or a claim; `living_holder` tells whether it lives."""
-    own = replace(Lease(filesystem, path)._own, expires_at=time.time() + lasts_s)
-    write_whole(filesystem, path, json.dumps(asdict(own)).encode())
+    Lease(filesystem, path)._write(lasts_s)
 
 
 def is_own_name(filesystem: pafs.FileSystem, path: str) -> bool:
