@@ -26,8 +26,8 @@ from pipelines.progress import StepProgress
 from pipelines.ray_session import quieten_ray_data
 from uml_core.config import Experiment
 from uml_core.corpora.readers import rows_of
-from uml_core.corpora.readers.base import CorpusSource, RowChecks
-from uml_core.corpora.readers.slices import files_digest
+from uml_core.corpora.readers.base import CorpusSource, RowChecks, Slice
+from uml_core.corpora.readers.slices import files_digest, files_in_groups
 from uml_core.corpora.rows import Row, hashes_of
 from uml_core.encoders import build_encoder, store_precision
 from uml_core.errors import InputError
@@ -56,12 +56,13 @@ class SlicedCorpus:
     count: int
     run: str
     part_rows: int
+    in_groups: frozenset[str]
 
     def slice_store(self, index: int) -> SliceStore:
         return SlicedStore(*self.store).slice(index)
 
     def rows(self, index: int, checks: RowChecks | None = None) -> Iterator[Row]:
-        return rows_of(self.experiment, self.corpus, (index, self.count), checks)
+        return rows_of(self.experiment, self.corpus, Slice(index, self.count, self.in_groups), checks)
 
     def list_parts(self, batch: stages.Batch) -> Iterator[stages.Batch]:
         """List one slice, in a task; yields a part of missing rows at a time (a Ray Data batch of one row each)."""
@@ -104,9 +105,10 @@ def embed_sliced(
     waiting = f"corpus {corpus} is being embedded by another run into {store.directory}; waiting for it"
     with store.writing(lambda: print(waiting, file=sys.stderr)):
         store.begin_slices(count)
-        files = files_digest(CorpusSource(corpus, experiment.corpora[corpus]))  # before they are read
-        place = (store.uri, store.corpus, store.fingerprint)
-        sliced = SlicedCorpus(experiment, corpus, place, count, uuid.uuid4().hex, part_rows_of(experiment, corpus))
+        source = CorpusSource(corpus, experiment.corpora[corpus])
+        files, in_groups = files_digest(source), files_in_groups(source)  # before they are read
+        place, part_rows = (store.uri, store.corpus, store.fingerprint), part_rows_of(experiment, corpus)
+        sliced = SlicedCorpus(experiment, corpus, place, count, uuid.uuid4().hex, part_rows, in_groups)
         progress = EmbedProgress(corpus, FEW_ROWS, experiment.embed.max_rejected)
         _encode(sliced, progress, shown)
         shown.says(f"settling {count} slices of {corpus}")

@@ -16,8 +16,8 @@ from tests.conftest import write_picture_corpora
 from tests.unit.test_readers_shards import samples, write_shard
 from uml_core.config import CorpusConfig
 from uml_core.corpora.readers import slices, stream_rows, table_files
-from uml_core.corpora.readers.base import CorpusSource, RowChecks
-from uml_core.corpora.readers.slices import FEWEST, MOST, files_digest, slices_for
+from uml_core.corpora.readers.base import CorpusSource, RowChecks, Slice
+from uml_core.corpora.readers.slices import FEWEST, MOST, files_digest, files_in_groups, slices_for
 from uml_core.corpora.rows import Row, hashes_of
 from uml_core.errors import InputError
 from uml_core.files.paths import Entry
@@ -56,7 +56,8 @@ def corpora(folder: Path) -> list[CorpusConfig]:
 def test_slices_list_each_row_of_the_whole_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_files, "LARGE", 1)
     for corpus in corpora(tmp_path):
-        slices = [list(stream_rows("x", corpus, slice_of=(index, COUNT))) for index in range(COUNT)]
+        in_groups = files_in_groups(CorpusSource("x", corpus))
+        slices = [list(stream_rows("x", corpus, slice_of=Slice(index, COUNT, in_groups))) for index in range(COUNT)]
         whole = list(stream_rows("x", corpus))
         assert Counter(row for rows in slices for row in rows) == Counter(whole)
         assert sum(bool(rows) for rows in slices) > 1, corpus.path

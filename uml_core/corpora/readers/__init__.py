@@ -13,7 +13,7 @@ from itertools import chain
 
 from uml_core.config import CorpusConfig, Experiment
 from uml_core.config.corpora import READY_FORMATS
-from uml_core.corpora.readers.base import SUFFIXES, CorpusSource, Reader, RowChecks, checked
+from uml_core.corpora.readers.base import SUFFIXES, CorpusSource, Reader, RowChecks, Slice, checked
 from uml_core.corpora.readers.folder import read_folder
 from uml_core.corpora.readers.sentences import read_descriptors, read_templates
 from uml_core.corpora.readers.table import read_table
@@ -38,7 +38,7 @@ def stream_rows(
     *,
     classes: Callable[[], Sequence[str]] | None = None,
     ids_from_paths: bool = False,
-    slice_of: tuple[int, int] | None = None,
+    slice_of: Slice | None = None,
     checks: RowChecks | None = None,
 ) -> Iterator[Row]:
     """Yield the rows of a corpus in a fixed order, without reading their content.
@@ -50,7 +50,7 @@ def stream_rows(
         corpus: its settings.
         classes: returns the target's classes; format templates asks for them.
         ids_from_paths: whether rows of a table that have a path and no id are named by their path.
-        slice_of: of many slices the one to list (index, count); it may be empty.
+        slice_of: of many slices the one to list; it may be empty.
         checks: remembers the ids.
 
     Raises:
@@ -65,7 +65,7 @@ def stream_rows(
 
 
 def rows_of(
-    experiment: Experiment, corpus: str, slice_of: tuple[int, int] | None = None, checks: RowChecks | None = None
+    experiment: Experiment, corpus: str, slice_of: Slice | None = None, checks: RowChecks | None = None
 ) -> Iterator[Row]:
     """Yield the rows of a corpus of an experiment; templates are filled with the target's classes, or the bridges'."""
     described = experiment.bridges if corpus in experiment.bridge_texts else (experiment.target,)

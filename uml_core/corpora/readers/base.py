@@ -38,22 +38,31 @@ SUFFIXES: Mapping[str, frozenset[str]] = {
 
 
 @dataclass(frozen=True)
+class Slice:
+    """Which pieces of a corpus are listed: those whose hash, divided by `count`, leaves `index`."""
+
+    index: int
+    count: int
+    in_groups: frozenset[str] = frozenset()  # Parquet files whose row groups are pieces, alike in all slices
+
+
+@dataclass(frozen=True)
 class CorpusSource:
     """A corpus to list: its name and settings, and the target's classes (asked for by templates alone).
 
-    With `ids_from_paths` a table's rows without an id are named by their path. Of a `slice` (index, count) only the
-    pieces that it takes are listed.
+    With `ids_from_paths` a table's rows without an id are named by their path. Of a `slice` only the pieces that it
+    takes are listed.
     """
 
     name: str
     corpus: CorpusConfig
     classes: Callable[[], Sequence[str]] | None = None
     ids_from_paths: bool = False
-    slice: tuple[int, int] | None = None
+    slice: Slice | None = None
 
     def takes(self, piece: str) -> bool:
         """Whether a piece (a shard, a table, a class folder) is to be listed."""
-        return self.slice is None or hash64(piece) % self.slice[1] == self.slice[0]
+        return self.slice is None or hash64(piece) % self.slice.count == self.slice.index
 
     @property
     def setting(self) -> str:

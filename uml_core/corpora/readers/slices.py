@@ -12,7 +12,7 @@ from itertools import islice
 
 from uml_core.corpora.readers.base import SUFFIXES, CorpusSource
 from uml_core.corpora.readers.folder import class_depth
-from uml_core.corpora.readers.table_files import TABLE_SUFFIXES, large_files, parquet_of
+from uml_core.corpora.readers.table_files import TABLE_SUFFIXES, large_files, table_ending
 from uml_core.corpora.rows import hash64
 from uml_core.files.paths import STORAGE_ERRORS, list_folder, open_parquet, stamps_of
 from uml_core.files.patterns import files_of
@@ -26,7 +26,9 @@ ENDINGS: Mapping[str, Sequence[str]] = {"webdataset": (".tar",), "table": TABLE_
 
 def slices_for(source: CorpusSource) -> int:
     """1 below FEWEST pieces, else a slice for every four, at most MOST; each row group of a large file may have one."""
-    pieces, groups = _num_pieces(source), _num_groups(source)
+    files = _files(source) if source.corpus.format in ENDINGS else []
+    pieces = _num_folders(source) if source.corpus.format == "folder" else len(files)
+    groups = _num_groups(source, files) if source.corpus.format == "table" else 0
     is_large = groups > 1 or pieces >= FEWEST.get(source.corpus.format, pieces + 1)
     return min(MOST, pieces // PIECES_A_SLICE + groups) if is_large else 1
 
@@ -42,28 +44,27 @@ def files_digest(source: CorpusSource) -> str | None:
     return f"{hash64(source.corpus.model_dump_json(), *endings, *files, *stamps_of(files)):016x}"
 
 
-def _num_pieces(source: CorpusSource) -> int:
-    if source.corpus.format == "folder":
-        return _num_folders(source) if source.kind() == "folder" else 1
-    return len(_files(source)) if source.corpus.format in ENDINGS else 1
-
-
-def _num_groups(source: CorpusSource) -> int:
+def _num_groups(source: CorpusSource, files: Sequence[str]) -> int:
     """The row groups of large Parquet files; other large tables are warned of."""
-    if source.corpus.format != "table":
-        return 0
-    num_groups, large = 0, large_files(_files(source))
-    for file in parquet_of(large):
-        with contextlib.suppress(*STORAGE_ERRORS):  # the reader says that it cannot be read
-            num_groups += open_parquet(file).num_row_groups
-    for file in set(large) - set(parquet_of(large)):
-        logger.warning(
-            "%s %s is large, and listed by one process; split it, or write it as Parquet, of which each row group is "
-            "listed by a task of its own",
-            source.setting,
-            file,
-        )
+    num_groups = 0
+    for file in large_files(files):
+        if table_ending(file) == ".parquet":
+            with contextlib.suppress(*STORAGE_ERRORS):  # the reader says that it cannot be read
+                num_groups += open_parquet(file).num_row_groups
+        else:
+            logger.warning(
+                "%s %s is large, and listed by one process; split it, or write it as Parquet, of which each row group "
+                "is listed by a task of its own",
+                source.setting,
+                file,
+            )
     return num_groups
+
+
+def files_in_groups(source: CorpusSource) -> frozenset[str]:
+    """The large Parquet files of a corpus, whose row groups are pieces. Asks for the size of every table."""
+    files = _files(source) if source.corpus.format == "table" else []
+    return frozenset(file for file in large_files(files) if table_ending(file) == ".parquet")
 
 
 def _files(source: CorpusSource) -> list[str]:
@@ -71,7 +72,9 @@ def _files(source: CorpusSource) -> list[str]:
 
 
 def _num_folders(source: CorpusSource) -> int:
-    """The class folders, counted up to where they are many enough."""
+    """The class folders, counted up to where they are many enough; 1 where it is no folder."""
+    if source.kind() != "folder":
+        return 1
     root = source.location
     folders = _folders(root, root)
     if class_depth(source) == 2:

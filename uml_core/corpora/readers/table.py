@@ -19,9 +19,7 @@ from uml_core.corpora.readers.table_files import (
     OUR_COLUMNS,
     TABLE_SUFFIXES,
     Table,
-    large_files,
     open_table,
-    parquet_of,
 )
 from uml_core.corpora.rows import Row
 from uml_core.errors import InputError, listing
@@ -56,9 +54,8 @@ def read_table(source: CorpusSource) -> Iterator[Row]:
         raise InputError(f"corpora.{source.name}.root is {corpus.root}, which is no folder; paths start there")
     files = files_of(source.location, TABLE_SUFFIXES, source.setting)
     names = RecordNames(corpus.split, by_path=source.ids_from_paths)
-    in_groups = set(large_files(parquet_of(files))) if source.slice else ()
     for location, name in zip(files, relative_names(files), strict=True):
-        table = _open(source, location, name, in_groups=location in in_groups)
+        table = _open(source, location, name)
         if table is None:
             continue
         names.prefix = f"{name}/" if len(files) > 1 else ""
@@ -77,10 +74,10 @@ def read_table(source: CorpusSource) -> Iterator[Row]:
             raise InputError(f"{source.setting} {location} cannot be read to its end: {one_line(error)}") from None
 
 
-def _open(source: CorpusSource, location: str, name: str, *, in_groups: bool) -> Table | None:
-    """A table, or of one `in_groups` the row groups, that the slice takes; None where it takes nothing."""
+def _open(source: CorpusSource, location: str, name: str) -> Table | None:
+    """A table, or the row groups of one, that the slice takes; None where it takes nothing."""
     columns = {str(ours): theirs for ours, theirs in source.corpus.columns.items()}
-    if in_groups:
+    if source.slice is not None and location in source.slice.in_groups:
         return open_table(source.setting, location, columns, lambda group: source.takes(f"{name}/{group}"))
     return open_table(source.setting, location, columns) if source.takes(name) else None
 

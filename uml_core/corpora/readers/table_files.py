@@ -62,10 +62,6 @@ def table_ending(location: str) -> str:
     return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
-def parquet_of(files: Sequence[str]) -> list[str]:
-    return [file for file in files if table_ending(file) == ".parquet"]
-
-
 def large_files(files: Sequence[str]) -> list[str]:
     """Those of some files that have LARGE bytes or more."""
     sizes = (stamp.partition("-")[0] for stamp in stamps_of(files))
